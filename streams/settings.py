@@ -1,0 +1,93 @@
+"""Every setting of every Meterline process, read from the environment with the prefix METERLINE_."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def user_data_dir() -> Path:
+    """Where state lives unless told otherwise: $XDG_DATA_HOME/meterline or ~/.local/share/meterline."""
+    import os
+
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "meterline"
+
+
+def user_cache_dir() -> Path:
+    """Where downloads live: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
+    import os
+
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
+
+
+class Settings(BaseSettings):
+    """Settings with their units in their names; sizes in bytes, durations as the suffix says."""
+
+    model_config = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore")
+
+    data_dir: Path = Field(default_factory=user_data_dir, description="State of the embedded parts and the workers")
+    cache_dir: Path = Field(default_factory=user_cache_dir, description="Downloaded Kafka jars")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_json: bool = Field(False, description="One JSON object a line instead of readable text")
+
+    kafka_url: str | None = Field(
+        None, description="host:port[,host:port] of an existing cluster; unset starts the embedded broker"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: Path | None = None
+    kafka_ssl_certfile: Path | None = None
+    kafka_ssl_keyfile: Path | None = None
+    kafka_heap_mb: int = Field(512, ge=256, description="Heap of the embedded broker")
+
+    topic_prefix: str = Field("meterline", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    partitions: int = Field(4, ge=1, le=1024, description="The same for every topic and table; fixed once created")
+    replication_factor: int = Field(1, ge=1, le=9)
+
+    clickhouse_url: str | None = Field(
+        None, description="http[s]://user:password@host:port/database of a server; unset opens the embedded engine"
+    )
+    clickhouse_front_port: int = Field(
+        0, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
+    )
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    admin_key_hashes: list[str] = Field(
+        default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
+    )
+    reply_timeout_seconds: float = Field(5.0, gt=0, description="How long the API waits for a decision")
+    request_body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
+    events_per_request_max: int = Field(1000, ge=1)
+
+    worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
+    standby_replicas: int = Field(0, ge=0, le=4, description="Warm copies of each table; 1 in production")
+    session_timeout_seconds: float = Field(10.0, ge=1)
+    batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
+    dedup_days: int = Field(32, ge=1, le=400)
+
+    historian_rows_max: int = Field(50_000, ge=1, description="Rows in one insert")
+    historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
+
+    @field_validator("clickhouse_url", "kafka_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+    @cached_property
+    def worker_dir(self) -> Path:
+        """The one directory that the worker of this name keeps its tables in."""
+        return self.data_dir / "workers" / self.worker_name
+
+    @cached_property
+    def clickhouse_dir(self) -> Path:
+        """The embedded ClickHouse's directory; one process may open it."""
+        return self.data_dir / "clickhouse"
