@@ -1,0 +1,1 @@
+"""Shapes only: what crosses a process boundary, with no behaviour beyond its own validation."""

@@ -1,0 +1,1 @@
+"""The pipeline: accept, owner, historian, and the parts they run on."""

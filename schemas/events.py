@@ -1,0 +1,95 @@
+"""Usage events: the CloudEvent a producer sends, the usage that is left of it once accepted, and the dead letter."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+QUANTITY_MAX = 10_000
+METADATA_KEYS_MAX = 32
+METADATA_VALUE_CHARS_MAX = 512
+EVENT_AGE_DAYS_MAX = 31
+EVENT_AHEAD_MINUTES_MAX = 10
+
+PROJECT_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+ProjectId = Annotated[str, Meta(min_length=1, max_length=64, pattern=PROJECT_ID_PATTERN)]
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+Environment = Literal["production", "preview"]
+MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_CHARS_MAX)] | int | float | bool | None
+Metadata = Annotated[
+    dict[Annotated[str, Meta(min_length=1, max_length=64)], MetadataValue], Meta(max_length=METADATA_KEYS_MAX)
+]
+
+
+class UsageData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """The `data` of a usage event. A field that is not listed is an error: a misspelt quantity must not bill 1."""
+
+    operation: Name
+    quantity: Quantity | None = None
+    target_languages: Quantity | None = None
+    attempts: Quantity | None = None
+    networks: Quantity | None = None
+    tier: Literal["budget", "premium"] | None = None
+    media_type: Literal["none", "image", "video"] | None = None
+    environment: Environment | None = None
+    job_id: Annotated[str, Meta(max_length=128)] = ""
+    metadata: Metadata = {}
+
+
+class UsageEvent(msgspec.Struct, omit_defaults=True):
+    """A CloudEvents 1.0 usage event in JSON; `subject` is the project. Extension attributes are allowed and ignored.
+
+    (source, id) identifies the event within its project. `time` defaults to its arrival.
+    """
+
+    specversion: Literal["1.0"]
+    id: Name
+    source: Name
+    type: Name
+    subject: ProjectId
+    data: UsageData
+    time: str = ""
+    datacontenttype: str = ""
+
+
+class Usage(msgspec.Struct, array_like=True, frozen=True):
+    """An accepted usage event: what may change an account, and nothing else.
+
+    `dedup_hash` is 16 bytes over (project, source, id). `surcharge` is an operation billed beside the first, in the
+    same quantity, or "". `metadata` is a JSON object as text, or "".
+    """
+
+    project: str
+    dedup_hash: bytes
+    source: str
+    event_id: str
+    operation: str
+    quantity: int
+    surcharge: str
+    environment: str
+    occurred_at_ms: int
+    job_id: str
+    key_id: str
+    metadata: str
+
+
+class DeadLetter(msgspec.Struct, omit_defaults=True):
+    """An event that was refused before it could change an account, as JSON on the dead-letter topic.
+
+    (topic, partition, offset, index) names it for good, so a repeat of it can be told. `event` is its text, cut at
+    16 KiB.
+    """
+
+    code: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    index: int
+    received_at_ms: int
+    event: str
+    field: str = ""

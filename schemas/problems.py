@@ -1,0 +1,113 @@
+"""Every error code Meterline answers with, and the RFC 9457 problem that carries it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+PROBLEM_TYPE_BASE = "https://meterline.dev/problems/"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemCode:
+    """One kind of error: its HTTP status, a short title, and what the caller can do about it."""
+
+    status: int
+    title: str
+    remedy: str
+
+
+# The one place where error codes stand. Dead letters use the same codes as HTTP answers.
+CODES: dict[str, ProblemCode] = {
+    # One event or request is malformed.
+    "malformed_json": ProblemCode(400, "Malformed JSON", "Send one CloudEvent as a JSON object, or an array of them."),
+    "invalid_event": ProblemCode(422, "Invalid event", "Correct the field that is named and send the event again."),
+    "missing_field": ProblemCode(422, "Missing field", "Add the field that is named and send the event again."),
+    "missing_id": ProblemCode(422, "Missing event id", "Give every event an `id` that is unique within its `source`."),
+    "unknown_operation": ProblemCode(422, "Unknown operation", "Use an operation of the price book (GET /v1/prices)."),
+    "invalid_quantity": ProblemCode(422, "Invalid quantity", "Send a whole number from 1 to 10000."),
+    "time_out_of_range": ProblemCode(
+        422,
+        "Time out of range",
+        "Send `time` with its zone, at most 31 days old and 10 minutes ahead.",
+    ),
+    "metadata_too_large": ProblemCode(
+        422, "Metadata too large", "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters."
+    ),
+    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events in one request."),
+    "body_too_large": ProblemCode(413, "Request too large", "Send a smaller body, or more requests."),
+    "invalid_request": ProblemCode(422, "Invalid request", "Correct the field that is named."),
+    "unsupported_media_type": ProblemCode(
+        415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
+    ),
+    # Who is asking.
+    "unauthenticated": ProblemCode(401, "Not authenticated", "Send `Authorization: Bearer mtl_…` with a valid key."),
+    "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
+    "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
+    "wrong_project": ProblemCode(403, "Another project's id", "Use a key of the project that is named."),
+    "unknown_project": ProblemCode(404, "Unknown project", "Create the project first, or correct its id."),
+    "unknown_key": ProblemCode(404, "Unknown key", "Correct the key's id."),
+    "not_found": ProblemCode(404, "Not found", "See /docs for what there is."),
+    "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
+    # What was decided.
+    "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
+    "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
+    "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
+    "key_exists": ProblemCode(409, "Key exists", "Choose another key id."),
+    "idempotency_key_reused": ProblemCode(
+        409, "Idempotency key reused", "Use a new Idempotency-Key for a request with other content."
+    ),
+    "idempotency_reply_expired": ProblemCode(
+        409,
+        "Already decided",
+        "This request was decided before and its reply is no longer kept: find its entry in GET /v1/ledger.",
+    ),
+    # We are at fault, or busy.
+    "decision_timeout": ProblemCode(
+        503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
+    ),
+    "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
+    "internal_error": ProblemCode(500, "Internal error", "Retry; tell the operator the request id if it persists."),
+}
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, as `application/problem+json`."""
+
+    type: str = Field(examples=[PROBLEM_TYPE_BASE + "out_of_credits"])
+    title: str
+    status: int
+    code: str
+    detail: str
+    instance: str = Field(description="The request id, as in the x-request-id header")
+    field: str | None = Field(None, description="Where in the request the error is, if it is in one place")
+    errors: list[EventError] | None = Field(None, description="Per event, for POST /v1/events")
+
+
+class EventError(BaseModel):
+    """Why one event of a batch was not accepted."""
+
+    index: int = Field(description="Its place in the batch, from 0")
+    id: str | None = None
+    code: str
+    detail: str
+    field: str | None = None
+
+
+class Rejection(Exception):
+    """An input that is refused for a reason of its own; `code` is one of CODES.
+
+    `field` is a path into the input such as `data.quantity`, or None where no one field is at fault.
+    """
+
+    def __init__(self, code: str, detail: str, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.field = field
+
+    @property
+    def status(self) -> int:
+        """The HTTP status of this code."""
+        return CODES[self.code].status

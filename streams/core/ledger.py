@@ -1,0 +1,350 @@
+"""One account and what may happen to it: grants, charges in burn-down order, the hard stop, renewals, keys.
+
+Every function here takes a Booking: the account, the intake record's place and time, and the facts stated so far. It
+either changes the account and states facts, or refuses and changes nothing.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from schemas.commands import Admit, AnyCommand, CreateKey, CreateProject, RevokeKey, TopUp
+from schemas.events import Usage
+from schemas.ledger import Account, ApiKey, Fact, Grant, Reply, StoredReply, entry_id
+from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.core.plans import BUNDLES, PLANS, renewal_after
+from streams.core.pricing import price
+
+# How many facts one event or command may state: 40 years of missed renewals fit.
+FACTS_PER_SLOT = 1024
+REPLIES_KEPT = 32
+KEYS_MAX = 100
+
+_BURN_DOWN = {"allowance": 0, "promotional": 1, "top_up": 2}
+
+
+class Booking:
+    """A decision in the making on one account: where it stands in the log, and the facts it states.
+
+    `slot` is the event's place in its record. A fact's index follows from it alone, so that a repeat of the record
+    names the same facts the same.
+    """
+
+    __slots__ = ("account", "at_ms", "facts", "next_index", "offset", "partition")
+
+    def __init__(self, account: Account, partition: int, offset: int, slot: int, at_ms: int, facts: list[Fact]) -> None:
+        self.account = account
+        self.partition = partition
+        self.offset = offset
+        self.next_index = slot * FACTS_PER_SLOT
+        # The log's clock may step back when a broker takes over; an account's never does.
+        self.at_ms = max(at_ms, account.last_at_ms)
+        self.facts = facts
+
+    def state(
+        self,
+        kind: str,
+        *,
+        environment: str = "",
+        operation: str = "",
+        quantity: int = 0,
+        amount: int = 0,
+        balance: int = 0,
+        grant_id: str = "",
+        reason: str = "",
+        price_version: str = "",
+        usage: Usage | None = None,
+        key_id: str = "",
+        occurred_at_ms: int | None = None,
+        metadata: str = "",
+    ) -> str:
+        """State one fact; returns its id."""
+        index = self.next_index
+        self.next_index = index + 1
+        if usage is None:
+            source = event_id = job_id = ""
+        else:
+            source, event_id, job_id, metadata = usage.source, usage.event_id, usage.job_id, usage.metadata
+            key_id, occurred_at_ms = usage.key_id, usage.occurred_at_ms
+        self.facts.append(
+            Fact(
+                self.offset,
+                index,
+                kind,
+                self.account.project,
+                environment,
+                operation,
+                quantity,
+                amount,
+                balance,
+                grant_id,
+                reason,
+                price_version,
+                source,
+                event_id,
+                job_id,
+                key_id,
+                self.at_ms if occurred_at_ms is None else occurred_at_ms,
+                self.at_ms,
+                metadata,
+            )
+        )
+        return entry_id(self.partition, self.offset, index)
+
+
+def available(account: Account, environment: str) -> int:
+    """Microcredits that this environment's budget can still spend."""
+    return sum(grant.remaining for grant in account.grants if grant.environment == environment)
+
+
+def settle(booking: Booking) -> None:
+    """Book every renewal that is due: what is left of an allowance expires, and the next one is granted.
+
+    A renewal's entries bear the renewal's own time, so it does not matter what woke the account, or when.
+    """
+    account = booking.account
+    while booking.at_ms >= account.renews_at_ms:
+        renewed_at_ms = account.renews_at_ms
+        for grant in [g for g in account.grants if g.expires_at_ms and g.expires_at_ms <= renewed_at_ms]:
+            account.grants.remove(grant)
+            if grant.remaining:
+                booking.state(
+                    "expiry",
+                    environment=grant.environment,
+                    amount=-grant.remaining,
+                    balance=available(account, grant.environment),
+                    grant_id=grant.id,
+                    reason=grant.kind,
+                    occurred_at_ms=grant.expires_at_ms,
+                )
+        account.renews_at_ms = renewal_after(account.signed_up_at_ms, renewed_at_ms)
+        if account.allowance:
+            _grant(booking, "allowance", "production", account.allowance, renewed_at_ms, account.renews_at_ms)
+
+
+def charge(booking: Booking, usage: Usage, book: PriceBook) -> Reply:
+    """Charge one use in burn-down order, whole or not at all.
+
+    Each entry draws on one grant: a line that two grants pay for has two entries, and only the first bears the
+    quantity. A use that costs nothing leaves an entry of 0. Refusals: `plan_required`, then `out_of_credits`.
+    """
+    account = booking.account
+    environment = usage.environment
+    needed_plan = book.plan_required.get(usage.operation)
+    if needed_plan and PLANS[account.plan].rank < PLANS[needed_plan].rank:
+        return _refuse(
+            booking, usage, book, "plan_required", f"{usage.operation} needs the {needed_plan} plan or a higher one"
+        )
+    lines = price(book, usage.operation, usage.quantity, usage.surcharge)
+    total = sum(amount for _, amount in lines)
+    left = available(account, environment)
+    if total > left:
+        return _refuse(
+            booking,
+            usage,
+            book,
+            "out_of_credits",
+            f"{usage.operation} costs {format_credits(total)} credits; {format_credits(left)} are available",
+        )
+    first_id = ""
+    for operation, amount in lines:
+        quantity = usage.quantity
+        for grant_id, drawn in _draw(account, environment, amount):
+            left -= drawn
+            fact_id = booking.state(
+                "charge",
+                environment=environment,
+                operation=operation,
+                quantity=quantity,
+                amount=-drawn,
+                balance=left,
+                grant_id=grant_id,
+                price_version=book.version,
+                usage=usage,
+            )
+            first_id = first_id or fact_id
+            quantity = 0
+    return Reply(200, "", "", total, left, first_id)
+
+
+def duplicate(booking: Booking, usage: Usage) -> Reply:
+    """An event that was decided before: stated, for the count, and nothing else."""
+    left = available(booking.account, usage.environment)
+    fact_id = booking.state(
+        "duplicate",
+        environment=usage.environment,
+        operation=usage.operation,
+        quantity=usage.quantity,
+        balance=left,
+        usage=usage,
+    )
+    return Reply(200, "", "This event was decided before; nothing was charged for it now", 0, left, fact_id)
+
+
+def open_account(command: CreateProject, partition: int, offset: int, at_ms: int, facts: list[Fact]) -> Account:
+    """A new project's account with its first allowance. Raises Rejection."""
+    plan = PLANS.get(command.plan)
+    if plan is None:
+        raise Rejection("invalid_request", f"No plan {command.plan!r}; there are {', '.join(PLANS)}", "plan")
+    allowance = command.contract_allowance if plan.name == "enterprise" else plan.allowance
+    account = Account(
+        command.project,
+        command.name,
+        plan.name,
+        allowance,
+        at_ms,
+        renewal_after(at_ms, at_ms),
+        [],
+        [],
+        [],
+        offset,
+        -1,
+        at_ms,
+    )
+    booking = Booking(account, partition, offset, 0, at_ms, facts)
+    booking.state("project", reason=plan.name)
+    if allowance:
+        _grant(booking, "allowance", "production", allowance, at_ms, account.renews_at_ms)
+    return account
+
+
+def command_reply(booking: Booking, command: AnyCommand, book: PriceBook, already_decided: bool) -> Reply:
+    """Decide a command on an open account. `already_decided`: its event was seen before (Admit only).
+
+    A refusal is a reply, never an exception.
+    """
+    try:
+        match command:
+            case Admit():
+                return duplicate(booking, command.usage) if already_decided else charge(booking, command.usage, book)
+            case TopUp():
+                return _top_up(booking, command)
+            case CreateKey():
+                return _create_key(booking, command)
+            case RevokeKey():
+                return _revoke_key(booking, command)
+            case CreateProject():
+                raise Rejection("project_exists", f"Project {command.project!r} exists")
+    except Rejection as rejection:
+        return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "")
+
+
+def fingerprint(command: AnyCommand) -> bytes:
+    """16 bytes over what a command asks, leaving out who waits for the reply and when it was sent."""
+    neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0)
+    if isinstance(neutral, Admit):
+        neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
+    return blake2b(msgspec.msgpack.encode(neutral), digest_size=16).digest()
+
+
+def reply_key(command: AnyCommand) -> bytes:
+    """16 bytes under which a command's reply is kept: its idempotency key, or else the request itself."""
+    text = f"key:{command.idempotency_key}" if command.idempotency_key else f"request:{command.correlation}"
+    return blake2b(text.encode(), digest_size=16, key=command.project.encode()).digest()
+
+
+def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
+    """Remember a reply for a repeat of its command; the oldest goes once there are too many."""
+    account.replies.append(StoredReply(reply_key(command), fingerprint(command), offset, reply))
+    if len(account.replies) > REPLIES_KEPT:
+        del account.replies[: len(account.replies) - REPLIES_KEPT]
+
+
+def format_credits(microcredits: int) -> str:
+    """Credits as a plain decimal string, exact: 20000 is "0.02"."""
+    sign = "-" if microcredits < 0 else ""
+    whole, fraction = divmod(abs(microcredits), 1_000_000)
+    return f"{sign}{whole}.{fraction:06d}".rstrip("0").rstrip(".") if fraction else f"{sign}{whole}"
+
+
+def _draw(account: Account, environment: str, amount: int) -> list[tuple[str, int]]:
+    """Take `amount` from the grants in burn-down order; returns (grant id, microcredits) of each that paid."""
+    if not amount:
+        return [("", 0)]
+    draws: list[tuple[str, int]] = []
+    for grant in account.grants:
+        if grant.environment == environment and grant.remaining:
+            drawn = min(grant.remaining, amount)
+            grant.remaining -= drawn
+            draws.append((grant.id, drawn))
+            amount -= drawn
+            if not amount:
+                break
+    assert not amount, "a charge was not covered although it was checked to be"
+    if any(not grant.remaining and not grant.expires_at_ms for grant in account.grants):
+        account.grants = [g for g in account.grants if g.remaining or g.expires_at_ms]
+    return draws
+
+
+def _grant(
+    booking: Booking,
+    kind: str,
+    environment: str,
+    amount: int,
+    granted_at_ms: int,
+    expires_at_ms: int,
+    metadata: str = "",
+) -> str:
+    account = booking.account
+    grant_id = f"{kind}-{booking.offset}-{booking.next_index}"
+    account.grants.append(Grant(grant_id, kind, environment, amount, amount, granted_at_ms, expires_at_ms))
+    account.grants.sort(key=lambda grant: (_BURN_DOWN[grant.kind], grant.granted_at_ms))
+    return booking.state(
+        "grant",
+        environment=environment,
+        amount=amount,
+        balance=available(account, environment),
+        grant_id=grant_id,
+        reason=kind,
+        occurred_at_ms=granted_at_ms,
+        metadata=metadata,
+    )
+
+
+def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: str) -> Reply:
+    left = available(booking.account, usage.environment)
+    fact_id = booking.state(
+        "refusal",
+        environment=usage.environment,
+        operation=usage.operation,
+        quantity=usage.quantity,
+        balance=left,
+        reason=code,
+        price_version=book.version,
+        usage=usage,
+    )
+    return Reply(402, code, detail, 0, left, fact_id)
+
+
+def _top_up(booking: Booking, command: TopUp) -> Reply:
+    amount = BUNDLES.get(command.bundle_usd)
+    if amount is None:
+        raise Rejection(
+            "invalid_request", f"No bundle of ${command.bundle_usd}; there are {sorted(BUNDLES)}", "bundle_usd"
+        )
+    metadata = msgspec.json.encode({"reference": command.reference}).decode() if command.reference else ""
+    fact_id = _grant(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata)
+    return Reply(200, "", "", amount, available(booking.account, command.environment), fact_id)
+
+
+def _create_key(booking: Booking, command: CreateKey) -> Reply:
+    keys = booking.account.keys
+    if any(key.id == command.key_id for key in keys):
+        raise Rejection("key_exists", f"Key {command.key_id!r} exists", "key_id")
+    if len(keys) >= KEYS_MAX:
+        raise Rejection("invalid_request", f"A project has at most {KEYS_MAX} keys, revoked ones too")
+    keys.append(ApiKey(command.key_id, command.key_hash, command.environment, command.scopes, booking.at_ms, 0))
+    fact_id = booking.state("key", environment=command.environment, reason="created", key_id=command.key_id)
+    return Reply(200, "", "", 0, available(booking.account, command.environment), fact_id)
+
+
+def _revoke_key(booking: Booking, command: RevokeKey) -> Reply:
+    for key in booking.account.keys:
+        if key.id == command.key_id:
+            key.revoked_at_ms = key.revoked_at_ms or booking.at_ms
+            fact_id = booking.state("key", environment=key.environment, reason="revoked", key_id=key.id)
+            return Reply(200, "", "", 0, available(booking.account, key.environment), fact_id)
+    raise Rejection("unknown_key", f"Project {command.project!r} has no key {command.key_id!r}", "key_id")

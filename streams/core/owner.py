@@ -1,0 +1,244 @@
+"""The owner's batch: fold intake records of one partition over its accounts, and say what must be written.
+
+Reading and writing are the caller's. What is folded twice, in whole or in part, in the same or other batches, gives the
+same facts under the same names and the same account values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from schemas.commands import Admit, AnyCommand, CreateProject, Envelope, IntakeRecord, ReplyRecord
+from schemas.events import DeadLetter, Usage
+from schemas.ledger import Account, Fact, Reply
+from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.core.acceptance import dead_letter, dedup_hash
+from streams.core.ledger import (
+    Booking,
+    charge,
+    command_reply,
+    duplicate,
+    fingerprint,
+    keep_reply,
+    open_account,
+    reply_key,
+    settle,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeItem:
+    """One intake record: its offset, its broker time in Unix milliseconds, and what it says."""
+
+    offset: int
+    at_ms: int
+    body: IntakeRecord
+
+
+@dataclass(slots=True)
+class Effects:
+    """All that a batch leads to, in the order it is to be written: facts and dead letters, state, replies.
+
+    `accounts` and `seen` hold every value the batch touched, changed or not: after a crash the stored one may be ahead
+    of its changelog, and writing it again is what makes them agree.
+    """
+
+    facts: list[Fact] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    seen: dict[bytes, int] = field(default_factory=dict)
+    replies: list[tuple[int, ReplyRecord]] = field(default_factory=list)
+
+
+def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
+    """The projects and dedup hashes that folding `items` will look up."""
+    projects: set[str] = set()
+    hashes: set[bytes] = set()
+    for item in items:
+        body = item.body
+        if isinstance(body, Envelope):
+            for usage in body.events:
+                projects.add(usage.project)
+                hashes.add(usage.dedup_hash)
+        else:
+            projects.add(body.project)
+            if isinstance(body, Admit):
+                hashes.add(body.usage.dedup_hash)
+            if body.idempotency_key:
+                hashes.add(_idempotency_hash(body))
+    return projects, hashes
+
+
+def fold(
+    partition: int,
+    items: Sequence[IntakeItem],
+    accounts: dict[str, Account],
+    seen: dict[bytes, int],
+    book: PriceBook,
+    intake_topic: str,
+) -> Effects:
+    """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
+
+    `seen` maps a dedup hash to the offset of the record that brought it first; it is added to. An id met again at the
+    same offset is a redelivery, at another one a duplicate.
+    """
+    effects = Effects()
+    batch = _Batch(partition, accounts, seen, book, intake_topic, effects)
+    for item in items:
+        if isinstance(item.body, Envelope):
+            batch.apply_envelope(item, item.body)
+        else:
+            batch.apply_command(item, item.body)
+    return effects
+
+
+@dataclass(slots=True)
+class _Batch:
+    partition: int
+    accounts: dict[str, Account]
+    seen: dict[bytes, int]
+    book: PriceBook
+    intake_topic: str
+    effects: Effects
+
+    def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
+        offset, at_ms = item.offset, item.at_ms
+        accounts, seen, book = self.accounts, self.seen, self.book
+        facts, seen_written = self.effects.facts, self.effects.seen
+        fresh: set[bytes] = set()
+        touched: dict[str, Account] = {}
+        for slot, usage in enumerate(envelope.events):
+            account = accounts.get(usage.project)
+            if account is None or account.opened_offset > offset:
+                self._unknown_project(item, slot, usage)
+                continue
+            touched[usage.project] = account
+            dedup = usage.dedup_hash
+            first_offset = seen.get(dedup)
+            is_duplicate = first_offset is not None and (first_offset != offset or dedup in fresh)
+            fresh.add(dedup)
+            if first_offset is None:
+                first_offset = seen[dedup] = offset
+            seen_written[dedup] = first_offset
+            if account.last_offset >= offset:
+                continue  # redelivered: the account's value holds it already
+            booking = Booking(account, self.partition, offset, slot, at_ms, facts)
+            if booking.at_ms >= account.renews_at_ms:
+                settle(booking)
+            if is_duplicate:
+                duplicate(booking, usage)
+            else:
+                charge(booking, usage, book)
+        for account in touched.values():
+            self._applied(account, item)
+
+    def apply_command(self, item: IntakeItem, command: AnyCommand) -> None:
+        account = self.accounts.get(command.project)
+        if account is not None and account.last_offset >= item.offset:
+            self._redelivered(item, command, account)
+            return
+        if account is None:
+            reply = self._open(item, command) if isinstance(command, CreateProject) else _no_project(command)
+        else:
+            reply = self._decide(item, command, account)
+        self._reply(command, reply)
+
+    def _open(self, item: IntakeItem, command: CreateProject) -> Reply:
+        try:
+            account = open_account(command, self.partition, item.offset, item.at_ms, self.effects.facts)
+        except Rejection as rejection:
+            return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "")
+        self.accounts[command.project] = account
+        reply = Reply(201, "", "", account.allowance, account.allowance, f"{self.partition}-{item.offset}-0")
+        self._remember(item, command, account, reply)
+        return reply
+
+    def _decide(self, item: IntakeItem, command: AnyCommand, account: Account) -> Reply:
+        key = reply_key(command)
+        for stored in account.replies:
+            if stored.key == key:
+                return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
+        if command.idempotency_key and self.seen.get(_idempotency_hash(command), item.offset) != item.offset:
+            return _REPLY_EXPIRED
+        booking = Booking(account, self.partition, item.offset, 0, item.at_ms, self.effects.facts)
+        settle(booking)
+        already_decided = False
+        if isinstance(command, Admit):
+            already_decided = self.seen.get(command.usage.dedup_hash, item.offset) != item.offset
+        reply = command_reply(booking, command, self.book, already_decided)
+        # A refused request did not run: the event that names it may still come, once it has.
+        if isinstance(command, Admit) and reply.status == 200:
+            self._mark_seen(command.usage.dedup_hash, item.offset)
+        self._remember(item, command, account, reply)
+        return reply
+
+    def _redelivered(self, item: IntakeItem, command: AnyCommand, account: Account) -> None:
+        """Write the stored value again and send the stored reply again; change nothing."""
+        self.effects.accounts[account.project] = account
+        reply = None
+        for stored in account.replies:
+            if stored.offset == item.offset:
+                reply = stored.reply
+                self._mark_command_seen(item, command, reply)
+        if reply is None and account.opened_offset > item.offset:
+            reply = _no_project(command)
+        if reply is not None:
+            self._reply(command, reply)
+
+    def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
+        keep_reply(account, command, item.offset, reply)
+        self._mark_command_seen(item, command, reply)
+        self._applied(account, item)
+
+    def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
+        if command.idempotency_key:
+            self._mark_seen(_idempotency_hash(command), item.offset)
+        if isinstance(command, Admit) and reply.status == 200:
+            self._mark_seen(command.usage.dedup_hash, item.offset)
+
+    def _mark_seen(self, dedup: bytes, offset: int) -> None:
+        self.effects.seen[dedup] = self.seen.setdefault(dedup, offset)
+
+    def _applied(self, account: Account, item: IntakeItem) -> None:
+        account.last_offset = max(account.last_offset, item.offset)
+        account.last_at_ms = max(account.last_at_ms, item.at_ms)
+        self.effects.accounts[account.project] = account
+
+    def _reply(self, command: AnyCommand, reply: Reply) -> None:
+        if command.reply_instance:
+            record = ReplyRecord(command.reply_instance, command.correlation, reply)
+            self.effects.replies.append((command.reply_partition, record))
+
+    def _unknown_project(self, item: IntakeItem, slot: int, usage: Usage) -> None:
+        rejection = Rejection("unknown_project", f"There is no project {usage.project!r}", "subject")
+        text = msgspec.json.encode(
+            {
+                "id": usage.event_id,
+                "source": usage.source,
+                "subject": usage.project,
+                "data": {"operation": usage.operation, "quantity": usage.quantity},
+            }
+        )
+        self.effects.dead_letters.append(
+            dead_letter(text, rejection, self.intake_topic, self.partition, item.offset, slot, item.at_ms)
+        )
+
+
+_KEY_REUSED = Reply(
+    409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
+)
+_REPLY_EXPIRED = Reply(
+    409, "idempotency_reply_expired", "This request was decided before; its reply is no longer kept", 0, 0, ""
+)
+
+
+def _no_project(command: AnyCommand) -> Reply:
+    return Reply(404, "unknown_project", f"There is no project {command.project!r}", 0, 0, "")
+
+
+def _idempotency_hash(command: AnyCommand) -> bytes:
+    return dedup_hash(command.project, "meterline:idempotency-key", command.idempotency_key)

@@ -1,0 +1,67 @@
+"""Plans, top-up bundles, and the days an allowance renews on.
+
+Figures: source pricing, "Plans" and "Top-ups"; source rate-limits, "Defaults".
+"""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from schemas.prices import MICROCREDITS_PER_CREDIT
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a plan gives: microcredits a month, its price in cents, and its request limits a minute."""
+
+    name: str
+    rank: int
+    allowance: int
+    price_cents: int
+    requests_per_minute: int
+    burst: int
+
+
+# Enterprise is by contract: its allowance comes with the project, its limits start at Scale's.
+PLANS = {
+    plan.name: plan
+    for plan in (
+        Plan("free", 0, 250 * MICROCREDITS_PER_CREDIT, 0, 30, 60),
+        Plan("hobby", 1, 5_000 * MICROCREDITS_PER_CREDIT, 25_00, 60, 120),
+        Plan("build", 2, 25_000 * MICROCREDITS_PER_CREDIT, 119_00, 240, 480),
+        Plan("scale", 3, 100_000 * MICROCREDITS_PER_CREDIT, 399_00, 1_000, 2_000),
+        Plan("enterprise", 4, 0, 0, 1_000, 2_000),
+    )
+}
+
+# Dollars to microcredits; $0.005 a credit on any plan.
+BUNDLES = {
+    20: 4_000 * MICROCREDITS_PER_CREDIT,
+    100: 20_000 * MICROCREDITS_PER_CREDIT,
+    500: 100_000 * MICROCREDITS_PER_CREDIT,
+}
+
+
+def renewal_after(signed_up_at_ms: int, after_ms: int) -> int:
+    """The first renewal later than `after_ms`, in Unix milliseconds.
+
+    It falls on the sign-up day of each month at the sign-up's time of day; a day that a month lacks becomes its last
+    day, and the month after goes back to the sign-up day.
+    """
+    signed_up = _EPOCH + timedelta(milliseconds=signed_up_at_ms)
+    after = _EPOCH + timedelta(milliseconds=after_ms)
+    months = max(0, (after.year - signed_up.year) * 12 + after.month - signed_up.month)
+    while True:
+        renewal = _months_later(signed_up, months)
+        if renewal > after and months > 0:
+            return (renewal - _EPOCH) // timedelta(milliseconds=1)
+        months += 1
+
+
+def _months_later(start: datetime, months: int) -> datetime:
+    year, month = divmod(start.year * 12 + start.month - 1 + months, 12)
+    return start.replace(year=year, month=month + 1, day=min(start.day, monthrange(year, month + 1)[1]))

@@ -1,0 +1,178 @@
+"""The names of everything on Kafka, how it is created, and which partition a project belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError
+from aiokafka.partitioner import murmur2
+
+from streams.settings import Settings
+
+
+class TopicError(Exception):
+    """A topic that is there is not as Meterline needs it; the message names the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Every topic's name. Changelogs are named as Faust names them: <app id>-<table>-changelog."""
+
+    prefix: str
+
+    @property
+    def usage(self) -> str:
+        """CloudEvents from producers; open to them, so nothing in it is trusted."""
+        return f"{self.prefix}.usage"
+
+    @property
+    def intake(self) -> str:
+        """The ordered log of everything that may change an account."""
+        return f"{self.prefix}.intake"
+
+    @property
+    def journal(self) -> str:
+        """Facts."""
+        return f"{self.prefix}.journal"
+
+    @property
+    def replies(self) -> str:
+        """Replies to commands."""
+        return f"{self.prefix}.replies"
+
+    @property
+    def dead_letters(self) -> str:
+        """Events that were refused, with the reason."""
+        return f"{self.prefix}.dead-letters"
+
+    @property
+    def worker_app(self) -> str:
+        """The Faust app's id: also its consumer group."""
+        return f"{self.prefix}-worker"
+
+    @property
+    def historian_group(self) -> str:
+        """The historian's consumer group."""
+        return f"{self.prefix}-historian"
+
+    @property
+    def accounts_changelog(self) -> str:
+        """The newest value of every account."""
+        return f"{self.worker_app}-accounts-changelog"
+
+    @property
+    def seen_changelog(self) -> str:
+        """The dedup index, a record a batch."""
+        return f"{self.worker_app}-seen-changelog"
+
+    def configs(self) -> dict[str, dict[str, str]]:
+        """Each topic's own settings."""
+        day_ms = 86_400_000
+        arrival = {"message.timestamp.type": "LogAppendTime"}
+        return {
+            self.usage: {"retention.ms": str(7 * day_ms), **arrival},
+            self.intake: {"retention.ms": "-1", **arrival},
+            self.journal: {"retention.ms": "-1"},
+            self.replies: {"retention.ms": str(3_600_000)},
+            self.dead_letters: {"retention.ms": str(90 * day_ms)},
+            self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},
+            self.seen_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},
+        }
+
+
+def topics_of(settings: Settings) -> Topics:
+    """The topics these settings name."""
+    return Topics(settings.topic_prefix)
+
+
+@lru_cache(maxsize=1 << 17)
+def partition_of(project: str, partitions: int) -> int:
+    """The partition of a project: Kafka's default, murmur2 of the key's bytes."""
+    return int((murmur2(project.encode()) & 0x7FFFFFFF) % partitions)
+
+
+def kafka_client_settings(settings: Settings) -> dict[str, Any]:
+    """How aiokafka reaches the cluster: address, protocol, credentials."""
+    if settings.kafka_url is None:
+        raise TopicError(
+            "No Kafka to connect to: set METERLINE_KAFKA_URL, or use `meterline up`, which starts a broker of its own"
+        )
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.kafka_url.split(","),
+        "security_protocol": settings.kafka_security_protocol,
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_username
+        options["sasl_plain_password"] = (
+            settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else None
+        )
+    if settings.kafka_security_protocol.endswith("SSL"):
+        from aiokafka.helpers import create_ssl_context
+
+        options["ssl_context"] = create_ssl_context(
+            cafile=_text(settings.kafka_ssl_cafile),
+            certfile=_text(settings.kafka_ssl_certfile),
+            keyfile=_text(settings.kafka_ssl_keyfile),
+        )
+    return options
+
+
+async def create_topics(settings: Settings) -> list[str]:
+    """Create what is missing and check what is there; returns the names that were created.
+
+    Raises TopicError where a topic has another partition count than the settings.
+    """
+    topics = topics_of(settings)
+    configs = topics.configs()
+    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
+    await admin.start()
+    try:
+        existing = set(await admin.list_topics())
+        missing = [name for name in configs if name not in existing]
+        if missing:
+            await _create(admin, settings, {name: configs[name] for name in missing})
+        await _check_partitions(admin, list(configs), settings.partitions)
+    finally:
+        await admin.close()
+    return missing
+
+
+async def _create(admin: AIOKafkaAdminClient, settings: Settings, configs: dict[str, dict[str, str]]) -> None:
+    response = await admin.create_topics(
+        [
+            NewTopic(name, settings.partitions, settings.replication_factor, topic_configs=config)
+            for name, config in configs.items()
+        ]
+    )
+    for error in response.topic_errors:
+        name, code, *rest = error
+        if code not in (0, TopicAlreadyExistsError.errno):
+            raise TopicError(f"Topic {name} could not be created: {rest[0] if rest else code}")
+
+
+async def _check_partitions(admin: AIOKafkaAdminClient, names: list[str], partitions: int) -> None:
+    for _ in range(100):
+        found = {topic["topic"]: topic for topic in await admin.describe_topics(names)}
+        # A topic that was made a moment ago may not have reached this broker's metadata yet.
+        if all(name in found and found[name]["error_code"] == 0 and found[name]["partitions"] for name in names):
+            break
+        await asyncio.sleep(0.05)
+    else:
+        raise TopicError(f"The cluster does not show the topics {', '.join(names)}; is it healthy?")
+    for name in names:
+        count = len(found[name]["partitions"])
+        if count != partitions:
+            raise TopicError(
+                f"Topic {name} has {count} partitions, the settings say {partitions}. Every topic needs the same "
+                f"count, and it can't be changed once there is data: set METERLINE_PARTITIONS={count}, or set another "
+                "METERLINE_TOPIC_PREFIX to start anew."
+            )
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)
