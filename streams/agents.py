@@ -1,0 +1,189 @@
+"""The flow, in one place: accept what producers send, decide it, publish what follows.
+
+`accept` reads usage and writes intake. `owner` reads intake and is the single writer of every account in its
+partitions. Both acknowledge a record only when all that follows from it is acknowledged by the brokers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import islice
+from typing import Any
+
+from schemas.commands import Envelope
+from schemas.events import Usage
+from schemas.prices import FIRST_PRICE_BOOK
+from streams.codecs import decode_account, decode_intake, encode, encode_json
+from streams.core.acceptance import accept_record, dead_letter
+from streams.core.owner import Effects, IntakeItem, fold, needed
+from streams.publisher import Publisher
+from streams.settings import Settings
+from streams.tables import BatchTable, day_of, first_offset_of, seen_records, seen_rows
+from streams.topics import Topics, partition_of
+
+log = logging.getLogger(__name__)
+
+ENVELOPE_EVENTS_MAX = 1000
+JOURNAL_FACTS_MAX = 2000
+
+
+class Accept:
+    """Validate usage records, dead-letter what is bad with its reason, pack what is good into envelopes."""
+
+    def __init__(self, settings: Settings, topics: Topics, publisher: Publisher) -> None:
+        self.settings = settings
+        self.topics = topics
+        self.publisher = publisher
+
+    async def apply(self, events: list[Any]) -> None:
+        """Publish the envelopes and dead letters of these usage records; returns once they are acknowledged."""
+        by_partition: dict[int, list[Usage]] = defaultdict(list)
+        dead: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        for event in events:
+            message = event.message
+            now_ms = round(message.timestamp * 1000)
+            accepted, rejected = accept_record(message.value, now_ms, FIRST_PRICE_BOOK.rates)
+            for usage in accepted:
+                by_partition[partition_of(usage.project, self.settings.partitions)].append(usage)
+            for index, text, rejection in rejected:
+                letter = dead_letter(text, rejection, message.topic, message.partition, message.offset, index, now_ms)
+                dead[message.partition].append((None, encode_json(letter)))
+        sends: list[Awaitable[Any]] = [
+            self.publisher.send_all(self.topics.intake, partition, envelopes(usages))
+            for partition, usages in by_partition.items()
+        ]
+        sends += [
+            self.publisher.send_all(self.topics.dead_letters, partition, letters) for partition, letters in dead.items()
+        ]
+        await asyncio.gather(*sends)
+
+
+class Owner:
+    """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
+
+    def __init__(
+        self, settings: Settings, topics: Topics, publisher: Publisher, accounts: BatchTable, seen: BatchTable
+    ) -> None:
+        self.settings = settings
+        self.topics = topics
+        self.publisher = publisher
+        self.accounts = accounts
+        self.seen = seen
+
+    async def apply(self, events: list[Any]) -> None:
+        """Apply these intake records; returns once all that follows from them is acknowledged."""
+        by_partition: dict[int, list[IntakeItem]] = defaultdict(list)
+        for event in events:
+            message = event.message
+            item = IntakeItem(message.offset, round(message.timestamp * 1000), decode_intake(message.value))
+            by_partition[message.partition].append(item)
+        effects = {partition: self.decide(partition, items) for partition, items in by_partition.items()}
+        await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in effects.items()))
+        await asyncio.gather(
+            *(self._store(partition, each, by_partition[partition]) for partition, each in effects.items())
+        )
+        await self._reply([reply for each in effects.values() for reply in each.replies])
+
+    def decide(self, partition: int, items: list[IntakeItem]) -> Effects:
+        """Read what the items need from the local tables, and fold them over it."""
+        projects, hashes = needed(items)
+        keys = [project.encode() for project in projects]
+        values = self.accounts.file(partition).get_many(keys)
+        accounts = {
+            account.project: account for account in (decode_account(value) for value in values if value is not None)
+        }
+        hash_list = list(hashes)
+        since_day = day_of(items[0].at_ms) - self.settings.dedup_days
+        seen: dict[bytes, int] = {}
+        for dedup, value in zip(hash_list, self.seen.file(partition).get_many(hash_list), strict=True):
+            if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
+                seen[dedup] = first_offset
+        return fold(partition, items, accounts, seen, FIRST_PRICE_BOOK, self.topics.intake)
+
+    async def _publish_facts(self, partition: int, effects: Effects) -> None:
+        facts = iter(effects.facts)
+        records = [(None, encode(chunk)) for chunk in iter(lambda: list(islice(facts, JOURNAL_FACTS_MAX)), [])]
+        letters = [(None, encode_json(letter)) for letter in effects.dead_letters]
+        await asyncio.gather(
+            self.publisher.send_all(self.topics.journal, partition, records),
+            self.publisher.send_all(self.topics.dead_letters, partition, letters),
+        )
+
+    async def _store(self, partition: int, effects: Effects, items: list[IntakeItem]) -> None:
+        day = day_of(items[0].at_ms)
+        accounts = [(project.encode(), encode(account)) for project, account in effects.accounts.items()]
+        seen = list(seen_records(effects.seen, day, items[0].offset))
+        # Both acknowledged before either is applied: the local tables never lead their changelogs.
+        accounts_offset, seen_offset = await asyncio.gather(
+            self.publisher.send_all(self.topics.accounts_changelog, partition, accounts),
+            self.publisher.send_all(self.topics.seen_changelog, partition, seen),
+        )
+        if accounts_offset is not None:
+            self.accounts.file(partition).write(accounts, accounts_offset)
+        if seen_offset is not None:
+            self.seen.file(partition).write(seen_rows(effects.seen, day), seen_offset)
+
+    async def _reply(self, replies: list[tuple[int, Any]]) -> None:
+        by_partition: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        for partition, reply in replies:
+            by_partition[partition % self.settings.partitions].append((None, encode(reply)))
+        await asyncio.gather(
+            *(
+                self.publisher.send_all(self.topics.replies, partition, records)
+                for partition, records in by_partition.items()
+            )
+        )
+
+
+def envelopes(usages: list[Usage]) -> list[tuple[bytes | None, bytes]]:
+    """Intake records for one partition's usage, in order."""
+    return [
+        (None, encode(Envelope(usages[start : start + ENVELOPE_EVENTS_MAX])))
+        for start in range(0, len(usages), ENVELOPE_EVENTS_MAX)
+    ]
+
+
+async def work(
+    stream: Any, records_max: int, is_current: Callable[[Any], bool], apply: Callable[[list[Any]], Awaitable[None]]
+) -> None:
+    """Take what has arrived, apply it as one batch, acknowledge it in order; forever.
+
+    Records of an assignment that has ended are let go unacknowledged: their new owner has them.
+    """
+    async for batch in batches(stream, records_max):
+        current = [event for event in batch if is_current(event)]
+        if current:
+            await apply(current)
+            for event in current:
+                event.ack()
+
+
+async def batches(stream: Any, records_max: int) -> AsyncIterator[list[Any]]:
+    """Lists of at most `records_max` events: waits for the first and takes those that are there already.
+
+    Nothing polls: an idle worker sleeps, and a record that comes alone is not kept waiting for company.
+    """
+    queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=2 * records_max)
+
+    async def read() -> None:
+        async for event in stream.noack().events():
+            await queue.put(event)
+
+    reader = asyncio.create_task(read())
+    try:
+        while True:
+            taking = asyncio.ensure_future(queue.get())
+            await asyncio.wait({taking, reader}, return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                taking.cancel()
+                reader.result()
+                return
+            batch = [taking.result()]
+            while len(batch) < records_max and not queue.empty():
+                batch.append(queue.get_nowait())
+            yield batch
+    finally:
+        reader.cancel()

@@ -1,0 +1,168 @@
+"""The worker: a Faust app whose agents are `accept` and `owner`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import ssl
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import faust
+import uvloop
+from aiokafka.admin import AIOKafkaAdminClient
+from yarl import URL
+
+from streams.agents import Accept, Owner, work
+from streams.publisher import Publisher
+from streams.settings import Settings
+from streams.tables import accounts_table, seen_table
+from streams.topics import create_topics, kafka_client_settings, topics_of
+from streams.transport import Transport
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 70
+
+
+class WorkerApp(faust.App):  # type: ignore[misc]
+    """Faust, with our transport and our producer."""
+
+    publisher: Publisher
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self, loop=self.loop)
+
+    async def on_start(self) -> None:
+        """Connect our producer before any agent runs."""
+        await super().on_start()
+        await self.publisher.start()
+
+    async def on_stop(self) -> None:
+        """Disconnect it after the last agent has stopped."""
+        await super().on_stop()
+        await self.publisher.stop()
+
+
+def create_app(settings: Settings) -> WorkerApp:
+    """Wire the agents to their topics and tables."""
+    topics = topics_of(settings)
+    assert settings.kafka_url is not None
+    app = WorkerApp(
+        topics.worker_app,
+        broker=[URL(f"kafka://{address}") for address in settings.kafka_url.split(",")],
+        broker_credentials=_credentials(settings),
+        store="memory://",
+        datadir=str(settings.worker_dir / "faust"),
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication_factor,
+        # create_topics has made them all, with our settings; Faust's own would differ.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        table_standby_replicas=settings.standby_replicas,
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",
+        broker_commit_interval=0.5,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=max(0.3, settings.session_timeout_seconds / 3),
+        broker_max_poll_records=500,
+        stream_buffer_maxsize=4096,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        stream_publish_on_commit=False,
+        producer_request_timeout=30.0,
+        consumer_max_fetch_size=8 * 1024 * 1024,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+    publisher = app.publisher = Publisher(settings)
+    accounts = accounts_table(app, settings)
+    seen = seen_table(app, settings)
+    accept = Accept(settings, topics, publisher)
+    owner = Owner(settings, topics, publisher, accounts, seen)
+    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+
+    @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
+    async def accept_usage(stream: Any) -> None:
+        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply))
+
+    @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
+    async def own_accounts(stream: Any) -> None:
+        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply))
+
+    def is_current(event: Any) -> bool:
+        return bool(event.message.generation_id == app.consumer_generation_id)
+
+    return app
+
+
+def run_worker(settings: Settings) -> NoReturn:
+    """Run a worker until it is told to stop (SIGTERM, SIGINT) or fails. Never returns.
+
+    Raises TopicError where the topics are not as they must be.
+    """
+    asyncio.run(_prepare(settings))
+    uvloop.install()
+    worker = faust.Worker(
+        create_app(settings), loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True
+    )
+    raise SystemExit(worker.execute_from_commandline())
+
+
+async def _prepare(settings: Settings) -> None:
+    """Make sure of the topics, and that the local tables belong to this cluster."""
+    await create_topics(settings)
+    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
+    await admin.start()
+    try:
+        cluster_id = str((await admin.describe_cluster())["cluster_id"])
+    finally:
+        await admin.close()
+    _forget_other_cluster(settings.worker_dir, cluster_id)
+
+
+def _forget_other_cluster(worker_dir: Path, cluster_id: str) -> None:
+    """Drop local tables that were built from another Kafka: their offsets mean nothing in this one."""
+    marker = worker_dir / "kafka-cluster-id"
+    worker_dir.mkdir(parents=True, exist_ok=True)
+    if marker.exists() and marker.read_text() != cluster_id:
+        log.warning("the local tables belong to another Kafka cluster; they are rebuilt from this one's changelogs")
+        shutil.rmtree(worker_dir / "tables", ignore_errors=True)
+        shutil.rmtree(worker_dir / "faust", ignore_errors=True)
+    marker.write_text(cluster_id)
+
+
+async def _or_exit(running: Any) -> None:
+    try:
+        await running
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        _exit("an agent failed")
+
+
+def _exit(why: str) -> NoReturn:
+    """End the process at once, acknowledging nothing. What was in flight is redelivered to whoever comes next."""
+    log.critical("worker stops: %s", why, exc_info=True)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
+
+
+def _credentials(settings: Settings) -> Any:
+    protocol = settings.kafka_security_protocol
+    if protocol == "PLAINTEXT":
+        return None
+    context = kafka_client_settings(settings).get("ssl_context")
+    if protocol == "SSL":
+        return faust.SSLCredentials(context=context)
+    assert context is None or isinstance(context, ssl.SSLContext)
+    return faust.SASLCredentials(
+        mechanism=settings.kafka_sasl_mechanism,
+        username=settings.kafka_sasl_username,
+        password=settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else None,
+        ssl_context=context,
+    )

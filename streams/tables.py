@@ -1,0 +1,167 @@
+"""The two Faust tables, `accounts` and `seen`, on RocksDB files that we read and write a batch at a time.
+
+Faust assigns their partitions and recovers them from their changelogs; the owner writes both, changelog first.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.stores.base import Store
+from faust.types import TP
+
+from streams.rocks import PartitionFile
+from streams.settings import Settings
+
+HASH_BYTES = 16
+_SEEN_KEY = struct.Struct(">HIQ")
+_SEEN_VALUE = struct.Struct(">QH")
+_OFFSET = struct.Struct(">Q")
+_DAY_MS = 86_400_000
+
+Rows = list[tuple[bytes, bytes | None]]
+
+
+class PartitionedStore(Store):  # type: ignore[misc]
+    """A Faust store of one file a partition. `to_rows` turns a changelog record into the rows it stands for."""
+
+    def __init__(self, table: faust.Table, directory: Path, to_rows: Callable[[bytes, bytes | None], Rows]) -> None:
+        super().__init__(f"meterline://{table.name}", table.app, table, key_type=bytes, value_type=bytes)
+        self.directory = directory
+        self.to_rows = to_rows
+        self._files: dict[int, PartitionFile] = {}
+
+    def partition_file(self, partition: int) -> PartitionFile:
+        """The partition's file, opened on first use."""
+        file = self._files.get(partition)
+        if file is None:
+            file = self._files[partition] = PartitionFile(self.directory / f"{self.table.name}-{partition}")
+        return file
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        """Where Faust's recovery starts after."""
+        return self.partition_file(tp.partition).changelog_offset()
+
+    def set_persisted_offset(self, tp: TP, offset: int) -> None:
+        """Note an offset that carries no rows."""
+        self.partition_file(tp.partition).write((), offset)
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
+        """Recovery, and standby copies: records as they stand in the changelog, in offset order."""
+        rows: dict[int, Rows] = defaultdict(list)
+        newest: dict[int, int] = {}
+        for event in batch:
+            message = event.message
+            rows[message.partition] += self.to_rows(message.key, message.value)
+            newest[message.partition] = max(message.offset, newest.get(message.partition, -1))
+        for partition, offset in newest.items():
+            self.partition_file(partition).write(rows[partition], offset)
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Let go of the files of partitions that went elsewhere."""
+        for tp in revoked:
+            if tp.topic in self.table.changelog_topic.topics:
+                file = self._files.pop(tp.partition, None)
+                if file is not None:
+                    file.close()
+
+    async def on_stop(self) -> None:
+        """Close every file."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        gc.collect()
+
+    def reset_state(self) -> None:
+        """Forget the local copy; the changelog has it all."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class BatchTable(faust.Table):  # type: ignore[misc]
+    """A Faust table whose store is ours; the agents write it past Faust."""
+
+    def __init__(self, app: faust.App, settings: Settings, name: str, to_rows: Callable[..., Rows]) -> None:
+        self._directory = settings.worker_dir / "tables"
+        self._to_rows = to_rows
+        super().__init__(
+            app,
+            name=name,
+            partitions=settings.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            recovery_buffer_size=2000,
+        )
+
+    def _new_store(self) -> PartitionedStore:
+        return PartitionedStore(self, self._directory, self._to_rows)
+
+    def file(self, partition: int) -> PartitionFile:
+        """The partition's rows."""
+        store: PartitionedStore = self.data
+        return store.partition_file(partition)
+
+
+def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
+    """Project id → Account as MessagePack. A changelog record is one account."""
+    return _add(app, BatchTable(app, settings, "accounts", lambda key, value: [(key, value)]))
+
+
+def seen_table(app: faust.App, settings: Settings) -> BatchTable:
+    """Dedup hash → (offset, day) of the intake record that brought it first. A changelog record is one batch."""
+    return _add(app, BatchTable(app, settings, "seen", _seen_rows_of_record))
+
+
+def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
+    """The local rows of a batch's dedup entries."""
+    return [(dedup, _SEEN_VALUE.pack(offset, day)) for dedup, offset in seen.items()]
+
+
+def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
+    """The changelog records of a batch's dedup entries: usually one, more where it would grow past 1 MB.
+
+    Keyed by (day, part, first intake offset), so that a day's records can be told and dropped together. A repeat of
+    the batch, whole or in part, writes the same entries again under one of these keys.
+    """
+    entries = [dedup + _OFFSET.pack(offset) for dedup, offset in seen.items()]
+    part_size = 20_000
+    for part, start in enumerate(range(0, len(entries), part_size)):
+        yield _SEEN_KEY.pack(day, part, first_offset), b"".join(entries[start : start + part_size])
+
+
+def day_of(at_ms: int) -> int:
+    """Days since 1970."""
+    return at_ms // _DAY_MS
+
+
+def first_offset_of(value: bytes, since_day: int) -> int | None:
+    """The offset in a `seen` row, or None where it is older than the dedup window."""
+    offset, day = _SEEN_VALUE.unpack(value)
+    return offset if day >= since_day else None
+
+
+def _seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
+    if value is None:
+        return []
+    day = _SEEN_KEY.unpack(key)[0]
+    width = HASH_BYTES + _OFFSET.size
+    return [
+        (value[at : at + HASH_BYTES], value[at + HASH_BYTES : at + width] + day.to_bytes(2, "big"))
+        for at in range(0, len(value), width)
+    ]
+
+
+def _add(app: faust.App, table: BatchTable) -> BatchTable:
+    app.tables.add(table)
+    return table
