@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import ssl
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import faust
 import uvloop
-from aiokafka.admin import AIOKafkaAdminClient
 from yarl import URL
 
 from streams.agents import Accept, Owner, work
+from streams.local_state import claim
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
@@ -113,26 +111,8 @@ def run_worker(settings: Settings) -> NoReturn:
 
 
 async def _prepare(settings: Settings) -> None:
-    """Make sure of the topics, and that the local tables belong to this cluster."""
     await create_topics(settings)
-    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
-    await admin.start()
-    try:
-        cluster_id = str((await admin.describe_cluster())["cluster_id"])
-    finally:
-        await admin.close()
-    _forget_other_cluster(settings.worker_dir, cluster_id)
-
-
-def _forget_other_cluster(worker_dir: Path, cluster_id: str) -> None:
-    """Drop local tables that were built from another Kafka: their offsets mean nothing in this one."""
-    marker = worker_dir / "kafka-cluster-id"
-    worker_dir.mkdir(parents=True, exist_ok=True)
-    if marker.exists() and marker.read_text() != cluster_id:
-        log.warning("the local tables belong to another Kafka cluster; they are rebuilt from this one's changelogs")
-        shutil.rmtree(worker_dir / "tables", ignore_errors=True)
-        shutil.rmtree(worker_dir / "faust", ignore_errors=True)
-    marker.write_text(cluster_id)
+    await claim(settings.worker_dir, settings)
 
 
 async def _or_exit(running: Any) -> None:

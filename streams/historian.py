@@ -162,10 +162,29 @@ def journal_sink(settings: Settings) -> Sink:
     return Sink(
         topic=topics_of(settings).journal,
         table="facts",
-        columns=(
-            "partition offset index journal_offset kind project environment operation quantity amount balance grant_id "
-            "reason price_version source event_id job_id key_id occurred_at booked_at metadata"
-        ).split(),  # type: ignore[arg-type]
+        columns=[
+            "partition",
+            "offset",
+            "index",
+            "journal_offset",
+            "kind",
+            "project",
+            "environment",
+            "operation",
+            "quantity",
+            "amount",
+            "balance",
+            "grant_id",
+            "reason",
+            "price_version",
+            "source",
+            "event_id",
+            "job_id",
+            "key_id",
+            "occurred_at",
+            "booked_at",
+            "metadata",
+        ],  # type: ignore[arg-type]
         marks_sql=(
             "SELECT partition, tupleElement(mark, 1), tupleElement(mark, 2), journal FROM "
             "(SELECT partition, max((offset, index)) AS mark, max(journal_offset) AS journal FROM facts "
@@ -180,9 +199,19 @@ def dead_letter_sink(settings: Settings) -> Sink:
     return Sink(
         topic=topics_of(settings).dead_letters,
         table="dead_letters",
-        columns=(
-            "journal_partition journal_offset code detail field topic partition offset index received_at event"
-        ).split(),  # type: ignore[arg-type]
+        columns=[
+            "journal_partition",
+            "journal_offset",
+            "code",
+            "detail",
+            "field",
+            "topic",
+            "partition",
+            "offset",
+            "index",
+            "received_at",
+            "event",
+        ],  # type: ignore[arg-type]
         marks_sql=(
             "SELECT journal_partition, max(journal_offset) AS newest, 0, newest FROM dead_letters "
             "GROUP BY journal_partition"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -14,15 +16,11 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 def user_data_dir() -> Path:
     """Where state lives unless told otherwise: $XDG_DATA_HOME/meterline or ~/.local/share/meterline."""
-    import os
-
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "meterline"
 
 
 def user_cache_dir() -> Path:
     """Where downloads live: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
-    import os
-
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
 
 
@@ -56,9 +54,10 @@ class Settings(BaseSettings):
         None, description="http[s]://user:password@host:port/database of a server; unset opens the embedded engine"
     )
     clickhouse_front_port: int = Field(
-        0, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
+        8123, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
     )
 
+    api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
     api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
     admin_key_hashes: list[str] = Field(
@@ -82,10 +81,25 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
 
+    def as_environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        if self.kafka_sasl_password is not None:
+            values["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
+        return {
+            f"METERLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+            for name, value in values.items()
+        }
+
     @cached_property
     def worker_dir(self) -> Path:
         """The one directory that the worker of this name keeps its tables in."""
         return self.data_dir / "workers" / self.worker_name
+
+    @cached_property
+    def api_dir(self) -> Path:
+        """The one directory that the API process of this name keeps its copy of the accounts in."""
+        return self.data_dir / "api" / self.api_name
 
     @cached_property
     def clickhouse_dir(self) -> Path:

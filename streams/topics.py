@@ -11,10 +11,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
 from aiokafka.partitioner import murmur2
 
+from streams.errors import OperatorError
 from streams.settings import Settings
 
 
-class TopicError(Exception):
+class TopicError(OperatorError):
     """A topic that is there is not as Meterline needs it; the message names the remedy."""
 
 

@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from schemas.events import UsageEvent
+from streams.errors import OperatorError
 from streams.producer import usage_event
 
 BUNDLED_TRACE = Path(__file__).parent / "data" / "azure_llm_code_2023.csv"
@@ -30,7 +32,7 @@ COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 PLAN_CYCLE = ("free", "free", "free", "hobby", "hobby", "build", "free", "hobby", "scale", "enterprise")
 
 
-class TraceError(Exception):
+class TraceError(OperatorError):
     """The file is not a trace; the message names the line and what is wrong with it."""
 
 
@@ -107,7 +109,7 @@ def events_of(trace: Trace, projects: list[str], now: datetime, rounds: int = 1)
             )
 
 
-def _operation(row: TraceRow) -> tuple[str, dict[str, object]]:
+def _operation(row: TraceRow) -> tuple[str, dict[str, Any]]:
     written = row.generated_tokens
     if written < 20:
         return "chat.message", {}

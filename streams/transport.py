@@ -1,7 +1,7 @@
 """Faust's Kafka transport with a fetch wait that suits decisions.
 
-Faust hard-codes `fetch_max_wait_ms=1500`: a broker that has nothing may sit on a fetch that long, and records of another
-partition wait behind it.
+Faust hard-codes `fetch_max_wait_ms=1500`: a broker that has nothing may sit on a fetch that long, and records of
+another partition wait behind it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
+from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
 from typing import Any
@@ -36,8 +37,20 @@ _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
 _QUANTITY_FIELDS = ("data.quantity", "data.target_languages", "data.attempts", "data.networks")
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Whose key an event came with; each field is "" where it came without one. What contradicts it is refused."""
+
+    project: str = ""
+    key_id: str = ""
+    environment: str = ""
+
+
+ANYONE = Origin()
+
+
 def accept_record(
-    value: bytes | None, now_ms: int, operations: Container[str], *, key_id: str = "", environment: str = ""
+    value: bytes | None, now_ms: int, operations: Container[str], origin: Origin = ANYONE
 ) -> tuple[list[Usage], list[tuple[int, bytes, Rejection]]]:
     """Read one record: a CloudEvent, or an array of them. Returns what is good, and what is not with its index.
 
@@ -52,7 +65,7 @@ def accept_record(
         try:
             # The fast way: the whole array at once. It does not say which event is at fault, the slow way does.
             for event in _decode_events(value):
-                accepted.append(to_usage(event, now_ms, operations, key_id, environment))
+                accepted.append(to_usage(event, now_ms, operations, origin))
             return accepted, rejected
         except (msgspec.DecodeError, UnicodeDecodeError, Rejection):
             accepted.clear()
@@ -64,33 +77,30 @@ def accept_record(
         texts = [value]
     for index, text in enumerate(texts):
         try:
-            accepted.append(accept_event(text, now_ms, operations, key_id=key_id, environment=environment))
+            accepted.append(accept_event(text, now_ms, operations, origin))
         except Rejection as rejection:
             rejected.append((index, text, rejection))
     return accepted, rejected
 
 
-def accept_event(
-    text: bytes, now_ms: int, operations: Container[str], *, key_id: str = "", environment: str = ""
-) -> Usage:
+def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """Read one CloudEvent. Raises Rejection."""
     try:
         event = _decode_event(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _rejection(error) from None
-    return to_usage(event, now_ms, operations, key_id, environment)
+        raise decoding_rejection(error) from None
+    return to_usage(event, now_ms, operations, origin)
 
 
-def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], key_id: str, environment: str) -> Usage:
-    """What is left of an event that is well-formed. Raises Rejection where its meaning is wrong.
-
-    `environment` is that of the key it came with, or "" where it came without one.
-    """
+def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
+    """What is left of an event that is well-formed. Raises Rejection where its meaning is wrong."""
     data = event.data
+    if origin.project and event.subject != origin.project:
+        raise Rejection("wrong_project", "This key belongs to another project", "subject")
     occurred_at_ms = _occurred_at(event.time, now_ms)
     operation, quantity, surcharge = meter(data, operations)
-    if environment and data.environment and data.environment != environment:
-        raise Rejection("invalid_event", f"This key is for the {environment} environment", "data.environment")
+    if origin.environment and data.environment and data.environment != origin.environment:
+        raise Rejection("invalid_event", f"This key is for the {origin.environment} environment", "data.environment")
     return Usage(
         event.subject,
         dedup_hash(event.subject, event.source, event.id),
@@ -99,10 +109,10 @@ def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], key_id:
         operation,
         quantity,
         surcharge,
-        data.environment or environment or "production",
+        data.environment or origin.environment or "production",
         occurred_at_ms,
         data.job_id,
-        key_id,
+        origin.key_id,
         _encode_json(data.metadata).decode() if data.metadata else "",
     )
 
@@ -158,8 +168,8 @@ def _occurred_at(time: str, now_ms: int) -> int:
     return occurred_at_ms
 
 
-def _rejection(error: Exception) -> Rejection:
-    """The code of a decoding error, told by where it is."""
+def decoding_rejection(error: Exception) -> Rejection:
+    """The Rejection of an error that msgspec raised while decoding; its code is told by where it is."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return Rejection("malformed_json", text)

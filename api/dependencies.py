@@ -1,0 +1,98 @@
+"""What routes ask for: the services, who is calling, and which project is meant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Query, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from api.keys import ADMIN_PREFIX, Caller, caller_of, is_admin_key, project_of_key
+from api.services import Services
+from schemas.events import PROJECT_ID_PATTERN
+from schemas.ledger import Account
+from schemas.problems import Rejection
+from streams.core.acceptance import Origin
+
+_bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
+
+
+def services_of(request: Request) -> Services:
+    """The running services of this process."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]
+
+
+def authenticated(
+    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """Who is calling. Raises Rejection `unauthenticated` or `key_revoked`."""
+    if credentials is None:
+        raise Rejection("unauthenticated", "There is no bearer token")
+    key = credentials.credentials
+    if key.startswith(ADMIN_PREFIX):
+        if not is_admin_key(key, services.settings.admin_key_hashes):
+            raise Rejection("unauthenticated", "The key is not known")
+        return Caller(None, "admin", "production", ("*",))
+    project = project_of_key(key)
+    account = services.accounts.get(project) if project else None
+    if account is None:
+        raise Rejection("unauthenticated", "The key is not known")
+    return caller_of(account, key)
+
+
+CallerDep = Annotated[Caller, Depends(authenticated)]
+
+
+def admin(caller: CallerDep) -> Caller:
+    """The operator, or Rejection `missing_scope`."""
+    if caller.project is not None:
+        raise Rejection("missing_scope", "This call is for admin keys")
+    return caller
+
+
+AdminDep = Annotated[Caller, Depends(admin)]
+
+ProjectQuery = Annotated[
+    str | None,
+    Query(pattern=PROJECT_ID_PATTERN, description="The project; needed with an admin key, otherwise the key's own"),
+]
+
+
+def project_for(caller: Caller, named: str | None) -> str:
+    """The project a call is about. Raises Rejection where the caller may not name it, or has to."""
+    if caller.project is None:
+        if named is None:
+            raise Rejection("invalid_request", "An admin key needs `project`", "project")
+        return named
+    if named is not None and named != caller.project:
+        raise Rejection("wrong_project", "This key belongs to another project", "project")
+    return caller.project
+
+
+def origin_of(caller: Caller) -> Origin:
+    """What an event that this caller sends may say. An admin key may speak for any project and environment."""
+    if caller.project is None:
+        return Origin(key_id=caller.key_id)
+    return Origin(caller.project, caller.key_id, caller.environment)
+
+
+def account_for(services: Services, project: str) -> Account:
+    """The project's account, or Rejection `unknown_project`."""
+    account = services.accounts.get(project)
+    if account is None:
+        raise Rejection("unknown_project", f"There is no project {project!r}", "project")
+    return account
+
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        max_length=255,
+        description="The same key with the same content gives the same answer, and has its effect once",
+    ),
+]

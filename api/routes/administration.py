@@ -1,0 +1,122 @@
+"""The operator's calls: projects, keys, top-ups. Each answers once its effect can be read back."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for
+from api.keys import DEFAULT_SCOPES, new_project_key
+from api.routes.reading import project_info
+from api.services import Services
+from schemas.answers import CreatedKey, NewKey, NewProject, NewTopUp, ProjectInfo, TopUpResult
+from schemas.commands import AnyCommand, CreateKey, CreateProject, RevokeKey, TopUp
+from schemas.events import PROJECT_ID_PATTERN
+from schemas.ledger import Reply
+from schemas.prices import MICROCREDITS_PER_CREDIT
+from schemas.problems import Problem, Rejection
+from streams.core.ledger import format_credits
+
+router = APIRouter(
+    prefix="/v1/admin",
+    tags=["administration"],
+    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+)
+
+ProjectPath = Annotated[str, Path(pattern=PROJECT_ID_PATTERN)]
+
+
+@router.post("/projects", status_code=201, response_model=ProjectInfo)
+async def create_project(
+    services: ServicesDep, caller: AdminDep, asked: NewProject, idempotency_key: IdempotencyKey = ""
+) -> ProjectInfo:
+    """Open a project; its first allowance is granted at once."""
+    await _decide(
+        services,
+        CreateProject(
+            project=asked.project,
+            name=asked.name,
+            plan=asked.plan,
+            contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+            **services.commands.addressing(idempotency_key),
+        ),
+    )
+    return project_info(account_for(services, asked.project))
+
+
+@router.get("/projects/{project}", response_model=ProjectInfo)
+async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectInfo:
+    """A project as it is."""
+    return project_info(account_for(services, project))
+
+
+@router.post("/projects/{project}/keys", status_code=201, response_model=CreatedKey)
+async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey) -> CreatedKey:
+    """Make a key. It is shown in this answer alone."""
+    scopes = asked.scopes or DEFAULT_SCOPES[asked.environment]
+    if asked.environment == "preview" and any(not scope.startswith("content:") for scope in scopes):
+        raise Rejection("invalid_request", "A preview key has content scopes only", "scopes")
+    key, key_hash = new_project_key(project, asked.environment)
+    key_id = f"key_{secrets.token_hex(6)}"
+    await _decide(
+        services,
+        CreateKey(
+            project=project,
+            key_id=key_id,
+            key_hash=key_hash,
+            environment=asked.environment,
+            scopes=scopes,
+            **services.commands.addressing(),
+        ),
+    )
+    return CreatedKey(key_id=key_id, key=key, environment=asked.environment, scopes=scopes)
+
+
+@router.delete("/projects/{project}/keys/{key_id}", status_code=204)
+async def revoke_key(
+    services: ServicesDep, caller: AdminDep, project: ProjectPath, key_id: Annotated[str, Path(max_length=64)]
+) -> Response:
+    """End a key at once."""
+    await _decide(services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing()))
+    return Response(status_code=204)
+
+
+@router.post("/projects/{project}/top-ups", status_code=201, response_model=TopUpResult)
+async def top_up(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewTopUp,
+    idempotency_key: IdempotencyKey = "",
+) -> TopUpResult:
+    """Grant a bundle. Send an Idempotency-Key: without one, a repeat is another bundle."""
+    reply, offset = await _decide(
+        services,
+        TopUp(
+            project=project,
+            environment=asked.environment,
+            bundle_usd=asked.bundle_usd,
+            reference=asked.reference,
+            **services.commands.addressing(idempotency_key),
+        ),
+    )
+    return TopUpResult(
+        project=project,
+        environment=asked.environment,
+        granted=format_credits(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+    )
+
+
+async def _decide(services: Services, command: AnyCommand) -> tuple[Reply, int]:
+    """The reply, once this process can read its effect back. Raises the refusal."""
+    reply, offset = await services.commands.decide(command)
+    if reply.code:
+        raise Rejection(reply.code, reply.detail)
+    await services.accounts.wait_for(command.project, offset, services.settings.reply_timeout_seconds)
+    return reply, offset

@@ -1,0 +1,74 @@
+"""May this project do this now?"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.dependencies import CallerDep, IdempotencyKey, ServicesDep, origin_of, project_for
+from api.errors import problem_response, request_id_of
+from schemas.answers import Admission, AdmissionRequest, request_schema
+from schemas.commands import Admit
+from schemas.events import UsageData, UsageEvent
+from schemas.prices import FIRST_PRICE_BOOK
+from schemas.problems import CODES, Problem
+from streams.core.acceptance import decoding_rejection, to_usage
+from streams.core.ledger import format_credits
+
+router = APIRouter(prefix="/v1", tags=["admission"])
+
+_decode = msgspec.json.Decoder(AdmissionRequest).decode
+_DATA_FIELDS = UsageData.__struct_fields__
+
+
+@router.post(
+    "/admissions",
+    response_model=Admission,
+    responses={code: {"model": Problem} for code in (400, 401, 402, 403, 404, 409, 413, 422, 503)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": request_schema(AdmissionRequest)}},
+        }
+    },
+)
+async def admit(
+    request: Request, services: ServicesDep, caller: CallerDep, idempotency_key: IdempotencyKey = ""
+) -> Response:
+    """Decide one request and charge it: 200, or 402 `out_of_credits` or `plan_required` and nothing is charged."""
+    caller.require("content:write")
+    body = await request.body()
+    try:
+        asked = _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise decoding_rejection(error) from None
+    project = project_for(caller, asked.project)
+    addressing = services.commands.addressing(idempotency_key)
+    event = UsageEvent(
+        "1.0",
+        asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"]),
+        asked.source or "/admissions",
+        "",
+        project,
+        UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
+    )
+    usage = to_usage(event, time.time_ns() // 1_000_000, FIRST_PRICE_BOOK.rates, origin_of(caller))
+    reply, offset = await services.commands.decide(Admit(project=project, usage=usage, **addressing))
+    if reply.code:
+        extra = {}
+        if CODES[reply.code].status == 402:
+            extra = {"project": project, "available": format_credits(reply.available), "entry_id": reply.entry_id}
+        return problem_response(request_id_of(request), reply.code, reply.detail, extra=extra)
+    admission = Admission(
+        project=project,
+        operation=usage.operation,
+        credits=format_credits(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+        already_decided=bool(reply.detail),
+    )
+    return Response(admission.model_dump_json(), media_type="application/json")

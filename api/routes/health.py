@@ -1,0 +1,26 @@
+"""Is it alive, and can it serve? Open to everyone, and tells nothing else."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from api.dependencies import ServicesDep
+from schemas.answers import Health
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", response_model=Health)
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
+async def readyz(services: ServicesDep, response: Response) -> Health:
+    """Every part has caught up; 503 names those that have not."""
+    parts = services.parts_ready()
+    waiting = [name for name, ready in parts.items() if not ready]
+    if waiting:
+        response.status_code = 503
+    return Health(status=f"waiting for {', '.join(waiting)}" if waiting else "ok", parts=parts)

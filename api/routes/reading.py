@@ -1,0 +1,242 @@
+"""Looking things up: balances, the ledger, usage, prices, the project itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Header, Query
+from starlette.responses import Response, StreamingResponse
+
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for
+from schemas.answers import (
+    AllowanceBalance,
+    Balance,
+    EnvironmentName,
+    KeyInfo,
+    LedgerEntry,
+    LedgerPage,
+    Price,
+    PriceList,
+    ProjectInfo,
+    TopUpBalance,
+    UsageReport,
+    UsageRow,
+)
+from schemas.ledger import Account
+from schemas.prices import FIRST_PRICE_BOOK
+from schemas.problems import Problem, Rejection
+from streams.core.ledger import Booking, available, format_credits, settle
+from streams.core.plans import PLANS
+from streams.reports import LedgerQuestion, UsageQuestion, ledger_page, usage_csv, usage_rows
+
+_ERRORS: dict[int | str, dict[str, object]] = {code: {"model": Problem} for code in (401, 403, 404, 422, 503)}
+
+router = APIRouter(prefix="/v1", tags=["reading"], responses=_ERRORS)
+
+_UNTIL_NOW = "RFC 3339 with a zone; exclusive"
+
+
+@router.get("/balance", response_model=Balance)
+async def balance(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    environment: EnvironmentName | None = None,
+    min_offset: Annotated[
+        int | None, Query(ge=0, description="Wait until the answer holds this intake offset (read your writes)")
+    ] = None,
+) -> Balance:
+    """The budget as it is now, and how fresh that is."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account_for(services, name)
+    if min_offset is not None:
+        timeout_seconds = services.settings.reply_timeout_seconds
+        if not await services.accounts.wait_for(name, min_offset, timeout_seconds):
+            raise Rejection("not_ready", f"Offset {min_offset} was not reached within {timeout_seconds:g} seconds")
+    lag_ms = services.accounts.lag_ms(name)
+    account = account_for(services, name)
+    now_ms = time.time_ns() // 1_000_000
+    # Renewals are booked when an account is next touched; until then they are due, and an answer counts them in.
+    settle(Booking(account, 0, 0, 0, now_ms, []))
+    return balance_of(account, environment or caller.environment, now_ms, lag_ms)
+
+
+@router.get("/ledger", response_model=LedgerPage)
+async def ledger(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    environment: EnvironmentName | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> LedgerPage:
+    """Every entry, newest first."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account_for(services, name)
+    question = LedgerQuestion(name, limit, cursor, environment)
+    rows, next_cursor = await asyncio.to_thread(ledger_page, services.clickhouse, question)
+    return LedgerPage(
+        entries=[
+            LedgerEntry.model_validate(
+                row
+                | {
+                    "amount": format_credits(row["amount"]),
+                    "balance": format_credits(row["balance"]),
+                    "metadata": msgspec.json.decode(row["metadata"]) if row["metadata"] else {},
+                    "occurred_at": _utc(row["occurred_at"]),
+                    "booked_at": _utc(row["booked_at"]),
+                }
+            )
+            for row in rows
+        ],
+        next_cursor=next_cursor,
+    )
+
+
+@router.get(
+    "/usage",
+    response_model=UsageReport,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
+async def usage(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    group_by: Annotated[
+        str,
+        Query(
+            max_length=400,
+            description="Comma-separated: operation, customer_id, environment, hour, day, month, metadata.<key>",
+        ),
+    ] = "operation",
+    since: Annotated[datetime | None, Query(alias="from", description="RFC 3339 with a zone; 30 days ago")] = None,
+    until: Annotated[datetime | None, Query(alias="to", description=_UNTIL_NOW)] = None,
+    format: Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")] = None,
+    accept: Annotated[str, Header()] = "",
+) -> Response | UsageReport:
+    """What was charged, by group, as JSON or CSV. Times are those of booking, so a past period never changes."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account_for(services, name)
+    end = _aware(until, "to") or datetime.now(UTC) + timedelta(seconds=1)
+    question = UsageQuestion(
+        name,
+        [group for group in group_by.split(",") if group],
+        _aware(since, "from") or end - timedelta(days=30),
+        end,
+    )
+    if format == "csv" or (format is None and "text/csv" in accept):
+        question.sql()  # refuse before the answer's head is sent
+        chunks = await asyncio.to_thread(usage_csv, services.clickhouse, question)
+        return StreamingResponse(
+            chunks, media_type="text/csv", headers={"content-disposition": f'attachment; filename="usage-{name}.csv"'}
+        )
+    rows = await asyncio.to_thread(usage_rows, services.clickhouse, question)
+    return UsageReport(
+        project=name,
+        group_by=question.group_by,
+        since=question.since,
+        until=question.until,
+        rows=[
+            UsageRow(group=group, uses=uses, quantity=quantity, credits=format_credits(microcredits))
+            for group, uses, quantity, microcredits in rows
+        ],
+    )
+
+
+@router.get("/projects/me", response_model=ProjectInfo)
+async def me(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> ProjectInfo:
+    """The project this key belongs to."""
+    caller.require("content:read")
+    return project_info(account_for(services, project_for(caller, project)))
+
+
+@router.get("/prices", response_model=PriceList)
+async def prices() -> PriceList:
+    """The price of every operation. Open to everyone."""
+    book = FIRST_PRICE_BOOK
+    return PriceList(
+        version=book.version,
+        prices=[
+            Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))  # type: ignore[arg-type]
+            for operation, rate in book.rates.items()
+        ],
+    )
+
+
+def balance_of(account: Account, environment: EnvironmentName, now_ms: int, lag_ms: int) -> Balance:
+    """An account's budget in one environment, as it is shown."""
+    grants = [grant for grant in account.grants if grant.environment == environment]
+    allowances = [grant for grant in grants if grant.kind == "allowance"]
+    return Balance(
+        project=account.project,
+        plan=account.plan,
+        environment=environment,
+        available=format_credits(available(account, environment)),
+        held="0",
+        allowance=AllowanceBalance(
+            granted=format_credits(allowances[0].granted),
+            remaining=format_credits(allowances[0].remaining),
+            renews_at=_at(account.renews_at_ms),
+        )
+        if allowances
+        else None,
+        top_ups=[
+            TopUpBalance(
+                grant_id=grant.id,
+                granted=format_credits(grant.granted),
+                remaining=format_credits(grant.remaining),
+                granted_at=_at(grant.granted_at_ms),
+            )
+            for grant in grants
+            if grant.kind == "top_up"
+        ],
+        as_of=_at(now_ms - max(lag_ms, 0)),
+        lag_ms=lag_ms,
+        offset=account.last_offset,
+    )
+
+
+def project_info(account: Account) -> ProjectInfo:
+    """An account as its project is shown; no hash leaves the process."""
+    plan = PLANS[account.plan]
+    return ProjectInfo(
+        project=account.project,
+        name=account.name,
+        plan=account.plan,  # type: ignore[arg-type]
+        requests_per_minute=plan.requests_per_minute,
+        burst=plan.burst,
+        signed_up_at=_at(account.signed_up_at_ms),
+        renews_at=_at(account.renews_at_ms),
+        badge_required=plan.rank == 0,
+        keys=[
+            KeyInfo(
+                key_id=key.id,
+                environment=key.environment,  # type: ignore[arg-type]
+                scopes=key.scopes,
+                created_at=_at(key.created_at_ms),
+                revoked_at=_at(key.revoked_at_ms) if key.revoked_at_ms else None,
+            )
+            for key in account.keys
+        ],
+    )
+
+
+def _at(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+def _utc(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _aware(at: datetime | None, field: str) -> datetime | None:
+    if at is not None and at.tzinfo is None:
+        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
+    return at

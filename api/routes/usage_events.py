@@ -1,0 +1,90 @@
+"""Sending usage by HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.dependencies import CallerDep, ServicesDep, origin_of
+from api.errors import problem_response, request_id_of
+from api.services import Services
+from schemas.answers import EventsAccepted, request_schema
+from schemas.events import Usage, UsageEvent
+from schemas.prices import FIRST_PRICE_BOOK
+from schemas.problems import EventError, Problem, Rejection
+from streams.agents import envelopes
+from streams.codecs import encode_json
+from streams.core.acceptance import accept_record, event_id_of
+from streams.topics import partition_of
+
+router = APIRouter(prefix="/v1", tags=["usage"])
+
+_SINGLE = "application/cloudevents+json"
+_BATCH = "application/cloudevents-batch+json"
+_MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
+
+
+@router.post(
+    "/events",
+    status_code=202,
+    response_model=EventsAccepted,
+    responses={code: {"model": Problem} for code in (400, 401, 403, 413, 415, 422, 503)},
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                _SINGLE: {"schema": request_schema(UsageEvent)},
+                _BATCH: {"schema": request_schema(list[UsageEvent])},
+            },
+        }
+    },
+)
+async def send_events(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
+    """Take usage events, one or a batch. 202 once they are on the log; those that were refused are named.
+
+    An event's (source, id) bills once, however often it is sent: repeat the whole request after any failure.
+    """
+    caller.require("content:write")
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in _MEDIA_TYPES:
+        raise Rejection("unsupported_media_type", f"{media_type or 'No content type'} is not taken here")
+    body = await request.body()
+    accepted, rejected = accept_record(
+        body,
+        time.time_ns() // 1_000_000,
+        FIRST_PRICE_BOOK.rates,
+        origin_of(caller),
+    )
+    count = len(accepted) + len(rejected)
+    if count > services.settings.events_per_request_max:
+        raise Rejection(
+            "too_many_events", f"{count} events; at most {services.settings.events_per_request_max} are taken at once"
+        )
+    if not accepted and len(rejected) == 1 and rejected[0][2].code == "malformed_json":
+        raise rejected[0][2]
+    errors = [
+        EventError(index=index, id=event_id_of(text), code=each.code, detail=each.detail, field=each.field)
+        for index, text, each in rejected
+    ]
+    await _publish(services, accepted)
+    if errors and not accepted:
+        first = errors[0]
+        return problem_response(request_id_of(request), first.code, first.detail, field=first.field, errors=errors)
+    answer = EventsAccepted(accepted=len(accepted), rejected=len(errors), errors=errors)
+    return Response(encode_json(answer.model_dump(exclude_none=True)), 202, media_type="application/json")
+
+
+async def _publish(services: Services, usages: list[Usage]) -> None:
+    by_partition: dict[int, list[Usage]] = defaultdict(list)
+    for usage in usages:
+        by_partition[partition_of(usage.project, services.settings.partitions)].append(usage)
+    await asyncio.gather(
+        *(
+            services.publisher.send_all(services.topics.intake, partition, envelopes(each))
+            for partition, each in by_partition.items()
+        )
+    )

@@ -1,0 +1,87 @@
+"""What the API process runs and holds: commands, the accounts view, ClickHouse, and, when embedded, the historians."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from streams.clickhouse import ClickHouse
+from streams.migrations import migrate
+
+from streams.accounts_view import AccountsView
+from streams.commands import CommandClient
+from streams.historian import Historian, dead_letter_sink, journal_sink
+from streams.publisher import Publisher
+from streams.settings import Settings
+from streams.topics import Topics, create_topics, topics_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Services:
+    """The running parts. `historians` is empty where history is another process's work."""
+
+    settings: Settings
+    topics: Topics
+    publisher: Publisher
+    commands: CommandClient
+    accounts: AccountsView
+    clickhouse: ClickHouse
+    historians: list[Historian] = field(default_factory=list)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def parts_ready(self) -> dict[str, bool]:
+        """Each part, and whether it can serve."""
+        parts = {"accounts": self.accounts.is_ready}
+        if self.historians:
+            parts["history"] = all(each.ready.is_set() for each in self.historians) and not any(
+                task.done() for task in self._tasks
+            )
+        return parts
+
+
+@asynccontextmanager
+async def running_services(settings: Settings) -> AsyncIterator[Services]:
+    """Start every part, in the order they need each other; stop them in reverse."""
+    await create_topics(settings)
+    clickhouse = await asyncio.to_thread(ClickHouse, settings)
+    try:
+        await asyncio.to_thread(migrate, clickhouse)
+        publisher = Publisher(settings)
+        services = Services(
+            settings,
+            topics_of(settings),
+            publisher,
+            CommandClient(settings, publisher),
+            AccountsView(settings, settings.api_dir),
+            clickhouse,
+        )
+        await publisher.start()
+        try:
+            await services.commands.start()
+            await services.accounts.start()
+            if settings.clickhouse_url is None:
+                services.historians = historians_of(settings, clickhouse)
+                services._tasks = [asyncio.create_task(each.run()) for each in services.historians]
+            yield services
+        finally:
+            for task in services._tasks:
+                task.cancel()
+            await asyncio.gather(*services._tasks, return_exceptions=True)
+            await services.accounts.stop()
+            await services.commands.stop()
+            await publisher.stop()
+    finally:
+        await asyncio.to_thread(clickhouse.close)
+
+
+def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:
+    """One historian a topic."""
+    return [
+        Historian(settings, clickhouse, journal_sink(settings)),
+        Historian(settings, clickhouse, dead_letter_sink(settings)),
+    ]

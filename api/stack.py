@@ -1,0 +1,219 @@
+"""All of Meterline on one machine: broker, worker, API, each a process under this one's supervision."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from api.keys import hash_key, new_admin_key
+from streams import lifeline
+from streams.broker import EmbeddedBroker
+from streams.errors import OperatorError
+from streams.settings import Settings
+from streams.topics import create_topics
+
+READY_SECONDS_MAX = 120.0
+_STABLE_SECONDS = 30.0
+_RESTART_SECONDS_MAX = 10.0
+
+
+class StackError(OperatorError):
+    """The stack can't start or go on; the message names the part, its log and the remedy."""
+
+
+@dataclass(slots=True)
+class _Member:
+    name: str
+    argv: list[str]
+    env: dict[str, str]
+    log_path: Path
+    child: lifeline.Child | None = None
+    started_at: float = 0.0
+    failures: int = 0
+    restart_at: float = 0.0
+
+
+class Stack:
+    """Start it, ask its `url` with its `admin_key`, call `supervise` now and then, stop it.
+
+    A worker or API that ends is started again, with a pause that doubles while it keeps failing. The broker is the
+    embedded one unless the settings name a cluster; ClickHouse likewise.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        workers: int = 1,
+        progress: bool = False,
+        tell: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        self.settings = settings.model_copy()
+        self.logs_dir = settings.data_dir / "logs"
+        self._workers = workers
+        self._progress = progress
+        self._tell = tell
+        self._broker: EmbeddedBroker | None = None
+        self._members: list[_Member] = []
+        self.admin_key = ""
+        self.restarts = 0
+
+    @property
+    def url(self) -> str:
+        """The API's base URL."""
+        return f"http://{_url_host(self.settings.api_host)}:{self.settings.api_port}"
+
+    @property
+    def clickhouse_url(self) -> str:
+        """Where history can be queried over ClickHouse's HTTP protocol."""
+        return self.settings.clickhouse_url or f"http://127.0.0.1:{self.settings.clickhouse_front_port}"
+
+    def start(self) -> None:
+        """Start every part; returns once requests are decided. Raises StackError or BrokerError."""
+        settings = self.settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.api_port = _port(settings.api_host, settings.api_port, "METERLINE_API_PORT")
+        if settings.clickhouse_url is None:
+            settings.clickhouse_front_port = _port(
+                "127.0.0.1", settings.clickhouse_front_port, "METERLINE_CLICKHOUSE_FRONT_PORT"
+            )
+        self.admin_key = _admin_key(settings.data_dir / "admin-key")
+        settings.admin_key_hashes = [*settings.admin_key_hashes, hash_key(self.admin_key).hex()]
+        if settings.kafka_url is None:
+            self._tell("starting Kafka")
+            self._broker = EmbeddedBroker(
+                settings.data_dir,
+                settings.cache_dir,
+                heap_mb=settings.kafka_heap_mb,
+                partitions=settings.partitions,
+                progress=self._progress,
+            )
+            self._broker.start()
+            settings.kafka_url = self._broker.url
+        asyncio.run(create_topics(settings))
+        self._tell("starting the worker and the API")
+        self._members = [self._member("api", ["api"], {})] + [
+            self._member(f"worker-{number}", ["worker"], {"METERLINE_WORKER_NAME": f"worker-{number}"})
+            for number in range(1, self._workers + 1)
+        ]
+        for member in self._members:
+            self._start(member)
+        self._wait_until_ready()
+
+    def supervise(self) -> None:
+        """Start again what has ended. Raises StackError where the broker has."""
+        if self._broker is not None and self._broker.poll() is not None:
+            raise StackError(f"Kafka ended by itself; see {self._broker.log_path}")
+        now = time.monotonic()
+        for member in self._members:
+            if member.child is not None and (code := member.child.poll()) is not None:
+                member.child.stop()
+                member.child = None
+                member.failures = 1 if now - member.started_at > _STABLE_SECONDS else member.failures + 1
+                pause = min(_RESTART_SECONDS_MAX, 0.25 * 2 ** (member.failures - 1))
+                member.restart_at = now + pause
+                self._tell(f"{member.name} ended with {code}; starting it again (its log: {member.log_path})")
+            elif member.child is None and now >= member.restart_at:
+                self.restarts += 1
+                self._start(member)
+
+    def pids(self) -> dict[str, int]:
+        """The process id of each running member."""
+        return {member.name: member.child.pid for member in self._members if member.child is not None}
+
+    def stop(self) -> None:
+        """Stop every part, the broker last. Safe to call at any time, more than once."""
+        for member in reversed(self._members):
+            if member.child is not None:
+                member.child.process.terminate()
+        for member in reversed(self._members):
+            if member.child is not None:
+                member.child.stop()
+                member.child = None
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _member(self, name: str, command: list[str], env: dict[str, str]) -> _Member:
+        argv = [sys.executable, "-m", "api.cli", *command]
+        return _Member(name, argv, self.settings.as_environment() | env, self.logs_dir / f"{name}.log")
+
+    def _start(self, member: _Member) -> None:
+        member.started_at = time.monotonic()
+        member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
+
+    def _wait_until_ready(self) -> None:
+        """Ask for a decision until there is one: that takes broker, worker and API together."""
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
+            while time.monotonic() < deadline:
+                self.supervise()
+                failing = next((member for member in self._members if member.failures >= 5), None)
+                if failing is not None:
+                    raise StackError(f"{failing.name} does not start:\n{_tail(failing.log_path)}\n{failing.log_path}")
+                with suppress(httpx.TransportError):
+                    probe = client.delete(f"{self.url}/v1/admin/projects/meterline-probe/keys/none")
+                    ready = client.get(f"{self.url}/readyz")
+                    if probe.status_code == 404 and ready.status_code == 200:
+                        return
+                time.sleep(0.05)
+        raise StackError(f"No decision within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+
+
+def _admin_key(path: Path) -> str:
+    """The admin key of this data directory, made at its first use and readable by its owner alone."""
+    if path.exists():
+        return path.read_text().strip()
+    key, _ = new_admin_key()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key)
+    return key
+
+
+def _port(host: str, port: int, setting: str) -> int:
+    if port == 0:
+        return lifeline.free_port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StackError(
+                f"Port {port} can't be used ({error.strerror}): set {setting} to another one, or to 0 for any"
+            ) from None
+    return port
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])

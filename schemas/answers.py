@@ -1,0 +1,244 @@
+"""What the HTTP service answers and takes. Credits are decimal strings, exact; times are RFC 3339, UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+from pydantic import BaseModel, Field
+
+from schemas.events import PROJECT_ID_PATTERN, Name, ProjectId, UsageData
+from schemas.problems import EventError
+
+Credits = Annotated[str, Field(description="Credits as a decimal string", examples=["32", "0.02"])]
+EnvironmentName = Literal["production", "preview"]
+PlanName = Literal["free", "hobby", "build", "scale", "enterprise"]
+
+
+class AdmissionRequest(UsageData, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """May this project do this now? The fields of a usage event's `data`, and what names the event.
+
+    (source, id) are those of the usage event that will follow, if one will: it is then not billed again. `project` is
+    for admin keys; a project's own key says it already.
+    """
+
+    project: ProjectId | None = None
+    source: Name | None = None
+    id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+
+
+class Admission(BaseModel):
+    """An admitted request. `offset` may be given to GET /v1/balance as `min_offset`."""
+
+    allowed: Literal[True] = True
+    project: str
+    operation: str
+    credits: Credits
+    available: Credits
+    entry_id: str
+    offset: int
+    already_decided: bool = Field(description="The event was decided before; nothing was charged now")
+
+
+class EventsAccepted(BaseModel):
+    """How many events were taken. `errors` names those that were not, and why."""
+
+    accepted: int
+    rejected: int
+    errors: list[EventError] = []
+
+
+class AllowanceBalance(BaseModel):
+    """This month's allowance."""
+
+    granted: Credits
+    remaining: Credits
+    renews_at: datetime
+
+
+class TopUpBalance(BaseModel):
+    """What is left of one bundle."""
+
+    grant_id: str
+    granted: Credits
+    remaining: Credits
+    granted_at: datetime
+
+
+class Balance(BaseModel):
+    """One environment's budget. `lag_ms` bounds how old it may be; `offset` is the last intake record it holds."""
+
+    project: str
+    plan: str
+    environment: EnvironmentName
+    available: Credits
+    held: Credits
+    allowance: AllowanceBalance | None
+    top_ups: list[TopUpBalance]
+    as_of: datetime
+    lag_ms: int
+    offset: int
+
+
+class LedgerEntry(BaseModel):
+    """One movement of credits on one grant; immutable."""
+
+    entry_id: str
+    kind: str
+    environment: str
+    operation: str
+    quantity: int
+    amount: Credits = Field(description="Signed: a charge is negative")
+    balance: Credits = Field(description="What the budget held after it")
+    grant_id: str
+    reason: str
+    price_version: str
+    source: str
+    event_id: str
+    job_id: str
+    customer_id: str
+    occurred_at: datetime
+    booked_at: datetime
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class LedgerPage(BaseModel):
+    """Entries, newest first. `next_cursor` goes on; None at the end."""
+
+    entries: list[LedgerEntry]
+    next_cursor: str | None
+
+
+class UsageRow(BaseModel):
+    """Usage of one group."""
+
+    group: dict[str, str]
+    uses: int = Field(description="Charged uses")
+    quantity: int
+    credits: Credits
+
+
+class UsageReport(BaseModel):
+    """Charged usage by group, booked in [from, to)."""
+
+    project: str
+    group_by: list[str]
+    since: datetime
+    until: datetime
+    rows: list[UsageRow]
+
+
+class KeyInfo(BaseModel):
+    """An API key without its secret."""
+
+    key_id: str
+    environment: EnvironmentName
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class ProjectInfo(BaseModel):
+    """A project as its keys see it."""
+
+    project: str
+    name: str
+    plan: PlanName
+    requests_per_minute: int
+    burst: int
+    signed_up_at: datetime
+    renews_at: datetime
+    badge_required: bool = Field(description='Free projects carry the "Built with" badge')
+    keys: list[KeyInfo]
+
+
+class NewProject(BaseModel, extra="forbid"):
+    """A project to open."""
+
+    project: str = Field(pattern=PROJECT_ID_PATTERN, examples=["prj_acme"])
+    name: str = Field("", max_length=200)
+    plan: PlanName = "free"
+    contract_credits: int = Field(
+        0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
+    )
+
+
+class NewKey(BaseModel, extra="forbid"):
+    """A key to make. Preview keys have `content:*` only and draw on the preview budget."""
+
+    environment: EnvironmentName = "production"
+    scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z_]+:(\*|[a-z_]+))$")]] | None = Field(None, max_length=20)
+
+
+class CreatedKey(BaseModel):
+    """A new key. `key` is shown this once and stored nowhere."""
+
+    key_id: str
+    key: str
+    environment: EnvironmentName
+    scopes: list[str]
+
+
+class NewTopUp(BaseModel, extra="forbid"):
+    """A bundle that was bought: $20 gives 4,000 credits, $100 20,000, $500 100,000."""
+
+    bundle_usd: Literal[20, 100, 500]
+    environment: EnvironmentName = "production"
+    reference: str = Field("", max_length=200, description="The payment's own reference, kept with the entry")
+
+
+class TopUpResult(BaseModel):
+    """A granted bundle."""
+
+    project: str
+    environment: EnvironmentName
+    granted: Credits
+    available: Credits
+    entry_id: str
+    offset: int
+
+
+class Price(BaseModel):
+    """What one unit of an operation costs."""
+
+    operation: str
+    credits: Credits
+    plan_required: PlanName | None
+
+
+class PriceList(BaseModel):
+    """The price book in force."""
+
+    version: str
+    prices: list[Price]
+
+
+class Health(BaseModel):
+    """`status` is `ok`, or what is being waited for."""
+
+    status: str
+    parts: dict[str, bool] = {}
+
+
+def request_schema(kind: type[msgspec.Struct] | object) -> dict[str, object]:
+    """The JSON schema of a request body that msgspec decodes, self-contained for OpenAPI."""
+    (schema,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
+    return _inlined(schema, definitions)
+
+
+def _inlined(schema: object, definitions: dict[str, object]) -> dict[str, object]:
+    def walk(node: object) -> object:
+        if isinstance(node, dict):
+            reference = node.get("$ref")
+            if isinstance(reference, str):
+                return walk(definitions[reference.rpartition("/")[2]])
+            return {key: walk(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [walk(value) for value in node]
+        return node
+
+    found = walk(schema)
+    assert isinstance(found, dict)
+    return found

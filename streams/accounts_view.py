@@ -1,0 +1,129 @@
+"""A read-only copy of every account, from the accounts changelog: what balances and keys are looked up in.
+
+It is kept on disk with the offset it has been brought up to, so a restart reads only what is new, and it knows how far
+behind it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.ledger import Account
+from streams.codecs import decode_account
+from streams.local_state import claim
+from streams.rocks import PartitionFile
+from streams.settings import Settings
+from streams.topics import kafka_client_settings, partition_of, topics_of
+
+log = logging.getLogger(__name__)
+
+_FETCH_WAIT_MS = 100
+
+
+class AccountsView:
+    """`get` is a local read. `lag_ms` bounds how old an answer may be."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self._settings = settings
+        self._topic = topics_of(settings).accounts_changelog
+        self._directory = directory
+        self._files: dict[int, PartitionFile] = {}
+        self._caught_up_at: dict[int, float] = {}
+        self._positions: dict[int, int] = {}
+        self._advanced = asyncio.Condition()
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the copy and begin to follow the changelog; `is_ready` once it has caught up."""
+        await claim(self._directory, self._settings)
+        consumer = self._consumer = AIOKafkaConsumer(
+            **kafka_client_settings(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        await consumer.start()
+        partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
+        consumer.assign(partitions)
+        for tp in partitions:
+            file = self._files[tp.partition] = PartitionFile(self._directory / f"accounts-{tp.partition}")
+            held = file.changelog_offset()
+            self._positions[tp.partition] = 0 if held is None else held + 1
+            consumer.seek(tp, self._positions[tp.partition])
+        self._reader = asyncio.create_task(self._follow(consumer, partitions))
+
+    async def stop(self) -> None:
+        """Stop following and close the copy."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._consumer is not None:
+            await self._consumer.stop()
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every partition has been read to its end once, and is being followed."""
+        following = self._reader is not None and not self._reader.done()
+        return following and len(self._caught_up_at) == self._settings.partitions
+
+    def get(self, project: str) -> Account | None:
+        """The project's account, or None where there is none; a copy of the caller's own."""
+        file = self._files[partition_of(project, self._settings.partitions)]
+        value = file.get_many([project.encode()])[0]
+        return None if value is None else decode_account(value)
+
+    def all(self) -> Iterator[Account]:
+        """Every account there is."""
+        for file in self._files.values():
+            for _, value in file.items():
+                yield decode_account(value)
+
+    def lag_ms(self, project: str) -> int:
+        """How long ago this project's partition was last known to be complete, in milliseconds."""
+        caught_up_at = self._caught_up_at.get(partition_of(project, self._settings.partitions))
+        return -1 if caught_up_at is None else round((time.monotonic() - caught_up_at) * 1000)
+
+    async def wait_for(self, project: str, min_offset: int, timeout_seconds: float) -> bool:
+        """Wait until the account holds the intake record at `min_offset`; False where it did not in time."""
+
+        def reached() -> bool:
+            account = self.get(project)
+            return account is not None and account.last_offset >= min_offset
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds), self._advanced:
+                await self._advanced.wait_for(reached)
+                return True
+        return False
+
+    async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        while True:
+            records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=5000)
+            newest: dict[int, dict[bytes, bytes | None]] = defaultdict(dict)
+            for tp, partition_records in records.items():
+                for record in partition_records:
+                    newest[tp.partition][record.key] = record.value
+                self._positions[tp.partition] = partition_records[-1].offset + 1
+            for partition, rows in newest.items():
+                self._files[partition].write(rows.items(), self._positions[partition] - 1)
+            now = time.monotonic()
+            for tp in partitions:
+                highwater = consumer.highwater(tp)
+                if highwater is not None and self._positions[tp.partition] >= highwater:
+                    self._caught_up_at[tp.partition] = now
+            if records:
+                async with self._advanced:
+                    self._advanced.notify_all()

@@ -1,0 +1,99 @@
+"""Ask the owner something and wait for its reply: a command on intake, a reply on our partition of replies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.commands import AnyCommand
+from schemas.ledger import Reply
+from schemas.problems import Rejection
+from streams.codecs import decode_reply, encode
+from streams.publisher import Publisher
+from streams.settings import Settings
+from streams.topics import kafka_client_settings, partition_of, topics_of
+
+log = logging.getLogger(__name__)
+
+
+class CommandClient:
+    """Sends commands and hands each reply to the call that waits for it; any number at once."""
+
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+        self.instance = secrets.token_hex(8)
+        self.reply_partition = int(self.instance, 16) % settings.partitions
+        self._settings = settings
+        self._topics = topics_of(settings)
+        self._publisher = publisher
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen for replies, from now on. The publisher is the caller's to start."""
+        consumer = self._consumer = AIOKafkaConsumer(
+            **kafka_client_settings(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            fetch_max_wait_ms=100,
+        )
+        await consumer.start()
+        partition = TopicPartition(self._topics.replies, self.reply_partition)
+        consumer.assign([partition])
+        await consumer.seek_to_end(partition)
+        await consumer.position(partition)
+        self._reader = asyncio.create_task(self._read(consumer))
+
+    async def stop(self) -> None:
+        """Stop listening; calls that still wait get `decision_timeout`."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    def addressing(self, idempotency_key: str = "") -> dict[str, Any]:
+        """The fields of a command that say who asks, with a correlation of its own."""
+        return {
+            "idempotency_key": idempotency_key,
+            "correlation": secrets.token_hex(12),
+            "reply_instance": self.instance,
+            "reply_partition": self.reply_partition,
+        }
+
+    async def decide(self, command: AnyCommand) -> tuple[Reply, int]:
+        """The owner's reply, and the intake offset that holds its effect: the first one's, for a repeated command.
+
+        Raises Rejection `decision_timeout` where there is no reply in time: it may have been decided all the same, so
+        a caller that needs to know sends it again with the same idempotency key.
+        """
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting[command.correlation] = waiting
+        partition = partition_of(command.project, self._settings.partitions)
+        try:
+            async with asyncio.timeout(self._settings.reply_timeout_seconds):
+                sent = await self._publisher.send(self._topics.intake, partition, encode(command))
+                offset = await sent
+                reply = await waiting
+                return reply, int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
+        except TimeoutError:
+            raise Rejection(
+                "decision_timeout", f"No decision within {self._settings.reply_timeout_seconds:g} seconds"
+            ) from None
+        finally:
+            self._waiting.pop(command.correlation, None)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        async for record in consumer:
+            try:
+                reply = decode_reply(record.value)
+            except Exception:
+                log.exception("a record on %s is not a reply; it is passed over", record.topic)
+                continue
+            waiting = self._waiting.get(reply.correlation)
+            if reply.instance == self.instance and waiting is not None and not waiting.done():
+                waiting.set_result(reply.reply)
