@@ -107,6 +107,6 @@ def _clickhouse(settings: Settings) -> tuple[bool, str, str]:
 
     clickhouse = ClickHouse(settings)
     try:
-        return True, f"server {clickhouse.query('SELECT version()', {})[0][0]}", ""
+        return True, f"server {clickhouse.query('SELECT version()')[0][0]}", ""
     finally:
         clickhouse.close()

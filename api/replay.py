@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import orjson
-from streams.clickhouse import ClickHouse
 
 from schemas.events import UsageEvent
 from streams.accounts_view import AccountsView
+from streams.clickhouse import ClickHouse
 from streams.core.ledger import available
 from streams.errors import OperatorError
 from streams.producer import KafkaProducer
@@ -244,16 +244,14 @@ async def _send_and_wait(
 
 async def _counts(clickhouse: ClickHouse, source: str) -> Progress:
     """Decided events so far. An event with two entries counts once: its facts share a slot of the index."""
-    rows = await asyncio.to_thread(
-        clickhouse.query,
-        "SELECT kind, uniqExact(partition, offset, intDiv(index, 1024)) FROM facts WHERE source = {source:String} "
+    rows = await _rows(
+        clickhouse,
+        "SELECT kind, uniqExact(partition, offset, intDiv(position, 1024)) FROM facts WHERE source = {source:String} "
         "AND kind IN ('charge', 'refusal', 'duplicate') GROUP BY kind",
         {"source": f"/{source}"},
     )
     counts = {row[0]: int(row[1]) for row in rows}
-    dead = await asyncio.to_thread(
-        clickhouse.query, "SELECT uniqExact(topic, partition, offset, index) FROM dead_letters", {}
-    )
+    dead = await _rows(clickhouse, "SELECT uniqExact(topic, partition, offset, position) FROM dead_letters")
     return Progress(
         billed=counts.get("charge", 0),
         refused=counts.get("refusal", 0),
@@ -266,10 +264,10 @@ async def _first_refusal(
     client: httpx.AsyncClient, clickhouse: ClickHouse, projects: list[str]
 ) -> dict[str, Any] | None:
     """The 402 that the first project to run out of credits gets now, or None where none has."""
-    rows = await asyncio.to_thread(
-        clickhouse.query,
+    rows = await _rows(
+        clickhouse,
         "SELECT project, operation, quantity FROM facts WHERE kind = 'refusal' AND project IN {projects:Array(String)} "
-        "ORDER BY booked_at, partition, offset, index LIMIT 1",
+        "ORDER BY booked_at, partition, offset, position LIMIT 1",
         {"projects": projects},
     )
     if not rows:
@@ -286,14 +284,14 @@ async def _settle(clickhouse: ClickHouse) -> None:
     """Wait until the last facts of our own calls are in ClickHouse, too: their count stands still."""
     last, same = -1, 0
     while same < 5:
-        rows = await asyncio.to_thread(clickhouse.query, "SELECT count() FROM facts", {})
+        rows = await _rows(clickhouse, "SELECT count() FROM facts")
         same = same + 1 if rows[0][0] == last else 0
         last = rows[0][0]
         await asyncio.sleep(0.1)
 
 
 async def _entry_count(clickhouse: ClickHouse) -> int:
-    rows = await asyncio.to_thread(clickhouse.query, "SELECT count() FROM ledger_entries", {})
+    rows = await _rows(clickhouse, "SELECT count() FROM ledger_entries")
     return int(rows[0][0])
 
 
@@ -321,3 +319,7 @@ async def _get(client: httpx.AsyncClient, path: str, **parameters: str) -> httpx
     if response.status_code != 200:
         raise ReplayError(f"GET {path} failed: {response.text}")
     return response
+
+
+async def _rows(clickhouse: ClickHouse, sql: str, parameters: dict[str, Any] | None = None) -> Sequence[Sequence[Any]]:
+    return await asyncio.to_thread(clickhouse.query, sql, parameters)

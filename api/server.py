@@ -6,11 +6,11 @@ import asyncio
 import signal
 
 import uvicorn
-from streams.clickhouse import ClickHouse
-from streams.migrations import migrate
 
 from api.app import create_app
 from api.services import historians_of
+from streams.clickhouse import ClickHouse
+from streams.migrations import migrate
 from streams.settings import Settings
 from streams.topics import create_topics
 

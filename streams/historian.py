@@ -11,7 +11,8 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import date
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 Mark = tuple[int, int]
 Row = tuple[Any, ...]
 _NOTHING: Mark = (-1, -1)
+_DAY_MS = 86_400_000
+_EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ def journal_sink(settings: Settings) -> Sink:
         columns=[
             "partition",
             "offset",
-            "index",
+            "position",
             "journal_offset",
             "kind",
             "project",
@@ -187,7 +190,7 @@ def journal_sink(settings: Settings) -> Sink:
         ],  # type: ignore[arg-type]
         marks_sql=(
             "SELECT partition, tupleElement(mark, 1), tupleElement(mark, 2), journal FROM "
-            "(SELECT partition, max((offset, index)) AS mark, max(journal_offset) AS journal FROM facts "
+            "(SELECT partition, max((offset, position)) AS mark, max(journal_offset) AS journal FROM facts "
             "GROUP BY partition)"
         ),
         rows=_fact_rows,
@@ -208,7 +211,7 @@ def dead_letter_sink(settings: Settings) -> Sink:
             "topic",
             "partition",
             "offset",
-            "index",
+            "position",
             "received_at",
             "event",
         ],  # type: ignore[arg-type]
@@ -222,10 +225,9 @@ def dead_letter_sink(settings: Settings) -> Sink:
 
 def _fact_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
     for fact in decode_facts(record.value):
-        booked_at = _utc(fact.booked_at_ms)
         yield (
             (fact.offset, fact.index),
-            booked_at.year * 12 + booked_at.month,
+            _month(fact.booked_at_ms // _DAY_MS),
             (
                 record.partition,
                 fact.offset,
@@ -245,8 +247,8 @@ def _fact_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
                 fact.event_id,
                 fact.job_id,
                 fact.key_id,
-                _utc(fact.occurred_at_ms),
-                booked_at,
+                fact.occurred_at_ms,
+                fact.booked_at_ms,
                 fact.metadata,
             ),
         )
@@ -254,10 +256,9 @@ def _fact_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
 
 def _dead_letter_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
     letter = decode_dead_letter(record.value)
-    received_at = _utc(letter.received_at_ms)
     yield (
         (record.offset, 0),
-        received_at.year * 12 + received_at.month,
+        _month(letter.received_at_ms // _DAY_MS),
         (
             record.partition,
             record.offset,
@@ -268,11 +269,14 @@ def _dead_letter_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
             letter.partition,
             letter.offset,
             letter.index,
-            received_at,
+            letter.received_at_ms,
             letter.event,
         ),
     )
 
 
-def _utc(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
+@lru_cache(maxsize=64)
+def _month(day: int) -> int:
+    """A number that is the same for the days of one month, and rises; `day` counts from 1970."""
+    at = date.fromordinal(_EPOCH_DAY + day)
+    return at.year * 12 + at.month

@@ -1,8 +1,7 @@
 """Start processes that never outlive this one, even when this one is SIGKILLed.
 
-The parent holds the write end of a pipe whose read end is the child's stdin. Whatever ends the parent closes the pipe,
-and the end of file tells the child to go. Run as a script this module is the guard of a program that knows nothing of
-that; so it imports the standard library only.
+The parent holds the write end of a pipe that is the child's stdin. Whatever ends the parent closes it, and the end of
+file tells the child to go. Run as a script, this module is the guard of a program that knows nothing of that.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 ENV_FLAG = "METERLINE_LIFELINE"
@@ -25,35 +24,33 @@ PR_SET_PDEATHSIG = 1
 
 
 class Child:
-    """A started process. Dropping the object does not end the process; `stop`, or the parent's end, does."""
+    """A started process. Keep the object as long as the process is wanted: it holds the lifeline."""
 
-    def __init__(self, name: str, process: subprocess.Popen[bytes], lifeline: int) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name = name
         self.process = process
-        self._lifeline: int | None = lifeline
 
     @property
     def pid(self) -> int:
-        """The id of the process; of the guard, if the program is guarded."""
+        """The id of the process; of its guard, if it has one."""
         return self.process.pid
 
     def poll(self) -> int | None:
-        """The exit code (negative: the signal that ended it), or None while it runs."""
+        """The exit code (-n: signal n ended it), or None while it runs."""
         return self.process.poll()
 
     def stop(self, grace_seconds: float = ORPHAN_GRACE_SECONDS) -> int:
-        """SIGTERM, after `grace_seconds` SIGKILL to its whole process group; wait for it and give its exit code."""
+        """SIGTERM, after `grace_seconds` SIGKILL to its whole group; wait for the end and give the exit code."""
+        self.process.terminate()
         try:
-            self.process.terminate()
             return self.process.wait(grace_seconds)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             return self.process.wait()
         finally:
-            if self._lifeline is not None:
-                os.close(self._lifeline)
-                self._lifeline = None
+            if self.process.stdin:
+                self.process.stdin.close()
 
 
 def start(
@@ -66,34 +63,26 @@ def start(
 ) -> Child:
     """Start `argv` in its own session, so that Ctrl-C in the terminal reaches the parent alone.
 
-    stdout and stderr are appended to `log_path`, or inherited if that is None. `env` is added to this process's own
-    environment. A Python program of ours calls `watch()`; set `guarded` for any other. Raises OSError if it can't start.
+    stdout and stderr are appended to `log_path`, or inherited if that is None; `env` is added to this process's own
+    environment. A Python program of ours calls `watch()`; any other must be `guarded`, and then exits with 128 + n if
+    signal n ended it. Raises OSError if it can't start; a guard prints that and exits with 127.
     """
     environment = {**os.environ, **(env or {}), ENV_FLAG: "1"}
     if guarded:
         # By path, not -m: quick, and no module of the working directory can stand in the way.
         argv = [sys.executable, "-I", "-S", __file__, "--", *argv]
         del environment[ENV_FLAG]
-    with ExitStack() as parent_closes:
-        # Both ends are close-on-exec, so no other child keeps this child's lifeline open.
-        read_end, write_end = os.pipe()
-        parent_closes.callback(os.close, read_end)
-        output = None
-        if log_path is not None:
-            log_path.parent.mkdir(parents=True, exist_ok=True)
-            output = parent_closes.enter_context(log_path.open("ab"))
-        try:
-            process = subprocess.Popen(
-                argv, stdin=read_end, stdout=output, stderr=output, env=environment, start_new_session=True
-            )
-        except BaseException:
-            os.close(write_end)
-            raise
-    return Child(name, process, write_end)
+    if log_path:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("ab") if log_path else nullcontext() as log:
+        # Python's pipes are close-on-exec, so no other child inherits the write end and keeps this one alive.
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(argv, stdin=pipe, stdout=log, stderr=log, env=environment, start_new_session=True)
+    return Child(name, process)
 
 
 def watch() -> None:
-    """In a Python child: end when the parent does. SIGTERM to itself first; if that isn't enough, a hard exit.
+    """In a Python child: end when the parent does, by SIGTERM to itself and a hard exit if that isn't enough.
 
     Does nothing unless `start` started this process.
     """
@@ -106,17 +95,17 @@ def watch() -> None:
         time.sleep(ORPHAN_GRACE_SECONDS)
         os._exit(1)
 
-    _on_parents_end(end)
+    _when_parent_ends(end)
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that is free now; another process may still take it first."""
+    """A TCP port of 127.0.0.1 that is free now; another program may still take it first."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _on_parents_end(end: Callable[[], None]) -> None:
+def _when_parent_ends(end: Callable[[], None]) -> None:
     def wait() -> None:
         while os.read(0, 4096):
             pass
@@ -126,14 +115,11 @@ def _on_parents_end(end: Callable[[], None]) -> None:
 
 
 def _guard(argv: Sequence[str]) -> int:
-    """Run `argv` until it or our parent ends; give its exit code (128 + n if signal n ended it)."""
-    program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=_tie_to_guard())
-
-    def forward(number: int, _frame: object) -> None:
-        program.send_signal(number)
-
-    signal.signal(signal.SIGTERM, forward)
-    signal.signal(signal.SIGINT, forward)
+    try:
+        program = subprocess.Popen(argv, stdin=subprocess.DEVNULL, preexec_fn=_tie_to_guard())
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 127
 
     def end() -> None:
         program.terminate()
@@ -142,21 +128,23 @@ def _guard(argv: Sequence[str]) -> int:
         except subprocess.TimeoutExpired:
             program.kill()
 
-    _on_parents_end(end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _frame: program.send_signal(received))
+    _when_parent_ends(end)
     code = program.wait()
     return code if code >= 0 else 128 - code
 
 
 def _tie_to_guard() -> Callable[[], None] | None:
-    """What the program runs before its exec so that the kernel kills it when the guard dies; only Linux has that."""
+    """What the program does before its exec, so that Linux kills it when the guard is killed."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
-    guard = os.getpid()
+    guard_pid = os.getpid()
 
     def tie() -> None:
         prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != guard:
+        if os.getppid() != guard_pid:
             os._exit(1)
 
     return tie

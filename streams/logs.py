@@ -10,7 +10,11 @@ import structlog
 from streams.settings import Settings
 
 # Chatty at INFO, and silent about nothing we act on.
-_QUIET = ("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect")
+# Classes of Faust's log under the module that derives from them, so three modules of ours stand here.
+_QUIET = (
+    *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn"),
+    *("streams.app", "streams.tables", "streams.transport"),
+)
 
 
 def configure(settings: Settings, process: str) -> None:

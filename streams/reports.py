@@ -14,7 +14,7 @@ from streams.clickhouse import ClickHouse
 
 _ENTRY_COLUMNS = (
     "entry_id, kind, environment, operation, quantity, amount, balance, grant_id, reason, price_version, source, "
-    "event_id, job_id, customer_id, occurred_at, booked_at, metadata, partition, offset, index"
+    "event_id, job_id, customer_id, occurred_at, booked_at, metadata, partition, offset, position"
 )
 
 # What usage may be grouped by without a parameter; `metadata.<key>` is bound as one.
@@ -92,15 +92,15 @@ class LedgerQuestion:
             conditions.append("environment = {environment:String}")
             parameters["environment"] = self.environment
         if self.cursor:
-            at_ms, partition, offset, index = _decode_cursor(self.cursor)
+            at_ms, partition, offset, position = _decode_cursor(self.cursor)
             conditions.append(
-                "(booked_at, partition, offset, index) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
-                "{partition:UInt16}, {offset:UInt64}, {index:UInt32})"
+                "(booked_at, partition, offset, position) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
+                "{partition:UInt16}, {offset:UInt64}, {position:UInt32})"
             )
-            parameters |= {"at": at_ms, "partition": partition, "offset": offset, "index": index}
+            parameters |= {"at": at_ms, "partition": partition, "offset": offset, "position": position}
         return (
             f"SELECT {_ENTRY_COLUMNS} FROM ledger_entries WHERE {' AND '.join(conditions)} "
-            "ORDER BY booked_at DESC, partition DESC, offset DESC, index DESC LIMIT {limit:UInt32}",
+            "ORDER BY booked_at DESC, partition DESC, offset DESC, position DESC LIMIT {limit:UInt32}",
             parameters,
         )
 
@@ -140,7 +140,7 @@ def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes
 def balances(clickhouse: ClickHouse) -> dict[tuple[str, str], int]:
     """The sum of every budget's ledger entries: (project, environment) → microcredits."""
     rows = clickhouse.query(
-        "SELECT project, environment, sum(amount) FROM ledger_entries GROUP BY project, environment", {}
+        "SELECT project, environment, sum(amount) FROM ledger_entries GROUP BY project, environment"
     )
     return {(project, environment): amount for project, environment, amount in rows}
 
@@ -153,16 +153,16 @@ def _encode_cursor(row: dict[str, Any]) -> str:
     booked_at: datetime = row["booked_at"]
     if booked_at.tzinfo is None:
         booked_at = booked_at.replace(tzinfo=UTC)
-    text = f"{round(booked_at.timestamp() * 1000)}.{row['partition']}.{row['offset']}.{row['index']}"
+    text = f"{round(booked_at.timestamp() * 1000)}.{row['partition']}.{row['offset']}.{row['position']}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def _decode_cursor(cursor: str) -> tuple[int, int, int, int]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        at_ms, partition, offset, index = (int(part) for part in text.split("."))
-        if min(at_ms, partition, offset, index) < 0 or partition >= 1 << 16 or index >= 1 << 32 or offset >= 1 << 63:
+        at_ms, partition, offset, position = (int(part) for part in text.split("."))
+        if min(at_ms, partition, offset, position) < 0 or partition >= 1 << 16 or position >= 1 << 32 or offset >= 1 << 63:
             raise ValueError
     except (ValueError, binascii.Error):
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
-    return at_ms, partition, offset, index
+    return at_ms, partition, offset, position

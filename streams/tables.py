@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from faust.exceptions import ImproperlyConfigured
 from faust.stores.base import Store
 from faust.types import TP
 
@@ -80,6 +81,14 @@ class PartitionedStore(Store):  # type: ignore[misc]
             file.close()
         self._files.clear()
         gc.collect()
+
+    async def backup_partition(self, tp: Any, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
+        """Faust asks for it; there is nothing to back up that the changelog does not hold."""
+        raise ImproperlyConfigured("a table of this store is backed up by its changelog")
+
+    def restore_backup(self, tp: Any, latest: bool = True, backup_id: int = 0) -> None:
+        """See backup_partition."""
+        raise ImproperlyConfigured("a table of this store is restored from its changelog")
 
     def reset_state(self) -> None:
         """Forget the local copy; the changelog has it all."""

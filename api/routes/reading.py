@@ -164,13 +164,13 @@ async def prices() -> PriceList:
     return PriceList(
         version=book.version,
         prices=[
-            Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))  # type: ignore[arg-type]
+            Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))
             for operation, rate in book.rates.items()
         ],
     )
 
 
-def balance_of(account: Account, environment: EnvironmentName, now_ms: int, lag_ms: int) -> Balance:
+def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> Balance:
     """An account's budget in one environment, as it is shown."""
     grants = [grant for grant in account.grants if grant.environment == environment]
     allowances = [grant for grant in grants if grant.kind == "allowance"]
@@ -209,7 +209,7 @@ def project_info(account: Account) -> ProjectInfo:
     return ProjectInfo(
         project=account.project,
         name=account.name,
-        plan=account.plan,  # type: ignore[arg-type]
+        plan=account.plan,
         requests_per_minute=plan.requests_per_minute,
         burst=plan.burst,
         signed_up_at=_at(account.signed_up_at_ms),
@@ -218,7 +218,7 @@ def project_info(account: Account) -> ProjectInfo:
         keys=[
             KeyInfo(
                 key_id=key.id,
-                environment=key.environment,  # type: ignore[arg-type]
+                environment=key.environment,
                 scopes=key.scopes,
                 created_at=_at(key.created_at_ms),
                 revoked_at=_at(key.revoked_at_ms) if key.revoked_at_ms else None,

@@ -1,5 +1,5 @@
 -- Every fact of the journal, once. One table, so that one insert is one block and what is missing after a crash is
--- always the newest: the historian asks this table how far it got (max of (offset, index) per partition).
+-- always the newest: the historian asks this table how far it got (max of (offset, position) per partition).
 --
 -- PARTITION BY booked_at: it rises with the offset, so an insert that spans a month's end can be split in order.
 -- ORDER BY project first: every question but an analyst's is about one project.
@@ -7,7 +7,7 @@ CREATE TABLE IF NOT EXISTS facts
 (
     partition      UInt16,
     offset         UInt64,
-    index          UInt32,
+    position       UInt32,
     journal_offset UInt64,
     kind           LowCardinality(String),
     project        String,
@@ -31,17 +31,20 @@ CREATE TABLE IF NOT EXISTS facts
     -- Commits with its part, so it can never count a row twice, as a materialized view could after a repeat.
     PROJECTION marks
     (
-        SELECT partition, max((offset, index)), max(journal_offset) GROUP BY partition
+        SELECT partition, max((offset, position)), max(journal_offset) GROUP BY partition
     )
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(booked_at)
-ORDER BY (project, booked_at, partition, offset, index);
+ORDER BY (project, booked_at, partition, offset, position)
+-- A client that lost the answer to an insert sends the block again: the same block is then taken once. No two blocks
+-- are the same otherwise, since (partition, offset, position) is in every row.
+SETTINGS non_replicated_deduplication_window = 1000;
 
 -- What finance and customers call the ledger: the facts that move credits, with their public id.
 CREATE VIEW IF NOT EXISTS ledger_entries AS
 SELECT
-    concat(toString(partition), '-', toString(offset), '-', toString(index)) AS entry_id,
+    concat(toString(partition), '-', toString(offset), '-', toString(position)) AS entry_id,
     *,
     customer_id
 FROM facts

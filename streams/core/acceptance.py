@@ -31,7 +31,7 @@ _decode_raw = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode_json = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 
-_ERROR_PATH = re.compile(r" - at `\$\.?(.*?)`$")
+_ERROR_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
 _QUANTITY_FIELDS = ("data.quantity", "data.target_languages", "data.attempts", "data.networks")

@@ -1,0 +1,250 @@
+"""The history's ClickHouse, embedded (chDB) on a laptop or a server over HTTP, behind one class for use from threads.
+
+Driver errors pass as they are: `DatabaseError` (refused; `.code` is ClickHouse's), `OperationalError` (unreachable).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC
+from io import RawIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import Error as DriverError
+
+from streams.errors import OperatorError
+from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from chdb.state.sqlitelike import Connection
+
+Parameters = Mapping[str, object]
+
+CALLS_AT_ONCE_MAX = 16
+CALL_WAIT_SECONDS_MAX = 30.0
+CSV_CHUNK_BYTES = 256 * 1024
+
+_PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
+
+# What makes an insert one block, so one part, so all or nothing. The engine cuts a block where either size is reached
+# (268 MB by default, which wide rows do reach), may cut it again for a second insert thread, and since 26.x hands
+# small inserts to a background queue unless told not to.
+INSERT_ROWS_MAX = 1_000_000
+INSERT_SETTINGS: Mapping[str, int] = {
+    "async_insert": 0,
+    "max_insert_threads": 1,
+    "min_insert_block_size_rows": INSERT_ROWS_MAX + 1,
+    "min_insert_block_size_bytes": 0,
+}
+
+
+class ClickHouseError(OperatorError):
+    """ClickHouse cannot be used as configured; the message names the remedy."""
+
+
+def open_client(settings: Settings) -> Client:
+    """One connection: to the server at `clickhouse_url`, else to the embedded engine in `clickhouse_dir`.
+
+    Times come back aware and in UTC whatever the host's or the server's zone is. A process may open many embedded
+    clients, all on the same directory; they run at once, while the calls of one client wait for each other.
+    """
+    return _open_embedded(settings.clickhouse_dir) if settings.clickhouse_url is None else _open_http(settings)
+
+
+class ClickHouse:
+    """The calls Meterline makes of ClickHouse. Safe in any thread; they block, so asyncio code calls them in threads.
+
+    A query borrows a client of its own, since one embedded client does one thing at a time and a streamed result is
+    one thing until it is closed. Inserts have a client to themselves: slow downloads never hold up the historian.
+    SQL takes values only as bound parameters: `{name:String}` in the text, `name` in `parameters`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
+        self._idle: list[Client] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._writer = open_client(settings)
+
+    def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
+        """The rows of a SELECT, all of them."""
+        with self._client() as client:
+            return client.query(sql, parameters=_bound(sql, parameters)).result_rows
+
+    def command(self, sql: str, parameters: Parameters | None = None) -> object:
+        """Run a statement that returns nothing or one value, such as DDL."""
+        with self._client() as client:
+            return client.command(sql, parameters=_bound(sql, parameters))
+
+    def insert_columns(
+        self,
+        table: str,
+        column_names: Sequence[str],
+        columns: Sequence[Sequence[object]],
+        *,
+        column_types: Sequence[str] | None = None,
+        partitions_max: int = 1,
+    ) -> int:
+        """Insert columns of equal length as one block; give the number of rows.
+
+        Within one partition that is one part: after a crash the table has all of the rows or none. A batch that
+        spans more than `partitions_max` partitions is refused whole (code 252), because its parts would appear one
+        after the other. Integers in a DateTime64 column are its ticks, and the fastest thing to send. Naming
+        `column_types` saves a DESCRIBE.
+
+        Over HTTP the driver sends the block again if the server closes the connection before it answers, so a table
+        where a row must count once needs a deduplication window (Replicated tables have one).
+        """
+        rows = len(columns[0])
+        if rows > INSERT_ROWS_MAX:
+            raise ValueError(f"{rows} rows in one insert; {INSERT_ROWS_MAX} at most stay one block")
+        if rows == 0:
+            return 0
+        self._writer.insert(
+            table,
+            columns,
+            column_names=column_names,
+            column_type_names=column_types,
+            column_oriented=True,
+            settings={**INSERT_SETTINGS, "max_partitions_per_insert_block": partitions_max},
+        )
+        return rows
+
+    def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
+        """A SELECT as CSV with a header line, in pieces, without holding the result in memory.
+
+        The query has begun when this returns, so a mistake in it is raised here. The result may be closed early; it
+        holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
+        `StreamFailureError`; a server finishes the query before it sends the first byte, so it has none half-way.
+        """
+        pieces = self._csv_pieces(sql, parameters)
+        next(pieces)
+        return pieces
+
+    def engine_connection(self) -> Connection:
+        """A new connection of its own to the embedded engine, below the driver; the caller closes it."""
+        if self._closed or self._settings.clickhouse_url is not None:
+            raise ClickHouseError("no embedded ClickHouse is open in this process")
+        import chdb
+
+        return chdb.connect(str(self._settings.clickhouse_dir.resolve()))
+
+    def close(self) -> None:
+        """Refuse new calls and free the engine, at once or when the last running call or stream ends."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for client in [*idle, self._writer]:
+            client.close()
+
+    def _csv_pieces(self, sql: str, parameters: Parameters | None) -> Generator[bytes, None, None]:
+        with self._client() as client:
+            # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for apart.
+            described = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=_bound(sql, parameters))
+            names = [str(row[0]).replace('"', '""') for row in described.result_rows]
+            # A server that fails half-way writes its error into a body already marked 200; told to wait, it cannot.
+            stream = cast(
+                RawIOBase, client.raw_stream(sql, _bound(sql, parameters), {"wait_end_of_query": "1"}, fmt="CSV")
+            )
+            try:
+                yield b""
+                yield (",".join(f'"{name}"' for name in names) + "\n").encode()
+                while piece := stream.read(CSV_CHUNK_BYTES):
+                    yield piece
+            finally:
+                stream.close()
+
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        if not self._slots.acquire(timeout=CALL_WAIT_SECONDS_MAX):
+            raise ClickHouseError(f"{CALLS_AT_ONCE_MAX} ClickHouse calls are running already: try again later")
+        try:
+            with self._lock:
+                if self._closed:
+                    raise ClickHouseError("ClickHouse was closed")
+                idle = self._idle.pop() if self._idle else None
+            client = idle or open_client(self._settings)
+            try:
+                yield client
+            finally:
+                with self._lock:
+                    keep = not self._closed
+                    if keep:
+                        self._idle.append(client)
+                if not keep:
+                    client.close()
+        finally:
+            self._slots.release()
+
+
+def _open_embedded(path: Path) -> Client:
+    path.mkdir(parents=True, exist_ok=True)
+    # Asked before opening, because the engine itself reports the lock only on stderr.
+    if _locked_elsewhere(path):
+        raise ClickHouseError(
+            f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
+        )
+    try:
+        # The zone is in the connection string so that the driver's first question already sees UTC.
+        return clickhouse_connect.get_client(
+            interface="chdb", path=str(path), chdb_options={"session_timezone": "UTC"}, tz_mode="aware"
+        )
+    except DriverError as error:
+        raise ClickHouseError(f"cannot open the embedded ClickHouse in {path}: {error}") from error
+
+
+def _locked_elsewhere(path: Path) -> bool:
+    """Whether another process holds the engine's lock, a flock on its `status` file, which names the holder."""
+    try:
+        with (path / "status").open("rb") as status:
+            try:
+                fcntl.flock(status, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return status.readline().split() != [b"PID:", str(os.getpid()).encode()]
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def _open_http(settings: Settings) -> Client:
+    assert settings.clickhouse_url is not None
+    url = urlsplit(settings.clickhouse_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ClickHouseError("METERLINE_CLICKHOUSE_URL must look like http://user:password@host:8123/database")
+    try:
+        client = clickhouse_connect.get_client(
+            interface=url.scheme,
+            host=url.hostname,
+            port=url.port,
+            username=unquote(url.username) if url.username else None,
+            password=unquote(url.password or ""),
+            database=unquote(url.path.strip("/")) or None,
+            settings={"session_timezone": "UTC"},
+            tz_mode="aware",
+            # A session would refuse a second query at once; nothing here needs one.
+            autogenerate_session_id=False,
+        )
+    except DriverError as error:
+        raise ClickHouseError(f"cannot use ClickHouse at {url.hostname}:{url.port or ''}: {error}") from error
+    # The driver learns the server's own zone before our setting applies, and would render parameters in it.
+    client.server_tz = UTC
+    return client
+
+
+def _bound(sql: str, parameters: Parameters | None) -> dict[str, Any] | None:
+    if not parameters:
+        return None
+    if not _PLACEHOLDER.search(sql):
+        # The driver would take such text for a %-template and write the values into it.
+        raise ValueError("the query has parameters but no {name:Type} placeholder")
+    return dict(parameters)

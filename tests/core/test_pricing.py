@@ -1,0 +1,73 @@
+"""The price table and how usage becomes lines, against the conformance cases and the rules they leave open."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from schemas.events import UsageData
+from schemas.prices import FIRST_PRICE_BOOK as BOOK
+from schemas.problems import Rejection
+from streams.core.ledger import Booking, charge, format_credits, open_account
+from streams.core.pricing import meter, price
+from tests.core.builders import create_project, usage
+
+CASES = json.loads((Path(__file__).parent.parent / "conformance" / "pricing.json").read_text())["cases"]
+
+
+def lines_of(data: dict) -> list[tuple[str, int]]:
+    return price(BOOK, *meter(msgspec.convert(data, UsageData), BOOK.rates))
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "total" in c], ids=lambda case: case["name"])
+def test_conformance_totals(case: dict) -> None:
+    lines = [line for data in case["usage"] for line in lines_of(data)]
+    if "lines" in case:
+        assert [format_credits(amount) for _, amount in lines] == case["lines"]
+    assert sum(amount for _, amount in lines) == Decimal(case["total"]) * 1_000_000
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if "plan" in c], ids=lambda case: case["name"])
+def test_conformance_plan_gates(case: dict) -> None:
+    facts: list = []
+    account = open_account(create_project(plan=case["plan"]), 0, 0, 0, facts)
+    operation, quantity, surcharge = meter(msgspec.convert(case["usage"][0], UsageData), BOOK.rates)
+    reply = charge(
+        Booking(account, 0, 1, 0, 0, facts), usage(operation=operation, quantity=quantity, surcharge=surcharge), BOOK
+    )
+    if "error" in case:
+        assert (reply.status, reply.code) == (case["error"]["status"], case["error"]["code"])
+        assert reply.amount == 0
+    else:
+        assert format_credits(reply.amount) == case["total"]
+
+
+def test_worked_case_blog_post_and_four_translations_is_88() -> None:
+    lines = lines_of({"operation": "blog_post"}) + lines_of({"operation": "translation", "target_languages": 4})
+    assert sum(amount for _, amount in lines) == 88_000_000
+
+
+def test_reads_and_writes_cost_nothing() -> None:
+    assert lines_of({"operation": "read"}) == [("read", 0)]
+    assert lines_of({"operation": "write", "quantity": 50}) == [("write", 0)]
+
+
+@pytest.mark.parametrize(
+    ("data", "code", "field"),
+    [
+        ({"operation": "hologram"}, "unknown_operation", "data.operation"),
+        ({"operation": "social_post.image"}, "unknown_operation", "data.operation"),
+        ({"operation": "image", "tier": "premium"}, "invalid_event", "data.tier"),
+        ({"operation": "image", "media_type": "video"}, "invalid_event", "data.media_type"),
+        ({"operation": "image", "target_languages": 2}, "invalid_event", "data.target_languages"),
+        ({"operation": "chat.message", "attempts": 2}, "invalid_event", "data.attempts"),
+        ({"operation": "video.budget", "tier": "premium"}, "invalid_event", "data.tier"),
+        ({"operation": "translation", "target_languages": 2, "quantity": 3}, "invalid_quantity", "data.quantity"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(data: dict, code: str, field: str) -> None:
+    with pytest.raises(Rejection) as refused:
+        lines_of(data)
+    assert (refused.value.code, refused.value.field) == (code, field)
