@@ -4,29 +4,68 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 
 import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
 from api.services import historians_of
 from streams.clickhouse import ClickHouse
+from streams.clickhouse_front import create_front
+from streams.errors import OperatorError
 from streams.migrations import migrate
 from streams.settings import Settings
 from streams.topics import create_topics
 
 
 def run_api(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
-    uvicorn.run(
-        create_app(settings),
-        host=settings.api_host,
-        port=settings.api_port,
+    """Serve until SIGTERM or SIGINT; with the embedded ClickHouse, its HTTP front on a port of its own too."""
+    app = create_app(settings)
+    sockets = [_listen(settings.api_host, settings.api_port)]
+    served: ASGIApp = app
+    if settings.clickhouse_url is None:
+        # Loopback only: it is for the analyst at this machine, and has no keys.
+        sockets.append(_listen("127.0.0.1", settings.clickhouse_front_port))
+        served = _ByPort(app, settings.clickhouse_front_port)
+    config = uvicorn.Config(
+        served,
         loop="uvloop",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    uvicorn.Server(config).run(sockets=sockets)
+
+
+class _ByPort:
+    """The API on every port but one, which is the front's."""
+
+    def __init__(self, api: FastAPI, front_port: int) -> None:
+        self._api = api
+        self._front_port = front_port
+        self._front: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["server"][1] == self._front_port:
+            if self._front is None:
+                self._front = create_front(self._api.state.services.clickhouse)
+            await self._front(scope, receive, send)
+        else:
+            await self._api(scope, receive, send)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise OperatorError(f"Port {port} of {host} can't be used: {error.strerror}") from None
+    return listening
 
 
 def run_historian(settings: Settings) -> None:

@@ -89,7 +89,9 @@ def run_parent(log: Path) -> Iterator[RunParent]:
         os.kill(sibling, signal.SIGKILL)
 
 
-def test_a_watching_child_ends_when_its_parent_is_killed_though_a_sibling_lives(run_parent: RunParent, log: Path) -> None:
+def test_a_watching_child_ends_when_its_parent_is_killed_though_a_sibling_lives(
+    run_parent: RunParent, log: Path
+) -> None:
     parent, child = run_parent(python(WATCHING), False)
     wait_for_line(log, "ready")
     parent.kill()
