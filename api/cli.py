@@ -79,7 +79,7 @@ def up(
         with stack:
             _tell_where(stack, time.monotonic() - started_at)
             while True:
-                stack.supervise()
+                stack.check()
                 time.sleep(0.25)
     except KeyboardInterrupt:
         console.print("stopped")
@@ -266,6 +266,11 @@ def _replay(
             stack = Stack(settings, progress=not as_json, tell=display.tell)
             cleanup.enter_context(stack)
             target = Target(stack.settings, stack.url, stack.clickhouse_url, stack.admin_key)
+
+            def on_progress() -> None:
+                stack.check()
+                display.update()
+
             report = asyncio.run(
                 run(
                     target,
@@ -275,7 +280,7 @@ def _replay(
                     spoil=spoil,
                     started_at=started_at,
                     progress=progress,
-                    on_progress=display.update,
+                    on_progress=on_progress,
                 )
             )
             display.stop()
@@ -286,7 +291,7 @@ def _replay(
             if stay:
                 _tell_where(stack, None)
                 while True:
-                    stack.supervise()
+                    stack.check()
                     time.sleep(0.25)
         except KeyboardInterrupt:
             console.print("stopped")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -45,7 +46,7 @@ class _Member:
 
 
 class Stack:
-    """Start it, ask its `url` with its `admin_key`, call `supervise` now and then, stop it.
+    """Start it, ask its `url` with its `admin_key`, call `check` now and then, stop it.
 
     A worker or API that ends is started again, with a pause that doubles while it keeps failing. The broker is the
     embedded one unless the settings name a cluster; ClickHouse likewise.
@@ -66,6 +67,9 @@ class Stack:
         self._tell = tell
         self._broker: EmbeddedBroker | None = None
         self._members: list[_Member] = []
+        self._supervisor: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._broken: StackError | None = None
         self.admin_key = ""
         self.restarts = 0
 
@@ -109,10 +113,23 @@ class Stack:
         ]
         for member in self._members:
             self._start(member)
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
         self._wait_until_ready()
 
-    def supervise(self) -> None:
-        """Start again what has ended. Raises StackError where the broker has."""
+    def check(self) -> None:
+        """Raises StackError where something has ended that is not started again."""
+        if self._broken is not None:
+            raise self._broken
+
+    def _supervise(self) -> None:
+        while self._broken is None and not self._stopping.wait(0.1):
+            try:
+                self._restart_ended()
+            except StackError as error:
+                self._broken = error
+
+    def _restart_ended(self) -> None:
         if self._broker is not None and self._broker.poll() is not None:
             raise StackError(f"Kafka ended by itself; see {self._broker.log_path}")
         now = time.monotonic()
@@ -134,6 +151,10 @@ class Stack:
 
     def stop(self) -> None:
         """Stop every part, the broker last. Safe to call at any time, more than once."""
+        self._stopping.set()
+        if self._supervisor is not None:
+            self._supervisor.join()
+            self._supervisor = None
         for member in reversed(self._members):
             if member.child is not None:
                 member.child.process.terminate()
@@ -171,7 +192,7 @@ class Stack:
         deadline = time.monotonic() + READY_SECONDS_MAX
         with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
             while time.monotonic() < deadline:
-                self.supervise()
+                self.check()
                 failing = next((member for member in self._members if member.failures >= 5), None)
                 if failing is not None:
                     raise StackError(f"{failing.name} does not start:\n{_tail(failing.log_path)}\n{failing.log_path}")

@@ -84,11 +84,12 @@ class _Refused(Exception):
 
 
 def create_front(clickhouse: ClickHouse, *, read_only: bool = True, token: str | None = None) -> Starlette:
-    """An ASGI app to serve on a loopback address. `clickhouse` must be embedded and stay open while it serves.
+    """An ASGI app to serve on a loopback address. `clickhouse` must be embedded, or ClickHouseError is raised.
 
     With a `token`, a request needs it as a bearer token, as `X-ClickHouse-Key` or as the password of basic
     authentication. A GET never writes; a POST may where `read_only` is false.
     """
+    clickhouse.engine_connection().close()
     limiter = anyio.CapacityLimiter(QUERIES_AT_ONCE_MAX)
 
     async def answer(request: Request) -> Response:
@@ -211,8 +212,12 @@ def _key(request: Request) -> str:
 
 async def _body(request: Request, reader: bool) -> bytes:
     encoding = request.headers.get("content-encoding", "identity")
-    if "multipart/" in request.headers.get("content-type", "") or (reader and encoding != "identity"):
-        raise _Refused("Send the query as plain text", status=415)
+    if reader and encoding != "identity":
+        raise _Refused(
+            "Only an insert is compressed, and nothing is written here (READONLY)", status=403, code=_READONLY
+        )
+    if "multipart/" in request.headers.get("content-type", ""):
+        raise _Refused("Multipart forms are not spoken here; send the query as text", status=415)
     limit = READER_BODY_BYTES_MAX if reader else WRITER_BODY_BYTES_MAX
     body = bytearray()
     async for chunk in request.stream():

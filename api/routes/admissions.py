@@ -14,7 +14,7 @@ from schemas.answers import Admission, AdmissionRequest, request_schema
 from schemas.commands import Admit
 from schemas.events import UsageData, UsageEvent
 from schemas.prices import FIRST_PRICE_BOOK
-from schemas.problems import CODES, Problem
+from schemas.problems import CODES, Problem, Rejection
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.ledger import format_credits
 
@@ -55,7 +55,12 @@ async def admit(
         project,
         UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
     )
-    usage = to_usage(event, time.time_ns() // 1_000_000, FIRST_PRICE_BOOK.rates, origin_of(caller))
+    try:
+        usage = to_usage(event, time.time_ns() // 1_000_000, FIRST_PRICE_BOOK.rates, origin_of(caller))
+    except Rejection as rejection:
+        # Here the fields of `data` stand at the top.
+        field = rejection.field.removeprefix("data.") if rejection.field else None
+        raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
     reply, offset = await services.commands.decide(Admit(project=project, usage=usage, **addressing))
     if reply.code:
         extra = {}

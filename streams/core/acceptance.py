@@ -34,7 +34,7 @@ _decode_any = msgspec.json.Decoder().decode
 _ERROR_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
-_QUANTITY_FIELDS = ("data.quantity", "data.target_languages", "data.attempts", "data.networks")
+_QUANTITY_FIELDS = ("quantity", "target_languages", "attempts", "networks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +184,10 @@ def decoding_rejection(error: Exception) -> Rejection:
         return Rejection("invalid_event", f"`{field[:120]}` is not a field of a usage event", field[:120])
     if path == "id" and "length >= 1" in text:
         return Rejection("missing_id", "`id` is empty", "id")
-    if path in _QUANTITY_FIELDS:
+    name = path.removeprefix("data.")
+    if name in _QUANTITY_FIELDS:
         return Rejection("invalid_quantity", f"`{path}`: {detail}", path)
-    if path.startswith("data.metadata") and "length <=" in text:
-        return Rejection("metadata_too_large", f"`data.metadata`: {detail}", "data.metadata")
+    if name.startswith("metadata") and "length <=" in text:
+        path = path.removesuffix("[...]")
+        return Rejection("metadata_too_large", f"`{path}`: {detail}", path)
     return Rejection("invalid_event", f"`{path}`: {detail}" if path else detail, path or None)

@@ -1,0 +1,97 @@
+"""POST /v1/events: single and batch, and every way of being refused beside neighbours that are not."""
+
+import json
+
+import pytest
+
+from tests.api.client import Operator, event, eventually
+
+BATCH = {"content-type": "application/cloudevents-batch+json"}
+
+
+def test_single_and_batch_are_charged(operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    single = client.post(
+        "/v1/events", content=json.dumps(event(project, "1")), headers={"content-type": "application/cloudevents+json"}
+    )
+    assert (single.status_code, single.json()) == (202, {"accepted": 1, "rejected": 0, "errors": []})
+    batch = [event(project, str(n), "translation", target_languages=4) for n in range(2, 12)]
+    assert client.post("/v1/events", content=json.dumps(batch), headers=BATCH).json()["accepted"] == 10
+    eventually(lambda: client.get("/v1/balance").json()["available"] == str(5_000 - 1 - 280))
+
+
+def test_the_same_batch_sent_twice_bills_once(operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    batch = json.dumps([event(project, str(n), "image") for n in range(20)])
+    for _ in range(2):
+        assert client.post("/v1/events", content=batch, headers=BATCH).status_code == 202
+    marker = event(project, "last")
+    client.post("/v1/events", json=marker)
+    eventually(lambda: client.get("/v1/balance").json()["available"] == str(5_000 - 20 * 32 - 1))
+
+
+def test_bad_events_are_named_and_their_neighbours_charged(operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    bad = {
+        "unknown_operation": event(project, "b1", "hologram"),
+        "invalid_quantity": event(project, "b2", quantity=-5),
+        "missing_id": {k: v for k, v in event(project, "b3").items() if k != "id"},
+        "time_out_of_range": event(project, "b4") | {"time": "1999-01-01T00:00:00Z"},
+        "metadata_too_large": event(project, "b5", metadata={"blob": "x" * 1_000_000}),
+        "wrong_project": event("prj_of_somebody_else", "b6"),
+        "invalid_event": event(project, "b7", quantty=1),
+    }
+    batch = []
+    for number, document in enumerate(bad.values()):
+        batch += [event(project, f"good-{number}"), document]
+    response = client.post("/v1/events", content=json.dumps(batch), headers=BATCH)
+    assert response.status_code == 202
+    answer = response.json()
+    assert (answer["accepted"], answer["rejected"]) == (len(bad), len(bad))
+    assert [(error["index"], error["code"]) for error in answer["errors"]] == [
+        (2 * number + 1, code) for number, code in enumerate(bad)
+    ]
+    assert answer["errors"][0]["id"] == "b1"
+    eventually(lambda: client.get("/v1/balance").json()["available"] == str(5_000 - len(bad)))
+
+
+def test_a_batch_of_bad_events_alone_is_a_422_that_names_them(operator: Operator) -> None:
+    project, client = operator.customer()
+    response = client.post("/v1/events", content=json.dumps([event(project, "1", "hologram")]), headers=BATCH)
+    problem = response.json()
+    assert (response.status_code, problem["code"], problem["errors"][0]["index"]) == (422, "unknown_operation", 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type", "status", "code"),
+    [
+        (b'[{"id": ', "application/cloudevents-batch+json", 400, "malformed_json"),
+        (b"", "application/json", 400, "malformed_json"),
+        (b"{}", "text/plain", 415, "unsupported_media_type"),
+        (b"x" * (4 * 1024 * 1024 + 1), "application/json", 413, "body_too_large"),
+        (b"[" + b",".join([b"{}"] * 1001) + b"]", "application/json", 413, "too_many_events"),
+    ],
+)
+def test_bad_requests(operator: Operator, content: bytes, content_type: str, status: int, code: str) -> None:
+    _, client = operator.customer()
+    response = client.post("/v1/events", content=content, headers={"content-type": content_type})
+    assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_a_body_that_does_not_say_its_length_is_bounded_too(operator: Operator) -> None:
+    _, client = operator.customer()
+    chunks = (b"[" + b" " * 65_536 for _ in range(100))
+    response = client.post("/v1/events", content=chunks, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["code"]) == (413, "body_too_large")
+
+
+def test_an_admin_key_may_send_for_any_project_and_an_unknown_one_is_dead_lettered(operator: Operator, stack) -> None:
+    one, one_client = operator.customer()
+    two, two_client = operator.customer()
+    ghost = f"ghost_{one}"
+    batch = [event(one, "1"), event(ghost, "2"), event(two, "3")]
+    assert operator.http.post("/v1/events", content=json.dumps(batch), headers=BATCH).json()["accepted"] == 3
+    eventually(lambda: one_client.get("/v1/balance").json()["available"] == "249")
+    eventually(lambda: two_client.get("/v1/balance").json()["available"] == "249")
+    sql = f"SELECT code FROM dead_letters WHERE event LIKE '%{ghost}%'"
+    assert eventually(lambda: operator.rows(stack.clickhouse_url, sql)) == [["unknown_project"]]

@@ -1,0 +1,89 @@
+"""Who may do what: keys, scopes, and projects walled off from each other."""
+
+import pytest
+
+from tests.api.client import Operator, event
+
+
+@pytest.mark.parametrize("key", [None, "nonsense", "mtl_live_ghost.secret", "mtl_live_", "mtl_admin_wrong", "é"])
+def test_unknown_keys_are_401(operator: Operator, key: str | None) -> None:
+    import httpx
+
+    headers = [(b"authorization", f"Bearer {key}".encode())] if key else []
+    response = httpx.get(f"{operator.url}/v1/balance", headers=headers)
+    assert (response.status_code, response.json()["code"]) == (401, "unauthenticated")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_revoked_key_stops_at_once_and_its_neighbour_goes_on(operator: Operator) -> None:
+    project = operator.project()
+    revoked, kept = operator.key(project), operator.key(project)
+    with operator.client(revoked["key"]) as client:
+        assert client.get("/v1/balance").status_code == 200
+        assert operator.http.delete(f"/v1/admin/projects/{project}/keys/{revoked['key_id']}").status_code == 204
+        refused = client.post("/v1/events", json=event(project, "1"))
+        assert (refused.status_code, refused.json()["code"]) == (401, "key_revoked")
+    with operator.client(kept["key"]) as client:
+        assert client.post("/v1/events", json=event(project, "1")).status_code == 202
+    missing = operator.http.delete(f"/v1/admin/projects/{project}/keys/key_none")
+    assert (missing.status_code, missing.json()["code"]) == (404, "unknown_key")
+
+
+def test_a_project_can_not_read_or_write_another(operator: Operator) -> None:
+    other, _ = operator.customer()
+    _, client = operator.customer()
+    for path in ("/v1/balance", "/v1/ledger", "/v1/usage", "/v1/projects/me"):
+        response = client.get(path, params={"project": other})
+        assert (response.status_code, response.json()["code"]) == (403, "wrong_project"), path
+    assert client.post("/v1/events", json=event(other, "1")).json()["code"] == "wrong_project"
+
+
+def test_a_key_with_another_projects_name_on_it_is_nothing(operator: Operator) -> None:
+    victim = operator.project()
+    _, _, secret = operator.key(operator.project())["key"].rpartition(".")
+    forged = operator.client(f"mtl_live_{victim}.{secret}")
+    assert forged.get("/v1/balance").json()["code"] == "unauthenticated"
+
+
+def test_project_keys_are_no_admin_keys(operator: Operator) -> None:
+    project, client = operator.customer()
+    for call in (
+        client.post("/v1/admin/projects", json={"project": "x"}),
+        client.post(f"/v1/admin/projects/{project}/keys", json={}),
+        client.post(f"/v1/admin/projects/{project}/top-ups", json={"bundle_usd": 20}),
+        client.get(f"/v1/admin/projects/{project}"),
+    ):
+        assert (call.status_code, call.json()["code"]) == (403, "missing_scope")
+
+
+def test_scopes_are_kept_to(operator: Operator) -> None:
+    project = operator.project()
+    reader = operator.client(operator.key(project, scopes=["content:read"])["key"])
+    assert reader.get("/v1/balance").status_code == 200
+    assert reader.post("/v1/admissions", json={"operation": "image"}).json()["code"] == "missing_scope"
+    assert reader.post("/v1/events", json=event(project, "1")).json()["code"] == "missing_scope"
+    assert operator.key(project, "preview")["scopes"] == ["content:*"]
+    wide = operator.http.post(
+        f"/v1/admin/projects/{project}/keys", json={"environment": "preview", "scopes": ["billing:read"]}
+    )
+    assert (wide.status_code, wide.json()["field"]) == (422, "scopes")
+
+
+def test_no_secret_is_kept_or_shown(operator: Operator, stack) -> None:
+    project = operator.project()
+    made = operator.key(project)
+    secret = made["key"].rpartition(".")[2]
+    info = operator.http.get(f"/v1/admin/projects/{project}").text
+    assert made["key_id"] in info
+    assert secret not in info
+    assert "hash" not in info
+    for log in stack.logs_dir.glob("*.log"):
+        text = log.read_text(errors="replace")
+        assert secret not in text
+        assert stack.admin_key not in text
+    for path in stack.settings.data_dir.rglob("*"):
+        if path.is_file() and path.name != "admin-key":
+            content = path.read_bytes()
+            assert secret.encode() not in content, path
+            assert stack.admin_key.encode() not in content, path
+    assert (stack.settings.data_dir / "admin-key").stat().st_mode & 0o077 == 0

@@ -1,0 +1,187 @@
+"""Balances, ledger, usage, project, prices, health, and the shape of every error."""
+
+import csv
+import io
+import json
+from decimal import Decimal
+
+import pytest
+
+from tests.api.client import Operator, event, eventually
+
+BATCH = {"content-type": "application/cloudevents-batch+json"}
+
+
+@pytest.fixture(scope="module")
+def used(operator: Operator):
+    """A project with two customers' usage, all of it in the history."""
+    project, client = operator.customer("hobby")
+    operator.http.post(f"/v1/admin/projects/{project}/top-ups", json={"bundle_usd": 20, "reference": "inv-7"})
+    batch = [
+        event(project, "1", "image", metadata={"customer_id": "acme", "tier": 1}),
+        event(project, "2", "image", metadata={"customer_id": "acme", "tier": 2}),
+        event(project, "3", "social_post", media_type="image", metadata={"customer_id": "globex"}),
+        event(project, "4", "webhook.delivery", attempts=3),
+        event(project, "5", "read", metadata={"customer_id": "globex"}),
+    ]
+    assert client.post("/v1/events", content=json.dumps(batch), headers=BATCH).json()["accepted"] == 5
+    eventually(lambda: len(client.get("/v1/ledger").json()["entries"]) == 8)
+    return project, client
+
+
+def test_balance(used) -> None:
+    project, client = used
+    balance = client.get("/v1/balance").json()
+    assert (balance["project"], balance["plan"], balance["environment"]) == (project, "hobby", "production")
+    assert (balance["available"], balance["held"]) == ("8898.94", "0")
+    assert balance["allowance"]["granted"] == "5000"
+    assert balance["allowance"]["remaining"] == "4898.94"
+    assert [(bundle["granted"], bundle["remaining"]) for bundle in balance["top_ups"]] == [("4000", "4000")]
+    assert client.get("/v1/balance", params={"environment": "preview"}).json()["available"] == "0"
+
+
+def test_ledger_is_newest_first_and_paged_without_gaps(used) -> None:
+    _, client = used
+    entries = client.get("/v1/ledger").json()["entries"]
+    assert [entry["operation"] for entry in entries[:-2]] == [
+        "read",
+        "webhook.delivery",
+        "social_post.image",
+        "social_post.text",
+        "image",
+        "image",
+    ]
+    assert [(entry["kind"], entry["amount"], entry["reason"]) for entry in entries[-2:]] == [
+        ("grant", "4000", "top_up"),
+        ("grant", "5000", "allowance"),
+    ]
+    assert entries[-2]["metadata"] == {"reference": "inv-7"}
+    assert entries[0]["balance"] == "8898.94"
+    assert entries[1]["amount"] == "-0.06"
+    assert entries[0]["price_version"] == "2026-01"
+    assert sum(Decimal(entry["amount"]) for entry in entries) == Decimal("8898.94")
+    paged, cursor = [], None
+    while True:
+        page = client.get("/v1/ledger", params={"limit": 3} | ({"cursor": cursor} if cursor else {})).json()
+        paged += page["entries"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert paged == entries
+    bad = client.get("/v1/ledger", params={"cursor": "bm9uc2Vuc2U"})
+    assert (bad.status_code, bad.json()["field"]) == (422, "cursor")
+
+
+def test_usage_by_operation_and_customer(used) -> None:
+    _, client = used
+    by_operation = client.get("/v1/usage").json()["rows"]
+    assert {row["group"]["operation"]: (row["uses"], row["quantity"], row["credits"]) for row in by_operation} == {
+        "image": (2, 2, "64"),
+        "social_post.text": (1, 1, "5"),
+        "social_post.image": (1, 1, "32"),
+        "webhook.delivery": (1, 3, "0.06"),
+        "read": (1, 1, "0"),
+    }
+    by_customer = client.get("/v1/usage", params={"group_by": "metadata.customer_id"}).json()["rows"]
+    assert {row["group"]["metadata.customer_id"]: row["credits"] for row in by_customer} == {
+        "acme": "64",
+        "globex": "37",
+        "": "0.06",
+    }
+    any_key = client.get("/v1/usage", params={"group_by": "metadata.tier,operation"}).json()["rows"]
+    assert {(row["group"]["metadata.tier"], row["credits"]) for row in any_key} >= {("1", "32"), ("2", "32")}
+    total = client.get("/v1/usage", params={"group_by": ""}).json()["rows"]
+    assert [row["credits"] for row in total] == ["101.06"]
+
+
+def test_usage_as_csv_says_the_same(used) -> None:
+    project, client = used
+    response = client.get("/v1/usage", params={"group_by": "customer_id,operation"}, headers={"accept": "text/csv"})
+    assert response.headers["content-type"].startswith("text/csv")
+    assert project in response.headers["content-disposition"]
+    rows = list(csv.DictReader(io.StringIO(response.text)))
+    assert list(rows[0]) == ["customer_id", "operation", "uses", "quantity", "credits"]
+    assert sum(Decimal(row["credits"]) for row in rows) == Decimal("101.06")
+    acme = next(row for row in rows if row["customer_id"] == "acme")
+    assert acme == {"customer_id": "acme", "operation": "image", "uses": "2", "quantity": "2", "credits": "64"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "field"),
+    [
+        ({"group_by": "nonsense"}, "group_by"),
+        ({"group_by": "metadata."}, "group_by"),
+        ({"group_by": "a,b,c,d,e,f"}, "group_by"),
+        ({"from": "2026-01-01T00:00:00"}, "from"),
+        ({"from": "yesterday"}, "query.from"),
+        ({"format": "xml"}, "query.format"),
+    ],
+)
+def test_bad_usage_questions_name_the_field(used, parameters: dict, field: str) -> None:
+    _, client = used
+    response = client.get("/v1/usage", params=parameters)
+    assert (response.status_code, response.json()["field"]) == (422, field)
+
+
+def test_metadata_keys_are_bound_and_never_sql(used) -> None:
+    _, client = used
+    response = client.get("/v1/usage", params={"group_by": "metadata.x') FROM facts --"})
+    assert response.status_code == 200
+    assert {row["group"]["metadata.x') FROM facts --"] for row in response.json()["rows"]} == {""}
+
+
+def test_project_me(used) -> None:
+    project, client = used
+    me = client.get("/v1/projects/me").json()
+    assert (me["project"], me["plan"], me["requests_per_minute"], me["burst"]) == (project, "hobby", 60, 120)
+    assert (me["badge_required"], len(me["keys"])) == (False, 1)
+
+
+def test_prices_are_open_to_everyone(operator: Operator) -> None:
+    prices = operator.client(None).get("/v1/prices").json()
+    assert prices["version"] == "2026-01"
+    table = {price["operation"]: (price["credits"], price["plan_required"]) for price in prices["prices"]}
+    assert table["video.premium"] == ("300", "build")
+    assert table["webhook.delivery"] == ("0.02", None)
+
+
+def test_health_and_docs(operator: Operator) -> None:
+    client = operator.client(None)
+    assert client.get("/healthz").json()["status"] == "ok"
+    assert client.get("/readyz").json() == {"status": "ok", "parts": {"accounts": True, "history": True}}
+    assert client.get("/docs").status_code == 200
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/v1/events", "/v1/admissions", "/v1/balance", "/v1/ledger", "/v1/usage", "/v1/projects/me"} <= set(paths)
+
+
+def test_what_is_not_there_is_a_problem_too(operator: Operator) -> None:
+    missing = operator.client(None).get("/v1/nothing")
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+    assert missing.headers["x-request-id"] == missing.json()["instance"]
+    assert operator.client(None).delete("/v1/prices").json()["code"] == "method_not_allowed"
+    unknown = operator.http.get("/v1/balance", params={"project": "prj_nobody"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_project")
+    unnamed = operator.http.get("/v1/balance")
+    assert (unnamed.status_code, unnamed.json()["field"]) == (422, "project")
+
+
+def test_administration(operator: Operator) -> None:
+    project = operator.project("enterprise", contract_credits=123_456, name="Big Co")
+    info = operator.http.get(f"/v1/admin/projects/{project}").json()
+    assert (info["name"], info["plan"]) == ("Big Co", "enterprise")
+    balance = operator.http.get("/v1/balance", params={"project": project}).json()
+    assert balance["available"] == "123456"
+    again = operator.http.post("/v1/admin/projects", json={"project": project})
+    assert (again.status_code, again.json()["code"]) == (409, "project_exists")
+    headers = {"idempotency-key": "payment-1"}
+    for _ in range(2):
+        topped_up = operator.http.post(
+            f"/v1/admin/projects/{project}/top-ups", json={"bundle_usd": 100}, headers=headers
+        )
+        assert (topped_up.status_code, topped_up.json()["available"]) == (201, "143456")
+    bad = operator.http.post(f"/v1/admin/projects/{project}/top-ups", json={"bundle_usd": 33})
+    assert (bad.status_code, bad.json()["field"]) == (422, "bundle_usd")
+    ghost = operator.http.post("/v1/admin/projects/prj_ghost/top-ups", json={"bundle_usd": 20})
+    assert (ghost.status_code, ghost.json()["code"]) == (404, "unknown_project")
+    bad_id = operator.http.post("/v1/admin/projects", json={"project": "a b"})
+    assert (bad_id.status_code, bad_id.json()["code"]) == (422, "invalid_request")

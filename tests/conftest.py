@@ -1,0 +1,53 @@
+"""The real parts that tests run on: one embedded Kafka for the session, and one whole stack for those that need it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from api.stack import Stack
+from streams.broker import EmbeddedBroker
+from streams.settings import Settings
+
+# Short, so that a killed worker's partitions come back within a test's patience.
+SESSION_TIMEOUT_SECONDS = 3.0
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
+    """A running Kafka. Tests keep apart by topic prefix."""
+    with EmbeddedBroker(tmp_path_factory.mktemp("broker"), Settings().cache_dir, progress=True) as running:
+        yield running
+
+
+@pytest.fixture
+def settings_for(broker: EmbeddedBroker, tmp_path: Path) -> Callable[..., Settings]:
+    """Settings on the session's Kafka, with topics and a data directory of this test's own."""
+
+    def make(**changes: object) -> Settings:
+        values: dict[str, object] = {
+            "kafka_url": broker.url,
+            "topic_prefix": f"t{secrets.token_hex(4)}",
+            "data_dir": tmp_path,
+            "partitions": 2,
+            "session_timeout_seconds": SESSION_TIMEOUT_SECONDS,
+        }
+        return Settings.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All of Meterline, as `meterline up` runs it."""
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("stack"),
+        api_port=0,
+        clickhouse_front_port=0,
+        session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
+    )
+    with Stack(settings, progress=True) as running:
+        yield running
