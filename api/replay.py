@@ -266,8 +266,8 @@ async def _first_refusal(
     """The 402 that the first project to run out of credits gets now, or None where none has."""
     rows = await _rows(
         clickhouse,
-        "SELECT project, operation, quantity FROM facts WHERE kind = 'refusal' AND startsWith(project, {prefix:String}) "
-        "ORDER BY booked_at, partition, offset, position LIMIT 1",
+        "SELECT project, operation, quantity FROM facts WHERE kind = 'refusal' "
+        "AND startsWith(project, {prefix:String}) ORDER BY booked_at, partition, offset, position LIMIT 1",
         {"prefix": projects[0].rpartition("_")[0]},
     )
     if not rows:

@@ -21,6 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from streams import lifeline
+from streams.errors import OperatorError
 
 if TYPE_CHECKING:
     from jgo.maven import Artifact
@@ -74,7 +75,7 @@ LOG4J_XML = """\
 """
 
 
-class BrokerError(Exception):
+class BrokerError(OperatorError):
     """The embedded broker can't be had; the message says why and what to do."""
 
 

@@ -63,6 +63,9 @@ class Historian:
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
         self._pending = _Pending()
+        # Counts assignments: records that were asked for under another one are not to be trusted to be next.
+        self._assignment = 0
+        self._writing = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
 
     async def run(self) -> None:
@@ -92,37 +95,54 @@ class Historian:
         finally:
             await consumer.stop()
 
+    async def release(self) -> None:
+        """Let partitions go: what is being inserted is inserted first, what is pending is another's."""
+        self._assignment += 1
+        self.ready.clear()
+        async with self._writing:
+            self._marks.clear()
+            self._pending = _Pending()
+
     async def resume(self) -> None:
         """Drop what is pending and read on after what ClickHouse holds."""
         consumer = self._consumer
         assert consumer is not None
-        self._pending = _Pending()
-        found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
-        held = {row[0]: ((row[1], row[2]), row[3]) for row in found}
-        for tp in consumer.assignment():
-            mark, journal_offset = held.get(tp.partition, (_NOTHING, -1))
-            self._marks[tp.partition] = mark
-            # The record that held the last row may hold rows after it.
-            consumer.seek(tp, max(journal_offset, 0))
+        async with self._writing:
+            found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            held = {row[0]: ((row[1], row[2]), row[3]) for row in found}
+            self._assignment += 1
+            self._pending = _Pending()
+            self._marks.clear()
+            for tp in consumer.assignment():
+                mark, journal_offset = held.get(tp.partition, (_NOTHING, -1))
+                self._marks[tp.partition] = mark
+                # The record that held the last row may hold rows after it.
+                consumer.seek(tp, max(journal_offset, 0))
         self.ready.set()
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
-        pending = self._pending
+        assignment, pending = self._assignment, self._pending
         flush_seconds = self.settings.historian_flush_ms / 1000
         waited = time.monotonic() - pending.since if pending.count else 0.0
         records = await consumer.getmany(timeout_ms=max(1, int((flush_seconds - waited) * 1000)), max_records=64)
+        if assignment != self._assignment or not self.ready.is_set():
+            # Taken across a rebalance: some may be from before the seek, and those from after it are used up now.
+            if records and self.ready.is_set():
+                await self.resume()
+            return
         for tp, partition_records in records.items():
             for record in partition_records:
                 self._add(tp, record)
-        pending = self._pending
         if pending.count and (
             pending.count >= self.settings.historian_rows_max or time.monotonic() - pending.since >= flush_seconds
         ):
-            await self._flush(consumer)
+            async with self._writing:
+                if assignment == self._assignment:
+                    await self._flush(consumer)
 
     def _add(self, tp: TopicPartition, record: Any) -> None:
         pending = self._pending
-        mark = pending.marks.get(tp.partition, self._marks.get(tp.partition, _NOTHING))
+        mark = pending.marks.get(tp.partition) or self._marks[tp.partition]
         if not pending.count:
             pending.since = time.monotonic()
         for row_mark, month, row in self.sink.rows(record):
@@ -154,7 +174,7 @@ class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
         self._historian = historian
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        self._historian.ready.clear()
+        await self._historian.release()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         await self._historian.resume()

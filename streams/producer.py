@@ -106,7 +106,7 @@ class Producer(ABC):
         self._pack_bytes_max = pack_bytes_max
         self._packs: dict[int, _Pack] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._pending = 0
+        self.pending = 0
         self._room = asyncio.Event()
         self._room.set()
         self._lingering: asyncio.TimerHandle | None = None
@@ -115,7 +115,7 @@ class Producer(ABC):
 
     async def send(self, event: UsageEvent | dict[str, Any] | bytes) -> Sent:
         """Take an event: a UsageEvent, a CloudEvent as a dict, or its JSON text."""
-        while self._pending >= self._pending_max:
+        while self.pending >= self._pending_max:
             self._room.clear()
             self.flush_soon()
             await self._room.wait()
@@ -128,7 +128,7 @@ class Producer(ABC):
                 self._lingering = asyncio.get_running_loop().call_later(self._linger_seconds, self.flush_soon)
         pack.texts.append(text)
         pack.size += len(text)
-        self._pending += 1
+        self.pending += 1
         if len(pack.texts) >= self._events_per_pack or pack.size >= self._pack_bytes_max:
             self._dispatch(bucket)
         return Sent(pack.done, len(pack.texts) - 1)
@@ -179,7 +179,7 @@ class Producer(ABC):
             else:
                 self.acknowledged += 1
         pack.done.set_result(places)
-        self._pending -= len(pack.texts)
+        self.pending -= len(pack.texts)
         self._room.set()
 
     @abstractmethod

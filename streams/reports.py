@@ -161,7 +161,8 @@ def _decode_cursor(cursor: str) -> tuple[int, int, int, int]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at_ms, partition, offset, position = (int(part) for part in text.split("."))
-        if min(at_ms, partition, offset, position) < 0 or partition >= 1 << 16 or position >= 1 << 32 or offset >= 1 << 63:
+        bounds = ((at_ms, 53), (partition, 16), (offset, 63), (position, 32))
+        if any(not 0 <= number < 1 << bits for number, bits in bounds):
             raise ValueError
     except (ValueError, binascii.Error):
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None

@@ -11,6 +11,7 @@ import pytest
 from api.stack import Stack
 from streams.broker import EmbeddedBroker
 from streams.settings import Settings
+from tests.client import Operator
 
 # Short, so that a killed worker's partitions come back within a test's patience.
 SESSION_TIMEOUT_SECONDS = 3.0
@@ -51,3 +52,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
     with Stack(settings, progress=True) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def operator(stack: Stack) -> Operator:
+    """An admin at the session's stack."""
+    return Operator(stack)

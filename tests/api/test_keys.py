@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.api.client import Operator, event
+from tests.client import Operator, event
 
 
 @pytest.mark.parametrize("key", [None, "nonsense", "mtl_live_ghost.secret", "mtl_live_", "mtl_admin_wrong", "é"])

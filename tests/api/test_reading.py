@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.api.client import Operator, event, eventually
+from tests.client import Operator, event, eventually
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 

@@ -1,5 +1,6 @@
 """What a producer sends: each way of being wrong has its own code, and costs its neighbours nothing."""
 
+import json
 from typing import Any
 
 import orjson
@@ -67,8 +68,6 @@ WRONG = {
 def text_of(wrong: Any) -> bytes:
     if isinstance(wrong, bytes):
         return wrong
-    import json
-
     return json.dumps(wrong).encode()
 
 
@@ -108,7 +107,8 @@ def test_times_within_the_window_are_taken_exactly() -> None:
 
 
 def test_what_is_kept_of_an_event() -> None:
-    body = event(data={"operation": "social_post", "media_type": "image", "networks": 3, "metadata": {"customer_id": "c"}})
+    post = {"operation": "social_post", "media_type": "image", "networks": 3, "metadata": {"customer_id": "c"}}
+    body = event(data=post)
     usage = accept_event(orjson.dumps(body | {"extension": {"any": "thing"}}), START_MS, OPERATIONS)
     assert (usage.operation, usage.quantity, usage.surcharge) == ("social_post.text", 1, "social_post.image")
     assert (usage.environment, usage.metadata, usage.occurred_at_ms) == ("production", '{"customer_id":"c"}', START_MS)
@@ -137,10 +137,11 @@ json_values = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from([*event(), "time"]), json_values), st.dictionaries(st.text(max_size=9), json_values))
+@given(
+    st.dictionaries(st.sampled_from([*event(), "time"]), json_values),
+    st.dictionaries(st.text(max_size=9), json_values),
+)
 def test_whatever_comes_is_accepted_or_rejected_and_never_fails(top: dict, inner: dict) -> None:
-    import json
-
     for document in (event() | top, event(data={"operation": "image"} | inner), [top, event()]):
         text = json.dumps(document).encode()
         accepted, rejected = accept_record(text, START_MS, OPERATIONS)
