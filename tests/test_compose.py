@@ -1,0 +1,184 @@
+"""docker-compose.yml, checked without an engine: what it says of Meterline is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from api.cli import app
+from api.keys import is_admin_key, new_admin_key
+from streams.migrations import MIGRATIONS_DIR
+from streams.settings import PROJECT_ROOT, Settings
+
+COMPOSE_PATH = PROJECT_ROOT / "docker-compose.yml"
+ADMIN_KEY, ADMIN_HASH = new_admin_key()
+GIVEN = {"METERLINE_CLICKHOUSE_PASSWORD": "s3cret", "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]'}
+
+# Service → the subcommand it runs.
+ROLES = {
+    "topics": "topics",
+    "migrate": "migrate",
+    "worker-1": "worker",
+    "worker-2": "worker",
+    "historian": "historian",
+    "api": "api",
+}
+ONE_SHOTS = {"topics", "migrate"}
+WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2"}
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+
+def filled(value: Any) -> Any:
+    """With `${...}` replaced as compose does it; a KeyError names a variable that has no value and no default."""
+    if isinstance(value, dict):
+        return {key: filled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [filled(each) for each in value]
+    if not isinstance(value, str):
+        return value
+    return _VARIABLE.sub(lambda match: match[3] if match[2] == "-" else GIVEN[match[1]], value)
+
+
+TEXT = COMPOSE_PATH.read_text()
+SERVICES: dict[str, dict[str, Any]] = filled(yaml.safe_load(TEXT))["services"]
+
+
+def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"METERLINE_{name.upper()}", raising=False)
+    for name, value in SERVICES[service]["environment"].items():
+        monkeypatch.setenv(name, value)
+    return Settings()
+
+
+def dockerfile() -> list[list[str]]:
+    """The inline Dockerfile's instructions, split into words."""
+    text = SERVICES["api"]["build"]["dockerfile_inline"].replace("\\\n", " ")
+    return [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def named_volume(service: str) -> tuple[str, str]:
+    (volume,) = SERVICES[service]["volumes"]
+    name, path = volume.split(":")
+    return name, path
+
+
+def test_every_service_is_a_server_or_a_role_of_the_command_line() -> None:
+    assert set(SERVICES) == {"kafka", "clickhouse", *ROLES}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for service, command in ROLES.items():
+        assert SERVICES[service]["command"] == [command]
+        assert command in commands
+
+
+@pytest.mark.parametrize("service", ROLES)
+def test_a_services_environment_is_valid_settings(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = SERVICES[service]["environment"]
+    # Settings pass over a name they do not know, and compose refuses a value that YAML takes for a boolean.
+    assert set(environment) <= {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
+    assert all(isinstance(value, str) for value in environment.values())
+    settings = settings_of(service, monkeypatch)
+    assert settings.partitions == 12
+    assert settings.kafka_url == "kafka:9092"
+    expected_url = None if service in WITHOUT_CLICKHOUSE else "http://meterline:s3cret@clickhouse:8123/meterline"
+    assert settings.clickhouse_url == expected_url
+
+
+def test_the_two_workers_share_nothing_and_keep_a_standby_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [settings_of(service, monkeypatch) for service in ("worker-1", "worker-2")]
+    assert [each.worker_name for each in settings] == ["worker-1", "worker-2"]
+    assert [each.standby_replicas for each in settings] == [1, 1]
+
+
+def test_what_keeps_state_keeps_it_in_a_volume_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "api"]
+    names = [named_volume(service)[0] for service in stateful]
+    assert set(names) == set(yaml.safe_load(TEXT)["volumes"])
+    assert len(set(names)) == len(stateful)
+    for service in ("worker-1", "worker-2", "api"):
+        assert str(settings_of(service, monkeypatch).data_dir) == named_volume(service)[1]
+
+
+def test_the_api_is_published_on_the_loopback_address_and_takes_the_operators_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = settings_of("api", monkeypatch)
+    assert SERVICES["api"]["ports"] == [f"127.0.0.1:8080:{settings.api_port}"]
+    assert settings.api_host == "0.0.0.0"
+    assert is_admin_key(ADMIN_KEY, settings.admin_key_hashes)
+    assert not any("ports" in body for service, body in SERVICES.items() if service != "api")
+
+
+def test_no_secret_has_a_default() -> None:
+    for name in GIVEN:
+        uses = [match for match in _VARIABLE.finditer(TEXT) if match[1] == name]
+        assert uses and all(match[2] == "?" and match[3] for match in uses)
+    assert SERVICES["clickhouse"]["environment"]["CLICKHOUSE_PASSWORD"] == "s3cret"
+
+
+def test_services_wait_for_what_they_need() -> None:
+    for service, body in SERVICES.items():
+        for other, how in body.get("depends_on", {}).items():
+            expected = "service_completed_successfully" if other in ONE_SHOTS else "service_healthy"
+            assert how == {"condition": expected}, f"{service} waits for {other}"
+            assert other in ONE_SHOTS or "healthcheck" in SERVICES[other]
+    for service in ROLES.keys() - ONE_SHOTS:
+        assert "topics" in SERVICES[service]["depends_on"]
+        assert service in WITHOUT_CLICKHOUSE or "migrate" in SERVICES[service]["depends_on"]
+
+
+def test_what_should_run_is_started_again_and_what_is_done_is_not() -> None:
+    for service, body in SERVICES.items():
+        assert body["restart"] == ("no" if service in ONE_SHOTS else "unless-stopped")
+        assert body["init"] is True
+
+
+def test_images_are_pinned_and_every_role_runs_the_same_one() -> None:
+    assert SERVICES["kafka"]["image"] == "apache/kafka:4.1.0"
+    assert re.fullmatch(r"clickhouse/clickhouse-server:2[56]\.\d+(\.\d+\.\d+)?", SERVICES["clickhouse"]["image"])
+    assert all(SERVICES[role]["build"] == SERVICES["api"]["build"] for role in ROLES)
+    assert {SERVICES[role]["image"] for role in ROLES} == {"meterline:local"}
+    assert ["FROM", "python:3.12-slim"] in dockerfile()
+    assert "latest" not in TEXT
+
+
+def test_the_broker_takes_records_as_large_as_ours_and_makes_no_topic_by_itself() -> None:
+    environment = SERVICES["kafka"]["environment"]
+    assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    assert int(environment["KAFKA_MESSAGE_MAX_BYTES"]) == 8 * 1024 * 1024
+    assert environment["KAFKA_LOG_DIRS"] == named_volume("kafka")[1]
+
+
+def test_the_image_holds_all_that_the_roles_need_and_runs_without_privileges() -> None:
+    sources = [source for words in dockerfile() if words[0] == "COPY" for source in words[1:-1]]
+    assert [source for source in sources if not (PROJECT_ROOT / source).exists()] == []
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["uv"]["build-backend"]["module-name"]
+    assert {*packages, MIGRATIONS_DIR.parent.name, "uv.lock", project["project"]["readme"]} <= set(sources)
+    assert set(project["project"]["license-files"]) <= set(sources)
+    syncs = [words for words in dockerfile() if words[:3] == ["RUN", "uv", "sync"]]
+    assert syncs and all({"--locked", "--no-dev"} <= set(words) for words in syncs)
+    (user,) = [words for words in dockerfile() if words[0] == "USER"]
+    assert user[1] not in ("root", "0")
+
+
+def test_compose_itself_accepts_the_file_where_it_is_installed() -> None:
+    docker = shutil.which("docker")
+    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode != 0:
+        return
+    arguments = ["compose", "-f", str(COMPOSE_PATH), "config", "-q"]
+    without = {name: value for name, value in os.environ.items() if name not in GIVEN}
+    done = subprocess.run([docker, *arguments], env=without | GIVEN, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    refused = subprocess.run([docker, *arguments], env=without, capture_output=True, text=True, timeout=60)
+    assert refused.returncode != 0, "it must not start without its secrets"
