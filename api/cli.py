@@ -24,7 +24,7 @@ from streams import lifeline, logs
 from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT, Settings
 
-# What a person reads goes to standard error; standard output is for what a program may read.
+# Progress and errors go to standard error, results to standard output.
 console = Console(stderr=True, highlight=False)
 
 app = typer.Typer(
@@ -186,7 +186,7 @@ def keys_admin(as_json: JsonOption = False) -> None:
 def keys_create(
     project: Annotated[str, typer.Argument(help="The project's id.")],
     environment: Annotated[str, typer.Option("--environment", help="production or preview")] = "production",
-    url: Annotated[str, typer.Option("--url", help="The API.")] = "http://127.0.0.1:8080",
+    url: Annotated[str | None, typer.Option("--url", help="The API; the one of these settings.")] = None,
     admin_key: Annotated[str, typer.Option("--admin-key", envvar="METERLINE_ADMIN_KEY", help="An admin key.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -194,6 +194,7 @@ def keys_create(
     import httpx
 
     settings = Settings()
+    url = url or f"http://{settings.api_host}:{settings.api_port}"
     local_key = settings.data_dir / "admin-key"
     if not admin_key and local_key.exists():
         admin_key = local_key.read_text().strip()
@@ -287,7 +288,7 @@ def _replay(
             if as_json:
                 _print_json(report.as_json())
             else:
-                print_report(console, report, stack.url)
+                print_report(Console(highlight=False), report, stack.url)
             if stay:
                 _tell_where(stack, None)
                 while True:

@@ -68,22 +68,22 @@ class Display:
 
 def print_report(console: Console, report: Report, url: str) -> None:
     """The report as a person reads it."""
-    counts = Table(title=f"{report.events_sent:,} events, {report.projects} projects", title_justify="left")
-    for heading in ("billed", "refused", "duplicate", "dead-lettered", "ledger entries", "drift", "events/s"):
-        counts.add_column(heading, justify="right")
-    counts.add_row(
-        f"{report.events_billed:,}",
-        f"{report.events_refused:,}",
-        f"{report.events_duplicate:,}",
-        f"{report.events_dead_lettered:,}",
-        f"{report.ledger_entries_in_clickhouse:,}",
-        f"{report.balance_drift_microcredits} µcr",
-        f"{report.events_per_second:,.0f}",
-    )
+    console.print(f"\n[bold]{report.events_sent:,} events of {report.projects} projects[/]")
+    counts = Table.grid(padding=(0, 2))
+    counts.add_column(justify="right")
+    for number, meaning in (
+        (f"{report.events_billed:,}", "billed"),
+        (f"{report.events_refused:,}", "refused: out of credits"),
+        (f"{report.events_duplicate:,}", "duplicates, billed before"),
+        (f"{report.events_dead_lettered:,}", "dead-lettered, with the reason"),
+        (f"{report.ledger_entries_in_clickhouse:,}", "ledger entries in ClickHouse"),
+        (f"{report.balance_drift_microcredits:,}", "microcredits of drift between balances and ledger"),
+        (f"{report.events_per_second:,.0f}", "events a second, from the producer into ClickHouse"),
+    ):
+        counts.add_row(number, meaning)
     console.print(counts)
-    budgets = Table(title="Balances of three projects, in credits", title_justify="left")
-    for heading in ("project", "plan", "available", "of the allowance", "renews"):
-        budgets.add_column(heading)
+    console.print("\n[bold]Balances of three projects, in credits[/]")
+    budgets = _plain_table("project", "plan", "available", "allowance", "renews")
     for balance in report.balances:
         allowance = balance["allowance"] or {"granted": "0", "renews_at": ""}
         budgets.add_row(
@@ -94,17 +94,23 @@ def print_report(console: Console, report: Report, url: str) -> None:
             allowance["renews_at"][:10],
         )
     console.print(budgets)
-    customers = Table(title=f"Usage of {report.usage_project} by customer", title_justify="left")
-    for heading in ("customer", "uses", "credits"):
-        customers.add_column(heading, justify="right")
+    console.print(f"\n[bold]Usage of {report.usage_project} by customer[/]")
+    customers = _plain_table("customer", "uses", "credits")
     for row in report.usage_by_customer:
         customers.add_row(row["group"]["customer_id"] or "(none)", f"{row['uses']:,}", row["credits"])
     console.print(customers)
     if report.first_refusal is not None:
-        console.print("What the first project that ran out of credits is answered:")
+        console.print("\n[bold]What the first project that ran out of credits is answered[/]")
         console.print_json(json.dumps(report.first_refusal))
     console.print(
-        f"First charge {report.seconds_to_first_charge:.1f} s after the start. API {url}, docs {url}/docs, while it is "
-        "up (`meterline demo --stay`).",
+        f"\nFirst charge {report.seconds_to_first_charge:.1f} s after the start. The API was at {url}, its documents at "
+        f"{url}/docs; `meterline demo --stay` keeps them up.",
         soft_wrap=True,
     )
+
+
+def _plain_table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(heading)
+    return table

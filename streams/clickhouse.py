@@ -123,8 +123,8 @@ class ClickHouse:
     def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
         """A SELECT as CSV with a header line, in pieces, without holding the result in memory.
 
-        The query has begun when this returns, so a mistake in it is raised here. The result may be closed early; it
-        holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
+        The first rows are there when this returns, so a mistake in the query is raised here. The result may be closed
+        early; it holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
         `StreamFailureError`; a server finishes the query before it sends the first byte, so it has none half-way.
         """
         pieces = self._csv_pieces(sql, parameters)
@@ -157,10 +157,13 @@ class ClickHouse:
                 RawIOBase, client.raw_stream(sql, _bound(sql, parameters), {"wait_end_of_query": "1"}, fmt="CSV")
             )
             try:
+                # Read before anyone may close it: chDB runs a stream that was never read to its end, then closes it.
+                piece = stream.read(CSV_CHUNK_BYTES)
                 yield b""
                 yield (",".join(f'"{name}"' for name in names) + "\n").encode()
-                while piece := stream.read(CSV_CHUNK_BYTES):
+                while piece:
                     yield piece
+                    piece = stream.read(CSV_CHUNK_BYTES)
             finally:
                 stream.close()
 

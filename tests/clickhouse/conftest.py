@@ -44,25 +44,28 @@ def embedded(engine: ClickHouse) -> Iterator[ClickHouse]:
         engine.command("DROP TABLE {table:Identifier}", {"table": table})
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """Serves an app on a free loopback port for the length of a test; gives its URL."""
+    """Serves an app on a free loopback port; gives its URL."""
     with ExitStack() as servers:
         yield lambda app: servers.enter_context(running(app))
 
 
-@pytest.fixture(params=["embedded", "http"])
-def clickhouse(request: pytest.FixtureRequest, embedded: ClickHouse, serve: Serve) -> Iterator[ClickHouse]:
-    """The engine without tables, once embedded and once as a server over HTTP."""
-    if request.param == "embedded":
-        yield embedded
-        return
-    url = serve(create_front(embedded, read_only=False, token="let me in"))
-    over_http = ClickHouse(
-        Settings(clickhouse_url=url.replace("http://", "http://default:let%20me%20in@") + "/default")
-    )
-    yield over_http
-    over_http.close()
+@pytest.fixture(scope="module")
+def over_http(engine: ClickHouse, serve: Serve) -> Iterator[ClickHouse]:
+    """The engine as a server over HTTP."""
+    url = serve(create_front(engine, read_only=False, token="let me in"))
+    clickhouse = ClickHouse(Settings(clickhouse_url=f"{url.replace('://', '://default:let%20me%20in@')}/default"))
+    yield clickhouse
+    clickhouse.close()
+
+
+@pytest.fixture(params=["embedded", "over_http"])
+def clickhouse(request: pytest.FixtureRequest, embedded: ClickHouse) -> ClickHouse:
+    """The engine without tables, both ways."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, ClickHouse)
+    return found
 
 
 @contextmanager

@@ -28,14 +28,14 @@ def table(embedded: ClickHouse) -> str:
     return "facts"
 
 
-@pytest.fixture
-def url(embedded: ClickHouse, serve: Serve) -> str:
-    return serve(create_front(embedded))
+@pytest.fixture(scope="module")
+def url(engine: ClickHouse, serve: Serve) -> str:
+    return serve(create_front(engine))
 
 
-@pytest.fixture
-def writer_url(embedded: ClickHouse, serve: Serve) -> str:
-    return serve(create_front(embedded, read_only=False))
+@pytest.fixture(scope="module")
+def writer_url(engine: ClickHouse, serve: Serve) -> str:
+    return serve(create_front(engine, read_only=False))
 
 
 def connect(url: str, **options: object) -> Client:
@@ -66,7 +66,7 @@ def test_parameters_are_bound_and_settings_apply_to_their_request_alone(url: str
     answer = ask(url, "SELECT {a:String}, {b:UInt8} + 1 FORMAT TSVRaw", param_a="it's \\\\ here", param_b="3")
     assert answer.text == "it's \\ here\t4\n"
     assert ask(url, "SELECT getSetting('max_threads')", max_threads="1", session_id="x").text == "1\n"
-    assert ask(url, "SELECT getSetting('max_threads') = 1", max_threads="2").text == "false\n"
+    assert ask(url, "SELECT getSetting('max_threads') = 1", max_threads="2").text == "0\n"
     assert ask(url, "SELECT 1 AS one", default_format="JSONEachRow").text == '{"one":1}\n'
     assert ask(url, "SELECT currentDatabase()", database="system").text == "system\n"
     assert ask(url, "SELECT currentDatabase()").text == "default\n"
@@ -106,6 +106,7 @@ def test_an_unknown_setting_is_an_error_and_not_a_way_into_the_sql(url: str) -> 
         "DESC (SELECT id FROM facts)",
         "EXPLAIN SELECT 1",
         "EXISTS TABLE facts",
+        "SELECT\r\n\t1 AS `back\\\\slash`",
         "-- why\nSELECT 'INTO OUTFILE', 'it''s a file' AS `a file`;",
     ],
 )
@@ -144,7 +145,7 @@ def test_a_reader_can_change_nothing(url: str, table: str, embedded: ClickHouse,
     [
         "SELECT 1 INTO OUTFILE '{path}'",
         "SELECT 1 INTO/**/OUTFILE '{path}' FORMAT CSV",
-        "SELECT `it's`, 1 INTO OUTFILE '{path}' FROM (SELECT 1 AS `it's`)",
+        "SELECT `it's` FROM (SELECT 1 AS `it's`) INTO OUTFILE '{path}'",
         "INSERT INTO FUNCTION file('{path}', 'CSV', 'a UInt8') SELECT 1",
         "SELECT file('{path}')",
         "SELECT `file` /* */ ('{path}')",
@@ -235,7 +236,7 @@ def test_the_driver_reads_through_it(url: str, table: str) -> None:
     assert refused.value.code == 164
 
 
-@pytest.mark.parametrize("compress", [False, "gzip", "deflate", "lz4", "zstd"])
+@pytest.mark.parametrize("compress", [False, "gzip", "lz4", "zstd"])
 def test_the_driver_writes_through_it_with_every_compression(writer_url: str, table: str, compress: bool | str) -> None:
     client = connect(writer_url, compress=compress)
     summary = client.insert(table, [[3, "c"], [4, "d\0'"]], column_names=["id", "name"])

@@ -1,0 +1,14 @@
+-- Which events could not be accepted in the last 30 days, and why?
+--
+-- A crash may repeat a dead letter; (topic, partition, offset, position) names the event, so that is what is counted.
+SELECT
+    code,
+    field,
+    uniqExact((topic, partition, offset, position))     AS events,
+    min(received_at)                                    AS first_at,
+    max(received_at)                                    AS last_at,
+    argMax(detail, received_at)                         AS latest_detail
+FROM dead_letters
+WHERE received_at >= now() - INTERVAL 30 DAY
+GROUP BY code, field
+ORDER BY events DESC, code, field

@@ -1,0 +1,289 @@
+"""The analysts' queries, on the real engine with a small history whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from schemas.prices import MICROCREDITS_PER_CREDIT
+from streams.clickhouse import ClickHouse
+from streams.clickhouse_front import create_front
+from streams.core.ledger import FACTS_PER_SLOT
+from streams.historian import Sink, dead_letter_sink, journal_sink
+from streams.migrations import migrate
+from streams.settings import PROJECT_ROOT, Settings
+from tests.clickhouse.conftest import Serve
+
+QUERIES = sorted((PROJECT_ROOT / "clickhouse" / "queries").glob("*.sql"))
+NOW = datetime.now(UTC)
+
+Row = dict[str, Any]
+
+
+def microcredits(credits: str) -> int:
+    return int(Decimal(credits) * MICROCREDITS_PER_CREDIT)
+
+
+def fact(
+    ago: timedelta,
+    partition: int,
+    offset: int,
+    position: int,
+    kind: str,
+    project: str,
+    amount: str = "0",
+    balance: str = "0",
+    **more: Any,
+) -> Row:
+    """A row of `facts` as the historian writes it, booked so long ago; amounts in credits."""
+    at_ms = round((NOW - ago).timestamp() * 1000)
+    more.setdefault("environment", "production")
+    return {
+        "partition": partition,
+        "offset": offset,
+        "position": position,
+        "journal_offset": offset,
+        "kind": kind,
+        "project": project,
+        "amount": microcredits(amount),
+        "balance": microcredits(balance),
+        "source": "/gateway",
+        "event_id": f"e{offset}-{position // FACTS_PER_SLOT}",
+        "occurred_at": at_ms,
+        "booked_at": at_ms,
+        **more,
+    }
+
+
+def charge(ago: timedelta, partition: int, offset: int, position: int, project: str, line: str, **more: Any) -> Row:
+    """`line` is "operation × quantity amount balance"."""
+    operation, _, quantity, amount, balance = line.split()
+    if customer := more.pop("customer", ""):
+        more["metadata"] = f'{{"customer_id":"{customer}"}}'
+    return fact(
+        ago,
+        partition,
+        offset,
+        position,
+        "charge",
+        project,
+        amount,
+        balance,
+        operation=operation,
+        quantity=int(quantity),
+        **more,
+    )
+
+
+def history() -> list[Row]:
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    blog_post: Row = {"operation": "blog_post", "quantity": 1, "balance": "10.94"}
+    return [
+        # Older than every window.
+        fact(40 * day, 1, 10, 0, "project", "acme", reason="hobby"),
+        fact(40 * day, 1, 10, 1, "grant", "acme", "100", "100", reason="allowance"),
+        charge(35 * day, 1, 11, 0, "acme", "image × 1 -32 68", customer="c1"),
+        fact(31 * day, 1, 12, 0, "refusal", "acme", **blog_post, reason="out_of_credits"),
+        # One event, two lines.
+        charge(3 * day, 1, 20, 0, "acme", "social_post.text × 1 -5 63", customer="c1"),
+        charge(3 * day, 1, 20, 1, "acme", "social_post.image × 1 -32 31", customer="c1"),
+        fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up"),
+        # One line that two grants pay for, and another event of the same record.
+        charge(1 * day, 1, 22, 0, "acme", "blog_post × 1 -31 40", customer="c2"),
+        charge(1 * day, 1, 22, 1, "acme", "blog_post × 0 -29 11", customer="c2"),
+        charge(1 * day, 1, 22, FACTS_PER_SLOT, "acme", "webhook.delivery × 3 -0.06 10.94", customer="c2"),
+        # Refused, tried again, and refused again; and something the plan lacks.
+        fact(5 * hour, 1, 23, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
+        fact(4 * hour, 1, 24, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
+        fact(3 * hour, 1, 25, 0, "refusal", "acme", operation="video.premium", quantity=1, reason="plan_required"),
+        fact(2 * hour, 1, 26, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
+        fact(2 * hour, 1, 27, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
+        # The preview environment has a budget of its own. Charged more than 7 days ago.
+        fact(10 * day, 1, 18, 0, "grant", "acme", "4000", "4000", environment="preview", reason="top_up"),
+        charge(8 * day, 1, 19, 0, "acme", "chat.message × 1 -1 3999", environment="preview", source="/preview"),
+        # A renewal: what is left expires, and the next allowance is granted.
+        fact(6 * day, 2, 5, 0, "grant", "beta", "250", "250", reason="allowance"),
+        charge(2 * day, 2, 6, 0, "beta", "chat.message × 70 -70 180"),
+        fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
+        fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
+        charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
+        # Uses nothing that costs.
+        fact(5 * day, 0, 1, 0, "grant", "idle", "250", "250", reason="allowance"),
+        charge(2 * hour, 0, 2, 0, "idle", "read × 1 0 250"),
+    ]
+
+
+def dead_letters() -> list[Row]:
+    def letter(days: int, journal_offset: int, offset: int, code: str, field: str = "", position: int = 0) -> Row:
+        at_ms = round((NOW - timedelta(days=days)).timestamp() * 1000)
+        return {
+            "journal_partition": 0,
+            "journal_offset": journal_offset,
+            "code": code,
+            "detail": f"detail {journal_offset}",
+            "field": field,
+            "topic": "meterline.usage",
+            "partition": 3,
+            "offset": offset,
+            "position": position,
+            "received_at": at_ms,
+            "event": "{}",
+        }
+
+    return [
+        letter(31, 0, 1, "malformed_json"),
+        letter(5, 1, 2, "malformed_json"),
+        letter(4, 2, 3, "unknown_operation", "data.operation"),
+        letter(3, 3, 3, "unknown_operation", "data.operation", position=1),
+        # A crash repeated it.
+        letter(3, 4, 3, "unknown_operation", "data.operation", position=1),
+    ]
+
+
+@pytest.fixture
+def filled(embedded: ClickHouse) -> ClickHouse:
+    """The engine with the schema and that history."""
+    migrate(embedded)
+    insert(embedded, journal_sink(Settings()), history())
+    insert(embedded, dead_letter_sink(Settings()), dead_letters())
+    return embedded
+
+
+def insert(clickhouse: ClickHouse, sink: Sink, rows: Sequence[Row]) -> None:
+    columns = [[row.get(name, 0 if name == "quantity" else "") for row in rows] for name in sink.columns]
+    clickhouse.insert_columns(sink.table, sink.columns, columns, partitions_max=3)
+
+
+def ask(clickhouse: ClickHouse, name: str, columns: str) -> list[tuple[Any, ...]]:
+    """The rows of a query file, with these columns of it, in its order."""
+    sql = (PROJECT_ROOT / "clickhouse" / "queries" / f"{name}.sql").read_text()
+    rows: Sequence[Sequence[Any]] = clickhouse.query(f"SELECT {columns} FROM (\n{sql}\n)")
+    return [tuple(row) for row in rows]
+
+
+def test_there_are_queries() -> None:
+    assert len(QUERIES) >= 9
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_a_query_says_what_it_answers_and_runs_as_it_is(filled: ClickHouse, path: Path) -> None:
+    sql = path.read_text()
+    assert sql.startswith("-- ") and "?" in sql.partition("SELECT")[0]
+    assert filled.query(sql)
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_a_query_shows_credits_as_exact_decimals(filled: ClickHouse, path: Path) -> None:
+    columns = filled.query(f"DESCRIBE TABLE (\n{path.read_text()}\n)")
+    types = {name: kind for name, kind, *_ in columns}
+    assert all(kind.startswith("Decimal(38, 6)") for name, kind in types.items() if "credits" in name)
+    assert [name for name, kind in types.items() if "Float" in kind and name != "share_percent"] == []
+
+
+def test_every_query_runs_through_the_http_front_as_curl_sends_it(filled: ClickHouse, serve: Serve) -> None:
+    url = serve(create_front(filled))
+    for path in QUERIES:
+        answer = httpx.post(url, content=path.read_bytes(), params={"default_format": "CSVWithNames"})
+        assert answer.status_code == 200, f"{path.name}: {answer.text}"
+        assert len(answer.text.splitlines()) == len(filled.query(path.read_text())) + 1, path.name
+
+
+def test_every_query_runs_on_an_empty_history(embedded: ClickHouse) -> None:
+    migrate(embedded)
+    for path in QUERIES:
+        assert list(embedded.query(path.read_text())) == [], path.name
+
+
+def test_usage_by_customer(filled: ClickHouse) -> None:
+    assert ask(filled, "usage_by_customer", "*") == [
+        ("acme", "", "chat.message", 1, 1, Decimal("1")),
+        ("acme", "c1", "social_post.image", 1, 1, Decimal("32")),
+        ("acme", "c1", "social_post.text", 1, 1, Decimal("5")),
+        ("acme", "c2", "blog_post", 1, 1, Decimal("60")),
+        ("acme", "c2", "webhook.delivery", 1, 3, Decimal("0.06")),
+        ("beta", "", "chat.message", 1, 70, Decimal("70")),
+        ("beta", "", "read", 1, 1, Decimal("0")),
+        ("idle", "", "read", 1, 1, Decimal("0")),
+    ]
+
+
+def test_usage_by_day(filled: ClickHouse) -> None:
+    def utc_day(days: int) -> Any:
+        return (NOW - timedelta(days=days)).date()
+
+    rows = ask(filled, "usage_by_day", "day, environment, operation, projects, uses, units, credits")
+    assert (utc_day(1), "production", "blog_post", 1, 1, 1, Decimal("60")) in rows
+    assert (utc_day(2), "production", "chat.message", 1, 1, 70, Decimal("70")) in rows
+    assert (utc_day(8), "preview", "chat.message", 1, 1, 1, Decimal("1")) in rows
+    assert sum(row[-1] for row in rows) == Decimal("168.06")
+    days = [row[0] for row in rows]
+    assert days == sorted(days, reverse=True)
+
+
+def test_top_projects(filled: ClickHouse) -> None:
+    assert ask(filled, "top_projects", "project, events, credits, share_percent") == [
+        ("acme", 4, Decimal("98.06"), 58.35),
+        ("beta", 2, Decimal("70"), 41.65),
+        ("idle", 1, Decimal("0"), 0.0),
+    ]
+
+
+def test_refusals_by_reason(filled: ClickHouse) -> None:
+    assert ask(filled, "refusals_by_reason", "reason, operation, refusals, events, projects") == [
+        ("out_of_credits", "blog_post", 2, 1, 1),
+        ("plan_required", "video.premium", 1, 1, 1),
+    ]
+
+
+def test_dead_letters_by_code_counts_a_repeated_one_once(filled: ClickHouse) -> None:
+    rows = ask(filled, "dead_letters_by_code", "code, field, events, latest_detail LIKE 'detail %'")
+    assert rows == [("unknown_operation", "data.operation", 2, 1), ("malformed_json", "", 1, 1)]
+
+
+def test_duplicates_by_source(filled: ClickHouse) -> None:
+    # Decided: events 20 and 22 (two of them), refusals 23 to 25, and one event each of beta's 6 and 7 and idle's 2.
+    assert ask(filled, "duplicates_by_source", "source, duplicates, ids_repeated, decided, projects") == [
+        ("/gateway", 2, 1, 9, 1)
+    ]
+
+
+def test_balance_of_every_project(filled: ClickHouse) -> None:
+    assert ask(filled, "balance_of_every_project", "project, environment, credits, agrees, entries") == [
+        ("acme", "preview", Decimal("3999"), 1, 2),
+        ("acme", "production", Decimal("10.94"), 1, 8),
+        ("beta", "production", Decimal("250"), 1, 5),
+        ("idle", "production", Decimal("250"), 1, 2),
+    ]
+
+
+def test_balances_that_do_not_agree_with_their_newest_entry_show(filled: ClickHouse) -> None:
+    wrong = fact(timedelta(0), 0, 3, 0, "grant", "idle", "1", "250")
+    insert(filled, journal_sink(Settings()), [wrong])
+    assert ask(filled, "balance_of_every_project", "project, agrees")[-1] == ("idle", 0)
+
+
+def test_burn_rate(filled: ClickHouse) -> None:
+    assert ask(filled, "burn_rate", "*") == [
+        ("acme", "production", Decimal("13.865714"), Decimal("10.94"), Decimal("0.7")),
+        ("beta", "production", Decimal("10"), Decimal("250"), Decimal("25")),
+    ]
+
+
+def test_ledger_of_a_project_is_that_of_the_newest_entry_until_another_is_named(filled: ClickHouse) -> None:
+    assert ask(filled, "ledger_of_a_project", "entry_id, kind, credits, balance_credits") == [
+        ("2-7-2", "charge", Decimal("0"), Decimal("250")),
+        ("2-7-1", "grant", Decimal("250"), Decimal("250")),
+        ("2-7-0", "expiry", Decimal("-180"), Decimal("0")),
+        ("2-6-0", "charge", Decimal("-70"), Decimal("180")),
+        ("2-5-0", "grant", Decimal("250"), Decimal("250")),
+    ]
+    sql = (PROJECT_ROOT / "clickhouse" / "queries" / "ledger_of_a_project.sql").read_text()
+    before, _, after = sql.partition("\nWITH ")
+    named = before + "\nWITH 'acme' AS wanted" + after.partition("AS wanted")[2]
+    assert len(filled.query(named)) == 10
