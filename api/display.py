@@ -103,8 +103,8 @@ def print_report(console: Console, report: Report, url: str) -> None:
         console.print("\n[bold]What the first project that ran out of credits is answered[/]")
         console.print_json(json.dumps(report.first_refusal))
     console.print(
-        f"\nFirst charge {report.seconds_to_first_charge:.1f} s after the start. The API was at {url}, its documents at "
-        f"{url}/docs; `meterline demo --stay` keeps them up.",
+        f"\nFirst charge {report.seconds_to_first_charge:.1f} s after the start. The API was at {url}, its documents "
+        f"at {url}/docs; `meterline demo --stay` keeps them up.",
         soft_wrap=True,
     )
 

@@ -41,6 +41,9 @@ CODES: dict[str, ProblemCode] = {
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
     ),
+    "unreadable_record": ProblemCode(
+        422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
+    ),
     # Who is asking.
     "unauthenticated": ProblemCode(401, "Not authenticated", "Send `Authorization: Bearer mtl_…` with a valid key."),
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),

@@ -10,24 +10,22 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from itertools import islice
 from typing import Any
 
-from schemas.commands import Envelope
+import msgspec
+
+from schemas.commands import Envelope, IntakeRecord
 from schemas.events import Usage
 from schemas.prices import FIRST_PRICE_BOOK
-from streams.codecs import decode_account, decode_intake, encode, encode_json
+from streams.codecs import decode_account, decode_intake, encode, encode_json, fact_bytes, packed, usage_bytes
 from streams.core.acceptance import accept_record, dead_letter
-from streams.core.owner import Effects, IntakeItem, fold, needed
+from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.tables import BatchTable, day_of, first_offset_of, seen_records, seen_rows
 from streams.topics import Topics, partition_of
 
 log = logging.getLogger(__name__)
-
-ENVELOPE_EVENTS_MAX = 1000
-JOURNAL_FACTS_MAX = 2000
 
 
 class Accept:
@@ -78,8 +76,9 @@ class Owner:
         by_partition: dict[int, list[IntakeItem]] = defaultdict(list)
         for event in events:
             message = event.message
-            item = IntakeItem(message.offset, round(message.timestamp * 1000), decode_intake(message.value))
-            by_partition[message.partition].append(item)
+            by_partition[message.partition].append(
+                IntakeItem(message.offset, round(message.timestamp * 1000), _intake_body(message))
+            )
         effects = {partition: self.decide(partition, items) for partition, items in by_partition.items()}
         await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in effects.items()))
         await asyncio.gather(
@@ -104,8 +103,7 @@ class Owner:
         return fold(partition, items, accounts, seen, FIRST_PRICE_BOOK, self.topics.intake)
 
     async def _publish_facts(self, partition: int, effects: Effects) -> None:
-        facts = iter(effects.facts)
-        records = [(None, encode(chunk)) for chunk in iter(lambda: list(islice(facts, JOURNAL_FACTS_MAX)), [])]
+        records = [(None, encode(pack)) for pack in packed(effects.facts, fact_bytes)]
         letters = [(None, encode_json(letter)) for letter in effects.dead_letters]
         await asyncio.gather(
             self.publisher.send_all(self.topics.journal, partition, records),
@@ -138,12 +136,18 @@ class Owner:
         )
 
 
+def _intake_body(message: Any) -> IntakeRecord | Unreadable:
+    """What a record says. Only accept and the API write intake, but what can't be read must not stop the partition."""
+    try:
+        return decode_intake(message.value)
+    except (msgspec.DecodeError, TypeError) as error:
+        log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
+        return Unreadable(message.value or b"", str(error))
+
+
 def envelopes(usages: list[Usage]) -> list[tuple[bytes | None, bytes]]:
     """Intake records for one partition's usage, in order."""
-    return [
-        (None, encode(Envelope(usages[start : start + ENVELOPE_EVENTS_MAX])))
-        for start in range(0, len(usages), ENVELOPE_EVENTS_MAX)
-    ]
+    return [(None, encode(Envelope(pack))) for pack in packed(usages, usage_bytes)]
 
 
 async def work(

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import msgspec
 
 from schemas.commands import IntakeRecord, ReplyRecord
-from schemas.events import DeadLetter
+from schemas.events import DeadLetter, Usage
 from schemas.ledger import Account, Fact
 
 _encoder = msgspec.msgpack.Encoder()
 
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
-decode_intake = msgspec.msgpack.Decoder(IntakeRecord).decode
+decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
 decode_account = msgspec.msgpack.Decoder(Account).decode
 decode_facts = msgspec.msgpack.Decoder(list[Fact]).decode
 decode_reply = msgspec.msgpack.Decoder(ReplyRecord).decode
 decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
+
+T = TypeVar("T")
+
+# Well under what a broker takes in one record (8 MiB), and enough for its compression to work on.
+RECORD_BYTES_MAX = 1024 * 1024
+RECORD_ITEMS_MAX = 1000
+
+
+def packed(items: Iterable[T], bytes_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """`items` in lists for one record each, in order; `bytes_of` estimates an item's size from above."""
+    pack: list[T] = []
+    size = 0
+    for item in items:
+        item_size = bytes_of(item)
+        if pack and (size + item_size > RECORD_BYTES_MAX or len(pack) >= RECORD_ITEMS_MAX):
+            yield pack
+            pack, size = [], 0
+        pack.append(item)
+        size += item_size
+    if pack:
+        yield pack
+
+
+def usage_bytes(usage: Usage) -> int:
+    """At most 4 bytes a character, and the short fields together."""
+    return 1024 + 4 * (len(usage.source) + len(usage.event_id) + len(usage.job_id) + len(usage.metadata))
+
+
+def fact_bytes(fact: Fact) -> int:
+    """As usage_bytes."""
+    return 1024 + 4 * (len(fact.source) + len(fact.event_id) + len(fact.job_id) + len(fact.metadata))

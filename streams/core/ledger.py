@@ -14,7 +14,7 @@ from schemas.commands import Admit, AnyCommand, CreateKey, CreateProject, Revoke
 from schemas.events import Usage
 from schemas.ledger import Account, ApiKey, Fact, Grant, Reply, StoredReply, entry_id
 from schemas.prices import PriceBook
-from schemas.problems import Rejection
+from schemas.problems import CODES, Rejection
 from streams.core.plans import BUNDLES, PLANS, renewal_after
 from streams.core.pricing import price
 
@@ -129,7 +129,8 @@ def charge(booking: Booking, usage: Usage, book: PriceBook) -> Reply:
     """Charge one use in burn-down order, whole or not at all.
 
     Each entry draws on one grant: a line that two grants pay for has two entries, and only the first bears the
-    quantity. A use that costs nothing leaves an entry of 0. Refusals: `plan_required`, then `out_of_credits`.
+    quantity. A use that costs nothing leaves an entry of 0. Refusals: `plan_required`, then `unknown_operation`, then
+    `out_of_credits`.
     """
     account = booking.account
     environment = usage.environment
@@ -138,7 +139,10 @@ def charge(booking: Booking, usage: Usage, book: PriceBook) -> Reply:
         return _refuse(
             booking, usage, book, "plan_required", f"{usage.operation} needs the {needed_plan} plan or a higher one"
         )
-    lines = price(book, usage.operation, usage.quantity, usage.surcharge)
+    try:
+        lines = price(book, usage.operation, usage.quantity, usage.surcharge)
+    except Rejection as rejection:
+        return _refuse(booking, usage, book, rejection.code, rejection.detail)
     total = sum(amount for _, amount in lines)
     left = available(account, environment)
     if total > left:
@@ -316,7 +320,7 @@ def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: 
         price_version=book.version,
         usage=usage,
     )
-    return Reply(402, code, detail, 0, left, fact_id)
+    return Reply(CODES[code].status, code, detail, 0, left, fact_id)
 
 
 def _top_up(booking: Booking, command: TopUp) -> Reply:

@@ -31,12 +31,20 @@ from streams.core.ledger import (
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is none of ours, and why."""
+
+    value: bytes
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class IntakeItem:
     """One intake record: its offset, its broker time in Unix milliseconds, and what it says."""
 
     offset: int
     at_ms: int
-    body: IntakeRecord
+    body: IntakeRecord | Unreadable
 
 
 @dataclass(slots=True)
@@ -64,7 +72,7 @@ def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
             for usage in body.events:
                 projects.add(usage.project)
                 hashes.add(usage.dedup_hash)
-        else:
+        elif not isinstance(body, Unreadable):
             projects.add(body.project)
             if isinstance(body, Admit):
                 hashes.add(body.usage.dedup_hash)
@@ -91,6 +99,8 @@ def fold(
     for item in items:
         if isinstance(item.body, Envelope):
             batch.apply_envelope(item, item.body)
+        elif isinstance(item.body, Unreadable):
+            batch.dead_letter(item, 0, item.body.value, Rejection("unreadable_record", item.body.why))
         else:
             batch.apply_command(item, item.body)
     return effects
@@ -223,6 +233,9 @@ class _Batch:
                 "data": {"operation": usage.operation, "quantity": usage.quantity},
             }
         )
+        self.dead_letter(item, slot, text, rejection)
+
+    def dead_letter(self, item: IntakeItem, slot: int, text: bytes, rejection: Rejection) -> None:
         self.effects.dead_letters.append(
             dead_letter(text, rejection, self.intake_topic, self.partition, item.offset, slot, item.at_ms)
         )

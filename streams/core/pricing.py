@@ -49,10 +49,19 @@ def meter(data: UsageData, operations: Container[str]) -> tuple[str, int, str]:
 
 
 def price(book: PriceBook, operation: str, quantity: int, surcharge: str) -> list[tuple[str, int]]:
-    """The lines to charge, as (operation, microcredits): one, or two where there is a surcharge."""
-    lines = [(operation, book.rates[operation] * quantity)]
-    if surcharge:
-        lines.append((surcharge, book.rates[surcharge] * quantity))
+    """The lines to charge, as (operation, microcredits): one, or two where there is a surcharge.
+
+    Raises Rejection (`unknown_operation`) for what this book has no price for, as when whoever accepted the event knew
+    a newer one.
+    """
+    try:
+        lines = [(operation, book.rates[operation] * quantity)]
+        if surcharge:
+            lines.append((surcharge, book.rates[surcharge] * quantity))
+    except KeyError as missing:
+        raise Rejection(
+            "unknown_operation", f"Price book {book.version} has no operation {missing}", "data.operation"
+        ) from None
     return lines
 
 

@@ -10,7 +10,7 @@ from schemas.commands import Envelope
 from schemas.ledger import Account, Fact
 from schemas.prices import FIRST_PRICE_BOOK as BOOK
 from streams.core.ledger import REPLIES_KEPT, available
-from streams.core.owner import Effects, IntakeItem, fold
+from streams.core.owner import Effects, IntakeItem, Unreadable, fold
 from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
 
@@ -117,6 +117,21 @@ def test_unknown_projects_are_dead_lettered_and_cost_their_neighbours_nothing() 
     assert kinds(effects) == ["charge"]
     (letter,) = effects.dead_letters
     assert (letter.code, letter.offset, letter.index) == ("unknown_project", 1, 0)
+
+
+def test_what_can_not_be_read_is_dead_lettered_and_its_neighbours_are_charged() -> None:
+    state = opened()
+    effects = state.apply(item(1, Unreadable(b"?", "not ours")), item(2, Envelope([usage("a")])))
+    assert [(letter.code, letter.offset, letter.event) for letter in effects.dead_letters] == [
+        ("unreadable_record", 1, "?")
+    ]
+    assert kinds(effects) == ["charge"]
+
+
+def test_an_operation_that_the_owner_has_no_price_for_is_refused_and_recorded() -> None:
+    state = opened()
+    effects = state.apply(item(1, Envelope([usage("a", operation="hologram"), usage("b")])))
+    assert [(fact.kind, fact.reason) for fact in effects.facts] == [("refusal", "unknown_operation"), ("charge", "")]
 
 
 def test_an_event_that_came_before_its_project_is_not_held_against_a_later_one() -> None:
