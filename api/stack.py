@@ -99,6 +99,7 @@ class Stack:
             self._broker = EmbeddedBroker(
                 settings.data_dir,
                 settings.cache_dir,
+                port=settings.kafka_port,
                 heap_mb=settings.kafka_heap_mb,
                 partitions=settings.partitions,
                 progress=self._progress,

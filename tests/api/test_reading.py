@@ -7,6 +7,7 @@ from decimal import Decimal
 
 import pytest
 
+from api.openapi import DOCUMENT_PATH, document
 from tests.client import Operator, event, eventually
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
@@ -152,6 +153,10 @@ def test_health_and_docs(operator: Operator) -> None:
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/events", "/v1/admissions", "/v1/balance", "/v1/ledger", "/v1/usage", "/v1/projects/me"} <= set(paths)
+
+
+def test_the_committed_document_is_the_apps_own() -> None:
+    assert DOCUMENT_PATH.read_text() == document(), "run `uv run python -m api.openapi` and look at the diff"
 
 
 def test_what_is_not_there_is_a_problem_too(operator: Operator) -> None:

@@ -5,9 +5,12 @@ import json
 import secrets
 
 import orjson
+from aiokafka import AIOKafkaProducer
 
 from api.stack import Stack
 from streams.producer import KafkaProducer
+from streams.publisher import Publisher
+from streams.topics import kafka_client_settings, partition_of, topics_of
 from tests.client import Operator, event, eventually
 
 
@@ -65,6 +68,32 @@ def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_
     where = f"project = '{project}' AND kind = 'charge'"
     ids = {row[0] for row in operator.rows(stack.clickhouse_url, f"SELECT event_id FROM facts WHERE {where}")}
     assert ids == {f"{side}-{code}" for code in bad for side in ("before", "after")} | {"last"}
+
+
+def test_what_is_not_a_record_of_ours_on_intake_stops_nothing(stack: Stack, operator: Operator) -> None:
+    project, client = operator.customer()
+    topics = topics_of(stack.settings)
+    partition = partition_of(project, stack.settings.partitions)
+    admitted = client.post("/v1/admissions", json={"operation": "image"})
+
+    async def send() -> None:
+        publisher = Publisher(stack.settings)
+        await publisher.start()
+        for value in (b"garbage", b"\x93\xa5usage\x01\x02", b""):
+            await publisher.send_all(topics.intake, partition, [(None, value)])
+        producer = AIOKafkaProducer(**kafka_client_settings(stack.settings))
+        await producer.start()
+        await producer.send_and_wait(topics.intake, None, key=b"tombstone", partition=partition)
+        await producer.stop()
+        await publisher.stop()
+
+    restarts = stack.restarts
+    asyncio.run(send())
+    assert client.post("/v1/admissions", json={"operation": "image"}).json()["available"] == "186"
+    assert admitted.status_code == 200
+    assert stack.restarts == restarts
+    sql = "SELECT toString(count()) FROM dead_letters WHERE code = 'unreadable_record'"
+    eventually(lambda: operator.rows(stack.clickhouse_url, sql) == [["4"]])
 
 
 def test_a_dead_letter_says_where_the_event_stood(stack: Stack, operator: Operator) -> None:
