@@ -171,6 +171,34 @@ def migrate() -> None:
     console.print("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")
 
 
+@app.command()
+def verify(as_json: JsonOption = False) -> None:
+    """Reconcile state tables, journal and ClickHouse on a live system; exit code 1 on any drift."""
+    from streams.clickhouse import ClickHouse
+    from streams.running import reach
+    from streams.verify import verify as run
+
+    settings = reach(Settings())
+    clickhouse = ClickHouse(settings)
+    try:
+        with console.status("") as status:
+            verdict = asyncio.run(run(settings, clickhouse, status.update))
+    finally:
+        clickhouse.close()
+    if as_json:
+        _print_json(verdict.as_json())
+    else:
+        print(f"{verdict.projects:,} projects, {verdict.facts:,} facts, {verdict.seconds:.1f} s")
+        for difference in verdict.differences:
+            print(
+                f"{difference.project} {difference.grant_id}: {difference.between} differ, "
+                f"{difference.first:,} and {difference.second:,} microcredits {' '.join(difference.entry_ids)}"
+            )
+        print("no drift" if verdict.ok else f"drift: {verdict.drift_microcredits:,} microcredits")
+    if not verdict.ok:
+        raise typer.Exit(1)
+
+
 @keys_app.command("admin")
 def keys_admin(as_json: JsonOption = False) -> None:
     """Make an admin key, and the hash that METERLINE_ADMIN_KEY_HASHES needs. The key is shown this once."""
@@ -193,8 +221,11 @@ def keys_create(
     """Make a key for a project. The key is shown this once."""
     import httpx
 
+    from streams.running import find_running
+
     settings = Settings()
-    url = url or f"http://{settings.api_host}:{settings.api_port}"
+    running = find_running(settings)
+    url = url or (running.api_url if running else f"http://{settings.api_host}:{settings.api_port}")
     local_key = settings.data_dir / "admin-key"
     if not admin_key and local_key.exists():
         admin_key = local_key.read_text().strip()

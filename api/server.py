@@ -82,9 +82,13 @@ async def _write_history(settings: Settings) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: [task.cancel() for task in tasks])
-        results = await asyncio.gather(*tasks, return_exceptions=True)
+        # One that ends ends them all: the supervisor starts the process afresh.
+        done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     finally:
         await asyncio.to_thread(clickhouse.close)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from streams.clickhouse import ClickHouse
-from streams.migrations import migrate
-
 from streams.accounts_view import AccountsView
+from streams.clickhouse import ClickHouse
 from streams.commands import CommandClient
 from streams.historian import Historian, dead_letter_sink, journal_sink
+from streams.migrations import migrate
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.topics import Topics, create_topics, topics_of
@@ -34,13 +35,29 @@ class Services:
     historians: list[Historian] = field(default_factory=list)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
+    async def watch(self) -> None:
+        """End the process, as SIGTERM would, once a part has failed for good: its supervisor starts it afresh."""
+        while True:
+            await asyncio.sleep(0.5)
+            alive = {
+                "publisher": self.publisher.is_alive,
+                "replies": self.commands.is_alive,
+                "accounts": self.accounts.is_alive,
+            } | {f"historian of {each.sink.table}": not task.done() for each, task in self._historian_tasks()}
+            failed = [name for name, is_alive in alive.items() if not is_alive]
+            if failed:
+                log.critical("the API stops: %s failed", ", ".join(failed))
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    def _historian_tasks(self) -> list[tuple[Historian, asyncio.Task[None]]]:
+        return list(zip(self.historians, self._tasks, strict=True))
+
     def parts_ready(self) -> dict[str, bool]:
         """Each part, and whether it can serve."""
         parts = {"accounts": self.accounts.is_ready}
         if self.historians:
-            parts["history"] = all(each.ready.is_set() for each in self.historians) and not any(
-                task.done() for task in self._tasks
-            )
+            parts["history"] = all(each.ready.is_set() for each in self.historians)
         return parts
 
 
@@ -67,7 +84,11 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             if settings.clickhouse_url is None:
                 services.historians = historians_of(settings, clickhouse)
                 services._tasks = [asyncio.create_task(each.run()) for each in services.historians]
-            yield services
+            watching = asyncio.create_task(services.watch())
+            try:
+                yield services
+            finally:
+                watching.cancel()
         finally:
             for task in services._tasks:
                 task.cancel()

@@ -21,6 +21,7 @@ from api.keys import hash_key, new_admin_key
 from streams import lifeline
 from streams.broker import EmbeddedBroker
 from streams.errors import OperatorError
+from streams.running import note_running
 from streams.settings import Settings
 from streams.topics import create_topics
 
@@ -48,7 +49,7 @@ class _Member:
 class Stack:
     """Start it, ask its `url` with its `admin_key`, call `check` now and then, stop it.
 
-    A worker or API that ends is started again, with a pause that doubles while it keeps failing. The broker is the
+    What ends is started again, workers and API with a pause that doubles while they keep failing. The broker is the
     embedded one unless the settings name a cluster; ClickHouse likewise.
     """
 
@@ -70,6 +71,7 @@ class Stack:
         self._supervisor: threading.Thread | None = None
         self._stopping = threading.Event()
         self._broken: StackError | None = None
+        self._note: Path | None = None
         self.admin_key = ""
         self.restarts = 0
 
@@ -96,16 +98,7 @@ class Stack:
         settings.admin_key_hashes = [*settings.admin_key_hashes, hash_key(self.admin_key).hex()]
         if settings.kafka_url is None:
             self._tell("starting Kafka")
-            self._broker = EmbeddedBroker(
-                settings.data_dir,
-                settings.cache_dir,
-                port=settings.kafka_port,
-                heap_mb=settings.kafka_heap_mb,
-                partitions=settings.partitions,
-                progress=self._progress,
-            )
-            self._broker.start()
-            settings.kafka_url = self._broker.url
+            self._start_broker(settings.kafka_port)
         asyncio.run(create_topics(settings))
         self._tell("starting the worker and the API")
         self._members = [self._member("api", ["api"], {})] + [
@@ -117,6 +110,7 @@ class Stack:
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._supervisor.start()
         self._wait_until_ready()
+        self._note = note_running(settings, self.url, self.clickhouse_url)
 
     def check(self) -> None:
         """Raises StackError where something has ended that is not started again."""
@@ -127,12 +121,16 @@ class Stack:
         while self._broken is None and not self._stopping.wait(0.1):
             try:
                 self._restart_ended()
-            except StackError as error:
-                self._broken = error
+            except OperatorError as error:
+                self._broken = StackError(str(error))
 
     def _restart_ended(self) -> None:
-        if self._broker is not None and self._broker.poll() is not None:
-            raise StackError(f"Kafka ended by itself; see {self._broker.log_path}")
+        if self._broker is not None and (code := self._broker.poll()) is not None:
+            self._tell(f"Kafka ended with {code}; starting it again (its log: {self._broker.log_path})")
+            self._broker.stop()
+            self.restarts += 1
+            # On the same port: everyone else goes on trying to reach it there.
+            self._start_broker(int(self._broker.url.rpartition(":")[2]))
         now = time.monotonic()
         for member in self._members:
             if member.child is not None and (code := member.child.poll()) is not None:
@@ -147,11 +145,17 @@ class Stack:
                 self._start(member)
 
     def pids(self) -> dict[str, int]:
-        """The process id of each running member."""
-        return {member.name: member.child.pid for member in self._members if member.child is not None}
+        """The process id of each running member; `kafka` is the broker's guard."""
+        pids = {member.name: member.child.pid for member in self._members if member.child is not None}
+        if self._broker is not None and self._broker.pid is not None:
+            pids["kafka"] = self._broker.pid
+        return pids
 
     def stop(self) -> None:
         """Stop every part, the broker last. Safe to call at any time, more than once."""
+        if self._note is not None:
+            self._note.unlink(missing_ok=True)
+            self._note = None
         self._stopping.set()
         if self._supervisor is not None:
             self._supervisor.join()
@@ -179,6 +183,19 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _start_broker(self, port: int) -> None:
+        settings = self.settings
+        self._broker = EmbeddedBroker(
+            settings.data_dir,
+            settings.cache_dir,
+            port=port,
+            heap_mb=settings.kafka_heap_mb,
+            partitions=settings.partitions,
+            progress=self._progress,
+        )
+        self._broker.start()
+        settings.kafka_url = self._broker.url
 
     def _member(self, name: str, command: list[str], env: dict[str, str]) -> _Member:
         argv = [sys.executable, "-m", "api.cli", *command]

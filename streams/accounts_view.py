@@ -76,8 +76,12 @@ class AccountsView:
     @property
     def is_ready(self) -> bool:
         """Whether every partition has been read to its end once, and is being followed."""
-        following = self._reader is not None and not self._reader.done()
-        return following and len(self._caught_up_at) == self._settings.partitions
+        return self.is_alive and len(self._caught_up_at) == self._settings.partitions
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the changelog is being followed."""
+        return self._reader is not None and not self._reader.done()
 
     def get(self, project: str) -> Account | None:
         """The project's account, or None where there is none; a copy of the caller's own."""

@@ -20,6 +20,7 @@ from schemas.prices import FIRST_PRICE_BOOK
 from streams.codecs import decode_account, decode_intake, encode, encode_json, fact_bytes, packed, usage_bytes
 from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
+from streams.lease import Lease
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.tables import BatchTable, day_of, first_offset_of, seen_records, seen_rows
@@ -63,16 +64,26 @@ class Owner:
     """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
 
     def __init__(
-        self, settings: Settings, topics: Topics, publisher: Publisher, accounts: BatchTable, seen: BatchTable
+        self,
+        settings: Settings,
+        topics: Topics,
+        publisher: Publisher,
+        accounts: BatchTable,
+        seen: BatchTable,
+        lease: Lease,
     ) -> None:
         self.settings = settings
         self.topics = topics
         self.publisher = publisher
         self.accounts = accounts
         self.seen = seen
+        self.lease = lease
 
     async def apply(self, events: list[Any]) -> None:
-        """Apply these intake records; returns once all that follows from them is acknowledged."""
+        """Apply these intake records; returns once all that follows from them is acknowledged.
+
+        Raises LeaseLostError, before a write, once the partitions may be another's.
+        """
         by_partition: dict[int, list[IntakeItem]] = defaultdict(list)
         for event in events:
             message = event.message
@@ -80,7 +91,9 @@ class Owner:
                 IntakeItem(message.offset, round(message.timestamp * 1000), _intake_body(message))
             )
         effects = {partition: self.decide(partition, items) for partition, items in by_partition.items()}
+        self.lease.check()
         await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in effects.items()))
+        self.lease.check()
         await asyncio.gather(
             *(self._store(partition, each, by_partition[partition]) for partition, each in effects.items())
         )

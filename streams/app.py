@@ -14,6 +14,7 @@ import uvloop
 from yarl import URL
 
 from streams.agents import Accept, Owner, work
+from streams.lease import Lease
 from streams.local_state import claim
 from streams.publisher import Publisher
 from streams.settings import Settings
@@ -30,6 +31,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     """Faust, with our transport and our producer."""
 
     publisher: Publisher
+    lease: Lease
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self, loop=self.loop)
@@ -77,10 +79,11 @@ def create_app(settings: Settings) -> WorkerApp:
         worker_redirect_stdouts=False,
     )
     publisher = app.publisher = Publisher(settings)
+    app.lease = Lease(settings.session_timeout_seconds)
     accounts = accounts_table(app, settings)
     seen = seen_table(app, settings)
     accept = Accept(settings, topics, publisher)
-    owner = Owner(settings, topics, publisher, accounts, seen)
+    owner = Owner(settings, topics, publisher, accounts, seen, app.lease)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
     @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]

@@ -141,6 +141,11 @@ class EmbeddedBroker:
             self.stop()
             raise
 
+    @property
+    def pid(self) -> int | None:
+        """The process id of the JVM's guard, or None while there is none. Killing it kills the JVM (on Linux)."""
+        return self._jvm.pid if self._jvm else None
+
     def poll(self) -> int | None:
         """None while the JVM runs, else its exit code (0 if there is none)."""
         return self._jvm.poll() if self._jvm else 0

@@ -56,6 +56,11 @@ class CommandClient:
         if self._consumer is not None:
             await self._consumer.stop()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether replies are being read."""
+        return self._reader is not None and not self._reader.done()
+
     def addressing(self, idempotency_key: str = "") -> dict[str, Any]:
         """The fields of a command that say who asks, with a correlation of its own."""
         return {

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -44,11 +46,10 @@ class Sink:
 
 @dataclass(slots=True)
 class _Pending:
-    """Rows waiting for their insert, by month, and the marks they will have reached."""
+    """Rows waiting for their insert, in order of arrival with their months, and the marks they will have reached."""
 
-    months: dict[int, list[Row]] = field(default_factory=dict)
+    rows: list[tuple[int, Row]] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
-    count: int = 0
     since: float = 0.0
 
 
@@ -63,8 +64,9 @@ class Historian:
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
         self._pending = _Pending()
-        # Counts assignments: records that were asked for under another one are not to be trusted to be next.
+        # Counts changes of assignment: records that were asked for under another one are not to be trusted to be next.
         self._assignment = 0
+        self._interrupted = True
         self._writing = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
 
@@ -85,19 +87,23 @@ class Historian:
         try:
             while True:
                 try:
-                    await self._step(consumer)
+                    if self._interrupted:
+                        await self.resume()
+                    else:
+                        await self._step(consumer)
                 except asyncio.CancelledError:
                     raise
                 except Exception:
                     log.exception("history could not be written; trying again from what ClickHouse holds")
+                    self._interrupted = True
                     await asyncio.sleep(1.0)
-                    await self.resume()
         finally:
             await consumer.stop()
 
-    async def release(self) -> None:
-        """Let partitions go: what is being inserted is inserted first, what is pending is another's."""
+    async def interrupt(self) -> None:
+        """The assignment changes: finish the insert under way; what is pending is read again, or is another's now."""
         self._assignment += 1
+        self._interrupted = True
         self.ready.clear()
         async with self._writing:
             self._marks.clear()
@@ -108,9 +114,11 @@ class Historian:
         consumer = self._consumer
         assert consumer is not None
         async with self._writing:
+            assignment = self._assignment
             found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            if assignment != self._assignment:
+                return  # and so another resume follows
             held = {row[0]: ((row[1], row[2]), row[3]) for row in found}
-            self._assignment += 1
             self._pending = _Pending()
             self._marks.clear()
             for tp in consumer.assignment():
@@ -118,23 +126,21 @@ class Historian:
                 self._marks[tp.partition] = mark
                 # The record that held the last row may hold rows after it.
                 consumer.seek(tp, max(journal_offset, 0))
-        self.ready.set()
+            self._interrupted = False
+            self.ready.set()
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment, pending = self._assignment, self._pending
         flush_seconds = self.settings.historian_flush_ms / 1000
-        waited = time.monotonic() - pending.since if pending.count else 0.0
+        waited = time.monotonic() - pending.since if pending.rows else 0.0
         records = await consumer.getmany(timeout_ms=max(1, int((flush_seconds - waited) * 1000)), max_records=64)
-        if assignment != self._assignment or not self.ready.is_set():
-            # Taken across a rebalance: some may be from before the seek, and those from after it are used up now.
-            if records and self.ready.is_set():
-                await self.resume()
-            return
+        if assignment != self._assignment:
+            return  # some of it may be another's now; what is still ours is read again
         for tp, partition_records in records.items():
             for record in partition_records:
                 self._add(tp, record)
-        if pending.count and (
-            pending.count >= self.settings.historian_rows_max or time.monotonic() - pending.since >= flush_seconds
+        if pending.rows and (
+            len(pending.rows) >= self.settings.historian_rows_max or time.monotonic() - pending.since >= flush_seconds
         ):
             async with self._writing:
                 if assignment == self._assignment:
@@ -143,23 +149,20 @@ class Historian:
     def _add(self, tp: TopicPartition, record: Any) -> None:
         pending = self._pending
         mark = pending.marks.get(tp.partition) or self._marks[tp.partition]
-        if not pending.count:
+        if not pending.rows:
             pending.since = time.monotonic()
         for row_mark, month, row in self.sink.rows(record):
             # Below the mark: a batch that the owner repeated, or a record we had in part.
             if row_mark > mark:
                 mark = row_mark
-                pending.months.setdefault(month, []).append(row)
-                pending.count += 1
+                pending.rows.append((month, row))
         pending.marks[tp.partition] = mark
 
     async def _flush(self, consumer: AIOKafkaConsumer) -> None:
         pending, self._pending = self._pending, _Pending()
-        # Older months first: what is missing after a crash is then always the newest.
-        for month in sorted(pending.months):
-            rows = pending.months[month]
-            for start in range(0, len(rows), self.settings.historian_rows_max):
-                block = rows[start : start + self.settings.historian_rows_max]
+        # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
+        for _, group in groupby(pending.rows, key=itemgetter(0)):
+            while block := [row for _, row in islice(group, self.settings.historian_rows_max)]:
                 await asyncio.to_thread(
                     self.clickhouse.insert_columns, self.sink.table, self.sink.columns, list(zip(*block, strict=True))
                 )
@@ -174,10 +177,10 @@ class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
         self._historian = historian
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        await self._historian.release()
+        await self._historian.interrupt()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        await self._historian.resume()
+        await self._historian.interrupt()
 
 
 def journal_sink(settings: Settings) -> Sink:

@@ -41,6 +41,14 @@ class Publisher:
             await self._producer.stop()
             self._producer = None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can still send. An idempotent producer that lost its place never can again."""
+        if self._producer is None:
+            return False
+        sender = self._producer._sender.sender_task
+        return sender is not None and not sender.done()
+
     async def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[int]:
         """Queue one record; the future gives its offset once it is acknowledged."""
         producer = self._started()

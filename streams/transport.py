@@ -1,4 +1,4 @@
-"""Faust's Kafka transport with a fetch wait that suits decisions.
+"""Faust's Kafka transport with a fetch wait that suits decisions, and a lease that heartbeats renew.
 
 Faust hard-codes `fetch_max_wait_ms=1500`: a broker that has nothing may sit on a fetch that long, and records of
 another partition wait behind it.
@@ -10,6 +10,8 @@ from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
 
+from streams.lease import Lease
+
 FETCH_WAIT_MS = 20
 
 
@@ -19,13 +21,37 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
 
+    async def on_start(self) -> None:
+        await super().on_start()
+        lease: Lease = self.app.lease
+        coordinator = self._ensure_consumer()._coordinator
+        beat = coordinator._do_heartbeat
+
+        async def beat_and_renew() -> bool:
+            sent_at = lease.now()
+            answered = bool(await beat())
+            if answered:
+                lease.renew(sent_at)
+            return answered
+
+        coordinator._do_heartbeat = beat_and_renew
+
+
+class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        # The coordinator answered our join a moment ago, and its session timer runs from there.
+        self._thread.app.lease.renew(Lease.now())
+        await super().on_partitions_assigned(assigned)
+
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
+    RebalanceListener = _Listener
+
     def _new_consumer_thread(self) -> _ConsumerThread:
         return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
 
 class Transport(driver.Transport):  # type: ignore[misc]
-    """The driver Faust would choose, but for the fetch wait."""
+    """The driver Faust would choose, but for the fetch wait and the lease (`app.lease`)."""
 
     Consumer = _Consumer

@@ -126,8 +126,15 @@ def test_a_failing_insert_is_tried_again_from_what_is_held(
     history: tuple[Settings, ClickHouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, clickhouse = history
-    insert = clickhouse.insert_columns
-    calls = []
+    insert, query = clickhouse.insert_columns, clickhouse.query
+    calls: list[int] = []
+    outage = [2]
+
+    def away(*args: object, **kwargs: object) -> object:
+        if calls and outage[0]:
+            outage[0] -= 1
+            raise ConnectionError("the server is still away when it is asked what it holds")
+        return query(*args, **kwargs)  # type: ignore[arg-type]
 
     def failing(*args: object, **kwargs: object) -> int:
         calls.append(1)
@@ -139,12 +146,16 @@ def test_a_failing_insert_is_tried_again_from_what_is_held(
         return done
 
     monkeypatch.setattr(clickhouse, "insert_columns", failing)
+    monkeypatch.setattr(clickhouse, "query", away)
 
     async def scenario() -> None:
         publisher = Publisher(settings)
         await publisher.start()
         await publisher.send_all(topics_of(settings).journal, 0, [(None, encode([fact(1, n) for n in range(100)]))])
         async with writing(Historian(settings, clickhouse, journal_sink(settings))):
+            async with asyncio.timeout(30):
+                while outage[0] or not calls:
+                    await asyncio.sleep(0.05)
             await until(clickhouse, COUNT, 100)
             await publisher.send_all(topics_of(settings).journal, 0, [(None, encode([fact(2, 0)]))])
             await until(clickhouse, COUNT, 101)

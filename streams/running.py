@@ -1,0 +1,71 @@
+"""Where the Meterline that runs on this machine can be reached: a note that `meterline up` leaves while it is up."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from streams.errors import OperatorError
+from streams.settings import Settings
+
+
+class Running(BaseModel):
+    """The addresses of a running stack, and the process that supervises it."""
+
+    pid: int
+    kafka_url: str
+    api_url: str
+    clickhouse_url: str
+    partitions: int
+
+
+def note_running(settings: Settings, api_url: str, clickhouse_url: str) -> Path:
+    """Leave the note; the caller removes it."""
+    assert settings.kafka_url is not None
+    running = Running(
+        pid=os.getpid(),
+        kafka_url=settings.kafka_url,
+        api_url=api_url,
+        clickhouse_url=clickhouse_url,
+        partitions=settings.partitions,
+    )
+    path = _note_path(settings)
+    path.write_text(running.model_dump_json())
+    return path
+
+
+def find_running(settings: Settings) -> Running | None:
+    """The stack that runs on this data directory, or None."""
+    try:
+        running = Running.model_validate_json(_note_path(settings).read_text())
+    except (OSError, ValidationError):
+        return None
+    return running if psutil.pid_exists(running.pid) else None
+
+
+def reach(settings: Settings) -> Settings:
+    """The settings, with the addresses of the stack that runs here where they name none themselves.
+
+    Raises OperatorError where they name none and nothing runs.
+    """
+    if settings.kafka_url is not None and settings.clickhouse_url is not None:
+        return settings
+    running = find_running(settings)
+    if running is None:
+        raise OperatorError(
+            "Nothing to connect to: start `meterline up`, or set METERLINE_KAFKA_URL and METERLINE_CLICKHOUSE_URL"
+        )
+    return settings.model_copy(
+        update={
+            "kafka_url": settings.kafka_url or running.kafka_url,
+            "clickhouse_url": settings.clickhouse_url or running.clickhouse_url,
+            "partitions": running.partitions,
+        }
+    )
+
+
+def _note_path(settings: Settings) -> Path:
+    return settings.data_dir / "running.json"

@@ -1,0 +1,258 @@
+"""The three-way reconciliation: state tables, journal and ClickHouse must tell the same of every grant.
+
+It runs on a live system. Accounts are read first, each as of its last applied offset; the journal is read to its end
+after that, so it holds all that the accounts do; ClickHouse is asked once it has all of that journal. Each pair is then
+compared over the same facts: journal and accounts up to each account's offset, journal and ClickHouse up to the mark.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.ledger import ENTRY_KINDS, entry_id
+from streams.accounts_view import AccountsView
+from streams.clickhouse import ClickHouse
+from streams.codecs import decode_facts
+from streams.errors import OperatorError
+from streams.settings import Settings
+from streams.topics import kafka_client_settings, topics_of
+
+CATCH_UP_SECONDS_MAX = 120.0
+_NAMED_MAX = 20
+
+Budget = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two of the three that do not agree about one grant of a project, in microcredits."""
+
+    project: str
+    grant_id: str
+    between: str
+    first: int
+    second: int
+    entry_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What was compared, and what did not agree. `drift_microcredits` is the sum of all differences."""
+
+    projects: int = 0
+    facts: int = 0
+    repeated_in_journal: int = 0
+    drift_microcredits: int = 0
+    differences: list[Difference] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything agreed."""
+        return not self.differences and not self.drift_microcredits
+
+    def as_json(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return {"ok": self.ok} | asdict(self)
+
+
+@dataclass(slots=True)
+class _Journal:
+    """The journal folded: sums by (project, grant), over everything and up to each account's own offset."""
+
+    sums: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
+    sums_in_state: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
+    marks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    facts: int = 0
+    repeated: int = 0
+
+
+async def verify(
+    settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
+) -> Verdict:
+    """Compare all three. Raises OperatorError where ClickHouse does not catch up with the journal."""
+    began_at = time.monotonic()
+    verdict = Verdict()
+    on_progress("reading accounts")
+    state, offsets = await _read_accounts(settings)
+    verdict.projects = len(offsets)
+    journal = await _read_journal(settings, offsets, on_progress)
+    verdict.facts, verdict.repeated_in_journal = journal.facts, journal.repeated
+    on_progress("waiting for ClickHouse to have it all")
+    await _wait_for(clickhouse, journal.marks)
+    on_progress("asking ClickHouse")
+    history = await _read_history(clickhouse, journal.marks)
+    for between, first, second in (
+        ("accounts and journal", state, journal.sums_in_state),
+        ("journal and ClickHouse", journal.sums, history),
+    ):
+        for project, grant_id in sorted(first.keys() | second.keys()):
+            one, other = first.get((project, grant_id), 0), second.get((project, grant_id), 0)
+            if one != other:
+                verdict.drift_microcredits += abs(one - other)
+                verdict.differences.append(Difference(project, grant_id, between, one, other))
+    await _name_entries(settings, clickhouse, journal.marks, verdict)
+    verdict.seconds = round(time.monotonic() - began_at, 3)
+    return verdict
+
+
+async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[str, int]]:
+    """What each grant has left, and the last offset applied to each account, from a fresh read of the changelog."""
+    sums: dict[Budget, int] = {}
+    offsets: dict[str, int] = {}
+    with tempfile.TemporaryDirectory(prefix="meterline-") as directory:
+        view = AccountsView(settings, Path(directory) / "accounts")
+        await view.start()
+        try:
+            while not view.is_ready:
+                await asyncio.sleep(0.02)
+            for account in view.all():
+                offsets[account.project] = account.last_offset
+                for grant in account.grants:
+                    sums[account.project, grant.id] = grant.remaining
+        finally:
+            await view.stop()
+    return sums, offsets
+
+
+async def _read_journal(settings: Settings, offsets: dict[str, int], on_progress: Callable[[str], None]) -> _Journal:
+    journal = _Journal()
+
+    def add(_record: Any, fact: Any) -> None:
+        journal.facts += 1
+        if fact.kind in ENTRY_KINDS:
+            budget = (fact.project, fact.grant_id)
+            if fact.amount:
+                journal.sums[budget] += fact.amount
+                if fact.offset <= offsets.get(fact.project, -1):
+                    journal.sums_in_state[budget] += fact.amount
+
+    journal.marks, journal.repeated = await _each_fact(settings, add, on_progress)
+    return journal
+
+
+async def _each_fact(
+    settings: Settings, take: Callable[[Any, Any], None], on_progress: Callable[[str], None]
+) -> tuple[dict[int, tuple[int, int]], int]:
+    """Call `take` with each fact of the journal up to its present end, once; gives the marks and the repeats."""
+    consumer = AIOKafkaConsumer(
+        **kafka_client_settings(settings), auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 1024 * 1024
+    )
+    await consumer.start()
+    marks: dict[int, tuple[int, int]] = {}
+    repeated = 0
+    try:
+        partitions = [TopicPartition(topics_of(settings).journal, number) for number in range(settings.partitions)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        begins = await consumer.beginning_offsets(partitions)
+        left = {tp for tp in partitions if ends[tp] > begins[tp]}
+        total = sum(ends.values())
+        done = 0
+        while left:
+            for tp, records in (await consumer.getmany(*left, timeout_ms=1000)).items():
+                for record in records:
+                    if record.offset >= ends[tp]:
+                        break
+                    mark = marks.get(tp.partition, (-1, -1))
+                    for fact in decode_facts(record.value):
+                        if (fact.offset, fact.index) > mark:
+                            mark = (fact.offset, fact.index)
+                            take(record, fact)
+                        else:
+                            repeated += 1
+                    marks[tp.partition] = mark
+                    done += 1
+                if records[-1].offset >= ends[tp] - 1:
+                    left.discard(tp)
+            on_progress(f"reading the journal: {done:,} of {total:,} records")
+    finally:
+        await consumer.stop()
+    return marks, repeated
+
+
+async def _wait_for(clickhouse: ClickHouse, marks: dict[int, tuple[int, int]]) -> None:
+    deadline = time.monotonic() + CATCH_UP_SECONDS_MAX
+    while True:
+        rows = await asyncio.to_thread(
+            clickhouse.query, "SELECT partition, max((offset, position)) FROM facts GROUP BY partition"
+        )
+        held = {row[0]: tuple(row[1]) for row in rows}
+        behind = [partition for partition, mark in marks.items() if held.get(partition, (-1, -1)) < mark]
+        if not behind:
+            return
+        if time.monotonic() > deadline:
+            raise OperatorError(
+                f"ClickHouse is behind the journal in partitions {sorted(behind)} and does not catch up; "
+                "is the historian running?"
+            )
+        await asyncio.sleep(0.1)
+
+
+def _up_to(marks: dict[int, tuple[int, int]]) -> tuple[str, dict[str, Any]]:
+    """A condition that holds for the rows up to the marks, and its parameters."""
+    ordered = sorted(marks.items())
+    parameters = {
+        "partitions": [partition for partition, _ in ordered],
+        "offsets": [mark[0] for _, mark in ordered],
+        "positions": [mark[1] for _, mark in ordered],
+    }
+    condition = (
+        "(offset, position) <= ("
+        "transform(partition, {partitions:Array(UInt16)}, {offsets:Array(UInt64)}, toUInt64(0)), "
+        "transform(partition, {partitions:Array(UInt16)}, {positions:Array(UInt32)}, toUInt32(0)))"
+    )
+    return condition, parameters
+
+
+async def _read_history(clickhouse: ClickHouse, marks: dict[int, tuple[int, int]]) -> dict[Budget, int]:
+    if not marks:
+        return {}
+    condition, parameters = _up_to(marks)
+    rows = await asyncio.to_thread(
+        clickhouse.query,
+        f"SELECT project, grant_id, sum(amount) FROM ledger_entries WHERE amount != 0 AND {condition} "
+        "GROUP BY project, grant_id",
+        parameters,
+    )
+    return {(project, grant_id): amount for project, grant_id, amount in rows}
+
+
+async def _name_entries(
+    settings: Settings, clickhouse: ClickHouse, marks: dict[int, tuple[int, int]], verdict: Verdict
+) -> None:
+    """Where journal and ClickHouse disagree: the ids of entries that one of them lacks, or has twice."""
+    wrong = {(d.project, d.grant_id): d for d in verdict.differences if d.between == "journal and ClickHouse"}
+    wrong = dict(list(wrong.items())[:_NAMED_MAX])
+    if not wrong:
+        return
+    expected: dict[Budget, dict[str, int]] = defaultdict(dict)
+
+    def take(record: Any, fact: Any) -> None:
+        if (fact.project, fact.grant_id) in wrong and fact.kind in ENTRY_KINDS:
+            expected[fact.project, fact.grant_id][entry_id(record.partition, fact.offset, fact.index)] = fact.amount
+
+    await _each_fact(settings, take, lambda _text: None)
+    condition, parameters = _up_to(marks)
+    for budget, difference in wrong.items():
+        rows = await asyncio.to_thread(
+            clickhouse.query,
+            "SELECT entry_id, sum(amount), count() FROM ledger_entries WHERE project = {project:String} "
+            f"AND grant_id = {{grant:String}} AND {condition} GROUP BY entry_id",
+            parameters | {"project": budget[0], "grant": budget[1]},
+        )
+        found = {row[0]: (row[1], row[2]) for row in rows}
+        for identity in sorted(expected[budget].keys() | found.keys()):
+            if found.get(identity) != (expected[budget].get(identity), 1):
+                difference.entry_ids.append(identity)
+            if len(difference.entry_ids) >= _NAMED_MAX:
+                break
