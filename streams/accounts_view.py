@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.ledger import Account
 from streams.codecs import decode_account
 from streams.local_state import claim
-from streams.rocks import PartitionFile
+from streams.rocks import VersionedFile
 from streams.settings import Settings
 from streams.topics import kafka_client_settings, partition_of, topics_of
 
@@ -35,7 +34,7 @@ class AccountsView:
         self._settings = settings
         self._topic = topics_of(settings).accounts_changelog
         self._directory = directory
-        self._files: dict[int, PartitionFile] = {}
+        self._files: dict[int, VersionedFile] = {}
         self._caught_up_at: dict[int, float] = {}
         self._positions: dict[int, int] = {}
         self._advanced = asyncio.Condition()
@@ -56,7 +55,7 @@ class AccountsView:
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
         consumer.assign(partitions)
         for tp in partitions:
-            file = self._files[tp.partition] = PartitionFile(self._directory / f"accounts-{tp.partition}")
+            file = self._files[tp.partition] = VersionedFile(self._directory / f"accounts-{tp.partition}")
             held = file.changelog_offset()
             self._positions[tp.partition] = 0 if held is None else held + 1
             consumer.seek(tp, self._positions[tp.partition])
@@ -116,13 +115,10 @@ class AccountsView:
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=5000)
-            newest: dict[int, dict[bytes, bytes | None]] = defaultdict(dict)
             for tp, partition_records in records.items():
-                for record in partition_records:
-                    newest[tp.partition][record.key] = record.value
+                rows = [(record.key, record.value) for record in partition_records]
+                self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
-            for partition, rows in newest.items():
-                self._files[partition].write(rows.items(), self._positions[partition] - 1)
             now = time.monotonic()
             for tp in partitions:
                 highwater = consumer.highwater(tp)

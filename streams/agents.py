@@ -16,8 +16,18 @@ import msgspec
 
 from schemas.commands import Envelope, IntakeRecord
 from schemas.events import Usage
+from schemas.ledger import Account
 from schemas.prices import FIRST_PRICE_BOOK
-from streams.codecs import decode_account, decode_intake, encode, encode_json, fact_bytes, packed, usage_bytes
+from streams.codecs import (
+    decode_account,
+    decode_intake,
+    encode,
+    encode_account,
+    encode_json,
+    fact_bytes,
+    packed,
+    usage_bytes,
+)
 from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
 from streams.lease import Lease
@@ -27,6 +37,9 @@ from streams.tables import BatchTable, day_of, first_offset_of, seen_records, se
 from streams.topics import Topics, partition_of
 
 log = logging.getLogger(__name__)
+
+# Per partition; some 2 KB each.
+ACCOUNTS_CACHED_MAX = 5_000
 
 
 class Accept:
@@ -78,6 +91,8 @@ class Owner:
         self.accounts = accounts
         self.seen = seen
         self.lease = lease
+        self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
+        self._generation = -1
 
     async def apply(self, events: list[Any]) -> None:
         """Apply these intake records; returns once all that follows from them is acknowledged.
@@ -85,28 +100,40 @@ class Owner:
         Raises LeaseLostError, before a write, once the partitions may be another's.
         """
         by_partition: dict[int, list[IntakeItem]] = defaultdict(list)
+        if events[0].message.generation_id != self._generation:
+            # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
+            self._generation = events[0].message.generation_id
+            self._cache.clear()
         for event in events:
             message = event.message
             by_partition[message.partition].append(
                 IntakeItem(message.offset, round(message.timestamp * 1000), _intake_body(message))
             )
-        effects = {partition: self.decide(partition, items) for partition, items in by_partition.items()}
-        self.lease.check()
-        await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in effects.items()))
-        self.lease.check()
-        await asyncio.gather(
-            *(self._store(partition, each, by_partition[partition]) for partition, each in effects.items())
-        )
+        try:
+            effects = {partition: self.decide(partition, items) for partition, items in by_partition.items()}
+            self.lease.check()
+            await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in effects.items()))
+            self.lease.check()
+            await asyncio.gather(
+                *(self._store(partition, each, by_partition[partition]) for partition, each in effects.items())
+            )
+        except BaseException:
+            # The accounts in it are changed already, and nothing says that this was ever written.
+            self._cache.clear()
+            raise
         await self._reply([reply for each in effects.values() for reply in each.replies])
 
     def decide(self, partition: int, items: list[IntakeItem]) -> Effects:
         """Read what the items need from the local tables, and fold them over it."""
         projects, hashes = needed(items)
-        keys = [project.encode() for project in projects]
-        values = self.accounts.file(partition).get_many(keys)
-        accounts = {
-            account.project: account for account in (decode_account(value) for value in values if value is not None)
-        }
+        accounts = self._cache[partition]
+        if len(accounts) > ACCOUNTS_CACHED_MAX:
+            accounts.clear()
+        keys = [project.encode() for project in projects if project not in accounts]
+        for value in self.accounts.file(partition).get_many(keys):
+            if value is not None:
+                account = decode_account(value)
+                accounts[account.project] = account
         hash_list = list(hashes)
         since_day = day_of(items[0].at_ms) - self.settings.dedup_days
         seen: dict[bytes, int] = {}
@@ -125,7 +152,7 @@ class Owner:
 
     async def _store(self, partition: int, effects: Effects, items: list[IntakeItem]) -> None:
         day = day_of(items[0].at_ms)
-        accounts = [(project.encode(), encode(account)) for project, account in effects.accounts.items()]
+        accounts = [(project.encode(), encode_account(account)) for project, account in effects.accounts.items()]
         seen = list(seen_records(effects.seen, day, items[0].offset))
         # Both acknowledged before either is applied: the local tables never lead their changelogs.
         accounts_offset, seen_offset = await asyncio.gather(

@@ -10,16 +10,29 @@ import msgspec
 from schemas.commands import IntakeRecord, ReplyRecord
 from schemas.events import DeadLetter, Usage
 from schemas.ledger import Account, Fact
+from streams.rocks import VERSION_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
 
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
 decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
-decode_account = msgspec.msgpack.Decoder(Account).decode
 decode_facts = msgspec.msgpack.Decoder(list[Fact]).decode
 decode_reply = msgspec.msgpack.Decoder(ReplyRecord).decode
 decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
+
+_decode_account = msgspec.msgpack.Decoder(Account).decode
+
+
+def encode_account(account: Account) -> bytes:
+    """The last applied offset, big-endian, then the account: which of two values is newer shows without decoding."""
+    return (account.last_offset + 1).to_bytes(VERSION_BYTES, "big") + encode(account)
+
+
+def decode_account(value: bytes) -> Account:
+    """The account of a value that encode_account gave."""
+    return _decode_account(memoryview(value)[VERSION_BYTES:])
+
 
 T = TypeVar("T")
 

@@ -1,8 +1,12 @@
-"""One partition's key-value file: RocksDB with bounded memory, and the changelog offset it has been brought up to."""
+"""A partition's rows on disk: RocksDB with bounded memory, and the changelog offset they have been brought up to.
+
+A write and its changelog offset are stored together or not at all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,15 @@ _OFFSET_KEY = b"\x00meterline\x00offset"
 
 CACHE_BYTES = 16 * 1024 * 1024
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+VERSION_BYTES = 8
+SEGMENTS = 4
+
+
+Rows = Iterable[tuple[bytes, bytes | None]]
 
 
 class PartitionFile:
-    """Keys and values are bytes. A write and its changelog offset are stored together or not at all."""
+    """One RocksDB. Keys and values are bytes; a value of None deletes its key."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,10 +36,10 @@ class PartitionFile:
         found: list[bytes | None] = self._db.get(keys) if keys else []
         return found
 
-    def write(self, items: Iterable[tuple[bytes, bytes | None]], changelog_offset: int | None) -> None:
-        """Set each key, or delete it where the value is None, and note the offset of the newest record applied."""
+    def write(self, rows: Rows, changelog_offset: int | None) -> None:
+        """Set each key, or delete it, and note the offset of the newest record applied."""
         batch = WriteBatch(raw_mode=True)
-        for key, value in items:
+        for key, value in rows:
             if value is None:
                 batch.delete(key)
             else:
@@ -38,6 +47,10 @@ class PartitionFile:
         if changelog_offset is not None:
             batch.put(_OFFSET_KEY, b"%d" % changelog_offset)
         self._db.write(batch)
+
+    def merge(self, rows: Rows, changelog_offset: int | None) -> None:
+        """Write rows of a changelog; of two for one key the later one counts."""
+        self.write(rows, changelog_offset)
 
     def changelog_offset(self) -> int | None:
         """The offset of the newest changelog record this file holds, or None for an empty file."""
@@ -51,6 +64,104 @@ class PartitionFile:
     def close(self) -> None:
         """Flush and release the file's lock."""
         self._db.close()
+
+
+class VersionedFile(PartitionFile):
+    """Values begin with 8 bytes of version, and a merged value never takes the place of one of a higher version.
+
+    A worker that was paused and lost its partition may still write a value that is older than its successor's. Whoever
+    reads the changelog after both keeps the newer one.
+    """
+
+    def merge(self, rows: Rows, changelog_offset: int | None) -> None:
+        """Write rows of a changelog, leaving out what is older than what is held."""
+        newest: dict[bytes, bytes | None] = {}
+        for key, value in rows:
+            known = newest.get(key)
+            if known is None or value is None or value[:VERSION_BYTES] >= known[:VERSION_BYTES]:
+                newest[key] = value
+        keys = list(newest)
+        held = zip(keys, self.get_many(keys), strict=True)
+        stale = {key for key, old in held if old and (new := newest[key]) and new[:VERSION_BYTES] < old[:VERSION_BYTES]}
+        self.write(((key, value) for key, value in newest.items() if key not in stale), changelog_offset)
+
+
+class SegmentedFile:
+    """Rows that expire by day: one RocksDB for every `segment_days` days, and an expired one is simply removed.
+
+    `day_of` tells a value's day. A look-up asks every live segment, newest first; there are `days // segment_days + 2`
+    of them at most. A key stands in one segment, that of the day it was first written on.
+    """
+
+    def __init__(self, path: Path, day_of: Callable[[bytes], int], days: int) -> None:
+        self._path = path
+        self._day_of = day_of
+        self._days = days
+        self._segment_days = max(1, -(-days // SEGMENTS))
+        path.mkdir(parents=True, exist_ok=True)
+        self._segments = {int(each.name): PartitionFile(each) for each in path.iterdir() if each.name.isdigit()}
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None where there is none; expired ones may still be among them."""
+        if len(self._segments) == 1:
+            (only,) = self._segments.values()
+            return only.get_many(keys)
+        found: dict[bytes, bytes] = {}
+        missing = keys
+        for number in sorted(self._segments, reverse=True):
+            values = self._segments[number].get_many(missing)
+            found.update((key, value) for key, value in zip(missing, values, strict=True) if value is not None)
+            missing = [key for key in missing if key not in found]
+            if not missing:
+                break
+        return [found.get(key) for key in keys]
+
+    def write(self, rows: Rows, changelog_offset: int | None) -> None:
+        """Set each key in its day's segment; what is older than the window by then is removed."""
+        by_segment: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        for key, value in rows:
+            assert value is not None
+            by_segment.setdefault(self._day_of(value) // self._segment_days, []).append((key, value))
+        if not by_segment and changelog_offset is not None:
+            by_segment = {max(self._segments, default=0): []}
+        # Oldest first: the offset may be noted only where everything below it is stored.
+        numbers = sorted(by_segment)
+        for number in numbers:
+            offset = changelog_offset if number == numbers[-1] else None
+            self._segment(number).write(by_segment[number], offset)
+        self._expire()
+
+    def merge(self, rows: Rows, changelog_offset: int | None) -> None:
+        """Write rows of a changelog."""
+        self.write(rows, changelog_offset)
+
+    def changelog_offset(self) -> int | None:
+        """The offset of the newest changelog record these rows hold, or None where there are none."""
+        offsets = [offset for each in self._segments.values() if (offset := each.changelog_offset()) is not None]
+        return max(offsets, default=None)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        """Every key with its value."""
+        for segment in self._segments.values():
+            yield from segment.items()
+
+    def close(self) -> None:
+        """Flush and release the files' locks."""
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+
+    def _segment(self, number: int) -> PartitionFile:
+        segment = self._segments.get(number)
+        if segment is None:
+            segment = self._segments[number] = PartitionFile(self._path / str(number))
+        return segment
+
+    def _expire(self) -> None:
+        oldest_day = (max(self._segments, default=0) * self._segment_days) - self._days
+        for number in [n for n in self._segments if (n + 1) * self._segment_days <= oldest_day]:
+            self._segments.pop(number).close()
+            shutil.rmtree(self._path / str(number), ignore_errors=True)
 
 
 def _options() -> Options:

@@ -18,7 +18,7 @@ from faust.exceptions import ImproperlyConfigured
 from faust.stores.base import Store
 from faust.types import TP
 
-from streams.rocks import PartitionFile
+from streams.rocks import PartitionFile, SegmentedFile, VersionedFile
 from streams.settings import Settings
 
 HASH_BYTES = 16
@@ -28,22 +28,25 @@ _OFFSET = struct.Struct(">Q")
 _DAY_MS = 86_400_000
 
 Rows = list[tuple[bytes, bytes | None]]
+ToRows = Callable[[bytes, bytes | None], Rows]
+File = PartitionFile | SegmentedFile
 
 
 class PartitionedStore(Store):  # type: ignore[misc]
     """A Faust store of one file a partition. `to_rows` turns a changelog record into the rows it stands for."""
 
-    def __init__(self, table: faust.Table, directory: Path, to_rows: Callable[[bytes, bytes | None], Rows]) -> None:
+    def __init__(self, table: faust.Table, open_file: Callable[[int], File], to_rows: ToRows, directory: Path) -> None:
         super().__init__(f"meterline://{table.name}", table.app, table, key_type=bytes, value_type=bytes)
-        self.directory = directory
+        self.open_file = open_file
         self.to_rows = to_rows
-        self._files: dict[int, PartitionFile] = {}
+        self.directory = directory
+        self._files: dict[int, File] = {}
 
-    def partition_file(self, partition: int) -> PartitionFile:
+    def partition_file(self, partition: int) -> File:
         """The partition's file, opened on first use."""
         file = self._files.get(partition)
         if file is None:
-            file = self._files[partition] = PartitionFile(self.directory / f"{self.table.name}-{partition}")
+            file = self._files[partition] = self.open_file(partition)
         return file
 
     def persisted_offset(self, tp: TP) -> int | None:
@@ -63,7 +66,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
             rows[message.partition] += self.to_rows(message.key, message.value)
             newest[message.partition] = max(message.offset, newest.get(message.partition, -1))
         for partition, offset in newest.items():
-            self.partition_file(partition).write(rows[partition], offset)
+            self.partition_file(partition).merge(rows[partition], offset)
 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
@@ -101,8 +104,11 @@ class PartitionedStore(Store):  # type: ignore[misc]
 class BatchTable(faust.Table):  # type: ignore[misc]
     """A Faust table whose store is ours; the agents write it past Faust."""
 
-    def __init__(self, app: faust.App, settings: Settings, name: str, to_rows: Callable[..., Rows]) -> None:
-        self._directory = settings.worker_dir / "tables"
+    def __init__(
+        self, app: faust.App, settings: Settings, name: str, open_file: Callable[[Path], File], to_rows: ToRows
+    ) -> None:
+        self._directory = settings.worker_dir / "tables" / name
+        self._open_file = open_file
         self._to_rows = to_rows
         super().__init__(
             app,
@@ -112,24 +118,32 @@ class BatchTable(faust.Table):  # type: ignore[misc]
             value_type=bytes,
             recovery_buffer_size=2000,
         )
+        app.tables.add(self)
 
     def _new_store(self) -> PartitionedStore:
-        return PartitionedStore(self, self._directory, self._to_rows)
+        def open_partition(partition: int) -> File:
+            return self._open_file(self._directory / str(partition))
 
-    def file(self, partition: int) -> PartitionFile:
+        return PartitionedStore(self, open_partition, self._to_rows, self._directory)
+
+    def file(self, partition: int) -> File:
         """The partition's rows."""
         store: PartitionedStore = self.data
         return store.partition_file(partition)
 
 
 def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
-    """Project id → Account as MessagePack. A changelog record is one account."""
-    return _add(app, BatchTable(app, settings, "accounts", lambda key, value: [(key, value)]))
+    """Project id → Account, as encode_account gives it. A changelog record is one account."""
+    return BatchTable(app, settings, "accounts", VersionedFile, lambda key, value: [(key, value)])
 
 
 def seen_table(app: faust.App, settings: Settings) -> BatchTable:
     """Dedup hash → (offset, day) of the intake record that brought it first. A changelog record is one batch."""
-    return _add(app, BatchTable(app, settings, "seen", _seen_rows_of_record))
+
+    def open_segmented(path: Path) -> SegmentedFile:
+        return SegmentedFile(path, day_of_row, settings.dedup_days)
+
+    return BatchTable(app, settings, "seen", open_segmented, _seen_rows_of_record)
 
 
 def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
@@ -154,6 +168,11 @@ def day_of(at_ms: int) -> int:
     return at_ms // _DAY_MS
 
 
+def day_of_row(value: bytes) -> int:
+    """The day of a `seen` row."""
+    return int.from_bytes(value[-2:], "big")
+
+
 def first_offset_of(value: bytes, since_day: int) -> int | None:
     """The offset in a `seen` row, or None where it is older than the dedup window."""
     offset, day = _SEEN_VALUE.unpack(value)
@@ -169,8 +188,3 @@ def _seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
         (value[at : at + HASH_BYTES], value[at + HASH_BYTES : at + width] + day.to_bytes(2, "big"))
         for at in range(0, len(value), width)
     ]
-
-
-def _add(app: faust.App, table: BatchTable) -> BatchTable:
-    app.tables.add(table)
-    return table

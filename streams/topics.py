@@ -70,7 +70,7 @@ class Topics:
         """The dedup index, a record a batch."""
         return f"{self.worker_app}-seen-changelog"
 
-    def configs(self) -> dict[str, dict[str, str]]:
+    def configs(self, dedup_days: int = 32) -> dict[str, dict[str, str]]:
         """Each topic's own settings."""
         day_ms = 86_400_000
         arrival = {"message.timestamp.type": "LogAppendTime"}
@@ -81,7 +81,8 @@ class Topics:
             self.replies: {"retention.ms": str(3_600_000)},
             self.dead_letters: {"retention.ms": str(90 * day_ms)},
             self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},
-            self.seen_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},
+            # Every record of it is needed until its day is past the window, and none after that.
+            self.seen_changelog: {"retention.ms": str((dedup_days + 2) * day_ms), "segment.ms": str(day_ms)},
         }
 
 
@@ -129,7 +130,7 @@ async def create_topics(settings: Settings) -> list[str]:
     Raises TopicError where a topic has another partition count than the settings.
     """
     topics = topics_of(settings)
-    configs = topics.configs()
+    configs = topics.configs(settings.dedup_days)
     admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
     await admin.start()
     try:

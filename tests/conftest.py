@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from api.stack import Stack
@@ -16,6 +17,11 @@ from tests.client import Operator
 
 # Short, so that a killed worker's partitions come back within a test's patience.
 SESSION_TIMEOUT_SECONDS = 3.0
+
+
+# A test's time says more about the machine than about the code.
+hypothesis.settings.register_profile("meterline", deadline=None)
+hypothesis.settings.load_profile("meterline")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from schemas.ledger import Account, ApiKey, Fact, Grant, Reply, StoredReply, ent
 from schemas.prices import PriceBook
 from schemas.problems import CODES, Rejection
 from streams.core.plans import BUNDLES, PLANS, renewal_after
-from streams.core.pricing import price
 
 # How many facts one event or command may state: 40 years of missed renewals fit.
 FACTS_PER_SLOT = 1024
@@ -36,13 +35,17 @@ class Booking:
     __slots__ = ("account", "at_ms", "facts", "next_index", "offset", "partition")
 
     def __init__(self, account: Account, partition: int, offset: int, slot: int, at_ms: int, facts: list[Fact]) -> None:
-        self.account = account
         self.partition = partition
         self.offset = offset
+        self.facts = facts
+        self.move_to(account, slot, at_ms)
+
+    def move_to(self, account: Account, slot: int, at_ms: int) -> None:
+        """Go on with another event of the same record."""
+        self.account = account
         self.next_index = slot * FACTS_PER_SLOT
         # The log's clock may step back when a broker takes over; an account's never does.
-        self.at_ms = max(at_ms, account.last_at_ms)
-        self.facts = facts
+        self.at_ms = at_ms if at_ms > account.last_at_ms else account.last_at_ms
 
     def state(
         self,
@@ -97,7 +100,11 @@ class Booking:
 
 def available(account: Account, environment: str) -> int:
     """Microcredits that this environment's budget can still spend."""
-    return sum(grant.remaining for grant in account.grants if grant.environment == environment)
+    left = 0
+    for grant in account.grants:
+        if grant.environment == environment:
+            left += grant.remaining
+    return left
 
 
 def settle(booking: Booking) -> None:
@@ -125,67 +132,52 @@ def settle(booking: Booking) -> None:
             _grant(booking, "allowance", "production", account.allowance, renewed_at_ms, account.renews_at_ms)
 
 
-def charge(booking: Booking, usage: Usage, book: PriceBook) -> Reply:
-    """Charge one use in burn-down order, whole or not at all.
+def charge(booking: Booking, usage: Usage, book: PriceBook) -> tuple[str, str]:
+    """Charge one use in burn-down order, whole or not at all; gives ("", ""), or a refusal's code and detail.
 
     Each entry draws on one grant: a line that two grants pay for has two entries, and only the first bears the
     quantity. A use that costs nothing leaves an entry of 0. Refusals: `plan_required`, then `unknown_operation`, then
     `out_of_credits`.
     """
     account = booking.account
-    environment = usage.environment
-    needed_plan = book.plan_required.get(usage.operation)
-    if needed_plan and PLANS[account.plan].rank < PLANS[needed_plan].rank:
+    operation, surcharge = usage.operation, usage.surcharge
+    needed_plan = book.plan_required.get(operation)
+    if needed_plan is not None and PLANS[account.plan].rank < PLANS[needed_plan].rank:
         return _refuse(
-            booking, usage, book, "plan_required", f"{usage.operation} needs the {needed_plan} plan or a higher one"
+            booking, usage, book, "plan_required", f"{operation} needs the {needed_plan} plan or a higher one"
         )
-    try:
-        lines = price(book, usage.operation, usage.quantity, usage.surcharge)
-    except Rejection as rejection:
-        return _refuse(booking, usage, book, rejection.code, rejection.detail)
-    total = sum(amount for _, amount in lines)
-    left = available(account, environment)
+    rate = book.rates.get(operation)
+    surcharge_rate = book.rates.get(surcharge) if surcharge else 0
+    if rate is None or surcharge_rate is None:
+        # Whoever accepted the event knew a newer price book.
+        detail = f"Price book {book.version} has no price for {operation} {surcharge}".rstrip()
+        return _refuse(booking, usage, book, "unknown_operation", detail)
+    total = (rate + surcharge_rate) * usage.quantity
+    left = available(account, usage.environment)
     if total > left:
         return _refuse(
             booking,
             usage,
             book,
             "out_of_credits",
-            f"{usage.operation} costs {format_credits(total)} credits; {format_credits(left)} are available",
+            f"{operation} costs {format_credits(total)} credits; {format_credits(left)} are available",
         )
-    first_id = ""
-    for operation, amount in lines:
-        quantity = usage.quantity
-        for grant_id, drawn in _draw(account, environment, amount):
-            left -= drawn
-            fact_id = booking.state(
-                "charge",
-                environment=environment,
-                operation=operation,
-                quantity=quantity,
-                amount=-drawn,
-                balance=left,
-                grant_id=grant_id,
-                price_version=book.version,
-                usage=usage,
-            )
-            first_id = first_id or fact_id
-            quantity = 0
-    return Reply(200, "", "", total, left, first_id)
+    left = _charge_line(booking, usage, book, operation, rate * usage.quantity, left)
+    if surcharge:
+        _charge_line(booking, usage, book, surcharge, surcharge_rate * usage.quantity, left)
+    return "", ""
 
 
-def duplicate(booking: Booking, usage: Usage) -> Reply:
+def duplicate(booking: Booking, usage: Usage) -> None:
     """An event that was decided before: stated, for the count, and nothing else."""
-    left = available(booking.account, usage.environment)
-    fact_id = booking.state(
+    booking.state(
         "duplicate",
         environment=usage.environment,
         operation=usage.operation,
         quantity=usage.quantity,
-        balance=left,
+        balance=available(booking.account, usage.environment),
         usage=usage,
     )
-    return Reply(200, "", "This event was decided before; nothing was charged for it now", 0, left, fact_id)
 
 
 def open_account(command: CreateProject, partition: int, offset: int, at_ms: int, facts: list[Fact]) -> Account:
@@ -223,7 +215,7 @@ def command_reply(booking: Booking, command: AnyCommand, book: PriceBook, alread
     try:
         match command:
             case Admit():
-                return duplicate(booking, command.usage) if already_decided else charge(booking, command.usage, book)
+                return _admit(booking, command.usage, book, already_decided)
             case TopUp():
                 return _top_up(booking, command)
             case CreateKey():
@@ -264,23 +256,81 @@ def format_credits(microcredits: int) -> str:
     return f"{sign}{whole}.{fraction:06d}".rstrip("0").rstrip(".") if fraction else f"{sign}{whole}"
 
 
-def _draw(account: Account, environment: str, amount: int) -> list[tuple[str, int]]:
-    """Take `amount` from the grants in burn-down order; returns (grant id, microcredits) of each that paid."""
+def _charge_line(booking: Booking, usage: Usage, book: PriceBook, operation: str, amount: int, left: int) -> int:
+    """Book one line, whose `amount` is known to be covered, on the grants that pay for it; gives what is left."""
     if not amount:
-        return [("", 0)]
-    draws: list[tuple[str, int]] = []
+        _charge_fact(booking, usage, book, operation, usage.quantity, 0, left, "")
+        return left
+    account = booking.account
+    quantity = usage.quantity
     for grant in account.grants:
-        if grant.environment == environment and grant.remaining:
-            drawn = min(grant.remaining, amount)
+        if grant.environment == usage.environment and grant.remaining:
+            drawn = amount if amount < grant.remaining else grant.remaining
             grant.remaining -= drawn
-            draws.append((grant.id, drawn))
             amount -= drawn
+            left -= drawn
+            _charge_fact(booking, usage, book, operation, quantity, drawn, left, grant.id)
+            quantity = 0
+            if not grant.remaining and not grant.expires_at_ms:
+                account.grants = [g for g in account.grants if g.remaining or g.expires_at_ms]
             if not amount:
-                break
-    assert not amount, "a charge was not covered although it was checked to be"
-    if any(not grant.remaining and not grant.expires_at_ms for grant in account.grants):
-        account.grants = [g for g in account.grants if g.remaining or g.expires_at_ms]
-    return draws
+                return left
+    raise AssertionError("a charge was not covered although it was checked to be")
+
+
+def _charge_fact(
+    booking: Booking,
+    usage: Usage,
+    book: PriceBook,
+    operation: str,
+    quantity: int,
+    drawn: int,
+    left: int,
+    grant_id: str,
+) -> None:
+    """The hot path of every event: the fact is made by place, not through `Booking.state`."""
+    booking.facts.append(
+        Fact(
+            booking.offset,
+            booking.next_index,
+            "charge",
+            booking.account.project,
+            usage.environment,
+            operation,
+            quantity,
+            -drawn,
+            left,
+            grant_id,
+            "",
+            book.version,
+            usage.source,
+            usage.event_id,
+            usage.job_id,
+            usage.key_id,
+            usage.occurred_at_ms,
+            booking.at_ms,
+            usage.metadata,
+        )
+    )
+    booking.next_index += 1
+
+
+def _admit(booking: Booking, usage: Usage, book: PriceBook, already_decided: bool) -> Reply:
+    first = len(booking.facts)
+    if already_decided:
+        duplicate(booking, usage)
+        code, detail = "", "This event was decided before; nothing was charged for it now"
+    else:
+        code, detail = charge(booking, usage, book)
+    stated = booking.facts[first:]
+    return Reply(
+        CODES[code].status if code else 200,
+        code,
+        detail,
+        -sum(fact.amount for fact in stated),
+        stated[-1].balance,
+        entry_id(booking.partition, booking.offset, stated[0].index),
+    )
 
 
 def _grant(
@@ -308,19 +358,18 @@ def _grant(
     )
 
 
-def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: str) -> Reply:
-    left = available(booking.account, usage.environment)
-    fact_id = booking.state(
+def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: str) -> tuple[str, str]:
+    booking.state(
         "refusal",
         environment=usage.environment,
         operation=usage.operation,
         quantity=usage.quantity,
-        balance=left,
+        balance=available(booking.account, usage.environment),
         reason=code,
         price_version=book.version,
         usage=usage,
     )
-    return Reply(CODES[code].status, code, detail, 0, left, fact_id)
+    return code, detail
 
 
 def _top_up(booking: Booking, command: TopUp) -> Reply:

@@ -51,8 +51,8 @@ class IntakeItem:
 class Effects:
     """All that a batch leads to, in the order it is to be written: facts and dead letters, state, replies.
 
-    `accounts` and `seen` hold every value the batch touched, changed or not: after a crash the stored one may be ahead
-    of its changelog, and writing it again is what makes them agree.
+    `accounts` holds every account the batch touched, changed or not, and `seen` every id that it brought first: after a
+    crash the stored ones may be ahead of their changelog, and writing them again is what makes them agree.
     """
 
     facts: list[Fact] = field(default_factory=list)
@@ -121,6 +121,7 @@ class _Batch:
         facts, seen_written = self.effects.facts, self.effects.seen
         fresh: set[bytes] = set()
         touched: dict[str, Account] = {}
+        booking: Booking | None = None
         for slot, usage in enumerate(envelope.events):
             account = accounts.get(usage.project)
             if account is None or account.opened_offset > offset:
@@ -131,12 +132,14 @@ class _Batch:
             first_offset = seen.get(dedup)
             is_duplicate = first_offset is not None and (first_offset != offset or dedup in fresh)
             fresh.add(dedup)
-            if first_offset is None:
-                first_offset = seen[dedup] = offset
-            seen_written[dedup] = first_offset
+            if first_offset is None or first_offset == offset:
+                seen[dedup] = seen_written[dedup] = offset
             if account.last_offset >= offset:
                 continue  # redelivered: the account's value holds it already
-            booking = Booking(account, self.partition, offset, slot, at_ms, facts)
+            if booking is None:
+                booking = Booking(account, self.partition, offset, slot, at_ms, facts)
+            else:
+                booking.move_to(account, slot, at_ms)
             if booking.at_ms >= account.renews_at_ms:
                 settle(booking)
             if is_duplicate:
@@ -211,7 +214,8 @@ class _Batch:
             self._mark_seen(command.usage.dedup_hash, item.offset)
 
     def _mark_seen(self, dedup: bytes, offset: int) -> None:
-        self.effects.seen[dedup] = self.seen.setdefault(dedup, offset)
+        if self.seen.setdefault(dedup, offset) == offset:
+            self.effects.seen[dedup] = offset
 
     def _applied(self, account: Account, item: IntakeItem) -> None:
         account.last_offset = max(account.last_offset, item.offset)

@@ -1,11 +1,10 @@
-"""From what a producer says happened to what is billed: operation, quantity, surcharge, and their price."""
+"""From what a producer says happened to what is billed: operation, quantity, surcharge."""
 
 from __future__ import annotations
 
 from collections.abc import Container
 
 from schemas.events import UsageData
-from schemas.prices import PriceBook
 from schemas.problems import Rejection
 
 # An operation that stands for several; what it means is settled by another field.
@@ -46,23 +45,6 @@ def meter(data: UsageData, operations: Container[str]) -> tuple[str, int, str]:
     if operation not in operations or operation in _SURCHARGES:
         raise Rejection("unknown_operation", f"No operation {operation[:80]!r} in the price book", "data.operation")
     return operation, quantity, surcharge
-
-
-def price(book: PriceBook, operation: str, quantity: int, surcharge: str) -> list[tuple[str, int]]:
-    """The lines to charge, as (operation, microcredits): one, or two where there is a surcharge.
-
-    Raises Rejection (`unknown_operation`) for what this book has no price for, as when whoever accepted the event knew
-    a newer one.
-    """
-    try:
-        lines = [(operation, book.rates[operation] * quantity)]
-        if surcharge:
-            lines.append((surcharge, book.rates[surcharge] * quantity))
-    except KeyError as missing:
-        raise Rejection(
-            "unknown_operation", f"Price book {book.version} has no operation {missing}", "data.operation"
-        ) from None
-    return lines
 
 
 def _counted(data: UsageData, field: str, count: int, operation: str) -> int:

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from schemas.ledger import ENTRY_KINDS, Account, Fact
 from schemas.prices import FIRST_PRICE_BOOK as BOOK
-from streams.core.ledger import Booking, available, charge, command_reply, format_credits, open_account, settle
+from streams.core.ledger import Booking, available, command_reply, format_credits, open_account, settle
 from streams.core.plans import renewal_after
-from tests.core.builders import CREDIT, START_MS, create_project, top_up, usage
+from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
 
 class Bench:
@@ -31,7 +31,7 @@ class Bench:
         used = usage(
             f"e{self.offset}", operation=operation, quantity=quantity, environment=environment, surcharge=surcharge
         )
-        return charge(self.booking(at_ms), used, BOOK)
+        return command_reply(self.booking(at_ms), admit(used), BOOK, False)
 
     def top_up(self, usd: int = 20, environment: str = "production", at_ms: int = START_MS):
         return command_reply(self.booking(at_ms), top_up(usd, environment=environment), BOOK, False)

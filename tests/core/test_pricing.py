@@ -10,15 +10,22 @@ import pytest
 from schemas.events import UsageData
 from schemas.prices import FIRST_PRICE_BOOK as BOOK
 from schemas.problems import Rejection
-from streams.core.ledger import Booking, charge, format_credits, open_account
-from streams.core.pricing import meter, price
-from tests.core.builders import create_project, usage
+from streams.core.ledger import Booking, charge, command_reply, format_credits, open_account
+from streams.core.pricing import meter
+from tests.core.builders import admit, create_project, usage
 
 CASES = json.loads((Path(__file__).parent.parent / "conformance" / "pricing.json").read_text())["cases"]
 
 
 def lines_of(data: dict) -> list[tuple[str, int]]:
-    return price(BOOK, *meter(msgspec.convert(data, UsageData), BOOK.rates))
+    """What an account with more than enough is charged for it, by line."""
+    facts: list = []
+    account = open_account(create_project(plan="scale"), 0, 0, 0, facts)
+    facts.clear()
+    operation, quantity, surcharge = meter(msgspec.convert(data, UsageData), BOOK.rates)
+    used = usage(operation=operation, quantity=quantity, surcharge=surcharge)
+    assert charge(Booking(account, 0, 1, 0, 0, facts), used, BOOK) == ("", "")
+    return [(fact.operation, -fact.amount) for fact in facts]
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if "total" in c], ids=lambda case: case["name"])
@@ -34,9 +41,8 @@ def test_conformance_plan_gates(case: dict) -> None:
     facts: list = []
     account = open_account(create_project(plan=case["plan"]), 0, 0, 0, facts)
     operation, quantity, surcharge = meter(msgspec.convert(case["usage"][0], UsageData), BOOK.rates)
-    reply = charge(
-        Booking(account, 0, 1, 0, 0, facts), usage(operation=operation, quantity=quantity, surcharge=surcharge), BOOK
-    )
+    used = usage(operation=operation, quantity=quantity, surcharge=surcharge)
+    reply = command_reply(Booking(account, 0, 1, 0, 0, facts), admit(used), BOOK, False)
     if "error" in case:
         assert (reply.status, reply.code) == (case["error"]["status"], case["error"]["code"])
         assert reply.amount == 0

@@ -42,8 +42,21 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.02)
 
 
-def javas_below(pid: int) -> list[psutil.Process]:
+def all_javas_below(pid: int) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children(recursive=True) if child.name() == "java"]
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brokers that other tests' fixtures keep running are none of this module's."""
+    monkeypatch.setattr(sys.modules[__name__], "OTHERS", all_javas_below(os.getpid()))
+
+
+OTHERS: list[psutil.Process] = []
+
+
+def javas_below(pid: int) -> list[psutil.Process]:
+    return [java for java in all_javas_below(pid) if java not in OTHERS]
 
 
 async def write(url: str, topic: str, value: bytes) -> None:
@@ -83,11 +96,10 @@ def cache_copy(tmp_path: Path) -> Path:
 def test_topic_and_record_survive_a_restart_on_other_ports(tmp_path: Path) -> None:
     broker = EmbeddedBroker(tmp_path, CACHE_DIR)
     large = b"x" * 4_000_000
-    others = javas_below(os.getpid())
     with broker:
         first_url = broker.url
         asyncio.run(write(broker.url, "kept", large))
-        javas = [java for java in javas_below(os.getpid()) if java not in others]
+        javas = javas_below(os.getpid())
         assert javas
         assert broker.poll() is None
     assert broker.poll() == 0
