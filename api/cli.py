@@ -19,6 +19,7 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from api.bench.command import app as bench_app
 from api.keys import new_admin_key
 from streams import lifeline, logs
 from streams.errors import OperatorError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Make API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(bench_app, name="bench")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 DataDirOption = Annotated[

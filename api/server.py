@@ -16,6 +16,7 @@ from streams.clickhouse import ClickHouse
 from streams.clickhouse_front import create_front
 from streams.errors import OperatorError
 from streams.migrations import migrate
+from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.topics import create_topics
 
@@ -37,6 +38,7 @@ def run_api(settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=5,
     )
+    tune_collector()
     uvicorn.Server(config).run(sockets=sockets)
 
 
@@ -70,6 +72,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def run_historian(settings: Settings) -> None:
     """Write history until SIGTERM or SIGINT."""
+    tune_collector()
     asyncio.run(_write_history(settings))
 
 

@@ -44,6 +44,7 @@ class _Member:
     started_at: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
+    held: bool = False
 
 
 class Stack:
@@ -140,7 +141,7 @@ class Stack:
                 pause = min(_RESTART_SECONDS_MAX, 0.25 * 2 ** (member.failures - 1))
                 member.restart_at = now + pause
                 self._tell(f"{member.name} ended with {code}; starting it again (its log: {member.log_path})")
-            elif member.child is None and now >= member.restart_at:
+            elif member.child is None and not member.held and now >= member.restart_at:
                 self.restarts += 1
                 self._start(member)
 
@@ -150,6 +151,20 @@ class Stack:
         if self._broker is not None and self._broker.pid is not None:
             pids["kafka"] = self._broker.pid
         return pids
+
+    def hold(self, name: str) -> None:
+        """Stop a member and leave it stopped until `let_go`."""
+        member = self._named(name)
+        member.held = True
+        child, member.child = member.child, None
+        if child is not None:
+            child.stop()
+
+    def let_go(self, name: str) -> None:
+        """Start a held member."""
+        member = self._named(name)
+        member.restart_at = 0.0
+        member.held = False
 
     def stop(self) -> None:
         """Stop every part, the broker last. Safe to call at any time, more than once."""
@@ -200,6 +215,9 @@ class Stack:
     def _member(self, name: str, command: list[str], env: dict[str, str]) -> _Member:
         argv = [sys.executable, "-m", "api.cli", *command]
         return _Member(name, argv, self.settings.as_environment() | env, self.logs_dir / f"{name}.log")
+
+    def _named(self, name: str) -> _Member:
+        return next(member for member in self._members if member.name == name)
 
     def _start(self, member: _Member) -> None:
         member.started_at = time.monotonic()

@@ -25,7 +25,7 @@ Metadata = Annotated[
 ]
 
 
-class UsageData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class UsageData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """The `data` of a usage event. A field that is not listed is an error: a misspelt quantity must not bill 1."""
 
     operation: Name
@@ -40,7 +40,7 @@ class UsageData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     metadata: Metadata = {}
 
 
-class UsageEvent(msgspec.Struct, omit_defaults=True):
+class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """A CloudEvents 1.0 usage event in JSON; `subject` is the project. Extension attributes are allowed and ignored.
 
     (source, id) identifies the event within its project. `time` defaults to its arrival.
@@ -56,7 +56,7 @@ class UsageEvent(msgspec.Struct, omit_defaults=True):
     datacontenttype: str = ""
 
 
-class Usage(msgspec.Struct, array_like=True, frozen=True):
+class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An accepted usage event: what may change an account, and nothing else.
 
     `dedup_hash` is 16 bytes over (project, source, id). `surcharge` is an operation billed beside the first, in the

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Grant(msgspec.Struct, array_like=True):
+class Grant(msgspec.Struct, array_like=True, gc=False):
     """Credits given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 means never."""
 
     id: str
@@ -31,7 +31,7 @@ class ApiKey(msgspec.Struct, array_like=True):
     revoked_at_ms: int
 
 
-class Reply(msgspec.Struct, array_like=True):
+class Reply(msgspec.Struct, array_like=True, gc=False):
     """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
     budget's available credits after it, in microcredits. `entry_id` names the first fact it left."""
 
@@ -73,7 +73,7 @@ class Account(msgspec.Struct, array_like=True):
     last_at_ms: int
 
 
-class Fact(msgspec.Struct, array_like=True):
+class Fact(msgspec.Struct, array_like=True, gc=False):
     """One thing that happened, immutable. With its journal partition, (offset, index) orders and names it for good.
 
     `kind`: `charge`, `grant`, `expiry` are ledger entries, each on one grant, and sum up to the balance; `refusal`,

@@ -20,7 +20,7 @@ from streams.codecs import decode_account
 from streams.local_state import claim
 from streams.rocks import VersionedFile
 from streams.settings import Settings
-from streams.topics import kafka_client_settings, partition_of, topics_of
+from streams.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class AccountsView:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=_FETCH_WAIT_MS,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            max_partition_fetch_bytes=FETCH_BYTES,
         )
         await consumer.start()
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]

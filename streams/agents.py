@@ -134,7 +134,7 @@ class Owner:
             if value is not None:
                 account = decode_account(value)
                 accounts[account.project] = account
-        hash_list = list(hashes)
+        hash_list = sorted(hashes)
         since_day = day_of(items[0].at_ms) - self.settings.dedup_days
         seen: dict[bytes, int] = {}
         for dedup, value in zip(hash_list, self.seen.file(partition).get_many(hash_list), strict=True):

@@ -17,9 +17,10 @@ from streams.agents import Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
 from streams.publisher import Publisher
+from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
-from streams.topics import create_topics, kafka_client_settings, topics_of
+from streams.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
 from streams.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -68,13 +69,14 @@ def create_app(settings: Settings) -> WorkerApp:
         broker_commit_interval=0.5,
         broker_session_timeout=settings.session_timeout_seconds,
         broker_heartbeat_interval=max(0.3, settings.session_timeout_seconds / 3),
-        broker_max_poll_records=500,
-        stream_buffer_maxsize=4096,
+        # Records may have a megabyte each: these bound what a worker holds of them.
+        broker_max_poll_records=100,
+        stream_buffer_maxsize=100,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         stream_publish_on_commit=False,
         producer_request_timeout=30.0,
-        consumer_max_fetch_size=8 * 1024 * 1024,
+        consumer_max_fetch_size=FETCH_BYTES,
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
@@ -107,9 +109,9 @@ def run_worker(settings: Settings) -> NoReturn:
     """
     asyncio.run(_prepare(settings))
     uvloop.install()
-    worker = faust.Worker(
-        create_app(settings), loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True
-    )
+    app = create_app(settings)
+    tune_collector()
+    worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
     raise SystemExit(worker.execute_from_commandline())
 
 

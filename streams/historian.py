@@ -13,21 +13,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import groupby
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
+from schemas.ledger import Fact
 from streams.clickhouse import ClickHouse
-from streams.codecs import decode_dead_letter, decode_facts
+from streams.codecs import decode_dead_letter, decode_fact_rows
 from streams.settings import Settings
-from streams.topics import kafka_client_settings, topics_of
+from streams.topics import FETCH_BYTES, kafka_client_settings, topics_of
 
 log = logging.getLogger(__name__)
 
+BEHIND_FLUSH_SECONDS = 2.0
+
 Mark = tuple[int, int]
-Row = tuple[Any, ...]
+Row = Sequence[Any]
 _NOTHING: Mark = (-1, -1)
 _DAY_MS = 86_400_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -35,21 +37,41 @@ _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """A topic, the table it goes to, and how a record becomes rows: (mark, month, row) each, marks rising."""
+    """A topic, the table it goes to, and how a record becomes columns.
+
+    `rows` gives a record's rows, as they are on the topic, in order. Their marks are in `mark_fields`, their booking
+    times, in Unix milliseconds, in `time_field`. `columns` names a column for every field, after the two that every
+    row gets from its record: its partition and its offset.
+    """
 
     topic: str
     table: str
     columns: tuple[str, ...]
+    types: tuple[str, ...]
     marks_sql: str
-    rows: Callable[[Any], Iterator[tuple[Mark, int, Row]]]
+    rows: Callable[[Any], list[Row]]
+    mark_of: Callable[[Any, Row], Mark]
+    time_field: int
+
+
+@dataclass(slots=True)
+class _Block:
+    """Columns of one month, to become one insert."""
+
+    month: int
+    columns: list[list[Any]]
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
 
 
 @dataclass(slots=True)
 class _Pending:
-    """Rows waiting for their insert, in order of arrival with their months, and the marks they will have reached."""
+    """Blocks waiting for their insert, in order of arrival, and the marks they will have reached."""
 
-    rows: list[tuple[int, Row]] = field(default_factory=list)
+    blocks: list[_Block] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
+    count: int = 0
     since: float = 0.0
 
 
@@ -78,7 +100,7 @@ class Historian:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             fetch_max_wait_ms=min(100, self.settings.historian_flush_ms),
-            max_partition_fetch_bytes=8 * 1024 * 1024,
+            max_partition_fetch_bytes=FETCH_BYTES,
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
         )
@@ -132,41 +154,59 @@ class Historian:
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment, pending = self._assignment, self._pending
         flush_seconds = self.settings.historian_flush_ms / 1000
-        waited = time.monotonic() - pending.since if pending.rows else 0.0
+        waited = time.monotonic() - pending.since if pending.count else 0.0
         records = await consumer.getmany(timeout_ms=max(1, int((flush_seconds - waited) * 1000)), max_records=64)
         if assignment != self._assignment:
             return  # some of it may be another's now; what is still ours is read again
         for tp, partition_records in records.items():
             for record in partition_records:
                 self._add(tp, record)
-        if pending.rows and (
-            len(pending.rows) >= self.settings.historian_rows_max or time.monotonic() - pending.since >= flush_seconds
-        ):
+        waited = time.monotonic() - pending.since
+        # While there is more to read, larger inserts are cheaper for everyone; freshness counts once it is read.
+        due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
+        if pending.count and (due or pending.count >= self.settings.historian_rows_max):
             async with self._writing:
                 if assignment == self._assignment:
                     await self._flush(consumer)
 
     def _add(self, tp: TopicPartition, record: Any) -> None:
-        pending = self._pending
+        pending, sink = self._pending, self.sink
         mark = pending.marks.get(tp.partition) or self._marks[tp.partition]
-        if not pending.rows:
+        rows = sink.rows(record)
+        if not rows:
+            return
+        if sink.mark_of(record, rows[0]) <= mark:
+            # A batch that the owner repeated, or a record we had in part.
+            rows = [row for row in rows if sink.mark_of(record, row) > mark]
+            if not rows:
+                return
+        pending.marks[tp.partition] = sink.mark_of(record, rows[-1])
+        if not pending.count:
             pending.since = time.monotonic()
-        for row_mark, month, row in self.sink.rows(record):
-            # Below the mark: a batch that the owner repeated, or a record we had in part.
-            if row_mark > mark:
-                mark = row_mark
-                pending.rows.append((month, row))
-        pending.marks[tp.partition] = mark
+        pending.count += len(rows)
+        for month, columns in _by_month(rows, sink.time_field):
+            length = len(columns[0])
+            # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
+            if (
+                not pending.blocks
+                or pending.blocks[-1].month != month
+                or len(pending.blocks[-1]) >= self.settings.historian_rows_max
+            ):
+                pending.blocks.append(_Block(month, [[] for _ in sink.columns]))
+            target = pending.blocks[-1].columns
+            target[0].extend([tp.partition] * length)
+            target[1].extend([record.offset] * length)
+            for column, values in zip(target[2:], columns, strict=True):
+                column.extend(values)
 
     async def _flush(self, consumer: AIOKafkaConsumer) -> None:
         pending, self._pending = self._pending, _Pending()
-        # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
-        for _, group in groupby(pending.rows, key=itemgetter(0)):
-            while block := [row for _, row in islice(group, self.settings.historian_rows_max)]:
-                await asyncio.to_thread(
-                    self.clickhouse.insert_columns, self.sink.table, self.sink.columns, list(zip(*block, strict=True))
-                )
-                self.rows_written += len(block)
+        sink = self.sink
+        for block in pending.blocks:
+            await asyncio.to_thread(
+                self.clickhouse.insert_columns, sink.table, sink.columns, block.columns, column_types=sink.types
+            )
+            self.rows_written += len(block)
         self._marks.update(pending.marks)
         # For lag monitors only; no reader of ours starts from it.
         await consumer.commit()
@@ -183,40 +223,60 @@ class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._historian.interrupt()
 
 
+# LowCardinality columns are sent as plain strings: the engine builds their dictionaries quicker than Python does.
+_FACT_COLUMNS = {
+    "partition": "UInt16",
+    "journal_offset": "UInt64",
+    "offset": "UInt64",
+    "position": "UInt32",
+    "kind": "String",
+    "project": "String",
+    "environment": "String",
+    "operation": "String",
+    "quantity": "UInt32",
+    "amount": "Int64",
+    "balance": "Int64",
+    "grant_id": "String",
+    "reason": "String",
+    "price_version": "String",
+    "source": "String",
+    "event_id": "String",
+    "job_id": "String",
+    "key_id": "String",
+    "occurred_at": "DateTime64(3, 'UTC')",
+    "booked_at": "DateTime64(3, 'UTC')",
+    "metadata": "String",
+}
+_DEAD_LETTER_COLUMNS = {
+    "journal_partition": "UInt16",
+    "journal_offset": "UInt64",
+    "code": "String",
+    "detail": "String",
+    "field": "String",
+    "topic": "String",
+    "partition": "UInt16",
+    "offset": "UInt64",
+    "position": "UInt32",
+    "received_at": "DateTime64(3, 'UTC')",
+    "event": "String",
+}
+
+
 def journal_sink(settings: Settings) -> Sink:
     """Facts, exact by (offset, index)."""
     return Sink(
         topic=topics_of(settings).journal,
         table="facts",
-        columns=[
-            "partition",
-            "offset",
-            "position",
-            "journal_offset",
-            "kind",
-            "project",
-            "environment",
-            "operation",
-            "quantity",
-            "amount",
-            "balance",
-            "grant_id",
-            "reason",
-            "price_version",
-            "source",
-            "event_id",
-            "job_id",
-            "key_id",
-            "occurred_at",
-            "booked_at",
-            "metadata",
-        ],  # type: ignore[arg-type]
+        columns=tuple(_FACT_COLUMNS),
+        types=tuple(_FACT_COLUMNS.values()),
         marks_sql=(
             "SELECT partition, tupleElement(mark, 1), tupleElement(mark, 2), journal FROM "
             "(SELECT partition, max((offset, position)) AS mark, max(journal_offset) AS journal FROM facts "
             "GROUP BY partition)"
         ),
-        rows=_fact_rows,
+        rows=lambda record: decode_fact_rows(record.value),
+        mark_of=lambda record, row: (row[0], row[1]),
+        time_field=Fact.__struct_fields__.index("booked_at_ms"),
     )
 
 
@@ -225,66 +285,22 @@ def dead_letter_sink(settings: Settings) -> Sink:
     return Sink(
         topic=topics_of(settings).dead_letters,
         table="dead_letters",
-        columns=[
-            "journal_partition",
-            "journal_offset",
-            "code",
-            "detail",
-            "field",
-            "topic",
-            "partition",
-            "offset",
-            "position",
-            "received_at",
-            "event",
-        ],  # type: ignore[arg-type]
+        columns=tuple(_DEAD_LETTER_COLUMNS),
+        types=tuple(_DEAD_LETTER_COLUMNS.values()),
         marks_sql=(
             "SELECT journal_partition, max(journal_offset) AS newest, 0, newest FROM dead_letters "
             "GROUP BY journal_partition"
         ),
         rows=_dead_letter_rows,
+        mark_of=lambda record, row: (record.offset, 0),
+        time_field=7,
     )
 
 
-def _fact_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
-    for fact in decode_facts(record.value):
-        yield (
-            (fact.offset, fact.index),
-            _month(fact.booked_at_ms // _DAY_MS),
-            (
-                record.partition,
-                fact.offset,
-                fact.index,
-                record.offset,
-                fact.kind,
-                fact.project,
-                fact.environment,
-                fact.operation,
-                fact.quantity,
-                fact.amount,
-                fact.balance,
-                fact.grant_id,
-                fact.reason,
-                fact.price_version,
-                fact.source,
-                fact.event_id,
-                fact.job_id,
-                fact.key_id,
-                fact.occurred_at_ms,
-                fact.booked_at_ms,
-                fact.metadata,
-            ),
-        )
-
-
-def _dead_letter_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
+def _dead_letter_rows(record: Any) -> list[Row]:
     letter = decode_dead_letter(record.value)
-    yield (
-        (record.offset, 0),
-        _month(letter.received_at_ms // _DAY_MS),
+    return [
         (
-            record.partition,
-            record.offset,
             letter.code,
             letter.detail,
             letter.field,
@@ -294,8 +310,20 @@ def _dead_letter_rows(record: Any) -> Iterator[tuple[Mark, int, Row]]:
             letter.index,
             letter.received_at_ms,
             letter.event,
-        ),
-    )
+        )
+    ]
+
+
+def _by_month(rows: list[Row], time_field: int) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """The rows as columns, in order, cut where the month changes; nearly always that is nowhere."""
+    columns = list(zip(*rows, strict=True))
+    times = columns[time_field]
+    first, last = _month(min(times) // _DAY_MS), _month(max(times) // _DAY_MS)
+    if first == last:
+        yield first, columns
+    else:
+        for month, group in groupby(rows, key=lambda row: _month(row[time_field] // _DAY_MS)):
+            yield month, list(zip(*group, strict=True))
 
 
 @lru_cache(maxsize=64)

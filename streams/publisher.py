@@ -30,7 +30,7 @@ class Publisher:
             linger_ms=0,
             max_batch_size=_BATCH_BYTES,
             max_request_size=REQUEST_BYTES_MAX,
-            compression_type="lz4",
+            compression_type="zstd",
             request_timeout_ms=30_000,
         )
         await self._producer.start()

@@ -147,8 +147,8 @@ def seen_table(app: faust.App, settings: Settings) -> BatchTable:
 
 
 def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
-    """The local rows of a batch's dedup entries."""
-    return [(dedup, _SEEN_VALUE.pack(offset, day)) for dedup, offset in seen.items()]
+    """The local rows of a batch's dedup entries, in key order, which is the quickest to write."""
+    return [(dedup, _SEEN_VALUE.pack(offset, day)) for dedup, offset in sorted(seen.items())]
 
 
 def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
@@ -157,7 +157,7 @@ def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterato
     Keyed by (day, part, first intake offset), so that a day's records can be told and dropped together. A repeat of
     the batch, whole or in part, writes the same entries again under one of these keys.
     """
-    entries = [dedup + _OFFSET.pack(offset) for dedup, offset in seen.items()]
+    entries = [dedup + _OFFSET.pack(offset) for dedup, offset in sorted(seen.items())]
     part_size = 20_000
     for part, start in enumerate(range(0, len(entries), part_size)):
         yield _SEEN_KEY.pack(day, part, first_offset), b"".join(entries[start : start + part_size])

@@ -14,6 +14,9 @@ from aiokafka.partitioner import murmur2
 from streams.errors import OperatorError
 from streams.settings import Settings
 
+# Of one partition in one fetch, compressed: ten times that once it is not. A larger record is fetched all the same.
+FETCH_BYTES = 1024 * 1024
+
 
 class TopicError(OperatorError):
     """A topic that is there is not as Meterline needs it; the message names the remedy."""
@@ -77,7 +80,7 @@ class Topics:
         return {
             self.usage: {"retention.ms": str(7 * day_ms), **arrival},
             self.intake: {"retention.ms": "-1", **arrival},
-            self.journal: {"retention.ms": "-1"},
+            self.journal: {"retention.ms": "-1", **arrival},
             self.replies: {"retention.ms": str(3_600_000)},
             self.dead_letters: {"retention.ms": str(90 * day_ms)},
             self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},

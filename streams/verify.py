@@ -24,7 +24,7 @@ from streams.clickhouse import ClickHouse
 from streams.codecs import decode_facts
 from streams.errors import OperatorError
 from streams.settings import Settings
-from streams.topics import kafka_client_settings, topics_of
+from streams.topics import FETCH_BYTES, kafka_client_settings, topics_of
 
 CATCH_UP_SECONDS_MAX = 120.0
 _NAMED_MAX = 20
@@ -145,7 +145,7 @@ async def _each_fact(
 ) -> tuple[dict[int, tuple[int, int]], int]:
     """Call `take` with each fact of the journal up to its present end, once; gives the marks and the repeats."""
     consumer = AIOKafkaConsumer(
-        **kafka_client_settings(settings), auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 1024 * 1024
+        **kafka_client_settings(settings), auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES
     )
     await consumer.start()
     marks: dict[int, tuple[int, int]] = {}

@@ -108,7 +108,9 @@ def test_a_worker_that_lost_its_disk_recovers_from_the_changelogs(fleet: Stack) 
     assert report.events_billed + report.events_refused == EVENTS
     assert report.balance_drift_microcredits == 0
     again = run(fleet, trace)
-    assert (again.events_billed, again.events_refused, again.events_duplicate) == (0, 0, EVENTS)
+    assert (again.events_billed, again.events_refused) == (0, 0)
+    # At least: what accept had in hand when it was killed it sends to intake again, and that may only show by now.
+    assert again.events_duplicate >= EVENTS
 
 
 def test_a_killed_api_and_historian_leave_the_history_exact(fleet: Stack) -> None:

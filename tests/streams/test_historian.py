@@ -110,8 +110,8 @@ def test_a_record_that_was_inserted_in_part_is_completed(history: tuple[Settings
         class Record:
             partition, offset, value = 0, 0, encode(record)
 
-        rows = [row for _, _, row in sink.rows(Record)]
-        clickhouse.insert_columns("facts", sink.columns, list(zip(*rows[:2], strict=True)))
+        rows = [[0, 0, *row] for row in sink.rows(Record)[:2]]
+        clickhouse.insert_columns("facts", sink.columns, list(zip(*rows, strict=True)))
         async with writing(Historian(settings, clickhouse, sink)):
             await until(clickhouse, COUNT, 4)
             await asyncio.sleep(0.3)

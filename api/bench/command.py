@@ -1,0 +1,35 @@
+"""`meterline bench NAME`: each benchmark says the machine and its sizes, and prints one JSON object last."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="Benchmarks. Each ends with one JSON object if --json is given.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, last.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Small sizes: ends within 45 seconds.")]
+console = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def throughput(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    events: Annotated[int, typer.Option("--events", min=1000, help="Usage events.")] = 5_000_000,
+    projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 10_000,
+) -> None:
+    """Events a second that one worker carries, from usage to ClickHouse."""
+    from api.bench.throughput import measure
+
+    if quick:
+        events, projects = min(events, 200_000), min(projects, 2_000)
+    with console.status("") as status:
+        result = measure(events, projects, status.update)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        console.print_json(json.dumps(result))

@@ -1,0 +1,183 @@
+"""How many events a second one worker carries, from the usage topic to balances, journal and ClickHouse.
+
+The usage is on its topic before the worker starts, so that the sender takes no processor time from it; broker, worker
+and API (with the historian and the embedded ClickHouse) share the machine. Time runs from the first envelope on intake,
+as the broker stamped it, to the moment when ClickHouse has every event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from api.bench.machine import Usage, describe
+from api.bench.workload import OPENING_BALANCE, Workload
+from api.stack import Stack
+from schemas.commands import CreateProject
+from streams.clickhouse import ClickHouse
+from streams.codecs import decode_intake, encode
+from streams.errors import OperatorError
+from streams.publisher import Publisher
+from streams.settings import Settings
+from streams.topics import kafka_client_settings, partition_of, topics_of
+from streams.verify import verify
+
+PACK = 500
+STALLED_SECONDS = 60.0
+
+
+def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run it; the figures without the baselines."""
+    workload = Workload(events, projects)
+    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory:
+        settings = Settings().model_copy(
+            update={
+                "data_dir": Path(directory),
+                "kafka_url": None,
+                "clickhouse_url": None,
+                "api_port": 0,
+                "clickhouse_front_port": 0,
+            }
+        )
+        with Stack(settings, tell=tell) as stack:
+            live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
+            tell(f"opening {projects:,} projects")
+            asyncio.run(_open_projects(live, workload))
+            clickhouse = ClickHouse(live)
+            try:
+                _wait(clickhouse, "SELECT count() FROM facts WHERE kind = 'project'", projects, tell)
+                stack.hold("worker-1")
+                tell(f"writing {events:,} events to the usage topic")
+                asyncio.run(_produce(live, workload))
+                stack.let_go("worker-1")
+                while "worker-1" not in stack.pids():
+                    time.sleep(0.05)
+                with Usage(stack.pids()) as usage:
+                    ended_at = _wait(clickhouse, "SELECT count() FROM facts WHERE kind != 'project'", events, tell)
+                began_at, decided_at = asyncio.run(_times(live))
+                tell("reconciling")
+                figures = _figures(clickhouse, workload)
+                verdict = asyncio.run(verify(live, clickhouse))
+            finally:
+                clickhouse.close()
+    seconds = ended_at - began_at
+    return {
+        "events": events,
+        "projects": projects,
+        "seconds": round(seconds, 2),
+        "events_per_second": round(events / seconds, 1),
+        "events_per_second_to_journal": round(events / (decided_at - began_at), 1),
+        "clickhouse_rows_per_second": round(events / seconds, 1),
+        **figures,
+        "drift_microcredits": verdict.drift_microcredits,
+        "peak_rss_mb": usage.peak_rss_mb.get("worker-1"),
+        "peak_rss_mb_by_process": usage.peak_rss_mb,
+        "cpu_seconds_by_process": usage.cpu_seconds,
+        "cpu_microseconds_per_event": {
+            name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()
+        },
+        "machine": describe(),
+    }
+
+
+async def _open_projects(settings: Settings, workload: Workload) -> None:
+    publisher = Publisher(settings)
+    await publisher.start()
+    by_partition: dict[int, list[tuple[bytes | None, bytes]]] = {}
+    for project in workload.project_ids():
+        command = CreateProject(
+            project=project,
+            name="",
+            plan="enterprise",
+            contract_allowance=OPENING_BALANCE,
+            idempotency_key="",
+            correlation=project,
+            reply_instance="",
+            reply_partition=0,
+        )
+        partition = partition_of(project, settings.partitions)
+        by_partition.setdefault(partition, []).append((None, encode(command)))
+    try:
+        for partition, records in by_partition.items():
+            await publisher.send_all(topics_of(settings).intake, partition, records)
+    finally:
+        await publisher.stop()
+
+
+async def _produce(settings: Settings, workload: Workload) -> None:
+    publisher = Publisher(settings)
+    await publisher.start()
+    topic = topics_of(settings).usage
+    try:
+        pending: list[asyncio.Future[int]] = []
+        for record in workload.records(PACK, settings.partitions):
+            pending.append(await publisher.send(topic, record.partition, record.value))
+            if len(pending) >= 200:
+                await asyncio.gather(*pending)
+                pending.clear()
+        await asyncio.gather(*pending)
+    finally:
+        await publisher.stop()
+
+
+def _wait(clickhouse: ClickHouse, sql: str, wanted: int, tell: Callable[[str], None]) -> float:
+    """The wall-clock time at which the count was reached."""
+    last, moved_at = -1, time.monotonic()
+    while True:
+        count = int(clickhouse.query(sql)[0][0])
+        if count >= wanted:
+            return time.time()
+        if count != last:
+            last, moved_at = count, time.monotonic()
+            tell(f"{count:,} of {wanted:,} in ClickHouse")
+        elif time.monotonic() - moved_at > STALLED_SECONDS:
+            raise OperatorError(f"Only {count:,} of {wanted:,} reached ClickHouse; nothing more for a minute")
+        time.sleep(0.2)
+
+
+async def _times(settings: Settings) -> tuple[float, float]:
+    """When the first envelope was on intake and the last fact on the journal, by the broker's clock, in seconds."""
+    topics = topics_of(settings)
+    consumer = AIOKafkaConsumer(**kafka_client_settings(settings), auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        intake = [TopicPartition(topics.intake, number) for number in range(settings.partitions)]
+        journal = [TopicPartition(topics.journal, number) for number in range(settings.partitions)]
+        consumer.assign(intake + journal)
+        firsts = []
+        for tp in intake:
+            await consumer.seek_to_beginning(tp)
+            while True:
+                record = await consumer.getone(tp)
+                if type(decode_intake(record.value)).__name__ == "Envelope":
+                    firsts.append(record.timestamp)
+                    break
+        lasts = []
+        for tp, end in (await consumer.end_offsets(journal)).items():
+            consumer.seek(tp, end - 1)
+            lasts.append((await consumer.getone(tp)).timestamp)
+    finally:
+        await consumer.stop()
+    return min(firsts) / 1000, max(lasts) / 1000
+
+
+def _figures(clickhouse: ClickHouse, workload: Workload) -> dict[str, Any]:
+    """What is missing, and what is there twice, against a count of the workload made here."""
+    rows = clickhouse.query(
+        "SELECT project, countIf(quantity > 0), uniqExact(event_id), -sum(amount) FROM facts WHERE kind = 'charge' "
+        "GROUP BY project"
+    )
+    found = {row[0]: (int(row[1]), int(row[2]), int(row[3])) for row in rows}
+    lost = twice = wrong = 0
+    for project, (count, microcredits) in workload.expected().items():
+        charged, distinct, amount = found.get(project, (0, 0, 0))
+        lost += max(0, count - distinct)
+        twice += charged - distinct
+        wrong += abs(amount - microcredits)
+    return {"lost": lost, "billed_twice": twice, "wrong_microcredits": wrong}
