@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 
 from schemas.events import UsageEvent
-from streams.accounts_view import AccountsView
 from streams.clickhouse import ClickHouse
-from streams.core.ledger import available
 from streams.errors import OperatorError
 from streams.producer import KafkaProducer
-from streams.reports import balances
 from streams.settings import Settings
 from streams.trace import Trace, events_of, projects_of
+from streams.verify import verify
 
 STALLED_SECONDS = 120.0
-_ENVIRONMENTS = ("production", "preview")
 
 
 class ReplayError(OperatorError):
@@ -53,7 +48,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Report:
-    """What a replay came to. Counts are of this run; the drift is over all budgets, state tables against ClickHouse."""
+    """What a replay came to. Counts are of this run; the drift is over all grants, accounts against ClickHouse."""
 
     events_sent: int = 0
     events_billed: int = 0
@@ -132,9 +127,10 @@ async def replay(
             report.events_duplicate = progress.duplicate
             report.events_dead_lettered = progress.dead_lettered
             report.first_refusal = await _first_refusal(client, clickhouse, projects)
-            await _settle(clickhouse)
+            # It waits for ClickHouse to have all of the journal, what our own calls have left there too.
+            verdict = await verify(target.settings, clickhouse)
+            report.balance_drift_microcredits = verdict.drift_microcredits
             report.ledger_entries_in_clickhouse = await _entry_count(clickhouse)
-            report.balance_drift_microcredits = await _drift(target.settings, clickhouse)
             for project in (projects[0], projects[min(4, len(projects) - 1)], projects[-1]):
                 report.balances.append((await _get(client, "/v1/balance", project=project)).json())
             report.usage_project = projects[0]
@@ -280,38 +276,9 @@ async def _first_refusal(
     return body if response.status_code == 402 else None
 
 
-async def _settle(clickhouse: ClickHouse) -> None:
-    """Wait until the last facts of our own calls are in ClickHouse, too: their count stands still."""
-    last, same = -1, 0
-    while same < 5:
-        rows = await _rows(clickhouse, "SELECT count() FROM facts")
-        same = same + 1 if rows[0][0] == last else 0
-        last = rows[0][0]
-        await asyncio.sleep(0.1)
-
-
 async def _entry_count(clickhouse: ClickHouse) -> int:
     rows = await _rows(clickhouse, "SELECT count() FROM ledger_entries")
     return int(rows[0][0])
-
-
-async def _drift(settings: Settings, clickhouse: ClickHouse) -> int:
-    """The sum of |state table − ledger entries| over every budget, from a fresh read of the accounts changelog."""
-    summed = await asyncio.to_thread(balances, clickhouse)
-    drift = 0
-    with tempfile.TemporaryDirectory(prefix="meterline-") as directory:
-        view = AccountsView(settings, Path(directory) / "accounts")
-        await view.start()
-        try:
-            while not view.is_ready:
-                await asyncio.sleep(0.02)
-            for account in view.all():
-                for environment in _ENVIRONMENTS:
-                    held = available(account, environment)
-                    drift += abs(held - summed.pop((account.project, environment), 0))
-        finally:
-            await view.stop()
-    return drift + sum(abs(amount) for amount in summed.values())
 
 
 async def _get(client: httpx.AsyncClient, path: str, **parameters: str) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Questions to the history: a project's ledger, its usage by group, and the sums that balances are checked against."""
+"""Questions to the history: a project's ledger, and its usage by group."""
 
 from __future__ import annotations
 
@@ -135,14 +135,6 @@ def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes
         f"FROM ({sql})",
         parameters,
     )
-
-
-def balances(clickhouse: ClickHouse) -> dict[tuple[str, str], int]:
-    """The sum of every budget's ledger entries: (project, environment) → microcredits."""
-    rows = clickhouse.query(
-        "SELECT project, environment, sum(amount) FROM ledger_entries GROUP BY project, environment"
-    )
-    return {(project, environment): amount for project, environment, amount in rows}
 
 
 def _heading(group: str) -> str:
