@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ encode_json = msgspec.json.Encoder().encode
 decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
 decode_facts = msgspec.msgpack.Decoder(list[Fact]).decode
 # The same as plain lists, a value for each of Fact's fields: for columns, objects would only be taken apart again.
-decode_fact_rows: Callable[[bytes], list[Sequence[Any]]] = msgspec.msgpack.Decoder(list[list[Any]]).decode
+decode_fact_rows: Callable[[bytes], list[list[Any]]] = msgspec.msgpack.Decoder(list[list[Any]]).decode
 decode_reply = msgspec.msgpack.Decoder(ReplyRecord).decode
 decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
 

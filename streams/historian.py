@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 BEHIND_FLUSH_SECONDS = 2.0
 
 Mark = tuple[int, int]
-Row = Sequence[Any]
+Row = list[Any]
 _NOTHING: Mark = (-1, -1)
 _DAY_MS = 86_400_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
@@ -300,7 +300,7 @@ def dead_letter_sink(settings: Settings) -> Sink:
 def _dead_letter_rows(record: Any) -> list[Row]:
     letter = decode_dead_letter(record.value)
     return [
-        (
+        [
             letter.code,
             letter.detail,
             letter.field,
@@ -310,7 +310,7 @@ def _dead_letter_rows(record: Any) -> list[Row]:
             letter.index,
             letter.received_at_ms,
             letter.event,
-        )
+        ]
     ]
 
 

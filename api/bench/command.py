@@ -23,12 +23,15 @@ def throughput(
     projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 10_000,
 ) -> None:
     """Events a second that one worker carries, from usage to ClickHouse."""
-    from api.bench.throughput import measure
+    from api.bench.throughput import compare, measure, ratios
 
     if quick:
-        events, projects = min(events, 200_000), min(projects, 2_000)
+        events, projects = min(events, 100_000), min(projects, 1_000)
     with console.status("") as status:
         result = measure(events, projects, status.update)
+        compared = compare(quick, status.update)
+    result["baselines"] = [each.summary() for each in compared]
+    result["ratios"] = ratios(result["events_per_second"], compared)
     if as_json:
         print(json.dumps(result, indent=2))
     else:

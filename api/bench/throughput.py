@@ -16,10 +16,16 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from api.bench.baseline_faust import faust_baseline
+from api.bench.baseline_postgres import postgres_baseline
+from api.bench.baseline_quix import quix_baseline
+from api.bench.baseline_raw import raw_baseline
+from api.bench.baselines import BaselineResult
 from api.bench.machine import Usage, describe
 from api.bench.workload import OPENING_BALANCE, Workload
 from api.stack import Stack
 from schemas.commands import CreateProject
+from streams.broker import EmbeddedBroker
 from streams.clickhouse import ClickHouse
 from streams.codecs import decode_intake, encode
 from streams.errors import OperatorError
@@ -30,6 +36,34 @@ from streams.verify import verify
 
 PACK = 500
 STALLED_SECONDS = 60.0
+
+
+def compare(quick: bool, tell: Callable[[str], None]) -> list[BaselineResult]:
+    """The baselines, one after the other on a broker of their own, each with a shorter workload and a bound in time."""
+    baselines = (
+        ("plain Faust", faust_baseline, 100_000),
+        ("PostgreSQL", postgres_baseline, 60_000),
+        ("Quix Streams", quix_baseline, 300_000),
+        ("raw aiokafka", raw_baseline, 2_000_000),
+    )
+    seconds_max = 4.0 if quick else 60.0
+    results = []
+    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory:
+        settings = Settings()
+        with EmbeddedBroker(Path(directory), settings.cache_dir, heap_mb=settings.kafka_heap_mb) as broker:
+            for name, baseline, size in baselines:
+                tell(f"baseline: {name}")
+                workload = Workload(size // 20 if quick else size, 500 if quick else 10_000)
+                results.append(baseline(broker.url, workload, seconds_max))
+    return results
+
+
+def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[str, float | None]:
+    """How many times a baseline's rate this one is."""
+    return {
+        each.name: round(events_per_second / each.events_per_second, 2) if each.events_per_second else None
+        for each in baselines
+    }
 
 
 def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
