@@ -32,6 +32,7 @@ from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
 from streams.lease import Lease
 from streams.publisher import Publisher
+from streams.runtime import CycleCollector
 from streams.settings import Settings
 from streams.tables import BatchTable, day_of, first_offset_of, seen_records, seen_rows
 from streams.topics import Topics, partition_of
@@ -197,12 +198,14 @@ async def work(
 
     Records of an assignment that has ended are let go unacknowledged: their new owner has them.
     """
+    collector = CycleCollector()
     async for batch in batches(stream, records_max):
         current = [event for event in batch if is_current(event)]
         if current:
             await apply(current)
             for event in current:
                 event.ack()
+            collector.tick()
 
 
 async def batches(stream: Any, records_max: int) -> AsyncIterator[list[Any]]:

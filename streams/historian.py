@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from schemas.ledger import Fact
 from streams.clickhouse import ClickHouse
 from streams.codecs import decode_dead_letter, decode_fact_rows
+from streams.runtime import CycleCollector
 from streams.settings import Settings
 from streams.topics import FETCH_BYTES, kafka_client_settings, topics_of
 
@@ -91,6 +92,7 @@ class Historian:
         self._interrupted = True
         self._writing = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
+        self._collector = CycleCollector()
 
     async def run(self) -> None:
         """Run until cancelled. A failed insert is tried again, from what ClickHouse says it holds."""
@@ -161,6 +163,8 @@ class Historian:
         for tp, partition_records in records.items():
             for record in partition_records:
                 self._add(tp, record)
+        if records:
+            self._collector.tick()
         waited = time.monotonic() - pending.since
         # While there is more to read, larger inserts are cheaper for everyone; freshness counts once it is read.
         due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
