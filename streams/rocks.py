@@ -62,6 +62,10 @@ class PartitionFile:
         """Every key with its value, in key order."""
         return ((key, value) for key, value in self._db.items() if key != _OFFSET_KEY)
 
+    def flush(self) -> None:
+        """Put everything written so far on disk."""
+        self._db.flush()
+
     def close(self) -> None:
         """Flush and release the file's lock."""
         self._db.close()
@@ -99,6 +103,7 @@ class SegmentedFile:
         self._day_of = day_of
         self._days = days
         self._segment_days = max(1, -(-days // SEGMENTS))
+        self._noted_in: int | None = None
         path.mkdir(parents=True, exist_ok=True)
         self._segments = {int(each.name): PartitionFile(each) for each in path.iterdir() if each.name.isdigit()}
 
@@ -125,11 +130,16 @@ class SegmentedFile:
             by_segment.setdefault(self._day_of(value) // self._segment_days, []).append((key, value))
         if not by_segment and changelog_offset is not None:
             by_segment = {max(self._segments, default=0): []}
-        # Oldest first: the offset may be noted only where everything below it is stored.
-        numbers = sorted(by_segment)
-        for number in numbers:
-            offset = changelog_offset if number == numbers[-1] else None
-            self._segment(number).write(by_segment[number], offset)
+        # Segments are flushed each by itself. An offset that survives a crash must have all below it on disk, so what
+        # goes to other segments than the one that notes it is flushed first.
+        *older, newest = sorted(by_segment)
+        for number in older:
+            self._segment(number).write(by_segment[number], None)
+            self._segment(number).flush()
+        if self._noted_in not in (None, newest) and self._noted_in in self._segments:
+            self._segments[self._noted_in].flush()
+        self._noted_in = newest
+        self._segment(newest).write(by_segment[newest], changelog_offset)
         self._expire()
 
     def merge(self, rows: Rows, changelog_offset: int | None) -> None:

@@ -91,8 +91,9 @@ def fold(
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
 
-    `seen` maps a dedup hash to the offset of the record that brought it first; it is added to. An id met again at the
-    same offset is a redelivery, at another one a duplicate.
+    `seen` maps a dedup hash to the offset of the record that brought it first; it is added to. An id that an earlier
+    record brought is a duplicate. At the same offset it is a redelivery; and a later offset is what a crash has left of
+    a batch that is now repeated, in which this record came first and did not claim the id.
     """
     effects = Effects()
     batch = _Batch(partition, accounts, seen, book, intake_topic, effects)
@@ -130,9 +131,9 @@ class _Batch:
             touched[usage.project] = account
             dedup = usage.dedup_hash
             first_offset = seen.get(dedup)
-            is_duplicate = first_offset is not None and (first_offset != offset or dedup in fresh)
+            is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
             fresh.add(dedup)
-            if first_offset is None or first_offset == offset:
+            if first_offset is None or first_offset >= offset:
                 seen[dedup] = seen_written[dedup] = offset
             if account.last_offset >= offset:
                 continue  # redelivered: the account's value holds it already
@@ -175,13 +176,13 @@ class _Batch:
         for stored in account.replies:
             if stored.key == key:
                 return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
-        if command.idempotency_key and self.seen.get(_idempotency_hash(command), item.offset) != item.offset:
+        if command.idempotency_key and self.seen.get(_idempotency_hash(command), item.offset) < item.offset:
             return _REPLY_EXPIRED
         booking = Booking(account, self.partition, item.offset, 0, item.at_ms, self.effects.facts)
         settle(booking)
         already_decided = False
         if isinstance(command, Admit):
-            already_decided = self.seen.get(command.usage.dedup_hash, item.offset) != item.offset
+            already_decided = self.seen.get(command.usage.dedup_hash, item.offset) < item.offset
         reply = command_reply(booking, command, self.book, already_decided)
         # A refused request did not run: the event that names it may still come, once it has.
         if isinstance(command, Admit) and reply.status == 200:
@@ -214,8 +215,8 @@ class _Batch:
             self._mark_seen(command.usage.dedup_hash, item.offset)
 
     def _mark_seen(self, dedup: bytes, offset: int) -> None:
-        if self.seen.setdefault(dedup, offset) == offset:
-            self.effects.seen[dedup] = offset
+        if self.seen.get(dedup, offset) >= offset:
+            self.seen[dedup] = self.effects.seen[dedup] = offset
 
     def _applied(self, account: Account, item: IntakeItem) -> None:
         account.last_offset = max(account.last_offset, item.offset)

@@ -111,6 +111,20 @@ def test_a_repeat_where_only_the_account_was_written_writes_the_dedup_index_agai
     assert kinds(state.apply(item(2, Envelope([usage("a")])))) == ["duplicate"]
 
 
+def test_a_repeat_whose_dedup_index_knows_a_later_record_decides_the_same() -> None:
+    """Found by simulation: a refused admission claims no id, the event after it does, and only that was written."""
+    state = opened()
+    batch = [
+        item(1, admit(usage("w", operation="website"), correlation="w")),
+        item(2, admit(usage("a", operation="image"))),
+    ]
+    batch.append(item(3, Envelope([usage("a", operation="image")])))
+    lost = state.fold(*batch)
+    assert kinds(lost) == ["charge", "refusal", "refusal"]
+    state.seen |= lost.seen
+    assert state.fold(*batch).facts == lost.facts
+
+
 def test_unknown_projects_are_dead_lettered_and_cost_their_neighbours_nothing() -> None:
     state = opened()
     effects = state.apply(item(1, Envelope([usage("x", project="ghost"), usage("a")])))
