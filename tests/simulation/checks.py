@@ -1,0 +1,224 @@
+"""What must hold once a world has come to rest: log, state, journal, history and replies tell what the model tells."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from schemas.commands import Envelope
+from schemas.events import Usage
+from schemas.ledger import Account, Fact
+from streams.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake, decode_reply
+from streams.core.acceptance import dedup_hash
+from streams.core.ledger import available
+from streams.tables import PartitionedStore
+from tests.simulation.disk import Disk, changelog_event
+from tests.simulation.model import Answer, Line, Model
+from tests.simulation.world import World, in_place_of_real_parts
+
+ENVIRONMENTS = ("production", "preview")
+
+
+def simulate(seed: int, hazards: frozenset[str] = frozenset(), trace: Callable[[str], None] | None = None) -> World:
+    """Run one seed's world to its rest and check it. Raises AssertionError, and says what differs."""
+    world = World(seed, hazards, trace)
+    with in_place_of_real_parts(world):
+        world.run()
+        check(world)
+    return world
+
+
+def check(world: World) -> None:
+    """Raises AssertionError, and says what differs."""
+    models = {partition: _model(world, partition) for partition in range(world.partitions)}
+    for partition, model in models.items():
+        lines = _check_journal(world, partition, model)
+        _check_state(world, partition, model, lines)
+        _check_history(world, partition, lines)
+    _check_charges(world)
+    _check_replies(world, models)
+    _check_dead_letters(world, models)
+    _check_arrivals(world)
+
+
+def _model(world: World, partition: int) -> Model:
+    model = Model(partition, world.replies_kept, world.dedup_days)
+    for record in world.kafka.log(world.topics.intake, partition).records:
+        try:
+            body = decode_intake(record.value)
+        except msgspec.DecodeError:
+            body = None  # type: ignore[assignment]
+        model.apply(record.offset, record.at_ms, body)
+    return model
+
+
+def _journal(world: World, partition: int) -> Iterable[Fact]:
+    for record in world.kafka.log(world.topics.journal, partition).records:
+        yield from decode_facts(record.value)
+
+
+def _check_journal(world: World, partition: int, model: Model) -> list[Line]:
+    """What is left of the journal when repeats are dropped is what the model states; a repeat states the same again."""
+    mark = (-1, -1)
+    lines: list[Line] = []
+    stated: dict[tuple[int, int], Fact] = {}
+    for fact in _journal(world, partition):
+        place = (fact.offset, fact.index)
+        first = stated.setdefault(place, fact)
+        _equal(f"journal-{partition} {place} stated again", fact, first)
+        assert fact.balance >= 0, f"a balance below zero: {fact}"
+        if place > mark:
+            mark = place
+            lines.append(_line(fact))
+    _equal_lists(f"journal-{partition} (below-mark repeats dropped) and the model", lines, model.lines)
+    return lines
+
+
+def _check_state(world: World, partition: int, model: Model, lines: list[Line]) -> None:
+    """A fresh read of the changelogs, the owner's own tables, and the journal's sums all have the model's balances."""
+    fresh = Disk(lambda: None, lambda: False)
+    recovered = {name: fresh.table(name, world.dedup_days) for name in ("accounts", "seen")}
+    for name, topic in (("accounts", world.topics.accounts_changelog), ("seen", world.topics.seen_changelog)):
+        records = world.kafka.log(topic, partition).records
+        if records:
+            recovered[name].apply_changelog_batch([changelog_event(record) for record in records], None, None)
+    owner = world.group.owners[partition].tables
+    sums: dict[tuple[str, str], int] = defaultdict(int)
+    for line in lines:
+        sums[line.project, line.environment] += line.amount
+    changelog, local = _accounts(recovered["accounts"], partition), _accounts(owner["accounts"], partition)
+    _equal(f"projects in the changelog of {partition}", sorted(changelog), sorted(model.projects))
+    for name, project in model.projects.items():
+        for environment in ENVIRONMENTS:
+            what = f"{environment} balance of {name} in"
+            expected = project.available(environment)
+            assert expected >= 0
+            _equal(f"{what} the journal", sums[name, environment], expected)
+            _equal(f"{what} the changelog", available(changelog[name], environment), expected)
+            _equal(f"{what} its owner's table", available(local[name], environment), expected)
+    _check_seen(world, partition, model, {"changelog": recovered["seen"], "owner's table": owner["seen"]})
+
+
+def _check_seen(world: World, partition: int, model: Model, tables: dict[str, PartitionedStore]) -> None:
+    """Every id that was decided within the window is in the dedup index, wherever that is read."""
+    today = (world.now_ms - max(world.skew_ms.values())) // 86_400_000
+    for name, table in tables.items():
+        seen = table.partition_file(partition)
+        for identity, day in model._first_day.items():
+            kind, project, *rest = identity
+            source, event_id = rest if kind == "event" else ("meterline:idempotency-key", rest[0])
+            if day > today - world.dedup_days:
+                held = seen.get_many([dedup_hash(project, source, event_id)])[0]
+                assert held is not None, f"{identity} was decided, and is not in the seen {name} of {partition}"
+
+
+def _check_history(world: World, partition: int, lines: list[Line]) -> None:
+    """ClickHouse holds the model's facts, each once, in the journal's order."""
+    rows = [row for row in world.history.rows["facts"] if row["partition"] == partition]
+    _equal_lists(f"history of {partition} and the journal", [_row_line(row) for row in rows], lines)
+
+
+def _check_charges(world: World) -> None:
+    """Without the model: no event is charged for in two places."""
+    charged: dict[tuple[str, str, str], set[tuple[int, int]]] = defaultdict(set)
+    for row in world.history.rows["facts"]:
+        if row["kind"] == "charge":
+            place = (row["offset"], row["position"] // 1024)
+            charged[row["project"], row["source"], row["event_id"]].add(place)
+    if world.days_max <= world.dedup_days:
+        twice = {event: places for event, places in charged.items() if len(places) > 1}
+        assert not twice, f"charged twice: {twice}"
+
+
+def _check_replies(world: World, models: dict[int, Model]) -> None:
+    """Every reply is the model's, a repeated one is the same to the letter, and every request has one."""
+    expected: dict[str, Answer] = {}
+    for model in models.values():
+        expected |= model.answers
+    given: dict[str, Any] = {}
+    for partition in range(world.partitions):
+        for record in world.kafka.log(world.topics.replies, partition).records:
+            sent = decode_reply(record.value)
+            reply = sent.reply
+            _equal(f"a second reply to {sent.correlation}", reply, given.setdefault(sent.correlation, reply))
+            answer = Answer(reply.status, reply.code, reply.amount, reply.available, reply.entry_id)
+            _equal(f"the reply to {sent.correlation} and the model's", answer, expected[sent.correlation])
+    for request in world.clients.requests:
+        replies = [given[correlation] for correlation in request.correlations if correlation in given]
+        assert replies, f"nobody answered {request.correlations}"
+        # 404 and "no longer kept" decide nothing.
+        decisions = [reply for reply in replies if reply.status not in (404, 409)]
+        if request.command.idempotency_key and decisions and world.days_max <= world.dedup_days:
+            _equal(f"replies to {request.command.idempotency_key}", decisions, decisions[:1] * len(decisions))
+
+
+def _check_dead_letters(world: World, models: dict[int, Model]) -> None:
+    """Each event that could not be taken is there, by its identity, and history has each record of the topic once."""
+    intake = world.topics.intake
+    expected = set(world.clients.malformed) | {
+        (intake, partition, offset, index) for partition, model in models.items() for offset, index, _code in model.dead
+    }
+    found = set()
+    records = Counter[tuple[int, int]]()
+    for partition in range(world.partitions):
+        for record in world.kafka.log(world.topics.dead_letters, partition).records:
+            letter = decode_dead_letter(record.value)
+            found.add((letter.topic, letter.partition, letter.offset, letter.index))
+            records[partition, record.offset] += 1
+    _equal("dead letters", found, expected)
+    rows = Counter((row["journal_partition"], row["journal_offset"]) for row in world.history.rows["dead_letters"])
+    _equal("dead letters in history", rows, records)
+
+
+def _check_arrivals(world: World) -> None:
+    """Accept lost nothing: whatever a client sent is on intake."""
+    arrived = set()
+    for partition in range(world.partitions):
+        for record in world.kafka.log(world.topics.intake, partition).records:
+            try:
+                body = decode_intake(record.value)
+            except msgspec.DecodeError:
+                continue
+            if isinstance(body, Envelope):
+                arrived |= {_identity(usage) for usage in body.events}
+    assert world.clients.arrived <= arrived, f"lost on the way: {world.clients.arrived - arrived}"
+
+
+def _accounts(table: PartitionedStore, partition: int) -> dict[str, Account]:
+    accounts = [decode_account(value) for _, value in table.partition_file(partition).items()]
+    return {account.project: account for account in accounts}
+
+
+def _identity(usage: Usage) -> tuple[str, str, str]:
+    return usage.project, usage.source, usage.event_id
+
+
+def _line(fact: Fact) -> Line:
+    values = {name: getattr(fact, name) for name in Line._fields}
+    return Line(**values)
+
+
+def _row_line(row: dict[str, Any]) -> Line:
+    values = row | {
+        "index": row["position"],
+        "occurred_at_ms": row["occurred_at"],
+        "booked_at_ms": row["booked_at"],
+    }
+    return Line(**{name: values[name] for name in Line._fields})
+
+
+def _equal(what: str, found: Any, expected: Any) -> None:
+    assert found == expected, f"{what}:\n  {found}\nis not\n  {expected}"
+
+
+def _equal_lists(what: str, found: list[Line], expected: list[Line]) -> None:
+    if found == expected:
+        return
+    for number, (one, other) in enumerate(zip(found, expected, strict=False)):
+        _equal(f"{what} differ at {number}", one, other)
+    longer = found if len(found) > len(expected) else expected
+    side = "only the first has" if longer is found else "only the second has"
+    raise AssertionError(f"{what} differ in length: {side} {longer[min(len(found), len(expected))]}")

@@ -1,0 +1,121 @@
+"""A worker's local disk in memory, under the real tables: it outlives the process, and may be lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from streams.rocks import PartitionFile, SegmentedFile, VersionedFile
+from streams.tables import PartitionedStore, Rows, _seen_rows_of_record, day_of_row
+
+_OFFSET = b"offset"
+
+
+class Disk:
+    """Files by path, as a process that starts finds them.
+
+    `before_write` may raise, as a process may die before any one write. `is_flushed` tells whether what is in memory of
+    one file goes to the disk now; what never does is gone with the process, for there is no write-ahead log.
+    """
+
+    def __init__(self, before_write: Callable[[], None], is_flushed: Callable[[], bool]) -> None:
+        self.files: dict[str, dict[bytes, bytes]] = {}
+        self.before_write = before_write
+        self.is_flushed = is_flushed
+
+    def lose(self) -> None:
+        """Everything on it is gone."""
+        self.files.clear()
+
+    def table(self, name: str, dedup_days: int) -> PartitionedStore:
+        """A table as a process that starts now finds it: the real store, but for its files and for Faust."""
+        store = PartitionedStore.__new__(PartitionedStore)
+        store._files = {}
+        if name == "accounts":
+            store.to_rows = lambda key, value: [(key, value)]
+            store.open_file = lambda partition: MemoryAccounts(MemoryPath(self, f"accounts/{partition}"))
+        else:
+            store.to_rows = _seen_rows_of_record
+            store.open_file = lambda partition: SegmentedFile(
+                MemoryPath(self, f"seen/{partition}"),  # type: ignore[arg-type]
+                day_of_row,
+                dedup_days,
+            )
+        return store
+
+
+class MemoryPath:
+    """As much of a Path as the files of a table need."""
+
+    def __init__(self, disk: Disk, text: str) -> None:
+        self.disk = disk
+        self.text = text
+        self.name = text.rpartition("/")[2]
+
+    def __truediv__(self, name: str) -> MemoryPath:
+        return MemoryPath(self.disk, f"{self.text}/{name}")
+
+    def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
+        pass
+
+    def iterdir(self) -> Iterator[MemoryPath]:
+        prefix = f"{self.text}/"
+        return (MemoryPath(self.disk, text) for text in list(self.disk.files) if text.startswith(prefix))
+
+
+def remove_tree(path: MemoryPath, ignore_errors: bool = False) -> None:
+    """shutil.rmtree for a MemoryPath."""
+    path.disk.files.pop(path.text, None)
+
+
+class MemoryFile:
+    """PartitionFile without RocksDB: a write is done as a whole or not at all."""
+
+    def __init__(self, path: MemoryPath) -> None:
+        self._disk = path.disk
+        self._path = path.text
+        self._rows = dict(path.disk.files.setdefault(path.text, {}))
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        return [self._rows.get(key) for key in keys]
+
+    def write(self, rows: Any, changelog_offset: int | None) -> None:
+        written: Rows = list(rows)
+        self._disk.before_write()
+        for key, value in written:
+            if value is None:
+                self._rows.pop(key, None)
+            else:
+                self._rows[key] = value
+        if changelog_offset is not None:
+            self._rows[_OFFSET] = b"%d" % changelog_offset
+        if self._disk.is_flushed():
+            self.flush()
+
+    def flush(self) -> None:
+        """What is in memory, the offset too, goes to the disk at once."""
+        self._disk.files[self._path] = dict(self._rows)
+
+    merge = PartitionFile.merge
+
+    def changelog_offset(self) -> int | None:
+        value = self._rows.get(_OFFSET)
+        return None if value is None else int(value)
+
+    def items(self) -> Iterator[tuple[bytes, bytes]]:
+        return ((key, value) for key, value in self._rows.items() if key != _OFFSET)
+
+    def close(self) -> None:
+        self.flush()
+
+
+class MemoryAccounts(MemoryFile):
+    """VersionedFile without RocksDB; what it does to tell newer from older is the real thing."""
+
+    merge = VersionedFile.merge
+
+
+def changelog_event(record: Any) -> Any:
+    """A changelog record as Faust hands it to a store."""
+    return SimpleNamespace(message=record)

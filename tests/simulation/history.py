@@ -1,0 +1,147 @@
+"""The real historian between a simulated journal and a ClickHouse of lists."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import TopicPartition
+
+from streams import historian
+from streams.historian import Sink
+from tests.simulation.loop import Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+@dataclass(slots=True)
+class Tables:
+    """What ClickHouse holds: rows by table. A block is there as a whole or not at all."""
+
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"facts": [], "dead_letters": []})
+
+
+class Client:
+    """A historian's connection. `call` lets the world decide when a query is done, and whether it fails."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.tables = world.history
+        self.calls: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        done = asyncio.get_running_loop().create_future()
+        self.calls.append((function, done))
+        return await done
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """The marks: of each partition the highest row, and the journal offset it came from."""
+        if "FROM dead_letters" in sql:
+            newest: dict[int, int] = {}
+            for row in self.tables.rows["dead_letters"]:
+                partition = row["journal_partition"]
+                newest[partition] = max(newest.get(partition, -1), row["journal_offset"])
+            return [(partition, offset, 0, offset) for partition, offset in newest.items()]
+        marks: dict[int, tuple[int, int]] = {}
+        journal: dict[int, int] = {}
+        for row in self.tables.rows["facts"]:
+            partition = row["partition"]
+            marks[partition] = max(marks.get(partition, (-1, -1)), (row["offset"], row["position"]))
+            journal[partition] = max(journal.get(partition, -1), row["journal_offset"])
+        return [(partition, *mark, journal[partition]) for partition, mark in marks.items()]
+
+    def insert_columns(self, table: str, names: Sequence[str], columns: Sequence[Sequence[Any]], **_how: Any) -> None:
+        """One block."""
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        self.world.say(lambda: f"the historian writes {len(rows)} rows to {table}")
+        self.tables.rows[table] += rows
+
+
+class Consumer:
+    """The historian's Kafka consumer; it owns every partition of its topic."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.topic = ""
+        self.listener: Any = None
+        self.positions: dict[TopicPartition, int] = {}
+        self.polling: asyncio.Future[Any] | None = None
+
+    def subscribe(self, topics: list[str], listener: Any) -> None:
+        (self.topic,) = topics
+        self.listener = listener
+
+    async def start(self) -> None:
+        self.world.historian_consumers.append(self)
+        await self.assign()
+
+    async def assign(self) -> None:
+        """Partitions come (back); reading would go on wherever it was committed, so the historian must seek."""
+        tps = [TopicPartition(self.topic, number) for number in range(self.world.partitions)]
+        self.positions = {tp: self.world.kafka.log(self.topic, tp.partition).end for tp in tps}
+        await self.listener.on_partitions_assigned(tps)
+
+    async def rebalance(self) -> None:
+        """Partitions go and come back."""
+        await self.listener.on_partitions_revoked(list(self.positions))
+        await self.assign()
+
+    async def stop(self) -> None:
+        pass
+
+    async def commit(self) -> None:
+        pass
+
+    def assignment(self) -> set[TopicPartition]:
+        return set(self.positions)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        self.positions[tp] = offset
+
+    async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        self.polling = asyncio.get_running_loop().create_future()
+        try:
+            found: dict[TopicPartition, list[Any]] = await self.polling
+            return found
+        finally:
+            self.polling = None
+
+    def poll(self, records_max: int) -> dict[TopicPartition, list[Any]]:
+        """Records of one partition that has any, moved past."""
+        ready = [tp for tp, position in self.positions.items() if self.world.kafka.log(*tp).end > position]
+        if not ready:
+            return {}
+        tp = self.world.rng.choice(ready)
+        records = self.world.kafka.log(*tp).read(self.positions[tp], None, records_max)
+        self.positions[tp] = records[-1].offset + 1
+        return {tp: records}
+
+
+class HistorianProcess:
+    """One sink's historian, from its start until it dies."""
+
+    def __init__(self, world: World, sink: Sink) -> None:
+        self.sink = sink
+        self.tasks: Process = set()
+        self.empty_polls = 0
+        self.client = Client(world)
+        client: Any = self.client
+        self.historian = historian.Historian(world.settings, client, sink)
+        self.running = world.loop.start(self.tasks, self.historian.run())
+        world.loop.drain()
+        self.consumer = world.historian_consumers.pop()
+
+
+class AsyncioInHistory:
+    """The historian's `asyncio`, where a thread is a call that the world completes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def to_thread(function: Any, *args: Any, **options: Any) -> Any:
+        return await function.__self__.call(partial(function, *args, **options))

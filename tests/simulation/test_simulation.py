@@ -1,0 +1,65 @@
+"""Thousands of seeded worlds in which everything goes wrong, each then checked against the model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from streams import agents
+from streams.core import owner
+from streams.rocks import SegmentedFile
+from tests.simulation.checks import simulate
+
+SEEDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "2000"))
+ONE_SEED = os.environ.get("METERLINE_SIMULATION_SEED")
+
+
+def test_every_world_ends_as_the_model_says() -> None:
+    if ONE_SEED is not None:
+        simulate(int(ONE_SEED), frozenset(), print)
+        return
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, frozenset(), None)
+        except Exception as error:
+            again = f"METERLINE_SIMULATION_SEED={seed} uv run meterline test tests/simulation -x -s"
+            raise AssertionError(f"{error}\n\nreplay it: {again}") from error
+
+
+def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agents, "first_offset_of", lambda value, since_day: None)
+
+
+def _segments_flush_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    write = SegmentedFile.write
+
+    def forgetful(self: SegmentedFile, rows: object, changelog_offset: int | None) -> None:
+        self._noted_in = None
+        write(self, rows, changelog_offset)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SegmentedFile, "write", forgetful)
+
+
+def _redelivery_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    applied = owner._Batch._applied
+
+    def forgetful(self: owner._Batch, account: owner.Account, item: owner.IntakeItem) -> None:
+        applied(self, account, item)
+        account.last_offset = -1
+
+    monkeypatch.setattr(owner._Batch, "_applied", forgetful)
+
+
+@pytest.mark.parametrize("spoil", [_nothing_is_seen, _segments_flush_apart, _redelivery_is_not_told])
+def test_the_simulation_finds_what_is_broken(
+    monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    spoil(monkeypatch)
+    for seed in range(2_000):
+        try:
+            simulate(seed, frozenset(), None)
+        except Exception:
+            return
+    pytest.fail("2,000 worlds did not notice")

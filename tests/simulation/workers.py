@@ -1,0 +1,275 @@
+"""Workers: the real agents on a simulated broker, disk and clock, and the consumer group that shares out partitions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from streams import agents
+from streams.lease import Lease, LeaseLostError
+from tests.simulation.disk import Disk, changelog_event
+from tests.simulation.loop import Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+
+class Died(BaseException):
+    """The process ends here, between two of its writes."""
+
+
+class SimulatedLease(Lease):
+    """The real lease, by the world's clock."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.session_seconds)
+        self._world = world
+
+    def now(self) -> float:  # type: ignore[override]
+        return self._world.mono
+
+
+class Message:
+    """A record as Faust delivers it, with the generation of the assignment it was fetched under."""
+
+    __slots__ = ("generation_id", "offset", "partition", "timestamp", "topic", "value")
+
+    def __init__(self, record: Any, generation_id: int) -> None:
+        self.topic = record.topic
+        self.partition = record.partition
+        self.offset = record.offset
+        self.timestamp = record.at_ms / 1000
+        self.value = record.value
+        self.generation_id = generation_id
+
+
+class Event:
+    """What `work` takes from a stream and acknowledges."""
+
+    __slots__ = ("_worker", "message")
+
+    def __init__(self, worker: Worker, message: Message) -> None:
+        self._worker = worker
+        self.message = message
+
+    def ack(self) -> None:
+        place = (self.message.topic, self.message.partition)
+        acked = self._worker.acked
+        acked[place] = max(acked.get(place, 0), self.message.offset + 1)
+
+
+class Stream:
+    """A Faust stream: what was fetched and not yet taken."""
+
+    def __init__(self) -> None:
+        self.arrived: deque[Event] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+
+    def noack(self) -> Stream:
+        return self
+
+    async def events(self) -> AsyncIterator[Event]:
+        while True:
+            while self.arrived:
+                yield self.arrived.popleft()
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    def deliver(self, events: Iterable[Event]) -> None:
+        self.arrived.extend(events)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class Send:
+    """A call of the publisher under way: `records` still to reach the log, in order; then `done` is told."""
+
+    topic: str
+    partition: int
+    records: deque[tuple[bytes | None, bytes]]
+    done: asyncio.Future[int]
+    last_offset: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Recovery:
+    """A table's partition that reads its changelog from `position` to where it ended at the assignment."""
+
+    table: str
+    topic: str
+    partition: int
+    position: int
+    highwater: int
+
+
+class Worker:
+    """One worker process. It ends by dying; its host starts another on the same disk."""
+
+    def __init__(self, world: World, host: Host) -> None:
+        self.world = world
+        self.host = host
+        self.name = f"{host.name}.{host.starts}"
+        self.is_alive = True
+        self.is_paused = False
+        self.is_deaf = False
+        self.is_slow = False
+        self.is_member = False
+        self.busy = 0
+        self.generation = -1
+        self.assigned: tuple[int, ...] = ()
+        self.recoveries: list[Recovery] = []
+        self.positions: dict[tuple[str, int], int] = {}
+        self.acked: dict[tuple[str, int], int] = {}
+        self.sends: list[Send] = []
+        self.lease = SimulatedLease(world)
+        self.tables = {name: host.disk.table(name, world.dedup_days) for name in ("accounts", "seen")}
+        self.streams = {world.topics.usage: Stream(), world.topics.intake: Stream()}
+        files = {name: SimpleNamespace(file=table.partition_file) for name, table in self.tables.items()}
+        settings: Any = SimpleNamespace(dedup_days=world.dedup_days, partitions=world.partitions)
+        publisher: Any = self
+        accept = agents.Accept(settings, world.topics, publisher)
+        owner = agents.Owner(settings, world.topics, publisher, files["accounts"], files["seen"], self.lease)  # type: ignore[arg-type]
+        self.tasks: Process = set()
+        self._agents = [
+            world.loop.start(self.tasks, self._run(world.topics.usage, accept.apply)),
+            world.loop.start(self.tasks, self._run(world.topics.intake, owner.apply)),
+        ]
+        world.loop.drain()
+
+    async def _run(self, topic: str, apply: Callable[[list[Any]], Awaitable[None]]) -> None:
+        async def counted(events: list[Any]) -> None:
+            self.world.say(lambda: f"{self.name} takes {_places(events)}")
+            self.busy += 1
+            try:
+                await apply(events)
+            finally:
+                self.busy -= 1
+
+        await agents.work(self.streams[topic], self.world.batch_records_max, self._is_current, counted)
+
+    def _is_current(self, event: Event) -> bool:
+        return event.message.generation_id == self.generation
+
+    async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
+        """The publisher: when each record reaches the log, and when that is acknowledged, is the world's to say."""
+        queued = deque(records)
+        if not queued:
+            return None
+        send = Send(topic, partition, queued, asyncio.get_running_loop().create_future())
+        self.sends.append(send)
+        return await send.done
+
+    @property
+    def unsent(self) -> bool:
+        """Whether it has begun to write what has not reached its log yet."""
+        return any(send.records for send in self.sends)
+
+    def failure(self) -> BaseException | None:
+        """What ended an agent, if anything did."""
+        for task in self._agents:
+            if task.done():
+                return task.exception() or RuntimeError("an agent returned")
+        return None
+
+    def assign(self, generation: int, partitions: tuple[int, ...]) -> None:
+        """A rebalance: buffered records are dropped, the tables recovered, and reading goes on where it was committed.
+
+        What an agent has already begun is not interrupted: neither does Faust.
+        """
+        world = self.world
+        self.is_member = True
+        self.generation = generation
+        self.lease.renew(self.lease.now())
+        self.lease.generation = generation
+        for stream in self.streams.values():
+            stream.arrived.clear()
+        for table in self.tables.values():
+            for partition in set(self.assigned) - set(partitions):
+                if (file := table._files.pop(partition, None)) is not None:
+                    file.close()
+        self.assigned = partitions
+        self.positions.clear()
+        self.acked = {place: offset for place, offset in self.acked.items() if place[1] in partitions}
+        changelogs = {"accounts": world.topics.accounts_changelog, "seen": world.topics.seen_changelog}
+        self.recoveries = []
+        for table, topic in changelogs.items():
+            for partition in partitions:
+                held = self.tables[table].partition_file(partition).changelog_offset()
+                position = 0 if held is None else held + 1
+                end = world.kafka.log(topic, partition).end
+                self.recoveries.append(Recovery(table, topic, partition, position, end))
+        self._read_on()
+
+    def recover(self, recovery: Recovery, records_max: int) -> None:
+        """Apply the next records of a changelog, as Faust does it."""
+        log = self.world.kafka.log(recovery.topic, recovery.partition)
+        records = log.read(recovery.position, recovery.highwater, records_max)
+        if records:
+            self.tables[recovery.table].apply_changelog_batch([changelog_event(r) for r in records], None, None)
+            recovery.position = records[-1].offset + 1
+            self.world.say(
+                lambda: f"{self.name} recovers {recovery.table}-{recovery.partition} to {records[-1].offset}"
+            )
+        else:
+            self.recoveries.remove(recovery)
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Once every table is recovered: on with the input, from where it was committed."""
+        if not self.recoveries:
+            committed = self.world.kafka.committed
+            for topic in self.streams:
+                for partition in self.assigned:
+                    self.positions[topic, partition] = committed.get((topic, partition), 0)
+
+    def fetch(self, topic: str, partition: int, records_max: int) -> bool:
+        """Deliver what is next; returns whether there was anything."""
+        position = self.positions[topic, partition]
+        records = self.world.kafka.log(topic, partition).read(position, None, records_max)
+        if not records:
+            return False
+        self.positions[topic, partition] = records[-1].offset + 1
+        self.streams[topic].deliver(Event(self, Message(record, self.generation)) for record in records)
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """A machine with a disk, and the worker that runs on it, if one does."""
+
+    name: str
+    disk: Disk
+    worker: Worker | None = None
+    starts: int = 0
+
+
+@dataclass(slots=True)
+class Group:
+    """The coordinator: who is a member, who owns what, and when it last heard of each."""
+
+    generation: int = 0
+    owners: dict[int, Worker] = field(default_factory=dict)
+    heard_at: dict[Worker, float] = field(default_factory=dict)
+    joining: list[Worker] = field(default_factory=list)
+
+    def commit(self, worker: Worker, committed: dict[tuple[str, int], int]) -> None:
+        """Take a worker's acknowledged positions, unless its generation has ended."""
+        for place, offset in worker.acked.items():
+            is_owner = worker.generation == self.generation and self.owners.get(place[1]) is worker
+            if is_owner and offset > committed.get(place, 0):
+                committed[place] = offset
+        worker.acked.clear()
+
+
+def is_lease_lost(failure: BaseException) -> bool:
+    """Whether a worker stopped because it may not own its partitions any more."""
+    return isinstance(failure, LeaseLostError)
+
+
+def _places(events: list[Any]) -> str:
+    return " ".join(f"{e.message.topic.rpartition('.')[2]}-{e.message.partition}@{e.message.offset}" for e in events)
