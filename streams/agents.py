@@ -155,11 +155,10 @@ class Owner:
         day = day_of(items[0].at_ms)
         accounts = [(project.encode(), encode_account(account)) for project, account in effects.accounts.items()]
         seen = list(seen_records(effects.seen, day, items[0].offset))
-        # Both acknowledged before either is applied: the local tables never lead their changelogs.
-        accounts_offset, seen_offset = await asyncio.gather(
-            self.publisher.send_all(self.topics.accounts_changelog, partition, accounts),
-            self.publisher.send_all(self.topics.seen_changelog, partition, seen),
-        )
+        # The index first: an account's value says that its records are applied, so what they made seen must be safe by
+        # then. And both are acknowledged before either is applied: the local tables never lead their changelogs.
+        seen_offset = await self.publisher.send_all(self.topics.seen_changelog, partition, seen)
+        accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
         if accounts_offset is not None:
             self.accounts.file(partition).write(accounts, accounts_offset)
         if seen_offset is not None:
