@@ -102,6 +102,31 @@ class Fact(msgspec.Struct, array_like=True, gc=False):
     metadata: str
 
 
+class FactPack(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A journal record: facts in order, behind what a reader needs to know to pass them on unread.
+
+    `first` and `last` are the (offset, index) of its first and last fact; the booking times bound those of all.
+    """
+
+    first: tuple[int, int]
+    last: tuple[int, int]
+    booked_from_ms: int
+    booked_to_ms: int
+    count: int
+    facts: list[Fact]
+
+
+class RawFactPack(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A FactPack whose facts are left as they are on the topic."""
+
+    first: tuple[int, int]
+    last: tuple[int, int]
+    booked_from_ms: int
+    booked_to_ms: int
+    count: int
+    facts: msgspec.Raw
+
+
 ENTRY_KINDS = ("charge", "grant", "expiry")
 
 

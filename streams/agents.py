@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.commands import Envelope, IntakeRecord
+from schemas.commands import IntakeRecord
 from schemas.events import Usage
 from schemas.ledger import Account
 from schemas.prices import FIRST_PRICE_BOOK
@@ -23,10 +23,10 @@ from streams.codecs import (
     decode_intake,
     encode,
     encode_account,
+    encode_envelope,
+    encode_facts,
     encode_json,
-    fact_bytes,
     packed,
-    usage_bytes,
 )
 from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
@@ -54,13 +54,18 @@ class Accept:
     async def apply(self, events: list[Any]) -> None:
         """Publish the envelopes and dead letters of these usage records; returns once they are acknowledged."""
         by_partition: dict[int, list[Usage]] = defaultdict(list)
+        of_project: dict[str, list[Usage]] = {}
         dead: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
         for event in events:
             message = event.message
             now_ms = round(message.timestamp * 1000)
             accepted, rejected = accept_record(message.value, now_ms, FIRST_PRICE_BOOK.rates)
             for usage in accepted:
-                by_partition[partition_of(usage.project, self.settings.partitions)].append(usage)
+                usages = of_project.get(usage.project)
+                if usages is None:
+                    partition = partition_of(usage.project, self.settings.partitions)
+                    usages = of_project[usage.project] = by_partition[partition]
+                usages.append(usage)
             for index, text, rejection in rejected:
                 letter = dead_letter(text, rejection, message.topic, message.partition, message.offset, index, now_ms)
                 dead[message.partition].append((None, encode_json(letter)))
@@ -144,7 +149,7 @@ class Owner:
         return fold(partition, items, accounts, seen, FIRST_PRICE_BOOK, self.topics.intake)
 
     async def _publish_facts(self, partition: int, effects: Effects) -> None:
-        records = [(None, encode(pack)) for pack in packed(effects.facts, fact_bytes)]
+        records = [(None, value) for value in packed(effects.facts, encode_facts)]
         letters = [(None, encode_json(letter)) for letter in effects.dead_letters]
         await asyncio.gather(
             self.publisher.send_all(self.topics.journal, partition, records),
@@ -187,7 +192,7 @@ def _intake_body(message: Any) -> IntakeRecord | Unreadable:
 
 def envelopes(usages: list[Usage]) -> list[tuple[bytes | None, bytes]]:
     """Intake records for one partition's usage, in order."""
-    return [(None, encode(Envelope(pack))) for pack in packed(usages, usage_bytes)]
+    return [(None, value) for value in packed(usages, encode_envelope)]
 
 
 async def work(

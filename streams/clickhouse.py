@@ -12,12 +12,15 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC
+from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
+import msgspec
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
@@ -33,6 +36,7 @@ CALLS_AT_ONCE_MAX = 16
 CALL_WAIT_SECONDS_MAX = 30.0
 CSV_CHUNK_BYTES = 256 * 1024
 
+_INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
 
 # What makes an insert one block, so one part, so all or nothing. The engine cuts a block where either size is reached
@@ -45,6 +49,14 @@ INSERT_SETTINGS: Mapping[str, int] = {
     "min_insert_block_size_rows": INSERT_ROWS_MAX + 1,
     "min_insert_block_size_bytes": 0,
 }
+
+
+class Pack(NamedTuple):
+    """For `insert_packs`: values that rows share, and `row_count` rows as a MessagePack array of arrays."""
+
+    shared: tuple[object, ...]
+    rows: bytes
+    row_count: int
 
 
 class ClickHouseError(OperatorError):
@@ -86,39 +98,54 @@ class ClickHouse:
         with self._client() as client:
             return client.command(sql, parameters=_bound(sql, parameters))
 
-    def insert_columns(
+    def insert_packs(
         self,
         table: str,
-        column_names: Sequence[str],
-        columns: Sequence[Sequence[object]],
+        shared: Mapping[str, str],
+        columns: Mapping[str, str],
+        packs: Sequence[Pack],
         *,
-        column_types: Sequence[str] | None = None,
         partitions_max: int = 1,
     ) -> int:
-        """Insert columns of equal length as one block; give the number of rows.
+        """Insert packs as one block; give the number of rows. `shared` and `columns` are names with their types.
+
+        The engine itself takes the packs apart: rows come from Kafka as MessagePack and go in as they are.
 
         Within one partition that is one part: after a crash the table has all of the rows or none. A batch that
         spans more than `partitions_max` partitions is refused whole (code 252), because its parts would appear one
-        after the other. Integers in a DateTime64 column are its ticks, and the fastest thing to send. Naming
-        `column_types` saves a DESCRIBE.
+        after the other. Integers in a DateTime64 column are its ticks.
 
-        Over HTTP the driver sends the block again if the server closes the connection before it answers, so a table
-        where a row must count once needs a deduplication window (Replicated tables have one).
+        Over HTTP the driver sends the block again if the server closes the connection before it answers. It bears a
+        token made of its content, so a table with a deduplication window takes it once.
         """
-        rows = len(columns[0])
+        rows = sum(pack.row_count for pack in packs)
         if rows > INSERT_ROWS_MAX:
             raise ValueError(f"{rows} rows in one insert; {INSERT_ROWS_MAX} at most stay one block")
         if rows == 0:
             return 0
-        self._writer.insert(
-            table,
-            columns,
-            column_names=column_names,
-            column_type_names=column_types,
-            column_oriented=True,
-            settings={**INSERT_SETTINGS, "max_partitions_per_insert_block": partitions_max},
-        )
+        encode = msgspec.msgpack.encode
+        data = b"".join(b"".join(map(encode, pack.shared)) + pack.rows for pack in packs)
+        settings = {
+            **INSERT_SETTINGS,
+            "max_partitions_per_insert_block": partitions_max,
+            "insert_deduplication_token": sha256(data).hexdigest(),
+        }
+        types = [*shared.values(), f"Array(Tuple({', '.join(columns.values())}))"]
+        names = [*shared, "pack"]
+        structure = ", ".join(f"`{name}` {kind}" for name, kind in zip(names, types, strict=True))
+        source = f"input({sql_literal(structure)})"
+        values = ", ".join([*shared, *(f"fact.{number}" for number in range(1, len(columns) + 1))])
+        into = f"INSERT INTO {table} ({', '.join([*shared, *columns])})"
+        self._insert(f"{into} SELECT {values} FROM {source} ARRAY JOIN pack AS fact", settings, data)
         return rows
+
+    def _insert(self, sql: str, settings: Mapping[str, object], data: bytes) -> None:
+        if self._settings.clickhouse_url is not None:
+            self._writer.command(f"{sql} FORMAT MsgPack", data=data, settings=dict(settings))
+        else:
+            clause = ", ".join(f"{name} = {sql_literal(str(value))}" for name, value in settings.items())
+            with from_file(f"{sql} SETTINGS {clause}", "MsgPack", data) as statement:
+                self._writer.command(statement)
 
     def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
         """A SELECT as CSV with a header line, in pieces, without holding the result in memory.
@@ -188,6 +215,20 @@ class ClickHouse:
                     client.close()
         finally:
             self._slots.release()
+
+
+@contextmanager
+def from_file(sql: str, data_format: str, data: bytes) -> Iterator[str]:
+    """`INSERT … SELECT … FROM input('structure')` as the embedded engine takes it: with the data in a file."""
+    with NamedTemporaryFile(suffix=".data") as file:
+        file.write(data)
+        file.flush()
+        yield _INPUT.sub(lambda _: f"FROM file({sql_literal(file.name)}, {data_format}, ", sql, count=1)
+
+
+def sql_literal(value: str) -> str:
+    """A string as SQL text."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _open_embedded(path: Path) -> Client:

@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from streams.clickhouse import ClickHouse, ClickHouseError
+from streams.clickhouse import ClickHouse, ClickHouseError, from_file, sql_literal
 
 QUERIES_AT_ONCE_MAX = 8
 READER_BODY_BYTES_MAX = 1024 * 1024
@@ -51,6 +51,7 @@ _LOCAL = re.compile(r"(https?://)?(localhost|127\.0\.0\.1|\[::1\])(:\d+)?", re.I
 _INSERT_WITH_DATA = re.compile(
     rb"\s*(INSERT\s+INTO\s.+?)(\s+SETTINGS\s.+?)?\s+FORMAT\s+(\w+)[ \t]*(?:\r?\n|$)", re.IGNORECASE | re.DOTALL
 )
+_FROM_INPUT = re.compile(r"\sSELECT\s.*\sFROM\s+input\(", re.IGNORECASE | re.DOTALL)
 _GIVES_ROWS = re.compile(r"[\s(]*(SELECT|WITH|FROM|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE)
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)(?:\s+SETTINGS\b.*)?[\s;]*$", re.IGNORECASE | re.DOTALL)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`", re.DOTALL)
@@ -142,7 +143,7 @@ class _Statement:
             for name, value in (_DEFAULT_SETTINGS | self.settings).items():
                 if not _SETTING_NAME.fullmatch(name) or (self.reader and name in _SETTINGS_REFUSED_TO_READERS):
                     raise _Refused(f"Cannot modify {name!r} setting here", status=403, code=_READONLY)
-                connection.query(f"SET {name} = {_literal(value)}")
+                connection.query(f"SET {name} = {sql_literal(value)}")
             if self.database:
                 connection.query("USE {database:Identifier}", params={"database": self.database})
             insert = None if self.reader else _INSERT_WITH_DATA.match(self.sql)
@@ -166,10 +167,15 @@ class _Statement:
     def _insert(self, connection: Any, insert: re.Match[bytes], data: bytes) -> Response:
         into, settings, data_format = (group.decode() for group in insert.groups(b""))
         # Not chDB's `send_insert`: that reports success where the engine refused to write the block (chDB 4.4).
-        with NamedTemporaryFile(suffix=".data") as file:
-            file.write(data)
-            file.flush()
-            result = connection.query(f"{into} FROM INFILE {_literal(file.name)}{settings} FORMAT {data_format}")
+        if _FROM_INPUT.search(into):
+            with from_file(into + settings, data_format, data) as statement:
+                result = connection.query(statement)
+        else:
+            with NamedTemporaryFile(suffix=".data") as file:
+                file.write(data)
+                file.flush()
+                from_infile = f"FROM INFILE {sql_literal(file.name)}"
+                result = connection.query(f"{into} {from_infile}{settings} FORMAT {data_format}")
         # What it read is the file.
         return Response(
             headers=self._headers(
@@ -253,10 +259,6 @@ def _error(message: str, status: int, code: int) -> Response:
         headers["WWW-Authenticate"] = 'Basic realm="ClickHouse"'
     text = message if message.startswith("Code: ") else f"Code: {code}. DB::Exception: {message}"
     return Response(text + "\n", status, headers, media_type="text/plain; charset=utf-8")
-
-
-def _literal(value: str) -> str:
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _escaped(value: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from schemas.commands import IntakeRecord, ReplyRecord
+from schemas.commands import Envelope, IntakeRecord, ReplyRecord
 from schemas.events import DeadLetter, Usage
-from schemas.ledger import Account, Fact
+from schemas.ledger import Account, Fact, FactPack, RawFactPack
 from streams.rocks import VERSION_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
@@ -17,12 +17,11 @@ _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
 decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
-decode_facts = msgspec.msgpack.Decoder(list[Fact]).decode
-# The same as plain lists, a value for each of Fact's fields: for columns, objects would only be taken apart again.
-decode_fact_rows: Callable[[bytes], list[list[Any]]] = msgspec.msgpack.Decoder(list[list[Any]]).decode
+decode_raw_pack = msgspec.msgpack.Decoder(RawFactPack).decode
 decode_reply = msgspec.msgpack.Decoder(ReplyRecord).decode
 decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
 
+_decode_pack = msgspec.msgpack.Decoder(FactPack).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 
@@ -43,26 +42,38 @@ RECORD_BYTES_MAX = 1024 * 1024
 RECORD_ITEMS_MAX = 1000
 
 
-def packed(items: Iterable[T], bytes_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """`items` in lists for one record each, in order; `bytes_of` estimates an item's size from above."""
-    pack: list[T] = []
-    size = 0
-    for item in items:
-        item_size = bytes_of(item)
-        if pack and (size + item_size > RECORD_BYTES_MAX or len(pack) >= RECORD_ITEMS_MAX):
-            yield pack
-            pack, size = [], 0
-        pack.append(item)
-        size += item_size
-    if pack:
-        yield pack
+def packed(items: Sequence[T], encode_pack: Callable[[Sequence[T]], bytes]) -> Iterator[bytes]:
+    """`items` as records, in order, each within both limits; an item that is larger alone has a record of its own."""
+    for start in range(0, len(items), RECORD_ITEMS_MAX):
+        yield from _within_bytes(items[start : start + RECORD_ITEMS_MAX], encode_pack)
 
 
-def usage_bytes(usage: Usage) -> int:
-    """At most 4 bytes a character, and the short fields together."""
-    return 1024 + 4 * (len(usage.source) + len(usage.event_id) + len(usage.job_id) + len(usage.metadata))
+def _within_bytes(items: Sequence[T], encode_pack: Callable[[Sequence[T]], bytes]) -> Iterator[bytes]:
+    record = encode_pack(items)
+    if len(record) <= RECORD_BYTES_MAX or len(items) == 1:
+        yield record
+    else:
+        half = len(items) // 2
+        yield from _within_bytes(items[:half], encode_pack)
+        yield from _within_bytes(items[half:], encode_pack)
 
 
-def fact_bytes(fact: Fact) -> int:
-    """As usage_bytes."""
-    return 1024 + 4 * (len(fact.source) + len(fact.event_id) + len(fact.job_id) + len(fact.metadata))
+def encode_envelope(usages: Sequence[Usage]) -> bytes:
+    """An intake record of accepted usage."""
+    return encode(Envelope(list(usages)))
+
+
+def encode_facts(facts: Sequence[Fact]) -> bytes:
+    """A journal record."""
+    first, last = facts[0], facts[-1]
+    booked = [fact.booked_at_ms for fact in facts]
+    return encode(
+        FactPack(
+            (first.offset, first.index), (last.offset, last.index), min(booked), max(booked), len(facts), list(facts)
+        )
+    )
+
+
+def decode_facts(value: bytes) -> list[Fact]:
+    """The facts of a journal record."""
+    return _decode_pack(value).facts

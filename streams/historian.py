@@ -1,4 +1,4 @@
-"""The historian: journal and dead letters into ClickHouse, in columnar blocks, each row exactly once.
+"""The historian: journal and dead letters into ClickHouse, in large blocks, each row exactly once.
 
 How far it got is what ClickHouse itself holds: on every assignment, and after every failure, it asks for the highest
 row of each partition and goes on from there. Nothing else remembers a position.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
+import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from schemas.ledger import Fact
-from streams.clickhouse import ClickHouse
-from streams.codecs import decode_dead_letter, decode_fact_rows
+from streams.clickhouse import ClickHouse, Pack
+from streams.codecs import decode_dead_letter, decode_raw_pack
 from streams.runtime import CycleCollector
 from streams.settings import Settings
 from streams.topics import FETCH_BYTES, kafka_client_settings, topics_of
@@ -35,35 +36,47 @@ _NOTHING: Mark = (-1, -1)
 _DAY_MS = 86_400_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode_rows = msgspec.msgpack.Decoder(list[Row]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A record, or what of it is one insert's: rows as a MessagePack array of arrays, and what they span."""
+
+    first: Mark
+    last: Mark
+    booked_from_ms: int
+    booked_to_ms: int
+    count: int
+    rows: bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """A topic, the table it goes to, and how a record becomes columns.
+    """A topic, the table it goes to, and how a record becomes rows.
 
-    `rows` gives a record's rows, as they are on the topic, in order. Their marks are in `mark_fields`, their booking
-    times, in Unix milliseconds, in `time_field`. `columns` names a column for every field, after the two that every
-    row gets from its record: its partition and its offset.
+    Every row gets `shared`, its record's partition and offset, and has `columns` itself: names with their types. Its
+    mark follows from its record and itself; its booking time, in Unix milliseconds, is in `time_field`.
     """
 
     topic: str
     table: str
-    columns: tuple[str, ...]
-    types: tuple[str, ...]
+    shared: Mapping[str, str]
+    columns: Mapping[str, str]
     marks_sql: str
-    rows: Callable[[Any], list[Row]]
+    part_of: Callable[[Any], Part]
     mark_of: Callable[[Any, Row], Mark]
     time_field: int
 
 
 @dataclass(slots=True)
 class _Block:
-    """Columns of one month, to become one insert."""
+    """Packs of one month, to become one insert."""
 
     month: int
-    columns: list[list[Any]]
-
-    def __len__(self) -> int:
-        return len(self.columns[0])
+    packs: list[Pack] = field(default_factory=list)
+    count: int = 0
 
 
 @dataclass(slots=True)
@@ -174,46 +187,49 @@ class Historian:
                     await self._flush(consumer)
 
     def _add(self, tp: TopicPartition, record: Any) -> None:
-        pending, sink = self._pending, self.sink
+        pending = self._pending
         mark = pending.marks.get(tp.partition) or self._marks[tp.partition]
-        rows = sink.rows(record)
-        if not rows:
-            return
-        if sink.mark_of(record, rows[0]) <= mark:
-            # A batch that the owner repeated, or a record we had in part.
-            rows = [row for row in rows if sink.mark_of(record, row) > mark]
-            if not rows:
-                return
-        pending.marks[tp.partition] = sink.mark_of(record, rows[-1])
-        if not pending.count:
-            pending.since = time.monotonic()
-        pending.count += len(rows)
-        for month, columns in _by_month(rows, sink.time_field):
-            length = len(columns[0])
+        for part in _parts(self.sink, record, mark):
+            pending.marks[tp.partition] = part.last
+            if not pending.count:
+                pending.since = time.monotonic()
+            pending.count += part.count
+            month = _month(part.booked_from_ms // _DAY_MS)
             # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
-            if (
-                not pending.blocks
-                or pending.blocks[-1].month != month
-                or len(pending.blocks[-1]) >= self.settings.historian_rows_max
-            ):
-                pending.blocks.append(_Block(month, [[] for _ in sink.columns]))
-            target = pending.blocks[-1].columns
-            target[0].extend([tp.partition] * length)
-            target[1].extend([record.offset] * length)
-            for column, values in zip(target[2:], columns, strict=True):
-                column.extend(values)
+            block = pending.blocks[-1] if pending.blocks else None
+            if block is None or block.month != month or block.count + part.count > self.settings.historian_rows_max:
+                block = _Block(month)
+                pending.blocks.append(block)
+            block.packs.append(Pack((tp.partition, record.offset), part.rows, part.count))
+            block.count += part.count
 
     async def _flush(self, consumer: AIOKafkaConsumer) -> None:
         pending, self._pending = self._pending, _Pending()
         sink = self.sink
         for block in pending.blocks:
-            await asyncio.to_thread(
-                self.clickhouse.insert_columns, sink.table, sink.columns, block.columns, column_types=sink.types
+            self.rows_written += await asyncio.to_thread(
+                self.clickhouse.insert_packs, sink.table, sink.shared, sink.columns, block.packs
             )
-            self.rows_written += len(block)
         self._marks.update(pending.marks)
         # For lag monitors only; no reader of ours starts from it.
         await consumer.commit()
+
+
+def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
+    """What of a record comes after `mark`, cut where the month changes: nearly always all of it, as it is."""
+    whole = sink.part_of(record)
+    if whole.last <= mark:
+        return []  # a batch that the owner repeated
+    if whole.first > mark and _month(whole.booked_from_ms // _DAY_MS) == _month(whole.booked_to_ms // _DAY_MS):
+        return [whole]
+    parts = []
+    rows = (row for row in _decode_rows(whole.rows) if sink.mark_of(record, row) > mark)
+    for _, of_month in groupby(rows, key=lambda row: _month(row[sink.time_field] // _DAY_MS)):
+        found = list(of_month)
+        times = [row[sink.time_field] for row in found]
+        first, last = sink.mark_of(record, found[0]), sink.mark_of(record, found[-1])
+        parts.append(Part(first, last, min(times), max(times), len(found), _encode(found)))
+    return parts
 
 
 class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -227,10 +243,8 @@ class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
         await self._historian.interrupt()
 
 
-# LowCardinality columns are sent as plain strings: the engine builds their dictionaries quicker than Python does.
+# LowCardinality columns are sent as plain strings: the engine builds their dictionaries.
 _FACT_COLUMNS = {
-    "partition": "UInt16",
-    "journal_offset": "UInt64",
     "offset": "UInt64",
     "position": "UInt32",
     "kind": "String",
@@ -252,8 +266,6 @@ _FACT_COLUMNS = {
     "metadata": "String",
 }
 _DEAD_LETTER_COLUMNS = {
-    "journal_partition": "UInt16",
-    "journal_offset": "UInt64",
     "code": "String",
     "detail": "String",
     "field": "String",
@@ -271,14 +283,14 @@ def journal_sink(settings: Settings) -> Sink:
     return Sink(
         topic=topics_of(settings).journal,
         table="facts",
-        columns=tuple(_FACT_COLUMNS),
-        types=tuple(_FACT_COLUMNS.values()),
+        shared={"partition": "UInt16", "journal_offset": "UInt64"},
+        columns=_FACT_COLUMNS,
         marks_sql=(
             "SELECT partition, tupleElement(mark, 1), tupleElement(mark, 2), journal FROM "
             "(SELECT partition, max((offset, position)) AS mark, max(journal_offset) AS journal FROM facts "
             "GROUP BY partition)"
         ),
-        rows=lambda record: decode_fact_rows(record.value),
+        part_of=_facts_part,
         mark_of=lambda record, row: (row[0], row[1]),
         time_field=Fact.__struct_fields__.index("booked_at_ms"),
     )
@@ -289,45 +301,38 @@ def dead_letter_sink(settings: Settings) -> Sink:
     return Sink(
         topic=topics_of(settings).dead_letters,
         table="dead_letters",
-        columns=tuple(_DEAD_LETTER_COLUMNS),
-        types=tuple(_DEAD_LETTER_COLUMNS.values()),
+        shared={"journal_partition": "UInt16", "journal_offset": "UInt64"},
+        columns=_DEAD_LETTER_COLUMNS,
         marks_sql=(
             "SELECT journal_partition, max(journal_offset) AS newest, 0, newest FROM dead_letters "
             "GROUP BY journal_partition"
         ),
-        rows=_dead_letter_rows,
+        part_of=_dead_letter_part,
         mark_of=lambda record, row: (record.offset, 0),
         time_field=7,
     )
 
 
-def _dead_letter_rows(record: Any) -> list[Row]:
+def _facts_part(record: Any) -> Part:
+    pack = decode_raw_pack(record.value)
+    return Part(pack.first, pack.last, pack.booked_from_ms, pack.booked_to_ms, pack.count, bytes(pack.facts))
+
+
+def _dead_letter_part(record: Any) -> Part:
     letter = decode_dead_letter(record.value)
-    return [
-        [
-            letter.code,
-            letter.detail,
-            letter.field,
-            letter.topic,
-            letter.partition,
-            letter.offset,
-            letter.index,
-            letter.received_at_ms,
-            letter.event,
-        ]
+    row = [
+        letter.code,
+        letter.detail,
+        letter.field,
+        letter.topic,
+        letter.partition,
+        letter.offset,
+        letter.index,
+        letter.received_at_ms,
+        letter.event,
     ]
-
-
-def _by_month(rows: list[Row], time_field: int) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
-    """The rows as columns, in order, cut where the month changes; nearly always that is nowhere."""
-    columns = list(zip(*rows, strict=True))
-    times = columns[time_field]
-    first, last = _month(min(times) // _DAY_MS), _month(max(times) // _DAY_MS)
-    if first == last:
-        yield first, columns
-    else:
-        for month, group in groupby(rows, key=lambda row: _month(row[time_field] // _DAY_MS)):
-            yield month, list(zip(*group, strict=True))
+    mark = (record.offset, 0)
+    return Part(mark, mark, letter.received_at_ms, letter.received_at_ms, 1, _encode([row]))
 
 
 @lru_cache(maxsize=64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, Writ
 # Sorts before every key of ours: projects are printable, dedup hashes could equal it only by a 2^-128 chance.
 _OFFSET_KEY = b"\x00meterline\x00offset"
 
-CACHE_BYTES = 32 * 1024 * 1024
+# For all files of a process together. Not the LRU cache: its shards are smaller than a large file's filter block, which
+# it then reads from disk for every look-up.
+CACHE_BYTES = 128 * 1024 * 1024
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 VERSION_BYTES = 8
 SEGMENTS = 4
@@ -124,10 +127,7 @@ class SegmentedFile:
 
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
         """Set each key in its day's segment; what is older than the window by then is removed."""
-        by_segment: dict[int, list[tuple[bytes, bytes | None]]] = {}
-        for key, value in rows:
-            assert value is not None
-            by_segment.setdefault(self._day_of(value) // self._segment_days, []).append((key, value))
+        by_segment = self._by_segment(list(rows))
         if not by_segment and changelog_offset is not None:
             by_segment = {max(self._segments, default=0): []}
         # Segments are flushed each by itself. An offset that survives a crash must have all below it on disk, so what
@@ -162,6 +162,17 @@ class SegmentedFile:
             segment.close()
         self._segments.clear()
 
+    def _by_segment(self, rows: list[tuple[bytes, bytes | None]]) -> dict[int, list[tuple[bytes, bytes | None]]]:
+        # Few values, many rows, and nearly always one day's.
+        segments = {value: self._day_of(value) // self._segment_days for _, value in rows if value is not None}
+        if len(numbers := set(segments.values())) == 1:
+            return {numbers.pop(): rows}
+        by_segment: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        for key, value in rows:
+            assert value is not None
+            by_segment.setdefault(segments[value], []).append((key, value))
+        return by_segment
+
     def _segment(self, number: int) -> PartitionFile:
         segment = self._segments.get(number)
         if segment is None:
@@ -184,9 +195,14 @@ def _no_log() -> WriteOptions:
 _NO_LOG = _no_log()
 
 
+@cache
+def _cache() -> Cache:
+    return Cache.new_hyper_clock_cache(CACHE_BYTES, 0)
+
+
 def _options() -> Options:
     table = BlockBasedOptions()
-    table.set_block_cache(Cache(CACHE_BYTES))
+    table.set_block_cache(_cache())
     table.set_bloom_filter(10, False)
     table.set_cache_index_and_filter_blocks(True)
     options = Options(raw_mode=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import shutil
 import struct
+import sys
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -148,19 +150,25 @@ def seen_table(app: faust.App, settings: Settings) -> BatchTable:
 
 def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
     """The local rows of a batch's dedup entries, in key order, which is the quickest to write."""
-    return [(dedup, _SEEN_VALUE.pack(offset, day)) for dedup, offset in sorted(seen.items())]
+    values = {offset: _SEEN_VALUE.pack(offset, day) for offset in set(seen.values())}
+    return [(dedup, values[seen[dedup]]) for dedup in sorted(seen)]
 
 
 def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
     """The changelog records of a batch's dedup entries: usually one, more where it would grow past 1 MB.
 
-    Keyed by (day, part, first intake offset), so that a day's records can be told and dropped together. A repeat of
-    the batch, whole or in part, writes the same entries again under one of these keys.
+    The hashes one after the other, then their offsets. Keyed by (day, part, first intake offset), so that a day's
+    records can be told and dropped together. A repeat of the batch, whole or in part, writes the same entries again
+    under one of these keys.
     """
-    entries = [dedup + _OFFSET.pack(offset) for dedup, offset in sorted(seen.items())]
+    hashes = sorted(seen)
     part_size = 20_000
-    for part, start in enumerate(range(0, len(entries), part_size)):
-        yield _SEEN_KEY.pack(day, part, first_offset), b"".join(entries[start : start + part_size])
+    for part, start in enumerate(range(0, len(hashes), part_size)):
+        keys = hashes[start : start + part_size]
+        offsets = array("Q", map(seen.__getitem__, keys))
+        if sys.byteorder == "little":
+            offsets.byteswap()
+        yield _SEEN_KEY.pack(day, part, first_offset), b"".join(keys) + offsets.tobytes()
 
 
 def day_of(at_ms: int) -> int:
@@ -183,8 +191,13 @@ def _seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
     if value is None:
         return []
     day = _SEEN_KEY.unpack(key)[0]
-    width = HASH_BYTES + _OFFSET.size
+    count = len(value) // (HASH_BYTES + _OFFSET.size)
+    offsets_at = count * HASH_BYTES
+    day_bytes = day.to_bytes(2, "big")
     return [
-        (value[at : at + HASH_BYTES], value[at + HASH_BYTES : at + width] + day.to_bytes(2, "big"))
-        for at in range(0, len(value), width)
+        (
+            value[number * HASH_BYTES : (number + 1) * HASH_BYTES],
+            value[offsets_at + number * _OFFSET.size : offsets_at + (number + 1) * _OFFSET.size] + day_bytes,
+        )
+        for number in range(count)
     ]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 from schemas.events import (
     EVENT_AGE_DAYS_MAX,
     EVENT_AHEAD_MINUTES_MAX,
+    PROJECT_ID_PATTERN,
     DeadLetter,
     Usage,
     UsageEvent,
@@ -31,6 +33,7 @@ _decode_raw = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode_json = msgspec.json.Encoder().encode
 _decode_any = msgspec.json.Decoder().decode
 
+_PROJECT_ID = re.compile(PROJECT_ID_PATTERN)
 _ERROR_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
@@ -95,6 +98,8 @@ def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: O
 def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """What is left of an event that is well-formed. Raises Rejection where its meaning is wrong."""
     data = event.data
+    if not _is_project_id(event.subject):
+        raise Rejection("invalid_event", "`subject`: a project id has letters, digits, - and _ only", "subject")
     if origin.project and event.subject != origin.project:
         raise Rejection("wrong_project", "This key belongs to another project", "subject")
     occurred_at_ms = _occurred_at(event.time, now_ms)
@@ -147,6 +152,11 @@ def event_id_of(text: bytes) -> str | None:
         return None
     found = event.get("id") if isinstance(event, dict) else None
     return found[:256] if isinstance(found, str) else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_project_id(text: str) -> bool:
+    return _PROJECT_ID.fullmatch(text) is not None
 
 
 def _occurred_at(time: str, now_ms: int) -> int:

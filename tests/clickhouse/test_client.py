@@ -12,17 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
+import msgspec
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
 from streams import clickhouse as module
-from streams.clickhouse import CALLS_AT_ONCE_MAX, INSERT_ROWS_MAX, ClickHouse, ClickHouseError
+from streams.clickhouse import CALLS_AT_ONCE_MAX, INSERT_ROWS_MAX, ClickHouse, ClickHouseError, Pack
 from streams.settings import PROJECT_ROOT, Settings
 
 OCTOBER = datetime(2025, 10, 9, 12, 30, 15, 678_000, tzinfo=UTC)
 OCTOBER_MS = 1_760_013_015_678
-COLUMNS = ["id", "name", "booked_at"]
-TYPES = ["UInt64", "String", "DateTime64(3, 'UTC')"]
+COLUMNS = {"id": "UInt64", "name": "String", "booked_at": "DateTime64(3, 'UTC')"}
 
 
 @pytest.fixture
@@ -38,6 +38,11 @@ def create_table(clickhouse: ClickHouse) -> str:
     return "facts"
 
 
+def insert(clickhouse: ClickHouse, rows: Sequence[tuple[int, str, int]], partitions_max: int = 1) -> int:
+    packs = [Pack((), msgspec.msgpack.encode(rows), len(rows))]
+    return clickhouse.insert_packs("facts", {}, COLUMNS, packs, partitions_max=partitions_max)
+
+
 def parts(clickhouse: ClickHouse) -> list[int]:
     """Rows of each part as it was inserted."""
     found = clickhouse.query("SELECT rows FROM system.parts WHERE table = 'facts' AND level = 0 AND active")
@@ -48,7 +53,7 @@ def parts(clickhouse: ClickHouse) -> list[int]:
     "text", ["it's", "'; DROP TABLE facts; --", "tab\tnewline\nback\\slash", "{name:String}", "é ✓", ""]
 )
 def test_a_value_is_bound_and_never_becomes_sql(clickhouse: ClickHouse, table: str, text: str) -> None:
-    clickhouse.insert_columns(table, COLUMNS, [[1], [text], [OCTOBER_MS]])
+    insert(clickhouse, [(1, text, OCTOBER_MS)])
     rows = clickhouse.query("SELECT name, {name:String} FROM facts WHERE name = {name:String}", {"name": text})
     assert [tuple(row) for row in rows] == [(text, text)]
 
@@ -59,14 +64,11 @@ def test_parameters_without_a_placeholder_are_refused_because_the_driver_would_p
 
 
 @pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=9))])
-def test_a_time_goes_in_as_any_zone_and_comes_out_in_utc(clickhouse: ClickHouse, table: str, zone: timezone) -> None:
+def test_a_time_is_asked_for_in_any_zone_and_given_in_utc(clickhouse: ClickHouse, table: str, zone: timezone) -> None:
     at = OCTOBER.astimezone(zone)
-    clickhouse.insert_columns(table, COLUMNS, [[1], ["as a time"], [at]])
-    clickhouse.insert_columns(table, COLUMNS, [[2], ["as ticks"], [OCTOBER_MS]])
-    rows = clickhouse.query(
-        "SELECT booked_at FROM facts WHERE booked_at = {at:DateTime64(3, 'UTC')} ORDER BY id", {"at": at}
-    )
-    assert [tuple(row) for row in rows] == [(OCTOBER,), (OCTOBER,)]
+    insert(clickhouse, [(1, "", OCTOBER_MS)])
+    rows = clickhouse.query("SELECT booked_at FROM facts WHERE booked_at = {at:DateTime64(3, 'UTC')}", {"at": at})
+    assert [tuple(row) for row in rows] == [(OCTOBER,)]
     assert all(row[0].utcoffset() == timedelta(0) for row in rows)
 
 
@@ -83,31 +85,46 @@ def test_the_hosts_zone_changes_nothing(tmp_path: Path) -> None:
     assert printed == "[('UTC', 1)]"
 
 
-@pytest.mark.parametrize("column_types", [None, TYPES])
-def test_an_insert_into_one_partition_is_one_part(
-    clickhouse: ClickHouse, table: str, column_types: list[str] | None
-) -> None:
+def test_an_insert_into_one_partition_is_one_part(clickhouse: ClickHouse, table: str) -> None:
     count = 100_000
-    columns: list[Sequence[object]] = [range(count), ["x"] * count, [OCTOBER_MS] * count]
-    assert clickhouse.insert_columns(table, COLUMNS, columns, column_types=column_types) == count
+    assert insert(clickhouse, [(number, "x", OCTOBER_MS) for number in range(count)]) == count
     assert parts(clickhouse) == [count]
 
 
 def test_an_insert_of_rows_so_wide_that_the_engine_would_cut_it_is_one_part_still(embedded: ClickHouse) -> None:
+    create_table(embedded)
     count = 100_000
-    embedded.insert_columns(
-        create_table(embedded), COLUMNS, [list(range(count)), ["x" * 3_000] * count, [OCTOBER_MS] * count]
-    )
+    insert(embedded, [(number, "x" * 3_000, OCTOBER_MS) for number in range(count)])
     assert parts(embedded) == [count]
+
+
+def test_what_packs_share_is_in_each_of_their_rows(clickhouse: ClickHouse) -> None:
+    clickhouse.command("CREATE TABLE facts (partition UInt16, record UInt64, id UInt64) ENGINE = MergeTree ORDER BY id")
+    packs = [Pack((7, n), msgspec.msgpack.encode([[10 * n], [10 * n + 1]]), 2) for n in range(2)]
+    shared = {"partition": "UInt16", "record": "UInt64"}
+    assert clickhouse.insert_packs("facts", shared, {"id": "UInt64"}, packs) == 4
+    rows = clickhouse.query("SELECT partition, record, id FROM facts ORDER BY id")
+    assert [tuple(row) for row in rows] == [(7, 0, 0), (7, 0, 1), (7, 1, 10), (7, 1, 11)]
+    assert parts(clickhouse) == [4]
+
+
+def test_the_same_block_sent_again_is_taken_once(clickhouse: ClickHouse) -> None:
+    clickhouse.command(
+        "CREATE TABLE facts (id UInt64, name String, booked_at DateTime64(3)) ENGINE = MergeTree ORDER BY id "
+        "SETTINGS non_replicated_deduplication_window = 10"
+    )
+    for name in ("a", "a", "b"):
+        insert(clickhouse, [(1, name, OCTOBER_MS)])
+    assert parts(clickhouse) == [1, 1]
 
 
 def test_an_insert_that_spans_partitions_is_refused_whole(clickhouse: ClickHouse, table: str) -> None:
     november_ms = OCTOBER_MS + 31 * 86_400_000
     with pytest.raises(DatabaseError) as refused:
-        clickhouse.insert_columns(table, COLUMNS, [[1, 2], ["a", "b"], [OCTOBER_MS, november_ms]])
+        insert(clickhouse, [(1, "a", OCTOBER_MS), (2, "b", november_ms)])
     assert refused.value.code == 252
     assert parts(clickhouse) == []
-    clickhouse.insert_columns(table, COLUMNS, [[1, 2], ["a", "b"], [OCTOBER_MS, november_ms]], partitions_max=2)
+    insert(clickhouse, [(1, "a", OCTOBER_MS), (2, "b", november_ms)], partitions_max=2)
     assert parts(clickhouse) == [1, 1]
 
 
@@ -115,16 +132,17 @@ def test_an_insert_too_large_for_one_block_is_refused_and_an_empty_one_does_noth
     clickhouse: ClickHouse, table: str
 ) -> None:
     with pytest.raises(ValueError, match="one block"):
-        clickhouse.insert_columns(table, COLUMNS, [range(INSERT_ROWS_MAX + 1), [], []])
-    assert clickhouse.insert_columns(table, COLUMNS, [[], [], []]) == 0
+        clickhouse.insert_packs(table, {}, COLUMNS, [Pack((), b"", INSERT_ROWS_MAX + 1)])
+    assert clickhouse.insert_packs(table, {}, COLUMNS, []) == 0
     assert parts(clickhouse) == []
 
 
 def test_a_process_killed_while_it_inserts_leaves_whole_blocks(tmp_path: Path) -> None:
     inserting = """
         clickhouse.command("CREATE TABLE facts (id UInt64) ENGINE = MergeTree ORDER BY id")
+        pack = Pack((), msgspec.msgpack.encode([[number] for number in range(5_000)]), 5_000)
         while True:
-            clickhouse.insert_columns("facts", ["id"], [range(5_000)])
+            clickhouse.insert_packs("facts", {}, {"id": "UInt64"}, [pack])
             print("inserted", flush=True)
     """
     with subprocess.Popen(apart(tmp_path, inserting), stdout=subprocess.PIPE, cwd=PROJECT_ROOT) as process:
@@ -137,7 +155,7 @@ def test_a_process_killed_while_it_inserts_leaves_whole_blocks(tmp_path: Path) -
 
 
 def test_csv_is_what_the_engine_writes_header_included(clickhouse: ClickHouse, table: str) -> None:
-    clickhouse.insert_columns(table, COLUMNS, [[1, 2], ['say "hi", ✓', "two\nlines"], [OCTOBER_MS] * 2])
+    insert(clickhouse, [(1, 'say "hi", ✓', OCTOBER_MS), (2, "two\nlines", OCTOBER_MS)])
     csv = clickhouse.stream_csv(
         'SELECT id AS "an ""id""", name, booked_at FROM facts WHERE id < {limit:UInt64} ORDER BY id', {"limit": 10}
     )
@@ -174,9 +192,9 @@ def test_a_streamed_query_that_fails_half_way_raises(embedded: ClickHouse) -> No
 
 
 def test_inserts_and_queries_go_on_while_results_are_being_streamed(embedded: ClickHouse, streams: None) -> None:
-    table = create_table(embedded)
+    create_table(embedded)
     for number in range(5):
-        embedded.insert_columns(table, COLUMNS, [[number], ["x"], [OCTOBER_MS]])
+        insert(embedded, [(number, "x", OCTOBER_MS)])
         assert embedded.query("SELECT count() FROM facts") == [(number + 1,)]
 
 
@@ -193,25 +211,25 @@ def test_one_call_too_many_waits_and_then_says_so_but_inserts_go_on(
     embedded: ClickHouse, streams: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CALL_WAIT_SECONDS_MAX", 0.05)
-    table = create_table(embedded)
+    create_table(embedded)
     last = embedded.stream_csv("SELECT number FROM system.numbers")
     with pytest.raises(ClickHouseError, match="try again later"):
         embedded.query("SELECT 1")
-    assert embedded.insert_columns(table, COLUMNS, [[1], ["x"], [OCTOBER_MS]]) == 1
+    assert insert(embedded, [(1, "x", OCTOBER_MS)]) == 1
     last.close()
     assert embedded.query("SELECT count() FROM facts") == [(1,)]
 
 
 def test_threads_insert_and_query_at_once(clickhouse: ClickHouse, table: str) -> None:
-    def insert(first: int) -> int:
-        return clickhouse.insert_columns(table, COLUMNS, [range(first, first + 100), ["x"] * 100, [OCTOBER_MS] * 100])
+    def insert_from(first: int) -> int:
+        return insert(clickhouse, [(number, "x", OCTOBER_MS) for number in range(first, first + 100)])
 
     def query(_: int) -> int:
         rows = clickhouse.query("SELECT count() % 100, uniqExact(id) = count() FROM facts")
         return int(tuple(rows[0]) == (0, 1))
 
     with ThreadPoolExecutor(8) as pool:
-        inserted = pool.map(insert, range(0, 3_000, 100))
+        inserted = pool.map(insert_from, range(0, 3_000, 100))
         consistent = pool.map(query, range(30))
         assert sum(inserted) == 3_000
         assert all(consistent)
@@ -256,7 +274,8 @@ def apart(data_dir: Path, body: str) -> list[str]:
     """The command that opens ClickHouse in `data_dir` in a process of its own and runs `body`."""
     opening = f"""
         from pathlib import Path
-        from streams.clickhouse import ClickHouse
+        import msgspec
+        from streams.clickhouse import ClickHouse, Pack
         from streams.settings import Settings
         settings = Settings(data_dir=Path({str(data_dir)!r}), clickhouse_url=None)
         clickhouse = ClickHouse(settings)

@@ -24,7 +24,7 @@ SECRET = "a secret of this machine"
 @pytest.fixture
 def table(embedded: ClickHouse) -> str:
     embedded.command("CREATE TABLE facts (id UInt64, name LowCardinality(String)) ENGINE = MergeTree ORDER BY id")
-    embedded.insert_columns("facts", ["id", "name"], [[1, 2], ["a", "b"]])
+    embedded.command("INSERT INTO facts VALUES (1, 'a'), (2, 'b')")
     return "facts"
 
 

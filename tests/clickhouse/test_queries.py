@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from schemas.prices import MICROCREDITS_PER_CREDIT
-from streams.clickhouse import ClickHouse
+from streams.clickhouse import ClickHouse, Pack
 from streams.clickhouse_front import create_front
 from streams.core.ledger import FACTS_PER_SLOT
 from streams.historian import Sink, dead_letter_sink, journal_sink
@@ -156,8 +157,11 @@ def filled(embedded: ClickHouse) -> ClickHouse:
 
 
 def insert(clickhouse: ClickHouse, sink: Sink, rows: Sequence[Row]) -> None:
-    columns = [[row.get(name, 0 if name == "quantity" else "") for row in rows] for name in sink.columns]
-    clickhouse.insert_columns(sink.table, sink.columns, columns, partitions_max=3)
+    packs = []
+    for row in rows:
+        values = [row.get(name, 0 if name == "quantity" else "") for name in sink.columns]
+        packs.append(Pack(tuple(row[name] for name in sink.shared), msgspec.msgpack.encode([values]), 1))
+    clickhouse.insert_packs(sink.table, sink.shared, sink.columns, packs, partitions_max=3)
 
 
 def ask(clickhouse: ClickHouse, name: str, columns: str) -> list[tuple[Any, ...]]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from aiokafka import TopicPartition
 
 from streams import historian
+from streams.clickhouse import Pack
 from streams.historian import Sink
 from tests.simulation.loop import Process
 
@@ -54,11 +56,16 @@ class Client:
             journal[partition] = max(journal.get(partition, -1), row["journal_offset"])
         return [(partition, *mark, journal[partition]) for partition, mark in marks.items()]
 
-    def insert_columns(self, table: str, names: Sequence[str], columns: Sequence[Sequence[Any]], **_how: Any) -> None:
+    def insert_packs(self, table: str, shared: Mapping[str, str], columns: Mapping[str, str], packs: list[Pack]) -> int:
         """One block."""
-        rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        rows = [
+            dict(zip([*shared, *columns], [*pack.shared, *row], strict=True))
+            for pack in packs
+            for row in msgspec.msgpack.decode(pack.rows)
+        ]
         self.world.say(lambda: f"the historian writes {len(rows)} rows to {table}")
         self.tables.rows[table] += rows
+        return len(rows)
 
 
 class Consumer:

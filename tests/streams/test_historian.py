@@ -8,8 +8,8 @@ import pytest
 
 from schemas.ledger import Fact
 from schemas.problems import Rejection
-from streams.clickhouse import ClickHouse
-from streams.codecs import encode, encode_json
+from streams.clickhouse import ClickHouse, Pack
+from streams.codecs import encode, encode_facts, encode_json
 from streams.core.acceptance import dead_letter
 from streams.historian import Historian, dead_letter_sink, journal_sink
 from streams.migrations import migrate
@@ -71,7 +71,7 @@ def test_repeated_batches_and_restarts_leave_each_fact_once(history: tuple[Setti
         await publisher.start()
 
         async def publish(partition: int, *facts: Fact) -> None:
-            await publisher.send_all(journal, partition, [(None, encode(list(facts)))])
+            await publisher.send_all(journal, partition, [(None, encode_facts(facts))])
 
         try:
             async with writing(Historian(settings, clickhouse, journal_sink(settings))):
@@ -104,14 +104,9 @@ def test_a_record_that_was_inserted_in_part_is_completed(history: tuple[Settings
     async def scenario() -> None:
         publisher = Publisher(settings)
         await publisher.start()
-        await publisher.send_all(topics_of(settings).journal, 0, [(None, encode(record))])
+        await publisher.send_all(topics_of(settings).journal, 0, [(None, encode_facts(record))])
         await publisher.stop()
-
-        class Record:
-            partition, offset, value = 0, 0, encode(record)
-
-        rows = [[0, 0, *row] for row in sink.rows(Record)[:2]]
-        clickhouse.insert_columns("facts", sink.columns, list(zip(*rows, strict=True)))
+        clickhouse.insert_packs("facts", sink.shared, sink.columns, [Pack((0, 0), encode(record[:2]), 2)])
         async with writing(Historian(settings, clickhouse, sink)):
             await until(clickhouse, COUNT, 4)
             await asyncio.sleep(0.3)
@@ -126,7 +121,7 @@ def test_a_failing_insert_is_tried_again_from_what_is_held(
     history: tuple[Settings, ClickHouse], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, clickhouse = history
-    insert, query = clickhouse.insert_columns, clickhouse.query
+    insert, query = clickhouse.insert_packs, clickhouse.query
     calls: list[int] = []
     outage = [2]
 
@@ -145,19 +140,21 @@ def test_a_failing_insert_is_tried_again_from_what_is_held(
             raise ConnectionError("lost after it was taken")
         return done
 
-    monkeypatch.setattr(clickhouse, "insert_columns", failing)
+    monkeypatch.setattr(clickhouse, "insert_packs", failing)
     monkeypatch.setattr(clickhouse, "query", away)
 
     async def scenario() -> None:
         publisher = Publisher(settings)
         await publisher.start()
-        await publisher.send_all(topics_of(settings).journal, 0, [(None, encode([fact(1, n) for n in range(100)]))])
+        await publisher.send_all(
+            topics_of(settings).journal, 0, [(None, encode_facts([fact(1, n) for n in range(100)]))]
+        )
         async with writing(Historian(settings, clickhouse, journal_sink(settings))):
             async with asyncio.timeout(30):
                 while outage[0] or not calls:
                     await asyncio.sleep(0.05)
             await until(clickhouse, COUNT, 100)
-            await publisher.send_all(topics_of(settings).journal, 0, [(None, encode([fact(2, 0)]))])
+            await publisher.send_all(topics_of(settings).journal, 0, [(None, encode_facts([fact(2, 0)]))])
             await until(clickhouse, COUNT, 101)
         await publisher.stop()
 
