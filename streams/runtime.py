@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 
-_COLLECT_SECONDS = 1.0
+_COLLECT_SECONDS = 3.0
 
 
 def tune_collector() -> None:
@@ -18,7 +18,7 @@ def tune_collector() -> None:
 
 
 class CycleCollector:
-    """Collects once a second while there is work.
+    """Collects every few seconds while there is work.
 
     aiokafka leaves a cycle behind with every fetch, which holds all that was fetched, unpacked: fifteen megabytes of
     journal. Left to the thresholds, that grew to five gigabytes.

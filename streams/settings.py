@@ -74,7 +74,9 @@ class Settings(BaseSettings):
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)
 
-    historian_rows_max: int = Field(50_000, ge=1, description="Rows in one insert")
+    historian_rows_max: int = Field(
+        200_000, ge=1, le=1_000_000, description="Rows in one insert; larger ones are merged less often"
+    )
     historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
 
     @field_validator("clickhouse_url", "kafka_url", mode="before")
