@@ -164,7 +164,8 @@ class SegmentedFile:
 
     def _by_segment(self, rows: list[tuple[bytes, bytes | None]]) -> dict[int, list[tuple[bytes, bytes | None]]]:
         # Few values, many rows, and nearly always one day's.
-        segments = {value: self._day_of(value) // self._segment_days for _, value in rows if value is not None}
+        values = {value for _, value in rows}
+        segments = {value: self._day_of(value) // self._segment_days for value in values if value is not None}
         if len(numbers := set(segments.values())) == 1:
             return {numbers.pop(): rows}
         by_segment: dict[int, list[tuple[bytes, bytes | None]]] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -16,10 +15,9 @@ from schemas.answers import EventsAccepted, request_schema
 from schemas.events import Usage, UsageEvent
 from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import EventError, Problem, Rejection
-from streams.agents import envelopes
+from streams.agents import Envelopes
 from streams.codecs import encode_json
 from streams.core.acceptance import accept_record, event_id_of
-from streams.topics import partition_of
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 
@@ -79,12 +77,11 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
 
 
 async def _publish(services: Services, usages: list[Usage]) -> None:
-    by_partition: dict[int, list[Usage]] = defaultdict(list)
-    for usage in usages:
-        by_partition[partition_of(usage.project, services.settings.partitions)].append(usage)
+    envelopes = Envelopes(services.settings.partitions)
+    envelopes.add(usages)
     await asyncio.gather(
         *(
-            services.publisher.send_all(services.topics.intake, partition, envelopes(each))
-            for partition, each in by_partition.items()
+            services.publisher.send_all(services.topics.intake, partition, records)
+            for partition, records in envelopes.records().items()
         )
     )

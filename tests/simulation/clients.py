@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.commands import Admit, AnyCommand, CreateProject, TopUp
 from schemas.prices import FIRST_PRICE_BOOK
-from streams.agents import envelopes
-from streams.codecs import encode
+from streams.codecs import encode, encode_envelope, packed
 from streams.core.acceptance import accept_event
 from streams.topics import partition_of
 
@@ -185,7 +184,7 @@ class Clients:
             usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
             by_partition.setdefault(partition_of(usage.project, self.world.partitions), []).append(usage)
         for partition, usages in by_partition.items():
-            for _, value in envelopes(usages):
+            for value in packed(usages, encode_envelope):
                 record = self.world.append(self.world.topics.intake, partition, value)
                 self.world.say(
                     lambda record=record: f"api: {_ids(events)} -> intake-{record.partition}@{record.offset}"

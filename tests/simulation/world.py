@@ -74,6 +74,7 @@ class World:
         self.batch_records_max = rng.choice([1, 4, 16, 64])
         self.record_items_max = rng.choice([1, 2, 5, 1000])
         self.accounts_cached_max = rng.choice([0, 1, 5_000])
+        self.folded_at_once_bytes = rng.choice([1, 300, 64 * 1024])
         self.flushes = rng.choice([1.0, 0.3, 0.1])
         self.calendar = rng.random() < 0.4
         self.violence = rng.choice([0.3, 1.0, 1.0, 2.0])
@@ -513,6 +514,8 @@ def in_place_of_real_parts(world: World) -> Iterator[None]:
         for module, name, value in (
             (agents, "seen_records", seen_records),
             (agents, "ACCOUNTS_CACHED_MAX", world.accounts_cached_max),
+            (agents, "PACKED_AT_ONCE", world.record_items_max),
+            (agents, "FOLDED_AT_ONCE_BYTES", world.folded_at_once_bytes),
             (codecs, "RECORD_ITEMS_MAX", world.record_items_max),
             (ledger, "REPLIES_KEPT", world.replies_kept),
             (rocks, "PartitionFile", MemoryFile),
