@@ -10,9 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from prometheus_client import CollectorRegistry
+
+from api.metrics import registry_of
 from streams.accounts_view import AccountsView
 from streams.clickhouse import ClickHouse
 from streams.commands import CommandClient
+from streams.drift import DriftCheck
 from streams.historian import Historian, dead_letter_sink, journal_sink
 from streams.migrations import migrate
 from streams.publisher import Publisher
@@ -32,8 +36,13 @@ class Services:
     commands: CommandClient
     accounts: AccountsView
     clickhouse: ClickHouse
+    drift: DriftCheck
     historians: list[Historian] = field(default_factory=list)
+    metrics: CollectorRegistry = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.metrics = registry_of(self)
 
     async def watch(self) -> None:
         """End the process, as SIGTERM would, once a part has failed for good: its supervisor starts it afresh."""
@@ -69,13 +78,15 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
     try:
         await asyncio.to_thread(migrate, clickhouse)
         publisher = Publisher(settings)
+        accounts = AccountsView(settings, settings.api_dir)
         services = Services(
             settings,
             topics_of(settings),
             publisher,
             CommandClient(settings, publisher),
-            AccountsView(settings, settings.api_dir),
+            accounts,
             clickhouse,
+            DriftCheck(accounts, clickhouse),
         )
         await publisher.start()
         try:
@@ -84,11 +95,12 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             if settings.clickhouse_url is None:
                 services.historians = historians_of(settings, clickhouse)
                 services._tasks = [asyncio.create_task(each.run()) for each in services.historians]
-            watching = asyncio.create_task(services.watch())
+            background = [asyncio.create_task(services.watch()), asyncio.create_task(services.drift.run())]
             try:
                 yield services
             finally:
-                watching.cancel()
+                for each in background:
+                    each.cancel()
         finally:
             for task in services._tasks:
                 task.cancel()

@@ -51,7 +51,7 @@ class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
     source: Name
     type: Name
     # A ProjectId; checked after decoding, since a pattern here takes as long as all the rest of an event.
-    subject: Annotated[str, Meta(min_length=1, max_length=64)]
+    subject: Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": PROJECT_ID_PATTERN})]
     data: UsageData
     time: str = ""
     datacontenttype: str = ""

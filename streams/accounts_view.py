@@ -94,10 +94,25 @@ class AccountsView:
             for _, value in file.items():
                 yield decode_account(value)
 
+    def after(self, project: str) -> Iterator[Account]:
+        """Every account in an order of its own, from the one after `project` on; "" is before all."""
+        partitions = self._settings.partitions
+        first = partition_of(project, partitions) if project else 0
+        for partition in range(first, partitions):
+            start = project.encode() if project and partition == first else b""
+            for key, value in self._files[partition].items(start):
+                if key != start:
+                    yield decode_account(value)
+
     def lag_ms(self, project: str) -> int:
         """How long ago this project's partition was last known to be complete, in milliseconds."""
         caught_up_at = self._caught_up_at.get(partition_of(project, self._settings.partitions))
         return -1 if caught_up_at is None else round((time.monotonic() - caught_up_at) * 1000)
+
+    def lags(self) -> dict[int, float]:
+        """By partition, how long ago it was last known to be complete, in seconds; never yet, and it is left out."""
+        now = time.monotonic()
+        return {partition: now - caught_up_at for partition, caught_up_at in sorted(self._caught_up_at.items())}
 
     async def wait_for(self, project: str, min_offset: int, timeout_seconds: float) -> bool:
         """Wait until the account holds the intake record at `min_offset`; False where it did not in time."""

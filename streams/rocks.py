@@ -61,9 +61,9 @@ class PartitionFile:
         value = self._db.get(_OFFSET_KEY)
         return None if value is None else int(value)
 
-    def items(self) -> Iterable[tuple[bytes, bytes]]:
-        """Every key with its value, in key order."""
-        return ((key, value) for key, value in self._db.items() if key != _OFFSET_KEY)
+    def items(self, first: bytes = b"") -> Iterable[tuple[bytes, bytes]]:
+        """Every key with its value, in key order, beginning with `first`."""
+        return ((key, value) for key, value in self._db.items(from_key=first or None) if key != _OFFSET_KEY)
 
     def flush(self) -> None:
         """Put everything written so far on disk."""

@@ -1,8 +1,10 @@
-"""Is it alive, and can it serve? Open to everyone, and tells nothing else."""
+"""Is it alive, can it serve, and does it add up? Open to everyone: no project is named."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.dependencies import ServicesDep
 from schemas.answers import Health
@@ -24,3 +26,9 @@ async def readyz(services: ServicesDep, response: Response) -> Health:
     if waiting:
         response.status_code = 503
     return Health(status=f"waiting for {', '.join(waiting)}" if waiting else "ok", parts=parts)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def metrics(services: ServicesDep) -> Response:
+    """Figures for Prometheus, of this process and of what it follows."""
+    return Response(generate_latest(services.metrics), media_type=CONTENT_TYPE_LATEST)

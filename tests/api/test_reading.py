@@ -190,3 +190,13 @@ def test_administration(operator: Operator) -> None:
     assert (ghost.status_code, ghost.json()["code"]) == (404, "unknown_project")
     bad_id = operator.http.post("/v1/admin/projects", json={"project": "a b"})
     assert (bad_id.status_code, bad_id.json()["code"]) == (422, "invalid_request")
+
+
+def test_metrics_say_that_it_adds_up_and_name_nobody(used, operator: Operator) -> None:
+    project, _ = used
+    text = operator.http.get("/metrics").text
+    assert "meterline_verify_drift_microcredits 0.0" in text
+    assert 'meterline_part_ready{part="accounts"} 1.0' in text
+    assert 'meterline_history_rows_total{table="facts"}' in text
+    assert "process_resident_memory_bytes" in text
+    assert project not in text
