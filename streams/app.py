@@ -42,9 +42,12 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         await super().on_start()
         await self.publisher.start()
 
-    async def on_stop(self) -> None:
-        """Disconnect it after the last agent has stopped."""
-        await super().on_stop()
+    async def on_shutdown(self) -> None:
+        """Disconnect it after the last agent has stopped.
+
+        In `on_stop` they still run: one that finds it closed would end the process before it has left the group.
+        """
+        await super().on_shutdown()
         await self.publisher.stop()
 
 
