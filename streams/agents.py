@@ -74,6 +74,10 @@ class Accept:
         await asyncio.gather(*sends)
 
 
+class IntakeGapError(Exception):
+    """Intake records were passed over. Nothing after them may be decided: they could never be applied any more."""
+
+
 class Owner:
     """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
 
@@ -94,19 +98,28 @@ class Owner:
         self.lease = lease
         self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
         self._generation = -1
+        self._next_offsets: dict[int, int] = {}
 
     async def apply(self, events: list[Any]) -> None:
         """Apply these intake records; returns once all that follows from them is acknowledged.
 
-        Raises LeaseLostError, before a write, once the partitions may be another's.
+        Raises, before a write, LeaseLostError once the partitions may be another's, and IntakeGapError where a record
+        is missing: intake is written without transactions and never compacted, so its offsets have no gaps.
         """
         by_partition: dict[int, list[IntakeItem]] = defaultdict(list)
         if events[0].message.generation_id != self._generation:
             # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
             self._generation = events[0].message.generation_id
             self._cache.clear()
+            self._next_offsets.clear()
         for event in events:
             message = event.message
+            expected = self._next_offsets.get(message.partition, message.offset)
+            if message.offset > expected:
+                raise IntakeGapError(
+                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
+                )
+            self._next_offsets[message.partition] = message.offset + 1
             by_partition[message.partition].append(
                 IntakeItem(message.offset, round(message.timestamp * 1000), _intake_body(message))
             )

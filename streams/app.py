@@ -17,6 +17,7 @@ from streams.agents import Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
 from streams.publisher import Publisher
+from streams.recovery import RecoveringTables
 from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
@@ -60,6 +61,7 @@ def create_app(settings: Settings) -> WorkerApp:
         broker=[URL(f"kafka://{address}") for address in settings.kafka_url.split(",")],
         broker_credentials=_credentials(settings),
         store="memory://",
+        TableManager=RecoveringTables,
         datadir=str(settings.worker_dir / "faust"),
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication_factor,
