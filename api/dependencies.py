@@ -38,7 +38,7 @@ def authenticated(
             raise Rejection("unauthenticated", "The key is not known")
         return Caller(None, "admin", "production", ("*",))
     project = project_of_key(key)
-    account = services.accounts.get(project) if project else None
+    account = known_account(services, project) if project else None
     if account is None:
         raise Rejection("unauthenticated", "The key is not known")
     return caller_of(account, key)
@@ -80,9 +80,17 @@ def origin_of(caller: Caller) -> Origin:
     return Origin(caller.project, caller.key_id, caller.environment)
 
 
+def known_account(services: Services, project: str) -> Account | None:
+    """The project's account. Raises Rejection `not_ready` while the copy of the accounts has not been brought up to
+    date since this process started: what it lacks may exist, and a key that it holds may be revoked."""
+    if services.accounts.lag_ms(project) < 0:
+        raise Rejection("not_ready", "This process is still reading the accounts")
+    return services.accounts.get(project)
+
+
 def account_for(services: Services, project: str) -> Account:
-    """The project's account, or Rejection `unknown_project`."""
-    account = services.accounts.get(project)
+    """The project's account, or Rejection `unknown_project` or `not_ready`."""
+    account = known_account(services, project)
     if account is None:
         raise Rejection("unknown_project", f"There is no project {project!r}", "project")
     return account

@@ -19,15 +19,17 @@ import httpx
 
 from api.keys import hash_key, new_admin_key
 from streams import lifeline
-from streams.broker import EmbeddedBroker
+from streams.broker import BrokerError, EmbeddedBroker
 from streams.errors import OperatorError
 from streams.running import note_running
 from streams.settings import Settings
 from streams.topics import create_topics
 
 READY_SECONDS_MAX = 120.0
-_STABLE_SECONDS = 30.0
-_RESTART_SECONDS_MAX = 10.0
+BROKER_STARTS_MAX = 6
+# A part that ran this long did start; what fails before may fail again at once.
+_STABLE_SECONDS = 10.0
+_RESTART_SECONDS_MAX = 5.0
 
 
 class StackError(OperatorError):
@@ -71,6 +73,8 @@ class Stack:
         self._members: list[_Member] = []
         self._supervisor: threading.Thread | None = None
         self._stopping = threading.Event()
+        # Over `_members`: callers hold and let go while the supervisor looks for what has ended.
+        self._lock = threading.Lock()
         self._broken: StackError | None = None
         self._note: Path | None = None
         self.admin_key = ""
@@ -130,8 +134,27 @@ class Stack:
             self._tell(f"Kafka ended with {code}; starting it again (its log: {self._broker.log_path})")
             self._broker.stop()
             self.restarts += 1
-            # On the same port: everyone else goes on trying to reach it there.
-            self._start_broker(int(self._broker.url.rpartition(":")[2]))
+            self._restart_broker()
+        with self._lock:
+            self._restart_members()
+
+    def _restart_broker(self) -> None:
+        """Start it on the same port, where everyone goes on trying to reach it. Raises BrokerError where it keeps
+        failing; once it may be killed again while it starts, or find that something has just taken its port."""
+        assert self.settings.kafka_url is not None
+        port = int(self.settings.kafka_url.rpartition(":")[2])
+        for attempt in range(BROKER_STARTS_MAX):
+            try:
+                self._start_broker(port)
+                return
+            except BrokerError as error:
+                if attempt + 1 == BROKER_STARTS_MAX:
+                    raise
+                self._tell(f"Kafka did not start: {error}")
+            if self._stopping.wait(min(_RESTART_SECONDS_MAX, 0.25 * 2**attempt)):
+                return
+
+    def _restart_members(self) -> None:
         now = time.monotonic()
         for member in self._members:
             if member.child is not None and (code := member.child.poll()) is not None:
@@ -155,16 +178,18 @@ class Stack:
     def hold(self, name: str) -> None:
         """Stop a member and leave it stopped until `let_go`."""
         member = self._named(name)
-        member.held = True
-        child, member.child = member.child, None
+        with self._lock:
+            member.held = True
+            child, member.child = member.child, None
         if child is not None:
             child.stop()
 
     def let_go(self, name: str) -> None:
         """Start a held member."""
         member = self._named(name)
-        member.restart_at = 0.0
-        member.held = False
+        with self._lock:
+            member.restart_at = 0.0
+            member.held = False
 
     def stop(self) -> None:
         """Stop every part, the broker last. Safe to call at any time, more than once."""

@@ -130,6 +130,10 @@ class _Decided:
         self.replies += effects.replies
 
 
+class IntakeGapError(Exception):
+    """Intake records were passed over. Nothing after them may be decided: they could never be applied any more."""
+
+
 class Owner:
     """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
 
@@ -141,28 +145,43 @@ class Owner:
         accounts: BatchTable,
         seen: BatchTable,
         lease: Lease,
+        committed: Callable[[int], int | None],
     ) -> None:
+        """`committed` tells an intake partition's committed offset, the next one to read, where there is one."""
         self.settings = settings
         self.topics = topics
         self.publisher = publisher
+        self.committed = committed
         self.accounts = accounts
         self.seen = seen
         self.lease = lease
         self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
         self._generation = -1
+        self._next_offsets: dict[int, int] = {}
 
     async def apply(self, events: list[Any]) -> None:
         """Apply these intake records; returns once all that follows from them is acknowledged.
 
-        Raises LeaseLostError, before a write, once the partitions may be another's.
+        Raises, before a write, LeaseLostError once the partitions may be another's, and IntakeGapError where a record
+        is missing: intake is written without transactions and never compacted, so its offsets have no gaps.
         """
         by_partition: dict[int, list[Any]] = defaultdict(list)
         if events[0].message.generation_id != self._generation:
             # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
             self._generation = events[0].message.generation_id
             self._cache.clear()
+            self._next_offsets.clear()
         for event in events:
-            by_partition[event.message.partition].append(event.message)
+            message = event.message
+            expected = self._next_offsets.get(message.partition)
+            if expected is None:
+                expected = self.committed(message.partition)
+            if expected is not None and message.offset > expected:
+                raise IntakeGapError(
+                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
+                )
+            self._next_offsets[message.partition] = message.offset + 1
+            by_partition[message.partition].append(message)
         try:
             decided = {partition: self.decide(partition, messages) for partition, messages in by_partition.items()}
             self.lease.check()

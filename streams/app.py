@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 
 import faust
 import uvloop
+from faust.types import TP
 from yarl import URL
 
 from streams.agents import Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
 from streams.publisher import Publisher
+from streams.recovery import RecoveringTables
 from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
@@ -42,9 +44,12 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         await super().on_start()
         await self.publisher.start()
 
-    async def on_stop(self) -> None:
-        """Disconnect it after the last agent has stopped."""
-        await super().on_stop()
+    async def on_shutdown(self) -> None:
+        """Disconnect it after the last agent has stopped.
+
+        In `on_stop` they still run: one that finds it closed would end the process before it has left the group.
+        """
+        await super().on_shutdown()
         await self.publisher.stop()
 
 
@@ -57,6 +62,7 @@ def create_app(settings: Settings) -> WorkerApp:
         broker=[URL(f"kafka://{address}") for address in settings.kafka_url.split(",")],
         broker_credentials=_credentials(settings),
         store="memory://",
+        TableManager=RecoveringTables,
         datadir=str(settings.worker_dir / "faust"),
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication_factor,
@@ -84,8 +90,13 @@ def create_app(settings: Settings) -> WorkerApp:
     app.lease = Lease(settings.session_timeout_seconds)
     accounts = accounts_table(app, settings)
     seen = seen_table(app, settings)
+
+    def committed(partition: int) -> int | None:
+        offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
+        return offset
+
     accept = Accept(settings, topics, publisher)
-    owner = Owner(settings, topics, publisher, accounts, seen, app.lease)
+    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
     @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]

@@ -23,7 +23,7 @@ class Publisher:
 
     async def start(self) -> None:
         """Connect."""
-        self._producer = AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             **kafka_client_settings(self._settings),
             enable_idempotence=True,
             acks="all",
@@ -33,7 +33,12 @@ class Publisher:
             compression_type="zstd",
             request_timeout_ms=30_000,
         )
-        await self._producer.start()
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
 
     async def stop(self) -> None:
         """Flush and disconnect."""

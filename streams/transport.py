@@ -6,6 +6,7 @@ another partition wait behind it.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
@@ -16,6 +17,55 @@ FETCH_WAIT_MS = 20
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """No fetch outlives a seek to what is committed.
+
+    Faust goes back there after every rebalance, while a fetch from before may still wait in this thread. What that one
+    brought after the seek would be dropped, since the flow is stopped, and the position would be past it: lost, until
+    another worker reads it. Or it would be taken, and what comes before it be dropped as old.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seeks = 0
+        self._is_seeking = False
+        self._fetches: set[asyncio.Future[Any]] = set()
+
+    async def getmany(self, active_partitions: Any, timeout: float) -> Any:
+        """Records by partition. Called in Faust's thread, which may come to see them after a seek."""
+        seeks, records = await super().getmany(active_partitions, timeout)
+        return records if seeks == self._seeks else {}
+
+    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        """In this thread: the records, and after how many seeks they were fetched."""
+        seeks = self._seeks
+        if self._is_seeking:
+            return seeks, {}
+        fetch = asyncio.ensure_future(super()._fetch_records(*args, **kwargs))
+        self._fetches.add(fetch)
+        try:
+            await asyncio.wait({fetch})
+        finally:
+            self._fetches.discard(fetch)
+            fetch.cancel()
+        return seeks, {} if fetch.cancelled() else fetch.result()
+
+    async def seek_to_committed(self) -> Any:
+        """Back to what is committed, in every partition; gives the offsets."""
+        return await self.call_thread(self._seek_to_committed)
+
+    async def _seek_to_committed(self) -> Any:
+        self._is_seeking = True
+        try:
+            fetches = set(self._fetches)
+            for fetch in fetches:
+                fetch.cancel()
+            if fetches:
+                await asyncio.wait(fetches)
+            self._seeks += 1
+            return await self._ensure_consumer().seek_to_committed()
+        finally:
+            self._is_seeking = False
+
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS

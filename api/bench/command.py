@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import Annotated
 
 import typer
@@ -36,3 +38,37 @@ def throughput(
         print(json.dumps(result, indent=2))
     else:
         console.print_json(json.dumps(result))
+
+
+@app.command()
+def chaos(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, max=24 * 60, help="Of faults, under load.")] = 5.0,
+    seed: Annotated[int, typer.Option("--seed", help="The plan of faults; the same seed gives the same.")] = 1,
+    projects: Annotated[
+        int, typer.Option("--projects", min=10, help="Projects; half of them run out of credits.")
+    ] = 60,
+    rate: Annotated[float, typer.Option("--rate", min=1, help="Usage events a second.")] = 150.0,
+) -> None:
+    """Kill, pause and wipe the parts under load; count what was lost or billed twice. Exits with 1 if anything was."""
+    from api.bench.chaos import measure, passed
+
+    if quick:
+        minutes, projects = min(minutes, 12 / 60), min(projects, 40)
+    began_at = time.monotonic()
+    with console.status("") as status:
+
+        def tell(text: str) -> None:
+            status.update(text)
+            # Where nobody watches, what was done when is worth a line: it is what a failed run is understood by.
+            if not console.is_terminal:
+                print(f"{time.monotonic() - began_at:7.2f} {text}", file=sys.stderr)
+
+        result = measure(minutes * 60, seed, projects, rate, tell)
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        console.print_json(json.dumps(result))
+    if not passed(result):
+        raise typer.Exit(1)

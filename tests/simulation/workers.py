@@ -133,7 +133,15 @@ class Worker:
         settings: Any = SimpleNamespace(dedup_days=world.dedup_days, partitions=world.partitions)
         publisher: Any = self
         accept = agents.Accept(settings, world.topics, publisher)
-        owner = agents.Owner(settings, world.topics, publisher, files["accounts"], files["seen"], self.lease)  # type: ignore[arg-type]
+        owner = agents.Owner(
+            settings,
+            world.topics,
+            publisher,
+            files["accounts"],  # type: ignore[arg-type]
+            files["seen"],  # type: ignore[arg-type]
+            self.lease,  # type: ignore[arg-type]
+            lambda partition: world.kafka.committed.get((world.topics.intake, partition)),
+        )
         self.tasks: Process = set()
         self._agents = [
             world.loop.start(self.tasks, self._run(world.topics.usage, accept.apply)),

@@ -1,0 +1,45 @@
+"""The supervisor where a part does not start at its first try."""
+
+from pathlib import Path
+
+import pytest
+
+from api import stack as stack_module
+from api.stack import BROKER_STARTS_MAX, Stack
+from streams.broker import BrokerError
+from streams.settings import Settings
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    monkeypatch.setattr(stack_module, "_RESTART_SECONDS_MAX", 0.0)
+    return Stack(Settings(data_dir=tmp_path, kafka_url="127.0.0.1:9092"))
+
+
+def test_a_broker_that_is_killed_while_it_starts_again_is_started_again(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [BrokerError("ended while it started")] * 2
+    ports = []
+
+    def start(port: int) -> None:
+        ports.append(port)
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(stack, "_start_broker", start)
+    stack._restart_broker()
+    assert ports == [9092] * 3
+
+
+def test_a_broker_that_never_starts_is_given_up(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def start(port: int) -> None:
+        tries.append(port)
+        raise BrokerError("no")
+
+    monkeypatch.setattr(stack, "_start_broker", start)
+    with pytest.raises(BrokerError):
+        stack._restart_broker()
+    assert len(tries) == BROKER_STARTS_MAX
