@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,6 +32,27 @@ def throughput(
         compared = compare(quick, status.update)
     result["baselines"] = [each.summary() for each in compared]
     result["ratios"] = ratios(result["events_per_second"], compared)
+    _show(result, as_json)
+
+
+@app.command()
+def recovery(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    accounts: Annotated[int, typer.Option("--accounts", min=100, help="Accounts to get back.")] = 1_000_000,
+    seen_ids: Annotated[int, typer.Option("--seen-ids", min=1, help="Ids in the dedup index.")] = 1_000_000,
+) -> None:
+    """Seconds until a worker decides again: without its disk, with it, and after a kill."""
+    from api.bench.recovery import measure
+
+    if quick:
+        accounts, seen_ids = min(accounts, 20_000), min(seen_ids, 20_000)
+    with console.status("") as status:
+        result = measure(accounts, seen_ids, status.update, baseline_seconds_max=8.0 if quick else 60.0)
+    _show(result, as_json)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, indent=2))
     else:
