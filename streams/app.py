@@ -17,6 +17,7 @@ from streams.agents import Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
 from streams.publisher import Publisher
+from streams.recovery import TableManager
 from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
@@ -31,6 +32,7 @@ EXIT_FAILED = 70
 class WorkerApp(faust.App):  # type: ignore[misc]
     """Faust, with our transport and our producer."""
 
+    settings: Settings
     publisher: Publisher
     lease: Lease
 
@@ -77,9 +79,11 @@ def create_app(settings: Settings) -> WorkerApp:
         stream_publish_on_commit=False,
         producer_request_timeout=30.0,
         consumer_max_fetch_size=FETCH_BYTES,
+        TableManager=TableManager,
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
+    app.settings = settings
     publisher = app.publisher = Publisher(settings)
     app.lease = Lease(settings.session_timeout_seconds)
     accounts = accounts_table(app, settings)

@@ -104,7 +104,9 @@ def measure(accounts: int, seen_ids: int, tell: Callable[[str], None], baseline_
         **figures,
         "accounts_changelog_records_per_second": round(rate),
         "baselines": [baseline.summary()],
-        "ratios": {baseline.name: round(rate / baseline.records_per_second, 2) if baseline.records_per_second else None},
+        "ratios": {
+            baseline.name: round(rate / baseline.records_per_second, 2) if baseline.records_per_second else None
+        },
         "machine": describe(),
     }
 
