@@ -52,6 +52,22 @@ def recovery(
     _show(result, as_json)
 
 
+@app.command()
+def dedup(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    ids: Annotated[int, typer.Option("--ids", min=1000, help="Ids; a fifth as many are measured first.")] = 5_000_000,
+) -> None:
+    """Ids a second through the exact index of seen ids, its size, and that it is exact."""
+    from api.bench.dedup import measure
+
+    if quick:
+        ids = min(ids, 400_000)
+    with console.status("") as status:
+        result = measure([ids // 5, ids], status.update, baseline_seconds_max=3.0 if quick else 60.0)
+    _show(result, as_json)
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, indent=2))
