@@ -105,10 +105,12 @@ def _run_child(broker_url: str, prefix: str, directory: Path, changelog: str, pa
             table.get(key)
 
     def watch() -> None:
-        recovery = app.tables.recovery
         applied = 0
+        # The property would make the service, for this thread's loop.
+        while (recovery := app.tables._recovery) is None:
+            time.sleep(_POLL_SECONDS)
         while True:
-            with suppress(RuntimeError):
+            with suppress(RuntimeError):  # changed while it is read: the next round has it
                 applied = sum(offset + 1 for offset in recovery.active_offsets.values() if offset is not None)
             complete = int(recovery.completed.is_set())
             write_note(directory, _PROGRESS, f"{applied} {complete}")
