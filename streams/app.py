@@ -16,6 +16,7 @@ from yarl import URL
 from streams.agents import Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
+from streams.membership import leave_for_predecessor, lock
 from streams.publisher import Publisher
 from streams.recovery import TableManager
 from streams.runtime import tune_collector
@@ -111,17 +112,20 @@ def run_worker(settings: Settings) -> NoReturn:
 
     Raises TopicError where the topics are not as they must be.
     """
+    held = lock(settings)
     asyncio.run(_prepare(settings))
     uvloop.install()
     app = create_app(settings)
     tune_collector()
     worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
-    raise SystemExit(worker.execute_from_commandline())
+    with held:
+        raise SystemExit(worker.execute_from_commandline())
 
 
 async def _prepare(settings: Settings) -> None:
     await create_topics(settings)
     await claim(settings.worker_dir, settings)
+    await leave_for_predecessor(settings)
 
 
 async def _or_exit(running: Any) -> None:

@@ -62,10 +62,13 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
             while places:
                 for place, records in (await consumer.getmany(timeout_ms=200, max_records=_RECORDS_MAX)).items():
                     tp = places[place]
+                    if tp not in self.active_tps:
+                        continue  # revoked a moment ago; this reading is about to be cancelled
                     store: PartitionedStore = self.tp_to_table[tp].data
                     offsets[tp] = records[-1].offset
                     store.apply(tp.partition, [(record.key, record.value) for record in records], offsets[tp])
                     count += len(records)
+                    self._active_events_received_at[tp] = time.monotonic()
                     # RocksDB's writes do not yield, and fetches and heartbeats wait for the loop.
                     await asyncio.sleep(0)
                 # By position, not by records: the last of them may be compacted away.

@@ -48,7 +48,7 @@ def recovery(
     if quick:
         accounts, seen_ids = min(accounts, 20_000), min(seen_ids, 20_000)
     with console.status("") as status:
-        result = measure(accounts, seen_ids, status.update, baseline_seconds_max=8.0 if quick else 60.0)
+        result = measure(accounts, seen_ids, status.update, 6.0 if quick else 60.0, compacting=not quick)
     _show(result, as_json)
 
 

@@ -80,7 +80,7 @@ class Filler:
         for project, (_, spent) in workload.expected().items():
             self.expected[project] -= spent
 
-    async def decide_all(self, directory: Path, tell: Callable[[str], None]) -> None:
+    async def decide_all(self, directory: Path) -> None:
         """Decide what is on intake now, as the worker's group, which has no member meanwhile; tables in `directory`."""
         consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
@@ -101,7 +101,6 @@ class Filler:
                     async for batch in _batches(consumer, tp, ends[tp]):
                         await owner.apply(batch)
                         collector.tick()
-                        tell(f"{tp.partition}: {batch[-1].message.offset:,} of {ends[tp]:,} records")
             await consumer.commit(ends)
         finally:
             await consumer.stop()

@@ -20,6 +20,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from api.bench.baseline_recovery import faust_recovery
+from api.bench.compaction import await_compaction, compact_eagerly
 from api.bench.filling import ENVIRONMENT, Filler, filler
 from api.bench.machine import Usage, describe
 from api.bench.workload import Workload
@@ -87,14 +88,16 @@ class BenchWorker:
             self.stop()
 
 
-def measure(accounts: int, seen_ids: int, tell: Callable[[str], None], baseline_seconds_max: float) -> dict[str, Any]:
+def measure(
+    accounts: int, seen_ids: int, tell: Callable[[str], None], baseline_seconds_max: float, compacting: bool
+) -> dict[str, Any]:
     """Run it, on a broker of its own; the baseline, on the same changelog, comes last."""
     with tempfile.TemporaryDirectory(prefix="meterline-bench-", ignore_cleanup_errors=True) as directory:
         data_dir = Path(directory)
         settings = Settings().model_copy(update={"data_dir": data_dir})
         with EmbeddedBroker(data_dir, settings.cache_dir, heap_mb=settings.kafka_heap_mb) as broker:
             settings.kafka_url = broker.url
-            figures = asyncio.run(_measure(settings, accounts, seen_ids, tell))
+            figures = asyncio.run(_measure(settings, accounts, seen_ids, tell, compacting))
             tell("baseline: plain Faust")
             baseline = faust_recovery(
                 broker.url, topics_of(settings).accounts_changelog, settings.partitions, baseline_seconds_max
@@ -111,7 +114,9 @@ def measure(accounts: int, seen_ids: int, tell: Callable[[str], None], baseline_
     }
 
 
-async def _measure(settings: Settings, accounts: int, seen_ids: int, tell: Callable[[str], None]) -> dict[str, Any]:
+async def _measure(
+    settings: Settings, accounts: int, seen_ids: int, tell: Callable[[str], None], compacting: bool
+) -> dict[str, Any]:
     await create_topics(settings)
     workload = Workload(seen_ids, accounts)
     worker = BenchWorker(settings)
@@ -124,31 +129,45 @@ async def _measure(settings: Settings, accounts: int, seen_ids: int, tell: Calla
         async with filler(settings, workload.project_ids()) as fill:
             filled(f"filling: {accounts:,} accounts on intake")
             await fill.open_projects()
+            filled("filling: deciding them")
+            await fill.decide_all(settings.data_dir / "filling")
             filled(f"filling: {seen_ids:,} events on intake")
             await fill.charge(workload)
-            filled("filling: a worker decides them")
-            wrong_replies = (await worker.start(fill)).wrong_replies
-            worker.stop()
+            filled("filling: deciding them")
+            await fill.decide_all(settings.data_dir / "filling")
             fill_seconds = time.monotonic() - began_at
+            starts: dict[str, Start] = {}
             tell("starting without a disk")
-            shutil.rmtree(settings.worker_dir)
-            without_disk = await worker.start(fill)
+            starts["without_disk"] = await worker.start(fill)
             worker.stop()
-            wrong = _wrong_accounts(settings, fill.expected)
-            seen = _seen_rows(settings)
+            wrong = wrong_accounts(settings, fill.expected)
+            seen = seen_rows(settings)
             changelogs = await _changelogs(settings)
             tell("starting after a clean stop")
-            with_disk = await worker.start(fill)
+            starts["with_disk"] = await worker.start(fill)
             tell("starting after a kill")
             await fill.charge(Workload(max(1, round(seen_ids * _CHARGED_BEFORE_KILL)), accounts, seed=2))
-            wrong_replies += await fill.decide_everywhere()
+            wrong_replies = await fill.decide_everywhere()
             worker.kill()
-            after_kill = await worker.start(fill)
+            starts["after_kill"] = await worker.start(fill)
             worker.stop()
-            wrong += _wrong_accounts(settings, fill.expected)
+            wrong += wrong_accounts(settings, fill.expected)
+            if compacting:
+                tell("compacting the changelog")
+                await compact_eagerly(settings)
+                # What a worker writes is what begins new segments.
+                wrong_replies += (await worker.start(fill)).wrong_replies
+                worker.stop()
+                # An account's newest record stays; so do a few that came after what was compacted.
+                left = await await_compaction(settings, accounts + accounts // 100 + 100)
+                changelogs["accounts_changelog_records_compacted"] = left
+                tell("starting without a disk, from the compacted changelog")
+                shutil.rmtree(settings.worker_dir)
+                starts["without_disk_compacted"] = await worker.start(fill)
+                worker.stop()
+                wrong += wrong_accounts(settings, fill.expected)
     finally:
         worker.kill()
-    starts = {"without_disk": without_disk, "with_disk": with_disk, "after_kill": after_kill}
     return {
         "accounts": accounts,
         "seen_ids": seen_ids,
@@ -159,13 +178,13 @@ async def _measure(settings: Settings, accounts: int, seen_ids: int, tell: Calla
         "missing_seen_ids": seen_ids - seen,
         "session_timeout_seconds": settings.session_timeout_seconds,
         "partitions": settings.partitions,
-        "filled_by": "a worker, from commands and envelopes on intake",
+        "filled_by": "the worker's owner, in larger batches, from commands and envelopes on intake",
         "fill_seconds": round(fill_seconds, 1),
         **changelogs,
     }
 
 
-def _wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
+def wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
     """Accounts that are missing, not to be there, or of another balance, in the files of a worker that is stopped."""
     right = wrong = 0
     for partition in range(settings.partitions):
@@ -180,7 +199,7 @@ def _wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
     return max(wrong, len(expected) - right)
 
 
-def _seen_rows(settings: Settings) -> int:
+def seen_rows(settings: Settings) -> int:
     rows = 0
     for partition in range(settings.partitions):
         file = SegmentedFile(settings.worker_dir / "tables" / "seen" / str(partition), day_of_row, settings.dedup_days)
