@@ -9,7 +9,6 @@ import asyncio
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +19,8 @@ from yarl import URL
 
 from api.bench.baselines import BenchChild, BenchKafka, write_note
 from streams import lifeline
+from streams.settings import Settings
+from streams.topics import topics_of
 
 NAME = "faust"
 NOTE = "plain Faust, one RocksDB table from the same accounts changelog, no dedup index, its own settings"
@@ -54,16 +55,14 @@ class Recovered:
         }
 
 
-def faust_recovery(broker_url: str, changelog: str, partitions: int, seconds_max: float) -> Recovered:
+async def faust_recovery(settings: Settings, seconds_max: float) -> Recovered:
     """Start it on an empty directory and stop it when it has recovered, or time is up."""
-    return asyncio.run(_measure(broker_url, changelog, partitions, seconds_max))
-
-
-async def _measure(broker_url: str, changelog: str, partitions: int, seconds_max: float) -> Recovered:
+    broker_url, changelog = settings.kafka_url, topics_of(settings).accounts_changelog
+    assert broker_url is not None
     async with BenchKafka(broker_url, f"{NAME}-recovery") as kafka:
         await kafka.create(_commands(kafka.prefix))
         began_at = time.monotonic()
-        with BenchChild(__name__, broker_url, kafka.prefix, changelog, str(partitions)) as child:
+        with BenchChild(__name__, broker_url, kafka.prefix, changelog, str(settings.partitions)) as child:
             while True:
                 records, complete = (child.note(_PROGRESS) or "0 0").split()
                 seconds = time.monotonic() - began_at
@@ -104,14 +103,21 @@ def _run_child(broker_url: str, prefix: str, directory: Path, changelog: str, pa
         async for key in commands:
             table.get(key)
 
+    applied = 0
+    apply = table.apply_changelog_batch
+
+    def apply_and_count(batch: Any) -> None:
+        nonlocal applied
+        apply(batch)
+        applied += len(batch)
+
+    table.apply_changelog_batch = apply_and_count
+
     def watch() -> None:
-        applied = 0
         # The property would make the service, for this thread's loop.
         while (recovery := app.tables._recovery) is None:
             time.sleep(_POLL_SECONDS)
         while True:
-            with suppress(RuntimeError):  # changed while it is read: the next round has it
-                applied = sum(offset + 1 for offset in recovery.active_offsets.values() if offset is not None)
             complete = int(recovery.completed.is_set())
             write_note(directory, _PROGRESS, f"{applied} {complete}")
             if complete:
