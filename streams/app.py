@@ -17,8 +17,9 @@ from yarl import URL
 from streams.agents import Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
+from streams.membership import leave_for_predecessor, lock
 from streams.publisher import Publisher
-from streams.recovery import RecoveringTables
+from streams.recovery import TableManager
 from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
@@ -33,6 +34,7 @@ EXIT_FAILED = 70
 class WorkerApp(faust.App):  # type: ignore[misc]
     """Faust, with our transport and our producer."""
 
+    settings: Settings
     publisher: Publisher
     lease: Lease
 
@@ -62,7 +64,6 @@ def create_app(settings: Settings) -> WorkerApp:
         broker=[URL(f"kafka://{address}") for address in settings.kafka_url.split(",")],
         broker_credentials=_credentials(settings),
         store="memory://",
-        TableManager=RecoveringTables,
         datadir=str(settings.worker_dir / "faust"),
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication_factor,
@@ -83,9 +84,11 @@ def create_app(settings: Settings) -> WorkerApp:
         stream_publish_on_commit=False,
         producer_request_timeout=30.0,
         consumer_max_fetch_size=FETCH_BYTES,
+        TableManager=TableManager,
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
+    app.settings = settings
     publisher = app.publisher = Publisher(settings)
     app.lease = Lease(settings.session_timeout_seconds)
     accounts = accounts_table(app, settings)
@@ -118,17 +121,20 @@ def run_worker(settings: Settings) -> NoReturn:
 
     Raises TopicError where the topics are not as they must be.
     """
+    held = lock(settings)
     asyncio.run(_prepare(settings))
     uvloop.install()
     app = create_app(settings)
     tune_collector()
     worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
-    raise SystemExit(worker.execute_from_commandline())
+    with held:
+        raise SystemExit(worker.execute_from_commandline())
 
 
 async def _prepare(settings: Settings) -> None:
     await create_topics(settings)
     await claim(settings.worker_dir, settings)
+    await leave_for_predecessor(settings)
 
 
 async def _or_exit(running: Any) -> None:

@@ -60,15 +60,20 @@ class PartitionedStore(Store):  # type: ignore[misc]
         self.partition_file(tp.partition).write((), offset)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """Recovery, and standby copies: records as they stand in the changelog, in offset order."""
-        rows: dict[int, Rows] = defaultdict(list)
+        """Standby copies: records as they stand in the changelog, in offset order."""
+        records: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
         newest: dict[int, int] = {}
         for event in batch:
             message = event.message
-            rows[message.partition] += self.to_rows(message.key, message.value)
+            records[message.partition].append((message.key, message.value))
             newest[message.partition] = max(message.offset, newest.get(message.partition, -1))
         for partition, offset in newest.items():
-            self.partition_file(partition).merge(rows[partition], offset)
+            self.apply(partition, records[partition], offset)
+
+    def apply(self, partition: int, records: Rows, offset: int) -> None:
+        """Merge a partition's changelog records, in order, the last of which is at `offset`."""
+        rows = [row for key, value in records for row in self.to_rows(key, value)]
+        self.partition_file(partition).merge(rows, offset)
 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0

@@ -12,6 +12,7 @@ from typing import Any
 from faust.transport.drivers import aiokafka as driver
 
 from streams.lease import Lease
+from streams.membership import note_member
 
 FETCH_WAIT_MS = 20
 
@@ -90,7 +91,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Any) -> None:
         # The coordinator answered our join a moment ago, and its session timer runs from there.
-        self._thread.app.lease.renew(Lease.now())
+        app = self._thread.app
+        app.lease.renew(Lease.now())
+        note_member(app.settings.worker_dir, self._thread._ensure_consumer()._coordinator.member_id)
         await super().on_partitions_assigned(assigned)
 
 

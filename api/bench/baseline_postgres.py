@@ -62,7 +62,7 @@ def postgres_baseline(broker_url: str, workload: Workload, seconds_max: float, *
         return not_installed(name, "PostgreSQL", "apt-get install postgresql")
     if find_spec("psycopg") is None or find_spec("psycopg_pool") is None:
         return not_installed(name, "psycopg", "uv sync --group bench")
-    with _server(binaries, fsync=fsync) as socket_dir:
+    with server(binaries, fsync=fsync) as socket_dir:
         result: BaselineResult = uvloop.run(_measure(name, socket_dir, workload, seconds_max, fsync))
         return result
 
@@ -153,7 +153,7 @@ async def _setting(pool: Any, name: str) -> str:
 
 
 @contextmanager
-def _server(binaries: Path, *, fsync: bool) -> Iterator[Path]:
+def server(binaries: Path, *, fsync: bool) -> Iterator[Path]:
     """A server of this block's own; gives the directory of its socket."""
     with tempfile.TemporaryDirectory(prefix="meterline-pg-", ignore_cleanup_errors=True) as scratch:
         directory = Path(scratch)

@@ -235,12 +235,23 @@ class BenchChild:
                 raise self._failure(f"ended after {count:,} events")
             await asyncio.sleep(_POLL_SECONDS)
 
+    def note(self, name: str) -> str | None:
+        """What the child has last written to the file of this name in its directory, or None."""
+        with suppress(FileNotFoundError):
+            return (self._dir / name).read_text()
+        return None
+
+    def check(self, what: str) -> None:
+        """Raises BaselineError, with `what` it did, where it has ended."""
+        if self._child is None or self._child.poll() is not None:
+            raise self._failure(what)
+
     async def _first_event(self) -> float:
         deadline = time.monotonic() + START_SECONDS_MAX
         while time.monotonic() < deadline:
             ended = self._child is None or self._child.poll() is not None
-            with suppress(FileNotFoundError):
-                return float((self._dir / _FIRST_EVENT).read_text())
+            if begun_at := self.note(_FIRST_EVENT):
+                return float(begun_at)
             if ended:
                 raise self._failure("ended before it consumed an event")
             await asyncio.sleep(_POLL_SECONDS)
@@ -253,9 +264,14 @@ class BenchChild:
 
 def note_first_event(directory: Path) -> None:
     """In a BenchChild: start the clock, which all processes of a machine share."""
-    fresh = directory / f"{_FIRST_EVENT}.new"
-    fresh.write_text(repr(time.monotonic()))
-    fresh.rename(directory / _FIRST_EVENT)
+    write_note(directory, _FIRST_EVENT, repr(time.monotonic()))
+
+
+def write_note(directory: Path, name: str, text: str) -> None:
+    """In a BenchChild: leave a note for the parent, whole."""
+    fresh = directory / f"{name}.new"
+    fresh.write_text(text)
+    fresh.rename(directory / name)
 
 
 def partitions_of(topic: str) -> list[TopicPartition]:

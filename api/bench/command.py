@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,10 +34,40 @@ def throughput(
         compared = compare(quick, status.update)
     result["baselines"] = [each.summary() for each in compared]
     result["ratios"] = ratios(result["events_per_second"], compared)
-    if as_json:
-        print(json.dumps(result, indent=2))
-    else:
-        console.print_json(json.dumps(result))
+    _show(result, as_json)
+
+
+@app.command()
+def recovery(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    accounts: Annotated[int, typer.Option("--accounts", min=100, help="Accounts to get back.")] = 1_000_000,
+    seen_ids: Annotated[int, typer.Option("--seen-ids", min=1, help="Ids in the dedup index.")] = 1_000_000,
+) -> None:
+    """Seconds until a worker decides again: without its disk, with it, and after a kill."""
+    from api.bench.recovery import measure
+
+    if quick:
+        accounts, seen_ids = min(accounts, 20_000), min(seen_ids, 20_000)
+    with console.status("") as status:
+        result = measure(accounts, seen_ids, status.update, 6.0 if quick else 60.0, compacting=not quick)
+    _show(result, as_json)
+
+
+@app.command()
+def dedup(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    ids: Annotated[int, typer.Option("--ids", min=1000, help="Ids; a fifth as many are measured first.")] = 5_000_000,
+) -> None:
+    """Ids a second through the exact index of seen ids, its size, and that it is exact."""
+    from api.bench.dedup import measure
+
+    if quick:
+        ids = min(ids, 400_000)
+    with console.status("") as status:
+        result = measure([ids // 5, ids], status.update, baseline_seconds_max=3.0 if quick else 60.0)
+    _show(result, as_json)
 
 
 @app.command()
@@ -66,9 +96,13 @@ def chaos(
                 print(f"{time.monotonic() - began_at:7.2f} {text}", file=sys.stderr)
 
         result = measure(minutes * 60, seed, projects, rate, tell)
+    _show(result, as_json)
+    if not passed(result):
+        raise typer.Exit(1)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, indent=2))
     else:
         console.print_json(json.dumps(result))
-    if not passed(result):
-        raise typer.Exit(1)

@@ -1,85 +1,96 @@
-"""No record is passed over: not by recovery's last step, and where one is all the same, nothing after it is decided."""
+"""A worker comes back: from its changelogs, compacted or not, from its disk, and soon after a kill."""
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any
+import shutil
+import time
+from collections.abc import Callable
 
 import pytest
-from faust.tables.recovery import Recovery
 
-from streams.agents import IntakeGapError, Owner
-from streams.app import create_app
-from streams.recovery import RecoveringTables, _Recovery
+from api.bench.compaction import await_compaction, compact_eagerly
+from api.bench.filling import filler
+from api.bench.recovery import BenchWorker, seen_rows, wrong_accounts
+from api.bench.workload import Workload
+from streams.errors import OperatorError
+from streams.membership import lock
 from streams.settings import Settings
-from streams.topics import topics_of
+from streams.topics import create_topics
+
+PROJECTS = 200
+EVENTS = 2_000
 
 
-def test_the_flow_is_stopped_before_the_last_step_of_recovery(monkeypatch: pytest.MonkeyPatch) -> None:
-    done: list[str] = []
+def test_a_worker_recovers_from_a_compacted_changelog_with_gaps(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
 
-    async def faults_own(_recovery: Recovery, generation_id: int) -> None:
-        done.append(f"Faust's own, generation {generation_id}")
+    async def run() -> None:
+        await create_topics(settings)
+        await compact_eagerly(settings)
+        workload = Workload(EVENTS, PROJECTS)
+        worker = BenchWorker(settings)
+        try:
+            async with filler(settings, workload.project_ids()) as fill:
+                await fill.open_projects()
+                await fill.charge(workload)
+                assert (await worker.start(fill)).wrong_replies == 0
+                for seed in (2, 3):
+                    # A pause each, so that the next record begins a segment and the last one can be compacted.
+                    await asyncio.sleep(0.3)
+                    await fill.charge(Workload(EVENTS, PROJECTS, seed))
+                    assert await fill.decide_everywhere() == 0
+                worker.stop()
+                versions = 3 * PROJECTS
+                left = await await_compaction(settings, versions - PROJECTS)
+                assert left >= PROJECTS
+                shutil.rmtree(settings.worker_dir)
+                assert (await worker.start(fill)).wrong_replies == 0
+                worker.stop()
+                assert wrong_accounts(settings, fill.expected) == 0
+                assert seen_rows(settings) == 3 * EVENTS
+                # The offset its files stand at may be one that is compacted away meanwhile.
+                assert (await worker.start(fill)).wrong_replies == 0
+                worker.stop()
+                assert wrong_accounts(settings, fill.expected) == 0
+        finally:
+            worker.kill()
 
-    monkeypatch.setattr(Recovery, "on_recovery_completed", faults_own)
-    recovery = _Recovery.__new__(_Recovery)
-    recovery.app = SimpleNamespace(
-        consumer=SimpleNamespace(stop_flow=lambda: done.append("consumer stopped")),
-        flow_control=SimpleNamespace(suspend=lambda: done.append("streams stopped")),
-    )
-    asyncio.run(recovery.on_recovery_completed(7))
-    assert done == ["consumer stopped", "streams stopped", "Faust's own, generation 7"]
-
-
-def test_workers_recover_that_way() -> None:
-    app = create_app(Settings(kafka_url="127.0.0.1:9092"))
-    assert isinstance(app.tables, RecoveringTables)
-    assert isinstance(app.tables.recovery, _Recovery)
-
-
-def events(*offsets: int, generation: int = 1) -> list[Any]:
-    return [
-        SimpleNamespace(
-            message=SimpleNamespace(partition=0, offset=offset, generation_id=generation, timestamp=0.0, value=b"")
-        )
-        for offset in offsets
-    ]
-
-
-def owner(committed: int | None = None) -> Any:
-    settings = Settings(kafka_url="127.0.0.1:9092")
-    nothing: Any = None
-    made = Owner(settings, topics_of(settings), nothing, nothing, nothing, nothing, lambda _partition: committed)
-
-    class DecidedError(Exception):
-        pass
-
-    def decide(*_arguments: object) -> None:
-        raise DecidedError
-
-    made.decide = decide  # type: ignore[method-assign, assignment]
-    return made, DecidedError
+    asyncio.run(run())
 
 
-@pytest.mark.parametrize("batches", [[(0, 2)], [(0, 1), (3,)]])
-def test_an_owner_decides_nothing_after_a_gap(batches: list[tuple[int, ...]]) -> None:
-    owning, decided = owner()
-    for offsets in batches[:-1]:
-        with pytest.raises(decided):
-            asyncio.run(owning.apply(events(*offsets)))
-    with pytest.raises(IntakeGapError, match="were not delivered"):
-        asyncio.run(owning.apply(events(*batches[-1])))
+def test_a_killed_worker_need_not_wait_for_its_own_session(settings_for: Callable[..., Settings]) -> None:
+    session_seconds = 60.0
+    settings = settings_for(session_timeout_seconds=session_seconds)
+
+    async def run() -> None:
+        await create_topics(settings)
+        workload = Workload(EVENTS, PROJECTS)
+        worker = BenchWorker(settings)
+        try:
+            async with filler(settings, workload.project_ids()) as fill:
+                await fill.open_projects()
+                assert (await worker.start(fill)).wrong_replies == 0
+                await fill.charge(workload)
+                assert await fill.decide_everywhere() == 0
+                worker.kill()
+                began_at = time.monotonic()
+                assert (await worker.start(fill)).wrong_replies == 0
+                assert time.monotonic() - began_at < session_seconds / 2
+                worker.stop()
+                assert wrong_accounts(settings, fill.expected) == 0
+                assert seen_rows(settings) == EVENTS
+        finally:
+            worker.kill()
+
+    asyncio.run(run())
 
 
-def test_an_assignment_begins_where_it_was_committed() -> None:
-    owning, decided = owner(committed=3)
-    with pytest.raises(IntakeGapError, match="3 to 3 were not delivered"):
-        asyncio.run(owning.apply(events(4, 5)))
-    with pytest.raises(decided):
-        asyncio.run(owning.apply(events(2, 3, 4)))
-
-
-def test_a_redelivery_or_another_assignment_is_no_gap() -> None:
-    owning, decided = owner()
-    for batch in (events(5, 6, 7), events(6, 7, 8), events(20, 21, generation=2)):
-        with pytest.raises(decided):
-            asyncio.run(owning.apply(batch))
+def test_one_worker_at_a_time_runs_on_a_directory(
+    settings_for: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.membership.LOCK_SECONDS_MAX", 0.1)
+    settings = settings_for()
+    with lock(settings):
+        with pytest.raises(OperatorError, match="METERLINE_WORKER_NAME"):
+            lock(settings)
+        lock(settings_for(worker_name="worker-2")).close()
+    lock(settings).close()
