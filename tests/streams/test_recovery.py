@@ -40,7 +40,8 @@ def test_a_worker_recovers_from_a_compacted_changelog_with_gaps(settings_for: Ca
                     assert await fill.decide_everywhere() == 0
                 worker.stop()
                 versions = 3 * PROJECTS
-                left = await await_compaction(settings, versions - PROJECTS)
+                # The newest segment is never compacted, and has a few more than one version of each.
+                left = await await_compaction(settings, versions - PROJECTS // 2)
                 assert left >= PROJECTS
                 shutil.rmtree(settings.worker_dir)
                 assert (await worker.start(fill)).wrong_replies == 0

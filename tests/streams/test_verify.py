@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaProducer
 from api.stack import Stack
 from schemas.ledger import Fact
 from streams.clickhouse import ClickHouse
-from streams.codecs import encode
+from streams.codecs import encode_facts
 from streams.settings import Settings
 from streams.topics import kafka_client_settings, topics_of
 from streams.verify import Verdict, verify
@@ -88,7 +88,7 @@ def test_drift_is_found_and_named(tmp_path) -> None:
         async def forge() -> None:
             producer = AIOKafkaProducer(**kafka_client_settings(live))
             await producer.start()
-            await producer.send_and_wait(topics_of(live).journal, encode([forged]), partition=partition)
+            await producer.send_and_wait(topics_of(live).journal, encode_facts([forged]), partition=partition)
             await producer.stop()
 
         asyncio.run(forge())
