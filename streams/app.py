@@ -7,10 +7,12 @@ import logging
 import os
 import ssl
 import sys
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 import faust
 import uvloop
+from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from yarl import URL
 
@@ -25,6 +27,7 @@ from streams.settings import Settings
 from streams.tables import accounts_table, seen_table
 from streams.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
 from streams.transport import Transport
+from streams.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +73,8 @@ def create_app(settings: Settings) -> WorkerApp:
         # create_topics has made them all, with our settings; Faust's own would differ.
         topic_allow_declare=False,
         topic_disable_leader=True,
-        table_standby_replicas=settings.standby_replicas,
+        # A standby copy may miss a record when the flow stops (docs/decisions/0010).
+        table_standby_replicas=0,
         processing_guarantee="at_least_once",
         consumer_auto_offset_reset="earliest",
         broker_commit_interval=0.5,
@@ -126,9 +130,23 @@ def run_worker(settings: Settings) -> NoReturn:
     uvloop.install()
     app = create_app(settings)
     tune_collector()
+    _watchdog(app, settings).start()
     worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
     with held:
         raise SystemExit(worker.execute_from_commandline())
+
+
+def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
+    def assigned() -> Collection[tuple[str, int]]:
+        try:
+            return app.consumer.assignment() if app._consumer is not None else ()
+        except ConsumerNotStarted:
+            return ()
+
+    def recovered() -> int:
+        return sum(app.tables.recovery.active_offsets.copy().values())
+
+    return Watchdog(settings, assigned, recovered, _exit)
 
 
 async def _prepare(settings: Settings) -> None:

@@ -10,10 +10,10 @@ import structlog
 from streams.settings import Settings
 
 # Chatty at INFO, and silent about nothing we act on.
-# Classes of Faust's log under the module that derives from them, so three modules of ours stand here.
+# Classes of Faust's log under the module that derives from them, so four modules of ours stand here.
 _QUIET = (
     *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn"),
-    *("streams.app", "streams.tables", "streams.transport"),
+    *("streams.app", "streams.recovery", "streams.tables", "streams.transport"),
 )
 
 

@@ -16,7 +16,8 @@ from streams.settings import Settings
 from streams.tables import PartitionedStore
 from streams.topics import kafka_client_settings
 
-log = logging.getLogger(__name__)
+# Not by this module's name: Faust logs by that for the classes derived here, and is kept quiet.
+log = logging.getLogger("meterline.recovery")
 
 _FETCH_BYTES = 1024 * 1024
 # Written at once: enough for RocksDB to take it in key order, few enough that heartbeats and rebalances get their turn.

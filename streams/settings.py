@@ -69,8 +69,10 @@ class Settings(BaseSettings):
     events_per_request_max: int = Field(1000, ge=1)
 
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
-    standby_replicas: int = Field(0, ge=0, le=4, description="Warm copies of each table; 1 in production")
     session_timeout_seconds: float = Field(10.0, ge=1)
+    stall_seconds: float = Field(
+        60.0, ge=1, description="A worker ends that takes no record for this long while some wait"
+    )
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)
 

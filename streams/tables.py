@@ -60,7 +60,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
         self.partition_file(tp.partition).write((), offset)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """Standby copies: records as they stand in the changelog, in offset order."""
+        """Faust's way of recovering, which `streams.recovery` leaves it nothing to do by."""
         records: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
         newest: dict[int, int] = {}
         for event in batch:

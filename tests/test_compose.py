@@ -94,10 +94,9 @@ def test_a_services_environment_is_valid_settings(service: str, monkeypatch: pyt
     assert settings.clickhouse_url == expected_url
 
 
-def test_the_two_workers_share_nothing_and_keep_a_standby_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_two_workers_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [settings_of(service, monkeypatch) for service in ("worker-1", "worker-2")]
     assert [each.worker_name for each in settings] == ["worker-1", "worker-2"]
-    assert [each.standby_replicas for each in settings] == [1, 1]
 
 
 def test_what_keeps_state_keeps_it_in_a_volume_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
