@@ -150,6 +150,8 @@ class ProjectInfo(BaseModel):
     burst: int
     signed_up_at: datetime
     renews_at: datetime
+    next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")
+    good_standing: bool
     badge_required: bool = Field(description='Free projects carry the "Built with" badge')
     keys: list[KeyInfo]
 
@@ -198,6 +200,41 @@ class TopUpResult(BaseModel):
     available: Credits
     entry_id: str
     offset: int
+
+
+class NewRefund(BaseModel, extra="forbid"):
+    """A bundle to take back; its `grant_id` is in GET /v1/balance."""
+
+    grant_id: str = Field(min_length=1, max_length=64)
+    reason: str = Field("", max_length=200)
+
+
+class RefundResult(BaseModel):
+    """What was taken back, and the money that it is worth."""
+
+    project: str
+    grant_id: str
+    taken_back: Credits
+    refund_cents: int = Field(description="US cents, for the unused credits at the bundle's price, rounded down")
+    available: Credits
+    entry_id: str
+    offset: int
+
+
+class PlanChange(BaseModel, extra="forbid"):
+    """The plan to be on: at once where it gives more, from the renewal where it gives less."""
+
+    plan: PlanName
+    contract_credits: int = Field(
+        0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
+    )
+
+
+class Standing(BaseModel, extra="forbid"):
+    """Whether a project is in good standing; one that is not gets no refunds."""
+
+    good_standing: bool
+    reason: str = Field("", max_length=200)
 
 
 class Price(BaseModel):

@@ -62,14 +62,38 @@ class TopUp(Command, tag="top_up", array_like=True, frozen=True, kw_only=True):
     reference: str
 
 
+class RefundTopUp(Command, tag="top_up.refund", array_like=True, frozen=True, kw_only=True):
+    """Take back what is left of a bundle, whose money is given back. `reason` is kept with the entry."""
+
+    grant_id: str
+    reason: str
+
+
+class ChangePlan(Command, tag="plan.change", array_like=True, frozen=True, kw_only=True):
+    """Put a project on another plan: at once if that gives it more, at its renewal if less.
+
+    `contract_allowance`, in microcredits a month, counts on the enterprise plan only.
+    """
+
+    plan: str
+    contract_allowance: int
+
+
+class SetStanding(Command, tag="standing", array_like=True, frozen=True, kw_only=True):
+    """Say whether a project is in good standing; one that is not gets no refunds."""
+
+    is_good: bool
+    reason: str
+
+
 class Admit(Command, tag="admit", array_like=True, frozen=True, kw_only=True):
     """Decide one request and charge it at once."""
 
     usage: Usage
 
 
-AnyCommand = CreateProject | CreateKey | RevokeKey | TopUp | Admit
-IntakeRecord = Envelope | CreateProject | CreateKey | RevokeKey | TopUp | Admit
+AnyCommand = CreateProject | CreateKey | RevokeKey | TopUp | RefundTopUp | ChangePlan | SetStanding | Admit
+IntakeRecord = Envelope | AnyCommand
 
 
 class ReplyRecord(msgspec.Struct, array_like=True, frozen=True):

@@ -56,7 +56,7 @@ class Account(msgspec.Struct, array_like=True):
     """All that a decision about one project consults. Grants stand in burn-down order.
 
     `allowance` is what each month grants. `opened_offset` is the intake record that opened it, `last_offset` the last
-    one applied to it, and `last_at_ms` that one's time.
+    one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
     """
 
     project: str
@@ -71,14 +71,18 @@ class Account(msgspec.Struct, array_like=True):
     opened_offset: int
     last_offset: int
     last_at_ms: int
+    next_plan: str = ""
+    next_allowance: int = 0
+    is_in_good_standing: bool = True
 
 
 class Fact(msgspec.Struct, array_like=True, gc=False):
     """One thing that happened, immutable. With its journal partition, (offset, index) orders and names it for good.
 
-    `kind`: `charge`, `grant`, `expiry` are ledger entries, each on one grant, and sum up to the balance; `refusal`,
-    `duplicate`, `project`, `key` say what else was decided, with an amount of 0. `amount` is signed microcredits;
-    `balance` is what the environment's budget held after it. `reason` is a problem code, a grant's kind, or "".
+    `kind`: `charge`, `grant`, `expiry`, `refund` are ledger entries, each on one grant, and sum up to the balance;
+    `refusal`, `duplicate`, `project`, `plan`, `standing`, `key` say what else was decided, of amount 0. `amount`
+    is signed microcredits; `balance` is what the environment's budget held after it. `reason` is a problem code, a
+    grant's kind, a plan, or "".
     """
 
     offset: int
@@ -127,7 +131,7 @@ class RawFactPack(msgspec.Struct, array_like=True, frozen=True, gc=False):
     facts: msgspec.Raw
 
 
-ENTRY_KINDS = ("charge", "grant", "expiry")
+ENTRY_KINDS = ("charge", "grant", "expiry", "refund")
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:

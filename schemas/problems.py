@@ -57,6 +57,8 @@ CODES: dict[str, ProblemCode] = {
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
     "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
+    "unknown_grant": ProblemCode(404, "Unknown grant", "Take its id from GET /v1/balance; one used up is gone."),
+    "not_refundable": ProblemCode(409, "Not refundable", "A bundle is refundable for 30 days, up to a quarter used."),
     "key_exists": ProblemCode(409, "Key exists", "Choose another key id."),
     "idempotency_key_reused": ProblemCode(
         409, "Idempotency key reused", "Use a new Idempotency-Key for a request with other content."

@@ -16,7 +16,7 @@ _FACTS = (
     "SELECT partition, offset, position, kind, project, quantity, amount, balance, reason, source, event_id, metadata "
     "FROM facts WHERE NOT has({probes:Array(String)}, project) ORDER BY partition, offset, position"
 )
-_BUDGET_KINDS = frozenset({"charge", "grant", "expiry", "refusal", "duplicate"})
+_BUDGET_KINDS = frozenset({"charge", "grant", "expiry", "refund", "refusal", "duplicate"})
 EXAMPLES_MAX = 10
 
 

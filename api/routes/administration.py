@@ -1,4 +1,4 @@
-"""The operator's calls: projects, keys, top-ups. Each answers once its effect can be read back."""
+"""The operator's calls: projects, keys, plans, top-ups, refunds. Each answers once its effect can be read back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,34 @@ from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for
 from api.keys import DEFAULT_SCOPES, new_project_key
 from api.routes.reading import project_info
 from api.services import Services
-from schemas.answers import CreatedKey, NewKey, NewProject, NewTopUp, ProjectInfo, TopUpResult
-from schemas.commands import AnyCommand, CreateKey, CreateProject, RevokeKey, TopUp
+from schemas.answers import (
+    CreatedKey,
+    NewKey,
+    NewProject,
+    NewRefund,
+    NewTopUp,
+    PlanChange,
+    ProjectInfo,
+    RefundResult,
+    Standing,
+    TopUpResult,
+)
+from schemas.commands import (
+    AnyCommand,
+    ChangePlan,
+    CreateKey,
+    CreateProject,
+    RefundTopUp,
+    RevokeKey,
+    SetStanding,
+    TopUp,
+)
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.ledger import Reply
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from schemas.problems import Problem, Rejection
 from streams.core.ledger import format_credits
+from streams.core.plans import refund_cents
 
 router = APIRouter(
     prefix="/v1/admin",
@@ -111,6 +132,68 @@ async def top_up(
         entry_id=reply.entry_id,
         offset=offset,
     )
+
+
+@router.post("/projects/{project}/refunds", status_code=201, response_model=RefundResult)
+async def refund(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewRefund,
+    idempotency_key: IdempotencyKey = "",
+) -> RefundResult:
+    """Take back a bundle of the last 30 days, at most a quarter used, of a project in good standing. The money is
+    paid back by the means it came by."""
+    reply, offset = await _decide(
+        services,
+        RefundTopUp(
+            project=project,
+            grant_id=asked.grant_id,
+            reason=asked.reason,
+            **services.commands.addressing(idempotency_key),
+        ),
+    )
+    return RefundResult(
+        project=project,
+        grant_id=asked.grant_id,
+        taken_back=format_credits(reply.amount),
+        refund_cents=refund_cents(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+    )
+
+
+@router.put("/projects/{project}/plan", response_model=ProjectInfo)
+async def change_plan(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: PlanChange,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
+    """An upgrade counts at once, with what its allowance has more for the rest of the month. A downgrade waits for the
+    renewal: `next_plan`. Asking for the plan that it is on takes a downgrade back."""
+    await _decide(
+        services,
+        ChangePlan(
+            project=project,
+            plan=asked.plan,
+            contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+            **services.commands.addressing(idempotency_key),
+        ),
+    )
+    return project_info(account_for(services, project))
+
+
+@router.put("/projects/{project}/standing", response_model=ProjectInfo)
+async def set_standing(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Standing) -> ProjectInfo:
+    """Good or not; kept with its reason."""
+    command = SetStanding(
+        project=project, is_good=asked.good_standing, reason=asked.reason, **services.commands.addressing()
+    )
+    await _decide(services, command)
+    return project_info(account_for(services, project))
 
 
 async def _decide(services: Services, command: AnyCommand) -> tuple[Reply, int]:

@@ -181,8 +181,8 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
         available=format_credits(available(account, environment)),
         held="0",
         allowance=AllowanceBalance(
-            granted=format_credits(allowances[0].granted),
-            remaining=format_credits(allowances[0].remaining),
+            granted=format_credits(sum(grant.granted for grant in allowances)),
+            remaining=format_credits(sum(grant.remaining for grant in allowances)),
             renews_at=_at(account.renews_at_ms),
         )
         if allowances
@@ -214,6 +214,8 @@ def project_info(account: Account) -> ProjectInfo:
         burst=plan.burst,
         signed_up_at=_at(account.signed_up_at_ms),
         renews_at=_at(account.renews_at_ms),
+        next_plan=account.next_plan or None,
+        good_standing=account.is_in_good_standing,
         badge_required=plan.rank == 0,
         keys=[
             KeyInfo(

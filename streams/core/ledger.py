@@ -10,12 +10,22 @@ from hashlib import blake2b
 
 import msgspec
 
-from schemas.commands import Admit, AnyCommand, CreateKey, CreateProject, RevokeKey, TopUp
+from schemas.commands import (
+    Admit,
+    AnyCommand,
+    ChangePlan,
+    CreateKey,
+    CreateProject,
+    RefundTopUp,
+    RevokeKey,
+    SetStanding,
+    TopUp,
+)
 from schemas.events import Usage
 from schemas.ledger import Account, ApiKey, Fact, Grant, Reply, StoredReply, entry_id
 from schemas.prices import PriceBook
 from schemas.problems import CODES, Rejection
-from streams.core.plans import BUNDLES, PLANS, renewal_after
+from streams.core.plans import BUNDLES, PLANS, Plan, not_refundable, refund_cents, renewal_after
 
 # How many facts one event or command may state: 40 years of missed renewals fit.
 FACTS_PER_SLOT = 1024
@@ -127,6 +137,8 @@ def settle(booking: Booking) -> None:
                     reason=grant.kind,
                     occurred_at_ms=grant.expires_at_ms,
                 )
+        if account.next_plan:
+            _move_to_plan(booking, account.next_plan, account.next_allowance, renewed_at_ms)
         account.renews_at_ms = renewal_after(account.signed_up_at_ms, renewed_at_ms)
         if account.allowance:
             _grant(booking, "allowance", "production", account.allowance, renewed_at_ms, account.renews_at_ms)
@@ -182,9 +194,7 @@ def duplicate(booking: Booking, usage: Usage) -> None:
 
 def open_account(command: CreateProject, partition: int, offset: int, at_ms: int, facts: list[Fact]) -> Account:
     """A new project's account with its first allowance. Raises Rejection."""
-    plan = PLANS.get(command.plan)
-    if plan is None:
-        raise Rejection("invalid_request", f"No plan {command.plan!r}; there are {', '.join(PLANS)}", "plan")
+    plan = _plan(command.plan)
     allowance = command.contract_allowance if plan.name == "enterprise" else plan.allowance
     account = Account(
         command.project,
@@ -218,6 +228,12 @@ def command_reply(booking: Booking, command: AnyCommand, book: PriceBook, alread
                 return _admit(booking, command.usage, book, already_decided)
             case TopUp():
                 return _top_up(booking, command)
+            case RefundTopUp():
+                return _refund_top_up(booking, command)
+            case ChangePlan():
+                return _change_plan(booking, command)
+            case SetStanding():
+                return _set_standing(booking, command)
             case CreateKey():
                 return _create_key(booking, command)
             case RevokeKey():
@@ -381,6 +397,74 @@ def _top_up(booking: Booking, command: TopUp) -> Reply:
     metadata = msgspec.json.encode({"reference": command.reference}).decode() if command.reference else ""
     fact_id = _grant(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata)
     return Reply(200, "", "", amount, available(booking.account, command.environment), fact_id)
+
+
+def _refund_top_up(booking: Booking, command: RefundTopUp) -> Reply:
+    account = booking.account
+    grant = next((grant for grant in account.grants if grant.id == command.grant_id), None)
+    if grant is None or grant.kind != "top_up":
+        raise Rejection("unknown_grant", f"No bundle {command.grant_id!r} that has credits left", "grant_id")
+    standing = account.is_in_good_standing
+    if why := not_refundable(grant.granted, grant.remaining, grant.granted_at_ms, booking.at_ms, standing):
+        raise Rejection("not_refundable", why, "grant_id")
+    account.grants.remove(grant)
+    left = available(account, grant.environment)
+    note = {"refund_cents": refund_cents(grant.remaining), "reason": command.reason}
+    fact_id = booking.state(
+        "refund",
+        environment=grant.environment,
+        amount=-grant.remaining,
+        balance=left,
+        grant_id=grant.id,
+        reason=grant.kind,
+        metadata=msgspec.json.encode(note).decode(),
+    )
+    return Reply(200, "", "", grant.remaining, left, fact_id)
+
+
+def _change_plan(booking: Booking, command: ChangePlan) -> Reply:
+    """What gives more of anything, and less of nothing, is given at once: the plan, and for the rest of the month what
+    its allowance has more. All else waits for the renewal, and what is paid for is kept until then. So an allowance
+    only rises within a month, and going back and forth gains nothing."""
+    account = booking.account
+    plan = _plan(command.plan)
+    allowance = command.contract_allowance if plan.name == "enterprise" else plan.allowance
+    if plan.rank < PLANS[account.plan].rank or allowance < account.allowance:
+        account.next_plan, account.next_allowance = plan.name, allowance
+        fact_id = _state_plan(booking, plan.name, account.renews_at_ms)
+        return Reply(200, "", "", 0, available(account, "production"), fact_id)
+    more = allowance - account.allowance
+    fact_id = _move_to_plan(booking, plan.name, allowance, booking.at_ms)
+    if more:
+        _grant(booking, "allowance", "production", more, booking.at_ms, account.renews_at_ms)
+    return Reply(200, "", "", more, available(account, "production"), fact_id)
+
+
+def _move_to_plan(booking: Booking, plan: str, allowance: int, at_ms: int) -> str:
+    account = booking.account
+    fact_id = _state_plan(booking, plan, at_ms)
+    account.plan, account.allowance = plan, allowance
+    account.next_plan, account.next_allowance = "", 0
+    return fact_id
+
+
+def _state_plan(booking: Booking, plan: str, effective_at_ms: int) -> str:
+    note = msgspec.json.encode({"from": booking.account.plan}).decode()
+    return booking.state("plan", reason=plan, occurred_at_ms=effective_at_ms, metadata=note)
+
+
+def _set_standing(booking: Booking, command: SetStanding) -> Reply:
+    booking.account.is_in_good_standing = command.is_good
+    note = msgspec.json.encode({"reason": command.reason}).decode()
+    fact_id = booking.state("standing", reason="good" if command.is_good else "bad", metadata=note)
+    return Reply(200, "", "", 0, available(booking.account, "production"), fact_id)
+
+
+def _plan(name: str) -> Plan:
+    plan = PLANS.get(name)
+    if plan is None:
+        raise Rejection("invalid_request", f"No plan {name!r}; there are {', '.join(PLANS)}", "plan")
+    return plan
 
 
 def _create_key(booking: Booking, command: CreateKey) -> Reply:

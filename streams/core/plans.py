@@ -45,6 +45,30 @@ BUNDLES = {
     500: 100_000 * MICROCREDITS_PER_CREDIT,
 }
 
+REFUND_DAYS = 30
+# Half a cent a credit.
+_MICROCREDITS_A_CENT = 2 * MICROCREDITS_PER_CREDIT
+_DAY_MS = 86_400_000
+
+
+def not_refundable(granted: int, remaining: int, granted_at_ms: int, now_ms: int, is_in_good_standing: bool) -> str:
+    """Why a bundle's money can't be given back, or "". Amounts in microcredits.
+
+    Source: pricing, "Can I get a refund?".
+    """
+    if not is_in_good_standing:
+        return "The project is not in good standing"
+    if now_ms - granted_at_ms > REFUND_DAYS * _DAY_MS:
+        return f"The bundle was bought more than {REFUND_DAYS} days ago"
+    if 4 * (granted - remaining) > granted:
+        return "More than a quarter of the bundle is used"
+    return ""
+
+
+def refund_cents(microcredits: int) -> int:
+    """What unused credits of a bundle cost, in whole cents, rounded down."""
+    return microcredits // _MICROCREDITS_A_CENT
+
 
 def renewal_after(signed_up_at_ms: int, after_ms: int) -> int:
     """The first renewal later than `after_ms`, in Unix milliseconds.

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from schemas.commands import Admit, AnyCommand, CreateProject, TopUp
+from schemas.commands import Admit, AnyCommand, ChangePlan, CreateProject, RefundTopUp, TopUp
 from schemas.prices import FIRST_PRICE_BOOK
 from streams.codecs import encode, encode_envelope, packed
 from streams.core.acceptance import accept_event
@@ -38,6 +38,8 @@ class Request:
 
     command: AnyCommand
     correlations: list[str] = field(default_factory=list)
+    # Of its first attempt, on intake.
+    offset: int = -1
 
 
 class Clients:
@@ -57,8 +59,8 @@ class Clients:
         """Send one thing."""
         rng = self.rng
         choice = rng.choices(
-            ["usage", "http", "admit", "top_up", "create", "again", "malformed", "junk"],
-            [24, 14, 20, 8, 10, 20, 3, 1],
+            ["usage", "http", "admit", "top_up", "refund", "plan", "create", "again", "malformed", "junk"],
+            [24, 14, 20, 8, 4, 4, 10, 20, 3, 1],
         )[0]
         project = rng.choice(self.projects)
         if choice == "usage":
@@ -77,6 +79,11 @@ class Clients:
                     **self._addressed(self._key()),
                 )
             )
+        elif choice == "refund":
+            self._refund()
+        elif choice == "plan":
+            plan = rng.choice(["free", "hobby", "build"])
+            self._request(ChangePlan(project=project, plan=plan, contract_allowance=0, **self._addressed(self._key())))
         elif choice == "create":
             self._create(project)
         elif choice == "again":
@@ -107,6 +114,15 @@ class Clients:
             CreateProject(project=project, name="", plan=plan, contract_allowance=0, **self._addressed(self._key()))
         )
 
+    def _refund(self) -> None:
+        """Of a bundle that was asked for, and may have been granted by now."""
+        asked = [request for request in self.requests if isinstance(request.command, TopUp)]
+        if asked:
+            request = self.rng.choice(asked)
+            grant_id = f"top_up-{request.offset}-{self.rng.choice([0, 0, 0, 1])}"
+            project = request.command.project
+            self._request(RefundTopUp(project=project, grant_id=grant_id, reason="", **self._addressed(self._key())))
+
     def _admit(self) -> None:
         event = self._event()
         usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
@@ -136,10 +152,9 @@ class Clients:
             )
 
     def _request(self, command: AnyCommand) -> None:
-        self.requests.append(Request(command, [command.correlation]))
-        self._write(command)
+        self.requests.append(Request(command, [command.correlation], self._write(command)))
 
-    def _write(self, command: AnyCommand) -> None:
+    def _write(self, command: AnyCommand) -> int:
         partition = partition_of(command.project, self.world.partitions)
         record = self.world.append(self.world.topics.intake, partition, encode(command))
         self.world.say(
@@ -148,6 +163,7 @@ class Clients:
                 f"{command.project} -> intake-{partition}@{record.offset}"
             )
         )
+        return record.offset
 
     def _event(self) -> dict[str, Any]:
         """A new event, or one that was sent before, or what only looks like one that was."""

@@ -10,7 +10,7 @@ from calendar import monthrange
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from schemas.commands import Admit, AnyCommand, CreateProject, Envelope, TopUp
+from schemas.commands import Admit, AnyCommand, ChangePlan, CreateProject, Envelope, RefundTopUp, TopUp
 from schemas.events import Usage
 from schemas.prices import FIRST_PRICE_BOOK
 
@@ -54,6 +54,7 @@ class Grant:
     """Credits that are left of one gift."""
 
     def __init__(self, grant_id: str, kind: str, environment: str, left: int, granted_at_ms: int, expires: bool):
+        self.given = left
         self.id = grant_id
         self.kind = kind
         self.environment = environment
@@ -68,6 +69,7 @@ class Project:
     def __init__(self, name: str, plan: str, signed_up_at_ms: int) -> None:
         self.name = name
         self.plan = plan
+        self.plan_after_renewal = ""
         self.signed_up_at_ms = signed_up_at_ms
         self.renewals = 0
         self.clock_ms = signed_up_at_ms
@@ -144,6 +146,10 @@ class Model:
             amount = BUNDLES[command.bundle_usd]
             self._grant(project, "top_up", command.environment, amount, self._now(project))
             answer = Answer(200, "", amount, project.available(command.environment), self._entry_id(first_index))
+        elif isinstance(command, RefundTopUp):
+            answer = self._refund(project, command.grant_id)
+        elif isinstance(command, ChangePlan):
+            answer = self._change_plan(project, command.plan)
         else:
             assert isinstance(command, Admit)
             usage = command.usage
@@ -158,6 +164,41 @@ class Model:
             left = project.available(usage.environment)
             answer = Answer(402 if code else 200, code, amount, left, self._entry_id(first_index))
         return self._answered(project, command, answer)
+
+    def _refund(self, project: Project, grant_id: str) -> Answer:
+        for grant in project.grants:
+            if grant.id == grant_id and grant.kind == "top_up" and grant.left:
+                old = self._now(project) > grant.granted_at_ms + 30 * DAY_MS
+                if old or grant.left < grant.given - grant.given // 4:
+                    return Answer(409, "not_refundable", 0, 0, "")
+                project.grants.remove(grant)
+                index = self._index
+                self._state(
+                    project,
+                    "refund",
+                    environment=grant.environment,
+                    amount=-grant.left,
+                    grant_id=grant.id,
+                    reason="top_up",
+                )
+                left = project.available(grant.environment)
+                return Answer(200, "", grant.left, left, self._entry_id(index))
+        return Answer(404, "unknown_grant", 0, 0, "")
+
+    def _change_plan(self, project: Project, plan: str) -> Answer:
+        index = self._index
+        more = ALLOWANCES[plan] - ALLOWANCES[project.plan]
+        if more < 0:
+            project.plan_after_renewal = plan
+            due_ms = _months_after(project.signed_up_at_ms, project.renewals + 1)
+            self._state(project, "plan", reason=plan, occurred_at_ms=due_ms)
+            more = 0
+        else:
+            project.plan, project.plan_after_renewal = plan, ""
+            self._state(project, "plan", reason=plan)
+            if more:
+                self._grant(project, "allowance", "production", more, self._now(project))
+        return Answer(200, "", more, project.available("production"), self._entry_id(index))
 
     def _answered(self, project: Project, command: AnyCommand, answer: Answer) -> Answer:
         if command.idempotency_key:
@@ -217,6 +258,9 @@ class Model:
                         reason=grant.kind,
                         occurred_at_ms=due_ms,
                     )
+            if project.plan_after_renewal:
+                project.plan, project.plan_after_renewal = project.plan_after_renewal, ""
+                self._state(project, "plan", reason=project.plan, occurred_at_ms=due_ms)
             self._grant(project, "allowance", "production", ALLOWANCES[project.plan], due_ms)
 
     def _grant(self, project: Project, kind: str, environment: str, amount: int, granted_at_ms: int) -> None:
@@ -294,6 +338,10 @@ def _asked(command: AnyCommand) -> Any:
         return ("project", command.name, command.plan, command.contract_allowance)
     if isinstance(command, TopUp):
         return ("top_up", command.environment, command.bundle_usd, command.reference)
+    if isinstance(command, RefundTopUp):
+        return ("refund", command.grant_id, command.reason)
+    if isinstance(command, ChangePlan):
+        return ("plan", command.plan, command.contract_allowance)
     assert isinstance(command, Admit)
     usage = command.usage
     return ("admit", usage.source, usage.event_id, usage.operation, usage.quantity, usage.surcharge, usage.environment)

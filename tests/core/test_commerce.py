@@ -1,0 +1,116 @@
+"""Refunds and plan changes: the conformance cases, and the rules they leave open."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from schemas.commands import ChangePlan, RefundTopUp, SetStanding
+from schemas.prices import FIRST_PRICE_BOOK as BOOK
+from streams.core.ledger import available, command_reply, settle
+from streams.core.plans import refund_cents
+from tests.core.builders import CREDIT, START_MS, addressed
+from tests.core.test_ledger import Bench
+
+DAY_MS = 86_400_000
+REFUNDS = json.loads((Path(__file__).parent.parent / "conformance" / "refund.json").read_text())
+
+
+def refund(bench: Bench, grant_id: str, at_ms: int = START_MS):
+    command = RefundTopUp(project="p1", grant_id=grant_id, reason="asked for", **addressed())
+    return command_reply(bench.booking(at_ms), command, BOOK, False)
+
+
+def change_plan(bench: Bench, plan: str, contract: int = 0, at_ms: int = START_MS):
+    command = ChangePlan(project="p1", plan=plan, contract_allowance=contract, **addressed())
+    return command_reply(bench.booking(at_ms), command, BOOK, False)
+
+
+def bundle(bench: Bench) -> str:
+    return next(grant.id for grant in bench.account.grants if grant.kind == "top_up")
+
+
+@pytest.mark.parametrize("case", REFUNDS["cases"], ids=lambda case: case["name"])
+def test_conformance_refunds(case: dict) -> None:
+    bench = Bench("free")
+    # A month's allowance would be used up before the bundle; preview has none.
+    bench.top_up(20, environment="preview")
+    used = int(case["used"])
+    if used:
+        assert bench.charge("chat.message", used, environment="preview").status == 200
+    if not case.get("good_standing", True):
+        command = SetStanding(project="p1", is_good=False, reason="unpaid", **addressed())
+        assert command_reply(bench.booking(), command, BOOK, False).status == 200
+    reply = refund(bench, bundle(bench), START_MS + case["days"] * DAY_MS)
+    assert (reply.code == "") == case["refundable"], reply
+    left = 0 if case["refundable"] else (4_000 - used) * CREDIT
+    assert available(bench.account, "preview") == bench.entries_sum("preview") == left
+    if case["refundable"]:
+        assert reply.amount == (4_000 - used) * CREDIT
+        assert bench.facts[-1].kind == "refund"
+        assert json.loads(bench.facts[-1].metadata) == {"refund_cents": 1_500, "reason": "asked for"}
+
+
+def test_a_bundle_is_refunded_once_and_only_a_bundle() -> None:
+    bench = Bench()
+    bench.top_up(100)
+    grant_id = bundle(bench)
+    assert refund(bench, grant_id).amount == 20_000 * CREDIT
+    for unknown in (grant_id, bench.account.grants[0].id, "nothing"):
+        assert refund(bench, unknown).code == "unknown_grant"
+
+
+def test_a_fraction_of_a_cent_stays_with_us() -> None:
+    assert [refund_cents(amount) for amount in (0, 1_999_999, 2_000_000, 4_000 * CREDIT)] == [0, 0, 1, 2_000]
+
+
+def test_an_upgrade_counts_at_once_with_what_its_allowance_has_more() -> None:
+    bench = Bench("hobby")
+    bench.charge("website")
+    reply = change_plan(bench, "build", at_ms=START_MS + 10 * DAY_MS)
+    assert (reply.status, reply.amount) == (200, 20_000 * CREDIT)
+    assert bench.account.plan == "build"
+    assert reply.available == (25_000 - 240) * CREDIT == bench.entries_sum()
+    assert bench.charge("video.premium", at_ms=START_MS + 10 * DAY_MS).status == 200
+    settle(bench.booking(bench.account.renews_at_ms))
+    assert available(bench.account, "production") == 25_000 * CREDIT == bench.entries_sum()
+
+
+def test_a_downgrade_waits_for_the_renewal_and_can_be_taken_back() -> None:
+    bench = Bench("build")
+    assert change_plan(bench, "free").amount == 0
+    assert (bench.account.plan, bench.account.next_plan) == ("build", "free")
+    assert bench.charge("video.premium").status == 200
+    renews_at_ms = bench.account.renews_at_ms
+    settle(bench.booking(renews_at_ms))
+    assert (bench.account.plan, bench.account.next_plan) == ("free", "")
+    assert available(bench.account, "production") == 250 * CREDIT == bench.entries_sum()
+    kinds = [(fact.kind, fact.reason, fact.occurred_at_ms) for fact in bench.facts[-3:]]
+    assert kinds == [
+        ("expiry", "allowance", renews_at_ms),
+        ("plan", "free", renews_at_ms),
+        ("grant", "allowance", renews_at_ms),
+    ]
+    change_plan(bench, "scale", at_ms=renews_at_ms)
+    change_plan(bench, "hobby", at_ms=renews_at_ms)
+    change_plan(bench, "scale", at_ms=renews_at_ms)
+    assert bench.account.next_plan == ""
+    settle(bench.booking(bench.account.renews_at_ms))
+    assert bench.account.plan == "scale"
+
+
+def test_going_back_and_forth_gains_nothing() -> None:
+    bench = Bench("hobby")
+    for plan in ("build", "hobby", "build", "free", "build"):
+        change_plan(bench, plan)
+    assert available(bench.account, "production") == 25_000 * CREDIT
+
+
+def test_a_contract_is_raised_at_once_and_lowered_at_the_renewal() -> None:
+    bench = Bench("scale")
+    assert change_plan(bench, "enterprise", 500_000 * CREDIT).amount == 400_000 * CREDIT
+    assert change_plan(bench, "enterprise", 300_000 * CREDIT).amount == 0
+    assert available(bench.account, "production") == 500_000 * CREDIT
+    settle(bench.booking(bench.account.renews_at_ms))
+    assert available(bench.account, "production") == 300_000 * CREDIT
+    assert change_plan(bench, "gold").code == "invalid_request"
