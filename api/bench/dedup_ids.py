@@ -49,7 +49,8 @@ def batch_count(ids: int) -> int:
 
 def ids_of(batch: int) -> list[bytes]:
     """A batch's ids, sorted: the same for the same number, others for another."""
-    drawn = random.Random(batch).randbytes(HASH_BYTES * BATCH_IDS)
+    # By text, which is hashed: by number, 257 and 2**40 + 257 give the same ids.
+    drawn = random.Random(f"batch {batch}").randbytes(HASH_BYTES * BATCH_IDS)
     return sorted(drawn[at : at + HASH_BYTES] for at in range(0, len(drawn), HASH_BYTES))
 
 
