@@ -152,6 +152,7 @@ class ProjectInfo(BaseModel):
     renews_at: datetime
     next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")
     good_standing: bool
+    closed_at: datetime | None = Field(description="Since when it spends nothing more")
     badge_required: bool = Field(description='Free projects carry the "Built with" badge')
     keys: list[KeyInfo]
 
@@ -228,6 +229,13 @@ class PlanChange(BaseModel, extra="forbid"):
     contract_credits: int = Field(
         0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
     )
+
+
+class ProjectState(BaseModel, extra="forbid"):
+    """Closed, and it spends nothing more; open again, and it has its bundles, and this month's allowance if not yet."""
+
+    closed: bool
+    reason: str = Field("", max_length=200)
 
 
 class Standing(BaseModel, extra="forbid"):

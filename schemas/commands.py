@@ -39,6 +39,16 @@ class CreateProject(Command, tag="project.create", array_like=True, frozen=True,
     contract_allowance: int
 
 
+class CloseProject(Command, tag="project.close", array_like=True, frozen=True, kw_only=True):
+    """Let a project spend nothing more. Its bundles stay; its allowance is not renewed."""
+
+    reason: str
+
+
+class ReopenProject(Command, tag="project.reopen", array_like=True, frozen=True, kw_only=True):
+    """Let a closed project go on, with this month's allowance if it has not had it."""
+
+
 class CreateKey(Command, tag="key.create", array_like=True, frozen=True, kw_only=True):
     """Add an API key; only the hash of its secret is ever written."""
 
@@ -92,7 +102,18 @@ class Admit(Command, tag="admit", array_like=True, frozen=True, kw_only=True):
     usage: Usage
 
 
-AnyCommand = CreateProject | CreateKey | RevokeKey | TopUp | RefundTopUp | ChangePlan | SetStanding | Admit
+AnyCommand = (
+    CreateProject
+    | CloseProject
+    | ReopenProject
+    | CreateKey
+    | RevokeKey
+    | TopUp
+    | RefundTopUp
+    | ChangePlan
+    | SetStanding
+    | Admit
+)
 IntakeRecord = Envelope | AnyCommand
 
 

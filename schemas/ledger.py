@@ -57,6 +57,7 @@ class Account(msgspec.Struct, array_like=True):
 
     `allowance` is what each month grants. `opened_offset` is the intake record that opened it, `last_offset` the last
     one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
+    `closed_at_ms` 0 means open.
     """
 
     project: str
@@ -74,6 +75,7 @@ class Account(msgspec.Struct, array_like=True):
     next_plan: str = ""
     next_allowance: int = 0
     is_in_good_standing: bool = True
+    closed_at_ms: int = 0
 
 
 class Fact(msgspec.Struct, array_like=True, gc=False):

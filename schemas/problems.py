@@ -56,6 +56,8 @@ CODES: dict[str, ProblemCode] = {
     # What was decided.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
+    "project_closed": ProblemCode(403, "Project closed", "Have the project reopened."),
+    "project_open": ProblemCode(409, "Project open", "There is nothing to reopen."),
     "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
     "unknown_grant": ProblemCode(404, "Unknown grant", "Take its id from GET /v1/balance; one used up is gone."),
     "not_refundable": ProblemCode(409, "Not refundable", "A bundle is refundable for 30 days, up to a quarter used."),

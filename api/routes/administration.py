@@ -20,6 +20,7 @@ from schemas.answers import (
     NewTopUp,
     PlanChange,
     ProjectInfo,
+    ProjectState,
     RefundResult,
     Standing,
     TopUpResult,
@@ -27,9 +28,11 @@ from schemas.answers import (
 from schemas.commands import (
     AnyCommand,
     ChangePlan,
+    CloseProject,
     CreateKey,
     CreateProject,
     RefundTopUp,
+    ReopenProject,
     RevokeKey,
     SetStanding,
     TopUp,
@@ -183,6 +186,25 @@ async def change_plan(
             **services.commands.addressing(idempotency_key),
         ),
     )
+    return project_info(account_for(services, project))
+
+
+@router.put("/projects/{project}/state", response_model=ProjectInfo)
+async def close_or_reopen(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: ProjectState,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
+    """Close a project, or open it again. Reads go on working while it is closed."""
+    addressing = services.commands.addressing(idempotency_key)
+    command: AnyCommand = (
+        CloseProject(project=project, reason=asked.reason, **addressing)
+        if asked.closed
+        else ReopenProject(project=project, **addressing)
+    )
+    await _decide(services, command)
     return project_info(account_for(services, project))
 
 

@@ -216,6 +216,7 @@ def project_info(account: Account) -> ProjectInfo:
         renews_at=_at(account.renews_at_ms),
         next_plan=account.next_plan or None,
         good_standing=account.is_in_good_standing,
+        closed_at=_at(account.closed_at_ms) if account.closed_at_ms else None,
         badge_required=plan.rank == 0,
         keys=[
             KeyInfo(

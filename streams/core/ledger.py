@@ -14,9 +14,11 @@ from schemas.commands import (
     Admit,
     AnyCommand,
     ChangePlan,
+    CloseProject,
     CreateKey,
     CreateProject,
     RefundTopUp,
+    ReopenProject,
     RevokeKey,
     SetStanding,
     TopUp,
@@ -140,7 +142,7 @@ def settle(booking: Booking) -> None:
         if account.next_plan:
             _move_to_plan(booking, account.next_plan, account.next_allowance, renewed_at_ms)
         account.renews_at_ms = renewal_after(account.signed_up_at_ms, renewed_at_ms)
-        if account.allowance:
+        if account.allowance and not account.closed_at_ms:
             _grant(booking, "allowance", "production", account.allowance, renewed_at_ms, account.renews_at_ms)
 
 
@@ -148,10 +150,12 @@ def charge(booking: Booking, usage: Usage, book: PriceBook) -> tuple[str, str]:
     """Charge one use in burn-down order, whole or not at all; gives ("", ""), or a refusal's code and detail.
 
     Each entry draws on one grant: a line that two grants pay for has two entries, and only the first bears the
-    quantity. A use that costs nothing leaves an entry of 0. Refusals: `plan_required`, then `unknown_operation`, then
-    `out_of_credits`.
+    quantity. A use that costs nothing leaves an entry of 0. Refusals: `project_closed`, then `plan_required`, then
+    `unknown_operation`, then `out_of_credits`. What was used before the project was closed is charged all the same.
     """
     account = booking.account
+    if account.closed_at_ms and usage.occurred_at_ms >= account.closed_at_ms:
+        return _refuse(booking, usage, book, "project_closed", f"Project {account.project} is closed")
     operation, surcharge = usage.operation, usage.surcharge
     needed_plan = book.plan_required.get(operation)
     if needed_plan is not None and PLANS[account.plan].rank < PLANS[needed_plan].rank:
@@ -228,6 +232,10 @@ def command_reply(booking: Booking, command: AnyCommand, book: PriceBook, alread
                 return _admit(booking, command.usage, book, already_decided)
             case TopUp():
                 return _top_up(booking, command)
+            case CloseProject():
+                return _close(booking, command)
+            case ReopenProject():
+                return _reopen(booking)
             case RefundTopUp():
                 return _refund_top_up(booking, command)
             case ChangePlan():
@@ -389,6 +397,7 @@ def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: 
 
 
 def _top_up(booking: Booking, command: TopUp) -> Reply:
+    _check_open(booking.account)
     amount = BUNDLES.get(command.bundle_usd)
     if amount is None:
         raise Rejection(
@@ -397,6 +406,34 @@ def _top_up(booking: Booking, command: TopUp) -> Reply:
     metadata = msgspec.json.encode({"reference": command.reference}).decode() if command.reference else ""
     fact_id = _grant(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata)
     return Reply(200, "", "", amount, available(booking.account, command.environment), fact_id)
+
+
+def _close(booking: Booking, command: CloseProject) -> Reply:
+    account = booking.account
+    _check_open(account)
+    account.closed_at_ms = booking.at_ms
+    note = msgspec.json.encode({"reason": command.reason}).decode()
+    fact_id = booking.state("project", reason="closed", metadata=note)
+    return Reply(200, "", "", 0, available(account, "production"), fact_id)
+
+
+def _reopen(booking: Booking) -> Reply:
+    """Bundles are as they were. A month's allowance is granted once, however often a project is closed and reopened."""
+    account = booking.account
+    if not account.closed_at_ms:
+        raise Rejection("project_open", f"Project {account.project!r} is not closed")
+    account.closed_at_ms = 0
+    fact_id = booking.state("project", reason="reopened")
+    granted = 0
+    if account.allowance and not any(grant.kind == "allowance" for grant in account.grants):
+        granted = account.allowance
+        _grant(booking, "allowance", "production", granted, booking.at_ms, account.renews_at_ms)
+    return Reply(200, "", "", granted, available(account, "production"), fact_id)
+
+
+def _check_open(account: Account) -> None:
+    if account.closed_at_ms:
+        raise Rejection("project_closed", f"Project {account.project!r} is closed")
 
 
 def _refund_top_up(booking: Booking, command: RefundTopUp) -> Reply:
@@ -427,6 +464,7 @@ def _change_plan(booking: Booking, command: ChangePlan) -> Reply:
     its allowance has more. All else waits for the renewal, and what is paid for is kept until then. So an allowance
     only rises within a month, and going back and forth gains nothing."""
     account = booking.account
+    _check_open(account)
     plan = _plan(command.plan)
     allowance = command.contract_allowance if plan.name == "enterprise" else plan.allowance
     if plan.rank < PLANS[account.plan].rank or allowance < account.allowance:

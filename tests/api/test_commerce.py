@@ -65,11 +65,27 @@ def test_an_upgrade_counts_at_once_and_a_downgrade_waits(operator: Operator) -> 
     assert operator.http.put(url, json={"plan": "gold"}).status_code == 422
 
 
+def test_a_closed_project_can_be_read_and_reopened(operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    url = f"/v1/admin/projects/{project}/state"
+    answer = operator.http.put(url, json={"closed": True, "reason": "asked for"})
+    assert answer.status_code == 200
+    assert answer.json()["closed_at"] is not None
+    refused = client.post("/v1/admissions", json={"operation": "image"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "project_closed")
+    assert client.get("/v1/balance").json()["available"] == "5000"
+    assert operator.http.put(url, json={"closed": True}).json()["code"] == "project_closed"
+    assert operator.http.put(url, json={"closed": False}).json()["closed_at"] is None
+    assert client.post("/v1/admissions", json={"operation": "image"}).status_code == 200
+    assert operator.http.put(url, json={"closed": False}).json()["code"] == "project_open"
+
+
 def test_only_an_admin_may(operator: Operator) -> None:
     project, client = operator.customer("hobby")
     for method, path, body in (
         ("PUT", "plan", {"plan": "scale"}),
         ("PUT", "standing", {"good_standing": True}),
+        ("PUT", "state", {"closed": True}),
         ("POST", "refunds", {"grant_id": "x"}),
     ):
         answer = client.request(method, f"/v1/admin/projects/{project}/{path}", json=body)

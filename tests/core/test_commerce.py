@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.commands import ChangePlan, RefundTopUp, SetStanding
+from schemas.commands import ChangePlan, CloseProject, RefundTopUp, ReopenProject, SetStanding
 from schemas.prices import FIRST_PRICE_BOOK as BOOK
 from streams.core.ledger import available, command_reply, settle
 from streams.core.plans import refund_cents
@@ -114,3 +114,50 @@ def test_a_contract_is_raised_at_once_and_lowered_at_the_renewal() -> None:
     settle(bench.booking(bench.account.renews_at_ms))
     assert available(bench.account, "production") == 300_000 * CREDIT
     assert change_plan(bench, "gold").code == "invalid_request"
+
+
+def close(bench: Bench, at_ms: int = START_MS):
+    return command_reply(bench.booking(at_ms), CloseProject(project="p1", reason="", **addressed()), BOOK, False)
+
+
+def reopen(bench: Bench, at_ms: int = START_MS):
+    return command_reply(bench.booking(at_ms), ReopenProject(project="p1", **addressed()), BOOK, False)
+
+
+def test_a_closed_project_spends_nothing_and_keeps_its_bundles() -> None:
+    bench = Bench("hobby")
+    bench.top_up(20)
+    assert close(bench, START_MS + 5).status == 200
+    refused = bench.charge("read", at_ms=START_MS + 6)
+    # What the builders make was used at START_MS, before it was closed.
+    assert refused.status == 200
+    for command in (close, lambda b, at: b.top_up(20, at_ms=at), lambda b, at: change_plan(b, "build", at_ms=at)):
+        assert command(bench, START_MS + 7).code == "project_closed"
+    month = bench.account.renews_at_ms
+    settle(bench.booking(month + 1))
+    assert available(bench.account, "production") == 4_000 * CREDIT == bench.entries_sum()
+    reply = reopen(bench, month + 2)
+    assert (reply.amount, reply.available) == (5_000 * CREDIT, 9_000 * CREDIT)
+    assert reopen(bench, month + 3).code == "project_open"
+    settle(bench.booking(bench.account.renews_at_ms))
+    assert available(bench.account, "production") == 9_000 * CREDIT == bench.entries_sum()
+
+
+def test_what_is_used_while_it_is_closed_is_refused() -> None:
+    bench = Bench()
+    close(bench)
+    reply = bench.charge("chat.message")
+    assert (reply.status, reply.code, reply.amount) == (403, "project_closed", 0)
+    assert bench.facts[-1].kind == "refusal"
+
+
+def test_an_allowance_is_granted_once_a_month_however_often_it_is_reopened() -> None:
+    bench = Bench()
+    bench.charge("website")
+    for _ in range(3):
+        close(bench)
+        assert reopen(bench).amount == 0
+    bench.charge("content_plan")
+    close(bench)
+    assert reopen(bench).amount == 0, "used up is not the same as not granted"
+    assert available(bench.account, "production") == 0

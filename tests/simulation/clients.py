@@ -6,7 +6,16 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from schemas.commands import Admit, AnyCommand, ChangePlan, CreateProject, RefundTopUp, TopUp
+from schemas.commands import (
+    Admit,
+    AnyCommand,
+    ChangePlan,
+    CloseProject,
+    CreateProject,
+    RefundTopUp,
+    ReopenProject,
+    TopUp,
+)
 from schemas.prices import FIRST_PRICE_BOOK
 from streams.codecs import encode, encode_envelope, packed
 from streams.core.acceptance import accept_event
@@ -30,6 +39,23 @@ _OPERATIONS: list[dict[str, Any]] = [
     {"operation": "blog_post", "environment": "preview"},
 ]
 _MALFORMED = [b"", b"{", b"[1]", b'{"specversion":"1.0"}', b'[{"specversion":"1.0","id":""}]']
+
+
+# What is sent, and how often.
+_CHOICES = {
+    "usage": 24,
+    "http": 14,
+    "admit": 20,
+    "top_up": 8,
+    "refund": 4,
+    "plan": 4,
+    "close": 1,
+    "open": 3,
+    "create": 10,
+    "again": 20,
+    "malformed": 3,
+    "junk": 1,
+}
 
 
 @dataclass(slots=True)
@@ -58,10 +84,7 @@ class Clients:
     def act(self) -> None:
         """Send one thing."""
         rng = self.rng
-        choice = rng.choices(
-            ["usage", "http", "admit", "top_up", "refund", "plan", "create", "again", "malformed", "junk"],
-            [24, 14, 20, 8, 4, 4, 10, 20, 3, 1],
-        )[0]
+        choice = rng.choices(list(_CHOICES), list(_CHOICES.values()))[0]
         project = rng.choice(self.projects)
         if choice == "usage":
             self._send_usage([self._event() for _ in range(rng.choice([1, 1, 2, 4]))])
@@ -84,6 +107,10 @@ class Clients:
         elif choice == "plan":
             plan = rng.choice(["free", "hobby", "build"])
             self._request(ChangePlan(project=project, plan=plan, contract_allowance=0, **self._addressed(self._key())))
+        elif choice == "close":
+            self._request(CloseProject(project=project, reason="", **self._addressed(self._key())))
+        elif choice == "open":
+            self._request(ReopenProject(project=project, **self._addressed(self._key())))
         elif choice == "create":
             self._create(project)
         elif choice == "again":

@@ -10,7 +10,17 @@ from calendar import monthrange
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from schemas.commands import Admit, AnyCommand, ChangePlan, CreateProject, Envelope, RefundTopUp, TopUp
+from schemas.commands import (
+    Admit,
+    AnyCommand,
+    ChangePlan,
+    CloseProject,
+    CreateProject,
+    Envelope,
+    RefundTopUp,
+    ReopenProject,
+    TopUp,
+)
 from schemas.events import Usage
 from schemas.prices import FIRST_PRICE_BOOK
 
@@ -70,6 +80,7 @@ class Project:
         self.name = name
         self.plan = plan
         self.plan_after_renewal = ""
+        self.closed_ms: int | None = None
         self.signed_up_at_ms = signed_up_at_ms
         self.renewals = 0
         self.clock_ms = signed_up_at_ms
@@ -142,6 +153,14 @@ class Model:
         first_index = self._index
         if isinstance(command, CreateProject):
             answer = Answer(409, "project_exists", 0, 0, "")
+        elif isinstance(command, CloseProject | TopUp | ChangePlan) and project.closed_ms is not None:
+            answer = Answer(403, "project_closed", 0, 0, "")
+        elif isinstance(command, CloseProject):
+            project.closed_ms = self._now(project)
+            self._state(project, "project", reason="closed")
+            answer = Answer(200, "", 0, project.available("production"), self._entry_id(first_index))
+        elif isinstance(command, ReopenProject):
+            answer = self._reopen(project)
         elif isinstance(command, TopUp):
             amount = BUNDLES[command.bundle_usd]
             self._grant(project, "top_up", command.environment, amount, self._now(project))
@@ -162,8 +181,21 @@ class Model:
                 if not code:
                     self._mark(event)
             left = project.available(usage.environment)
-            answer = Answer(402 if code else 200, code, amount, left, self._entry_id(first_index))
+            status = {"": 200, "project_closed": 403}.get(code, 402)
+            answer = Answer(status, code, amount, left, self._entry_id(first_index))
         return self._answered(project, command, answer)
+
+    def _reopen(self, project: Project) -> Answer:
+        if project.closed_ms is None:
+            return Answer(409, "project_open", 0, 0, "")
+        project.closed_ms = None
+        index = self._index
+        self._state(project, "project", reason="reopened")
+        amount = 0
+        if all(grant.kind != "allowance" for grant in project.grants):
+            amount = ALLOWANCES[project.plan]
+            self._grant(project, "allowance", "production", amount, self._now(project))
+        return Answer(200, "", amount, project.available("production"), self._entry_id(index))
 
     def _refund(self, project: Project, grant_id: str) -> Answer:
         for grant in project.grants:
@@ -210,6 +242,9 @@ class Model:
 
     def _charge(self, project: Project, usage: Usage) -> tuple[str, int]:
         """Returns a refusal's code or "", and what was charged."""
+        if project.closed_ms is not None and project.closed_ms <= usage.occurred_at_ms:
+            self._state(project, "refusal", usage, reason="project_closed")
+            return "project_closed", 0
         if usage.operation == "video.premium" and project.plan in ("free", "hobby"):
             self._state(project, "refusal", usage, reason="plan_required")
             return "plan_required", 0
@@ -261,7 +296,8 @@ class Model:
             if project.plan_after_renewal:
                 project.plan, project.plan_after_renewal = project.plan_after_renewal, ""
                 self._state(project, "plan", reason=project.plan, occurred_at_ms=due_ms)
-            self._grant(project, "allowance", "production", ALLOWANCES[project.plan], due_ms)
+            if project.closed_ms is None:
+                self._grant(project, "allowance", "production", ALLOWANCES[project.plan], due_ms)
 
     def _grant(self, project: Project, kind: str, environment: str, amount: int, granted_at_ms: int) -> None:
         grant_id = f"{kind}-{self._offset}-{self._index}"
@@ -340,6 +376,8 @@ def _asked(command: AnyCommand) -> Any:
         return ("top_up", command.environment, command.bundle_usd, command.reference)
     if isinstance(command, RefundTopUp):
         return ("refund", command.grant_id, command.reason)
+    if isinstance(command, CloseProject | ReopenProject):
+        return (type(command).__name__,)
     if isinstance(command, ChangePlan):
         return ("plan", command.plan, command.contract_allowance)
     assert isinstance(command, Admit)
