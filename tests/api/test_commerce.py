@@ -38,11 +38,12 @@ def test_conformance_refunds(operator: Operator, case: dict) -> None:
     assert admin.get("/v1/balance", params=preview).json()["available"] == "0"
     entry_id = answer.json()["entry_id"]
 
-    def newest() -> dict:
-        return admin.get("/v1/ledger", params=preview).json()["entries"][0]
+    def entries() -> list[dict]:
+        found: list[dict] = admin.get("/v1/ledger", params=preview).json()["entries"]
+        return found
 
-    eventually(lambda: newest()["entry_id"] == entry_id)
-    entry = newest()
+    eventually(lambda: [entry["entry_id"] for entry in entries()][:1] == [entry_id])
+    entry = entries()[0]
     assert (entry["kind"], entry["amount"], entry["balance"]) == ("refund", "-3000", "0")
     assert entry["metadata"] == {"refund_cents": 1_500, "reason": "asked for"}
 
