@@ -1,6 +1,7 @@
 """METERLINE_KAFKA_URL with SASL and TLS: every process of the stack uses the cluster that is there."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -57,7 +58,13 @@ ssl.keystore.location={tmp_path / "server.pem"}
 
 def running_brokers() -> set[int]:
     children = psutil.Process().children(recursive=True)
-    return {child.pid for child in children if "kafka.Kafka" in child.cmdline()}
+    found = set()
+    for child in children:
+        # One that has just ended has no command line any more.
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if "kafka.Kafka" in child.cmdline():
+                found.add(child.pid)
+    return found
 
 
 def test_sasl_and_tls_reach_every_client(secured: tuple[str, Path], tmp_path: Path) -> None:
