@@ -71,17 +71,20 @@ class DriftCheck:
         """Compare the next `count` projects, and again those that did not agree."""
         now = time.monotonic()
         snapshots = dict(self._suspects)
-        next_ones = list(islice(self.accounts.after(self._after), count))
-        for account in next_ones:
-            microcredits = sum(grant.remaining for grant in account.grants)
-            snapshots.setdefault(account.project, _Snapshot(account.last_offset, microcredits, now))
-        if next_ones:
-            self._after = next_ones[-1].project
-        else:
-            self._after = ""
-            self.passes += 1
+        # Where the history is far behind, those that wait for it are enough to ask for at once.
+        if (room := count - len(snapshots)) > 0:
+            snapshots = self._next_snapshots(room, now) | snapshots
         if snapshots:
             self._judge(snapshots, await asyncio.to_thread(self._history, snapshots), now)
+
+    def _next_snapshots(self, count: int, now: float) -> dict[str, _Snapshot]:
+        accounts = list(islice(self.accounts.after(self._after), count))
+        self._after = accounts[-1].project if accounts else ""
+        self.passes += not accounts
+        return {
+            account.project: _Snapshot(account.last_offset, sum(grant.remaining for grant in account.grants), now)
+            for account in accounts
+        }
 
     def _history(self, snapshots: dict[str, _Snapshot]) -> dict[str, int]:
         parameters = {"projects": list(snapshots), "offsets": [each.offset for each in snapshots.values()]}

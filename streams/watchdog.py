@@ -63,7 +63,10 @@ class Watchdog:
             except (KafkaError, OSError) as error:
                 # Without the broker there is nothing to be taken, and nothing to be known.
                 log.info("the watchdog can't ask the broker: %s", error)
-                await asyncio.sleep(self._settings.stall_seconds / LOOKS)
+            except Exception:
+                # Ended, it would guard nothing, and nobody would know.
+                log.exception("the watchdog could not look; it looks again")
+            await asyncio.sleep(self._settings.stall_seconds / LOOKS)
 
     async def _watch_while_connected(self) -> None:
         client = kafka_client_settings(self._settings)
