@@ -5,6 +5,8 @@ Amounts are integer microcredits, times are Unix milliseconds, UTC.
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 import msgspec
 
 
@@ -108,10 +110,14 @@ class Fact(msgspec.Struct, array_like=True, gc=False):
     metadata: str
 
 
-class FactPack(msgspec.Struct, array_like=True, frozen=True, gc=False):
+F = TypeVar("F")
+
+
+class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=False):
     """A journal record: facts in order, behind what a reader needs to know to pass them on unread.
 
-    `first` and `last` are the (offset, index) of its first and last fact; the booking times bound those of all.
+    `first` and `last` are the (offset, index) of its first and last fact; the booking times bound those of all. `facts`
+    is a list[Fact], or a msgspec.Raw where they are left as they are on the topic.
     """
 
     first: tuple[int, int]
@@ -119,18 +125,7 @@ class FactPack(msgspec.Struct, array_like=True, frozen=True, gc=False):
     booked_from_ms: int
     booked_to_ms: int
     count: int
-    facts: list[Fact]
-
-
-class RawFactPack(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A FactPack whose facts are left as they are on the topic."""
-
-    first: tuple[int, int]
-    last: tuple[int, int]
-    booked_from_ms: int
-    booked_to_ms: int
-    count: int
-    facts: msgspec.Raw
+    facts: F
 
 
 ENTRY_KINDS = ("charge", "grant", "expiry", "refund")

@@ -63,7 +63,7 @@ class Accept:
         dead: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
         for event in events:
             message = event.message
-            now_ms = round(message.timestamp * 1000)
+            now_ms = _at_ms(message)
             accepted, rejected = accept_record(message.value, now_ms, FIRST_PRICE_BOOK.rates)
             envelopes.add(accepted)
             for index, text, rejection in rejected:

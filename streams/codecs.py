@@ -9,7 +9,7 @@ import msgspec
 
 from schemas.commands import Envelope, IntakeRecord, ReplyRecord
 from schemas.events import DeadLetter, Usage
-from schemas.ledger import Account, Fact, FactPack, RawFactPack
+from schemas.ledger import Account, Fact, FactPack
 from streams.rocks import VERSION_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
@@ -17,11 +17,11 @@ _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
 decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
-decode_raw_pack = msgspec.msgpack.Decoder(RawFactPack).decode
+decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
 decode_reply = msgspec.msgpack.Decoder(ReplyRecord).decode
 decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
 
-_decode_pack = msgspec.msgpack.Decoder(FactPack).decode
+_decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 
