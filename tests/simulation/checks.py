@@ -15,7 +15,7 @@ from streams.codecs import decode_account, decode_dead_letter, decode_facts, dec
 from streams.core.acceptance import dedup_hash
 from streams.core.ledger import available
 from streams.tables import PartitionedStore
-from tests.simulation.disk import Disk, changelog_event
+from tests.simulation.disk import Disk, apply_changelog
 from tests.simulation.model import Answer, Line, Model
 from tests.simulation.world import World, in_place_of_real_parts
 
@@ -84,7 +84,7 @@ def _check_state(world: World, partition: int, model: Model, lines: list[Line]) 
     for name, topic in (("accounts", world.topics.accounts_changelog), ("seen", world.topics.seen_changelog)):
         records = world.kafka.log(topic, partition).records
         if records:
-            recovered[name].apply_changelog_batch([changelog_event(record) for record in records], None, None)
+            apply_changelog(recovered[name], records)
     owner = world.group.owners[partition].tables
     sums: dict[tuple[str, str], int] = defaultdict(int)
     for line in lines:

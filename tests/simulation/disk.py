@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 from streams.rocks import PartitionFile, SegmentedFile, VersionedFile
@@ -116,6 +115,7 @@ class MemoryAccounts(MemoryFile):
     merge = VersionedFile.merge
 
 
-def changelog_event(record: Any) -> Any:
-    """A changelog record as Faust hands it to a store."""
-    return SimpleNamespace(message=record)
+def apply_changelog(table: PartitionedStore, records: list[Any]) -> None:
+    """Recover a table from records of one partition of its changelog, as `streams.recovery` does."""
+    last = records[-1]
+    table.apply(last.partition, [(record.key, record.value) for record in records], last.offset)

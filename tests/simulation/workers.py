@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams import agents
 from streams.lease import Lease, LeaseLostError
-from tests.simulation.disk import Disk, changelog_event
+from tests.simulation.disk import Disk, apply_changelog
 from tests.simulation.loop import Process
 
 if TYPE_CHECKING:
@@ -214,11 +214,11 @@ class Worker:
         self._read_on()
 
     def recover(self, recovery: Recovery, records_max: int) -> None:
-        """Apply the next records of a changelog, as Faust does it."""
+        """Apply the next records of a changelog, as a worker's recovery does it."""
         log = self.world.kafka.log(recovery.topic, recovery.partition)
         records = log.read(recovery.position, recovery.highwater, records_max)
         if records:
-            self.tables[recovery.table].apply_changelog_batch([changelog_event(r) for r in records], None, None)
+            apply_changelog(self.tables[recovery.table], records)
             recovery.position = records[-1].offset + 1
             self.world.say(
                 lambda: f"{self.name} recovers {recovery.table}-{recovery.partition} to {records[-1].offset}"
