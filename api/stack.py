@@ -266,6 +266,12 @@ class Stack:
         raise StackError(f"No decision within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
 
 
+def settings_apart(data_dir: Path, **changes: object) -> Settings:
+    """Settings of a stack that shares nothing with another: directory, broker, ClickHouse and ports are its own."""
+    own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "api_port": 0, "clickhouse_front_port": 0}
+    return Settings().model_copy(update=own | changes)
+
+
 def _admin_key(path: Path) -> str:
     """The admin key of this data directory, made at its first use and readable by its owner alone."""
     if path.exists():

@@ -22,7 +22,7 @@ from api.bench.chaos_faults import Saboteur
 from api.bench.chaos_load import Load
 from api.bench.chaos_probe import Prober
 from api.bench.machine import describe
-from api.stack import Stack
+from api.stack import Stack, settings_apart
 from streams.clickhouse import ClickHouse
 from streams.errors import OperatorError
 from streams.settings import Settings
@@ -60,16 +60,7 @@ def measure(
 ) -> dict[str, Any]:
     """Run it: `seconds` of faults, the time to drain, the checks. Leaves the data and logs only of a failed run."""
     directory = Path(tempfile.mkdtemp(prefix="meterline-chaos-"))
-    settings = Settings().model_copy(
-        update={
-            "data_dir": directory,
-            "kafka_url": None,
-            "clickhouse_url": None,
-            "api_port": 0,
-            "clickhouse_front_port": 0,
-            "session_timeout_seconds": SESSION_TIMEOUT_SECONDS,
-        }
-    )
+    settings = settings_apart(directory, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
     # The load's own client tells at every try that the broker is away. That is what is meant to happen.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     keep = False

@@ -23,7 +23,7 @@ from api.bench.baseline_raw import raw_baseline
 from api.bench.baselines import BaselineResult
 from api.bench.machine import Usage, describe
 from api.bench.workload import OPENING_BALANCE, Workload
-from api.stack import Stack
+from api.stack import Stack, settings_apart
 from schemas.commands import CreateProject
 from streams.broker import EmbeddedBroker
 from streams.clickhouse import ClickHouse
@@ -69,38 +69,31 @@ def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[st
 def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run it; the figures without the baselines."""
     workload = Workload(events, projects)
-    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory:
-        settings = Settings().model_copy(
-            update={
-                "data_dir": Path(directory),
-                "kafka_url": None,
-                "clickhouse_url": None,
-                "api_port": 0,
-                "clickhouse_front_port": 0,
-            }
-        )
-        with Stack(settings, tell=tell) as stack:
-            live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
-            tell(f"opening {projects:,} projects")
-            asyncio.run(_open_projects(live, workload))
-            clickhouse = ClickHouse(live)
-            try:
-                # A project opens with two facts, itself and its grant.
-                _wait(clickhouse, 2 * projects, tell)
-                stack.hold("worker-1")
-                tell(f"writing {events:,} events to the usage topic")
-                asyncio.run(_produce(live, workload))
-                stack.let_go("worker-1")
-                while "worker-1" not in stack.pids():
-                    time.sleep(0.05)
-                with Usage(stack.pids()) as usage:
-                    ended_at = _wait(clickhouse, 2 * projects + events, tell)
-                began_at, decided_at = asyncio.run(_times(live))
-                tell("reconciling")
-                figures = _figures(clickhouse, workload)
-                verdict = asyncio.run(verify(live, clickhouse))
-            finally:
-                clickhouse.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
+        Stack(settings_apart(Path(directory)), tell=tell) as stack,
+    ):
+        live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
+        tell(f"opening {projects:,} projects")
+        asyncio.run(_open_projects(live, workload))
+        clickhouse = ClickHouse(live)
+        try:
+            # A project opens with two facts, itself and its grant.
+            _wait(clickhouse, 2 * projects, tell)
+            stack.hold("worker-1")
+            tell(f"writing {events:,} events to the usage topic")
+            asyncio.run(_produce(live, workload))
+            stack.let_go("worker-1")
+            while "worker-1" not in stack.pids():
+                time.sleep(0.05)
+            with Usage(stack.pids()) as usage:
+                ended_at = _wait(clickhouse, 2 * projects + events, tell)
+            began_at, decided_at = asyncio.run(_times(live))
+            tell("reconciling")
+            figures = _figures(clickhouse, workload)
+            verdict = asyncio.run(verify(live, clickhouse))
+        finally:
+            clickhouse.close()
     seconds = ended_at - began_at
     return {
         "events": events,
