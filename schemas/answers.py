@@ -154,6 +154,8 @@ class ProjectInfo(BaseModel):
     good_standing: bool
     closed_at: datetime | None = Field(description="Since when it spends nothing more")
     badge_required: bool = Field(description='Free projects carry the "Built with" badge')
+    badge_shown: bool
+    billing_account: str | None = Field(description="Whose invoice it is on; None is one of its own")
     keys: list[KeyInfo]
 
 

@@ -5,13 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from schemas.events import Usage
-from schemas.ledger import Reply
+from schemas.ledger import Grant, Reply
+from schemas.prices import PriceBook
 
 
 class Envelope(msgspec.Struct, tag="usage", array_like=True, frozen=True):
     """Accepted events of one partition, in the order they are to be applied."""
 
     events: list[Usage]
+
+
+class Tick(msgspec.Struct, tag="tick", array_like=True, frozen=True):
+    """Projects of one partition in which something is due by now: renewals, expiring holds, month ends."""
+
+    projects: list[str]
 
 
 class Command(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
@@ -31,12 +38,14 @@ class Command(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
 class CreateProject(Command, tag="project.create", array_like=True, frozen=True, kw_only=True):
     """Open a project's account on a plan; its sign-up day becomes its renewal day.
 
-    `contract_allowance`, in microcredits a month, counts on the enterprise plan only.
+    `contract_allowance`, in microcredits a month, and `contract_cents` count on the enterprise plan only.
     """
 
     name: str
     plan: str
     contract_allowance: int
+    contract_cents: int = 0
+    billing_account: str = ""
 
 
 class CloseProject(Command, tag="project.close", array_like=True, frozen=True, kw_only=True):
@@ -82,11 +91,12 @@ class RefundTopUp(Command, tag="top_up.refund", array_like=True, frozen=True, kw
 class ChangePlan(Command, tag="plan.change", array_like=True, frozen=True, kw_only=True):
     """Put a project on another plan: at once if that gives it more, at its renewal if less.
 
-    `contract_allowance`, in microcredits a month, counts on the enterprise plan only.
+    `contract_allowance`, in microcredits a month, and `contract_cents` count on the enterprise plan only.
     """
 
     plan: str
     contract_allowance: int
+    contract_cents: int = 0
 
 
 class SetStanding(Command, tag="standing", array_like=True, frozen=True, kw_only=True):
@@ -96,10 +106,113 @@ class SetStanding(Command, tag="standing", array_like=True, frozen=True, kw_only
     reason: str
 
 
+class SetBadge(Command, tag="badge", array_like=True, frozen=True, kw_only=True):
+    """Show the "Built with" badge, or do not; a free project shows it whatever is set."""
+
+    is_off: bool
+
+
 class Admit(Command, tag="admit", array_like=True, frozen=True, kw_only=True):
-    """Decide one request and charge it at once."""
+    """Decide one request and charge it at once, or, where `hold_seconds` is above 0, hold its credits that long."""
 
     usage: Usage
+    hold_seconds: int = 0
+
+
+class CaptureHold(Command, tag="hold.capture", array_like=True, frozen=True, kw_only=True):
+    """Charge a hold, or `amount` microcredits of it, and release the rest; -1 is all of it.
+
+    `environment` is that of the key it comes with, or "" for any.
+    """
+
+    hold_id: str
+    environment: str
+    amount: int = -1
+
+
+class ReleaseHold(Command, tag="hold.release", array_like=True, frozen=True, kw_only=True):
+    """Give a hold's credits back to the grants they came from."""
+
+    hold_id: str
+    environment: str
+    reason: str
+
+
+class ExtendHold(Command, tag="hold.extend", array_like=True, frozen=True, kw_only=True):
+    """Let a hold expire `seconds` from now."""
+
+    hold_id: str
+    environment: str
+    seconds: int
+
+
+class SetItem(Command, tag="item", array_like=True, frozen=True, kw_only=True):
+    """From now on a project has this many units of a recurring line item; 0 ends it."""
+
+    operation: str
+    quantity: int
+
+
+class SetAutoRecharge(Command, tag="recharge.set", array_like=True, frozen=True, kw_only=True):
+    """Turn auto-recharge on with these terms, or off. `threshold` is microcredits."""
+
+    is_on: bool
+    threshold: int
+    bundle_usd: int
+    cap_cents: int
+    payment_method: str
+
+
+class SettleRecharge(Command, tag="recharge.settle", array_like=True, frozen=True, kw_only=True):
+    """What became of a purchase: paid, and the bundle is granted, or failed for a reason."""
+
+    recharge_id: str
+    is_paid: bool
+    reference: str
+    detail: str
+
+
+class SetBillingAccount(Command, tag="billing.set", array_like=True, frozen=True, kw_only=True):
+    """From now on a project is on this billing account's invoice; "" is one of its own."""
+
+    billing_account: str
+
+
+class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=True, kw_only=True):
+    """Open a billing account, or change its name and address. `project` is its id behind `billing:`."""
+
+    name: str
+    email: str
+
+
+class PublishPrices(Command, tag="prices", array_like=True, frozen=True, kw_only=True):
+    """Announce a price book, to every partition. `project` is `prices:`."""
+
+    book: PriceBook
+
+
+class GivenBack(msgspec.Struct, array_like=True, frozen=True):
+    """Microcredits that an event was charged on one grant; the grant is as history tells it."""
+
+    grant: Grant
+    operation: str
+    quantity: int
+    amount: int
+
+
+class Correct(Command, tag="correct", array_like=True, frozen=True, kw_only=True):
+    """Put an event right: give back what it was charged, and charge what it should have been, if anything.
+
+    `sequence` counts the corrections of this event before this one. Without `given_back` it is an event that came too
+    late to be taken any other way. `metadata` is the event's, with the correction's reason, as a JSON object.
+    """
+
+    source: str
+    event_id: str
+    sequence: int
+    given_back: list[GivenBack]
+    usage: Usage | None
+    metadata: str
 
 
 AnyCommand = (
@@ -112,9 +225,20 @@ AnyCommand = (
     | RefundTopUp
     | ChangePlan
     | SetStanding
+    | SetBadge
     | Admit
+    | CaptureHold
+    | ReleaseHold
+    | ExtendHold
+    | SetItem
+    | SetAutoRecharge
+    | SettleRecharge
+    | SetBillingAccount
+    | OpenBillingAccount
+    | PublishPrices
+    | Correct
 )
-IntakeRecord = Envelope | AnyCommand
+IntakeRecord = Envelope | Tick | AnyCommand
 
 
 class ReplyRecord(msgspec.Struct, array_like=True, frozen=True):

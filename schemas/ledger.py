@@ -9,9 +9,15 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from schemas.prices import PriceBook
+
 
 class Grant(msgspec.Struct, array_like=True, gc=False):
-    """Credits given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 means never."""
+    """Credits given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 means never.
+
+    `held` of what remains is kept for jobs: `remaining - held` can be spent. What is held when a grant expires stays
+    until its job is resolved.
+    """
 
     id: str
     kind: str
@@ -20,6 +26,92 @@ class Grant(msgspec.Struct, array_like=True, gc=False):
     remaining: int
     granted_at_ms: int
     expires_at_ms: int
+    held: int = 0
+
+
+class Line(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One line of a price: `quantity` units of an operation at `rate` microcredits each."""
+
+    operation: str
+    quantity: int
+    rate: int
+
+
+class HeldPart(msgspec.Struct, array_like=True, gc=False):
+    """Microcredits of one grant that a hold keeps."""
+
+    grant_id: str
+    amount: int
+
+
+class Hold(msgspec.Struct, array_like=True):
+    """Credits kept for a job until it is resolved. `id` is the public id of the first fact it left.
+
+    `lines` and `price_version` are those of the time it was made: a capture costs what was held, whatever prices do.
+    """
+
+    id: str
+    environment: str
+    job_id: str
+    source: str
+    event_id: str
+    key_id: str
+    metadata: str
+    occurred_at_ms: int
+    price_version: str
+    lines: list[Line]
+    parts: list[HeldPart]
+    held_at_ms: int
+    expires_at_ms: int
+
+
+class Accrual(msgspec.Struct, array_like=True, gc=False):
+    """Unit-hours of a recurring item under one price version, and the microcredits not yet billed for them.
+
+    `billed_for_ms` is the end of the month it was billed for, or 0 where that month is not over.
+    """
+
+    price_version: str
+    unit_hours: int
+    amount: int
+    billed_for_ms: int = 0
+
+
+class RecurringItem(msgspec.Struct, array_like=True):
+    """A recurring line item, metered at every full hour, UTC. `metered_to_ms` is how far `accruals` go."""
+
+    operation: str
+    quantity: int
+    metered_to_ms: int
+    accruals: list[Accrual]
+
+
+class AutoRecharge(msgspec.Struct, array_like=True):
+    """Buy a bundle when less than `threshold` microcredits are available, within `cap_cents` a calendar month (UTC).
+
+    `spent_cents` counts `month` (year * 100 + month), a pending purchase included. `pending_id` names the purchase
+    under way, or is "". After a failed one nothing is bought before `blocked_until_ms`.
+    """
+
+    is_on: bool
+    threshold: int
+    bundle_usd: int
+    cap_cents: int
+    payment_method: str
+    month: int = 0
+    spent_cents: int = 0
+    pending_id: str = ""
+    pending_cents: int = 0
+    failures: int = 0
+    blocked_until_ms: int = 0
+    capped_month: int = 0
+
+
+class AnnouncedBook(msgspec.Struct, array_like=True):
+    """A price book, and the intake record that announced it: records before that one do not know it."""
+
+    offset: int
+    book: PriceBook
 
 
 class ApiKey(msgspec.Struct, array_like=True):
@@ -59,7 +151,11 @@ class Account(msgspec.Struct, array_like=True):
 
     `allowance` is what each month grants. `opened_offset` is the intake record that opened it, `last_offset` the last
     one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
-    `closed_at_ms` 0 means open.
+    `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when recurring
+    items are next billed, 0 where there are none. Nothing happens by itself before `due_at_ms`.
+
+    What is no project is kept as an account too, under an id that no project can have (docs/decisions/0013): a billing
+    account has a name and an `email`, and a partition's price list has `books`.
     """
 
     project: str
@@ -78,15 +174,28 @@ class Account(msgspec.Struct, array_like=True):
     next_allowance: int = 0
     is_in_good_standing: bool = True
     closed_at_ms: int = 0
+    price_cents: int = 0
+    next_price_cents: int = 0
+    billing_account: str = ""
+    holds: list[Hold] = []
+    items: list[RecurringItem] = []
+    month_ends_at_ms: int = 0
+    auto_recharge: AutoRecharge | None = None
+    badge_off: bool = False
+    due_at_ms: int = 0
+    email: str = ""
+    books: list[AnnouncedBook] = []
 
 
 class Fact(msgspec.Struct, array_like=True, gc=False):
     """One thing that happened, immutable. With its journal partition, (offset, index) orders and names it for good.
 
-    `kind`: `charge`, `grant`, `expiry`, `refund` are ledger entries, each on one grant, and sum up to the balance;
-    `refusal`, `duplicate`, `project`, `plan`, `standing`, `key` say what else was decided, of amount 0. `amount`
-    is signed microcredits; `balance` is what the environment's budget held after it. `reason` is a problem code, a
-    grant's kind, a plan, or "".
+    `kind`: `charge`, `grant`, `expiry`, `refund`, `correction` are ledger entries, each on one grant, and sum up to the
+    balance; `hold` and `release` change what is held, of amount 0, as a `charge` that captures a hold does; `refusal`,
+    `duplicate`, `project`, `plan`, `subscription`, `standing`, `key`, `billing_account`, `item`, `recharge`,
+    `price_book` say what else was decided. `amount` is signed microcredits; `held` the signed change of what is held;
+    `balance` the environment's balance after it, held credits included. `cents` is money due for it, negative where it
+    is given back, on the invoice of `billing_account`. `reason` is a problem code, a grant's kind, a plan, or "".
     """
 
     offset: int
@@ -108,6 +217,9 @@ class Fact(msgspec.Struct, array_like=True, gc=False):
     occurred_at_ms: int
     booked_at_ms: int
     metadata: str
+    held: int = 0
+    cents: int = 0
+    billing_account: str = ""
 
 
 F = TypeVar("F")
@@ -128,7 +240,7 @@ class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=Fals
     facts: F
 
 
-ENTRY_KINDS = ("charge", "grant", "expiry", "refund")
+ENTRY_KINDS = ("charge", "grant", "expiry", "refund", "correction")
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:

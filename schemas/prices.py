@@ -10,14 +10,18 @@ MICROCREDITS_PER_CREDIT = 1_000_000
 class PriceBook(msgspec.Struct, frozen=True):
     """What each operation costs from `effective_at_ms` on.
 
-    `rates` maps an operation to microcredits for one unit; `plan_required` maps an operation to the lowest plan
-    that may use it. A price book is never changed: a new price is a new version.
+    `rates` maps an operation to microcredits for one unit, `hourly` a recurring line item to microcredits for one unit
+    and hour; `plan_required` maps an operation to the lowest plan that may use it. A price book is never changed: a new
+    price is a new version. `note` is for the changelog.
     """
 
     version: str
     effective_at_ms: int
     rates: dict[str, int]
     plan_required: dict[str, str]
+    hourly: dict[str, int] = {}
+    announced_at_ms: int = 0
+    note: str = ""
 
 
 def _credits(text: str) -> int:

@@ -61,6 +61,17 @@ CODES: dict[str, ProblemCode] = {
     "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
     "unknown_grant": ProblemCode(404, "Unknown grant", "Take its id from GET /v1/balance; one used up is gone."),
     "not_refundable": ProblemCode(409, "Not refundable", "A bundle is refundable for 30 days, up to a quarter used."),
+    "unknown_hold": ProblemCode(404, "Unknown hold", "GET /v1/holds lists the open ones; a resolved one is gone."),
+    "too_many_holds": ProblemCode(409, "Too many holds", "Capture or release some holds first."),
+    "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
+    "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
+    "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
+    "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
+    "price_notice_too_short": ProblemCode(
+        409, "Notice too short", "Announce an increase at least 30 days before it takes effect."
+    ),
+    "price_version_exists": ProblemCode(409, "Price version exists", "Give the price book a version of its own."),
     "key_exists": ProblemCode(409, "Key exists", "Choose another key id."),
     "idempotency_key_reused": ProblemCode(
         409, "Idempotency key reused", "Use a new Idempotency-Key for a request with other content."

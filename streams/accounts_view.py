@@ -16,7 +16,10 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.ledger import Account
-from streams.codecs import decode_account
+from schemas.prices import PriceBook
+from streams.codecs import decode_account, prices_of
+from streams.core.price_list import PRICES_ID, Prices
+from streams.core.projects import BILLING_PREFIX
 from streams.local_state import claim
 from streams.rocks import VersionedFile
 from streams.settings import Settings
@@ -37,6 +40,8 @@ class AccountsView:
         self._files: dict[int, VersionedFile] = {}
         self._caught_up_at: dict[int, float] = {}
         self._positions: dict[int, int] = {}
+        self._prices = Prices()
+        self._prices_value: bytes | None = None
         self._advanced = asyncio.Condition()
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -88,20 +93,39 @@ class AccountsView:
         value = file.get_many([project.encode()])[0]
         return None if value is None else decode_account(value)
 
+    def prices(self) -> Prices:
+        """The price list, as the partition that hears of it first has it."""
+        value = self._files[0].get_many([PRICES_ID.encode()])[0] if self._files else None
+        if value != self._prices_value:
+            self._prices_value = value
+            self._prices = prices_of(value)
+        return self._prices
+
+    def has_book(self, partition: int, book: PriceBook) -> bool:
+        """Whether a partition has been told of a price book."""
+        value = self._files[partition].get_many([PRICES_ID.encode()])[0]
+        return book in prices_of(value).books
+
     def all(self) -> Iterator[Account]:
-        """Every account there is."""
+        """Every project's account."""
+        return self.after("")
+
+    def billing_accounts(self) -> Iterator[Account]:
+        """Every billing account, by partition and id."""
         for file in self._files.values():
-            for _, value in file.items():
+            for key, value in file.items(BILLING_PREFIX.encode()):
+                if not key.startswith(BILLING_PREFIX.encode()):
+                    break
                 yield decode_account(value)
 
     def after(self, project: str) -> Iterator[Account]:
-        """Every account in an order of its own, from the one after `project` on; "" is before all."""
+        """Every project's account in an order of its own, from the one after `project` on; "" is before all."""
         partitions = self._settings.partitions
         first = partition_of(project, partitions) if project else 0
         for partition in range(first, partitions):
             start = project.encode() if project and partition == first else b""
             for key, value in self._files[partition].items(start):
-                if key != start:
+                if key != start and b":" not in key:
                     yield decode_account(value)
 
     def lag_ms(self, project: str) -> int:

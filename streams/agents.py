@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -18,7 +19,6 @@ import msgspec
 from schemas.commands import IntakeRecord, ReplyRecord
 from schemas.events import Usage
 from schemas.ledger import Account
-from schemas.prices import FIRST_PRICE_BOOK
 from streams.codecs import (
     decode_account,
     decode_intake,
@@ -28,9 +28,11 @@ from streams.codecs import (
     encode_facts,
     encode_json,
     packed,
+    prices_of,
 )
 from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
+from streams.core.price_list import PRICES_ID, Prices
 from streams.lease import Lease
 from streams.publisher import Publisher
 from streams.runtime import CycleCollector
@@ -52,19 +54,21 @@ FOLDED_AT_ONCE_BYTES = 64 * 1024
 class Accept:
     """Validate usage records, dead-letter what is bad with its reason, pack what is good into envelopes."""
 
-    def __init__(self, settings: Settings, topics: Topics, publisher: Publisher) -> None:
+    def __init__(self, settings: Settings, topics: Topics, publisher: Publisher, accounts: BatchTable) -> None:
         self.settings = settings
         self.topics = topics
         self.publisher = publisher
+        self._operations = PricedOperations(accounts)
 
     async def apply(self, events: list[Any]) -> None:
         """Publish the envelopes and dead letters of these usage records; returns once they are acknowledged."""
         envelopes = Envelopes(self.settings.partitions)
         dead: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        operations = self._operations.now()
         for event in events:
             message = event.message
             now_ms = _at_ms(message)
-            accepted, rejected = accept_record(message.value, now_ms, FIRST_PRICE_BOOK.rates)
+            accepted, rejected = accept_record(message.value, now_ms, operations)
             envelopes.add(accepted)
             for index, text, rejection in rejected:
                 letter = dead_letter(text, rejection, message.topic, message.partition, message.offset, index, now_ms)
@@ -77,6 +81,25 @@ class Accept:
             self.publisher.send_all(self.topics.dead_letters, partition, letters) for partition, letters in dead.items()
         ]
         await asyncio.gather(*sends)
+
+
+class PricedOperations:
+    """Every operation that some price book in this process's partitions has a price for."""
+
+    def __init__(self, accounts: BatchTable) -> None:
+        self._accounts = accounts
+        self._values: list[bytes | None] = []
+        self._operations = Prices().operations()
+
+    def now(self) -> frozenset[str]:
+        """As the tables are."""
+        values = [file.get_many([PRICES_ID.encode()])[0] for file in self._accounts.open_files()]
+        if values != self._values:
+            self._values = values
+            self._operations = Prices().operations()
+            for value in values:
+                self._operations |= prices_of(value).operations()
+        return self._operations
 
 
 class Envelopes:
@@ -165,7 +188,6 @@ class Owner:
         Raises, before a write, LeaseLostError once the partitions may be another's, and IntakeGapError where a record
         is missing: intake is written without transactions and never compacted, so its offsets have no gaps.
         """
-        by_partition: dict[int, list[Any]] = defaultdict(list)
         if events[0].message.generation_id != self._generation:
             # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
             self._generation = events[0].message.generation_id
@@ -181,6 +203,13 @@ class Owner:
                     f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
                 )
             self._next_offsets[message.partition] = message.offset + 1
+        # The dedup index tells days apart. A batch of one day decides the same however records are batched.
+        for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(_at_ms(message))):
+            await self._apply_day(list(same_day))
+
+    async def _apply_day(self, messages: list[Any]) -> None:
+        by_partition: dict[int, list[Any]] = defaultdict(list)
+        for message in messages:
             by_partition[message.partition].append(message)
         try:
             decided = {partition: self.decide(partition, messages) for partition, messages in by_partition.items()}
@@ -207,7 +236,7 @@ class Owner:
         for few in _warm(messages):
             items = [IntakeItem(message.offset, _at_ms(message), _intake_body(message)) for message in few]
             self._look_up(partition, items, accounts, seen, since_day)
-            decided.add(fold(partition, items, accounts, seen, FIRST_PRICE_BOOK, self.topics.intake))
+            decided.add(fold(partition, items, accounts, seen, self.topics.intake))
         return decided
 
     def _look_up(

@@ -102,7 +102,7 @@ def create_app(settings: Settings) -> WorkerApp:
         offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
         return offset
 
-    accept = Accept(settings, topics, publisher)
+    accept = Accept(settings, topics, publisher, accounts)
     owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 

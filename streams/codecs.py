@@ -10,6 +10,7 @@ import msgspec
 from schemas.commands import Envelope, IntakeRecord, ReplyRecord
 from schemas.events import DeadLetter, Usage
 from schemas.ledger import Account, Fact, FactPack
+from streams.core.price_list import Prices
 from streams.rocks import VERSION_BYTES
 
 _encoder = msgspec.msgpack.Encoder()
@@ -33,6 +34,11 @@ def encode_account(account: Account) -> bytes:
 def decode_account(value: bytes) -> Account:
     """The account of a value that encode_account gave."""
     return _decode_account(memoryview(value)[VERSION_BYTES:])
+
+
+def prices_of(value: bytes | None) -> Prices:
+    """The price list that a partition keeps, as it is stored; None where nothing was announced yet."""
+    return Prices([announced.book for announced in decode_account(value).books] if value is not None else ())
 
 
 T = TypeVar("T")

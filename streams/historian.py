@@ -251,7 +251,7 @@ _FACT_COLUMNS = {
     "project": "String",
     "environment": "String",
     "operation": "String",
-    "quantity": "UInt32",
+    "quantity": "Int64",
     "amount": "Int64",
     "balance": "Int64",
     "grant_id": "String",
@@ -264,6 +264,9 @@ _FACT_COLUMNS = {
     "occurred_at": "DateTime64(3, 'UTC')",
     "booked_at": "DateTime64(3, 'UTC')",
     "metadata": "String",
+    "held": "Int64",
+    "cents": "Int64",
+    "billing_account": "String",
 }
 _DEAD_LETTER_COLUMNS = {
     "code": "String",

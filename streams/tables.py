@@ -51,6 +51,10 @@ class PartitionedStore(Store):  # type: ignore[misc]
             file = self._files[partition] = self.open_file(partition)
         return file
 
+    def open_files(self) -> list[File]:
+        """The files of the partitions that are open here."""
+        return list(self._files.values())
+
     def persisted_offset(self, tp: TP) -> int | None:
         """Where Faust's recovery starts after."""
         return self.partition_file(tp.partition).changelog_offset()
@@ -137,6 +141,11 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         """The partition's rows."""
         store: PartitionedStore = self.data
         return store.partition_file(partition)
+
+    def open_files(self) -> list[File]:
+        """The rows of every partition that is open here."""
+        store: PartitionedStore = self.data
+        return store.open_files()
 
 
 def accounts_table(app: faust.App, settings: Settings) -> BatchTable:

@@ -27,7 +27,7 @@ from api.bench.workload import Workload
 from streams import lifeline
 from streams.broker import EmbeddedBroker
 from streams.codecs import decode_account
-from streams.core.ledger import available
+from streams.core.booking import available
 from streams.errors import OperatorError
 from streams.rocks import SegmentedFile, VersionedFile
 from streams.settings import Settings

@@ -41,7 +41,7 @@ from schemas.events import PROJECT_ID_PATTERN
 from schemas.ledger import Reply
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from schemas.problems import Problem, Rejection
-from streams.core.ledger import format_credits
+from streams.core.booking import format_credits
 from streams.core.plans import refund_cents
 
 router = APIRouter(

@@ -13,10 +13,9 @@ from api.errors import problem_response, request_id_of
 from schemas.answers import Admission, AdmissionRequest, request_schema
 from schemas.commands import Admit
 from schemas.events import UsageData, UsageEvent
-from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES, Problem, Rejection
 from streams.core.acceptance import decoding_rejection, to_usage
-from streams.core.ledger import format_credits
+from streams.core.booking import format_credits
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 
@@ -56,7 +55,7 @@ async def admit(
         UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
     )
     try:
-        usage = to_usage(event, time.time_ns() // 1_000_000, FIRST_PRICE_BOOK.rates, origin_of(caller))
+        usage = to_usage(event, time.time_ns() // 1_000_000, services.accounts.prices().operations(), origin_of(caller))
     except Rejection as rejection:
         # Here the fields of `data` stand at the top.
         field = rejection.field.removeprefix("data.") if rejection.field else None

@@ -19,17 +19,15 @@ from schemas.answers import (
     KeyInfo,
     LedgerEntry,
     LedgerPage,
-    Price,
-    PriceList,
     ProjectInfo,
     TopUpBalance,
     UsageReport,
     UsageRow,
 )
 from schemas.ledger import Account
-from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import Problem, Rejection
-from streams.core.ledger import Booking, available, format_credits, settle
+from streams.core.booking import Booking, available, format_credits, held
+from streams.core.ledger import settle
 from streams.core.plans import PLANS
 from streams.reports import LedgerQuestion, UsageQuestion, ledger_page, usage_csv, usage_rows
 
@@ -62,7 +60,7 @@ async def balance(
     account = account_for(services, name)
     now_ms = time.time_ns() // 1_000_000
     # Renewals are booked when an account is next touched; until then they are due, and an answer counts them in.
-    settle(Booking(account, 0, 0, 0, now_ms, []))
+    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
     return balance_of(account, environment or caller.environment, now_ms, lag_ms)
 
 
@@ -157,29 +155,17 @@ async def me(services: ServicesDep, caller: CallerDep, project: ProjectQuery = N
     return project_info(account_for(services, project_for(caller, project)))
 
 
-@router.get("/prices", response_model=PriceList)
-async def prices() -> PriceList:
-    """The price of every operation. Open to everyone."""
-    book = FIRST_PRICE_BOOK
-    return PriceList(
-        version=book.version,
-        prices=[
-            Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))
-            for operation, rate in book.rates.items()
-        ],
-    )
-
-
 def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> Balance:
     """An account's budget in one environment, as it is shown."""
     grants = [grant for grant in account.grants if grant.environment == environment]
-    allowances = [grant for grant in grants if grant.kind == "allowance"]
+    # One that has expired is there for what a job still holds of it.
+    allowances = [grant for grant in grants if grant.kind == "allowance" and grant.expires_at_ms > now_ms]
     return Balance(
         project=account.project,
         plan=account.plan,
         environment=environment,
         available=format_credits(available(account, environment)),
-        held="0",
+        held=format_credits(held(account, environment)),
         allowance=AllowanceBalance(
             granted=format_credits(sum(grant.granted for grant in allowances)),
             remaining=format_credits(sum(grant.remaining for grant in allowances)),
@@ -218,6 +204,8 @@ def project_info(account: Account) -> ProjectInfo:
         good_standing=account.is_in_good_standing,
         closed_at=_at(account.closed_at_ms) if account.closed_at_ms else None,
         badge_required=plan.rank == 0,
+        badge_shown=plan.rank == 0 or not account.badge_off,
+        billing_account=account.billing_account or None,
         keys=[
             KeyInfo(
                 key_id=key.id,

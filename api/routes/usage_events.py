@@ -13,7 +13,6 @@ from api.errors import problem_response, request_id_of
 from api.services import Services
 from schemas.answers import EventsAccepted, request_schema
 from schemas.events import Usage, UsageEvent
-from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import EventError, Problem, Rejection
 from streams.agents import Envelopes
 from streams.codecs import encode_json
@@ -54,7 +53,7 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     accepted, rejected = accept_record(
         body,
         time.time_ns() // 1_000_000,
-        FIRST_PRICE_BOOK.rates,
+        services.accounts.prices().operations(),
         origin_of(caller),
     )
     count = len(accepted) + len(rejected)

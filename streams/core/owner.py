@@ -11,23 +11,24 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from schemas.commands import Admit, AnyCommand, CreateProject, Envelope, IntakeRecord, ReplyRecord
+from schemas.commands import (
+    AnyCommand,
+    CreateProject,
+    Envelope,
+    IntakeRecord,
+    OpenBillingAccount,
+    PublishPrices,
+    ReplyRecord,
+    Tick,
+)
 from schemas.events import DeadLetter, Usage
 from schemas.ledger import Account, Fact, Reply
-from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.core.acceptance import dead_letter, dedup_hash
-from streams.core.ledger import (
-    Booking,
-    charge,
-    command_reply,
-    duplicate,
-    fingerprint,
-    keep_reply,
-    open_account,
-    reply_key,
-    settle,
-)
+from streams.core.booking import Booking
+from streams.core.decisions import claims, command_reply, fingerprint, keep_reply, open_account, reply_key
+from streams.core.ledger import charge, duplicate, reschedule, settle
+from streams.core.price_list import PRICES_ID, Prices
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Effects:
 
 def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
     """The projects and dedup hashes that folding `items` will look up."""
-    projects: set[str] = set()
+    projects = {PRICES_ID}
     hashes: set[bytes] = set()
     for item in items:
         body = item.body
@@ -72,10 +73,11 @@ def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
             for usage in body.events:
                 projects.add(usage.project)
                 hashes.add(usage.dedup_hash)
+        elif isinstance(body, Tick):
+            projects.update(body.projects)
         elif not isinstance(body, Unreadable):
             projects.add(body.project)
-            if isinstance(body, Admit):
-                hashes.add(body.usage.dedup_hash)
+            hashes.update(claims(body))
             if body.idempotency_key:
                 hashes.add(_idempotency_hash(body))
     return projects, hashes
@@ -86,20 +88,23 @@ def fold(
     items: Sequence[IntakeItem],
     accounts: dict[str, Account],
     seen: dict[bytes, int],
-    book: PriceBook,
     intake_topic: str,
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
+
+    The partition's price list is among them.
 
     `seen` maps a dedup hash to the offset of the record that brought it first; it is added to. An id that an earlier
     record brought is a duplicate. At the same offset it is a redelivery; and a later offset is what a crash has left of
     a batch that is now repeated, in which this record came first and did not claim the id.
     """
     effects = Effects()
-    batch = _Batch(partition, accounts, seen, book, intake_topic, effects)
+    batch = _Batch(partition, accounts, seen, intake_topic, effects)
     for item in items:
         if isinstance(item.body, Envelope):
             batch.apply_envelope(item, item.body)
+        elif isinstance(item.body, Tick):
+            batch.apply_tick(item, item.body)
         elif isinstance(item.body, Unreadable):
             batch.dead_letter(item, 0, item.body.value, Rejection("unreadable_record", item.body.why))
         else:
@@ -112,13 +117,17 @@ class _Batch:
     partition: int
     accounts: dict[str, Account]
     seen: dict[bytes, int]
-    book: PriceBook
     intake_topic: str
     effects: Effects
+    _prices: Prices = field(init=False)
+    _announced_offset: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._read_prices()
 
     def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
         offset, at_ms = item.offset, item.at_ms
-        accounts, seen, book = self.accounts, self.seen, self.book
+        accounts, seen, prices = self.accounts, self.seen, self._prices_at(offset)
         facts, seen_written = self.effects.facts, self.effects.seen
         fresh: set[bytes] = set()
         touched: dict[str, Account] = {}
@@ -138,17 +147,32 @@ class _Batch:
             if account.last_offset >= offset:
                 continue  # redelivered: the account's value holds it already
             if booking is None:
-                booking = Booking(account, self.partition, offset, slot, at_ms, facts)
+                booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
             else:
                 booking.move_to(account, slot, at_ms)
-            if booking.at_ms >= account.renews_at_ms:
+            if booking.at_ms >= account.due_at_ms:
                 settle(booking)
             if is_duplicate:
                 duplicate(booking, usage)
             else:
-                charge(booking, usage, book)
+                charge(booking, usage)
         for account in touched.values():
             self._applied(account, item)
+
+    def apply_tick(self, item: IntakeItem, tick: Tick) -> None:
+        """Book what is due in these projects; those in which nothing is are left alone."""
+        for slot, project in enumerate(tick.projects):
+            account = self.accounts.get(project)
+            if account is None or account.opened_offset > item.offset:
+                continue
+            if account.last_offset >= item.offset:
+                self.effects.accounts[project] = account
+                continue
+            prices = self._prices_at(item.offset)
+            booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
+            if booking.at_ms >= account.due_at_ms:
+                settle(booking)
+                self._applied(account, item)
 
     def apply_command(self, item: IntakeItem, command: AnyCommand) -> None:
         account = self.accounts.get(command.project)
@@ -156,18 +180,20 @@ class _Batch:
             self._redelivered(item, command, account)
             return
         if account is None:
-            reply = self._open(item, command) if isinstance(command, CreateProject) else _no_project(command)
+            opens = isinstance(command, CreateProject | OpenBillingAccount | PublishPrices)
+            reply = self._open(item, command) if opens else _no_project(command)
         else:
             reply = self._decide(item, command, account)
         self._reply(command, reply)
 
-    def _open(self, item: IntakeItem, command: CreateProject) -> Reply:
+    def _open(self, item: IntakeItem, command: AnyCommand) -> Reply:
         try:
-            account = open_account(command, self.partition, item.offset, item.at_ms, self.effects.facts)
+            prices = self._prices_at(item.offset)
+            account, reply = open_account(command, self.partition, item.offset, item.at_ms, self.effects.facts, prices)
         except Rejection as rejection:
             return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "")
         self.accounts[command.project] = account
-        reply = Reply(201, "", "", account.allowance, account.allowance, f"{self.partition}-{item.offset}-0")
+        reschedule(account)
         self._remember(item, command, account, reply)
         return reply
 
@@ -178,15 +204,12 @@ class _Batch:
                 return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
         if command.idempotency_key and self.seen.get(_idempotency_hash(command), item.offset) < item.offset:
             return _REPLY_EXPIRED
-        booking = Booking(account, self.partition, item.offset, 0, item.at_ms, self.effects.facts)
+        prices = self._prices_at(item.offset)
+        booking = Booking(account, self.partition, item.offset, 0, item.at_ms, self.effects.facts, prices)
         settle(booking)
-        already_decided = False
-        if isinstance(command, Admit):
-            already_decided = self.seen.get(command.usage.dedup_hash, item.offset) < item.offset
-        reply = command_reply(booking, command, self.book, already_decided)
-        # A refused request did not run: the event that names it may still come, once it has.
-        if isinstance(command, Admit) and reply.status == 200:
-            self._mark_seen(command.usage.dedup_hash, item.offset)
+        already_decided = any(self.seen.get(claim, item.offset) < item.offset for claim in claims(command))
+        reply = command_reply(booking, command, already_decided)
+        reschedule(account)
         self._remember(item, command, account, reply)
         return reply
 
@@ -207,12 +230,29 @@ class _Batch:
         keep_reply(account, command, item.offset, reply)
         self._mark_command_seen(item, command, reply)
         self._applied(account, item)
+        if account.project == PRICES_ID:
+            self._read_prices()
+
+    def _read_prices(self) -> None:
+        account = self.accounts.get(PRICES_ID)
+        announced = account.books if account is not None else []
+        self._prices = Prices([each.book for each in announced])
+        self._announced_offset = announced[-1].offset if announced else -1
+
+    def _prices_at(self, offset: int) -> Prices:
+        """The price list as the record at `offset` knows it: after a crash the stored one may be ahead of it."""
+        if self._announced_offset < offset:
+            return self._prices
+        announced = self.accounts[PRICES_ID].books
+        return Prices([each.book for each in announced if each.offset < offset])
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key:
             self._mark_seen(_idempotency_hash(command), item.offset)
-        if isinstance(command, Admit) and reply.status == 200:
-            self._mark_seen(command.usage.dedup_hash, item.offset)
+        # A refused request did not run: the event that names it may still come, once it has.
+        if reply.status < 300:
+            for claim in claims(command):
+                self._mark_seen(claim, item.offset)
 
     def _mark_seen(self, dedup: bytes, offset: int) -> None:
         if self.seen.get(dedup, offset) >= offset:

@@ -15,7 +15,7 @@ import pytest
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from streams.clickhouse import ClickHouse, Pack
 from streams.clickhouse_front import create_front
-from streams.core.ledger import FACTS_PER_SLOT
+from streams.core.booking import FACTS_PER_SLOT
 from streams.historian import Sink, dead_letter_sink, journal_sink
 from streams.migrations import migrate
 from streams.settings import PROJECT_ROOT, Settings

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from schemas.commands import ChangePlan, CloseProject, RefundTopUp, ReopenProject, SetStanding
-from schemas.prices import FIRST_PRICE_BOOK as BOOK
-from streams.core.ledger import available, command_reply, settle
+from streams.core.booking import available
+from streams.core.decisions import command_reply
+from streams.core.ledger import settle
 from streams.core.plans import refund_cents
 from tests.core.builders import CREDIT, START_MS, addressed
 from tests.core.test_ledger import Bench
@@ -18,12 +19,12 @@ REFUNDS = json.loads((Path(__file__).parent.parent / "conformance" / "refund.jso
 
 def refund(bench: Bench, grant_id: str, at_ms: int = START_MS):
     command = RefundTopUp(project="p1", grant_id=grant_id, reason="asked for", **addressed())
-    return command_reply(bench.booking(at_ms), command, BOOK, False)
+    return command_reply(bench.booking(at_ms), command, False)
 
 
 def change_plan(bench: Bench, plan: str, contract: int = 0, at_ms: int = START_MS):
     command = ChangePlan(project="p1", plan=plan, contract_allowance=contract, **addressed())
-    return command_reply(bench.booking(at_ms), command, BOOK, False)
+    return command_reply(bench.booking(at_ms), command, False)
 
 
 def bundle(bench: Bench) -> str:
@@ -40,7 +41,7 @@ def test_conformance_refunds(case: dict) -> None:
         assert bench.charge("chat.message", used, environment="preview").status == 200
     if not case.get("good_standing", True):
         command = SetStanding(project="p1", is_good=False, reason="unpaid", **addressed())
-        assert command_reply(bench.booking(), command, BOOK, False).status == 200
+        assert command_reply(bench.booking(), command, False).status == 200
     reply = refund(bench, bundle(bench), START_MS + case["days"] * DAY_MS)
     assert (reply.code == "") == case["refundable"], reply
     left = 0 if case["refundable"] else (4_000 - used) * CREDIT
@@ -117,11 +118,11 @@ def test_a_contract_is_raised_at_once_and_lowered_at_the_renewal() -> None:
 
 
 def close(bench: Bench, at_ms: int = START_MS):
-    return command_reply(bench.booking(at_ms), CloseProject(project="p1", reason="", **addressed()), BOOK, False)
+    return command_reply(bench.booking(at_ms), CloseProject(project="p1", reason="", **addressed()), False)
 
 
 def reopen(bench: Bench, at_ms: int = START_MS):
-    return command_reply(bench.booking(at_ms), ReopenProject(project="p1", **addressed()), BOOK, False)
+    return command_reply(bench.booking(at_ms), ReopenProject(project="p1", **addressed()), False)
 
 
 def test_a_closed_project_spends_nothing_and_keeps_its_bundles() -> None:

@@ -4,9 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.ledger import ENTRY_KINDS, Account, Fact
-from schemas.prices import FIRST_PRICE_BOOK as BOOK
-from streams.core.ledger import Booking, available, command_reply, format_credits, open_account, settle
+from streams.core.booking import Booking, available, format_credits
+from streams.core.decisions import command_reply, open_account
+from streams.core.ledger import settle
 from streams.core.plans import renewal_after
+from streams.core.price_list import Prices
 from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
 
@@ -15,12 +17,13 @@ class Bench:
 
     def __init__(self, plan: str = "free") -> None:
         self.facts: list[Fact] = []
-        self.account: Account = open_account(create_project(plan=plan), 0, 0, START_MS, self.facts)
+        self.prices = Prices()
+        self.account: Account = open_account(create_project(plan=plan), 0, 0, START_MS, self.facts, self.prices)[0]
         self.offset = 0
 
     def booking(self, at_ms: int = START_MS) -> Booking:
         self.offset += 1
-        booking = Booking(self.account, 0, self.offset, 0, at_ms, self.facts)
+        booking = Booking(self.account, 0, self.offset, 0, at_ms, self.facts, self.prices)
         settle(booking)
         self.account.last_at_ms = booking.at_ms
         return booking
@@ -31,10 +34,10 @@ class Bench:
         used = usage(
             f"e{self.offset}", operation=operation, quantity=quantity, environment=environment, surcharge=surcharge
         )
-        return command_reply(self.booking(at_ms), admit(used), BOOK, False)
+        return command_reply(self.booking(at_ms), admit(used), False)
 
     def top_up(self, usd: int = 20, environment: str = "production", at_ms: int = START_MS):
-        return command_reply(self.booking(at_ms), top_up(usd, environment=environment), BOOK, False)
+        return command_reply(self.booking(at_ms), top_up(usd, environment=environment), False)
 
     def entries_sum(self, environment: str = "production") -> int:
         return sum(f.amount for f in self.facts if f.kind in ENTRY_KINDS and f.environment == environment)
@@ -44,7 +47,11 @@ def test_a_new_project_has_its_plans_allowance() -> None:
     bench = Bench("hobby")
     assert available(bench.account, "production") == 5_000 * CREDIT
     assert available(bench.account, "preview") == 0
-    assert [(f.kind, f.reason) for f in bench.facts] == [("project", "hobby"), ("grant", "allowance")]
+    assert [(f.kind, f.reason) for f in bench.facts] == [
+        ("project", "hobby"),
+        ("subscription", "hobby"),
+        ("grant", "allowance"),
+    ]
 
 
 def test_hard_stop_charges_nothing_at_all() -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from schemas.commands import Envelope
 from schemas.ledger import Account, Fact
-from schemas.prices import FIRST_PRICE_BOOK as BOOK
-from streams.core.ledger import REPLIES_KEPT, available
+from streams.core.booking import available
+from streams.core.decisions import REPLIES_KEPT
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold
 from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
@@ -24,7 +24,7 @@ class State:
 
     def fold(self, *items: IntakeItem) -> Effects:
         accounts = {name: msgspec.msgpack.decode(value, type=Account) for name, value in self.accounts.items()}
-        return fold(0, items, accounts, dict(self.seen), BOOK, "intake")
+        return fold(0, items, accounts, dict(self.seen), "intake")
 
     def store(self, effects: Effects) -> Effects:
         self.facts += effects.facts

@@ -10,7 +10,10 @@ import pytest
 from schemas.events import UsageData
 from schemas.prices import FIRST_PRICE_BOOK as BOOK
 from schemas.problems import Rejection
-from streams.core.ledger import Booking, charge, command_reply, format_credits, open_account
+from streams.core.booking import Booking, format_credits
+from streams.core.decisions import command_reply, open_account
+from streams.core.ledger import charge
+from streams.core.price_list import Prices
 from streams.core.pricing import meter
 from tests.core.builders import admit, create_project, usage
 
@@ -20,11 +23,11 @@ CASES = json.loads((Path(__file__).parent.parent / "conformance" / "pricing.json
 def lines_of(data: dict) -> list[tuple[str, int]]:
     """What an account with more than enough is charged for it, by line."""
     facts: list = []
-    account = open_account(create_project(plan="scale"), 0, 0, 0, facts)
+    account = open_account(create_project(plan="scale"), 0, 0, 0, facts, Prices())[0]
     facts.clear()
     operation, quantity, surcharge = meter(msgspec.convert(data, UsageData), BOOK.rates)
     used = usage(operation=operation, quantity=quantity, surcharge=surcharge)
-    assert charge(Booking(account, 0, 1, 0, 0, facts), used, BOOK) == ("", "")
+    assert charge(Booking(account, 0, 1, 0, 0, facts, Prices()), used) == ("", "")
     return [(fact.operation, -fact.amount) for fact in facts]
 
 
@@ -39,10 +42,10 @@ def test_conformance_totals(case: dict) -> None:
 @pytest.mark.parametrize("case", [c for c in CASES if "plan" in c], ids=lambda case: case["name"])
 def test_conformance_plan_gates(case: dict) -> None:
     facts: list = []
-    account = open_account(create_project(plan=case["plan"]), 0, 0, 0, facts)
+    account = open_account(create_project(plan=case["plan"]), 0, 0, 0, facts, Prices())[0]
     operation, quantity, surcharge = meter(msgspec.convert(case["usage"][0], UsageData), BOOK.rates)
     used = usage(operation=operation, quantity=quantity, surcharge=surcharge)
-    reply = command_reply(Booking(account, 0, 1, 0, 0, facts), admit(used), BOOK, False)
+    reply = command_reply(Booking(account, 0, 1, 0, 0, facts, Prices()), admit(used), False)
     if "error" in case:
         assert (reply.status, reply.code) == (case["error"]["status"], case["error"]["code"])
         assert reply.amount == 0

@@ -13,7 +13,7 @@ from schemas.events import Usage
 from schemas.ledger import Account, Fact
 from streams.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake, decode_reply
 from streams.core.acceptance import dedup_hash
-from streams.core.ledger import available
+from streams.core.booking import available
 from streams.tables import PartitionedStore
 from tests.simulation.disk import Disk, apply_changelog
 from tests.simulation.model import Answer, Line, Model

@@ -129,10 +129,13 @@ class Worker:
         self.lease = SimulatedLease(world)
         self.tables = {name: host.disk.table(name, world.dedup_days) for name in ("accounts", "seen")}
         self.streams = {world.topics.usage: Stream(), world.topics.intake: Stream()}
-        files = {name: SimpleNamespace(file=table.partition_file) for name, table in self.tables.items()}
+        files = {
+            name: SimpleNamespace(file=table.partition_file, open_files=table.open_files)
+            for name, table in self.tables.items()
+        }
         settings: Any = SimpleNamespace(dedup_days=world.dedup_days, partitions=world.partitions)
         publisher: Any = self
-        accept = agents.Accept(settings, world.topics, publisher)
+        accept = agents.Accept(settings, world.topics, publisher, files["accounts"])
         owner = agents.Owner(
             settings,
             world.topics,

@@ -27,7 +27,7 @@ from unittest import mock
 
 from streams import agents, codecs, historian, rocks
 from streams.codecs import decode_account
-from streams.core import ledger
+from streams.core import decisions
 from streams.historian import dead_letter_sink, journal_sink
 from streams.settings import Settings
 from streams.topics import topics_of
@@ -70,7 +70,7 @@ class World:
         self.partitions = rng.randint(1, 3)
         self.dedup_days = 32
         self.days_max = 80 if LONG_CLOCK in hazards else 30
-        self.replies_kept = rng.randint(1, 3) if FEW_REPLIES in hazards else ledger.REPLIES_KEPT
+        self.replies_kept = rng.randint(1, 3) if FEW_REPLIES in hazards else decisions.REPLIES_KEPT
         self.batch_records_max = rng.choice([1, 4, 16, 64])
         self.record_items_max = rng.choice([1, 2, 5, 1000])
         self.accounts_cached_max = rng.choice([0, 1, 5_000])
@@ -517,7 +517,7 @@ def in_place_of_real_parts(world: World) -> Iterator[None]:
             (agents, "PACKED_AT_ONCE", world.record_items_max),
             (agents, "FOLDED_AT_ONCE_BYTES", world.folded_at_once_bytes),
             (codecs, "RECORD_ITEMS_MAX", world.record_items_max),
-            (ledger, "REPLIES_KEPT", world.replies_kept),
+            (decisions, "REPLIES_KEPT", world.replies_kept),
             (rocks, "PartitionFile", MemoryFile),
             (rocks, "shutil", SimpleNamespace(rmtree=remove_tree)),
             (historian, "AIOKafkaConsumer", lambda **_settings: Consumer(world)),

@@ -1,0 +1,167 @@
+"""A decision in the making: one account, where it stands in the log, the prices that hold, and the facts stated so far.
+
+Every rule of the core takes a Booking. It either changes the account and states facts, or refuses and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from schemas.events import Usage
+from schemas.ledger import Account, Fact, Grant, entry_id
+from streams.core.price_list import Prices
+
+# How many facts one event or command may state: many years of missed renewals fit.
+FACTS_PER_SLOT = 1024
+
+
+class Booking:
+    """A decision in the making on one account.
+
+    `slot` is the event's place in its record. A fact's index follows from it alone, so that a repeat of the record
+    names the same facts the same.
+    """
+
+    __slots__ = ("account", "at_ms", "facts", "next_index", "offset", "partition", "prices")
+
+    def __init__(
+        self,
+        account: Account,
+        partition: int,
+        offset: int,
+        slot: int,
+        at_ms: int,
+        facts: list[Fact],
+        prices: Prices,
+    ) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.facts = facts
+        self.prices = prices
+        self.move_to(account, slot, at_ms)
+
+    def move_to(self, account: Account, slot: int, at_ms: int) -> None:
+        """Go on with another event of the same record."""
+        self.account = account
+        self.next_index = slot * FACTS_PER_SLOT
+        # The log's clock may step back when a broker takes over; an account's never does.
+        self.at_ms = at_ms if at_ms > account.last_at_ms else account.last_at_ms
+
+    def state(
+        self,
+        kind: str,
+        *,
+        environment: str = "",
+        operation: str = "",
+        quantity: int = 0,
+        amount: int = 0,
+        grant_id: str = "",
+        reason: str = "",
+        price_version: str = "",
+        source: str = "",
+        event_id: str = "",
+        job_id: str = "",
+        key_id: str = "",
+        occurred_at_ms: int | None = None,
+        metadata: str = "",
+        held: int = 0,
+        cents: int = 0,
+    ) -> str:
+        """State one fact, once what it says is done; returns its id."""
+        index = self.next_index
+        self.next_index = index + 1
+        account = self.account
+        self.facts.append(
+            Fact(
+                self.offset,
+                index,
+                kind,
+                account.project,
+                environment,
+                operation,
+                quantity,
+                amount,
+                balance(account, environment) if environment else 0,
+                grant_id,
+                reason,
+                price_version,
+                source,
+                event_id,
+                job_id,
+                key_id,
+                self.at_ms if occurred_at_ms is None else occurred_at_ms,
+                self.at_ms,
+                metadata,
+                held,
+                cents,
+                account.billing_account,
+            )
+        )
+        return entry_id(self.partition, self.offset, index)
+
+    def state_usage(self, kind: str, usage: Usage, *, reason: str = "", price_version: str = "") -> str:
+        """State what became of an event, other than its charge."""
+        return self.state(
+            kind,
+            environment=usage.environment,
+            operation=usage.operation,
+            quantity=usage.quantity,
+            reason=reason,
+            price_version=price_version,
+            source=usage.source,
+            event_id=usage.event_id,
+            job_id=usage.job_id,
+            key_id=usage.key_id,
+            occurred_at_ms=usage.occurred_at_ms,
+            metadata=usage.metadata,
+        )
+
+    def draw(self, environment: str, amount: int) -> Iterator[tuple[Grant, int]]:
+        """Take `amount` microcredits out of the grants in burn-down order, as far as they go: each grant with what was
+        taken of it. Call `drop_spent` afterwards."""
+        for grant in self.account.grants:
+            free = grant.remaining - grant.held
+            if grant.environment == environment and free and amount:
+                drawn = amount if amount < free else free
+                grant.remaining -= drawn
+                amount -= drawn
+                yield grant, drawn
+
+
+def available(account: Account, environment: str) -> int:
+    """Microcredits that this environment's budget can still spend."""
+    left = 0
+    for grant in account.grants:
+        if grant.environment == environment:
+            left += grant.remaining - grant.held
+    return left
+
+
+def balance(account: Account, environment: str) -> int:
+    """Microcredits of this environment's budget, held ones included: the sum of its ledger entries."""
+    return sum(grant.remaining for grant in account.grants if grant.environment == environment)
+
+
+def held(account: Account, environment: str) -> int:
+    """Microcredits of this environment's budget that are kept for jobs."""
+    return sum(grant.held for grant in account.grants if grant.environment == environment)
+
+
+def drop_spent(account: Account, at_ms: int) -> None:
+    """Forget grants that nothing is left of, unless their month still runs."""
+    account.grants = [grant for grant in account.grants if grant.remaining or grant.expires_at_ms > at_ms]
+
+
+def note(**values: object) -> str:
+    """What a fact has to say beside its columns: a JSON object, without what is empty."""
+    said = {name: value for name, value in values.items() if value not in ("", None)}
+    return msgspec.json.encode(said).decode() if said else ""
+
+
+def format_credits(microcredits: int) -> str:
+    """Credits as a plain decimal string, exact: 20000 is "0.02"."""
+    sign = "-" if microcredits < 0 else ""
+    whole, fraction = divmod(abs(microcredits), 1_000_000)
+    return f"{sign}{whole}.{fraction:06d}".rstrip("0").rstrip(".") if fraction else f"{sign}{whole}"

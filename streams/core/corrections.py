@@ -1,0 +1,118 @@
+"""Corrections: an event billed wrongly, or that came too late, is put right by new entries; none is ever changed."""
+
+from __future__ import annotations
+
+from schemas.commands import Correct, GivenBack
+from schemas.events import Usage
+from schemas.ledger import Account, Grant, Reply, entry_id
+from schemas.problems import Rejection
+from streams.core.booking import Booking, available, drop_spent, format_credits
+from streams.core.grants import add_grant
+from streams.core.recharge import recharge_if_low
+
+
+def correct(booking: Booking, command: Correct) -> Reply:
+    """Give back what the event was charged, then charge what it should have been; all of it or nothing.
+
+    Credits go back to the grants they came from. Those of an allowance that has expired since come back as a
+    promotional grant until the next renewal: the mistake was not the customer's. Raises Rejection.
+    """
+    account, usage = booking.account, command.usage
+    if not command.given_back and usage is None:
+        raise Rejection("invalid_request", "There is nothing to give back and nothing to charge", "action")
+    lines: list[tuple[str, int, int]] = []
+    version = ""
+    if usage is not None:
+        book = booking.prices.at(usage.occurred_at_ms)
+        version = book.version
+        for operation in filter(None, (usage.operation, usage.surcharge)):
+            if operation not in book.rates:
+                raise Rejection("unknown_operation", f"Price book {version} has no price for {operation}", "operation")
+            lines.append((operation, usage.quantity, book.rates[operation] * usage.quantity))
+        total = sum(amount for _, _, amount in lines)
+        back = sum(each.amount for each in command.given_back if each.grant.environment == usage.environment)
+        left = available(account, usage.environment) + back
+        if total > left:
+            raise Rejection(
+                "out_of_credits",
+                f"The correction charges {format_credits(total)} credits; {format_credits(left)} are available",
+            )
+    first_index = booking.next_index
+    metadata = command.metadata
+    change = 0
+    for each in command.given_back:
+        grant = _grant_for(booking, each)
+        grant.remaining += each.amount
+        change += each.amount
+        _state(booking, command, usage, grant, each.operation, -each.quantity, each.amount, "", metadata)
+    for operation, quantity, amount in lines:
+        assert usage is not None
+        if not amount:
+            _state(booking, command, usage, None, operation, quantity, 0, version, metadata)
+        for grant, drawn in booking.draw(usage.environment, amount):
+            change -= drawn
+            _state(booking, command, usage, grant, operation, quantity, -drawn, version, metadata)
+            quantity = 0
+    drop_spent(account, booking.at_ms)
+    recharge_if_low(booking)
+    environment = usage.environment if usage is not None else command.given_back[0].grant.environment
+    return Reply(
+        200,
+        "",
+        "",
+        change,
+        available(account, environment),
+        entry_id(booking.partition, booking.offset, first_index),
+    )
+
+
+def _grant_for(booking: Booking, each: GivenBack) -> Grant:
+    """The grant that the credits go back to; it may have been used up and forgotten meanwhile."""
+    account, past = booking.account, each.grant
+    has_expired = past.expires_at_ms != 0 and past.expires_at_ms <= booking.at_ms
+    if has_expired:
+        grant_id = f"promotional-{booking.offset}-{booking.next_index}"
+        promotional = Grant(
+            grant_id, "promotional", past.environment, each.amount, 0, booking.at_ms, account.renews_at_ms
+        )
+        add_grant(account, promotional)
+        return promotional
+    known = _find(account, past.id)
+    if known is None:
+        known = Grant(past.id, past.kind, past.environment, past.granted, 0, past.granted_at_ms, past.expires_at_ms)
+        add_grant(account, known)
+    return known
+
+
+def _find(account: Account, grant_id: str) -> Grant | None:
+    return next((grant for grant in account.grants if grant.id == grant_id), None)
+
+
+def _state(
+    booking: Booking,
+    command: Correct,
+    usage: Usage | None,
+    grant: Grant | None,
+    operation: str,
+    quantity: int,
+    amount: int,
+    version: str,
+    metadata: str,
+) -> None:
+    environment = grant.environment if grant is not None else usage.environment if usage is not None else ""
+    booking.state(
+        "correction",
+        environment=environment,
+        operation=operation,
+        quantity=quantity,
+        amount=amount,
+        grant_id=grant.id if grant is not None else "",
+        reason="charged" if amount < 0 else "given_back",
+        price_version=version,
+        source=command.source,
+        event_id=command.event_id,
+        job_id=usage.job_id if usage is not None else "",
+        key_id=usage.key_id if usage is not None else "",
+        occurred_at_ms=usage.occurred_at_ms if usage is not None else booking.at_ms,
+        metadata=metadata,
+    )

@@ -1,0 +1,105 @@
+"""Credits that come: grants in burn-down order, bundles bought by hand or by auto-recharge, and their refunds."""
+
+from __future__ import annotations
+
+from schemas.commands import RefundTopUp, SettleRecharge, TopUp
+from schemas.ledger import Account, Grant, Reply
+from schemas.problems import Rejection
+from streams.core.booking import Booking, available, note
+from streams.core.items import bill_due
+from streams.core.plans import BUNDLES, not_refundable, refund_cents
+from streams.core.recharge import ENVIRONMENT, note_failure, note_success
+
+_BURN_DOWN = {"allowance": 0, "promotional": 1, "top_up": 2}
+
+
+def grant_credits(
+    booking: Booking,
+    kind: str,
+    environment: str,
+    amount: int,
+    granted_at_ms: int,
+    expires_at_ms: int,
+    metadata: str = "",
+    cents: int = 0,
+) -> str:
+    """Grant `amount` microcredits; gives the fact's id. What past months left unpaid is charged at once."""
+    account = booking.account
+    grant_id = f"{kind}-{booking.offset}-{booking.next_index}"
+    add_grant(account, Grant(grant_id, kind, environment, amount, amount, granted_at_ms, expires_at_ms))
+    fact_id = booking.state(
+        "grant",
+        environment=environment,
+        amount=amount,
+        grant_id=grant_id,
+        reason=kind,
+        occurred_at_ms=granted_at_ms,
+        metadata=metadata,
+        cents=cents,
+    )
+    if account.items:
+        bill_due(booking, granted_at_ms)
+    return fact_id
+
+
+def add_grant(account: Account, grant: Grant) -> None:
+    """Put a grant in its place in burn-down order: allowance, promotional, then top-ups, the oldest first."""
+    account.grants.append(grant)
+    account.grants.sort(key=lambda each: (_BURN_DOWN[each.kind], each.granted_at_ms))
+
+
+def top_up(booking: Booking, command: TopUp) -> Reply:
+    """Grant a bundle that was bought. Raises Rejection."""
+    account = booking.account
+    if account.closed_at_ms:
+        raise Rejection("project_closed", f"Project {account.project!r} is closed")
+    amount = BUNDLES.get(command.bundle_usd)
+    if amount is None:
+        raise Rejection(
+            "invalid_request", f"No bundle of ${command.bundle_usd}; there are {sorted(BUNDLES)}", "bundle_usd"
+        )
+    metadata = note(reference=command.reference)
+    cents = command.bundle_usd * 100
+    fact_id = grant_credits(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata, cents)
+    return Reply(200, "", "", amount, available(account, command.environment), fact_id)
+
+
+def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
+    """End the purchase that is under way. Money that was taken gives its credits, even to a project closed meanwhile.
+
+    Raises Rejection `recharge_settled` where that purchase has ended already.
+    """
+    account = booking.account
+    if not command.is_paid:
+        fact_id = note_failure(booking, command.recharge_id, command.detail)
+        return Reply(200, "", "", 0, available(account, ENVIRONMENT), fact_id)
+    bundle_usd = note_success(account, command.recharge_id)
+    amount = BUNDLES[bundle_usd]
+    metadata = note(recharge=command.recharge_id, reference=command.reference)
+    fact_id = grant_credits(booking, "top_up", ENVIRONMENT, amount, booking.at_ms, 0, metadata, bundle_usd * 100)
+    return Reply(200, "", "", amount, available(account, ENVIRONMENT), fact_id)
+
+
+def refund_top_up(booking: Booking, command: RefundTopUp) -> Reply:
+    """Take back what is left of a bundle, whose money is given back. Raises Rejection."""
+    account = booking.account
+    grant = next((grant for grant in account.grants if grant.id == command.grant_id), None)
+    if grant is None or grant.kind != "top_up":
+        raise Rejection("unknown_grant", f"No bundle {command.grant_id!r} that has credits left", "grant_id")
+    if grant.held:
+        raise Rejection("not_refundable", "A part of the bundle is held for a job; resolve its hold first", "grant_id")
+    standing = account.is_in_good_standing
+    if why := not_refundable(grant.granted, grant.remaining, grant.granted_at_ms, booking.at_ms, standing):
+        raise Rejection("not_refundable", why, "grant_id")
+    account.grants.remove(grant)
+    cents = refund_cents(grant.remaining)
+    fact_id = booking.state(
+        "refund",
+        environment=grant.environment,
+        amount=-grant.remaining,
+        grant_id=grant.id,
+        reason=grant.kind,
+        metadata=note(refund_cents=cents, reason=command.reason),
+        cents=-cents,
+    )
+    return Reply(200, "", "", grant.remaining, available(account, grant.environment), fact_id)

@@ -1,0 +1,244 @@
+"""Holds: credits kept for a job from the moment it is queued until it is captured, released, or the hold expires.
+
+What is held stays in its grants and can't be spent otherwise. A release gives it back to the same grants: where a grant
+has expired meanwhile, its credits expire with it. Source: pricing, "What if I run out mid-job?" and "Do retries cost
+extra?".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
+from schemas.events import Usage
+from schemas.ledger import Account, HeldPart, Hold, Line, Reply, entry_id
+from schemas.problems import Rejection
+from streams.core.booking import Booking, available, drop_spent, format_credits, note
+from streams.core.recharge import recharge_if_low
+
+HOLDS_MAX = 1_000
+HOLD_SECONDS_MAX = 7 * 86_400
+HOLD_SECONDS_DEFAULT = 3_600
+
+
+def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str, seconds: int) -> Hold:
+    """Hold what these lines cost; it must be available."""
+    account = booking.account
+    total = sum(line.rate * line.quantity for line in lines)
+    hold = Hold(
+        entry_id(booking.partition, booking.offset, booking.next_index),
+        usage.environment,
+        usage.job_id,
+        usage.source,
+        usage.event_id,
+        usage.key_id,
+        usage.metadata,
+        usage.occurred_at_ms,
+        price_version,
+        lines,
+        [],
+        booking.at_ms,
+        booking.at_ms + seconds * 1000,
+    )
+    left = total
+    for grant in account.grants:
+        free = grant.remaining - grant.held
+        if grant.environment == usage.environment and free and left:
+            kept = min(left, free)
+            left -= kept
+            grant.held += kept
+            hold.parts.append(HeldPart(grant.id, kept))
+            _state(booking, "hold", hold, grant_id=grant.id, held=kept)
+    assert not left, "a hold was not covered although it was checked to be"
+    if not total:
+        _state(booking, "hold", hold)
+    account.holds.append(hold)
+    return hold
+
+
+def of_job(account: Account, usage: Usage) -> Hold | None:
+    """The open hold of the same job, or of the same event."""
+    for hold in account.holds:
+        if usage.job_id and hold.job_id == usage.job_id and hold.environment == usage.environment:
+            return hold
+        if hold.source == usage.source and hold.event_id == usage.event_id:
+            return hold
+    return None
+
+
+def capture(booking: Booking, command: CaptureHold) -> Reply:
+    """Charge the hold's lines in order, as far as the amount goes, and release the rest. Raises Rejection."""
+    account = booking.account
+    hold = _open_hold(account, command.hold_id, command.environment)
+    total = sum(part.amount for part in hold.parts)
+    amount = total if command.amount < 0 else command.amount
+    if amount > total:
+        raise Rejection(
+            "invalid_request", f"The hold has {format_credits(total)} credits; capture as much or less", "credits"
+        )
+    first_index = booking.next_index
+    left = amount
+    for line in hold.lines:
+        cost = min(left, line.rate * line.quantity)
+        left -= cost
+        if cost:
+            _capture_line(booking, hold, line, cost)
+        elif not line.rate:
+            _state(booking, "charge", hold, operation=line.operation, quantity=line.quantity)
+    _give_back(booking, hold, "captured", booking.at_ms)
+    return Reply(
+        200,
+        "",
+        "",
+        amount,
+        available(account, hold.environment),
+        entry_id(booking.partition, booking.offset, first_index),
+    )
+
+
+def release(booking: Booking, command: ReleaseHold) -> Reply:
+    """Give it all back. Raises Rejection."""
+    hold = _open_hold(booking.account, command.hold_id, command.environment)
+    total = sum(part.amount for part in hold.parts)
+    first_index = booking.next_index
+    _give_back(booking, hold, "released", booking.at_ms, command.reason)
+    return Reply(
+        200,
+        "",
+        "",
+        total,
+        available(booking.account, hold.environment),
+        entry_id(booking.partition, booking.offset, first_index),
+    )
+
+
+def extend(booking: Booking, command: ExtendHold) -> Reply:
+    """Let it expire later, or sooner, counted from now. Raises Rejection."""
+    hold = _open_hold(booking.account, command.hold_id, command.environment)
+    if not 0 < command.seconds <= HOLD_SECONDS_MAX:
+        raise Rejection("invalid_request", f"A hold lasts from 1 to {HOLD_SECONDS_MAX} seconds", "seconds")
+    hold.expires_at_ms = booking.at_ms + command.seconds * 1000
+    fact_id = _state(booking, "hold", hold, reason="extended", metadata=note(hold=hold.id, seconds=command.seconds))
+    return Reply(200, "", "", 0, available(booking.account, hold.environment), fact_id)
+
+
+def expire(booking: Booking, hold: Hold) -> None:
+    """Nobody resolved it in time: give it all back, as of the time it expired at."""
+    _give_back(booking, hold, "expired", hold.expires_at_ms)
+
+
+def next_expiry_ms(holds: Iterable[Hold]) -> int | None:
+    """When the first of these expires."""
+    return min((hold.expires_at_ms for hold in holds), default=None)
+
+
+def _open_hold(account: Account, hold_id: str, environment: str) -> Hold:
+    for hold in account.holds:
+        if hold.id == hold_id and environment in ("", hold.environment):
+            return hold
+    raise Rejection(
+        "unknown_hold", f"There is no open hold {hold_id[:80]!r}: captured, released, expired, or never placed"
+    )
+
+
+def _capture_line(booking: Booking, hold: Hold, line: Line, cost: int) -> None:
+    grants = {grant.id: grant for grant in booking.account.grants}
+    quantity = cost // line.rate
+    for part in hold.parts:
+        drawn = min(cost, part.amount)
+        if not drawn:
+            continue
+        grant = grants[part.grant_id]
+        grant.remaining -= drawn
+        grant.held -= drawn
+        part.amount -= drawn
+        cost -= drawn
+        _state(
+            booking,
+            "charge",
+            hold,
+            operation=line.operation,
+            quantity=quantity,
+            amount=-drawn,
+            grant_id=grant.id,
+            held=-drawn,
+        )
+        quantity = 0
+
+
+def _give_back(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str = "") -> None:
+    account = booking.account
+    account.holds.remove(hold)
+    grants = {grant.id: grant for grant in account.grants}
+    stated = False
+    for part in hold.parts:
+        if not part.amount:
+            continue
+        grant = grants[part.grant_id]
+        grant.held -= part.amount
+        _state_release(booking, hold, reason, at_ms, why, grant.id, -part.amount)
+        stated = True
+        if grant.expires_at_ms and grant.expires_at_ms <= at_ms:
+            grant.remaining -= part.amount
+            booking.state(
+                "expiry",
+                environment=grant.environment,
+                amount=-part.amount,
+                grant_id=grant.id,
+                reason=grant.kind,
+                occurred_at_ms=at_ms,
+            )
+    if not stated and reason != "captured":
+        _state_release(booking, hold, reason, at_ms, why, "", 0)
+    drop_spent(account, at_ms)
+    if reason == "captured":
+        recharge_if_low(booking)
+
+
+def _state_release(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str, grant_id: str, held: int) -> None:
+    """Without source and event: it has a time of its own, as all that no event brought (see `streams.history`)."""
+    booking.state(
+        "release",
+        environment=hold.environment,
+        operation=hold.lines[0].operation,
+        grant_id=grant_id,
+        reason=reason,
+        price_version=hold.price_version,
+        job_id=hold.job_id,
+        key_id=hold.key_id,
+        occurred_at_ms=at_ms,
+        metadata=note(hold=hold.id, why=why),
+        held=held,
+    )
+
+
+def _state(
+    booking: Booking,
+    kind: str,
+    hold: Hold,
+    *,
+    operation: str = "",
+    quantity: int = 0,
+    amount: int = 0,
+    grant_id: str = "",
+    held: int = 0,
+    reason: str = "",
+    metadata: str | None = None,
+) -> str:
+    return booking.state(
+        kind,
+        environment=hold.environment,
+        operation=operation or hold.lines[0].operation,
+        quantity=quantity,
+        amount=amount,
+        grant_id=grant_id,
+        reason=reason or ("captured" if kind == "charge" else ""),
+        price_version=hold.price_version,
+        source=hold.source,
+        event_id=hold.event_id,
+        job_id=hold.job_id,
+        key_id=hold.key_id,
+        occurred_at_ms=hold.occurred_at_ms,
+        metadata=hold.metadata if metadata is None else metadata,
+        held=held,
+    )

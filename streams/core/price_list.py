@@ -1,0 +1,122 @@
+"""Price books over time: which one holds when, and what a new one must respect.
+
+Source: pricing, "How pricing changes": an increase is announced at least 30 days before it takes effect.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.problems import Rejection
+from streams.core.plans import PLANS
+
+# The account in which a partition keeps its price books; no project can have this id.
+PRICES_ID = "prices:"
+
+NOTICE_DAYS = 30
+BOOKS_MAX = 200
+OPERATIONS_MAX = 500
+RATE_MAX = 1_000_000 * 1_000_000
+_DAY_MS = 86_400_000
+_VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}")
+_OPERATION = re.compile(r"[a-z][a-z0-9_.]{0,63}")
+_FOREVER_MS = 1 << 62
+
+
+class Prices:
+    """The first price book and those announced after it. `at` gives the one that holds at a time."""
+
+    __slots__ = ("_book", "_from_ms", "_operations", "_until_ms", "books")
+
+    def __init__(self, announced: Sequence[PriceBook] = ()) -> None:
+        self.books = [FIRST_PRICE_BOOK, *announced]
+        self._book, self._from_ms, self._until_ms = self._segment(-1)
+        self._operations: frozenset[str] | None = None
+
+    def at(self, at_ms: int) -> PriceBook:
+        """The book that holds at a time in Unix milliseconds."""
+        if not self._from_ms <= at_ms < self._until_ms:
+            self._book, self._from_ms, self._until_ms = self._segment(at_ms)
+        return self._book
+
+    def segments(self, from_ms: int, until_ms: int) -> list[tuple[PriceBook, int, int]]:
+        """The books that hold in [from, until), each with the part of that time in which it does."""
+        found = []
+        while from_ms < until_ms:
+            book, _, ends_ms = self._segment(from_ms)
+            found.append((book, from_ms, min(ends_ms, until_ms)))
+            from_ms = ends_ms
+        return found
+
+    def operations(self) -> frozenset[str]:
+        """Every operation that any book has a price for: what is priced at all is decided by the owner."""
+        if self._operations is None:
+            self._operations = frozenset(operation for book in self.books for operation in book.rates)
+        return self._operations
+
+    def version(self, version: str) -> PriceBook | None:
+        """The book of that version."""
+        return next((book for book in self.books if book.version == version), None)
+
+    def _segment(self, at_ms: int) -> tuple[PriceBook, int, int]:
+        for number in range(len(self.books) - 1, 0, -1):
+            book = self.books[number]
+            if book.effective_at_ms <= at_ms:
+                following = self.books[number + 1 :]
+                return book, book.effective_at_ms, following[0].effective_at_ms if following else _FOREVER_MS
+        return self.books[0], -_FOREVER_MS, self.books[1].effective_at_ms if len(self.books) > 1 else _FOREVER_MS
+
+
+def check_book(book: PriceBook, prices: Prices) -> None:
+    """Whether a book may be announced after these. Raises Rejection (`invalid_request`, `price_notice_too_short`,
+    `price_version_exists`)."""
+    if not _VERSION.fullmatch(book.version):
+        raise _invalid("A version has up to 32 letters, digits, dots, dashes and underscores", "version")
+    if prices.version(book.version) is not None:
+        raise Rejection("price_version_exists", f"Version {book.version!r} was announced before", "version")
+    if len(prices.books) >= BOOKS_MAX:
+        raise _invalid(f"There are at most {BOOKS_MAX} price books", "version")
+    last = prices.books[-1]
+    if book.effective_at_ms <= last.effective_at_ms:
+        raise _invalid(f"It must take effect after version {last.version!r}, the last announced", "effective_at")
+    if book.effective_at_ms < book.announced_at_ms:
+        raise _invalid("A price book can't take effect before it is announced", "effective_at")
+    if not book.rates or len(book.rates) + len(book.hourly) > OPERATIONS_MAX:
+        raise _invalid(f"A price book has 1 to {OPERATIONS_MAX} prices", "rates")
+    for field, rates in (("rates", book.rates), ("hourly", book.hourly)):
+        for operation, rate in rates.items():
+            if not _OPERATION.fullmatch(operation):
+                raise _invalid(f"{operation[:80]!r} is no name for an operation", f"{field}.{operation[:80]}")
+            if not 0 <= rate <= RATE_MAX:
+                raise _invalid("A price is from 0 to 1000000 credits", f"{field}.{operation}")
+    if both := book.rates.keys() & book.hourly.keys():
+        raise _invalid(f"{min(both)!r} has a price a use and a price an hour", "hourly")
+    for operation, plan in book.plan_required.items():
+        if plan not in PLANS or operation not in book.rates:
+            raise _invalid("It needs a plan that there is, and an operation with a price", f"plan_required.{operation}")
+    worse = increases(last, book)
+    if worse and book.effective_at_ms - book.announced_at_ms < NOTICE_DAYS * _DAY_MS:
+        raise Rejection(
+            "price_notice_too_short",
+            f"{', '.join(worse[:5])} would cost more or give less: that needs {NOTICE_DAYS} days between announcement "
+            "and effect",
+            "effective_at",
+        )
+
+
+def increases(old: PriceBook, new: PriceBook) -> list[str]:
+    """The operations that are worse off: dearer, gone, or for higher plans only. What is new is no increase."""
+    worse = []
+    for old_rates, new_rates in ((old.rates, new.rates), (old.hourly, new.hourly)):
+        worse += [name for name, rate in old_rates.items() if name not in new_rates or new_rates[name] > rate]
+    for operation, plan in new.plan_required.items():
+        before = old.plan_required.get(operation)
+        if operation in old.rates and PLANS[plan].rank > (PLANS[before].rank if before else 0):
+            worse.append(operation)
+    return sorted(set(worse))
+
+
+def _invalid(detail: str, field: str) -> Rejection:
+    return Rejection("invalid_request", detail, field)

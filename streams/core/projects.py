@@ -1,0 +1,219 @@
+"""What a project is and is on: its plan and price, open or closed, its standing, badge, keys and billing account."""
+
+from __future__ import annotations
+
+from schemas.commands import (
+    ChangePlan,
+    CloseProject,
+    CreateKey,
+    CreateProject,
+    OpenBillingAccount,
+    RevokeKey,
+    SetBadge,
+    SetBillingAccount,
+    SetStanding,
+)
+from schemas.ledger import Account, ApiKey, Fact, Reply
+from schemas.problems import Rejection
+from streams.core.booking import Booking, available, note
+from streams.core.grants import grant_credits
+from streams.core.items import end_all
+from streams.core.plans import PLANS, Plan, renewal_after
+from streams.core.price_list import Prices
+
+KEYS_MAX = 100
+# A billing account's id stands behind this; no project can have such an id.
+BILLING_PREFIX = "billing:"
+NEVER_MS = 1 << 52
+
+
+def open_project(
+    command: CreateProject, partition: int, offset: int, at_ms: int, facts: list[Fact], prices: Prices
+) -> tuple[Account, Reply]:
+    """A new project's account with its first allowance. Raises Rejection."""
+    plan = plan_named(command.plan)
+    allowance, cents = _terms(plan, command.contract_allowance, command.contract_cents)
+    account = Account(
+        command.project,
+        command.name,
+        plan.name,
+        allowance,
+        at_ms,
+        renewal_after(at_ms, at_ms),
+        [],
+        [],
+        [],
+        offset,
+        -1,
+        at_ms,
+        price_cents=cents,
+        billing_account=command.billing_account,
+    )
+    booking = Booking(account, partition, offset, 0, at_ms, facts, prices)
+    fact_id = booking.state("project", reason=plan.name)
+    begin_month(booking, at_ms)
+    return account, Reply(201, "", "", allowance, allowance, fact_id)
+
+
+def open_billing_account(
+    command: OpenBillingAccount, partition: int, offset: int, at_ms: int, facts: list[Fact], prices: Prices
+) -> tuple[Account, Reply]:
+    """A new billing account."""
+    account = Account(
+        command.project, command.name, "free", 0, at_ms, NEVER_MS, [], [], [], offset, -1, at_ms, email=command.email
+    )
+    fact_id = Booking(account, partition, offset, 0, at_ms, facts, prices).state("billing_account", reason="opened")
+    return account, Reply(201, "", "", 0, 0, fact_id)
+
+
+def change_billing_account(booking: Booking, command: OpenBillingAccount) -> Reply:
+    """Another name or address for a billing account that there is."""
+    booking.account.name, booking.account.email = command.name, command.email
+    return Reply(200, "", "", 0, 0, booking.state("billing_account", reason="changed"))
+
+
+def begin_month(booking: Booking, at_ms: int) -> None:
+    """A plan's month begins: what it costs is due, and its allowance is granted until the renewal."""
+    account = booking.account
+    _subscribe(booking, account.price_cents, at_ms)
+    if account.allowance:
+        grant_credits(booking, "allowance", "production", account.allowance, at_ms, account.renews_at_ms)
+
+
+def change_plan(booking: Booking, command: ChangePlan) -> Reply:
+    """What gives more of anything, and less of nothing, is given at once: the plan, and for the rest of the month what
+    its allowance has more; what it costs more is due at once. All else waits for the renewal, and what is paid for is
+    kept until then. So an allowance only rises within a month, and going back and forth gains nothing."""
+    account = booking.account
+    check_open(account)
+    plan = plan_named(command.plan)
+    allowance, cents = _terms(plan, command.contract_allowance, command.contract_cents)
+    if plan.rank < PLANS[account.plan].rank or allowance < account.allowance:
+        account.next_plan, account.next_allowance, account.next_price_cents = plan.name, allowance, cents
+        fact_id = _state_plan(booking, plan.name, account.renews_at_ms)
+        return Reply(200, "", "", 0, available(account, "production"), fact_id)
+    more, more_cents = allowance - account.allowance, cents - account.price_cents
+    fact_id = move_to_plan(booking, plan.name, allowance, cents, booking.at_ms)
+    if more_cents > 0:
+        _subscribe(booking, more_cents, booking.at_ms)
+    if more:
+        grant_credits(booking, "allowance", "production", more, booking.at_ms, account.renews_at_ms)
+    return Reply(200, "", "", more, available(account, "production"), fact_id)
+
+
+def move_to_plan(booking: Booking, plan: str, allowance: int, price_cents: int, at_ms: int) -> str:
+    """Be on another plan from now on; gives the fact's id."""
+    account = booking.account
+    fact_id = _state_plan(booking, plan, at_ms)
+    account.plan, account.allowance, account.price_cents = plan, allowance, price_cents
+    account.next_plan, account.next_allowance, account.next_price_cents = "", 0, 0
+    return fact_id
+
+
+def close(booking: Booking, command: CloseProject) -> Reply:
+    """Spend nothing more. Holds are resolved as ever; recurring items end, and are billed at the month's end."""
+    account = booking.account
+    check_open(account)
+    account.closed_at_ms = booking.at_ms
+    end_all(booking)
+    fact_id = booking.state("project", reason="closed", metadata=note(reason=command.reason))
+    return Reply(200, "", "", 0, available(account, "production"), fact_id)
+
+
+def reopen(booking: Booking) -> Reply:
+    """Bundles are as they were. A month's allowance is granted once, however often a project is closed and reopened."""
+    account = booking.account
+    if not account.closed_at_ms:
+        raise Rejection("project_open", f"Project {account.project!r} is not closed")
+    account.closed_at_ms = 0
+    fact_id = booking.state("project", reason="reopened")
+    granted = 0
+    if not _has_had_its_month(account, booking.at_ms):
+        granted = account.allowance
+        begin_month(booking, booking.at_ms)
+    return Reply(200, "", "", granted, available(account, "production"), fact_id)
+
+
+def set_standing(booking: Booking, command: SetStanding) -> Reply:
+    """Good or not."""
+    booking.account.is_in_good_standing = command.is_good
+    fact_id = booking.state(
+        "standing", reason="good" if command.is_good else "bad", metadata=note(reason=command.reason)
+    )
+    return Reply(200, "", "", 0, available(booking.account, "production"), fact_id)
+
+
+def set_badge(booking: Booking, command: SetBadge) -> Reply:
+    """Show the badge or not. Raises Rejection `plan_required` where the plan is free."""
+    account = booking.account
+    if command.is_off and not PLANS[account.plan].rank:
+        raise Rejection("plan_required", "A free project carries the badge")
+    account.badge_off = command.is_off
+    fact_id = booking.state("project", reason="badge_off" if command.is_off else "badge_on")
+    return Reply(200, "", "", 0, available(account, "production"), fact_id)
+
+
+def set_billing_account(booking: Booking, command: SetBillingAccount) -> Reply:
+    """From now on be on that account's invoice; what was stated before stays on the old one's."""
+    account = booking.account
+    before, account.billing_account = account.billing_account, command.billing_account
+    fact_id = booking.state("billing_account", reason="joined", metadata=note(before=before))
+    return Reply(200, "", "", 0, available(account, "production"), fact_id)
+
+
+def create_key(booking: Booking, command: CreateKey) -> Reply:
+    """Add a key. Raises Rejection."""
+    keys = booking.account.keys
+    if any(key.id == command.key_id for key in keys):
+        raise Rejection("key_exists", f"Key {command.key_id!r} exists", "key_id")
+    if len(keys) >= KEYS_MAX:
+        raise Rejection("invalid_request", f"A project has at most {KEYS_MAX} keys, revoked ones too")
+    keys.append(ApiKey(command.key_id, command.key_hash, command.environment, command.scopes, booking.at_ms, 0))
+    fact_id = booking.state("key", environment=command.environment, reason="created", key_id=command.key_id)
+    return Reply(200, "", "", 0, available(booking.account, command.environment), fact_id)
+
+
+def revoke_key(booking: Booking, command: RevokeKey) -> Reply:
+    """End a key. Raises Rejection."""
+    for key in booking.account.keys:
+        if key.id == command.key_id:
+            key.revoked_at_ms = key.revoked_at_ms or booking.at_ms
+            fact_id = booking.state("key", environment=key.environment, reason="revoked", key_id=key.id)
+            return Reply(200, "", "", 0, available(booking.account, key.environment), fact_id)
+    raise Rejection("unknown_key", f"Project {command.project!r} has no key {command.key_id!r}", "key_id")
+
+
+def plan_named(name: str) -> Plan:
+    """The plan. Raises Rejection."""
+    plan = PLANS.get(name)
+    if plan is None:
+        raise Rejection("invalid_request", f"No plan {name!r}; there are {', '.join(PLANS)}", "plan")
+    return plan
+
+
+def check_open(account: Account) -> None:
+    """Raises Rejection `project_closed`."""
+    if account.closed_at_ms:
+        raise Rejection("project_closed", f"Project {account.project!r} is closed")
+
+
+def _terms(plan: Plan, contract_allowance: int, contract_cents: int) -> tuple[int, int]:
+    """(microcredits, cents) a month."""
+    return (contract_allowance, contract_cents) if plan.name == "enterprise" else (plan.allowance, plan.price_cents)
+
+
+def _has_had_its_month(account: Account, at_ms: int) -> bool:
+    return not account.allowance or any(
+        grant.kind == "allowance" and grant.expires_at_ms > at_ms for grant in account.grants
+    )
+
+
+def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:
+    if cents:
+        booking.state("subscription", reason=booking.account.plan, occurred_at_ms=at_ms, cents=cents)
+
+
+def _state_plan(booking: Booking, plan: str, effective_at_ms: int) -> str:
+    return booking.state(
+        "plan", reason=plan, occurred_at_ms=effective_at_ms, metadata=note(**{"from": booking.account.plan})
+    )

@@ -1,0 +1,124 @@
+"""Auto-recharge: when a bundle is to be bought, and what stops it.
+
+The core only states that a purchase is wanted; whoever carries it out answers with a command. One purchase at a time,
+so none is made twice for the same need. Source: pricing, "When am I billed?": the card on file only if opted in.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from schemas.commands import SetAutoRecharge
+from schemas.ledger import Account, AutoRecharge, Reply
+from schemas.problems import Rejection
+from streams.core.booking import Booking, available, note
+from streams.core.plans import BUNDLES
+
+ENVIRONMENT = "production"
+FAILURES_MAX = 5
+_FIRST_PAUSE_MS = 3_600_000
+_PAUSE_MS_MAX = 86_400_000
+CAP_CENTS_MAX = 100_000_00
+
+
+def recharge_if_low(booking: Booking) -> None:
+    """Want a bundle where less than the threshold is available, and nothing speaks against it.
+
+    Call it after anything that may have brought the balance down, or shown that it is too low.
+    """
+    account = booking.account
+    recharge = account.auto_recharge
+    if recharge is None or not recharge.is_on or recharge.pending_id or account.closed_at_ms:
+        return
+    if booking.at_ms < recharge.blocked_until_ms or available(account, ENVIRONMENT) >= recharge.threshold:
+        return
+    month = month_of(booking.at_ms)
+    if recharge.month != month:
+        recharge.month, recharge.spent_cents = month, 0
+    cents = recharge.bundle_usd * 100
+    if recharge.spent_cents + cents > recharge.cap_cents:
+        if recharge.capped_month != month:
+            recharge.capped_month = month
+            booking.state("recharge", environment=ENVIRONMENT, reason="cap_reached", metadata=_terms(recharge))
+        return
+    recharge.spent_cents += cents
+    recharge.pending_cents = cents
+    recharge.pending_id = f"recharge-{booking.partition}-{booking.offset}-{booking.next_index}"
+    booking.state("recharge", environment=ENVIRONMENT, reason="requested", metadata=_terms(recharge))
+
+
+def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
+    """Turn it on with new terms, or off. A purchase under way is not called back. Raises Rejection."""
+    account = booking.account
+    if command.is_on:
+        if command.bundle_usd not in BUNDLES:
+            raise Rejection("invalid_request", f"There are bundles of {sorted(BUNDLES)} dollars", "bundle_usd")
+        if not 0 < command.threshold <= BUNDLES[500]:
+            raise Rejection("invalid_request", "The threshold is above 0 and at most 100000 credits", "threshold")
+        if not command.bundle_usd * 100 <= command.cap_cents <= CAP_CENTS_MAX:
+            raise Rejection("invalid_request", "The cap covers one bundle at least and is at most $100,000", "cap_usd")
+        if not command.payment_method:
+            raise Rejection("invalid_request", "It needs a payment method", "payment_method")
+    known = account.auto_recharge or AutoRecharge(False, 0, 0, 0, "")
+    known.is_on = command.is_on
+    if command.is_on:
+        known.threshold, known.bundle_usd = command.threshold, command.bundle_usd
+        known.cap_cents, known.payment_method = command.cap_cents, command.payment_method
+        known.failures = known.blocked_until_ms = known.capped_month = 0
+    account.auto_recharge = known
+    fact_id = booking.state(
+        "recharge", environment=ENVIRONMENT, reason="on" if command.is_on else "off", metadata=_terms(known)
+    )
+    recharge_if_low(booking)
+    return Reply(200, "", "", 0, available(account, ENVIRONMENT), fact_id)
+
+
+def note_failure(booking: Booking, recharge_id: str, detail: str) -> str:
+    """A purchase failed: nothing was bought. It is tried again at the next need after a pause that doubles; after five
+    failures in a row it is turned off. Gives the fact's id."""
+    recharge = _pending(booking.account, recharge_id)
+    recharge.spent_cents -= recharge.pending_cents
+    recharge.pending_id, recharge.pending_cents = "", 0
+    recharge.failures += 1
+    recharge.blocked_until_ms = booking.at_ms + min(_PAUSE_MS_MAX, _FIRST_PAUSE_MS << (recharge.failures - 1))
+    fact_id = booking.state(
+        "recharge",
+        environment=ENVIRONMENT,
+        reason="failed",
+        metadata=note(id=recharge_id, detail=detail, failures=recharge.failures),
+    )
+    if recharge.failures >= FAILURES_MAX:
+        recharge.is_on = False
+        booking.state("recharge", environment=ENVIRONMENT, reason="off", metadata=note(detail="It failed too often"))
+    return fact_id
+
+
+def note_success(account: Account, recharge_id: str) -> int:
+    """A purchase was paid; gives the bundle's price in dollars."""
+    recharge = _pending(account, recharge_id)
+    bundle_usd = recharge.pending_cents // 100
+    recharge.pending_id, recharge.pending_cents, recharge.failures, recharge.blocked_until_ms = "", 0, 0, 0
+    return bundle_usd
+
+
+def month_of(at_ms: int) -> int:
+    """The calendar month, UTC, as year * 100 + month."""
+    at = datetime.fromtimestamp(at_ms // 1000, UTC)
+    return at.year * 100 + at.month
+
+
+def _pending(account: Account, recharge_id: str) -> AutoRecharge:
+    recharge = account.auto_recharge
+    if recharge is None or not recharge_id or recharge.pending_id != recharge_id:
+        raise Rejection("recharge_settled", f"No purchase {recharge_id!r} is under way", "recharge_id")
+    return recharge
+
+
+def _terms(recharge: AutoRecharge) -> str:
+    return note(
+        id=recharge.pending_id,
+        bundle_usd=recharge.bundle_usd,
+        cap_cents=recharge.cap_cents,
+        spent_cents=recharge.spent_cents,
+        payment_method=recharge.payment_method,
+    )
