@@ -159,7 +159,7 @@ def filled(embedded: ClickHouse) -> ClickHouse:
 def insert(clickhouse: ClickHouse, sink: Sink, rows: Sequence[Row]) -> None:
     packs = []
     for row in rows:
-        values = [row.get(name, 0 if name == "quantity" else "") for name in sink.columns]
+        values = [row.get(name, "" if kind == "String" else 0) for name, kind in sink.columns.items()]
         packs.append(Pack(tuple(row[name] for name in sink.shared), msgspec.msgpack.encode([values]), 1))
     clickhouse.insert_packs(sink.table, sink.shared, sink.columns, packs, partitions_max=3)
 
