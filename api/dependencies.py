@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Security
@@ -9,10 +10,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.keys import ADMIN_PREFIX, Caller, caller_of, is_admin_key, project_of_key
 from api.services import Services
+from schemas.commands import AnyCommand
 from schemas.events import PROJECT_ID_PATTERN
-from schemas.ledger import Account
+from schemas.ledger import Account, Reply
 from schemas.problems import Rejection
 from streams.core.acceptance import Origin
+from streams.core.projects import BILLING_PREFIX
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
@@ -96,6 +99,14 @@ def account_for(services: Services, project: str) -> Account:
     return account
 
 
+def billing_account_for(services: Services, name: str) -> Account:
+    """The billing account, or Rejection `unknown_billing_account` or `not_ready`."""
+    account = known_account(services, BILLING_PREFIX + name)
+    if account is None:
+        raise Rejection("unknown_billing_account", f"There is no billing account {name[:64]!r}", "billing_account")
+    return account
+
+
 IdempotencyKey = Annotated[
     str,
     Header(
@@ -104,3 +115,17 @@ IdempotencyKey = Annotated[
         description="The same key with the same content gives the same answer, and has its effect once",
     ),
 ]
+
+
+async def decided(services: Services, command: AnyCommand) -> tuple[Reply, int]:
+    """The reply to a command and its offset, once this process can read its effect back. Raises the refusal."""
+    reply, offset = await services.commands.decide(command)
+    if reply.code:
+        raise Rejection(reply.code, reply.detail, reply.field or None)
+    await services.accounts.wait_for(command.project, offset, services.settings.reply_timeout_seconds)
+    return reply, offset
+
+
+def utc(at_ms: int) -> datetime:
+    """Unix milliseconds as a time."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -19,6 +19,7 @@ from streams.commands import CommandClient
 from streams.drift import DriftCheck
 from streams.historian import Historian, dead_letter_sink, journal_sink
 from streams.migrations import migrate
+from streams.price_broadcast import PriceBroadcast
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.topics import Topics, create_topics, topics_of
@@ -37,6 +38,7 @@ class Services:
     accounts: AccountsView
     clickhouse: ClickHouse
     drift: DriftCheck
+    price_broadcast: PriceBroadcast
     historians: list[Historian] = field(default_factory=list)
     metrics: CollectorRegistry = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -79,14 +81,16 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
         await asyncio.to_thread(migrate, clickhouse)
         publisher = Publisher(settings)
         accounts = AccountsView(settings, settings.api_dir)
+        commands = CommandClient(settings, publisher)
         services = Services(
             settings,
             topics_of(settings),
             publisher,
-            CommandClient(settings, publisher),
+            commands,
             accounts,
             clickhouse,
             DriftCheck(accounts, clickhouse),
+            PriceBroadcast(commands, accounts, settings.partitions),
         )
         await publisher.start()
         try:
@@ -95,7 +99,11 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             if settings.clickhouse_url is None:
                 services.historians = historians_of(settings, clickhouse)
                 services._tasks = [asyncio.create_task(each.run()) for each in services.historians]
-            background = [asyncio.create_task(services.watch()), asyncio.create_task(services.drift.run())]
+            background = [
+                asyncio.create_task(services.watch()),
+                asyncio.create_task(services.drift.run()),
+                asyncio.create_task(services.price_broadcast.run()),
+            ]
             try:
                 yield services
             finally:

@@ -21,12 +21,15 @@ class AdmissionRequest(UsageData, forbid_unknown_fields=True, omit_defaults=True
     """May this project do this now? The fields of a usage event's `data`, and what names the event.
 
     (source, id) are those of the usage event that will follow, if one will: it is then not billed again. `project` is
-    for admin keys; a project's own key says it already.
+    for admin keys; a project's own key says it already. With `hold`, the credits are held for the job `job_id` until it
+    is captured or released, or `hold_seconds` (3600) have passed.
     """
 
     project: ProjectId | None = None
     source: Name | None = None
     id: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    hold: bool = False
+    hold_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
 
 
 class Admission(BaseModel):
@@ -40,6 +43,8 @@ class Admission(BaseModel):
     entry_id: str
     offset: int
     already_decided: bool = Field(description="The event was decided before; nothing was charged now")
+    hold_id: str | None = Field(None, description="The job's open hold: capture or release it")
+    hold_expires_at: datetime | None = None
 
 
 class EventsAccepted(BaseModel):
@@ -48,6 +53,57 @@ class EventsAccepted(BaseModel):
     accepted: int
     rejected: int
     errors: list[EventError] = []
+
+
+class HoldInfo(BaseModel):
+    """Credits that are kept for a job."""
+
+    hold_id: str
+    job_id: str
+    environment: EnvironmentName
+    operation: str
+    quantity: int
+    credits: Credits
+    price_version: str
+    source: str
+    event_id: str
+    held_at: datetime
+    expires_at: datetime
+
+
+class HoldPage(BaseModel):
+    """The open holds, the oldest first."""
+
+    holds: list[HoldInfo]
+
+
+class CaptureRequest(BaseModel, extra="forbid"):
+    """What of a hold to charge; all of it unless `credits` says less. The rest is released."""
+
+    credits: Credits | None = None
+
+
+class ReleaseRequest(BaseModel, extra="forbid"):
+    """Why nothing is charged; kept with the entry."""
+
+    reason: str = Field("", max_length=200)
+
+
+class ExtendRequest(BaseModel, extra="forbid"):
+    """How long from now the hold lasts."""
+
+    seconds: int = Field(ge=1, le=604_800)
+
+
+class HoldResult(BaseModel):
+    """What became of a hold. `credits` is what was charged, or given back by a release."""
+
+    hold_id: str
+    outcome: Literal["captured", "released", "extended"]
+    credits: Credits
+    available: Credits
+    entry_id: str
+    offset: int
 
 
 class AllowanceBalance(BaseModel):
@@ -168,6 +224,8 @@ class NewProject(BaseModel, extra="forbid"):
     contract_credits: int = Field(
         0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
     )
+    contract_cents: int = Field(0, ge=0, le=10_000_000_000, description="Enterprise only: US cents a month by contract")
+    billing_account: str | None = Field(None, max_length=56, description="The billing account whose invoice it is on")
 
 
 class NewKey(BaseModel, extra="forbid"):
@@ -231,6 +289,7 @@ class PlanChange(BaseModel, extra="forbid"):
     contract_credits: int = Field(
         0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
     )
+    contract_cents: int = Field(0, ge=0, le=10_000_000_000, description="Enterprise only: US cents a month by contract")
 
 
 class ProjectState(BaseModel, extra="forbid"):
@@ -247,6 +306,96 @@ class Standing(BaseModel, extra="forbid"):
     reason: str = Field("", max_length=200)
 
 
+class Badge(BaseModel, extra="forbid"):
+    """Whether the "Built with" badge is shown; a free project shows it whatever is set."""
+
+    shown: bool
+
+
+class NewItemQuantity(BaseModel, extra="forbid"):
+    """How many units of a recurring line item a project has from now on; 0 ends it."""
+
+    quantity: int = Field(ge=0, le=1_000_000)
+
+
+class ItemInfo(BaseModel):
+    """A recurring line item: metered at every full hour, billed at the end of the month (UTC)."""
+
+    item: str
+    quantity: int
+    credits_an_hour: Credits = Field(description="For one unit, now")
+    unit_hours: int = Field(description="This month, so far")
+    credits: Credits = Field(description="For those unit-hours; billed at the month's end")
+    unpaid: Credits = Field(description="Of past months, not covered by credits yet")
+
+
+class ItemList(BaseModel):
+    """A project's recurring line items."""
+
+    project: str
+    billed_at: datetime | None
+    items: list[ItemInfo]
+
+
+class AutoRechargeTerms(BaseModel, extra="forbid"):
+    """Buy a bundle when fewer than `threshold` credits are available, for at most `cap_usd` a calendar month (UTC).
+
+    `payment_method` names what is charged, as the payment provider does: `cus_…/pm_…` at Stripe.
+    """
+
+    on: bool
+    threshold: Credits = "0"
+    bundle_usd: Literal[20, 100, 500] = 20
+    cap_usd: int = Field(0, ge=0, le=100_000)
+    payment_method: str = Field("", max_length=200)
+
+
+class AutoRechargeInfo(AutoRechargeTerms):
+    """The terms, and how they stand."""
+
+    spent_usd: int = Field(description="This month, a purchase under way included")
+    pending: str | None = Field(description="The purchase under way")
+    failures: int = Field(description="In a row")
+    blocked_until: datetime | None = Field(description="Nothing is bought before, after a failure")
+
+
+class NewPriceBook(BaseModel, extra="forbid"):
+    """A price book to announce. `rates`, `hourly` and `plan_required` name what differs from the last one announced;
+    null takes a price away. Anything that makes something dearer takes effect 30 days from now or later."""
+
+    version: str = Field(pattern=r"^[A-Za-z0-9._-]{1,32}$", examples=["2027-01"])
+    effective_at: datetime
+    rates: dict[str, Credits | None] = Field({}, max_length=500, description="Credits for one unit")
+    hourly: dict[str, Credits | None] = Field({}, max_length=500, description="Credits for one unit and hour")
+    plan_required: dict[str, PlanName | None] = Field({}, max_length=500)
+    note: str = Field("", max_length=2000, description="For the changelog")
+
+
+class PriceChange(BaseModel):
+    """A price that differs from the book before; None where there is none."""
+
+    operation: str
+    before: Credits | None
+    after: Credits | None
+
+
+class PriceBookInfo(BaseModel):
+    """A price book and how it differs from the one before."""
+
+    version: str
+    announced_at: datetime | None
+    effective_at: datetime | None = Field(description="None for the first: it held from the beginning")
+    in_force: bool
+    note: str
+    changes: list[PriceChange]
+
+
+class PriceChangelog(BaseModel):
+    """Every price book, the newest first."""
+
+    books: list[PriceBookInfo]
+
+
 class Price(BaseModel):
     """What one unit of an operation costs."""
 
@@ -256,10 +405,11 @@ class Price(BaseModel):
 
 
 class PriceList(BaseModel):
-    """The price book in force."""
+    """The price book in force: credits a unit, and credits a unit and hour for recurring line items."""
 
     version: str
     prices: list[Price]
+    hourly: list[Price]
 
 
 class Health(BaseModel):

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from schemas.prices import PriceBook
+from schemas.problems import Rejection
 
 
 class Grant(msgspec.Struct, array_like=True, gc=False):
@@ -127,7 +128,8 @@ class ApiKey(msgspec.Struct, array_like=True):
 
 class Reply(msgspec.Struct, array_like=True, gc=False):
     """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
-    budget's available credits after it, in microcredits. `entry_id` names the first fact it left."""
+    budget's available credits after it, in microcredits. `entry_id` names the first fact it left, `hold_id` the open
+    hold that it placed or found, `field` what of the command was wrong."""
 
     status: int
     code: str
@@ -135,6 +137,14 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     amount: int
     available: int
     entry_id: str
+    hold_id: str = ""
+    hold_expires_at_ms: int = 0
+    field: str = ""
+
+
+def refusal(rejection: Rejection) -> Reply:
+    """The reply to a command that is refused."""
+    return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "", field=rejection.field or "")
 
 
 class StoredReply(msgspec.Struct, array_like=True):

@@ -151,6 +151,14 @@ class AccountsView:
                 return True
         return False
 
+    async def advanced(self, timeout_seconds: float) -> bool:
+        """Wait until something new was read; False where nothing was in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds), self._advanced:
+                await self._advanced.wait()
+                return True
+        return False
+
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=5000)

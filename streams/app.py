@@ -24,6 +24,7 @@ from streams.publisher import Publisher
 from streams.recovery import TableManager
 from streams.runtime import tune_collector
 from streams.settings import Settings
+from streams.sweeper import Sweeper
 from streams.tables import accounts_table, seen_table
 from streams.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
 from streams.transport import Transport
@@ -104,6 +105,7 @@ def create_app(settings: Settings) -> WorkerApp:
 
     accept = Accept(settings, topics, publisher, accounts)
     owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed)
+    sweeper = Sweeper(settings, topics, publisher, accounts)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
     @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
@@ -113,6 +115,10 @@ def create_app(settings: Settings) -> WorkerApp:
     @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
     async def own_accounts(stream: Any) -> None:
         await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply))
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def tick() -> None:
+        await sweeper.run()
 
     def is_current(event: Any) -> bool:
         return bool(event.message.generation_id == app.consumer_generation_id)

@@ -70,15 +70,18 @@ class CommandClient:
             "reply_partition": self.reply_partition,
         }
 
-    async def decide(self, command: AnyCommand) -> tuple[Reply, int]:
+    async def decide(self, command: AnyCommand, partition: int | None = None) -> tuple[Reply, int]:
         """The owner's reply, and the intake offset that holds its effect: the first one's, for a repeated command.
+
+        It goes to its project's partition, unless another one is named.
 
         Raises Rejection `decision_timeout` where there is no reply in time: it may have been decided all the same, so
         a caller that needs to know sends it again with the same idempotency key.
         """
         waiting = asyncio.get_running_loop().create_future()
         self._waiting[command.correlation] = waiting
-        partition = partition_of(command.project, self._settings.partitions)
+        if partition is None:
+            partition = partition_of(command.project, self._settings.partitions)
         try:
             async with asyncio.timeout(self._settings.reply_timeout_seconds):
                 sent = await self._publisher.send(self._topics.intake, partition, encode(command))

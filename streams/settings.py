@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)
 
+    tick_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="How often a worker looks for what is due in idle projects; 0 leaves it to their next use",
+    )
+    price_lead_seconds: float = Field(
+        60.0, ge=0, description="A price book takes effect this long after its announcement, or later"
+    )
+
     historian_rows_max: int = Field(
         200_000, ge=1, le=1_000_000, description="Rows in one insert; larger ones are merged less often"
     )

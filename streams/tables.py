@@ -55,6 +55,10 @@ class PartitionedStore(Store):  # type: ignore[misc]
         """The files of the partitions that are open here."""
         return list(self._files.values())
 
+    def open_partitions(self) -> list[int]:
+        """Their numbers."""
+        return list(self._files)
+
     def persisted_offset(self, tp: TP) -> int | None:
         """Where Faust's recovery starts after."""
         return self.partition_file(tp.partition).changelog_offset()
@@ -146,6 +150,11 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         """The rows of every partition that is open here."""
         store: PartitionedStore = self.data
         return store.open_files()
+
+    def open_partitions(self) -> list[int]:
+        """The partitions that are open here."""
+        store: PartitionedStore = self.data
+        return store.open_partitions()
 
 
 def accounts_table(app: faust.App, settings: Settings) -> BatchTable:

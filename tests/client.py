@@ -16,6 +16,7 @@ class Operator:
 
     def __init__(self, stack: Stack) -> None:
         self.url = stack.url
+        self.clickhouse_url = stack.clickhouse_url
         self.http = self.client(stack.admin_key)
 
     def client(self, key: str | None) -> httpx.Client:

@@ -57,6 +57,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         api_port=0,
         clickhouse_front_port=0,
         session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
+        tick_seconds=0.5,
+        price_lead_seconds=0,
     )
     with Stack(settings, progress=True) as running:
         yield running

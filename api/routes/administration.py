@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import secrets
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for, billing_account_for, decided, utc
 from api.keys import DEFAULT_SCOPES, new_project_key
-from api.routes.reading import project_info
-from api.services import Services
+from api.routes.reading import item_list, project_info
 from schemas.answers import (
+    AutoRechargeInfo,
+    AutoRechargeTerms,
+    Badge,
     CreatedKey,
+    ItemList,
+    NewItemQuantity,
     NewKey,
     NewProject,
     NewRefund,
@@ -34,15 +39,19 @@ from schemas.commands import (
     RefundTopUp,
     ReopenProject,
     RevokeKey,
+    SetAutoRecharge,
+    SetBadge,
+    SetItem,
     SetStanding,
     TopUp,
 )
 from schemas.events import PROJECT_ID_PATTERN
-from schemas.ledger import Reply
+from schemas.ledger import Account, AutoRecharge
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from schemas.problems import Problem, Rejection
-from streams.core.booking import format_credits
+from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
+from streams.core.recharge import month_of
 
 router = APIRouter(
     prefix="/v1/admin",
@@ -58,13 +67,17 @@ async def create_project(
     services: ServicesDep, caller: AdminDep, asked: NewProject, idempotency_key: IdempotencyKey = ""
 ) -> ProjectInfo:
     """Open a project; its first allowance is granted at once."""
-    await _decide(
+    if asked.billing_account is not None:
+        billing_account_for(services, asked.billing_account)
+    await decided(
         services,
         CreateProject(
+            billing_account=asked.billing_account or "",
             project=asked.project,
             name=asked.name,
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+            contract_cents=asked.contract_cents,
             **services.commands.addressing(idempotency_key),
         ),
     )
@@ -85,7 +98,7 @@ async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPa
         raise Rejection("invalid_request", "A preview key has content scopes only", "scopes")
     key, key_hash = new_project_key(project, asked.environment)
     key_id = f"key_{secrets.token_hex(6)}"
-    await _decide(
+    await decided(
         services,
         CreateKey(
             project=project,
@@ -104,7 +117,7 @@ async def revoke_key(
     services: ServicesDep, caller: AdminDep, project: ProjectPath, key_id: Annotated[str, Path(max_length=64)]
 ) -> Response:
     """End a key at once."""
-    await _decide(services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing()))
+    await decided(services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing()))
     return Response(status_code=204)
 
 
@@ -117,7 +130,7 @@ async def top_up(
     idempotency_key: IdempotencyKey = "",
 ) -> TopUpResult:
     """Grant a bundle. Send an Idempotency-Key: without one, a repeat is another bundle."""
-    reply, offset = await _decide(
+    reply, offset = await decided(
         services,
         TopUp(
             project=project,
@@ -147,7 +160,7 @@ async def refund(
 ) -> RefundResult:
     """Take back a bundle of the last 30 days, at most a quarter used, of a project in good standing. The money is
     paid back by the means it came by."""
-    reply, offset = await _decide(
+    reply, offset = await decided(
         services,
         RefundTopUp(
             project=project,
@@ -177,12 +190,13 @@ async def change_plan(
 ) -> ProjectInfo:
     """An upgrade counts at once, with what its allowance has more for the rest of the month. A downgrade waits for the
     renewal: `next_plan`. Asking for the plan that it is on takes a downgrade back."""
-    await _decide(
+    await decided(
         services,
         ChangePlan(
             project=project,
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+            contract_cents=asked.contract_cents,
             **services.commands.addressing(idempotency_key),
         ),
     )
@@ -204,7 +218,7 @@ async def close_or_reopen(
         if asked.closed
         else ReopenProject(project=project, **addressing)
     )
-    await _decide(services, command)
+    await decided(services, command)
     return project_info(account_for(services, project))
 
 
@@ -214,14 +228,76 @@ async def set_standing(services: ServicesDep, caller: AdminDep, project: Project
     command = SetStanding(
         project=project, is_good=asked.good_standing, reason=asked.reason, **services.commands.addressing()
     )
-    await _decide(services, command)
+    await decided(services, command)
     return project_info(account_for(services, project))
 
 
-async def _decide(services: Services, command: AnyCommand) -> tuple[Reply, int]:
-    """The reply, once this process can read its effect back. Raises the refusal."""
-    reply, offset = await services.commands.decide(command)
-    if reply.code:
-        raise Rejection(reply.code, reply.detail)
-    await services.accounts.wait_for(command.project, offset, services.settings.reply_timeout_seconds)
-    return reply, offset
+@router.put("/projects/{project}/badge", response_model=ProjectInfo)
+async def set_badge(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge) -> ProjectInfo:
+    """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
+    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing())
+    await decided(services, command)
+    return project_info(account_for(services, project))
+
+
+@router.put("/projects/{project}/items/{item}", response_model=ItemList)
+async def set_item(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    item: Annotated[str, Path(max_length=64)],
+    asked: NewItemQuantity,
+    idempotency_key: IdempotencyKey = "",
+) -> ItemList:
+    """Have this many units of a recurring line item (a connected account, a custom domain, storage) from now on."""
+    command = SetItem(
+        project=project,
+        operation=item,
+        quantity=asked.quantity,
+        **services.commands.addressing(idempotency_key),
+    )
+    await decided(services, command)
+    return item_list(account_for(services, project), services.accounts.prices(), time.time_ns() // 1_000_000)
+
+
+@router.get("/projects/{project}/auto-recharge", response_model=AutoRechargeInfo)
+async def get_auto_recharge(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> AutoRechargeInfo:
+    """The terms of auto-recharge and how they stand."""
+    return _auto_recharge(account_for(services, project))
+
+
+@router.put("/projects/{project}/auto-recharge", response_model=AutoRechargeInfo)
+async def set_auto_recharge(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: AutoRechargeTerms,
+    idempotency_key: IdempotencyKey = "",
+) -> AutoRechargeInfo:
+    """Turn auto-recharge on with these terms, or off. It is off unless somebody asks for it."""
+    command = SetAutoRecharge(
+        project=project,
+        is_on=asked.on,
+        threshold=parse_credits(asked.threshold, "threshold"),
+        bundle_usd=asked.bundle_usd,
+        cap_cents=asked.cap_usd * 100,
+        payment_method=asked.payment_method,
+        **services.commands.addressing(idempotency_key),
+    )
+    await decided(services, command)
+    return _auto_recharge(account_for(services, project))
+
+
+def _auto_recharge(account: Account) -> AutoRechargeInfo:
+    terms = account.auto_recharge or AutoRecharge(False, 0, 20, 0, "")
+    return AutoRechargeInfo(
+        on=terms.is_on,
+        threshold=format_credits(terms.threshold),
+        bundle_usd=terms.bundle_usd,
+        cap_usd=terms.cap_cents // 100,
+        payment_method=terms.payment_method,
+        spent_usd=terms.spent_cents // 100 if terms.month == month_of(time.time_ns() // 1_000_000) else 0,
+        pending=terms.pending_id or None,
+        failures=terms.failures,
+        blocked_until=utc(terms.blocked_until_ms) if terms.blocked_until_ms else None,
+    )

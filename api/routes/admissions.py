@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.dependencies import CallerDep, IdempotencyKey, ServicesDep, origin_of, project_for
+from api.dependencies import CallerDep, IdempotencyKey, ServicesDep, origin_of, project_for, utc
 from api.errors import problem_response, request_id_of
 from schemas.answers import Admission, AdmissionRequest, request_schema
 from schemas.commands import Admit
@@ -16,6 +16,7 @@ from schemas.events import UsageData, UsageEvent
 from schemas.problems import CODES, Problem, Rejection
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
+from streams.core.holds import HOLD_SECONDS_DEFAULT
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 
@@ -37,13 +38,19 @@ _DATA_FIELDS = UsageData.__struct_fields__
 async def admit(
     request: Request, services: ServicesDep, caller: CallerDep, idempotency_key: IdempotencyKey = ""
 ) -> Response:
-    """Decide one request and charge it: 200, or 402 `out_of_credits` or `plan_required` and nothing is charged."""
+    """Decide one request and charge it, or hold its credits for a job: 200, or 402 `out_of_credits` or `plan_required`
+    and nothing is charged. A job is held for once, however often it is asked for."""
     caller.require("content:write")
     body = await request.body()
     try:
         asked = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise decoding_rejection(error) from None
+    if asked.hold and not asked.job_id:
+        raise Rejection("missing_field", "A hold is for a job: `job_id` is missing", "job_id")
+    if asked.hold_seconds is not None and not asked.hold:
+        raise Rejection("invalid_request", "`hold_seconds` belongs to a `hold`", "hold_seconds")
+    hold_seconds = (asked.hold_seconds or HOLD_SECONDS_DEFAULT) if asked.hold else 0
     project = project_for(caller, asked.project)
     addressing = services.commands.addressing(idempotency_key)
     event = UsageEvent(
@@ -60,7 +67,9 @@ async def admit(
         # Here the fields of `data` stand at the top.
         field = rejection.field.removeprefix("data.") if rejection.field else None
         raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
-    reply, offset = await services.commands.decide(Admit(project=project, usage=usage, **addressing))
+    reply, offset = await services.commands.decide(
+        Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
+    )
     if reply.code:
         extra = {}
         if CODES[reply.code].status == 402:
@@ -74,5 +83,7 @@ async def admit(
         entry_id=reply.entry_id,
         offset=offset,
         already_decided=bool(reply.detail),
+        hold_id=reply.hold_id or None,
+        hold_expires_at=utc(reply.hold_expires_at_ms) if reply.hold_id else None,
     )
-    return Response(admission.model_dump_json(), media_type="application/json")
+    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")

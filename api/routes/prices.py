@@ -3,24 +3,131 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
-from api.dependencies import ServicesDep
-from schemas.answers import Price, PriceList
-from streams.core.booking import format_credits
+from api.dependencies import AdminDep, ServicesDep, utc
+from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
+from schemas.prices import PriceBook
+from schemas.problems import Problem, Rejection
+from streams.core.booking import format_credits, parse_credits
+from streams.core.price_list import Prices
 
-router = APIRouter(prefix="/v1", tags=["prices"])
+router = APIRouter(
+    prefix="/v1", tags=["prices"], responses={code: {"model": Problem} for code in (401, 403, 409, 422, 503)}
+)
 
 
 @router.get("/prices", response_model=PriceList)
-async def prices(services: ServicesDep) -> PriceList:
+async def prices(
+    services: ServicesDep,
+    at: Annotated[
+        datetime | None, Query(description="RFC 3339 with a zone; now. A future time shows what is announced")
+    ] = None,
+) -> PriceList:
     """The price of every operation. Open to everyone."""
-    book = services.accounts.prices().at(time.time_ns() // 1_000_000)
-    return PriceList(
-        version=book.version,
-        prices=[
-            Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))
-            for operation, rate in book.rates.items()
-        ],
+    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else _now_ms())
+    return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
+
+
+@router.get("/prices/changelog", response_model=PriceChangelog)
+async def changelog(services: ServicesDep) -> PriceChangelog:
+    """Every price book with what it changed, the newest first. Open to everyone."""
+    return changelog_of(services.accounts.prices(), _now_ms())
+
+
+@router.post("/admin/price-books", status_code=201, response_model=PriceBookInfo)
+async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook) -> PriceBookInfo:
+    """Announce a price book, for good: it can't be changed or taken back, only followed by another one.
+
+    What it makes dearer needs 30 days between announcement and effect. Sent again with the same version it is refused.
+    """
+    now_ms = _now_ms()
+    before = services.accounts.prices()
+    effective_at_ms = _at_ms(asked.effective_at, "effective_at")
+    lead_ms = round(services.settings.price_lead_seconds * 1000)
+    if effective_at_ms < now_ms + lead_ms:
+        raise Rejection(
+            "invalid_request",
+            f"It takes effect {services.settings.price_lead_seconds:g} seconds from now or later: every partition is "
+            "told first",
+            "effective_at",
+        )
+    await services.price_broadcast.announce(book_of(asked, before.books[-1], effective_at_ms, now_ms))
+    while services.accounts.prices().version(asked.version) is None:
+        if not await services.accounts.advanced(services.settings.reply_timeout_seconds):
+            raise Rejection("not_ready", "It is announced; this process has not read it back in time")
+    found = changelog_of(services.accounts.prices(), _now_ms()).books
+    return next(book for book in found if book.version == asked.version)
+
+
+def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announced_at_ms: int) -> PriceBook:
+    """The whole price book that is meant: the last one with what differs. Raises Rejection."""
+    rates, hourly, plans = dict(last.rates), dict(last.hourly), dict(last.plan_required)
+    for field, known, changes in (("rates", rates, asked.rates), ("hourly", hourly, asked.hourly)):
+        for operation, text in changes.items():
+            if text is None:
+                known.pop(operation, None)
+            else:
+                known[operation] = parse_credits(text, f"{field}.{operation}")
+    for operation, plan in asked.plan_required.items():
+        if plan is None:
+            plans.pop(operation, None)
+        else:
+            plans[operation] = plan
+    plans = {
+        operation: plan for operation, plan in plans.items() if operation in rates or asked.plan_required.get(operation)
+    }
+    return PriceBook(asked.version, effective_at_ms, rates, plans, hourly, announced_at_ms, asked.note)
+
+
+def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
+    """What each book changed."""
+    books = prices.books
+    in_force = prices.at(now_ms)
+    return PriceChangelog(
+        books=[
+            PriceBookInfo(
+                version=book.version,
+                announced_at=utc(book.announced_at_ms) if number else None,
+                effective_at=utc(book.effective_at_ms) if number else None,
+                in_force=book is in_force,
+                note=book.note,
+                changes=_changes(books[number - 1], book) if number else [],
+            )
+            for number, book in reversed(list(enumerate(books)))
+        ]
     )
+
+
+def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:
+    old, new = before.rates | before.hourly, after.rates | after.hourly
+    return [
+        PriceChange(operation=operation, before=_credits(old.get(operation)), after=_credits(new.get(operation)))
+        for operation in sorted(old.keys() | new.keys())
+        if old.get(operation) != new.get(operation)
+    ]
+
+
+def _credits(rate: int | None) -> str | None:
+    return None if rate is None else format_credits(rate)
+
+
+def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
+    return [
+        Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))
+        for operation, rate in rates.items()
+    ]
+
+
+def _at_ms(at: datetime, field: str) -> int:
+    if at.tzinfo is None:
+        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
+    return round(at.timestamp() * 1000)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

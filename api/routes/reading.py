@@ -11,11 +11,13 @@ import msgspec
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for, utc
 from schemas.answers import (
     AllowanceBalance,
     Balance,
     EnvironmentName,
+    ItemInfo,
+    ItemList,
     KeyInfo,
     LedgerEntry,
     LedgerPage,
@@ -27,8 +29,10 @@ from schemas.answers import (
 from schemas.ledger import Account
 from schemas.problems import Problem, Rejection
 from streams.core.booking import Booking, available, format_credits, held
+from streams.core.items import metered
 from streams.core.ledger import settle
 from streams.core.plans import PLANS
+from streams.core.price_list import Prices
 from streams.reports import LedgerQuestion, UsageQuestion, ledger_page, usage_csv, usage_rows
 
 _ERRORS: dict[int | str, dict[str, object]] = {code: {"model": Problem} for code in (401, 403, 404, 422, 503)}
@@ -155,6 +159,39 @@ async def me(services: ServicesDep, caller: CallerDep, project: ProjectQuery = N
     return project_info(account_for(services, project_for(caller, project)))
 
 
+@router.get("/items", response_model=ItemList)
+async def items(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> ItemList:
+    """The project's recurring line items, and what they come to so far this month."""
+    caller.require("content:read")
+    account = account_for(services, project_for(caller, project))
+    now_ms = time.time_ns() // 1_000_000
+    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
+    return item_list(account, services.accounts.prices(), now_ms)
+
+
+def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
+    """An account's recurring line items, as they are shown."""
+    book = prices.at(now_ms)
+    shown = []
+    for item in account.items:
+        unit_hours, amount = metered(item, prices, now_ms)
+        shown.append(
+            ItemInfo(
+                item=item.operation,
+                quantity=item.quantity,
+                credits_an_hour=format_credits(book.hourly.get(item.operation, 0)),
+                unit_hours=unit_hours,
+                credits=format_credits(amount),
+                unpaid=format_credits(sum(each.amount for each in item.accruals if each.billed_for_ms)),
+            )
+        )
+    return ItemList(
+        project=account.project,
+        billed_at=utc(account.month_ends_at_ms) if account.month_ends_at_ms else None,
+        items=shown,
+    )
+
+
 def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> Balance:
     """An account's budget in one environment, as it is shown."""
     grants = [grant for grant in account.grants if grant.environment == environment]
@@ -169,7 +206,7 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
         allowance=AllowanceBalance(
             granted=format_credits(sum(grant.granted for grant in allowances)),
             remaining=format_credits(sum(grant.remaining for grant in allowances)),
-            renews_at=_at(account.renews_at_ms),
+            renews_at=utc(account.renews_at_ms),
         )
         if allowances
         else None,
@@ -178,12 +215,12 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
                 grant_id=grant.id,
                 granted=format_credits(grant.granted),
                 remaining=format_credits(grant.remaining),
-                granted_at=_at(grant.granted_at_ms),
+                granted_at=utc(grant.granted_at_ms),
             )
             for grant in grants
             if grant.kind == "top_up"
         ],
-        as_of=_at(now_ms - max(lag_ms, 0)),
+        as_of=utc(now_ms - max(lag_ms, 0)),
         lag_ms=lag_ms,
         offset=account.last_offset,
     )
@@ -198,11 +235,11 @@ def project_info(account: Account) -> ProjectInfo:
         plan=account.plan,
         requests_per_minute=plan.requests_per_minute,
         burst=plan.burst,
-        signed_up_at=_at(account.signed_up_at_ms),
-        renews_at=_at(account.renews_at_ms),
+        signed_up_at=utc(account.signed_up_at_ms),
+        renews_at=utc(account.renews_at_ms),
         next_plan=account.next_plan or None,
         good_standing=account.is_in_good_standing,
-        closed_at=_at(account.closed_at_ms) if account.closed_at_ms else None,
+        closed_at=utc(account.closed_at_ms) if account.closed_at_ms else None,
         badge_required=plan.rank == 0,
         badge_shown=plan.rank == 0 or not account.badge_off,
         billing_account=account.billing_account or None,
@@ -211,16 +248,12 @@ def project_info(account: Account) -> ProjectInfo:
                 key_id=key.id,
                 environment=key.environment,
                 scopes=key.scopes,
-                created_at=_at(key.created_at_ms),
-                revoked_at=_at(key.revoked_at_ms) if key.revoked_at_ms else None,
+                created_at=utc(key.created_at_ms),
+                revoked_at=utc(key.revoked_at_ms) if key.revoked_at_ms else None,
             )
             for key in account.keys
         ],
     )
-
-
-def _at(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def _utc(at: datetime) -> datetime:

@@ -5,13 +5,17 @@ Every rule of the core takes a Booking. It either changes the account and states
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
 
 from schemas.events import Usage
 from schemas.ledger import Account, Fact, Grant, entry_id
+from schemas.problems import Rejection
 from streams.core.price_list import Prices
+
+_CREDITS = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
 
 # How many facts one event or command may state: many years of missed renewals fit.
 FACTS_PER_SLOT = 1024
@@ -158,6 +162,14 @@ def note(**values: object) -> str:
     """What a fact has to say beside its columns: a JSON object, without what is empty."""
     said = {name: value for name, value in values.items() if value not in ("", None)}
     return msgspec.json.encode(said).decode() if said else ""
+
+
+def parse_credits(text: str, field: str) -> int:
+    """Microcredits of a decimal string such as "0.02". Raises Rejection `invalid_request` naming the field."""
+    if not _CREDITS.fullmatch(text):
+        raise Rejection("invalid_request", "Credits are a decimal string with at most 6 decimals", field)
+    whole, _, fraction = text.partition(".")
+    return int(whole) * 1_000_000 + int(fraction.ljust(6, "0"))
 
 
 def format_credits(microcredits: int) -> str:

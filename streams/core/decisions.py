@@ -32,7 +32,7 @@ from schemas.commands import (
     SettleRecharge,
     TopUp,
 )
-from schemas.ledger import Account, AnnouncedBook, Fact, Reply, StoredReply, entry_id
+from schemas.ledger import Account, AnnouncedBook, Fact, Hold, Reply, StoredReply, entry_id, refusal
 from schemas.prices import PriceBook
 from schemas.problems import CODES, Rejection
 from streams.core import corrections, grants, holds, items, projects, recharge
@@ -72,7 +72,7 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
             raise Rejection("already_corrected", "This event was decided or corrected meanwhile; look again")
         return _DECISIONS[type(command)](booking, command)
     except Rejection as rejection:
-        return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "")
+        return refusal(rejection)
 
 
 def claims(command: AnyCommand) -> list[bytes]:
@@ -120,11 +120,10 @@ def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
     first = len(booking.facts)
     code = detail = ""
     amount = 0
+    placed: Hold | None = None
     if already_decided:
-        open_hold = holds.of_job(account, usage)
+        placed = holds.of_job(account, usage)
         fact_id = duplicate(booking, usage)
-        if open_hold is not None:
-            fact_id = open_hold.id
         detail = "This event was decided before; nothing was charged for it now"
     elif command.hold_seconds:
         if not 0 < command.hold_seconds <= holds.HOLD_SECONDS_MAX:
@@ -138,7 +137,14 @@ def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
     if not already_decided:
         fact_id = entry_id(booking.partition, booking.offset, booking.facts[first].index)
     return Reply(
-        CODES[code].status if code else 200, code, detail, amount, available(account, usage.environment), fact_id
+        CODES[code].status if code else 200,
+        code,
+        detail,
+        amount,
+        available(account, usage.environment),
+        fact_id,
+        placed.id if placed is not None else "",
+        placed.expires_at_ms if placed is not None else 0,
     )
 
 

@@ -22,7 +22,7 @@ from schemas.commands import (
     Tick,
 )
 from schemas.events import DeadLetter, Usage
-from schemas.ledger import Account, Fact, Reply
+from schemas.ledger import Account, Fact, Reply, refusal
 from schemas.problems import Rejection
 from streams.core.acceptance import dead_letter, dedup_hash
 from streams.core.booking import Booking
@@ -191,7 +191,7 @@ class _Batch:
             prices = self._prices_at(item.offset)
             account, reply = open_account(command, self.partition, item.offset, item.at_ms, self.effects.facts, prices)
         except Rejection as rejection:
-            return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "")
+            return refusal(rejection)
         self.accounts[command.project] = account
         reschedule(account)
         self._remember(item, command, account, reply)

@@ -1,0 +1,173 @@
+"""Holds: jobs that are queued, and how they are resolved. They are placed by POST /v1/admissions with `hold`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Path
+
+from api.dependencies import (
+    CallerDep,
+    IdempotencyKey,
+    ProjectQuery,
+    ServicesDep,
+    account_for,
+    decided,
+    project_for,
+    utc,
+)
+from api.keys import Caller
+from schemas.answers import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
+from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
+from schemas.ledger import Account, Hold, Reply
+from schemas.problems import Problem, Rejection
+from streams.core.booking import Booking, format_credits, parse_credits
+from streams.core.ledger import settle
+from streams.core.price_list import Prices
+
+router = APIRouter(
+    prefix="/v1/holds",
+    tags=["holds"],
+    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+)
+
+HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the admission")]
+
+
+@router.get("", response_model=HoldPage)
+async def open_holds(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> HoldPage:
+    """The open holds, the oldest first; those of its own environment for a project's key."""
+    caller.require("content:read")
+    account = account_for(services, project_for(caller, project))
+    return HoldPage(holds=[hold_info(hold) for hold in _open(account, caller, services.accounts.prices())])
+
+
+@router.get("/{hold_id}", response_model=HoldInfo)
+async def one_hold(
+    services: ServicesDep, caller: CallerDep, hold_id: HoldPath, project: ProjectQuery = None
+) -> HoldInfo:
+    """One open hold."""
+    caller.require("content:read")
+    account = account_for(services, project_for(caller, project))
+    for hold in _open(account, caller, services.accounts.prices()):
+        if hold.id == hold_id:
+            return hold_info(hold)
+    raise Rejection("unknown_hold", f"There is no open hold {hold_id!r}: captured, released, expired, or never placed")
+
+
+@router.post("/{hold_id}/capture", response_model=HoldResult)
+async def capture(
+    services: ServicesDep,
+    caller: CallerDep,
+    hold_id: HoldPath,
+    asked: CaptureRequest | None = None,
+    project: ProjectQuery = None,
+    idempotency_key: IdempotencyKey = "",
+) -> HoldResult:
+    """Charge the job: what was held, or less. A repeat of the same capture gets the same answer."""
+    caller.require("content:write")
+    credits = asked.credits if asked is not None else None
+    amount = -1 if credits is None else parse_credits(credits, "credits")
+    key = idempotency_key or f"capture:{_environment(caller)}:{hold_id}:{amount}"
+    reply, offset = await decided(
+        services,
+        CaptureHold(
+            project=project_for(caller, project),
+            hold_id=hold_id,
+            environment=_environment(caller),
+            amount=amount,
+            **services.commands.addressing(key),
+        ),
+    )
+    return _result(hold_id, "captured", reply, offset)
+
+
+@router.post("/{hold_id}/release", response_model=HoldResult)
+async def release(
+    services: ServicesDep,
+    caller: CallerDep,
+    hold_id: HoldPath,
+    asked: ReleaseRequest | None = None,
+    project: ProjectQuery = None,
+    idempotency_key: IdempotencyKey = "",
+) -> HoldResult:
+    """Charge nothing: the job failed, and not for a reason of the customer's. A repeat gets the same answer."""
+    caller.require("content:write")
+    reason = asked.reason if asked is not None else ""
+    reply, offset = await decided(
+        services,
+        ReleaseHold(
+            project=project_for(caller, project),
+            hold_id=hold_id,
+            environment=_environment(caller),
+            reason=reason,
+            **services.commands.addressing(idempotency_key or f"release:{_environment(caller)}:{hold_id}:{reason}"),
+        ),
+    )
+    return _result(hold_id, "released", reply, offset)
+
+
+@router.post("/{hold_id}/extend", response_model=HoldResult)
+async def extend(
+    services: ServicesDep,
+    caller: CallerDep,
+    hold_id: HoldPath,
+    asked: ExtendRequest,
+    project: ProjectQuery = None,
+    idempotency_key: IdempotencyKey = "",
+) -> HoldResult:
+    """Let the hold last this long from now."""
+    caller.require("content:write")
+    reply, offset = await decided(
+        services,
+        ExtendHold(
+            project=project_for(caller, project),
+            hold_id=hold_id,
+            environment=_environment(caller),
+            seconds=asked.seconds,
+            **services.commands.addressing(idempotency_key),
+        ),
+    )
+    return _result(hold_id, "extended", reply, offset)
+
+
+def hold_info(hold: Hold) -> HoldInfo:
+    """A hold as it is shown."""
+    return HoldInfo(
+        hold_id=hold.id,
+        job_id=hold.job_id,
+        environment=hold.environment,
+        operation=hold.lines[0].operation,
+        quantity=hold.lines[0].quantity,
+        credits=format_credits(sum(part.amount for part in hold.parts)),
+        price_version=hold.price_version,
+        source=hold.source,
+        event_id=hold.event_id,
+        held_at=utc(hold.held_at_ms),
+        expires_at=utc(hold.expires_at_ms),
+    )
+
+
+def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
+    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], prices))
+    environment = _environment(caller)
+    return [hold for hold in account.holds if environment in ("", hold.environment)]
+
+
+def _environment(caller: Caller) -> str:
+    """The environment that a project's key is bound to; an admin key is bound to none."""
+    return "" if caller.project is None else caller.environment
+
+
+def _result(
+    hold_id: str, outcome: Literal["captured", "released", "extended"], reply: Reply, offset: int
+) -> HoldResult:
+    return HoldResult(
+        hold_id=hold_id,
+        outcome=outcome,
+        credits=format_credits(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+    )

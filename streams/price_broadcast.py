@@ -1,0 +1,63 @@
+"""Announcing a price book: every partition is told, and one that a crash left out is told again.
+
+The first partition decides: what it refuses is refused. The others follow, each in its own log, so that a partition
+rebuilt from its log prices every record as it did the first time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from schemas.commands import PublishPrices
+from schemas.ledger import Reply
+from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.accounts_view import AccountsView
+from streams.commands import CommandClient
+from streams.core.price_list import PRICES_ID
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 5.0
+
+
+class PriceBroadcast:
+    """Carries price books to every partition."""
+
+    def __init__(self, commands: CommandClient, accounts: AccountsView, partitions: int) -> None:
+        self._commands = commands
+        self._accounts = accounts
+        self._partitions = partitions
+
+    async def announce(self, book: PriceBook) -> None:
+        """Returns once every partition has it. Raises the Rejection of the first; `decision_timeout` where a partition
+        does not answer: it is told again by `run`."""
+        reply = await self._tell(0, book)
+        if reply.code:
+            raise Rejection(reply.code, reply.detail, reply.field or None)
+        await asyncio.gather(*(self._tell(partition, book) for partition in range(1, self._partitions)))
+
+    async def run(self) -> None:
+        """For ever: tell partitions what they lack."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            if not self._accounts.is_ready:
+                continue
+            try:
+                await self.complete()
+            except Rejection as rejection:
+                log.warning("a price book could not be carried to every partition yet: %s", rejection.detail)
+
+    async def complete(self) -> None:
+        """Tell each partition the books that the first one has and it has not, in order."""
+        for partition in range(1, self._partitions):
+            for book in self._accounts.prices().books[1:]:
+                if not self._accounts.has_book(partition, book):
+                    reply = await self._tell(partition, book)
+                    log.info("price book %s: partition %d told again, %s", book.version, partition, reply.status)
+
+    async def _tell(self, partition: int, book: PriceBook) -> Reply:
+        command = PublishPrices(project=PRICES_ID, book=book, **self._commands.addressing())
+        reply, _ = await self._commands.decide(command, partition)
+        return reply
