@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -20,6 +20,7 @@ from schemas.prices import PriceBook
 from streams.codecs import decode_account, prices_of
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
+from streams.errors import OperatorError
 from streams.local_state import claim
 from streams.rocks import VersionedFile
 from streams.settings import Settings
@@ -101,6 +102,10 @@ class AccountsView:
             self._prices = prices_of(value)
         return self._prices
 
+    def values(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """Every account of a partition as it is stored, those that are no project's too."""
+        yield from self._files[partition].items()
+
     def has_book(self, partition: int, book: PriceBook) -> bool:
         """Whether a partition has been told of a price book."""
         value = self._files[partition].get_many([PRICES_ID.encode()])[0]
@@ -174,3 +179,18 @@ class AccountsView:
             if records:
                 async with self._advanced:
                     self._advanced.notify_all()
+
+
+@asynccontextmanager
+async def read_accounts(settings: Settings, directory: Path) -> AsyncIterator[AccountsView]:
+    """A fresh copy of every account, read to the changelog's present end."""
+    view = AccountsView(settings, directory)
+    await view.start()
+    try:
+        while not view.is_ready:
+            if not view.is_alive:
+                raise OperatorError("The accounts changelog can't be read; is Kafka running?")
+            await asyncio.sleep(0.02)
+        yield view
+    finally:
+        await view.stop()

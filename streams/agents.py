@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -37,7 +37,7 @@ from streams.lease import Lease
 from streams.publisher import Publisher
 from streams.runtime import CycleCollector
 from streams.settings import Settings
-from streams.tables import BatchTable, day_of, first_offset_of, seen_records, seen_rows
+from streams.tables import BatchTable, File, day_of, first_offset_of, seen_records, seen_rows
 from streams.topics import Topics, partition_of
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Envelopes:
 
 
 @dataclass(slots=True)
-class _Decided:
+class Decided:
     """What the records of one partition lead to, its facts as journal records."""
 
     journal: list[tuple[bytes | None, bytes]] = field(default_factory=list)
@@ -157,86 +157,39 @@ class IntakeGapError(Exception):
     """Intake records were passed over. Nothing after them may be decided: they could never be applied any more."""
 
 
-class Owner:
-    """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
+class Tables(Protocol):
+    """One of the owner's tables: a file of rows a partition."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        topics: Topics,
-        publisher: Publisher,
-        accounts: BatchTable,
-        seen: BatchTable,
-        lease: Lease,
-        committed: Callable[[int], int | None],
-    ) -> None:
-        """`committed` tells an intake partition's committed offset, the next one to read, where there is one."""
-        self.settings = settings
-        self.topics = topics
-        self.publisher = publisher
-        self.committed = committed
+    def file(self, partition: int) -> File:
+        """The partition's rows."""
+
+
+class Decider:
+    """Folds the records of a partition over local tables, and writes to none."""
+
+    def __init__(self, settings: Settings, topics: Topics, accounts: Tables, seen: Tables) -> None:
+        self._dedup_days = settings.dedup_days
+        self._intake_topic = topics.intake
         self.accounts = accounts
         self.seen = seen
-        self.lease = lease
         self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
-        self._generation = -1
-        self._next_offsets: dict[int, int] = {}
 
-    async def apply(self, events: list[Any]) -> None:
-        """Apply these intake records; returns once all that follows from them is acknowledged.
+    def forget(self) -> None:
+        """What is in memory may not be what is stored."""
+        self._cache.clear()
 
-        Raises, before a write, LeaseLostError once the partitions may be another's, and IntakeGapError where a record
-        is missing: intake is written without transactions and never compacted, so its offsets have no gaps.
-        """
-        if events[0].message.generation_id != self._generation:
-            # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
-            self._generation = events[0].message.generation_id
-            self._cache.clear()
-            self._next_offsets.clear()
-        for event in events:
-            message = event.message
-            expected = self._next_offsets.get(message.partition)
-            if expected is None:
-                expected = self.committed(message.partition)
-            if expected is not None and message.offset > expected:
-                raise IntakeGapError(
-                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
-                )
-            self._next_offsets[message.partition] = message.offset + 1
-        # The dedup index tells days apart. A batch of one day decides the same however records are batched.
-        for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(_at_ms(message))):
-            await self._apply_day(list(same_day))
-
-    async def _apply_day(self, messages: list[Any]) -> None:
-        by_partition: dict[int, list[Any]] = defaultdict(list)
-        for message in messages:
-            by_partition[message.partition].append(message)
-        try:
-            decided = {partition: self.decide(partition, messages) for partition, messages in by_partition.items()}
-            self.lease.check()
-            await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in decided.items()))
-            self.lease.check()
-            await asyncio.gather(
-                *(self._store(partition, each, by_partition[partition][0]) for partition, each in decided.items())
-            )
-        except BaseException:
-            # The accounts in it are changed already, and nothing says that this was ever written.
-            self._cache.clear()
-            raise
-        await self._reply([reply for each in decided.values() for reply in each.replies])
-
-    def decide(self, partition: int, messages: list[Any]) -> _Decided:
+    def decide(self, partition: int, messages: list[Any]) -> Decided:
         """Fold the records of one partition over the local tables, a few at a time."""
         accounts = self._cache[partition]
         if len(accounts) > ACCOUNTS_CACHED_MAX:
             accounts.clear()
         seen: dict[bytes, int] = {}
-        since_day = day_of(_at_ms(messages[0])) - self.settings.dedup_days
-        decided = _Decided()
+        since_day = day_of(_at_ms(messages[0])) - self._dedup_days
+        decided = Decided()
         for few in _warm(messages):
             items = [IntakeItem(message.offset, _at_ms(message), _intake_body(message)) for message in few]
             self._look_up(partition, items, accounts, seen, since_day)
-            decided.add(fold(partition, items, accounts, seen, self.topics.intake))
+            decided.add(fold(partition, items, accounts, seen, self._intake_topic))
         return decided
 
     def _look_up(
@@ -259,13 +212,82 @@ class Owner:
             if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
                 seen[dedup] = first_offset
 
-    async def _publish_facts(self, partition: int, decided: _Decided) -> None:
+
+class Owner:
+    """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        publisher: Publisher,
+        accounts: Tables,
+        seen: Tables,
+        lease: Lease,
+        committed: Callable[[int], int | None],
+    ) -> None:
+        """`committed` tells an intake partition's committed offset, the next one to read, where there is one."""
+        self.settings = settings
+        self.topics = topics
+        self.publisher = publisher
+        self.committed = committed
+        self.decider = Decider(settings, topics, accounts, seen)
+        self.lease = lease
+        self._generation = -1
+        self._next_offsets: dict[int, int] = {}
+
+    async def apply(self, events: list[Any]) -> None:
+        """Apply these intake records; returns once all that follows from them is acknowledged.
+
+        Raises, before a write, LeaseLostError once the partitions may be another's, and IntakeGapError where a record
+        is missing: intake is written without transactions and never compacted, so its offsets have no gaps.
+        """
+        if events[0].message.generation_id != self._generation:
+            # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
+            self._generation = events[0].message.generation_id
+            self.decider.forget()
+            self._next_offsets.clear()
+        for event in events:
+            message = event.message
+            expected = self._next_offsets.get(message.partition)
+            if expected is None:
+                expected = self.committed(message.partition)
+            if expected is not None and message.offset > expected:
+                raise IntakeGapError(
+                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
+                )
+            self._next_offsets[message.partition] = message.offset + 1
+        # The dedup index tells days apart. A batch of one day decides the same however records are batched.
+        for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(_at_ms(message))):
+            await self._apply_day(list(same_day))
+
+    async def _apply_day(self, messages: list[Any]) -> None:
+        by_partition: dict[int, list[Any]] = defaultdict(list)
+        for message in messages:
+            by_partition[message.partition].append(message)
+        try:
+            decided = {
+                partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
+            }
+            self.lease.check()
+            await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in decided.items()))
+            self.lease.check()
+            await asyncio.gather(
+                *(self._store(partition, each, by_partition[partition][0]) for partition, each in decided.items())
+            )
+        except BaseException:
+            # The accounts in it are changed already, and nothing says that this was ever written.
+            self.decider.forget()
+            raise
+        await self._reply([reply for each in decided.values() for reply in each.replies])
+
+    async def _publish_facts(self, partition: int, decided: Decided) -> None:
         await asyncio.gather(
             self.publisher.send_all(self.topics.journal, partition, decided.journal),
             self.publisher.send_all(self.topics.dead_letters, partition, decided.dead_letters),
         )
 
-    async def _store(self, partition: int, decided: _Decided, first: Any) -> None:
+    async def _store(self, partition: int, decided: Decided, first: Any) -> None:
         day = day_of(_at_ms(first))
         accounts = [(project.encode(), encode_account(account)) for project, account in decided.accounts.items()]
         # In key order, which is the quickest to write.
@@ -277,9 +299,9 @@ class Owner:
         )
         accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
         if accounts_offset is not None:
-            self.accounts.file(partition).write(accounts, accounts_offset)
+            self.decider.accounts.file(partition).write(accounts, accounts_offset)
         if seen_offset is not None:
-            self.seen.file(partition).write(seen_rows(seen, day), seen_offset)
+            self.decider.seen.file(partition).write(seen_rows(seen, day), seen_offset)
 
     async def _reply(self, replies: list[tuple[int, Any]]) -> None:
         by_partition: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)

@@ -18,8 +18,8 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.ledger import ENTRY_KINDS, entry_id
-from streams.accounts_view import AccountsView
+from schemas.ledger import entry_id
+from streams.accounts_view import read_accounts
 from streams.clickhouse import ClickHouse
 from streams.codecs import decode_facts
 from streams.errors import OperatorError
@@ -29,7 +29,8 @@ from streams.topics import FETCH_BYTES, kafka_client_settings, topics_of
 CATCH_UP_SECONDS_MAX = 120.0
 _NAMED_MAX = 20
 
-Budget = tuple[str, str]
+# Project, grant, and which of the two is summed up: its balance, or what of it is held.
+Budget = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class Difference:
 
     project: str
     grant_id: str
+    measure: str
     between: str
     first: int
     second: int
@@ -95,32 +97,27 @@ async def verify(
         ("accounts and journal", state, journal.sums_in_state),
         ("journal and ClickHouse", journal.sums, history),
     ):
-        for project, grant_id in sorted(first.keys() | second.keys()):
-            one, other = first.get((project, grant_id), 0), second.get((project, grant_id), 0)
+        for budget in sorted(first.keys() | second.keys()):
+            one, other = first.get(budget, 0), second.get(budget, 0)
             if one != other:
                 verdict.drift_microcredits += abs(one - other)
-                verdict.differences.append(Difference(project, grant_id, between, one, other))
+                verdict.differences.append(Difference(*budget, between, one, other))
     await _name_entries(settings, clickhouse, journal.marks, verdict)
     verdict.seconds = round(time.monotonic() - began_at, 3)
     return verdict
 
 
 async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[str, int]]:
-    """What each grant has left, and the last offset applied to each account, from a fresh read of the changelog."""
+    """What each grant has left and holds, and the last offset applied to each account, read afresh."""
     sums: dict[Budget, int] = {}
     offsets: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="meterline-") as directory:
-        view = AccountsView(settings, Path(directory) / "accounts")
-        await view.start()
-        try:
-            while not view.is_ready:
-                await asyncio.sleep(0.02)
+        async with read_accounts(settings, Path(directory) / "accounts") as view:
             for account in view.all():
                 offsets[account.project] = account.last_offset
                 for grant in account.grants:
-                    sums[account.project, grant.id] = grant.remaining
-        finally:
-            await view.stop()
+                    sums[account.project, grant.id, "balance"] = grant.remaining
+                    sums[account.project, grant.id, "held"] = grant.held
     return sums, offsets
 
 
@@ -129,12 +126,12 @@ async def _read_journal(settings: Settings, offsets: dict[str, int], on_progress
 
     def add(_record: Any, fact: Any) -> None:
         journal.facts += 1
-        if fact.kind in ENTRY_KINDS:
-            budget = (fact.project, fact.grant_id)
-            if fact.amount:
-                journal.sums[budget] += fact.amount
+        for measure, change in (("balance", fact.amount), ("held", fact.held)):
+            if change:
+                budget = (fact.project, fact.grant_id, measure)
+                journal.sums[budget] += change
                 if fact.offset <= offsets.get(fact.project, -1):
-                    journal.sums_in_state[budget] += fact.amount
+                    journal.sums_in_state[budget] += change
 
     journal.marks, journal.repeated = await _each_fact(settings, add, on_progress)
     return journal
@@ -220,11 +217,15 @@ async def _read_history(clickhouse: ClickHouse, marks: dict[int, tuple[int, int]
     condition, parameters = _up_to(marks)
     rows = await asyncio.to_thread(
         clickhouse.query,
-        f"SELECT project, grant_id, sum(amount) FROM ledger_entries WHERE amount != 0 AND {condition} "
+        f"SELECT project, grant_id, sum(amount), sum(held) FROM facts WHERE (amount != 0 OR held != 0) AND {condition} "
         "GROUP BY project, grant_id",
         parameters,
     )
-    return {(project, grant_id): amount for project, grant_id, amount in rows}
+    sums: dict[Budget, int] = {}
+    for project, grant_id, balance, held in rows:
+        sums[project, grant_id, "balance"] = balance
+        sums[project, grant_id, "held"] = held
+    return sums
 
 
 async def _name_entries(
@@ -235,22 +236,24 @@ async def _name_entries(
     wrong = dict(list(wrong.items())[:_NAMED_MAX])
     if not wrong:
         return
-    expected: dict[Budget, dict[str, int]] = defaultdict(dict)
+    expected: dict[tuple[str, str], dict[str, tuple[int, int]]] = defaultdict(dict)
 
     def take(record: Any, fact: Any) -> None:
-        if (fact.project, fact.grant_id) in wrong and fact.kind in ENTRY_KINDS:
-            expected[fact.project, fact.grant_id][entry_id(record.partition, fact.offset, fact.index)] = fact.amount
+        if (fact.project, fact.grant_id) in wrong:
+            identity = entry_id(record.partition, fact.offset, fact.index)
+            expected[fact.project, fact.grant_id][identity] = (fact.amount, fact.held)
 
     await _each_fact(settings, take, lambda _text: None)
     condition, parameters = _up_to(marks)
     for budget, difference in wrong.items():
         rows = await asyncio.to_thread(
             clickhouse.query,
-            "SELECT entry_id, sum(amount), count() FROM ledger_entries WHERE project = {project:String} "
+            "SELECT concat(toString(partition), '-', toString(offset), '-', toString(position)) AS entry_id, "
+            "sum(amount), sum(held), count() FROM facts WHERE project = {project:String} "
             f"AND grant_id = {{grant:String}} AND {condition} GROUP BY entry_id",
             parameters | {"project": budget[0], "grant": budget[1]},
         )
-        found = {row[0]: (row[1], row[2]) for row in rows}
+        found = {row[0]: ((row[1], row[2]), row[3]) for row in rows}
         for identity in sorted(expected[budget].keys() | found.keys()):
             if found.get(identity) != (expected[budget].get(identity), 1):
                 difference.entry_ids.append(identity)
