@@ -19,8 +19,10 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from api import operator_cli
 from api.bench.command import app as bench_app
 from api.keys import new_admin_key
+from api.operator_cli import Api
 from streams import lifeline, logs
 from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT, Settings
@@ -38,6 +40,11 @@ app = typer.Typer(
 keys_app = typer.Typer(help="Make API keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
+app.add_typer(operator_cli.projects, name="projects")
+app.add_typer(operator_cli.credits, name="credits")
+app.add_typer(operator_cli.holds, name="holds")
+app.add_typer(operator_cli.prices, name="prices")
+app.add_typer(operator_cli.billing, name="billing")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
 DataDirOption = Annotated[
@@ -174,31 +181,76 @@ def migrate() -> None:
 
 
 @app.command()
-def verify(as_json: JsonOption = False) -> None:
+def verify(
+    as_json: JsonOption = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Fold all of intake anew, and compare every account byte by byte.")
+    ] = False,
+) -> None:
     """Reconcile state tables, journal and ClickHouse on a live system; exit code 1 on any drift."""
     from streams.clickhouse import ClickHouse
+    from streams.rebuild import rebuild as run_rebuild
     from streams.running import reach
     from streams.verify import verify as run
 
     settings = reach(Settings())
     clickhouse = ClickHouse(settings)
+    rebuilt = None
     try:
         with console.status("") as status:
             verdict = asyncio.run(run(settings, clickhouse, status.update))
+            if rebuild:
+                rebuilt = asyncio.run(run_rebuild(settings, status.update))
     finally:
         clickhouse.close()
+    ok = verdict.ok and (rebuilt is None or rebuilt.ok)
     if as_json:
-        _print_json(verdict.as_json())
+        found = verdict.as_json() | ({"rebuild": rebuilt.as_json()} if rebuilt is not None else {})
+        _print_json(found | {"ok": ok})
     else:
         print(f"{verdict.projects:,} projects, {verdict.facts:,} facts, {verdict.seconds:.1f} s")
         for difference in verdict.differences:
             print(
-                f"{difference.project} {difference.grant_id}: {difference.between} differ, "
+                f"{difference.project} {difference.grant_id} {difference.measure}: {difference.between} differ, "
                 f"{difference.first:,} and {difference.second:,} microcredits {' '.join(difference.entry_ids)}"
             )
         print("no drift" if verdict.ok else f"drift: {verdict.drift_microcredits:,} microcredits")
-    if not verdict.ok:
+        if rebuilt is not None:
+            print(f"rebuilt: {rebuilt.records:,} records, {rebuilt.accounts:,} accounts, {rebuilt.seconds:.1f} s")
+            print("byte-equal" if rebuilt.ok else f"{rebuilt.different:,} differ: {' '.join(rebuilt.named)}")
+    if not ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def explain(
+    receipt: Annotated[str, typer.Argument(metavar="ID", help="An entry_id of an answer or of the ledger")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset."""
+    from streams.receipts import explain_text
+
+    from api.operator_cli import show
+
+    answer = Api().call("GET", f"/v1/receipts/{receipt}").json()
+    if as_json:
+        show(answer, as_json)
+    else:
+        print(explain_text(answer))
+
+
+@app.command()
+def rehearse(
+    file: Annotated[Path, typer.Argument(help="JSON: version and the rates that differ, as for `prices announce`")],
+    days: Annotated[int, typer.Option("--days", min=1, max=90, help="How far back to replay.")] = 7,
+    as_json: JsonOption = False,
+) -> None:
+    """Replay the last days under a proposed price book: what each project would pay, and who would run out."""
+    from api.operator_cli import read_json, show
+
+    with console.status(f"replaying {days} days"):
+        answer = Api().call("POST", "/v1/admin/rehearsals", {"days": days, "book": read_json(file)}).json()
+    show(answer, as_json)
 
 
 @keys_app.command("admin")
@@ -216,38 +268,19 @@ def keys_admin(as_json: JsonOption = False) -> None:
 def keys_create(
     project: Annotated[str, typer.Argument(help="The project's id.")],
     environment: Annotated[str, typer.Option("--environment", help="production or preview")] = "production",
-    url: Annotated[str | None, typer.Option("--url", help="The API; the one of these settings.")] = None,
-    admin_key: Annotated[str, typer.Option("--admin-key", envvar="METERLINE_ADMIN_KEY", help="An admin key.")] = "",
+    url: Annotated[str | None, typer.Option("--url", help="The API; a running `meterline up`.")] = None,
+    admin_key: Annotated[
+        str | None, typer.Option("--admin-key", envvar="METERLINE_ADMIN_KEY", help="An admin key.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key for a project. The key is shown this once."""
-    import httpx
-
-    from streams.running import find_running
-
-    settings = Settings()
-    running = find_running(settings)
-    url = url or (running.api_url if running else f"http://{settings.api_host}:{settings.api_port}")
-    local_key = settings.data_dir / "admin-key"
-    if not admin_key and local_key.exists():
-        admin_key = local_key.read_text().strip()
-    try:
-        response = httpx.post(
-            f"{url}/v1/admin/projects/{project}/keys",
-            json={"environment": environment},
-            headers={"authorization": f"Bearer {admin_key}"},
-        )
-    except httpx.TransportError as error:
-        console.print(f"[red]error:[/] {url} can't be reached: {error}. Is `meterline up` running?")
-        raise typer.Exit(1) from None
-    body = response.json()
-    if response.status_code != 201:
-        console.print(f"[red]error:[/] {body.get('detail', response.text)}", soft_wrap=True)
-        raise typer.Exit(1)
+    body = {"environment": environment}
+    answer = Api(url, admin_key).call("POST", f"/v1/admin/projects/{project}/keys", body).json()
     if as_json:
-        _print_json(body)
+        _print_json(answer)
     else:
-        print(body["key"])
+        print(answer["key"])
 
 
 @app.command()

@@ -64,6 +64,10 @@ class Settings(BaseSettings):
     admin_key_hashes: list[str] = Field(
         default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
     )
+    api_url: str | None = Field(
+        None, description="Where the operator's commands find the API; a running `meterline up`"
+    )
+    admin_key: SecretStr | None = Field(None, description="The admin key that the operator's commands use")
     reply_timeout_seconds: float = Field(5.0, gt=0, description="How long the API waits for a decision")
     request_body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
     events_per_request_max: int = Field(1000, ge=1)
@@ -97,7 +101,7 @@ class Settings(BaseSettings):
 
     def as_environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        values = self.model_dump(mode="json", exclude_none=True, exclude={"admin_key"})
         if self.kafka_sasl_password is not None:
             values["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
         return {

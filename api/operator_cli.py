@@ -1,0 +1,410 @@
+"""The operator's commands: projects, money, prices, jobs. Each is one call of the HTTP service, printed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from streams.errors import OperatorError
+from streams.running import find_running
+from streams.settings import Settings
+
+RETRIES = 4
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+ProjectArgument = Annotated[str, typer.Argument(help="The project's id.")]
+EnvironmentOption = Annotated[str, typer.Option("--environment", help="production or preview")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Kept with the entry.")]
+KeyOption = Annotated[
+    str,
+    typer.Option("--idempotency-key", help="The same key acts once, however often it is sent; a new one unless given."),
+]
+
+_WHERE = "The API is that of a running `meterline up`, or METERLINE_API_URL; the key METERLINE_ADMIN_KEY."
+
+projects = typer.Typer(help=f"Open projects, put them on plans, close them. {_WHERE}", no_args_is_help=True)
+credits = typer.Typer(help=f"Bundles, refunds, auto-recharge, balances. {_WHERE}", no_args_is_help=True)
+holds = typer.Typer(help=f"Jobs whose credits are held. {_WHERE}", no_args_is_help=True)
+prices = typer.Typer(help=f"Price books. {_WHERE}", no_args_is_help=True)
+billing = typer.Typer(help=f"Billing accounts and invoices. {_WHERE}", no_args_is_help=True)
+
+
+class Api:
+    """The HTTP service, with the operator's key."""
+
+    def __init__(self, url: str | None = None, admin_key: str | None = None) -> None:
+        settings = Settings()
+        running = find_running(settings)
+        self.url = url or settings.api_url or (running.api_url if running else None)
+        self.url = self.url or f"http://{settings.api_host}:{settings.api_port}"
+        local_key = settings.data_dir / "admin-key"
+        known = settings.admin_key.get_secret_value() if settings.admin_key else ""
+        key = admin_key or known or (local_key.read_text().strip() if local_key.exists() else "")
+        if not key:
+            raise OperatorError("There is no admin key: set METERLINE_ADMIN_KEY, or start `meterline up` here first")
+        self._client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60.0)
+
+    def call(self, method: str, path: str, body: object = None, *, key: str = "", **params: Any) -> httpx.Response:
+        """Send it, again under the same key where it is not known what became of it. Raises OperatorError."""
+        headers = {"idempotency-key": key or f"cli-{secrets.token_hex(12)}"}
+        sent = {name: value for name, value in params.items() if value is not None}
+        for attempt in range(RETRIES):
+            try:
+                response = self._client.request(method, path, json=body, params=sent, headers=headers)
+            except httpx.TransportError as error:
+                if attempt + 1 == RETRIES:
+                    raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
+            else:
+                if response.is_success:
+                    return response
+                if response.status_code != 503 or attempt + 1 == RETRIES:
+                    raise OperatorError(_problem(response))
+            time.sleep(0.3 * 2**attempt)
+        raise AssertionError
+
+
+def show(answer: Any, as_json: bool) -> None:
+    """As JSON, or a line for each thing that is said."""
+    if as_json:
+        print(json.dumps(answer, indent=2))
+        return
+    for line in _lines(answer, ""):
+        print(line)
+
+
+@projects.command("create")
+def create_project(
+    project: ProjectArgument,
+    plan: Annotated[str, typer.Option("--plan", help="free, hobby, build, scale or enterprise")] = "free",
+    name: Annotated[str, typer.Option("--name")] = "",
+    contract_credits: Annotated[int, typer.Option("--contract-credits", help="A month; enterprise only")] = 0,
+    contract_cents: Annotated[int, typer.Option("--contract-cents", help="US cents a month; enterprise only")] = 0,
+    billing_account: Annotated[str | None, typer.Option("--billing-account", help="Whose invoice it is on")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Open a project; its first allowance is granted at once."""
+    body = {
+        "project": project,
+        "name": name,
+        "plan": plan,
+        "contract_credits": contract_credits,
+        "contract_cents": contract_cents,
+        "billing_account": billing_account,
+    }
+    show(Api().call("POST", "/v1/admin/projects", body).json(), as_json)
+
+
+@projects.command("show")
+def show_project(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """A project as it is."""
+    show(Api().call("GET", f"/v1/admin/projects/{project}").json(), as_json)
+
+
+@projects.command("plan")
+def change_plan(
+    project: ProjectArgument,
+    plan: Annotated[str, typer.Argument(help="free, hobby, build, scale or enterprise")],
+    contract_credits: Annotated[int, typer.Option("--contract-credits", help="A month; enterprise only")] = 0,
+    contract_cents: Annotated[int, typer.Option("--contract-cents", help="US cents a month; enterprise only")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Another plan: at once where it gives more, from the renewal on where it gives less."""
+    body = {"plan": plan, "contract_credits": contract_credits, "contract_cents": contract_cents}
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/plan", body).json(), as_json)
+
+
+@projects.command("close")
+def close_project(project: ProjectArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
+    """Let a project spend nothing more."""
+    body = {"closed": True, "reason": reason}
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/state", body).json(), as_json)
+
+
+@projects.command("reopen")
+def reopen_project(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """Let a closed project go on."""
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/state", {"closed": False}).json(), as_json)
+
+
+@projects.command("standing")
+def set_standing(
+    project: ProjectArgument,
+    good: Annotated[bool, typer.Option("--good/--bad", help="One in bad standing gets no refunds")],
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a project is in good standing."""
+    body = {"good_standing": good, "reason": reason}
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/standing", body).json(), as_json)
+
+
+@projects.command("badge")
+def set_badge(
+    project: ProjectArgument, shown: Annotated[bool, typer.Option("--shown/--hidden")], as_json: JsonOption = False
+) -> None:
+    """Show the "Built with" badge or not; a free project shows it always."""
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/badge", {"shown": shown}).json(), as_json)
+
+
+@projects.command("item")
+def set_item(
+    project: ProjectArgument,
+    item: Annotated[str, typer.Argument(help="A recurring line item that the price book has")],
+    quantity: Annotated[int, typer.Argument(min=0, help="Units from now on; 0 ends it")],
+    as_json: JsonOption = False,
+) -> None:
+    """Have this many units of a recurring line item."""
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/items/{item}", {"quantity": quantity}).json(), as_json)
+
+
+@credits.command("balance")
+def balance(
+    project: ProjectArgument,
+    environment: EnvironmentOption = "production",
+    at: Annotated[str | None, typer.Option("--at", help="A past instant, RFC 3339 with a zone")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a project has, now or at a past instant."""
+    found = Api().call("GET", "/v1/balance", project=project, environment=environment, at=at)
+    show(found.json(), as_json)
+
+
+@credits.command("top-up")
+def top_up(
+    project: ProjectArgument,
+    bundle: Annotated[int, typer.Argument(help="20, 100 or 500 dollars")],
+    environment: EnvironmentOption = "production",
+    reference: Annotated[str, typer.Option("--reference", help="The payment's own, kept with the entry")] = "",
+    idempotency_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Grant a bundle that was paid for."""
+    body = {"bundle_usd": bundle, "environment": environment, "reference": reference}
+    show(Api().call("POST", f"/v1/admin/projects/{project}/top-ups", body, key=idempotency_key).json(), as_json)
+
+
+@credits.command("refund")
+def refund(
+    project: ProjectArgument,
+    grant_id: Annotated[str, typer.Argument(help="The bundle's, from `credits balance`")],
+    reason: ReasonOption = "",
+    idempotency_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Take back what is left of a bundle whose money is given back."""
+    body = {"grant_id": grant_id, "reason": reason}
+    show(Api().call("POST", f"/v1/admin/projects/{project}/refunds", body, key=idempotency_key).json(), as_json)
+
+
+@credits.command("auto-recharge")
+def auto_recharge(
+    project: ProjectArgument,
+    on: Annotated[bool | None, typer.Option("--on/--off", help="Without it, show the terms")] = None,
+    threshold: Annotated[str, typer.Option("--threshold", help="Credits under which a bundle is bought")] = "0",
+    bundle: Annotated[int, typer.Option("--bundle", help="20, 100 or 500 dollars")] = 20,
+    cap: Annotated[int, typer.Option("--cap", help="Dollars a calendar month at most")] = 0,
+    payment_method: Annotated[str, typer.Option("--payment-method", help="cus_…/pm_… at Stripe")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Buy a bundle by itself whenever credits run low, or stop doing so."""
+    url = f"/v1/admin/projects/{project}/auto-recharge"
+    if on is None:
+        show(Api().call("GET", url).json(), as_json)
+        return
+    body: dict[str, Any] = {"on": on}
+    if on:
+        body |= {"threshold": threshold, "bundle_usd": bundle, "cap_usd": cap, "payment_method": payment_method}
+    show(Api().call("PUT", url, body).json(), as_json)
+
+
+@credits.command("correct")
+def correct(
+    project: ProjectArgument,
+    source: Annotated[str, typer.Argument(help="The event's `source`")],
+    event_id: Annotated[str, typer.Argument(help="The event's `id`")],
+    operation: Annotated[
+        str | None, typer.Option("--operation", help="What it should have been; without it the event is voided")
+    ] = None,
+    quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
+    late: Annotated[str | None, typer.Option("--late", help="It was never billed and happened then (RFC 3339)")] = None,
+    reason: ReasonOption = "",
+    idempotency_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Put an event right by new entries: void it, change it, or bill one that came too late."""
+    body: dict[str, Any] = {"source": source, "id": event_id, "reason": reason, "action": "void"}
+    if operation is not None:
+        data: dict[str, Any] = {"operation": operation}
+        if quantity is not None:
+            data["quantity"] = quantity
+        body |= {"action": "late" if late else "amend", "data": data}
+        if late:
+            body["time"] = late
+    url = f"/v1/admin/projects/{project}/corrections"
+    show(Api().call("POST", url, body, key=idempotency_key).json(), as_json)
+
+
+@holds.command("list")
+def list_holds(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """The open holds, the oldest first."""
+    show(Api().call("GET", "/v1/holds", project=project).json(), as_json)
+
+
+@holds.command("capture")
+def capture(
+    project: ProjectArgument,
+    hold_id: Annotated[str, typer.Argument()],
+    amount: Annotated[str | None, typer.Option("--credits", help="Less than was held; the rest is released")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Charge a job."""
+    show(
+        Api()
+        .call(
+            "POST",
+            f"/v1/holds/{hold_id}/capture",
+            {"credits": amount},
+            key=f"cli-capture-{hold_id}-{amount}",
+            project=project,
+        )
+        .json(),
+        as_json,
+    )
+
+
+@holds.command("release")
+def release(
+    project: ProjectArgument,
+    hold_id: Annotated[str, typer.Argument()],
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Give a job's credits back."""
+    url = f"/v1/holds/{hold_id}/release"
+    show(Api().call("POST", url, {"reason": reason}, project=project).json(), as_json)
+
+
+@holds.command("extend")
+def extend(
+    project: ProjectArgument,
+    hold_id: Annotated[str, typer.Argument()],
+    seconds: Annotated[int, typer.Argument(min=1, max=604_800)],
+    as_json: JsonOption = False,
+) -> None:
+    """Let a hold last this long from now."""
+    url = f"/v1/holds/{hold_id}/extend"
+    show(Api().call("POST", url, {"seconds": seconds}, project=project).json(), as_json)
+
+
+@prices.command("list")
+def list_prices(
+    at: Annotated[str | None, typer.Option("--at", help="RFC 3339; a future time shows what is announced")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What every operation costs."""
+    show(Api().call("GET", "/v1/prices", at=at).json(), as_json)
+
+
+@prices.command("changelog")
+def price_changelog(as_json: JsonOption = False) -> None:
+    """Every price book and what it changed, the newest first."""
+    show(Api().call("GET", "/v1/prices/changelog").json(), as_json)
+
+
+@prices.command("announce")
+def announce(
+    file: Annotated[Path, typer.Argument(help="JSON: version, effective_at, and the rates that differ")],
+    as_json: JsonOption = False,
+) -> None:
+    """Announce a price book, for good. An increase takes effect 30 days from now or later."""
+    show(Api().call("POST", "/v1/admin/price-books", read_json(file)).json(), as_json)
+
+
+@billing.command("create")
+def create_billing_account(
+    account: Annotated[str, typer.Argument(help="The billing account's id")],
+    name: Annotated[str, typer.Option("--name")],
+    email: Annotated[str, typer.Option("--email")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Open a billing account."""
+    body = {"id": account, "name": name, "email": email}
+    show(Api().call("POST", "/v1/admin/billing-accounts", body).json(), as_json)
+
+
+@billing.command("assign")
+def assign_billing_account(
+    project: ProjectArgument,
+    account: Annotated[
+        str | None, typer.Argument(help="The billing account; without it, an invoice of its own")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a project on a billing account's invoice from now on."""
+    url = f"/v1/admin/projects/{project}/billing-account"
+    show(Api().call("PUT", url, {"billing_account": account}).json(), as_json)
+
+
+@billing.command("show")
+def show_billing_account(account: Annotated[str, typer.Argument()], as_json: JsonOption = False) -> None:
+    """A billing account and its projects."""
+    show(Api().call("GET", f"/v1/admin/billing-accounts/{account}").json(), as_json)
+
+
+@billing.command("invoice")
+def invoice(
+    account: Annotated[str, typer.Argument(help="The billing account's id")],
+    month: Annotated[str, typer.Argument(help="YYYY-MM")],
+    form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
+    out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
+) -> None:
+    """A month's invoice, as JSON, CSV or a page to print."""
+    answer = Api().call("GET", f"/v1/admin/billing-accounts/{account}/invoices/{month}", format=form)
+    if out is None:
+        sys.stdout.write(answer.text)
+    else:
+        out.write_bytes(answer.content)
+
+
+def read_json(file: Path) -> Any:
+    """What a file says. Raises OperatorError."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OperatorError(f"{file} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise OperatorError(f"{file} is no JSON: {error}") from None
+
+
+def _problem(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+        where = f" ({problem['field']})" if problem.get("field") else ""
+        return f"{problem.get('code', response.status_code)}: {problem['detail']}{where}"
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code}: {response.text[:500]}"
+
+
+def _lines(value: Any, indent: str) -> list[str]:
+    if isinstance(value, list):
+        lines = []
+        for each in value:
+            inner = _lines(each, indent + "  ")
+            lines += [f"{indent}- {inner[0].lstrip()}", *inner[1:]] if inner else []
+        return lines or [f"{indent}(none)"]
+    if not isinstance(value, dict):
+        return [f"{indent}{'-' if value is None else value}"]
+    lines = []
+    for name, each in value.items():
+        if isinstance(each, dict | list) and each:
+            lines += [f"{indent}{name}:", *_lines(each, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {'-' if each in (None, [], {}, '') else each}")
+    return lines
