@@ -29,6 +29,7 @@ from streams.topics import FETCH_BYTES, kafka_client_settings, partition_of, top
 log = logging.getLogger(__name__)
 
 _FETCH_WAIT_MS = 100
+_SILENCE_SECONDS_MAX = 30.0
 
 
 class AccountsView:
@@ -93,6 +94,11 @@ class AccountsView:
         file = self._files[partition_of(project, self._settings.partitions)]
         value = file.get_many([project.encode()])[0]
         return None if value is None else decode_account(value)
+
+    @property
+    def records_read(self) -> int:
+        """How far the changelog has been read, over all partitions."""
+        return sum(self._positions.values())
 
     def prices(self) -> Prices:
         """The price list, as the partition that hears of it first has it."""
@@ -183,13 +189,23 @@ class AccountsView:
 
 @asynccontextmanager
 async def read_accounts(settings: Settings, directory: Path) -> AsyncIterator[AccountsView]:
-    """A fresh copy of every account, read to the changelog's present end."""
+    """A fresh copy of every account, read to the changelog's present end.
+
+    Raises OperatorError where nothing can be read of it.
+    """
     view = AccountsView(settings, directory)
     await view.start()
     try:
+        deadline = time.monotonic() + _SILENCE_SECONDS_MAX
+        read = view.records_read
         while not view.is_ready:
-            if not view.is_alive:
-                raise OperatorError("The accounts changelog can't be read; is Kafka running?")
+            if view.records_read > read:
+                read, deadline = view.records_read, time.monotonic() + _SILENCE_SECONDS_MAX
+            if not view.is_alive or time.monotonic() > deadline:
+                raise OperatorError(
+                    f"Nothing can be read of {topics_of(settings).accounts_changelog} with {settings.partitions} "
+                    "partitions: are METERLINE_TOPIC_PREFIX and METERLINE_PARTITIONS those of the running system?"
+                )
             await asyncio.sleep(0.02)
         yield view
     finally:

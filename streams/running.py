@@ -13,13 +13,15 @@ from streams.settings import Settings
 
 
 class Running(BaseModel):
-    """The addresses of a running stack, and the process that supervises it."""
+    """The addresses of a running stack, what its topics are, and the process that supervises it."""
 
     pid: int
     kafka_url: str
     api_url: str
     clickhouse_url: str
     partitions: int
+    topic_prefix: str
+    dedup_days: int
 
 
 def note_running(settings: Settings, api_url: str, clickhouse_url: str) -> Path:
@@ -31,6 +33,8 @@ def note_running(settings: Settings, api_url: str, clickhouse_url: str) -> Path:
         api_url=api_url,
         clickhouse_url=clickhouse_url,
         partitions=settings.partitions,
+        topic_prefix=settings.topic_prefix,
+        dedup_days=settings.dedup_days,
     )
     path = _note_path(settings)
     path.write_text(running.model_dump_json())
@@ -63,6 +67,8 @@ def reach(settings: Settings) -> Settings:
             "kafka_url": settings.kafka_url or running.kafka_url,
             "clickhouse_url": settings.clickhouse_url or running.clickhouse_url,
             "partitions": running.partitions,
+            "topic_prefix": running.topic_prefix,
+            "dedup_days": running.dedup_days,
         }
     )
 

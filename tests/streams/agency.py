@@ -5,10 +5,14 @@ The same seed gives the same life. It is what the intake log would hold: command
 
 from __future__ import annotations
 
+import json
 import random
 from calendar import monthrange
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from schemas.commands import (
     Admit,
@@ -30,8 +34,10 @@ from schemas.commands import (
     TopUp,
 )
 from schemas.events import Usage
+from schemas.ledger import Account, Fact, entry_id
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from streams.core.acceptance import dedup_hash
+from streams.core.owner import IntakeItem, fold
 from streams.core.price_list import PRICES_ID
 from streams.topics import partition_of
 
@@ -79,6 +85,36 @@ class Life:
             self._project(f"prj_{number:02}", PLANS[number % len(PLANS)], number)
         self._ticks()
         self.moments.sort()
+
+    def written(self) -> tuple[list[tuple[int, int, IntakeRecord]], dict[int, list[Fact]]]:
+        """The records of the log as (partition, at_ms, body), and by partition the facts they lead to.
+
+        A hold or a bundle is named by where it stands in the log, so the core is asked along the way.
+        """
+        records: list[tuple[int, int, IntakeRecord]] = []
+        facts: dict[int, list[Fact]] = defaultdict(list)
+        accounts: dict[int, dict[str, Account]] = defaultdict(dict)
+        seen: dict[int, dict[bytes, int]] = defaultdict(dict)
+        offsets: Counter[int] = Counter()
+        names: dict[str, str] = {}
+        for moment in self.moments:
+            body, partition = moment.body, moment.partition
+            if isinstance(body, CaptureHold | ReleaseHold):
+                body = msgspec.structs.replace(body, hold_id=names.get(body.project + body.hold_id, "none"))
+            elif isinstance(body, RefundTopUp):
+                body = msgspec.structs.replace(body, grant_id=names.get(body.project + body.grant_id, "none"))
+            offset = offsets[partition]
+            offsets[partition] += 1
+            item = IntakeItem(offset, moment.at_ms, body)
+            effects = fold(partition, [item], accounts[partition], seen[partition], "intake")
+            for fact in effects.facts:
+                if fact.kind == "hold":
+                    names.setdefault(fact.project + fact.job_id, entry_id(partition, fact.offset, fact.index))
+                elif fact.kind == "grant" and "reference" in fact.metadata:
+                    names[fact.project + json.loads(fact.metadata)["reference"]] = fact.grant_id
+            facts[partition] += effects.facts
+            records.append((partition, moment.at_ms, body))
+        return records, facts
 
     def _agency(self) -> None:
         for account, name in (("northwind", "Northwind Agency"), ("contoso", 'Contoso "Studios" & Söhne')):
@@ -198,12 +234,14 @@ class Life:
         self._add(_ms(at), partition_of(name, self.partitions), Envelope(events))
 
     def _job(self, name: str, at: datetime) -> None:
-        """Held, and then captured, captured in part, released, or forgotten. Its hold id is that of its first fact,
-        which takes the record's offset: it is filled in when the life is written."""
+        """Held, and then captured, captured in part, released, or forgotten. Its hold's id follows from the log, so
+        `written` fills it in."""
         rng = self.rng
         job = f"job-{_ms(at)}"
         event_id = f"hold-{job}"
-        operation, surcharge = rng.choice((("blog_post", ""), ("website", ""), ("social_post.text", "social_post.video")))
+        operation, surcharge = rng.choice(
+            (("blog_post", ""), ("website", ""), ("social_post.text", "social_post.video"))
+        )
         usage = Usage(
             name, dedup_hash(name, "/jobs", event_id), "/jobs", event_id, operation, 1, surcharge, "production",
             _ms(at), job, "", "",
@@ -214,20 +252,26 @@ class Life:
         if what < 0.5:
             self._at(soon, CaptureHold(project=name, hold_id=job, environment="", **self._addressed()))
         elif what < 0.65:
-            self._at(soon, CaptureHold(project=name, hold_id=job, environment="", amount=5 * CREDIT, **self._addressed()))
+            self._at(
+                soon, CaptureHold(project=name, hold_id=job, environment="", amount=5 * CREDIT, **self._addressed())
+            )
         elif what < 0.85:
-            self._at(soon, ReleaseHold(project=name, hold_id=job, environment="", reason="timeout", **self._addressed()))
+            self._at(
+                soon, ReleaseHold(project=name, hold_id=job, environment="", reason="timeout", **self._addressed())
+            )
 
     def _bundle(self, name: str, at: datetime) -> None:
         rng = self.rng
         usd = rng.choice((20, 20, 100, 500))
         self._at(
             at,
-            TopUp(project=name, environment="production", bundle_usd=usd, reference=f"pay-{_ms(at)}", **self._addressed()),
+            TopUp(
+                project=name, environment="production", bundle_usd=usd, reference=f"pay-{_ms(at)}", **self._addressed()
+            ),
         )
         if rng.random() < 0.3:
             back = at + timedelta(days=rng.uniform(0, 35))
-            # Which bundle it is stands in the log: filled in when the life is written.
+            # Which bundle that is follows from the log: `written` fills it in.
             self._at(back, RefundTopUp(project=name, grant_id=f"pay-{_ms(at)}", reason="asked", **self._addressed()))
 
     def _items(self, name: str, end: datetime) -> None:
@@ -264,7 +308,12 @@ class Life:
 
     def _addressed(self) -> dict:
         self._attempts += 1
-        return {"idempotency_key": "", "correlation": f"life-{self._attempts}", "reply_instance": "", "reply_partition": 0}
+        return {
+            "idempotency_key": "",
+            "correlation": f"life-{self._attempts}",
+            "reply_instance": "",
+            "reply_partition": 0,
+        }
 
 
 def renewal_days(signed_up: datetime, until: datetime) -> list[datetime]:
