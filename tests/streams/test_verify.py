@@ -5,15 +5,18 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
 from api.stack import Stack
 from schemas.ledger import Fact
+from streams.accounts_view import read_accounts
 from streams.clickhouse import ClickHouse
-from streams.codecs import encode_facts
+from streams.codecs import encode_account, encode_facts
+from streams.rebuild import rebuild
 from streams.settings import Settings
-from streams.topics import kafka_client_settings, topics_of
+from streams.topics import kafka_client_settings, partition_of, topics_of
 from streams.verify import Verdict, verify
 from tests.client import Operator, event, eventually
 
@@ -22,6 +25,23 @@ BATCH = {"content-type": "application/cloudevents-batch+json"}
 
 def reconcile(settings: Settings, clickhouse: ClickHouse) -> Verdict:
     return asyncio.run(verify(settings, clickhouse))
+
+
+async def give_a_microcredit(settings: Settings, project: str, directory: Path, microcredits: int = 1) -> None:
+    """Straight into the accounts changelog, where only the owner writes."""
+    async with read_accounts(settings, directory) as view:
+        account = view.get(project)
+    assert account is not None
+    account.grants[0].remaining += microcredits
+    producer = AIOKafkaProducer(**kafka_client_settings(settings))
+    await producer.start()
+    await producer.send_and_wait(
+        topics_of(settings).accounts_changelog,
+        encode_account(account),
+        key=project.encode(),
+        partition=partition_of(project, settings.partitions),
+    )
+    await producer.stop()
 
 
 def test_verify_on_a_live_system(stack: Stack, operator: Operator) -> None:
@@ -85,6 +105,10 @@ def test_drift_is_found_and_named(tmp_path) -> None:
             "", "", 1_780_000_000_000, 1_780_000_000_000, "",
         )  # fmt: skip
 
+        rebuilt = asyncio.run(rebuild(live))
+        assert rebuilt.ok
+        assert (rebuilt.accounts, rebuilt.records > 2) == (1, True)
+
         async def forge() -> None:
             producer = AIOKafkaProducer(**kafka_client_settings(live))
             await producer.start()
@@ -94,6 +118,12 @@ def test_drift_is_found_and_named(tmp_path) -> None:
         asyncio.run(forge())
         verdict = reconcile(live, clickhouse)
         assert not verdict.ok
+        assert asyncio.run(rebuild(live)).ok, "the accounts are what their log makes of them, whatever the journal says"
+        asyncio.run(give_a_microcredit(live, project, tmp_path / "copy"))
+        rebuilt = asyncio.run(rebuild(live))
+        assert (rebuilt.ok, rebuilt.different, rebuilt.named) == (False, 1, [project])
+        asyncio.run(give_a_microcredit(live, project, tmp_path / "copy-2", -1))
+        assert asyncio.run(rebuild(live)).ok
         (found,) = verdict.differences
         assert (found.project, found.grant_id, found.between) == (project, charge["grant_id"], "accounts and journal")
         assert verdict.drift_microcredits == 5

@@ -1,0 +1,125 @@
+"""The operator's commands against the running stack: each does what it says and prints what came of it."""
+
+import json
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from api.cli import app
+from api.stack import Stack
+from tests.client import Operator, eventually
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def run(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command on this machine's running stack; gives its JSON."""
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+
+    def command(*argv: str) -> Any:
+        done = CliRunner().invoke(app, [*argv, "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    return command
+
+
+def name() -> str:
+    return f"prj_{secrets.token_hex(5)}"
+
+
+def test_a_projects_life(run: Run) -> None:
+    project = name()
+    assert run("projects", "create", project, "--plan", "hobby", "--name", "Acme")["plan"] == "hobby"
+    assert run("projects", "plan", project, "build")["plan"] == "build"
+    assert run("projects", "badge", project, "--hidden")["badge_shown"] is False
+    assert run("projects", "standing", project, "--bad", "--reason", "unpaid")["good_standing"] is False
+    assert run("projects", "close", project, "--reason", "asked")["closed_at"] is not None
+    assert run("projects", "reopen", project)["closed_at"] is None
+    assert run("projects", "show", project)["name"] == "Acme"
+    assert run("projects", "standing", project, "--good")["good_standing"] is True
+
+
+def test_money(run: Run) -> None:
+    project = name()
+    run("projects", "create", project)
+    bought = [run("credits", "top-up", project, "100", "--idempotency-key", "k1") for _ in range(2)]
+    assert (bought[0]["granted"], bought[0]["available"]) == ("20000", "20250")
+    assert bought[1] == bought[0], "the same key buys once"
+    balance = run("credits", "balance", project)
+    (bundle,) = balance["top_ups"]
+    taken = run("credits", "refund", project, bundle["grant_id"], "--reason", "asked")
+    assert (taken["taken_back"], taken["refund_cents"]) == ("20000", 10_000)
+    terms = run(
+        "credits", "auto-recharge", project, "--on", "--threshold", "10", "--cap", "40", "--payment-method", "pm_1"
+    )
+    assert (terms["on"], terms["cap_usd"]) == (True, 40)
+    assert run("credits", "auto-recharge", project, "--off")["on"] is False
+    assert run("credits", "auto-recharge", project)["on"] is False
+
+
+def test_jobs(run: Run, operator: Operator) -> None:
+    project, client = operator.customer("free")
+    ids = [
+        client.post("/v1/admissions", json={"operation": "image", "hold": True, "job_id": job}).json()["hold_id"]
+        for job in ("a", "b")
+    ]
+    assert [each["hold_id"] for each in run("holds", "list", project)["holds"]] == ids
+    assert run("holds", "extend", project, ids[0], "60")["outcome"] == "extended"
+    assert run("holds", "capture", project, ids[0], "--credits", "10")["credits"] == "10"
+    assert run("holds", "release", project, ids[1], "--reason", "timeout")["available"] == "240"
+
+
+def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path: Path) -> None:
+    operation = f"op.{secrets.token_hex(3)}"
+    file = tmp_path / "book.json"
+    file.write_text(
+        json.dumps(
+            {
+                "version": secrets.token_hex(4),
+                "effective_at": (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat(),
+                "rates": {operation: "2.5"},
+                "hourly": {f"{operation}.hour": "0.5"},
+            }
+        )
+    )
+    version = run("prices", "announce", str(file))["version"]
+    eventually(lambda: run("prices", "list")["version"] == version)
+    assert run("prices", "changelog")["books"][0]["version"] == version
+    project = operator.project("hobby")
+    assert run("projects", "item", project, f"{operation}.hour", "2")["items"][0]["quantity"] == 2
+
+
+def test_what_is_refused_says_why_in_one_line(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from api import cli
+
+    def fails(*argv: str) -> str:
+        monkeypatch.setattr("sys.argv", ["meterline", *argv])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 1
+        return capfd.readouterr().err
+
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+    assert "unknown_project" in fails("projects", "show", "prj_nobody")
+    assert "is no JSON" in fails("prices", "announce", __file__)
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(tmp_path))
+    assert "METERLINE_ADMIN_KEY" in fails("projects", "show", "prj_nobody")
+    monkeypatch.setenv("METERLINE_ADMIN_KEY", "mtl_admin_x")
+    monkeypatch.setenv("METERLINE_API_URL", "http://127.0.0.1:9")
+    assert "can't be reached" in fails("projects", "show", "prj_nobody")
+
+
+def test_without_json_it_is_readable(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+    done = CliRunner().invoke(app, ["projects", "create", name(), "--plan", "hobby"])
+    assert done.exit_code == 0, done.output
+    assert "plan: hobby" in done.stdout
