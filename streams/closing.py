@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
 
 from streams.clickhouse import ClickHouse
 from streams.codecs import decode_raw_pack
@@ -36,7 +38,10 @@ class Closing:
         self._complete_to = datetime.fromtimestamp(0, UTC)
 
     async def is_complete(self, until: datetime) -> bool:
-        """Whether history has every fact booked before `until`, and no other can come."""
+        """Whether history has every fact booked before `until`, and no other can come.
+
+        Raises KafkaError; waits for a broker that is busy starting, as long as the caller lets it.
+        """
         if until <= self._complete_to:
             return True
         settled_at = until + self._clocks_differ_max
@@ -58,7 +63,7 @@ class Closing:
             later = await consumer.offsets_for_times(dict.fromkeys(intake, round(until.timestamp() * 1000)))
             # The first intake record of each partition that does not matter any more.
             firsts = {tp.partition: found.offset if (found := later.get(tp)) else ends[tp] for tp in intake}
-            committed = await admin.list_consumer_group_offsets(topics.worker_app)
+            committed = await _committed(admin, topics.worker_app)
             # A record is committed once its facts are on the journal.
             if any(firsts[tp.partition] > max(0, committed[tp].offset if tp in committed else 0) for tp in intake):
                 return False
@@ -91,3 +96,14 @@ class Closing:
                     if record.offset < ends[tp] and decode_raw_pack(record.value).last > marks[number][0]:
                         return False
         return True
+
+
+async def _committed(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, Any]:
+    while True:
+        try:
+            offsets: dict[TopicPartition, Any] = await admin.list_consumer_group_offsets(group)
+            return offsets
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            await asyncio.sleep(0.1)
