@@ -130,6 +130,7 @@ class Invoice(BaseModel):
     period_to: datetime
     currency: Literal["USD"] = "USD"
     billing_account: str | None
+    project: str | None = Field(description="The project that is shown its own part; None on a billing account's")
     bill_to: BillTo | None
     projects: list[InvoiceProject]
     total_cents: int

@@ -104,6 +104,7 @@ def read_invoice(
         period_from=month.begins_at,
         period_to=month.ends_at,
         billing_account=payer.id if payer.kind == "billing_account" else None,
+        project=payer.id if payer.kind == "project" else None,
         bill_to=bill_to if kind == "invoice" else None,
         projects=parts,
         total_cents=cents,
@@ -146,9 +147,11 @@ def differences(clickhouse: ClickHouse, invoice: Invoice) -> list[str]:
 
     Of an open month, ask while nothing is being booked.
     """
-    payer = Payer("billing_account", invoice.billing_account) if invoice.billing_account else None
-    if payer is None:
-        payer = Payer("project", invoice.projects[0].project if invoice.projects else "")
+    payer = (
+        Payer("project", invoice.project)
+        if invoice.project is not None
+        else Payer("billing_account", invoice.billing_account or "")
+    )
     where = f"{payer.kind} = {{payer:String}} AND toYYYYMM(booked_at) = {{month:UInt32}}"
     month = Month.parse(invoice.month)
     parameters = {"payer": payer.id, "month": month.year * 100 + month.number}

@@ -275,6 +275,9 @@ def test_what_does_not_add_up_is_named(history: ClickHouse) -> None:
     wrong = differences(history, invoice)
     assert "the invoice's totals are not those of its projects" in wrong
     assert "blog: entries are 0 by line and 2 by fact" in wrong
+    alone = invoice_of(history, Payer("project", "blog"))
+    alone.projects.clear()
+    assert "blog: cents are 0 by line and 2000 by fact" in differences(history, alone)
 
 
 def test_a_move_splits_a_project_exactly(history: ClickHouse) -> None:
@@ -302,6 +305,22 @@ def test_a_project_of_its_own_has_an_invoice_and_its_months_are_listed(embedded:
         ("2026-01", "INV-P-alone-2026-01", "USD 25.00", 2),
     ]
     assert read_months(embedded, Payer("project", "nobody")) == []
+
+
+def test_a_month_begins_with_its_first_instant_and_ends_before_the_next(embedded: ClickHouse) -> None:
+    migrate(embedded)
+    books = Books()
+    for project, at in (
+        ("first", "2026-01-01T00:00:00.000"),
+        ("last", "2026-01-31T23:59:59.999"),
+        ("before", "2025-12-31T23:59:59.999"),
+        ("after", "2026-02-01T00:00:00.000"),
+    ):
+        books.open(project, "hobby", at, "acme")
+    books.write(embedded)
+    invoice = invoice_of(embedded, ACME)
+    assert [part.project for part in invoice.projects] == ["first", "last"]
+    assert differences(embedded, invoice) == []
 
 
 def test_listed_months_say_what_their_invoices_say(history: ClickHouse) -> None:
