@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from api.metrics import registry_of
 from streams.accounts_view import AccountsView
 from streams.clickhouse import ClickHouse
+from streams.closing import Closing
 from streams.commands import CommandClient
 from streams.drift import DriftCheck
 from streams.historian import Historian, dead_letter_sink, journal_sink
@@ -41,10 +42,12 @@ class Services:
     price_broadcast: PriceBroadcast
     historians: list[Historian] = field(default_factory=list)
     metrics: CollectorRegistry = field(init=False)
+    closing: Closing = field(init=False)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.metrics = registry_of(self)
+        self.closing = Closing(self.settings, self.clickhouse)
 
     async def watch(self) -> None:
         """End the process, as SIGTERM would, once a part has failed for good: its supervisor starts it afresh."""

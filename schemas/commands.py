@@ -179,10 +179,12 @@ class SetBillingAccount(Command, tag="billing.set", array_like=True, frozen=True
 
 
 class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=True, kw_only=True):
-    """Open a billing account, or change its name and address. `project` is its id behind `billing:`."""
+    """Open a billing account, or, where `is_change`, change one's name and address. `project` is its id behind
+    `billing:`."""
 
     name: str
     email: str
+    is_change: bool = False
 
 
 class PublishPrices(Command, tag="prices", array_like=True, frozen=True, kw_only=True):

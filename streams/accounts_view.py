@@ -129,6 +129,16 @@ class AccountsView:
                     break
                 yield decode_account(value)
 
+    def on_billing_account(self, billing_account: str) -> Iterator[Account]:
+        """The projects that are on its invoice now. It passes over every account, without decoding the others."""
+        named = billing_account.encode()
+        for file in self._files.values():
+            for key, value in file.items():
+                if b":" not in key and named in value:
+                    account = decode_account(value)
+                    if account.billing_account == billing_account:
+                        yield account
+
     def after(self, project: str) -> Iterator[Account]:
         """Every project's account in an order of its own, from the one after `project` on; "" is before all."""
         partitions = self._settings.partitions

@@ -58,7 +58,9 @@ def open_project(
 def open_billing_account(
     command: OpenBillingAccount, partition: int, offset: int, at_ms: int, facts: list[Fact], prices: Prices
 ) -> tuple[Account, Reply]:
-    """A new billing account."""
+    """A new billing account. Raises Rejection `unknown_billing_account` where one was to be changed."""
+    if command.is_change:
+        raise Rejection("unknown_billing_account", f"There is no billing account {_billing_id(command)!r}")
     account = Account(
         command.project, command.name, "free", 0, at_ms, NEVER_MS, [], [], [], offset, -1, at_ms, email=command.email
     )
@@ -67,7 +69,10 @@ def open_billing_account(
 
 
 def change_billing_account(booking: Booking, command: OpenBillingAccount) -> Reply:
-    """Another name or address for a billing account that there is."""
+    """Another name or address for a billing account. Raises Rejection `billing_account_exists`, where it was to open
+    one."""
+    if not command.is_change:
+        raise Rejection("billing_account_exists", f"Billing account {_billing_id(command)!r} exists")
     booking.account.name, booking.account.email = command.name, command.email
     return Reply(200, "", "", 0, 0, booking.state("billing_account", reason="changed"))
 
@@ -195,6 +200,10 @@ def check_open(account: Account) -> None:
     """Raises Rejection `project_closed`."""
     if account.closed_at_ms:
         raise Rejection("project_closed", f"Project {account.project!r} is closed")
+
+
+def _billing_id(command: OpenBillingAccount) -> str:
+    return command.project.removeprefix(BILLING_PREFIX)
 
 
 def _terms(plan: Plan, contract_allowance: int, contract_cents: int) -> tuple[int, int]:

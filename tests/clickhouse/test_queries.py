@@ -88,13 +88,14 @@ def history() -> list[Row]:
     return [
         # Older than every window.
         fact(40 * day, 1, 10, 0, "project", "acme", reason="hobby"),
+        fact(40 * day, 1, 10, 2, "subscription", "acme", environment="", reason="hobby", cents=25_00),
         fact(40 * day, 1, 10, 1, "grant", "acme", "100", "100", reason="allowance"),
         charge(35 * day, 1, 11, 0, "acme", "image × 1 -32 68", customer="c1"),
         fact(31 * day, 1, 12, 0, "refusal", "acme", **blog_post, reason="out_of_credits"),
         # One event, two lines.
         charge(3 * day, 1, 20, 0, "acme", "social_post.text × 1 -5 63", customer="c1"),
         charge(3 * day, 1, 20, 1, "acme", "social_post.image × 1 -32 31", customer="c1"),
-        fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up"),
+        fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up", cents=20, billing_account="agency"),
         # One line that two grants pay for, and another event of the same record.
         charge(1 * day, 1, 22, 0, "acme", "blog_post × 1 -31 40", customer="c2"),
         charge(1 * day, 1, 22, 1, "acme", "blog_post × 0 -29 11", customer="c2"),
@@ -172,7 +173,7 @@ def ask(clickhouse: ClickHouse, name: str, columns: str) -> list[tuple[Any, ...]
 
 
 def test_there_are_queries() -> None:
-    assert len(QUERIES) >= 9
+    assert len(QUERIES) >= 10
 
 
 @pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
@@ -291,3 +292,17 @@ def test_ledger_of_a_project_is_that_of_the_newest_entry_until_another_is_named(
     before, _, after = sql.partition("\nWITH ")
     named = before + "\nWITH 'acme' AS wanted" + after.partition("AS wanted")[2]
     assert len(filled.query(named)) == 10
+
+
+def test_revenue_by_month(filled: ClickHouse) -> None:
+    two_days = timedelta(days=2)
+    more: list[Row] = [
+        fact(two_days, 2, 8, 0, "refund", "beta", "-200", reason="top_up", cents=-1_00, billing_account="agency"),
+        fact(two_days, 2, 8, 1, "subscription", "beta", environment="", reason="build", cents=119_00),
+    ]
+    insert(filled, journal_sink(Settings()), more)
+    month_now, month_before = ((NOW - timedelta(days=days)).date().replace(day=1) for days in (2, 40))
+    assert ask(filled, "revenue_by_month", "*") == [
+        (month_now, 2, Decimal("119.00"), Decimal("0.20"), Decimal("-1.00"), Decimal("118.20")),
+        (month_before, 1, Decimal("25.00"), Decimal(0), Decimal(0), Decimal("25.00")),
+    ]
