@@ -37,6 +37,7 @@ PAUSE_SECONDS_MAX = 300.0
 TELLING_PAUSE_SECONDS_MAX = 5.0
 _COMMIT_SECONDS = 1.0
 _POLL_MS = 200
+_RECORDS_MAX = 64
 # In every fact that is about a purchase, as it stands in the journal: most records need not be taken apart.
 _WORD = b"recharge"
 
@@ -162,7 +163,7 @@ class Cashier:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment = self._assignment
-        found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=64)
+        found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_MAX)
         if assignment != self._assignment:
             return  # some of it may be another's now; what is still ours is read again
         for tp, records in found.items():
@@ -202,10 +203,11 @@ class Cashier:
         return _Request(journal_offset, terms.id, payment)
 
     async def _carry_out(self, desk: _Desk, request: _Request) -> None:
-        """Buy and tell, until both are known to be done, or the journal says that it has ended."""
+        """Buy and tell, until both are known to be done. One that has ended meanwhile is bought no more, but what was
+        paid is told all the same."""
         outcome: Paid | Failed | None = None
         pause_seconds = FIRST_PAUSE_SECONDS
-        while request.recharge_id in desk.open:
+        while request.recharge_id in desk.open or isinstance(outcome, Paid):
             try:
                 if outcome is None:
                     outcome = await asyncio.get_running_loop().run_in_executor(

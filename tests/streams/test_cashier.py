@@ -1,10 +1,12 @@
 """The cashier on the real broker, with a real worker: one purchase for one request, whatever is killed."""
 
 import asyncio
+import json
 import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.commands import Admit, CreateProject, SetAutoRecharge
+from schemas.commands import Admit, CreateProject, SetAutoRecharge, SettleRecharge
 from schemas.ledger import Fact
 from schemas.problems import Rejection
 from streams import cashier as cashier_module
@@ -69,9 +71,10 @@ def worker(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> 
 @dataclass
 class Till(LocalPayments):
     """Pretends to take money, remembers what it was asked, and has trouble with a payment method when told to: "before"
-    it takes the money, or "after"."""
+    it takes the money, or "after"; or it takes it, and "waits" with its answer until `go`."""
 
     path: Path
+    go: threading.Event = field(default_factory=threading.Event)
     asked: list[Payment] = field(default_factory=list)
     troubles: dict[str, list[str]] = field(default_factory=dict)
 
@@ -85,6 +88,8 @@ class Till(LocalPayments):
         if trouble == "before":
             raise PaymentUnknownError("nobody answers")
         outcome = super().buy(payment)
+        if trouble == "waits":
+            self.go.wait(60)
         if trouble == "after":
             raise PaymentUnknownError("nobody answers")
         return outcome
@@ -340,6 +345,49 @@ def test_an_unknown_outcome_is_asked_for_under_its_key_and_holds_nobody_up(
     run(worker, scenario)
 
 
+async def fail_by_hand(shop: Shop, project: str) -> None:
+    requested = next(fact for _, _, fact in await shop.journal(project) if fact.reason == "requested")
+    recharge_id = json.loads(requested.metadata)["id"]
+    await shop.decide(SettleRecharge, project, recharge_id=recharge_id, is_paid=False, reference="", detail="by hand")
+    await shop.settled(project, ["on", "requested", "failed"])
+
+
+def test_what_was_ended_by_hand_is_asked_for_no_more(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cashier_module, "FIRST_PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr(cashier_module, "PAUSE_SECONDS_MAX", 0.1)
+
+    async def scenario(shop: Shop) -> None:
+        shop.till.troubles["never_1"] = ["before"] * 1_000
+        async with shop.open() as cashier:
+            project = await shop.low_customer("never_1")
+            await until(lambda: at_once(cashier.unknown >= 2))
+            await fail_by_hand(shop, project)
+            await until(lambda: at_once(cashier.waiting == 0))
+            await asyncio.sleep(0.3)
+            asked = len(shop.till.asked)
+            await asyncio.sleep(0.5)
+            assert len(shop.till.asked) == asked
+
+    run(worker, scenario)
+
+
+def test_money_that_was_taken_for_what_had_ended_is_reported(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(shop: Shop) -> None:
+        shop.till.troubles["waits_1"] = ["waits"]
+        async with shop.open() as cashier:
+            project = await shop.low_customer("waits_1")
+            await until(lambda: at_once(shop.bought(project)))
+            await fail_by_hand(shop, project)
+            await until(lambda: at_once(cashier.waiting == 0))
+            shop.till.go.set()
+            await until(lambda: at_once("recharge_settled" in caplog.text))
+        assert await shop.trail(project) == ["on", "requested", "failed"]
+        (told,) = [each.getMessage() for each in caplog.records if "recharge_settled" in each.getMessage()]
+        assert project in told and "was paid (local-" in told and "refund it" in told
+
+    run(worker, scenario)
+
+
 def test_a_decision_that_does_not_come_is_waited_for_without_buying_again(worker: Worker) -> None:
     async def scenario(shop: Shop) -> None:
         project = await shop.low_customer()
@@ -374,7 +422,19 @@ def test_a_batch_that_the_owner_repeats_buys_nothing_more(worker: Worker) -> Non
     run(worker, scenario)
 
 
-def test_a_cashier_that_forgot_its_place_asks_for_nothing_that_has_ended(worker: Worker) -> None:
+def test_a_cashier_that_forgot_its_place_asks_for_nothing_that_has_ended(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It reads slowly, and a request never together with its end.
+    monkeypatch.setattr(cashier_module, "_RECORDS_MAX", 1)
+    step = Cashier._step
+
+    async def slow_step(self: Cashier, consumer: AIOKafkaConsumer) -> None:
+        await step(self, consumer)
+        await asyncio.sleep(0.02)
+
+    monkeypatch.setattr(Cashier, "_step", slow_step)
+
     async def scenario(shop: Shop) -> None:
         async with shop.open():
             paid, declined = await shop.low_customer(), await shop.low_customer("declined_2")
