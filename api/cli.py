@@ -156,6 +156,16 @@ def historian() -> None:
 
 
 @app.command()
+def cashier() -> None:
+    """Run a cashier: it makes the purchases of auto-recharge, through METERLINE_PAYMENTS."""
+    from api.server import run_cashier
+
+    settings = Settings()
+    logs.configure(settings, "cashier")
+    run_cashier(settings)
+
+
+@app.command()
 def topics() -> None:
     """Create the topics that are missing and check the others."""
     from streams.topics import create_topics, topics_of

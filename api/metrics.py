@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
     from api.services import Services
+    from streams.cashier import Cashier
 
 
 def registry_of(services: Services) -> CollectorRegistry:
@@ -46,6 +47,8 @@ class _Parts(Collector):
         for historian in services.historians:
             rows.add_metric([historian.sink.table], historian.rows_written)
         yield rows
+        if services.cashier is not None:
+            yield from _purchases(services.cashier)
         drift = services.drift
         yield CounterMetricFamily(
             "meterline_verify_projects", "Balances that were found to agree with the history", drift.projects_checked
@@ -60,3 +63,11 @@ class _Parts(Collector):
             "Sum of what balances and history differ by",
             sum(map(abs, drift.drift_microcredits.values())),
         )
+
+
+def _purchases(cashier: Cashier) -> Iterator[Metric]:
+    yield GaugeMetricFamily("meterline_purchases_waiting", "Bundles that are wanted and not yet paid", cashier.waiting)
+    tries = CounterMetricFamily("meterline_purchases", "What became of tries to buy a bundle", labels=["outcome"])
+    for outcome, count in (("paid", cashier.paid), ("failed", cashier.failed), ("unknown", cashier.unknown)):
+        tries.add_metric([outcome], count)
+    yield tries

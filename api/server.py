@@ -1,10 +1,12 @@
-"""The processes behind `meterline api` and `meterline historian`."""
+"""The processes behind `meterline api`, `meterline historian` and `meterline cashier`."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
+from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -12,13 +14,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
 from api.services import historians_of
+from streams.cashier import Cashier
 from streams.clickhouse import ClickHouse
 from streams.clickhouse_front import create_front
+from streams.commands import CommandClient
 from streams.errors import OperatorError
 from streams.migrations import migrate
+from streams.payments import payments_of
+from streams.publisher import Publisher
 from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.topics import create_topics
+
+log = logging.getLogger(__name__)
 
 
 def run_api(settings: Settings) -> None:
@@ -82,16 +90,44 @@ async def _write_history(settings: Settings) -> None:
     try:
         await asyncio.to_thread(migrate, clickhouse)
         tasks = [asyncio.create_task(each.run()) for each in historians_of(settings, clickhouse)]
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, lambda: [task.cancel() for task in tasks])
-        # One that ends ends them all: the supervisor starts the process afresh.
-        done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await _until_one_ends(tasks)
     finally:
         await asyncio.to_thread(clickhouse.close)
+
+
+def run_cashier(settings: Settings) -> None:
+    """Buy what auto-recharge wants until SIGTERM or SIGINT."""
+    if settings.payments == "local":
+        log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
+    tune_collector()
+    asyncio.run(_buy(settings))
+
+
+async def _buy(settings: Settings) -> None:
+    await create_topics(settings)
+    publisher = Publisher(settings)
+    commands = CommandClient(settings, publisher)
+    await publisher.start()
+    try:
+        await commands.start()
+        try:
+            cashier = Cashier(settings, payments_of(settings), publisher, commands)
+            await _until_one_ends([asyncio.create_task(cashier.run())])
+        finally:
+            await commands.stop()
+    finally:
+        await publisher.stop()
+
+
+async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Run until a signal, or until one ends: that ends them all, and the supervisor starts the process afresh."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: [task.cancel() for task in tasks])
+    done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
     for task in done:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise error

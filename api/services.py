@@ -1,4 +1,5 @@
-"""What the API process runs and holds: commands, the accounts view, ClickHouse, and, when embedded, the historians."""
+"""What the API process runs and holds: commands, the accounts view, ClickHouse, and, when embedded, the historians and
+the cashier."""
 
 from __future__ import annotations
 
@@ -14,12 +15,14 @@ from prometheus_client import CollectorRegistry
 
 from api.metrics import registry_of
 from streams.accounts_view import AccountsView
+from streams.cashier import Cashier
 from streams.clickhouse import ClickHouse
 from streams.closing import Closing
 from streams.commands import CommandClient
 from streams.drift import DriftCheck
 from streams.historian import Historian, dead_letter_sink, journal_sink
 from streams.migrations import migrate
+from streams.payments import payments_of
 from streams.price_broadcast import PriceBroadcast
 from streams.publisher import Publisher
 from streams.settings import Settings
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Services:
-    """The running parts. `historians` is empty where history is another process's work."""
+    """The running parts. Without `historians` and `cashier`, their work is another process's."""
 
     settings: Settings
     topics: Topics
@@ -41,9 +44,10 @@ class Services:
     drift: DriftCheck
     price_broadcast: PriceBroadcast
     historians: list[Historian] = field(default_factory=list)
+    cashier: Cashier | None = None
     metrics: CollectorRegistry = field(init=False)
     closing: Closing = field(init=False)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.metrics = registry_of(self)
@@ -57,15 +61,25 @@ class Services:
                 "publisher": self.publisher.is_alive,
                 "replies": self.commands.is_alive,
                 "accounts": self.accounts.is_alive,
-            } | {f"historian of {each.sink.table}": not task.done() for each, task in self._historian_tasks()}
+            } | {name: not task.done() for name, task in self._tasks.items()}
             failed = [name for name, is_alive in alive.items() if not is_alive]
             if failed:
                 log.critical("the API stops: %s failed", ", ".join(failed))
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    def _historian_tasks(self) -> list[tuple[Historian, asyncio.Task[None]]]:
-        return list(zip(self.historians, self._tasks, strict=True))
+    def embed(self) -> None:
+        """Start what is a process of its own in production: historians and cashier."""
+        self.historians = historians_of(self.settings, self.clickhouse)
+        self.cashier = Cashier(self.settings, payments_of(self.settings), self.publisher, self.commands)
+        self._tasks = {f"historian of {each.sink.table}": asyncio.create_task(each.run()) for each in self.historians}
+        self._tasks["cashier"] = asyncio.create_task(self.cashier.run())
+
+    async def end_embedded(self) -> None:
+        """Stop them."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def parts_ready(self) -> dict[str, bool]:
         """Each part, and whether it can serve."""
@@ -100,8 +114,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             await services.commands.start()
             await services.accounts.start()
             if settings.clickhouse_url is None:
-                services.historians = historians_of(settings, clickhouse)
-                services._tasks = [asyncio.create_task(each.run()) for each in services.historians]
+                services.embed()
             background = [
                 asyncio.create_task(services.watch()),
                 asyncio.create_task(services.drift.run()),
@@ -113,9 +126,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 for each in background:
                     each.cancel()
         finally:
-            for task in services._tasks:
-                task.cancel()
-            await asyncio.gather(*services._tasks, return_exceptions=True)
+            await services.end_embedded()
             await services.accounts.stop()
             await services.commands.stop()
             await publisher.stop()

@@ -12,7 +12,7 @@ from streams.settings import Settings
 # Chatty at INFO, and silent about nothing we act on.
 # Classes of Faust's log under the module that derives from them, so four modules of ours stand here.
 _QUIET = (
-    *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn"),
+    *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn", "stripe", "urllib3"),
     *("streams.app", "streams.recovery", "streams.tables", "streams.transport"),
 )
 

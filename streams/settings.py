@@ -6,10 +6,12 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from streams.errors import OperatorError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,16 +96,32 @@ class Settings(BaseSettings):
     )
     historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
 
-    @field_validator("clickhouse_url", "kafka_url", mode="before")
+    payments: Literal["local", "stripe"] = Field(
+        "local", description="Who takes the money of auto-recharge; local only pretends"
+    )
+    stripe_secret_key: SecretStr | None = Field(None, description="sk_… or, restricted to PaymentIntents, rk_…")
+    stripe_api_base: str | None = Field(None, description="Another address than Stripe's own, for tests")
+
+    @field_validator("clickhouse_url", "kafka_url", "stripe_secret_key", "stripe_api_base", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @model_validator(mode="after")
+    def _stripe_has_its_key(self) -> Self:
+        if self.payments == "stripe" and self.stripe_secret_key is None:
+            raise OperatorError(
+                "METERLINE_PAYMENTS is stripe: set METERLINE_STRIPE_SECRET_KEY, or METERLINE_PAYMENTS=local to pretend"
+            )
+        return self
 
     def as_environment(self) -> dict[str, str]:
         """These settings as environment variables, for a child process."""
         values = self.model_dump(mode="json", exclude_none=True, exclude={"admin_key"})
         if self.kafka_sasl_password is not None:
             values["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
+        if self.stripe_secret_key is not None:
+            values["stripe_secret_key"] = self.stripe_secret_key.get_secret_value()
         return {
             f"METERLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
@@ -118,6 +136,11 @@ class Settings(BaseSettings):
     def api_dir(self) -> Path:
         """The one directory that the API process of this name keeps its copy of the accounts in."""
         return self.data_dir / "api" / self.api_name
+
+    @cached_property
+    def payments_path(self) -> Path:
+        """What the pretended payments of `payments=local` are written in."""
+        return self.data_dir / "payments.sqlite3"
 
     @cached_property
     def clickhouse_dir(self) -> Path:

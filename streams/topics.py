@@ -64,6 +64,11 @@ class Topics:
         return f"{self.prefix}-historian"
 
     @property
+    def cashier_group(self) -> str:
+        """The cashier's consumer group."""
+        return f"{self.prefix}-cashier"
+
+    @property
     def accounts_changelog(self) -> str:
         """The newest value of every account."""
         return f"{self.worker_app}-accounts-changelog"

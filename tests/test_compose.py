@@ -30,10 +30,11 @@ ROLES = {
     "worker-1": "worker",
     "worker-2": "worker",
     "historian": "historian",
+    "cashier": "cashier",
     "api": "api",
 }
 ONE_SHOTS = {"topics", "migrate"}
-WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2"}
+WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2", "cashier"}
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
@@ -100,11 +101,11 @@ def test_the_two_workers_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_keeps_state_keeps_it_in_a_volume_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "api"]
+    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "api"]
     names = [named_volume(service)[0] for service in stateful]
     assert set(names) == set(yaml.safe_load(TEXT)["volumes"])
     assert len(set(names)) == len(stateful)
-    for service in ("worker-1", "worker-2", "api"):
+    for service in ("worker-1", "worker-2", "cashier", "api"):
         assert str(settings_of(service, monkeypatch).data_dir) == named_volume(service)[1]
 
 
@@ -116,6 +117,13 @@ def test_the_api_is_published_on_the_loopback_address_and_takes_the_operators_ke
     assert settings.api_host == "0.0.0.0"
     assert is_admin_key(ADMIN_KEY, settings.admin_key_hashes)
     assert not any("ports" in body for service, body in SERVICES.items() if service != "api")
+
+
+def test_money_is_only_pretended_unless_stripe_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("cashier", monkeypatch)
+    assert (settings.payments, settings.stripe_secret_key) == ("local", None)
+    for name, body in SERVICES.items():
+        assert ("METERLINE_STRIPE_SECRET_KEY" in body.get("environment", {})) == (name == "cashier")
 
 
 def test_no_secret_has_a_default() -> None:
