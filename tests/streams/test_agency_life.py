@@ -14,20 +14,21 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from api.stack import Stack
 from schemas.ledger import Fact
 from streams.codecs import encode
 from streams.settings import Settings
-from streams.topics import kafka_client_settings, topics_of
 from tests.client import Operator, eventually
-from tests.streams.agency import Life, renewal_days
+from tests.streams.agency import MONTHS, Life, renewal_days
+from tests.streams.written_log import write_intake
 
 PARTITIONS = 2
+GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 class Replayed:
@@ -38,6 +39,12 @@ class Replayed:
         self.facts = facts
         self.stack = stack
         self.operator = Operator(stack)
+
+    def invoice(self, account: str, month: str) -> dict[str, Any]:
+        answer = self.operator.http.get(f"/v1/admin/billing-accounts/{account}/invoices/{month}")
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
 
     def rows(self, sql: str) -> list[list[str]]:
         return self.operator.rows(self.stack.clickhouse_url, sql)
@@ -57,27 +64,12 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         # Nothing moves by today's clock.
         tick_seconds=0,
     )
-    asyncio.run(_write(settings, [(partition, at_ms, encode(body)) for partition, at_ms, body in records]))
+    asyncio.run(write_intake(settings, [(partition, at_ms, encode(body)) for partition, at_ms, body in records]))
     with Stack(settings) as stack:
         told = Replayed(life, facts, stack)
         count = sum(len(each) for each in facts.values())
         eventually(lambda: told.rows("SELECT count() FROM facts") == [[str(count)]], seconds=120)
         yield told
-
-
-async def _write(settings: Settings, records: list[tuple[int, int, bytes]]) -> None:
-    """The intake topic with the times of the life, before anyone reads it."""
-    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
-    await admin.start()
-    topic = topics_of(settings).intake
-    config = topics_of(settings).configs()[topic] | {"message.timestamp.type": "CreateTime"}
-    await admin.create_topics([NewTopic(topic, settings.partitions, 1, topic_configs=config)])
-    await admin.close()
-    producer = AIOKafkaProducer(**kafka_client_settings(settings), enable_idempotence=True)
-    await producer.start()
-    for partition, at_ms, value in records:
-        await producer.send(topic, value, partition=partition, timestamp_ms=at_ms)
-    await producer.stop()
 
 
 def test_history_is_the_life(replayed: Replayed) -> None:
@@ -151,6 +143,51 @@ def test_verify_is_clean_and_the_rebuild_is_byte_equal(replayed: Replayed) -> No
     assert verdict["rebuild"]["accounts"] == 40 + 2 + PARTITIONS
     assert verdict["rebuild"]["records"] >= len(replayed.life.moments)
     assert verdict["facts"] == sum(len(each) for each in replayed.facts.values())
+
+
+@pytest.mark.parametrize(("account", "month"), [("northwind", "2025-08"), ("contoso", "2025-03")])
+def test_golden_invoices(replayed: Replayed, account: str, month: str) -> None:
+    invoice = replayed.invoice(account, month)
+    assert invoice["status"] == "final"
+    text = json.dumps(invoice, indent=2) + "\n"
+    golden = GOLDEN / f"agency-{account}-{month}.json"
+    if os.environ.get("METERLINE_WRITE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+
+
+def test_invoices_add_up_to_the_entries_and_to_the_cent(replayed: Replayed) -> None:
+    """Every month of both accounts, against the facts that the core stated while the life was written."""
+    expected: Counter[tuple[str, str]] = Counter()
+    for facts in replayed.facts.values():
+        for fact in facts:
+            month = datetime.fromtimestamp(fact.booked_at_ms / 1000, UTC).strftime("%Y-%m")
+            expected[fact.billing_account, month] += fact.cents
+    total = 0
+    for account in ("northwind", "contoso"):
+        months = replayed.operator.http.get(f"/v1/admin/billing-accounts/{account}/invoices").json()["invoices"]
+        assert len(months) >= MONTHS
+        for month in (each["month"] for each in months):
+            invoice = replayed.invoice(account, month)
+            assert invoice["total_cents"] == expected[account, month], (account, month)
+            projects = invoice["projects"]
+            assert sum(project["total_cents"] for project in projects) == invoice["total_cents"]
+            for project in projects:
+                assert sum(line["cents"] for line in project["lines"]) == project["total_cents"]
+            total += invoice["total_cents"]
+    assert total == sum(expected.values()) > 0
+
+
+def test_a_plan_that_never_changed_costs_its_price_a_month(replayed: Replayed) -> None:
+    """From the price list alone: $25 on each renewal day of a project that stayed on Hobby."""
+    touched = {row[0] for row in replayed.rows("SELECT DISTINCT project FROM facts WHERE kind = 'plan'")}
+    touched |= set(_closed_spans(replayed))
+    steady = [name for name, plan in replayed.life.plans.items() if plan == "hobby" and name not in touched]
+    assert steady, "this life has no project that stays on its plan"
+    for name in steady:
+        days = renewal_days(replayed.life.signed_up[name], datetime(2026, 2, 1, tzinfo=UTC))
+        (cents,) = replayed.rows(f"SELECT sum(cents) FROM facts WHERE project = '{name}' AND kind = 'subscription'")
+        assert cents == [str(25_00 * len(days))]
 
 
 def _closed_spans(replayed: Replayed) -> dict[str, list[tuple[datetime, datetime]]]:
