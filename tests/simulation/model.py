@@ -243,6 +243,10 @@ class Model:
         self._index = 0
         self._at_ms = 0
 
+    def all_grants(self) -> list[Grant]:
+        """Of all its projects, as far as anything is left of them."""
+        return [grant for project in self.projects.values() for grant in project.grants]
+
     def apply(self, offset: int, at_ms: int, body: Envelope | Tick | AnyCommand | None) -> None:
         """The next record; None is one that can't be read."""
         self._offset, self._at_ms = offset, at_ms
@@ -547,7 +551,7 @@ class Model:
 
     def _refund(self, project: Project, grant_id: str) -> Answer:
         for grant in project.grants:
-            if grant.id == grant_id and grant.kind == "top_up":
+            if grant.id == grant_id and grant.kind == "top_up" and grant.left:
                 is_old = self._now(project) > grant.granted_at_ms + 30 * DAY_MS
                 is_used = grant.left < grant.given - grant.given // 4
                 if is_old or is_used or grant.held or not project.is_in_good_standing:
@@ -761,11 +765,11 @@ class Model:
 
     def _pay_bills(self, project: Project, at_ms: int) -> None:
         """Bills of past months, as far as there are credits."""
-        if not project.items:
-            return
+        is_any_due = False
         for operation, item in project.items.items():
             due = [bill for bill in item.bills if bill.month_end_ms is not None]
             for bill in due:
+                is_any_due = True
                 fields: dict[str, Any] = {
                     "environment": "production",
                     "operation": operation,
@@ -786,7 +790,8 @@ class Model:
                 if not bill.owed:
                     item.bills.remove(bill)
         _drop_items(project)
-        self._recharge_if_low(project)
+        if is_any_due:
+            self._recharge_if_low(project)
 
     # Auto-recharge.
 
