@@ -8,6 +8,7 @@ from schemas.ledger import Account, Grant, Reply, entry_id
 from schemas.problems import Rejection
 from streams.core.booking import Booking, available, drop_spent, format_credits
 from streams.core.grants import add_grant
+from streams.core.items import bill_due
 from streams.core.recharge import recharge_if_low
 
 
@@ -54,6 +55,8 @@ def correct(booking: Booking, command: Correct) -> Reply:
             _state(booking, command, usage, grant, operation, quantity, -drawn, version, metadata)
             quantity = 0
     drop_spent(account, booking.at_ms)
+    if account.items:
+        bill_due(booking, booking.at_ms)
     recharge_if_low(booking)
     environment = usage.environment if usage is not None else command.given_back[0].grant.environment
     return Reply(

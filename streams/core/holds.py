@@ -14,6 +14,7 @@ from schemas.events import Usage
 from schemas.ledger import Account, HeldPart, Hold, Line, Reply, entry_id
 from schemas.problems import Rejection
 from streams.core.booking import Booking, available, drop_spent, format_credits, note
+from streams.core.items import bill_due
 from streams.core.recharge import recharge_if_low
 
 HOLDS_MAX = 1_000
@@ -191,6 +192,8 @@ def _give_back(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str =
     if not stated and reason != "captured":
         _state_release(booking, hold, reason, at_ms, why, "", 0)
     drop_spent(account, at_ms)
+    if account.items:
+        bill_due(booking, at_ms)
     if reason == "captured":
         recharge_if_low(booking)
 

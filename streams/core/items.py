@@ -24,11 +24,12 @@ HOUR_MS = 3_600_000
 def set_item(booking: Booking, command: SetItem) -> Reply:
     """Have this many units from now on; an hour that is under way counts once it is full. Raises Rejection."""
     account = booking.account
-    if command.operation not in booking.prices.at(booking.at_ms).hourly:
+    item = next((item for item in account.items if item.operation == command.operation), None)
+    # What there is can be ended, even if the price book has dropped it.
+    if command.operation not in booking.prices.at(booking.at_ms).hourly and (item is None or command.quantity):
         raise Rejection("unknown_operation", f"No hourly price for {command.operation[:80]!r}", "item")
     if not 0 <= command.quantity <= UNITS_MAX:
         raise Rejection("invalid_request", f"The quantity is from 0 to {UNITS_MAX}", "quantity")
-    item = next((item for item in account.items if item.operation == command.operation), None)
     if item is None:
         if len(account.items) >= ITEMS_MAX:
             raise Rejection("invalid_request", f"A project has at most {ITEMS_MAX} kinds of recurring items", "item")
@@ -65,21 +66,21 @@ def bill_month(booking: Booking) -> None:
 
 
 def bill_due(booking: Booking, at_ms: int) -> None:
-    """Charge what past months left unpaid, as far as credits go. Call it whenever credits have come.
+    """Charge what past months left unpaid, as far as credits go. Call it whenever credits have come, or come back.
 
     `at_ms` is when: the month's end, or the grant's own time.
     """
     account = booking.account
-    unpaid = 0
+    is_any_due = False
     for item in account.items:
         for accrual in item.accruals:
             if accrual.billed_for_ms:
                 _bill(booking, item.operation, accrual, at_ms)
-                unpaid += accrual.amount
+                is_any_due = True
         item.accruals = [each for each in item.accruals if each.amount or not each.billed_for_ms]
     _forget_empty(account)
     drop_spent(account, at_ms)
-    if unpaid:
+    if is_any_due:
         recharge_if_low(booking)
 
 
@@ -124,7 +125,10 @@ def month_end_after(at_ms: int) -> int:
 
 
 def _bill(booking: Booking, operation: str, accrual: Accrual, at_ms: int) -> None:
-    """One entry a grant; the first bears all unit-hours, so that they are counted once however often it is tried."""
+    """One entry a grant; the first bears all unit-hours, so that they are counted once however often it is tried.
+
+    What is lacking is stated at the month's end only: a project that never pays must not state more and more each time.
+    """
     month = datetime.fromtimestamp((accrual.billed_for_ms - 1) // 1000, UTC).strftime("%Y-%m")
 
     def charged(grant_id: str, drawn: int) -> None:
@@ -147,7 +151,7 @@ def _bill(booking: Booking, operation: str, accrual: Accrual, at_ms: int) -> Non
     for grant, drawn in booking.draw(ENVIRONMENT, accrual.amount):
         accrual.amount -= drawn
         charged(grant.id, drawn)
-    if accrual.amount:
+    if accrual.amount and at_ms == accrual.billed_for_ms:
         booking.state(
             "refusal",
             environment=ENVIRONMENT,

@@ -179,23 +179,27 @@ class _Batch:
         if account is not None and account.last_offset >= item.offset:
             self._redelivered(item, command, account)
             return
-        if account is None:
-            opens = isinstance(command, CreateProject | OpenBillingAccount | PublishPrices)
-            reply = self._open(item, command) if opens else _no_project(command)
-        else:
-            reply = self._decide(item, command, account)
+        reply = self._open(item, command) if account is None else self._decide(item, command, account)
         self._reply(command, reply)
 
     def _open(self, item: IntakeItem, command: AnyCommand) -> Reply:
-        try:
-            prices = self._prices_at(item.offset)
-            account, reply = open_account(command, self.partition, item.offset, item.at_ms, self.effects.facts, prices)
-        except Rejection as rejection:
-            return refusal(rejection)
+        opened = self._opened(item, command, self.effects.facts)
+        if isinstance(opened, Reply):
+            return opened
+        account, reply = opened
         self.accounts[command.project] = account
         reschedule(account)
         self._remember(item, command, account, reply)
         return reply
+
+    def _opened(self, item: IntakeItem, command: AnyCommand, facts: list[Fact]) -> tuple[Account, Reply] | Reply:
+        """What a command makes of an account that is not there yet; a refusal alone where it opens none."""
+        if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices):
+            return _no_project(command)
+        try:
+            return open_account(command, self.partition, item.offset, item.at_ms, facts, self._prices_at(item.offset))
+        except Rejection as rejection:
+            return refusal(rejection)
 
     def _decide(self, item: IntakeItem, command: AnyCommand, account: Account) -> Reply:
         key = reply_key(command)
@@ -222,7 +226,9 @@ class _Batch:
                 reply = stored.reply
                 self._mark_command_seen(item, command, reply)
         if reply is None and account.opened_offset > item.offset:
-            reply = _no_project(command)
+            # Nothing was remembered of it, and nothing has changed what it is answered.
+            refused = self._opened(item, command, [])
+            reply = refused if isinstance(refused, Reply) else None
         if reply is not None:
             self._reply(command, reply)
 

@@ -47,5 +47,5 @@ def top_up(usd: int = 20, project: str = "p1", environment: str = "production", 
     return TopUp(project=project, environment=environment, bundle_usd=usd, reference="", **addressed(correlation, key))
 
 
-def admit(event: Usage, correlation: str = "a1", key: str = "") -> Admit:
-    return Admit(project=event.project, usage=event, **addressed(correlation, key))
+def admit(event: Usage, correlation: str = "a1", key: str = "", hold_seconds: int = 0) -> Admit:
+    return Admit(project=event.project, usage=event, hold_seconds=hold_seconds, **addressed(correlation, key))

@@ -15,10 +15,10 @@ from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up,
 class Bench:
     """An account and all it has stated so far; each call is the next offset."""
 
-    def __init__(self, plan: str = "free") -> None:
+    def __init__(self, plan: str = "free", at_ms: int = START_MS, prices: Prices | None = None) -> None:
         self.facts: list[Fact] = []
-        self.prices = Prices()
-        self.account: Account = open_account(create_project(plan=plan), 0, 0, START_MS, self.facts, self.prices)[0]
+        self.prices = prices or Prices()
+        self.account: Account = open_account(create_project(plan=plan), 0, 0, at_ms, self.facts, self.prices)[0]
         self.offset = 0
 
     def booking(self, at_ms: int = START_MS) -> Booking:
@@ -35,6 +35,10 @@ class Bench:
             f"e{self.offset}", operation=operation, quantity=quantity, environment=environment, surcharge=surcharge
         )
         return command_reply(self.booking(at_ms), admit(used), False)
+
+    def hold(self, operation: str, quantity: int = 1, seconds: int = 3_600, at_ms: int = START_MS, **fields: str):
+        used = usage(f"e{self.offset}", operation=operation, quantity=quantity, occurred_at_ms=at_ms, **fields)
+        return command_reply(self.booking(at_ms), admit(used, hold_seconds=seconds), False)
 
     def top_up(self, usd: int = 20, environment: str = "production", at_ms: int = START_MS):
         return command_reply(self.booking(at_ms), top_up(usd, environment=environment), False)

@@ -88,6 +88,20 @@ def test_a_redelivered_record_changes_nothing_and_writes_the_stored_values_again
     assert again.seen == first.seen
 
 
+def test_a_refusal_from_before_an_account_was_opened_is_told_again() -> None:
+    """Found by the simulation: it became "unknown project" once another command had opened the account."""
+    state = State()
+    records = [
+        item(0, top_up(correlation="early")),
+        item(1, create_project(plan="gold", correlation="wrong")),
+        item(2, create_project(correlation="right")),
+    ]
+    first = state.apply(*records)
+    assert replies(first) == [(404, "unknown_project", 0), (422, "invalid_request", 0), (201, "", 250 * CREDIT)]
+    again = state.apply(*records)
+    assert (again.facts, again.replies) == ([], first.replies)
+
+
 def test_a_repeat_whose_changelogs_were_lost_states_the_same_facts_under_the_same_names() -> None:
     state = opened()
     record = item(1, Envelope([usage("a"), usage("a"), usage("b", operation="website"), usage("c")]))

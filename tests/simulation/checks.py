@@ -13,10 +13,10 @@ from schemas.events import Usage
 from schemas.ledger import Account, Fact
 from streams.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake, decode_reply
 from streams.core.acceptance import dedup_hash
-from streams.core.booking import available
+from streams.core.projects import NEVER_MS
 from streams.tables import PartitionedStore
 from tests.simulation.disk import Disk, apply_changelog
-from tests.simulation.model import Answer, Line, Model
+from tests.simulation.model import Answer, Line, Model, Project, identity_names
 from tests.simulation.world import World, in_place_of_real_parts
 
 ENVIRONMENTS = ("production", "preview")
@@ -86,20 +86,35 @@ def _check_state(world: World, partition: int, model: Model, lines: list[Line]) 
         if records:
             apply_changelog(recovered[name], records)
     owner = world.group.owners[partition].tables
-    sums: dict[tuple[str, str], int] = defaultdict(int)
+    sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
     for line in lines:
-        sums[line.project, line.environment] += line.amount
+        both = sums[line.project, line.environment]
+        both[0] += line.amount
+        both[1] += line.held
     changelog, local = _accounts(recovered["accounts"], partition), _accounts(owner["accounts"], partition)
     _equal(f"projects in the changelog of {partition}", sorted(changelog), sorted(model.projects))
     for name, project in model.projects.items():
         for environment in ENVIRONMENTS:
-            what = f"{environment} balance of {name} in"
-            expected = project.available(environment)
-            assert expected >= 0
-            _equal(f"{what} the journal", sums[name, environment], expected)
-            _equal(f"{what} the changelog", available(changelog[name], environment), expected)
-            _equal(f"{what} its owner's table", available(local[name], environment), expected)
+            balance, available = project.balance(environment), project.available(environment)
+            assert available >= 0
+            _equal(f"{environment} balance and held of {name}", sums[name, environment], [balance, balance - available])
+        expected = _kept(project)
+        _equal(f"{name} in the changelog", _stored(changelog[name]), expected)
+        _equal(f"{name} in its owner's table", _stored(local[name]), expected)
     _check_seen(world, partition, model, {"changelog": recovered["seen"], "owner's table": owner["seen"]})
+
+
+def _kept(project: Project) -> tuple[Any, ...]:
+    """What the model says an account has: of each grant what remains and is held, the open holds, and what is due."""
+    due_at_ms = project.due_at_ms() if project.is_project else None
+    grants = sorted((grant.id, grant.left, grant.held) for grant in project.grants if grant.left)
+    return grants, sorted(hold.id for hold in project.holds), due_at_ms
+
+
+def _stored(account: Account) -> tuple[Any, ...]:
+    due_at_ms = account.due_at_ms if account.due_at_ms < NEVER_MS else None
+    grants = sorted((grant.id, grant.remaining, grant.held) for grant in account.grants if grant.remaining)
+    return grants, sorted(hold.id for hold in account.holds), due_at_ms
 
 
 def _check_seen(world: World, partition: int, model: Model, tables: dict[str, PartitionedStore]) -> None:
@@ -108,11 +123,9 @@ def _check_seen(world: World, partition: int, model: Model, tables: dict[str, Pa
     for name, table in tables.items():
         seen = table.partition_file(partition)
         for identity, day in model._first_day.items():
-            kind, project, *rest = identity
-            source, event_id = rest if kind == "event" else ("meterline:idempotency-key", rest[0])
             if day > today - world.dedup_days:
-                held = seen.get_many([dedup_hash(project, source, event_id)])[0]
-                assert held is not None, f"{identity} was decided, and is not in the seen {name} of {partition}"
+                known = seen.get_many([dedup_hash(*identity_names(identity))])[0]
+                assert known is not None, f"{identity} was decided, and is not in the seen {name} of {partition}"
 
 
 def _check_history(world: World, partition: int, lines: list[Line]) -> None:
@@ -125,7 +138,7 @@ def _check_charges(world: World) -> None:
     """Without the model: no event is charged for in two places."""
     charged: dict[tuple[str, str, str], set[tuple[int, int]]] = defaultdict(set)
     for row in world.history.rows["facts"]:
-        if row["kind"] == "charge":
+        if row["kind"] == "charge" and row["reason"] != "recurring":
             place = (row["offset"], row["position"] // 1024)
             charged[row["project"], row["source"], row["event_id"]].add(place)
     if world.days_max <= world.dedup_days:

@@ -6,19 +6,41 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from schemas.commands import (
     Admit,
     AnyCommand,
+    CaptureHold,
     ChangePlan,
     CloseProject,
+    Correct,
+    CreateKey,
     CreateProject,
+    ExtendHold,
+    GivenBack,
+    OpenBillingAccount,
+    PublishPrices,
     RefundTopUp,
+    ReleaseHold,
     ReopenProject,
+    RevokeKey,
+    SetAutoRecharge,
+    SetBadge,
+    SetBillingAccount,
+    SetItem,
+    SetStanding,
+    SettleRecharge,
+    Tick,
     TopUp,
 )
-from schemas.prices import FIRST_PRICE_BOOK
+from schemas.ledger import Grant
+from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from streams.codecs import encode, encode_envelope, packed
 from streams.core.acceptance import accept_event
+from streams.core.plans import renewal_after
+from streams.core.price_list import PRICES_ID
+from streams.core.projects import BILLING_PREFIX
 from streams.topics import partition_of
 
 if TYPE_CHECKING:
@@ -45,17 +67,28 @@ _MALFORMED = [b"", b"{", b"[1]", b'{"specversion":"1.0"}', b'[{"specversion":"1.
 _CHOICES = {
     "usage": 24,
     "http": 14,
-    "admit": 20,
+    "admit": 16,
+    "hold": 12,
+    "resolve": 16,
     "top_up": 8,
     "refund": 4,
+    "recharge": 4,
+    "purchase": 6,
+    "correct": 5,
     "plan": 4,
     "close": 1,
     "open": 3,
     "create": 10,
+    "set": 6,
+    "item": 4,
+    "prices": 4,
+    "tick": 6,
     "again": 20,
     "malformed": 3,
     "junk": 1,
 }
+_CREDIT = 1_000_000
+_DAY_MS = 86_400_000
 
 
 @dataclass(slots=True)
@@ -63,6 +96,8 @@ class Request:
     """A command that someone wants an answer to; each attempt has a correlation of its own."""
 
     command: AnyCommand
+    # Where its project is; prices go to every partition.
+    partition: int
     correlations: list[str] = field(default_factory=list)
     # Of its first attempt, on intake.
     offset: int = -1
@@ -79,6 +114,7 @@ class Clients:
         self.requests: list[Request] = []
         self.arrived: set[tuple[str, str, str]] = set()
         self.malformed: set[tuple[str, int, int, int]] = set()
+        self.books: list[PriceBook] = []
         self._attempts = 0
 
     def act(self) -> None:
@@ -113,6 +149,30 @@ class Clients:
             self._request(ReopenProject(project=project, **self._addressed(self._key())))
         elif choice == "create":
             self._create(project)
+        elif choice == "hold":
+            self._hold()
+        elif choice == "resolve":
+            self._resolve_hold()
+        elif choice == "recharge":
+            is_on = rng.random() < 0.8
+            terms = {"threshold": rng.choice([200, 5_000, 100_000]) * _CREDIT, "bundle_usd": 20, "payment_method": "p"}
+            cap_cents = rng.choice([20_00, 60_00, 10_00])
+            self._ask(SetAutoRecharge, project, is_on=is_on, cap_cents=cap_cents, **terms)
+        elif choice == "purchase":
+            self._end_purchase()
+        elif choice == "correct":
+            self._correct()
+        elif choice == "set":
+            self._set_something(project)
+        elif choice == "item":
+            operation = rng.choice(["domain", "domain", "storage", "none"])
+            self._ask(SetItem, project, operation=operation, quantity=rng.choice([0, 1, 7, 3_000]))
+        elif choice == "prices":
+            self._publish()
+        elif choice == "tick":
+            partition = rng.randrange(self.world.partitions)
+            due = [name for name in self.projects if partition_of(name, self.world.partitions) == partition]
+            self.world.append(self.world.topics.intake, partition, encode(Tick([*due, "nobody"])))
         elif choice == "again":
             self._again()
         elif choice == "malformed":
@@ -122,18 +182,18 @@ class Clients:
             self.world.append(self.world.topics.intake, partition, b"\xc1junk")
 
     def create_some(self) -> None:
-        """Most projects are there from the beginning."""
+        """Most projects are there from the beginning, and so are prices by the hour."""
         for project in self.projects:
             if self.rng.random() < 0.7:
                 self._create(project)
+        if self.rng.random() < 0.5:
+            self._publish()
 
     def ask_again(self, request: Request) -> None:
         """Another attempt, after an answer that never came; without a key it would be another request."""
-        command = request.command
-        addressed = self._addressed(command.idempotency_key)
-        fields = {name: getattr(command, name) for name in command.__struct_fields__} | addressed
+        addressed = self._addressed(request.command.idempotency_key)
         request.correlations.append(addressed["correlation"])
-        self._write(type(command)(**fields))
+        self._write(msgspec.structs.replace(request.command, **addressed), request.partition)
 
     def _create(self, project: str) -> None:
         plan = self.rng.choice(["free", "free", "free", "hobby"])
@@ -158,12 +218,131 @@ class Clients:
             # The platform ran it, admitted or not, and its service says so.
             self.rng.choice([self._send_usage, self._post])([event])
 
+    def _hold(self) -> None:
+        rng = self.rng
+        event = self._event()
+        usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
+        usage = msgspec.structs.replace(
+            usage, job_id=rng.choice(["", "j1", f"j-{usage.event_id}", f"j-{usage.event_id}"])
+        )
+        self._ask(Admit, usage.project, usage=usage, hold_seconds=rng.choice([1, 60, 3_600, 86_400, 7 * 86_400]))
+
+    def _resolve_hold(self) -> None:
+        """One that was asked for, and may be open, resolved already, or never placed."""
+        rng = self.rng
+        asked = [each for each in self.requests if isinstance(each.command, Admit) and each.command.hold_seconds]
+        if not asked:
+            return
+        request = rng.choice(asked)
+        project = request.command.project
+        hold = {"hold_id": f"{request.partition}-{request.offset}-{rng.choice([0, 0, 0, 0, 1, 3])}", "environment": ""}
+        roll = rng.random()
+        if roll < 0.5:
+            self._ask(CaptureHold, project, amount=rng.choice([-1, -1, 0, 1, 3 * _CREDIT, 900 * _CREDIT]), **hold)
+        elif roll < 0.8:
+            self._ask(ReleaseHold, project, reason="", **hold)
+        else:
+            self._ask(ExtendHold, project, seconds=rng.choice([1, 3_600, 7 * 86_400]), **hold)
+
+    def _end_purchase(self) -> None:
+        """Of one that history knows of; whoever carries it out may say so twice."""
+        wanted = [row for row in self._history("recharge") if row["reason"] == "requested"]
+        if wanted:
+            row = self.rng.choice(wanted[-3:])
+            recharge_id = f"recharge-{row['partition']}-{row['offset']}-{row['position']}"
+            outcome = {"is_paid": self.rng.random() < 0.7, "reference": "", "detail": ""}
+            self._ask(SettleRecharge, row["project"], recharge_id=recharge_id, **outcome)
+
+    def _correct(self) -> None:
+        """An event that history has charges of is given back, or charged anew; or it came too late."""
+        rng = self.rng
+        rows = [row for row in self._history("charge") if row["event_id"] and row["grant_id"]]
+        new = self._event()
+        usage = accept_event(json.dumps(new).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
+        source, event_id, project, given_back = usage.source, usage.event_id, usage.project, []
+        if rows and rng.random() < 0.8:
+            row = rng.choice(rows)
+            source, event_id, project = row["source"], row["event_id"], row["project"]
+            same = [each for each in rows if _of_event(each) == _of_event(row)]
+            given_back = [
+                GivenBack(grant, each["operation"], each["quantity"], -each["amount"])
+                for each in same
+                if (grant := self._grant(each)) is not None
+            ]
+        is_charged = rng.random() < 0.5
+        again = msgspec.structs.replace(usage, project=project, source=source, event_id=event_id)
+        sequence = len({each["offset"] for each in self._history("correction") if each["event_id"] == event_id})
+        self._ask(
+            Correct,
+            project,
+            source=source,
+            event_id=event_id,
+            sequence=rng.choice([sequence, sequence, 0]),
+            given_back=given_back,
+            usage=again if is_charged else None,
+            metadata="",
+        )
+
+    def _grant(self, charge: dict[str, Any]) -> Grant | None:
+        """What history tells of the grant that was drawn on."""
+        for row in self._history("grant"):
+            if (row["partition"], row["grant_id"]) == (charge["partition"], charge["grant_id"]):
+                opened = next(each for each in self._history("project") if each["project"] == row["project"])
+                granted_at_ms, ends_ms = row["occurred_at"], 0
+                if row["reason"] == "allowance":
+                    ends_ms = renewal_after(opened["occurred_at"], granted_at_ms)
+                return Grant(
+                    row["grant_id"], row["reason"], row["environment"], row["amount"], 0, granted_at_ms, ends_ms
+                )
+        return None
+
+    def _history(self, kind: str) -> list[dict[str, Any]]:
+        return [row for row in self.world.history.rows["facts"] if row["kind"] == kind]
+
+    def _set_something(self, project: str) -> None:
+        rng = self.rng
+        kind = rng.choice([SetBadge, SetStanding, SetBillingAccount, OpenBillingAccount, CreateKey, RevokeKey])
+        account, key_id = f"{BILLING_PREFIX}{rng.randrange(2)}", f"k{rng.randrange(3)}"
+        if kind is SetBadge:
+            self._ask(SetBadge, project, is_off=rng.random() < 0.7)
+        elif kind is SetStanding:
+            self._ask(SetStanding, project, is_good=rng.random() < 0.7, reason="")
+        elif kind is SetBillingAccount:
+            self._ask(SetBillingAccount, project, billing_account=account)
+        elif kind is OpenBillingAccount:
+            self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}")
+        elif kind is CreateKey:
+            self._ask(CreateKey, project, key_id=key_id, key_hash=b"", environment="preview", scopes=[])
+        else:
+            self._ask(RevokeKey, project, key_id=key_id)
+
+    def _publish(self) -> None:
+        """Announce a price book to every partition, or to some, if whoever does it dies halfway."""
+        rng, now_ms = self.rng, self.world.now_ms
+        if self.books and rng.random() < 0.3:
+            book = rng.choice(self.books)
+        else:
+            rate = rng.choice([_CREDIT // 100, 3, 50_000])
+            book = PriceBook(
+                f"v{len(self.books)}",
+                now_ms + rng.choice([0, 1_000, _DAY_MS, 31 * _DAY_MS]),
+                FIRST_PRICE_BOOK.rates | {"image": rng.choice([1, 32, 40]) * _CREDIT},
+                FIRST_PRICE_BOOK.plan_required,
+                {"domain": rate, "storage": 7},
+                now_ms,
+            )
+            self.books.append(book)
+        key = self._key()
+        for partition in range(self.world.partitions):
+            if rng.random() < 0.9:
+                self._request(PublishPrices(project=PRICES_ID, book=book, **self._addressed(key)), partition)
+
     def _again(self) -> None:
-        keyed = [request for request in self.requests if request.command.idempotency_key]
+        keyed = [each for each in self.requests if each.command.idempotency_key]
         if not keyed:
             return
         request = self.rng.choice(keyed)
-        if self.rng.random() < 0.9:
+        if self.rng.random() < 0.9 or ":" in request.command.project:
             self.ask_again(request)
         else:
             # Another request under the same key.
@@ -178,11 +357,16 @@ class Clients:
                 )
             )
 
-    def _request(self, command: AnyCommand) -> None:
-        self.requests.append(Request(command, [command.correlation], self._write(command)))
+    def _ask(self, kind: type[AnyCommand], project: str, **fields: Any) -> None:
+        self._request(kind(project=project, **fields, **self._addressed(self._key())))
 
-    def _write(self, command: AnyCommand) -> int:
-        partition = partition_of(command.project, self.world.partitions)
+    def _request(self, command: AnyCommand, partition: int | None = None) -> None:
+        if partition is None:
+            partition = partition_of(command.project, self.world.partitions)
+        offset = self._write(command, partition)
+        self.requests.append(Request(command, partition, [command.correlation], offset))
+
+    def _write(self, command: AnyCommand, partition: int) -> int:
         record = self.world.append(self.world.topics.intake, partition, encode(command))
         self.world.say(
             lambda: (
@@ -251,6 +435,10 @@ class Clients:
             "reply_instance": "api",
             "reply_partition": self.rng.randrange(self.world.partitions),
         }
+
+
+def _of_event(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["project"], row["source"], row["event_id"]
 
 
 def _identity(event: dict[str, Any]) -> tuple[str, str, str]:

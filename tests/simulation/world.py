@@ -252,7 +252,7 @@ class World:
         self.say(lambda: f"{name} writes {_short(send.topic)}-{send.partition}@{record.offset} {self._text(record)}")
         if send.topic == self.topics.accounts_changelog:
             account = decode_account(value)
-            assert all(grant.remaining >= 0 for grant in account.grants), f"overspent: {account}"
+            assert all(0 <= grant.held <= grant.remaining for grant in account.grants), f"overspent: {account}"
 
     def _land_all(self, worker: Worker) -> None:
         """What it has begun to write reaches its logs at once."""
