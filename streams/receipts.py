@@ -99,13 +99,13 @@ def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: Decision, posit
         first_decision=first_decision,
         partition=decision.partition,
         offset=first.offset,
-        entries=_entries(decision.partition, facts),
+        entries=entries_of(decision.partition, facts),
         booked_with=[
             BookedWith(
                 outcome=_outcome(part),
                 summary=_summary(prices, part, None, _hold_in(part), None),
                 due_at=_at(part[0].occurred_at_ms),
-                entries=_entries(decision.partition, part),
+                entries=entries_of(decision.partition, part),
             )
             for part in parts
             if part is not facts
@@ -201,6 +201,26 @@ def explain_text(receipt: dict[str, Any]) -> str:
     for each in receipt["booked_with"]:
         lines.append(f"  booked with it, due {each['due_at']}: {each['summary']}")
     return "\n".join(lines)
+
+
+def entries_of(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
+    """Facts as they are shown."""
+    return [
+        ReceiptEntry(
+            id=entry_id(partition, fact.offset, fact.index),
+            kind=fact.kind,
+            environment=fact.environment,
+            operation=fact.operation,
+            quantity=fact.quantity,
+            amount=format_credits(fact.amount),
+            held=format_credits(fact.held),
+            balance=format_credits(fact.balance),
+            grant_id=fact.grant_id,
+            reason=fact.reason,
+            cents=fact.cents,
+        )
+        for fact in facts
+    ]
 
 
 def _at_place(clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int) -> Decision | None:
@@ -552,25 +572,6 @@ def _inputs(fact: Fact) -> ReceiptInputs:
         occurred_at=_at(fact.occurred_at_ms),
         booked_at=_at(fact.booked_at_ms),
     )
-
-
-def _entries(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
-    return [
-        ReceiptEntry(
-            id=entry_id(partition, fact.offset, fact.index),
-            kind=fact.kind,
-            environment=fact.environment,
-            operation=fact.operation,
-            quantity=fact.quantity,
-            amount=format_credits(fact.amount),
-            held=format_credits(fact.held),
-            balance=format_credits(fact.balance),
-            grant_id=fact.grant_id,
-            reason=fact.reason,
-            cents=fact.cents,
-        )
-        for fact in facts
-    ]
 
 
 def _what(fact: Fact) -> str:

@@ -41,11 +41,10 @@ def filled(clickhouse: ClickHouse, life: Life) -> ClickHouse:
     return clickhouse
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_fact_of_a_life_has_a_receipt_that_agrees_with_the_account(embedded: ClickHouse, seed: int) -> None:
-    life = Life(seed)
+def test_every_fact_of_a_life_has_a_receipt_that_agrees_with_the_account(embedded: ClickHouse) -> None:
+    life = Life(0)
     after_record: dict[int, Account] = {}
-    for _ in range(60):
+    for _ in range(100):
         life.live(1)
         after_record[life.account.last_offset] = life.state_at(life.at_ms)
     clickhouse = filled(embedded, life)
