@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from api.dependencies import account_for
 from api.services import Services
@@ -16,6 +16,8 @@ from streams.history import wait_for
 from streams.past_balance import account_at
 from streams.topics import partition_of
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 async def account_as_of(services: Services, project: str, at: datetime) -> tuple[Account, int, int]:
     """(the account, `at` in Unix milliseconds, lag in milliseconds): what a live answer would have been made of then.
@@ -25,7 +27,7 @@ async def account_as_of(services: Services, project: str, at: datetime) -> tuple
     """
     if at.tzinfo is None:
         raise Rejection("invalid_request", "`at` has no zone; end it with Z", "at")
-    at_ms = round(at.timestamp() * 1000)
+    at_ms = (at - _EPOCH) // timedelta(milliseconds=1)
     now_ms = time.time_ns() // 1_000_000
     if at_ms > now_ms:
         raise Rejection("invalid_request", "`at` is yet to come", "at")
