@@ -10,7 +10,18 @@ from fastapi import FastAPI
 
 from api import errors
 from api.middleware import BodyLimit, RequestIds
-from api.routes import administration, admissions, health, holds, invoices, prices, reading, usage_events
+from api.routes import (
+    administration,
+    admissions,
+    corrections,
+    health,
+    holds,
+    invoices,
+    prices,
+    reading,
+    receipts,
+    usage_events,
+)
 from api.services import running_services
 from streams.settings import Settings
 
@@ -31,7 +42,18 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    for routes in (admissions, holds, usage_events, reading, prices, administration, invoices, health):
+    for routes in (
+        admissions,
+        holds,
+        usage_events,
+        reading,
+        receipts,
+        prices,
+        administration,
+        corrections,
+        invoices,
+        health,
+    ):
         app.include_router(routes.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)

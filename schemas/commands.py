@@ -206,7 +206,8 @@ class Correct(Command, tag="correct", array_like=True, frozen=True, kw_only=True
     """Put an event right: give back what it was charged, and charge what it should have been, if anything.
 
     `sequence` counts the corrections of this event before this one. Without `given_back` it is an event that came too
-    late to be taken any other way. `metadata` is the event's, with the correction's reason, as a JSON object.
+    late to be taken any other way. `metadata` is that of the event as it was charged, with the correction's reason, as
+    a JSON object: what is given back bears it, what is charged bears the usage's own.
     """
 
     source: str

@@ -206,6 +206,7 @@ class Fact(msgspec.Struct, array_like=True, gc=False):
     `price_book` say what else was decided. `amount` is signed microcredits; `held` the signed change of what is held;
     `balance` the environment's balance after it, held credits included. `cents` is money due for it, negative where it
     is given back, on the invoice of `billing_account`. `reason` is a problem code, a grant's kind, a plan, or "".
+    `surcharge` is what a refused, repeated or held use would have been charged beside its operation, or "".
     """
 
     offset: int
@@ -230,6 +231,7 @@ class Fact(msgspec.Struct, array_like=True, gc=False):
     held: int = 0
     cents: int = 0
     billing_account: str = ""
+    surcharge: str = ""
 
 
 F = TypeVar("F")

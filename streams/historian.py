@@ -267,6 +267,7 @@ _FACT_COLUMNS = {
     "held": "Int64",
     "cents": "Int64",
     "billing_account": "String",
+    "surcharge": "String",
 }
 _DEAD_LETTER_COLUMNS = {
     "code": "String",

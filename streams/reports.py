@@ -32,7 +32,7 @@ GROUPS_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class UsageQuestion:
-    """Charged usage of a project, booked in [since, until), by group."""
+    """Charged usage of a project, booked in [since, until), by group; corrections count when they were booked."""
 
     project: str
     group_by: list[str]
@@ -64,10 +64,12 @@ class UsageQuestion:
             expressions.append(f"{expression} AS g{number}")
         groups = ", ".join(f"g{number}" for number in range(len(self.group_by)))
         selected = "".join(f"{expression}, " for expression in expressions)
-        # A line that two grants paid for has two entries; only the first bears its quantity.
+        # A line that two grants paid for has two entries; only the first bears its quantity. What a correction takes
+        # back has a quantity below 0.
         sql = (
-            f"SELECT {selected}countIf(quantity > 0) AS uses, sum(quantity) AS quantity_sum, "
-            "-sum(amount) AS microcredits FROM facts WHERE project = {project:String} AND kind = 'charge' "
+            f"SELECT {selected}toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)) AS uses, "
+            "sum(quantity) AS quantity_sum, -sum(amount) AS microcredits FROM facts "
+            "WHERE project = {project:String} AND kind IN ('charge', 'correction') "
             "AND booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
         )
         if groups:

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for, utc
+from api.past_balance import account_as_of
 from schemas.answers import (
     AllowanceBalance,
     Balance,
@@ -51,11 +52,15 @@ async def balance(
     min_offset: Annotated[
         int | None, Query(ge=0, description="Wait until the answer holds this intake offset (read your writes)")
     ] = None,
+    at: Annotated[datetime | None, Query(description="RFC 3339 with a zone: as it was then")] = None,
 ) -> Balance:
-    """The budget as it is now, and how fresh that is."""
+    """The budget as it is now, and how fresh that is; or as it was `at` an earlier time."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
+    if at is not None:
+        past, at_ms, lag_ms = await account_as_of(services, name, at)
+        return balance_of(past, environment or caller.environment, at_ms, lag_ms)
     if min_offset is not None:
         timeout_seconds = services.settings.reply_timeout_seconds
         if not await services.accounts.wait_for(name, min_offset, timeout_seconds):

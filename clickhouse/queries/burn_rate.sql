@@ -4,7 +4,7 @@
 -- renewal or a top-up to come is not counted in. A budget that was charged has an entry in these days, so the newest
 -- entry in them states its balance. What does not divide is rounded down.
 WITH
-    -sumIf(amount, kind = 'charge')             AS spent,
+    -sumIf(amount, kind IN ('charge', 'correction')) AS spent,
     argMax(balance, (offset, position))         AS balance_now
 SELECT
     project,

@@ -6,10 +6,10 @@ SELECT
     environment,
     operation,
     uniqExact(project)                          AS projects,
-    countIf(quantity > 0)                       AS uses,
+    toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)) AS uses,
     sum(quantity)                               AS units,
     toDecimal128(-sum(amount), 6) / 1000000     AS credits
 FROM facts
-WHERE kind = 'charge' AND booked_at >= toStartOfDay(now('UTC')) - INTERVAL 29 DAY
+WHERE kind IN ('charge', 'correction') AND booked_at >= toStartOfDay(now('UTC')) - INTERVAL 29 DAY
 GROUP BY day, environment, operation
 ORDER BY day DESC, environment, credits DESC, operation

@@ -72,6 +72,7 @@ class Booking:
         metadata: str = "",
         held: int = 0,
         cents: int = 0,
+        surcharge: str = "",
     ) -> str:
         """State one fact, once what it says is done; returns its id."""
         index = self.next_index
@@ -101,6 +102,7 @@ class Booking:
                 held,
                 cents,
                 account.billing_account,
+                surcharge,
             )
         )
         return entry_id(self.partition, self.offset, index)
@@ -120,6 +122,7 @@ class Booking:
             key_id=usage.key_id,
             occurred_at_ms=usage.occurred_at_ms,
             metadata=usage.metadata,
+            surcharge=usage.surcharge,
         )
 
     def draw(self, environment: str, amount: int) -> Iterator[tuple[Grant, int]]:

@@ -39,20 +39,22 @@ def correct(booking: Booking, command: Correct) -> Reply:
                 f"The correction charges {format_credits(total)} credits; {format_credits(left)} are available",
             )
     first_index = booking.next_index
-    metadata = command.metadata
     change = 0
     for each in command.given_back:
-        grant = _grant_for(booking, each)
-        grant.remaining += each.amount
-        change += each.amount
-        _state(booking, command, usage, grant, each.operation, -each.quantity, each.amount, "", metadata)
+        grant_id = ""
+        if each.amount:
+            grant = _grant_for(booking, each)
+            grant.remaining += each.amount
+            change += each.amount
+            grant_id = grant.id
+        _state_given_back(booking, command, each, grant_id)
     for operation, quantity, amount in lines:
         assert usage is not None
         if not amount:
-            _state(booking, command, usage, None, operation, quantity, 0, version, metadata)
+            _state_charged(booking, command, usage, operation, quantity, 0, "", version)
         for grant, drawn in booking.draw(usage.environment, amount):
             change -= drawn
-            _state(booking, command, usage, grant, operation, quantity, -drawn, version, metadata)
+            _state_charged(booking, command, usage, operation, quantity, drawn, grant.id, version)
             quantity = 0
     drop_spent(account, booking.at_ms)
     if account.items:
@@ -91,31 +93,48 @@ def _find(account: Account, grant_id: str) -> Grant | None:
     return next((grant for grant in account.grants if grant.id == grant_id), None)
 
 
-def _state(
-    booking: Booking,
-    command: Correct,
-    usage: Usage | None,
-    grant: Grant | None,
-    operation: str,
-    quantity: int,
-    amount: int,
-    version: str,
-    metadata: str,
-) -> None:
-    environment = grant.environment if grant is not None else usage.environment if usage is not None else ""
+def _state_given_back(booking: Booking, command: Correct, each: GivenBack, grant_id: str) -> None:
+    usage = command.usage
     booking.state(
         "correction",
-        environment=environment,
-        operation=operation,
-        quantity=quantity,
-        amount=amount,
-        grant_id=grant.id if grant is not None else "",
-        reason="charged" if amount < 0 else "given_back",
-        price_version=version,
+        environment=each.grant.environment,
+        operation=each.operation,
+        quantity=-each.quantity,
+        amount=each.amount,
+        grant_id=grant_id,
+        reason="given_back",
         source=command.source,
         event_id=command.event_id,
         job_id=usage.job_id if usage is not None else "",
         key_id=usage.key_id if usage is not None else "",
         occurred_at_ms=usage.occurred_at_ms if usage is not None else booking.at_ms,
-        metadata=metadata,
+        metadata=command.metadata,
+    )
+
+
+def _state_charged(
+    booking: Booking,
+    command: Correct,
+    usage: Usage,
+    operation: str,
+    quantity: int,
+    drawn: int,
+    grant_id: str,
+    version: str,
+) -> None:
+    booking.state(
+        "correction",
+        environment=usage.environment,
+        operation=operation,
+        quantity=quantity,
+        amount=-drawn,
+        grant_id=grant_id,
+        reason="charged",
+        price_version=version,
+        source=command.source,
+        event_id=command.event_id,
+        job_id=usage.job_id,
+        key_id=usage.key_id,
+        occurred_at_ms=usage.occurred_at_ms,
+        metadata=usage.metadata,
     )

@@ -45,7 +45,12 @@ def grant_credits(
 def add_grant(account: Account, grant: Grant) -> None:
     """Put a grant in its place in burn-down order: allowance, promotional, then top-ups, the oldest first."""
     account.grants.append(grant)
-    account.grants.sort(key=lambda each: (_BURN_DOWN[each.kind], each.granted_at_ms))
+    account.grants.sort(key=burn_down)
+
+
+def burn_down(grant: Grant) -> tuple[int, int]:
+    """Sorts grants into burn-down order."""
+    return _BURN_DOWN[grant.kind], grant.granted_at_ms
 
 
 def top_up(booking: Booking, command: TopUp) -> Reply:

@@ -41,7 +41,7 @@ def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str,
         booking.at_ms,
         booking.at_ms + seconds * 1000,
     )
-    left = total
+    left, quantity = total, usage.quantity
     for grant in account.grants:
         free = grant.remaining - grant.held
         if grant.environment == usage.environment and free and left:
@@ -49,10 +49,11 @@ def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str,
             left -= kept
             grant.held += kept
             hold.parts.append(HeldPart(grant.id, kept))
-            _state(booking, "hold", hold, grant_id=grant.id, held=kept)
+            _state(booking, "hold", hold, quantity=quantity, grant_id=grant.id, held=kept)
+            quantity = 0
     assert not left, "a hold was not covered although it was checked to be"
     if not total:
-        _state(booking, "hold", hold)
+        _state(booking, "hold", hold, quantity=quantity)
     account.holds.append(hold)
     return hold
 
@@ -244,4 +245,5 @@ def _state(
         occurred_at_ms=hold.occurred_at_ms,
         metadata=hold.metadata if metadata is None else metadata,
         held=held,
+        surcharge=hold.lines[1].operation if kind == "hold" and len(hold.lines) > 1 else "",
     )

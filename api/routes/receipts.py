@@ -1,0 +1,59 @@
+"""Why was this charged, or refused?"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query
+
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, project_for
+from schemas.problems import Problem
+from schemas.receipts import EventReceipts, Receipt
+from streams.receipts import find_decision, receipt_of, receipts_of_event
+
+router = APIRouter(
+    prefix="/v1", tags=["receipts"], responses={code: {"model": Problem} for code in (401, 403, 404, 422, 503)}
+)
+
+
+@router.get("/receipts/{id}", response_model=Receipt)
+async def receipt(
+    services: ServicesDep,
+    caller: CallerDep,
+    id: Annotated[
+        str, Path(max_length=80, description="An `entry_id`: partition-offset-position", examples=["2-17-0"])
+    ],
+    project: ProjectQuery = None,
+) -> Receipt:
+    """One decision, explained: what was asked, what it cost and why, and the budget before and after it.
+
+    An admin key finds any project's; naming the project is quicker where the history is long.
+    """
+    caller.require("content:read")
+    named = project if caller.project is None else project_for(caller, project)
+    decision, position = await find_decision(services.clickhouse, named, id)
+    return await asyncio.to_thread(receipt_of, services.clickhouse, services.accounts.prices(), decision, position)
+
+
+@router.get("/receipts", response_model=EventReceipts)
+async def receipts(
+    services: ServicesDep,
+    caller: CallerDep,
+    event_id: Annotated[str, Query(min_length=1, max_length=256)],
+    source: Annotated[str | None, Query(max_length=256)] = None,
+    project: ProjectQuery = None,
+) -> EventReceipts:
+    """All that was decided on an event id: its charge, holds, repeats and corrections. To an admin key also why an
+    event of that id was not accepted."""
+    caller.require("content:read")
+    named = project if caller.project is None else project_for(caller, project)
+    return await asyncio.to_thread(
+        receipts_of_event,
+        services.clickhouse,
+        services.accounts.prices(),
+        named,
+        event_id,
+        source,
+        caller.project is None,
+    )

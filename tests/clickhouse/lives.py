@@ -1,0 +1,246 @@
+"""A project's random life through the real core, record by record, and its facts in the real history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import msgspec
+
+from schemas.commands import (
+    Admit,
+    AnyCommand,
+    CaptureHold,
+    ChangePlan,
+    CloseProject,
+    Correct,
+    Envelope,
+    ExtendHold,
+    GivenBack,
+    PublishPrices,
+    RefundTopUp,
+    ReleaseHold,
+    ReopenProject,
+    SetAutoRecharge,
+    SetItem,
+    SettleRecharge,
+    Tick,
+)
+from schemas.events import Usage
+from schemas.ledger import Account, Fact, Grant
+from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from streams.clickhouse import ClickHouse, Pack
+from streams.codecs import decode_account, encode_account
+from streams.core.booking import FACTS_PER_SLOT
+from streams.core.owner import IntakeItem, fold
+from streams.core.price_list import PRICES_ID, Prices
+from streams.historian import journal_sink
+from streams.settings import Settings
+from tests.core.builders import CREDIT, START_MS, addressed, create_project, top_up, usage
+
+DAY_MS = 86_400_000
+HOURLY = {"item.domain": 40_000, "item.storage_gb": 1_500}
+BOOK = PriceBook("with-items", START_MS - 2, FIRST_PRICE_BOOK.rates, FIRST_PRICE_BOOK.plan_required, HOURLY)
+
+_USES = [
+    ("chat.message", ""),
+    ("image", ""),
+    ("blog_post", ""),
+    ("website", ""),
+    ("read", ""),
+    ("video.premium", ""),
+    ("social_post.text", "social_post.image"),
+    ("webhook.delivery", ""),
+]
+_STEPS_MS = [0, 1, 900, 900, 60_000, 60_000, 3_600_000, 5 * 3_600_000, DAY_MS, 6 * DAY_MS]
+
+
+class Life:
+    """One seed, one life. `states` are the account as it was stored after each record, with the record's time."""
+
+    def __init__(self, seed: int, project: str = "p1", recurring: bool = True, steps_ms: Sequence[int] = ()) -> None:
+        self.random = Random(seed)
+        self.project = project
+        self.steps_ms = steps_ms or _STEPS_MS
+        self.at_ms = START_MS
+        self.offset = 0
+        self.facts: list[Fact] = []
+        self.accounts: dict[str, Account] = {}
+        self.seen: dict[bytes, int] = {}
+        self.states: list[tuple[int, bytes]] = []
+        self.grants: dict[str, Grant] = {}
+        self.corrected: dict[str, int] = {}
+        self.apply(PublishPrices(project=PRICES_ID, book=BOOK, **self._addressed()))
+        self.apply(create_project(project, self.random.choice(["free", "hobby", "build"])))
+        if recurring:
+            self._set_item()
+
+    @property
+    def account(self) -> Account:
+        return self.accounts[self.project]
+
+    @property
+    def prices(self) -> Prices:
+        return Prices([BOOK])
+
+    def live(self, records: int) -> None:
+        """So many more records."""
+        for _ in range(records):
+            self.at_ms += self.random.choice(self.steps_ms)
+            choice = self.random.random()
+            if choice < 0.45:
+                self.apply(Envelope([self._usage() for _ in range(self.random.randint(1, 4))]))
+            elif choice < 0.6:
+                self.apply(Admit(project=self.project, usage=self._usage(), **self._addressed()))
+            elif choice < 0.7:
+                seconds = self.random.choice([60, 3_600, 7 * 86_400, 7 * 86_400])
+                self.apply(Admit(project=self.project, usage=self._usage(), hold_seconds=seconds, **self._addressed()))
+            elif choice < 0.82:
+                self._resolve_hold()
+            else:
+                self.random.choice(
+                    [self._top_up, self._top_up, self._change_plan, self._correct, self._correct, self._other]
+                )()
+
+    def apply(self, body: AnyCommand | Envelope | Tick) -> None:
+        """The next record."""
+        effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, "intake")
+        self.offset += self.random.choice([1, 1, 2])
+        self.facts += effects.facts
+        if self.project in self.accounts:
+            self.states.append((self.at_ms, encode_account(self.account)))
+            for grant in self.account.grants:
+                self.grants[grant.id] = msgspec.structs.replace(grant)
+
+    def state_at(self, at_ms: int) -> Account:
+        """The account as it was stored at a time."""
+        return decode_account([value for stored_at_ms, value in self.states if stored_at_ms <= at_ms][-1])
+
+    def _usage(self) -> Usage:
+        operation, surcharge = self.random.choice(_USES)
+        number = self.random.randrange(len(self.facts) + 1) if self.random.random() < 0.1 else len(self.facts)
+        return usage(
+            f"e{number}-{self.random.randrange(3)}",
+            self.project,
+            operation,
+            surcharge=surcharge,
+            quantity=self.random.choice([1, 1, 2, 7]),
+            environment=self.random.choice(["production"] * 4 + ["preview"]),
+            occurred_at_ms=self.at_ms - self.random.choice([0, 0, 5_000, DAY_MS]),
+            job_id=f"job-{self.random.randrange(1_000_000)}",
+        )
+
+    def _resolve_hold(self) -> None:
+        holds = self.account.holds
+        if not holds:
+            return
+        hold = self.random.choice(holds)
+        total = sum(part.amount for part in hold.parts)
+        common = {"project": self.project, "hold_id": hold.id, "environment": "", **self._addressed()}
+        choice = self.random.random()
+        if choice < 0.6:
+            self.apply(CaptureHold(amount=self.random.choice([-1, -1, total // 2, total // 3, 0]), **common))
+        elif choice < 0.85:
+            self.apply(ReleaseHold(reason="upstream timeout", **common))
+        else:
+            self.apply(ExtendHold(seconds=self.random.choice([5, 600_000]), **common))
+
+    def _top_up(self) -> None:
+        environment = self.random.choice(["production", "preview"])
+        self.apply(top_up(20, self.project, environment, correlation=f"t{self.offset}"))
+
+    def _change_plan(self) -> None:
+        plan = self.random.choice(["free", "hobby", "build", "enterprise"])
+        self.apply(ChangePlan(project=self.project, plan=plan, contract_allowance=9_000 * CREDIT, **self._addressed()))
+
+    def _correct(self) -> None:
+        charges = [fact for fact in self.facts if fact.kind == "charge" and fact.source]
+        if not charges:
+            return
+        event_id = self.random.choice(charges).event_id
+        # Every correction gives back all that was charged last.
+        of_event = [fact for fact in self.facts if fact.event_id == event_id and fact.kind in ("charge", "correction")]
+        last = (of_event[-1].offset, of_event[-1].index // FACTS_PER_SLOT)
+        given_back = [
+            GivenBack(
+                self.grants.get(fact.grant_id, Grant("", "top_up", fact.environment, 0, 0, 0, 0)),
+                fact.operation,
+                fact.quantity,
+                -fact.amount,
+            )
+            for fact in of_event
+            if (fact.offset, fact.index // FACTS_PER_SLOT) == last and fact.reason != "given_back"
+        ]
+        used = self._usage() if not given_back or self.random.random() < 0.5 else None
+        if used is not None:
+            used = msgspec.structs.replace(used, event_id=event_id)
+        sequence = self.corrected.get(event_id, 0)
+        before = len(self.facts)
+        self.apply(
+            Correct(
+                project=self.project,
+                source="/test",
+                event_id=event_id,
+                sequence=sequence,
+                given_back=given_back,
+                usage=used,
+                metadata="",
+                **self._addressed(),
+            )
+        )
+        if any(fact.kind == "correction" for fact in self.facts[before:]):
+            self.corrected[event_id] = sequence + 1
+
+    def _set_item(self) -> None:
+        operation = self.random.choice(list(HOURLY))
+        quantity = self.random.choice([0, 1, 20])
+        self.apply(SetItem(project=self.project, operation=operation, quantity=quantity, **self._addressed()))
+
+    def _other(self) -> None:
+        choice = self.random.randrange(6)
+        bundles = [grant.id for grant in self.account.grants if grant.kind == "top_up"]
+        recharge = self.account.auto_recharge
+        if choice == 0 and bundles:
+            grant_id = self.random.choice(bundles)
+            self.apply(RefundTopUp(project=self.project, grant_id=grant_id, reason="", **self._addressed()))
+        elif choice == 1:
+            self.apply(CloseProject(project=self.project, reason="", **self._addressed()))
+            self.at_ms += self.random.choice(self.steps_ms)
+            self.apply(ReopenProject(project=self.project, **self._addressed()))
+        elif choice == 2 and recharge is not None and recharge.pending_id:
+            self.apply(
+                SettleRecharge(
+                    project=self.project,
+                    recharge_id=recharge.pending_id,
+                    is_paid=self.random.random() < 0.7,
+                    reference="",
+                    detail="",
+                    **self._addressed(),
+                )
+            )
+        elif choice == 3:
+            self.apply(
+                SetAutoRecharge(
+                    project=self.project,
+                    is_on=True,
+                    threshold=100 * CREDIT,
+                    bundle_usd=20,
+                    cap_cents=10_000,
+                    payment_method="card",
+                    **self._addressed(),
+                )
+            )
+        elif choice == 4 and self.account.items:
+            self._set_item()
+        else:
+            self.apply(Tick([self.project]))
+
+    def _addressed(self) -> dict[str, object]:
+        return addressed(f"c{self.offset}-{self.random.randrange(1 << 30)}")
+
+
+def insert_facts(clickhouse: ClickHouse, facts: Sequence[Fact], partition: int = 0) -> None:
+    """Facts as the historian writes them."""
+    sink = journal_sink(Settings())
+    packs = [Pack((partition, fact.offset), msgspec.msgpack.encode([fact]), 1) for fact in facts]
+    clickhouse.insert_packs(sink.table, sink.shared, sink.columns, packs, partitions_max=100)

@@ -1,0 +1,32 @@
+"""Commands to a running stack that no HTTP route sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from schemas.commands import AnyCommand
+from schemas.ledger import Reply
+from streams.commands import CommandClient
+from streams.publisher import Publisher
+from streams.settings import Settings
+
+MakeCommand = Callable[[dict[str, Any]], AnyCommand]
+
+
+def decide(settings: Settings, *makers: MakeCommand) -> list[tuple[Reply, int]]:
+    """The replies, each with its intake offset. A maker gets the fields that say who asks."""
+
+    async def ask() -> list[tuple[Reply, int]]:
+        publisher = Publisher(settings)
+        await publisher.start()
+        client = CommandClient(settings, publisher)
+        await client.start()
+        try:
+            return [await client.decide(make(client.addressing())) for make in makers]
+        finally:
+            await client.stop()
+            await publisher.stop()
+
+    return asyncio.run(ask())
