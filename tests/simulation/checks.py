@@ -157,7 +157,7 @@ def _check_replies(world: World, models: dict[int, Model]) -> None:
             sent = decode_reply(record.value)
             reply = sent.reply
             _equal(f"a second reply to {sent.correlation}", reply, given.setdefault(sent.correlation, reply))
-            answer = Answer(reply.status, reply.code, reply.amount, reply.available, reply.entry_id)
+            answer = Answer(reply.status, reply.code, reply.amount, reply.available, reply.entry_id, reply.hold_id)
             _equal(f"the reply to {sent.correlation} and the model's", answer, expected[sent.correlation])
     for request in world.clients.requests:
         replies = [given[correlation] for correlation in request.correlations if correlation in given]

@@ -310,7 +310,7 @@ class Clients:
         elif kind is SetBillingAccount:
             self._ask(SetBillingAccount, project, billing_account=account)
         elif kind is OpenBillingAccount:
-            self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}")
+            self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}", is_change=rng.random() < 0.5)
         elif kind is CreateKey:
             self._ask(CreateKey, project, key_id=key_id, key_hash=b"", environment="preview", scopes=[])
         else:

@@ -102,6 +102,7 @@ class Answer(NamedTuple):
     amount: int
     available: int
     entry_id: str
+    hold_id: str = ""
 
 
 class Refused(Exception):
@@ -321,6 +322,8 @@ class Model:
             self._begin_month(project, self._at_ms)
             answer = Answer(201, "", allowance, allowance, self._entry_id(0))
         elif isinstance(command, OpenBillingAccount):
+            if command.is_change:
+                return Answer(404, "unknown_billing_account", 0, 0, "")
             project = Project(command.project, self._at_ms)
             self._state(project, "billing_account", reason="opened")
             answer = Answer(201, "", 0, 0, self._entry_id(0))
@@ -371,6 +374,8 @@ class Model:
                 project.billing_account = command.billing_account
                 return self._done(project, "billing_account", reason="joined")
             case OpenBillingAccount():
+                if not command.is_change:
+                    raise Refused("billing_account_exists")
                 return self._done(project, "billing_account", reason="changed")
             case CreateKey() | RevokeKey():
                 return self._key(project, command)
@@ -576,13 +581,13 @@ class Model:
         usage, index = command.usage, self._index
         if any(self._is_seen(claim) for claim in _claims(command)):
             self._state_use(project, "duplicate", usage)
-            entry_id = self._entry_id(index)
+            found = ""
             for hold in project.holds:
                 of_job = usage.job_id and _job(hold.usage) == _job(usage)
                 if of_job or (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id):
-                    entry_id = hold.id
+                    found = hold.id
                     break
-            return Answer(200, "", 0, project.available(usage.environment), entry_id)
+            return Answer(200, "", 0, project.available(usage.environment), self._entry_id(index), found)
         if command.hold_seconds:
             if not 1 <= command.hold_seconds <= WEEK_SECONDS:
                 raise Refused("invalid_request")
@@ -590,7 +595,8 @@ class Model:
         else:
             code, amount = self._charge(project, usage)
         left = project.available(usage.environment)
-        return Answer(STATUS.get(code, 409), code, amount, left, self._entry_id(index))
+        hold_id = project.holds[-1].id if command.hold_seconds and not code else ""
+        return Answer(STATUS.get(code, 409), code, amount, left, self._entry_id(index), hold_id)
 
     def _priced(
         self, project: Project, usage: Usage, open_holds_max: int | None = None
@@ -654,12 +660,14 @@ class Model:
         expires_at_ms = self._now(project) + seconds * 1000
         hold = Hold(self._entry_id(self._index), usage, lines, book.version, expires_at_ms)
         total = sum(rate for _, rate in lines) * usage.quantity
+        quantity = usage.quantity
         for grant, kept in self._draw(project, usage.environment, total):
             grant.held += kept
             hold.kept.append((grant, kept))
-            self._state_hold(project, hold, grant_id=grant.id, held=kept)
+            self._state_hold(project, hold, quantity=quantity, grant_id=grant.id, held=kept)
+            quantity = 0
         if not total:
-            self._state_hold(project, hold)
+            self._state_hold(project, hold, quantity=quantity)
         project.holds.append(hold)
         self._recharge_if_low(project)
         return "", total
@@ -883,7 +891,7 @@ class Model:
         if usage is not None:
             for name, cost in costs:
                 fields = {"operation": name, "price_version": version} | told
-                fields["reason"] = "charged" if cost else "given_back"
+                fields["reason"] = "charged"
                 change -= self._spend(project, "correction", usage, usage.quantity, cost, **fields)
         self._pay_bills(project, self._now(project))
         self._recharge_if_low(project)
