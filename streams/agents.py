@@ -297,6 +297,9 @@ class Owner:
         seen_offset = await self.publisher.send_all(
             self.topics.seen_changelog, partition, seen_records(seen, day, first.offset)
         )
+        # Whoever was paused in between must not write accounts that are older than its successor's, nor note their
+        # offset as if it had all that is before it.
+        self.lease.check()
         accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
         if accounts_offset is not None:
             self.decider.accounts.file(partition).write(accounts, accounts_offset)

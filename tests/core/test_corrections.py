@@ -1,64 +1,185 @@
-"""An event put right: what is given back, what is charged instead, and what each entry says."""
+"""Corrections: new entries put an event right, whole or not at all, each of them once."""
 
-from schemas.commands import Correct, GivenBack
+from typing import Any
+
+from schemas.commands import Correct, Envelope, GivenBack, RefundTopUp
 from schemas.events import Usage
-from schemas.ledger import Grant, Reply
+from schemas.ledger import Account, Fact, Grant
 from streams.core.booking import available
-from streams.core.decisions import command_reply
-from tests.core.builders import CREDIT, START_MS, addressed, usage
+from streams.core.owner import IntakeItem, fold
+from tests.core.builders import CREDIT, START_MS, addressed, create_project, usage
 from tests.core.test_ledger import Bench
 
-
-def correct(bench: Bench, given_back: list[GivenBack], used: Usage | None, at_ms: int = START_MS) -> Reply:
-    command = Correct(
-        project="p1",
-        source="/test",
-        event_id="e1",
-        sequence=0,
-        given_back=given_back,
-        usage=used,
-        metadata='{"customer_id":"old"}',
-        **addressed(),
-    )
-    return command_reply(bench.booking(at_ms), command, False)
+DAY_MS = 86_400_000
 
 
-def charged(bench: Bench, operation: str) -> list[GivenBack]:
-    """What the last charge of an operation was, as history tells it."""
-    grants = {grant.id: grant for grant in bench.account.grants}
-    unknown = Grant("", "top_up", "production", 0, 0, 0, 0)
+def grant_of(bench: Bench, fact: Fact) -> Grant:
+    """As history tells it: from the fact that granted it."""
+    told = next(each for each in bench.facts if each.kind == "grant" and each.grant_id == fact.grant_id)
+    renews_at_ms = bench.account.renews_at_ms if told.reason == "allowance" else 0
+    return Grant(told.grant_id, told.reason, told.environment, told.amount, 0, told.occurred_at_ms, renews_at_ms)
+
+
+def given_back(bench: Bench, grants: dict[str, Grant] | None = None) -> list[GivenBack]:
+    """All that the last event was charged."""
+    last = [fact for fact in bench.facts if fact.kind == "charge"][-1]
+    charges = [fact for fact in bench.facts if fact.kind == "charge" and fact.event_id == last.event_id]
     return [
-        GivenBack(grants.get(fact.grant_id, unknown), fact.operation, fact.quantity, -fact.amount)
-        for fact in bench.facts
-        if fact.kind == "charge" and fact.operation == operation
+        GivenBack(
+            (grants or {}).get(fact.grant_id) or grant_of(bench, fact), fact.operation, fact.quantity, -fact.amount
+        )
+        for fact in charges
     ]
 
 
-def test_what_is_given_back_bears_the_old_metadata_and_what_is_charged_the_new() -> None:
-    bench = Bench()
-    bench.charge("image")
-    reply = correct(bench, charged(bench, "image"), usage(operation="blog_post", metadata='{"customer_id":"new"}'))
-    assert (reply.status, reply.amount, reply.available) == (200, -28 * CREDIT, 190 * CREDIT)
-    assert [(fact.operation, fact.quantity, fact.amount, fact.reason, fact.metadata) for fact in bench.facts[-2:]] == [
-        ("image", -1, 32 * CREDIT, "given_back", '{"customer_id":"old"}'),
-        ("blog_post", 1, -60 * CREDIT, "charged", '{"customer_id":"new"}'),
-    ]
+def correct(bench: Bench, back: list[GivenBack], used: Usage | None = None, at_ms: int = START_MS, **fields: Any):
+    fields = {"source": "/test", "event_id": "e1", "sequence": 0, "metadata": '{"reason":"wrong"}'} | fields
+    return bench.do(Correct, at_ms, given_back=back, usage=used, **fields)
 
 
-def test_a_free_use_is_taken_back_and_touches_no_grant() -> None:
+def corrections(bench: Bench) -> list[tuple[str, str, int, int]]:
+    return [(f.operation, f.reason, f.quantity, f.amount) for f in bench.facts if f.kind == "correction"]
+
+
+def test_what_was_charged_is_given_back_to_the_grants_it_came_from() -> None:
     bench = Bench()
-    bench.charge("read", 3)
+    bench.top_up(20)
     before = [(grant.id, grant.remaining) for grant in bench.account.grants]
-    reply = correct(bench, charged(bench, "read"), None)
-    assert (reply.status, reply.amount, reply.available) == (200, 0, 250 * CREDIT)
+    bench.charge("website", 2)
+    reply = correct(bench, given_back(bench))
+    assert (reply.amount, reply.available) == (480 * CREDIT, 4_250 * CREDIT)
     assert [(grant.id, grant.remaining) for grant in bench.account.grants] == before
-    entry = bench.facts[-1]
-    assert (entry.quantity, entry.grant_id, entry.environment, entry.balance) == (-3, "", "production", 250 * CREDIT)
+    assert corrections(bench) == [
+        ("website", "given_back", -2, 250 * CREDIT),
+        ("website", "given_back", 0, 230 * CREDIT),
+    ]
+    assert bench.facts[-1].metadata == '{"reason":"wrong"}'
+    assert bench.entries_sum() == 4_250 * CREDIT
 
 
-def test_a_free_use_that_is_charged_says_so() -> None:
+def test_an_event_is_charged_anew_at_the_price_of_its_time() -> None:
     bench = Bench()
-    bench.charge("image")
-    correct(bench, charged(bench, "image"), usage(operation="read"))
-    assert [(fact.reason, fact.quantity) for fact in bench.facts[-2:]] == [("given_back", -1), ("charged", 1)]
-    assert available(bench.account, "production") == 250 * CREDIT == bench.entries_sum()
+    bench.charge("website")
+    reply = correct(bench, given_back(bench), usage("e1", operation="image"))
+    assert (reply.amount, reply.available) == ((240 - 32) * CREDIT, 218 * CREDIT)
+    assert corrections(bench) == [("website", "given_back", -1, 240 * CREDIT), ("image", "charged", 1, -32 * CREDIT)]
+    assert bench.facts[-1].price_version == "2026-01"
+
+
+def test_what_is_given_back_counts_towards_what_is_charged_anew() -> None:
+    bench = Bench()
+    bench.charge("website")
+    assert correct(bench, given_back(bench), usage("e1", operation="image", quantity=7)).status == 200
+    assert available(bench.account, "production") == 26 * CREDIT
+
+
+def test_a_correction_that_credits_do_not_cover_changes_nothing() -> None:
+    bench = Bench()
+    bench.charge("website")
+    before = len(bench.facts)
+    reply = correct(bench, given_back(bench), usage("e1", operation="image", quantity=8))
+    assert (reply.status, reply.code) == (402, "out_of_credits")
+    assert correct(bench, given_back(bench), usage("e1", operation="nothing")).code == "unknown_operation"
+    assert correct(bench, []).code == "invalid_request"
+    assert (len(bench.facts), available(bench.account, "production")) == (before, 10 * CREDIT)
+
+
+def test_credits_of_a_bundle_that_was_used_up_bring_it_back() -> None:
+    bench = Bench()
+    bench.top_up(20, "preview")
+    bundle = bench.grant("top_up")
+    bench.charge("website", 16, environment="preview")
+    bench.charge("content_plan", 16, environment="preview")
+    assert bundle.id not in [grant.id for grant in bench.account.grants], "it was used up, and forgotten"
+    reply = correct(bench, given_back(bench))
+    assert reply.available == 160 * CREDIT
+    again = bench.grant("top_up")
+    assert (again.id, again.granted, again.remaining, again.granted_at_ms) == (
+        bundle.id,
+        4_000 * CREDIT,
+        160 * CREDIT,
+        START_MS,
+    )
+    assert bench.do(RefundTopUp, grant_id=again.id, reason="").code == "not_refundable", "it is as used as it was"
+
+
+def test_credits_of_an_allowance_that_has_expired_come_back_as_a_promotional_grant() -> None:
+    bench = Bench()
+    bench.charge("website")
+    back = given_back(bench)
+    renews_at_ms = bench.account.renews_at_ms
+    bench.top_up(20, at_ms=renews_at_ms)
+    reply = correct(bench, back, at_ms=renews_at_ms + DAY_MS)
+    assert reply.available == (250 + 240 + 4_000) * CREDIT
+    promotional = bench.grant("promotional")
+    assert (promotional.remaining, promotional.expires_at_ms) == (240 * CREDIT, bench.account.renews_at_ms)
+    assert [grant.kind for grant in bench.account.grants] == ["allowance", "promotional", "top_up"]
+    bench.charge("image", 8, at_ms=renews_at_ms + DAY_MS)
+    assert [grant.remaining // CREDIT for grant in bench.account.grants] == [0, 234, 4_000]
+    bench.booking(bench.account.renews_at_ms)
+    assert bench.entries("expiry")[-1] == ("expiry", "promotional", -234 * CREDIT, 0)
+
+
+def test_an_allowance_of_this_month_gets_its_credits_back_even_if_all_was_spent() -> None:
+    bench = Bench()
+    bench.charge("chat.message", 250)
+    reply = correct(bench, given_back(bench))
+    assert reply.available == 250 * CREDIT
+    assert [(grant.kind, grant.remaining) for grant in bench.account.grants] == [("allowance", 250 * CREDIT)]
+
+
+class Log:
+    """Commands and events of one project over the owner's fold."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.seen: dict[bytes, int] = {}
+        self.offset = -1
+        self.facts: list[Fact] = []
+        self.apply(create_project())
+
+    def apply(self, body: Any) -> str:
+        """The code that it is answered with."""
+        self.offset += 1
+        effects = fold(0, [IntakeItem(self.offset, START_MS, body)], self.accounts, self.seen, "intake")
+        self.facts += effects.facts
+        return effects.replies[0][1].reply.code if effects.replies else ""
+
+    def correct(self, event_id: str, sequence: int, used: Usage | None, back: list[GivenBack] | None = None) -> str:
+        fields = addressed(f"c{self.offset}")
+        command = Correct(
+            project="p1",
+            source="/test",
+            event_id=event_id,
+            sequence=sequence,
+            given_back=back or [],
+            usage=used,
+            metadata="",
+            **fields,
+        )
+        return self.apply(command)
+
+
+def test_an_event_that_came_too_late_is_taken_once_whichever_way_it_comes() -> None:
+    log = Log()
+    late = usage("late", operation="image", occurred_at_ms=START_MS - 40 * DAY_MS)
+    assert log.correct("late", 0, late) == ""
+    assert log.correct("late", 0, late) == "already_corrected"
+    log.apply(Envelope([late]))
+    assert [fact.kind for fact in log.facts[-2:]] == ["correction", "duplicate"]
+    log.apply(Envelope([usage("known")]))
+    assert log.correct("known", 0, usage("known")) == "already_corrected", "it was billed; it takes another correction"
+    assert available(log.accounts["p1"], "production") == (250 - 32 - 1) * CREDIT
+
+
+def test_two_corrections_of_one_event_at_a_time_are_one() -> None:
+    """Whoever looked before the other's was booked must look again."""
+    log = Log()
+    log.apply(Envelope([usage("e1", operation="website")]))
+    charged = log.facts[-1]
+    allowance = log.accounts["p1"].grants[0]
+    back = [GivenBack(allowance, "website", 1, -charged.amount)]
+    assert log.correct("e1", 0, None, back) == ""
+    assert log.correct("e1", 0, None, back) == "already_corrected"
+    assert log.correct("e1", 1, usage("e1", operation="image"), []) == ""
+    assert available(log.accounts["p1"], "production") == (250 - 32) * CREDIT

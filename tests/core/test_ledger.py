@@ -1,15 +1,17 @@
 """One account: burn-down order, the hard stop, renewals, keys."""
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.ledger import ENTRY_KINDS, Account, Fact
+from schemas.ledger import ENTRY_KINDS, Account, Fact, Grant, Reply
 from streams.core.booking import Booking, available, format_credits
 from streams.core.decisions import command_reply, open_account
 from streams.core.ledger import settle
 from streams.core.plans import renewal_after
 from streams.core.price_list import Prices
-from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 
 
 class Bench:
@@ -27,6 +29,19 @@ class Bench:
         settle(booking)
         self.account.last_at_ms = booking.at_ms
         return booking
+
+    def do(self, kind: type[Any], at_ms: int = START_MS, *, already_decided: bool = False, **fields: Any) -> Reply:
+        """A command on the project; what time has brought by then is booked first."""
+        command = kind(project="p1", **fields, **addressed())
+        return command_reply(self.booking(at_ms), command, already_decided)
+
+    def grant(self, kind: str) -> Grant:
+        """The newest of a kind."""
+        return [grant for grant in self.account.grants if grant.kind == kind][-1]
+
+    def entries(self, *kinds: str) -> list[tuple[str, str, int, int]]:
+        """(kind, reason, amount, held) of its facts of these kinds."""
+        return [(f.kind, f.reason, f.amount, f.held) for f in self.facts if f.kind in kinds]
 
     def charge(
         self, operation: str, quantity: int = 1, environment: str = "production", surcharge: str = "", at_ms=START_MS

@@ -4,13 +4,17 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from api.stack import Stack
+from streams.agents import Decided, Owner
 from streams.clickhouse import ClickHouse
 from streams.lease import Lease, LeaseLostError
 from streams.settings import Settings
+from streams.topics import topics_of
 from streams.verify import verify
 from tests.client import Operator, eventually
 
@@ -30,6 +34,29 @@ def test_it_counts_from_when_the_heartbeat_was_sent() -> None:
     old.renew(old.now() - 7)
     with pytest.raises(LeaseLostError, match=r"7\.0 s ago, 6\.0 s are allowed"):
         old.check()
+
+
+@pytest.mark.asyncio
+async def test_a_pause_between_the_two_changelogs_is_noticed() -> None:
+    """Found by the simulation: accounts of a worker that woke late took the place of its successor's."""
+    lease = Lease(0.3)
+    topics = topics_of(Settings())
+    written = []
+
+    class Paused:
+        async def send_all(self, topic: str, partition: int, records: object) -> int:
+            written.append(topic)
+            await asyncio.sleep(0.4)
+            return 7
+
+    parts: Any = (Paused(), None, None, lease, lambda _partition: None)
+    owner = Owner(Settings(), topics, *parts)
+    lease.renew(lease.now())
+    lease.check()
+    first = SimpleNamespace(timestamp=1.0, offset=0)
+    with pytest.raises(LeaseLostError):
+        await owner._store(0, Decided(seen={b"e" * 16: 0}), first)
+    assert written == [topics.seen_changelog]
 
 
 def test_a_worker_that_was_paused_past_its_session_exits_and_its_successor_decides(

@@ -1,0 +1,239 @@
+"""Holds: what a job keeps from the moment it is queued, and what becomes of it."""
+
+import pytest
+
+from schemas.commands import CaptureHold, CloseProject, Envelope, ExtendHold, RefundTopUp, ReleaseHold, ReopenProject
+from schemas.ledger import Account
+from streams.core import holds
+from streams.core.booking import available, balance, held
+from streams.core.owner import IntakeItem, fold
+from tests.core.builders import CREDIT, START_MS, admit, create_project, usage
+from tests.core.test_ledger import Bench
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+WEEK_SECONDS = 7 * 86_400
+
+
+def capture(bench: Bench, hold_id: str, amount: int = -1, at_ms: int = START_MS, environment: str = ""):
+    return bench.do(CaptureHold, at_ms, hold_id=hold_id, environment=environment, amount=amount)
+
+
+def release(bench: Bench, hold_id: str, at_ms: int = START_MS, environment: str = ""):
+    return bench.do(ReleaseHold, at_ms, hold_id=hold_id, environment=environment, reason="timed out")
+
+
+def state(account: Account, environment: str = "production") -> tuple[int, int, int]:
+    """Credits: (balance, held, available)."""
+    return (
+        balance(account, environment) // CREDIT,
+        held(account, environment) // CREDIT,
+        available(account, environment) // CREDIT,
+    )
+
+
+def test_a_hold_keeps_its_credits_and_the_balance_is_as_it_was() -> None:
+    bench = Bench()
+    placed = bench.hold("website")
+    assert (placed.status, placed.amount, placed.available) == (200, 240 * CREDIT, 10 * CREDIT)
+    assert state(bench.account) == (250, 240, 10)
+    assert bench.entries("hold") == [("hold", "", 0, 240 * CREDIT)]
+    assert bench.charge("image").code == "out_of_credits", "what is held can't be spent otherwise"
+
+
+def test_too_little_starts_nothing() -> None:
+    bench = Bench()
+    refused = bench.hold("website", 2)
+    assert (refused.status, refused.code, bench.account.holds) == (402, "out_of_credits", [])
+    assert bench.hold("video.premium").code == "plan_required"
+    assert state(bench.account) == (250, 0, 250)
+
+
+def test_a_capture_charges_what_was_held() -> None:
+    bench = Bench()
+    placed = bench.hold("website", job_id="j1")
+    reply = capture(bench, placed.entry_id)
+    assert (reply.amount, reply.available) == (240 * CREDIT, 10 * CREDIT)
+    assert state(bench.account) == (10, 0, 10)
+    charge = bench.facts[-1]
+    assert (charge.kind, charge.reason, charge.amount, charge.held) == (
+        "charge",
+        "captured",
+        -240 * CREDIT,
+        -240 * CREDIT,
+    )
+    assert (charge.operation, charge.quantity, charge.job_id, charge.balance) == ("website", 1, "j1", 10 * CREDIT)
+    assert capture(bench, placed.entry_id).code == "unknown_hold", "one charge a job"
+    assert release(bench, placed.entry_id).code == "unknown_hold"
+
+
+def test_a_part_is_charged_and_the_rest_released() -> None:
+    bench = Bench()
+    placed = bench.hold("image", 5)
+    reply = capture(bench, placed.entry_id, 70 * CREDIT)
+    assert (reply.amount, reply.available) == (70 * CREDIT, 180 * CREDIT)
+    assert bench.entries("charge", "release") == [
+        ("charge", "captured", -70 * CREDIT, -70 * CREDIT),
+        ("release", "captured", 0, -90 * CREDIT),
+    ]
+    assert bench.facts[-2].quantity == 2, "whole units only"
+
+
+def test_more_than_was_held_is_not_charged() -> None:
+    bench = Bench()
+    placed = bench.hold("image")
+    assert capture(bench, placed.entry_id, 33 * CREDIT).code == "invalid_request"
+    assert state(bench.account) == (250, 32, 218)
+
+
+def test_a_release_gives_back_to_the_grants_it_came_from_with_their_expiry() -> None:
+    bench = Bench()
+    bench.top_up(20)
+    before = [(grant.id, grant.remaining, grant.held, grant.expires_at_ms) for grant in bench.account.grants]
+    placed = bench.hold("website", 2)
+    assert [grant.held // CREDIT for grant in bench.account.grants] == [250, 230]
+    assert release(bench, placed.entry_id).amount == 480 * CREDIT
+    assert [(grant.id, grant.remaining, grant.held, grant.expires_at_ms) for grant in bench.account.grants] == before
+    assert bench.entries("release") == [
+        ("release", "released", 0, -250 * CREDIT),
+        ("release", "released", 0, -230 * CREDIT),
+    ]
+
+
+@pytest.mark.parametrize("is_captured", [True, False])
+def test_held_credits_of_an_allowance_outlive_its_renewal_are_charged_or_expire(is_captured: bool) -> None:
+    bench = Bench()
+    renews_at_ms = bench.account.renews_at_ms
+    placed = bench.hold("image", 5, WEEK_SECONDS, renews_at_ms - HOUR_MS)
+    bench.booking(renews_at_ms)
+    # 90 of the old allowance expired, 160 are held, and there are 250 anew.
+    assert bench.entries("expiry") == [("expiry", "allowance", -90 * CREDIT, 0)]
+    assert state(bench.account) == (410, 160, 250)
+    if is_captured:
+        assert capture(bench, placed.entry_id, at_ms=renews_at_ms + HOUR_MS).amount == 160 * CREDIT
+    else:
+        assert release(bench, placed.entry_id, renews_at_ms + HOUR_MS).available == 250 * CREDIT
+        assert bench.entries("expiry")[1:] == [("expiry", "allowance", -160 * CREDIT, 0)]
+    assert state(bench.account) == (250, 0, 250)
+    assert bench.entries_sum() == 250 * CREDIT
+    assert len(bench.account.grants) == 1
+
+
+def test_an_allowance_that_is_only_held_is_no_allowance_of_this_month() -> None:
+    bench = Bench()
+    renews_at_ms = bench.account.renews_at_ms
+    bench.hold("image", 1, WEEK_SECONDS, renews_at_ms - HOUR_MS)
+    bench.do(CloseProject, renews_at_ms - 1, reason="")
+    reply = bench.do(ReopenProject, renews_at_ms + 1)
+    assert (reply.amount, reply.available) == (250 * CREDIT, 250 * CREDIT)
+
+
+def test_a_hold_that_nobody_resolves_expires_at_its_time_whenever_that_is_noticed() -> None:
+    bench = Bench()
+    placed = bench.hold("website", seconds=600)
+    assert bench.account.holds[0].expires_at_ms == START_MS + 600_000
+    bench.booking(START_MS + 599_999)
+    assert state(bench.account) == (250, 240, 10)
+    bench.booking(START_MS + 9 * HOUR_MS)
+    assert state(bench.account) == (250, 0, 250)
+    fact = bench.facts[-1]
+    assert (fact.kind, fact.reason, fact.held, fact.occurred_at_ms) == (
+        "release",
+        "expired",
+        -240 * CREDIT,
+        START_MS + 600_000,
+    )
+    assert capture(bench, placed.entry_id).code == "unknown_hold"
+
+
+def test_a_hold_can_be_extended_from_now() -> None:
+    bench = Bench()
+    placed = bench.hold("website", seconds=600)
+    later = START_MS + 500_000
+    assert bench.do(ExtendHold, later, hold_id=placed.entry_id, environment="", seconds=3_600).status == 200
+    assert bench.account.holds[0].expires_at_ms == later + HOUR_MS
+    too_long = bench.do(ExtendHold, later, hold_id=placed.entry_id, environment="", seconds=WEEK_SECONDS + 1)
+    assert too_long.code == "invalid_request"
+    bench.booking(later + HOUR_MS - 1)
+    assert len(bench.account.holds) == 1
+
+
+def test_a_hold_lasts_a_week_at_most() -> None:
+    bench = Bench()
+    assert bench.hold("image", seconds=WEEK_SECONDS).status == 200
+    assert bench.hold("image", seconds=WEEK_SECONDS + 1).code == "invalid_request"
+    assert bench.hold("image", seconds=-1).code == "invalid_request"
+
+
+def test_another_environments_key_does_not_see_a_hold() -> None:
+    bench = Bench()
+    placed = bench.hold("image")
+    assert capture(bench, placed.entry_id, environment="preview").code == "unknown_hold"
+    assert release(bench, placed.entry_id, environment="preview").code == "unknown_hold"
+    assert capture(bench, placed.entry_id, environment="production").status == 200
+
+
+def test_what_was_held_costs_what_it_did_then_line_by_line() -> None:
+    bench = Bench()
+    placed = bench.hold("social_post.text", surcharge="social_post.image")
+    assert placed.amount == 37 * CREDIT
+    capture(bench, placed.entry_id)
+    charged = [(fact.operation, fact.amount) for fact in bench.facts if fact.kind == "charge"]
+    assert charged == [("social_post.text", -5 * CREDIT), ("social_post.image", -32 * CREDIT)]
+
+
+def test_a_free_job_holds_nothing_and_is_recorded() -> None:
+    bench = Bench()
+    placed = bench.hold("read")
+    assert (placed.status, placed.amount) == (200, 0)
+    assert capture(bench, placed.entry_id).status == 200
+    assert bench.entries("hold", "charge", "release") == [("hold", "", 0, 0), ("charge", "captured", 0, 0)]
+
+
+def test_a_job_of_a_project_that_was_closed_meanwhile_is_resolved_as_ever() -> None:
+    bench = Bench()
+    placed = bench.hold("image")
+    bench.do(CloseProject, reason="")
+    assert capture(bench, placed.entry_id).amount == 32 * CREDIT
+
+
+def test_a_bundle_is_not_refunded_while_a_part_of_it_is_held() -> None:
+    bench = Bench()
+    bench.top_up(20, environment="preview")
+    grant_id = bench.grant("top_up").id
+    placed = bench.hold("image", environment="preview")
+    assert bench.do(RefundTopUp, grant_id=grant_id, reason="").code == "not_refundable"
+    release(bench, placed.entry_id)
+    assert bench.do(RefundTopUp, grant_id=grant_id, reason="").amount == 4_000 * CREDIT
+
+
+def test_open_holds_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "HOLDS_MAX", 2)
+    bench = Bench()
+    first = bench.hold("chat.message")
+    bench.hold("chat.message")
+    refused = bench.hold("chat.message")
+    assert (refused.status, refused.code) == (409, "too_many_holds")
+    assert bench.facts[-1].kind == "refusal"
+    release(bench, first.entry_id)
+    assert bench.hold("chat.message").status == 200
+
+
+def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:
+    """A retry under another event id, the usage event of the job itself, and the same again."""
+    accounts: dict[str, Account] = {}
+    seen: dict[bytes, int] = {}
+    records = [
+        create_project(),
+        admit(usage("e1", operation="image", job_id="j1"), "c1", hold_seconds=600),
+        admit(usage("e2", operation="image", job_id="j1"), "c2", hold_seconds=600),
+        Envelope([usage("e1", operation="image", job_id="j1")]),
+        admit(usage("e3", operation="image", job_id="j2"), "c3", hold_seconds=600),
+    ]
+    items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records)]
+    effects = fold(0, items, accounts, seen, "intake")
+    replies = {record.correlation: record.reply for _, record in effects.replies}
+    assert (replies["c1"].hold_id, replies["c2"].hold_id) == ("0-1-0", "0-1-0"), "a retry is told of the open hold"
+    assert (replies["c2"].status, replies["c2"].amount) == (200, 0)
+    assert [fact.kind for fact in effects.facts[2:]] == ["hold", "duplicate", "duplicate", "hold"]
+    assert state(accounts["p1"]) == (250, 64, 186)

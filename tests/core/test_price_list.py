@@ -1,0 +1,191 @@
+"""Price books: which one holds when, thirty days' notice, and what a use costs across a change."""
+
+from typing import Any
+
+import pytest
+
+from schemas.commands import CaptureHold, PublishPrices
+from schemas.ledger import Account
+from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.problems import Rejection
+from streams.core.owner import IntakeItem, fold
+from streams.core.price_list import PRICES_ID, Prices, check_book, increases
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
+from tests.core.test_ledger import Bench
+
+DAY_MS = 86_400_000
+RATES = FIRST_PRICE_BOOK.rates
+GATES = FIRST_PRICE_BOOK.plan_required
+
+
+def book(
+    version: str = "new",
+    days: int = 0,
+    rates: dict[str, int] | None = None,
+    gates: dict[str, str] | None = None,
+    hourly: dict[str, int] | None = None,
+    announced_at_ms: int = START_MS,
+) -> PriceBook:
+    """Announced at START_MS, in effect so many days later, with some rates changed."""
+    changed = RATES | (rates or {})
+    return PriceBook(version, START_MS + days * DAY_MS, changed, gates or GATES, hourly or {}, announced_at_ms)
+
+
+def code(new: PriceBook, *announced: PriceBook) -> str:
+    try:
+        check_book(new, Prices(announced))
+    except Rejection as rejection:
+        return rejection.code
+    return ""
+
+
+def test_each_time_has_one_book() -> None:
+    prices = Prices([book("b", 10), book("c", 20)])
+    at = [prices.at(START_MS + days * DAY_MS).version for days in (-100, 0, 10, 19, 20, 1_000)]
+    assert at == ["2026-01", "2026-01", "b", "b", "c", "c"]
+    assert prices.at(START_MS + 10 * DAY_MS - 1).version == "2026-01"
+    parts = prices.segments(START_MS, START_MS + 30 * DAY_MS)
+    assert [(each.version, (to - start) // DAY_MS) for each, start, to in parts] == [
+        ("2026-01", 10),
+        ("b", 10),
+        ("c", 10),
+    ]
+
+
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"rates": {"image": RATES["image"] + 1}},
+        {"rates": {"read": 1}},
+        {"gates": GATES | {"image": "hobby"}},
+        {"gates": {"video.premium": "scale"}},
+    ],
+)
+def test_whatever_is_worse_for_anyone_takes_thirty_days_notice(worse: dict[str, Any]) -> None:
+    assert code(book(days=29, **worse)) == "price_notice_too_short"
+    assert code(book(days=30, **worse)) == ""
+
+
+def test_what_disappears_is_an_increase_too() -> None:
+    without = {name: rate for name, rate in RATES.items() if name != "image"}
+    gone = PriceBook("gone", START_MS, without, GATES, {}, START_MS)
+    assert increases(FIRST_PRICE_BOOK, gone) == ["image"]
+    assert code(gone) == "price_notice_too_short"
+    hourly = book("hourly", hourly={"domain": 5})
+    assert code(book("dearer", 1, hourly={"domain": 6}), hourly) == "price_notice_too_short"
+    assert code(book("dropped", 1), hourly) == "price_notice_too_short"
+
+
+@pytest.mark.parametrize(
+    "better",
+    [
+        {"rates": {"image": 1}},
+        {"rates": {"brand.new": 900 * CREDIT}},
+        {"hourly": {"domain": 5}},
+        {"gates": {"video.premium": "hobby"}},
+        {"rates": {"brand.new": 1}, "gates": GATES | {"brand.new": "scale"}},
+    ],
+)
+def test_what_is_cheaper_or_new_counts_at_once(better: dict[str, Any]) -> None:
+    assert code(book(**better)) == ""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"version": "2026-01"}, "price_version_exists"),
+        ({"version": "no spaces"}, "invalid_request"),
+        ({"version": "x" * 33}, "invalid_request"),
+        ({"announced_at_ms": START_MS + 1}, "invalid_request"),
+        ({"rates": {"image": -1}}, "invalid_request"),
+        ({"rates": {"Image!": 1}}, "invalid_request"),
+        ({"hourly": {"image": 1}}, "invalid_request"),
+        ({"gates": GATES | {"image": "gold"}}, "invalid_request"),
+        ({"gates": GATES | {"no.price": "build"}}, "invalid_request"),
+    ],
+)
+def test_what_is_no_price_book_is_refused(wrong: dict[str, Any], expected: str) -> None:
+    assert code(book(**wrong)) == expected
+
+
+def test_a_book_takes_effect_after_those_announced_before_it() -> None:
+    assert code(book("c", 10), book("b", 10)) == "invalid_request"
+    assert code(book("c", 11), book("b", 10)) == ""
+
+
+def test_a_use_costs_what_the_book_of_its_own_time_says() -> None:
+    """Not that of the time it is booked at."""
+    bench = Bench(prices=Prices([book("cheap", 10, {"image": 10 * CREDIT})]))
+    cheap_at_ms = START_MS + 10 * DAY_MS
+    for event_id, used_at_ms in (("late", cheap_at_ms - 1), ("new", cheap_at_ms)):
+        used = usage(event_id, operation="image", occurred_at_ms=used_at_ms)
+        bench.do(type(admit(used)), cheap_at_ms, usage=used, hold_seconds=0)
+    charged = [(f.amount, f.price_version) for f in bench.facts if f.kind == "charge"]
+    assert charged == [(-32 * CREDIT, "2026-01"), (-10 * CREDIT, "cheap")]
+
+
+def test_a_capture_costs_what_was_held_whatever_prices_do() -> None:
+    bench = Bench(prices=Prices([book("cheap", 1, {"image": 10 * CREDIT})]))
+    placed = bench.hold("image", seconds=3 * 86_400)
+    bench.do(CaptureHold, START_MS + 2 * DAY_MS, hold_id=placed.entry_id, environment="")
+    assert (bench.facts[-1].amount, bench.facts[-1].price_version) == (-32 * CREDIT, "2026-01")
+
+
+def test_an_operation_that_its_times_book_does_not_have_is_refused() -> None:
+    bench = Bench(prices=Prices([book("new", 1, {"brand.new": CREDIT})]))
+    reply = bench.charge("brand.new")
+    assert (reply.code, bench.facts[-1].kind, bench.facts[-1].price_version) == (
+        "unknown_operation",
+        "refusal",
+        "2026-01",
+    )
+
+
+class Log:
+    """One partition."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[str, Account] = {}
+        self.seen: dict[bytes, int] = {}
+
+    def fold(self, *items: IntakeItem):
+        return fold(0, items, self.accounts, self.seen, "intake")
+
+
+def publish(offset: int, new: PriceBook) -> IntakeItem:
+    return IntakeItem(offset, START_MS, PublishPrices(project=PRICES_ID, book=new, **addressed(f"c{offset}")))
+
+
+def use(offset: int, event_id: str) -> IntakeItem:
+    return IntakeItem(offset, START_MS, admit(usage(event_id, operation="image"), f"c{offset}"))
+
+
+def test_a_book_that_is_announced_again_is_there_once() -> None:
+    """Whoever announces it to many partitions may have been cut short."""
+    log = Log()
+    first = book("cheap", rates={"image": 10 * CREDIT})
+    effects = log.fold(publish(0, first), publish(1, first), publish(2, book("cheap")))
+    assert [record.reply.code for _, record in effects.replies] == ["", "", "price_version_exists"]
+    assert [(fact.kind, fact.reason) for fact in effects.facts] == [("price_book", "cheap")]
+    assert len(log.accounts[PRICES_ID].books) == 1
+
+
+def test_a_record_knows_the_books_that_were_announced_before_it() -> None:
+    """Also where a crash has left the price list further on than an account."""
+    records = [
+        IntakeItem(0, START_MS, create_project()),
+        use(1, "before"),
+        publish(2, book("cheap", rates={"image": 10 * CREDIT})),
+        use(3, "after"),
+    ]
+    whole = Log()
+    facts = whole.fold(*records).facts
+    assert [(f.amount, f.price_version) for f in facts if f.kind == "charge"] == [
+        (-32 * CREDIT, "2026-01"),
+        (-10 * CREDIT, "cheap"),
+    ]
+    repeated = Log()
+    repeated.fold(*records)
+    repeated.accounts = {PRICES_ID: repeated.accounts[PRICES_ID]}
+    repeated.seen = {}
+    assert repeated.fold(*records).facts == [fact for fact in facts if fact.kind != "price_book"]

@@ -1,0 +1,171 @@
+"""Auto-recharge: one purchase at a time, within the month's cap, and none that nobody asked for."""
+
+import json
+
+import pytest
+
+from schemas.commands import CloseProject, SetAutoRecharge, SettleRecharge
+from streams.core.booking import available
+from tests.core.builders import CREDIT, START_MS
+from tests.core.test_ledger import Bench
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def turn_on(bench: Bench, threshold: int = 100, cap_usd: int = 100, usd: int = 20, at_ms: int = START_MS):
+    fields = {"threshold": threshold * CREDIT, "bundle_usd": usd, "cap_cents": cap_usd * 100}
+    return bench.do(SetAutoRecharge, at_ms, is_on=True, payment_method="card", **fields)
+
+
+def turn_off(bench: Bench):
+    fields = {"threshold": 0, "bundle_usd": 0, "cap_cents": 0, "payment_method": ""}
+    return bench.do(SetAutoRecharge, is_on=False, **fields)
+
+
+def settle_purchase(bench: Bench, recharge_id: str, is_paid: bool = True, at_ms: int = START_MS):
+    return bench.do(SettleRecharge, at_ms, recharge_id=recharge_id, is_paid=is_paid, reference="ref", detail="declined")
+
+
+def stated(bench: Bench) -> list[str]:
+    return [fact.reason for fact in bench.facts if fact.kind == "recharge"]
+
+
+def requested(bench: Bench) -> str:
+    """The id of the newest purchase, as whoever carries it out reads it."""
+    fact = [fact for fact in bench.facts if fact.reason == "requested"][-1]
+    told = json.loads(fact.metadata)
+    assert told["id"] == f"recharge-0-{fact.offset}-{fact.index}"
+    return told["id"]
+
+
+def test_a_bundle_is_wanted_once_when_the_balance_falls_below_the_threshold() -> None:
+    bench = Bench()
+    turn_on(bench)
+    bench.charge("image", 4)
+    assert stated(bench) == ["on"]
+    bench.charge("image")  # 90 are left
+    assert stated(bench) == ["on", "requested"]
+    told = json.loads(bench.facts[-1].metadata)
+    assert (told["bundle_usd"], told["payment_method"], told["spent_cents"]) == (20, "card", 2_000)
+    bench.charge("image")
+    bench.charge("website")
+    assert stated(bench) == ["on", "requested"], "one purchase at a time"
+
+
+def test_a_purchase_is_granted_once() -> None:
+    bench = Bench()
+    turn_on(bench)
+    bench.charge("website")
+    recharge_id = requested(bench)
+    reply = settle_purchase(bench, recharge_id)
+    assert (reply.amount, reply.available) == (4_000 * CREDIT, 4_010 * CREDIT)
+    grant = bench.facts[-1]
+    assert (grant.kind, grant.reason, grant.cents) == ("grant", "top_up", 2_000)
+    for is_paid in (True, False):
+        assert settle_purchase(bench, recharge_id, is_paid).code == "recharge_settled"
+    assert settle_purchase(bench, "").code == "recharge_settled"
+    assert available(bench.account, "production") == 4_010 * CREDIT == bench.entries_sum()
+
+
+def test_whoever_is_off_or_closed_buys_nothing() -> None:
+    bench = Bench()
+    turn_on(bench)
+    turn_off(bench)
+    bench.charge("website")
+    assert stated(bench) == ["on", "off"]
+    turn_on(bench)
+    recharge_id = requested(bench)
+    bench.do(CloseProject, reason="")
+    # Money that was taken gives its credits, even to a project that was closed meanwhile; and nothing more is wanted.
+    assert settle_purchase(bench, recharge_id).amount == 4_000 * CREDIT
+    assert stated(bench) == ["on", "off", "on", "requested"]
+
+
+def test_turning_it_off_and_on_does_not_buy_twice() -> None:
+    bench = Bench()
+    turn_on(bench, threshold=300)
+    for _ in range(3):
+        turn_off(bench)
+        turn_on(bench, threshold=300)
+    assert stated(bench).count("requested") == 1
+
+
+def test_the_cap_holds_for_a_calendar_month_and_is_told_once() -> None:
+    bench = Bench()
+    turn_on(bench, threshold=100_000, cap_usd=40)
+    settle_purchase(bench, requested(bench))
+    bench.charge("chat.message")
+    assert stated(bench) == ["on", "requested", "requested"]
+    settle_purchase(bench, requested(bench))
+    bench.charge("chat.message")
+    bench.charge("chat.message")
+    assert stated(bench) == ["on", "requested", "requested", "cap_reached"]
+    # START_MS is in May.
+    bench.charge("chat.message", at_ms=START_MS + 10 * DAY_MS)
+    assert stated(bench)[-1] == "requested"
+    assert bench.account.auto_recharge is not None
+    assert (bench.account.auto_recharge.month, bench.account.auto_recharge.spent_cents) == (202606, 2_000)
+
+
+def test_a_failed_purchase_is_not_counted_and_pauses_twice_as_long_each_time() -> None:
+    bench = Bench()
+    turn_on(bench, threshold=300, cap_usd=20)
+    at_ms = START_MS
+    for pause_hours in (1, 2, 4, 8):
+        failed = settle_purchase(bench, requested(bench), False, at_ms)
+        assert failed.status == 200
+        recharge = bench.account.auto_recharge
+        assert recharge is not None and recharge.spent_cents == 0
+        count = stated(bench).count("requested")
+        at_ms += pause_hours * HOUR_MS
+        bench.charge("chat.message", at_ms=at_ms - 1)
+        assert stated(bench).count("requested") == count
+        bench.charge("chat.message", at_ms=at_ms)
+        assert stated(bench).count("requested") == count + 1, "the cap is one bundle, and none was bought"
+    settle_purchase(bench, requested(bench), False, at_ms)
+    assert stated(bench)[-2:] == ["failed", "off"]
+    assert bench.account.auto_recharge is not None and not bench.account.auto_recharge.is_on
+
+
+def test_a_hold_and_a_refusal_show_that_the_balance_is_low_too() -> None:
+    bench = Bench()
+    turn_on(bench)
+    bench.hold("website")
+    assert stated(bench) == ["on", "requested"]
+    bench = Bench()
+    turn_on(bench, threshold=250)
+    bench.charge("website", 2)
+    assert stated(bench) == ["on"], "250 are not less than 250"
+    bench = Bench()
+    turn_on(bench, threshold=1)
+    bench.charge("chat.message", 250)
+    settle_purchase(bench, requested(bench), False)
+    bench.charge("website", at_ms=START_MS + HOUR_MS)
+    assert stated(bench) == ["on", "requested", "failed", "requested"], "nothing was charged, and yet it is needed"
+
+
+def test_preview_is_not_recharged() -> None:
+    bench = Bench()
+    turn_on(bench)
+    bench.top_up(20, "preview")
+    bench.charge("website", 16, environment="preview")
+    assert available(bench.account, "preview") == 160 * CREDIT
+    bench.charge("website", environment="preview")
+    assert stated(bench) == ["on"]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"usd": 7},
+        {"threshold": 0},
+        {"threshold": 100_001},
+        {"cap_usd": 19},
+        {"cap_usd": 100_001},
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(terms: dict[str, int]) -> None:
+    bench = Bench()
+    assert turn_on(bench, **terms).code == "invalid_request"
+    assert bench.account.auto_recharge is None
