@@ -24,7 +24,9 @@ CAP_CENTS_MAX = 100_000_00
 def recharge_if_low(booking: Booking) -> None:
     """Want a bundle where less than the threshold is available, and nothing speaks against it.
 
-    Call it after anything that may have brought the balance down, or shown that it is too low.
+    Call it after whatever may have brought the balance down, and after a refusal: the month may be a new one, or the
+    pause after a failure over. What a refused request would have cost plays no part: a client that asks for too much
+    again and again must not buy bundles by it.
     """
     account = booking.account
     recharge = account.auto_recharge

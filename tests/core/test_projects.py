@@ -123,7 +123,7 @@ def test_a_billing_account_is_opened_and_renamed_and_nothing_is_ever_due_in_it()
 
     def open_it(name: str, offset: int, at_ms: int = START_MS):
         fields = {"project": "billing:agency", "name": name, "email": "a@example.com"}
-        command = OpenBillingAccount(**fields, **addressed(f"c{offset}"))
+        command = OpenBillingAccount(**fields, is_change=offset > 0, **addressed(f"c{offset}"))
         return fold(0, [IntakeItem(offset, at_ms, command)], accounts, {}, "intake")
 
     assert open_it("One", 0).replies[0][1].reply.status == 201
