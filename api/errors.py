@@ -26,8 +26,9 @@ def problem_response(
     field: str | None = None,
     errors: list[EventError] | None = None,
     extra: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
 ) -> Response:
-    """The answer for an error code. `extra` are members of this problem type alone."""
+    """The answer for an error code. `extra` are members of this problem type alone, `headers` of this answer."""
     kind = CODES[code]
     problem = Problem(
         type=PROBLEM_TYPE_BASE + code,
@@ -39,7 +40,7 @@ def problem_response(
         field=field,
         errors=errors,
     )
-    headers = {"www-authenticate": "Bearer"} if kind.status == 401 else {}
+    headers = dict(headers or {}) | ({"www-authenticate": "Bearer"} if kind.status == 401 else {})
     if kind.status == 503:
         headers["retry-after"] = "1"
     body = problem.model_dump(exclude_none=True) | (extra or {})

@@ -108,6 +108,15 @@ class AutoRecharge(msgspec.Struct, array_like=True):
     capped_month: int = 0
 
 
+class Window(msgspec.Struct, array_like=True, gc=False):
+    """Requests of the last 60 seconds: Unix ms and how many, alternately, the oldest first; and the burst tokens, in
+    60,000ths, as of `at_ms`."""
+
+    arrivals: list[int]
+    tokens: int
+    at_ms: int
+
+
 class AnnouncedBook(msgspec.Struct, array_like=True):
     """A price book, and the intake record that announced it: records before that one do not know it."""
 
@@ -126,6 +135,16 @@ class ApiKey(msgspec.Struct, array_like=True):
     revoked_at_ms: int
 
 
+class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a project's request window stands. `remaining` is of `limit` a minute; it is full again at `reset_at_ms`. A
+    request that was limited would pass at `retry_at_ms`; 0 where it passed."""
+
+    limit: int
+    remaining: int
+    reset_at_ms: int
+    retry_at_ms: int
+
+
 class Reply(msgspec.Struct, array_like=True, gc=False):
     """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
     budget's available credits after it, in microcredits. `entry_id` names the first fact it left, `hold_id` the open
@@ -140,6 +159,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     hold_id: str = ""
     hold_expires_at_ms: int = 0
     field: str = ""
+    rate: RateState | None = None
 
 
 def refusal(rejection: Rejection) -> Reply:
@@ -162,7 +182,8 @@ class Account(msgspec.Struct, array_like=True):
     `allowance` is what each month grants. `opened_offset` is the intake record that opened it, `last_offset` the last
     one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
     `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when recurring
-    items are next billed, 0 where there are none. Nothing happens by itself before `due_at_ms`.
+    items are next billed, 0 where there are none.
+    `window` is there once a request was asked for. Nothing happens by itself before `due_at_ms`.
 
     What is no project is kept as an account too, under an id that no project can have (docs/decisions/0013): a billing
     account has a name and an `email`, and a partition's price list has `books`.
@@ -193,6 +214,7 @@ class Account(msgspec.Struct, array_like=True):
     auto_recharge: AutoRecharge | None = None
     badge_off: bool = False
     due_at_ms: int = 0
+    window: Window | None = None
     email: str = ""
     books: list[AnnouncedBook] = []
 

@@ -55,6 +55,7 @@ CODES: dict[str, ProblemCode] = {
     "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
     # What was decided.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
+    "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
     "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
     "project_closed": ProblemCode(403, "Project closed", "Have the project reopened."),
     "project_open": ProblemCode(409, "Project open", "There is nothing to reopen."),

@@ -14,6 +14,8 @@ from api.stack import Stack
 class Operator:
     """An admin at a running stack."""
 
+    began_ms = 0
+
     def __init__(self, stack: Stack) -> None:
         self.url = stack.url
         self.clickhouse_url = stack.clickhouse_url

@@ -13,6 +13,7 @@ from api.errors import problem_response, request_id_of
 from schemas.answers import Admission, AdmissionRequest, request_schema
 from schemas.commands import Admit
 from schemas.events import UsageData, UsageEvent
+from schemas.ledger import RateState
 from schemas.problems import CODES, Problem, Rejection
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
@@ -27,7 +28,7 @@ _DATA_FIELDS = UsageData.__struct_fields__
 @router.post(
     "/admissions",
     response_model=Admission,
-    responses={code: {"model": Problem} for code in (400, 401, 402, 403, 404, 409, 413, 422, 503)},
+    responses={code: {"model": Problem} for code in (400, 401, 402, 403, 404, 409, 413, 422, 429, 503)},
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -39,7 +40,8 @@ async def admit(
     request: Request, services: ServicesDep, caller: CallerDep, idempotency_key: IdempotencyKey = ""
 ) -> Response:
     """Decide one request and charge it, or hold its credits for a job: 200, or 402 `out_of_credits` or `plan_required`
-    and nothing is charged. A job is held for once, however often it is asked for."""
+    and nothing is charged. A job is held for once, however often it is asked for. 429 `rate_limited` where the
+    project's request window is full: that comes before all else, costs nothing, and may be sent again under its key."""
     caller.require("content:write")
     body = await request.body()
     try:
@@ -70,11 +72,12 @@ async def admit(
     reply, offset = await services.commands.decide(
         Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
     )
+    headers = _rate_headers(reply.rate)
     if reply.code:
         extra = {}
-        if CODES[reply.code].status == 402:
+        if CODES[reply.code].status in (402, 429):
             extra = {"project": project, "available": format_credits(reply.available), "entry_id": reply.entry_id}
-        return problem_response(request_id_of(request), reply.code, reply.detail, extra=extra)
+        return problem_response(request_id_of(request), reply.code, reply.detail, extra=extra, headers=headers)
     admission = Admission(
         project=project,
         operation=usage.operation,
@@ -86,4 +89,19 @@ async def admit(
         hold_id=reply.hold_id or None,
         hold_expires_at=utc(reply.hold_expires_at_ms) if reply.hold_id else None,
     )
-    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
+    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
+
+
+def _rate_headers(rate: RateState | None) -> dict[str, str]:
+    """The limit headers: Unix seconds, rounded up; `Retry-After` in seconds, where the request was limited."""
+    if rate is None:
+        return {}
+    headers = {
+        "X-RateLimit-Limit": str(rate.limit),
+        "X-RateLimit-Remaining": str(rate.remaining),
+        "X-RateLimit-Reset": str(-(-rate.reset_at_ms // 1000)),
+    }
+    if rate.retry_at_ms:
+        now_ms = time.time_ns() // 1_000_000
+        headers["Retry-After"] = str(max(1, -(-(rate.retry_at_ms - now_ms) // 1000)))
+    return headers

@@ -39,7 +39,9 @@ from streams.core import corrections, grants, holds, items, projects, recharge
 from streams.core.acceptance import dedup_hash
 from streams.core.booking import Booking, available
 from streams.core.ledger import charge, duplicate, hold
+from streams.core.plans import PLANS
 from streams.core.price_list import PRICES_ID, Prices, check_book
+from streams.core.windows import count_request, rested
 
 REPLIES_KEPT = 32
 
@@ -102,26 +104,43 @@ def fingerprint(command: AnyCommand) -> bytes:
     return blake2b(msgspec.msgpack.encode(neutral), digest_size=16).digest()
 
 
-def reply_key(command: AnyCommand) -> bytes:
+def decides(reply: Reply) -> bool:
+    """Whether a reply settles what was asked. A request that the window stopped may be sent again under its key."""
+    return reply.code != "rate_limited"
+
+
+def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
     """16 bytes under which a command's reply is kept: its idempotency key, or else the request itself."""
-    text = f"key:{command.idempotency_key}" if command.idempotency_key else f"request:{command.correlation}"
+    has_key = command.idempotency_key and (reply is None or decides(reply))
+    text = f"key:{command.idempotency_key}" if has_key else f"request:{command.correlation}"
     return blake2b(text.encode(), digest_size=16, key=command.project.encode()[:64]).digest()
 
 
 def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
     """Remember a reply for a repeat of its command; the oldest goes once there are too many."""
-    account.replies.append(StoredReply(reply_key(command), fingerprint(command), offset, reply))
+    account.replies.append(StoredReply(reply_key(command, reply), fingerprint(command), offset, reply))
     if len(account.replies) > REPLIES_KEPT:
         del account.replies[: len(account.replies) - REPLIES_KEPT]
 
 
 def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
+    """The request window comes first: a request that it stops was none, and costs nothing. One that it lets through is
+    counted, whatever comes of it."""
     usage, account = command.usage, booking.account
     first = len(booking.facts)
     code = detail = ""
     amount = 0
     placed: Hold | None = None
-    if already_decided:
+    plan = PLANS[account.plan]
+    if account.window is None:
+        account.window = rested(plan.requests_per_minute, plan.burst, booking.at_ms)
+    rate = count_request(account.window, plan.requests_per_minute, plan.burst, booking.at_ms)
+    if rate.retry_at_ms:
+        seconds = -(-(rate.retry_at_ms - booking.at_ms) // 1000)
+        code = "rate_limited"
+        detail = f"Rate limit exceeded for project {account.project}. Retry after {seconds} seconds"
+        fact_id = booking.state_usage("refusal", usage, reason=code)
+    elif already_decided:
         placed = holds.of_job(account, usage)
         fact_id = duplicate(booking, usage)
         detail = "This event was decided before; nothing was charged for it now"
@@ -134,7 +153,7 @@ def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         code, detail = charge(booking, usage)
         if not code:
             amount = -sum(fact.amount for fact in booking.facts[first:])
-    if not already_decided:
+    if not already_decided and not rate.retry_at_ms:
         fact_id = entry_id(booking.partition, booking.offset, booking.facts[first].index)
     return Reply(
         CODES[code].status if code else 200,
@@ -145,6 +164,7 @@ def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         fact_id,
         placed.id if placed is not None else "",
         placed.expires_at_ms if placed is not None else 0,
+        rate=rate,
     )
 
 

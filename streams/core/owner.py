@@ -26,7 +26,7 @@ from schemas.ledger import Account, Fact, Reply, refusal
 from schemas.problems import Rejection
 from streams.core.acceptance import dead_letter, dedup_hash
 from streams.core.booking import Booking
-from streams.core.decisions import claims, command_reply, fingerprint, keep_reply, open_account, reply_key
+from streams.core.decisions import claims, command_reply, decides, fingerprint, keep_reply, open_account, reply_key
 from streams.core.ledger import charge, duplicate, reschedule, settle
 from streams.core.price_list import PRICES_ID, Prices
 
@@ -253,7 +253,7 @@ class _Batch:
         return Prices([each.book for each in announced if each.offset < offset])
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
-        if command.idempotency_key:
+        if command.idempotency_key and decides(reply):
             self._mark_seen(_idempotency_hash(command), item.offset)
         # A refused request did not run: the event that names it may still come, once it has.
         if reply.status < 300:

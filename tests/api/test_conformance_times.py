@@ -15,14 +15,17 @@ from streams.broker import EmbeddedBroker
 from streams.codecs import encode
 from streams.settings import Settings
 from tests.client import Operator, eventually
-from tests.core.builders import addressed
+from tests.core.builders import addressed, admit, usage
 from tests.streams.written_log import write_intake
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
+RATE_LIMITS = json.loads((CONFORMANCE / "rate_limit.json").read_text())["cases"]
 RENEWALS = json.loads((CONFORMANCE / "renewal.json").read_text())["cases"]
 REFUNDS = json.loads((CONFORMANCE / "refund.json").read_text())["cases"]
 DAY_MS = 86_400_000
 TIME_OF_DAY_MS = 15 * 3_600_000
+# For the stack to start and to read what is written.
+LATER_MS = 20_000
 
 
 def day_ms(text: str) -> int:
@@ -51,6 +54,15 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         if not case.get("good_standing", True):
             bad = SetStanding(project=project, is_good=False, reason="unpaid", **addressed(f"s{number}"))
             records.append((bought_ms, bad))
+    for number, case in enumerate(RATE_LIMITS):
+        project = f"limit_{number}"
+        records.append((now_ms - 300_000, create(project)))
+        *steps, last = case["steps"]
+        for step in steps:
+            # The last step is made by HTTP, about now; the ones before it happened as long ago as the case says.
+            at_ms = now_ms + LATER_MS - round((last["t"] - step["t"]) * 1000)
+            names = [f"{number}-{step['t']}-{each}" for each in range(step["n"])]
+            records += [(at_ms, admit(usage(name, project, operation="read"), name)) for name in names]
     settings = Settings(
         kafka_url=broker.url,
         topic_prefix="conformance",
@@ -63,7 +75,43 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
     records.sort(key=lambda record: record[0])
     asyncio.run(write_intake(settings, [(0, at_ms, encode(body)) for at_ms, body in records]))
     with Stack(settings) as stack:
-        yield Operator(stack)
+        operator = Operator(stack)
+        operator.began_ms = now_ms
+        yield operator
+
+
+@pytest.mark.parametrize("number", range(len(RATE_LIMITS)), ids=[case["name"] for case in RATE_LIMITS])
+def test_conformance_rate_limits(operator: Operator, number: int) -> None:
+    case, project = RATE_LIMITS[number], f"limit_{number}"
+    *steps, last = case["steps"]
+    while time.time_ns() // 1_000_000 < operator.began_ms + LATER_MS:
+        time.sleep(0.02)
+    answers = [
+        operator.http.post("/v1/admissions", json={"project": project, "operation": "read"}) for _ in range(last["n"])
+    ]
+    assert sum(answer.status_code == 200 for answer in answers) == last["admitted"]
+    for answer in answers:
+        assert answer.headers["x-ratelimit-limit"] == "30"
+        assert answer.headers["x-request-id"]
+        assert int(answer.headers["x-ratelimit-reset"]) >= operator.began_ms // 1000
+        assert ("retry-after" in answer.headers) == (answer.status_code == 429)
+        if answer.status_code == 429:
+            problem = answer.json()
+            assert (problem["code"], problem["instance"]) == ("rate_limited", answer.headers["x-request-id"])
+            assert project in problem["detail"]
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+    expected = sum(step["admitted"] for step in case["steps"])
+
+    def told() -> tuple[int, int]:
+        sql = (
+            f"SELECT countIf(kind = 'charge'), countIf(reason = 'rate_limited') FROM facts WHERE project = '{project}'"
+        )
+        ((charged, limited),) = operator.rows(operator.clickhouse_url, sql)
+        return int(charged), int(limited)
+
+    asked = sum(step["n"] for step in case["steps"])
+    eventually(lambda: sum(told()) == asked)
+    assert told() == (expected, asked - expected)
 
 
 @pytest.mark.parametrize("number", range(len(RENEWALS)), ids=[case["name"] for case in RENEWALS])

@@ -10,6 +10,7 @@ from __future__ import annotations
 from calendar import monthrange
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import msgspec
@@ -54,6 +55,8 @@ RANK = {plan: rank for rank, plan in enumerate(PLANS)}
 BURN_DOWN = ("allowance", "promotional", "top_up")
 WEEK_SECONDS = 7 * 86_400
 
+# Requests a minute, and how many at once after a rest.
+LIMITS = {"free": (30, 60), "hobby": (60, 120), "build": (240, 480), "scale": (1000, 2000), "enterprise": (1000, 2000)}
 STATUS = {
     "": 200,
     "out_of_credits": 402,
@@ -64,6 +67,7 @@ STATUS = {
     "unknown_hold": 404,
     "unknown_key": 404,
     "unknown_operation": 422,
+    "rate_limited": 429,
     "invalid_request": 422,
 }
 
@@ -190,6 +194,9 @@ class Project:
         self.signed_up_at_ms = at_ms
         self.renewals = 0
         self.clock_ms = at_ms
+        self.requests: list[int] = []
+        self.tokens: Fraction | None = None
+        self.tokens_at_ms = 0
         self.grants: list[Grant] = []
         self.holds: list[Hold] = []
         self.items: dict[str, Item] = {}
@@ -338,12 +345,14 @@ class Model:
         return self._answered(project, command, answer)
 
     def _answered(self, project: Project, command: AnyCommand, answer: Answer) -> Answer:
-        if command.idempotency_key:
-            self._mark(("key", project.name, command.idempotency_key))
+        # A request that was stopped may be sent again under its key.
+        key = "" if answer.code == "rate_limited" else command.idempotency_key
+        if key:
+            self._mark(("key", project.name, key))
         if answer.status < 300:
             for claim in _claims(command):
                 self._mark(claim)
-        project.answers.append((command.idempotency_key or command.correlation, _asked(command), answer))
+        project.answers.append((key or command.correlation, _asked(command), answer))
         del project.answers[: -self.replies_kept]
         self._touch(project)
         return answer
@@ -579,6 +588,9 @@ class Model:
 
     def _admit(self, project: Project, command: Admit) -> Answer:
         usage, index = command.usage, self._index
+        if not self._passes_window(project):
+            self._state_use(project, "refusal", usage, reason="rate_limited")
+            return Answer(429, "rate_limited", 0, project.available(usage.environment), self._entry_id(index))
         if any(self._is_seen(claim) for claim in _claims(command)):
             self._state_use(project, "duplicate", usage)
             found = ""
@@ -597,6 +609,28 @@ class Model:
         left = project.available(usage.environment)
         hold_id = project.holds[-1].id if command.hold_seconds and not code else ""
         return Answer(STATUS.get(code, 409), code, amount, left, self._entry_id(index), hold_id)
+
+    def _passes_window(self, project: Project) -> bool:
+        limit, burst = LIMITS[project.plan]
+        now_ms = self._now(project)
+        if project.tokens is None:
+            project.tokens, project.tokens_at_ms = Fraction(burst - limit), now_ms
+        # Tokens come back from when there are fewer than the limit.
+        gone_at = [at + 60_000 for at in project.requests]
+        below_ms = gone_at[-limit] if len(gone_at) >= limit else project.tokens_at_ms
+        if now_ms > below_ms:
+            rested_ms = now_ms - max(below_ms, project.tokens_at_ms)
+            project.tokens = min(Fraction(burst - limit), project.tokens + Fraction(rested_ms * limit, 60_000))
+        project.tokens_at_ms = now_ms
+        recent = [at for at in project.requests if at + 60_000 > now_ms]
+        project.requests = recent
+        if len(recent) >= limit:
+            if project.tokens < 1:
+                return False
+            project.tokens -= 1
+        # A tenth of a second is as old as the last request in it.
+        project.requests = [now_ms if at // 100 == now_ms // 100 else at for at in recent] + [now_ms]
+        return True
 
     def _priced(
         self, project: Project, usage: Usage, open_holds_max: int | None = None

@@ -1,0 +1,98 @@
+"""The request window, against the conformance cases and against a plain list of times."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas.ledger import Window
+from streams.core.windows import SLOT_MS, TOKEN, WINDOW_MS, count_request, rested
+
+CONFORMANCE = json.loads((Path(__file__).parent.parent / "conformance" / "rate_limit.json").read_text())
+LIMIT, BURST = CONFORMANCE["limit"], CONFORMANCE["burst"]
+
+
+def passes(window: Window, now_ms: int, limit: int = LIMIT, burst: int = BURST) -> bool:
+    return not count_request(window, limit, burst, now_ms).retry_at_ms
+
+
+@pytest.mark.parametrize("case", CONFORMANCE["cases"], ids=lambda case: case["name"])
+def test_conformance(case: dict) -> None:
+    start_ms = 1_780_000_000_000
+    window = rested(LIMIT, BURST, start_ms)
+    for step in case["steps"]:
+        now_ms = start_ms + round(step["t"] * 1000)
+        assert sum(passes(window, now_ms) for _ in range(step["n"])) == step["admitted"], step
+
+
+class PlainList:
+    """The model, word by word: every request's own time, and tokens as exact fractions, a millisecond at a time."""
+
+    def __init__(self, limit: int, burst: int, now_ms: int) -> None:
+        self.limit, self.burst, self.now_ms = limit, burst, now_ms
+        self.times: list[int] = []
+        self.tokens = Fraction(burst - limit)
+
+    def passes(self, now_ms: int) -> bool:
+        while self.now_ms < now_ms:
+            self.times = [at for at in self.times if at + WINDOW_MS > self.now_ms]
+            if len(self.times) < self.limit:
+                self.tokens = min(Fraction(self.burst - self.limit), self.tokens + Fraction(self.limit, 60_000))
+            self.now_ms += 1
+        self.times = [at for at in self.times if at + WINDOW_MS > now_ms]
+        if len(self.times) < self.limit:
+            self.times.append(now_ms)
+            return True
+        if self.tokens >= 1:
+            self.tokens -= 1
+            self.times.append(now_ms)
+            return True
+        return False
+
+
+GAPS = st.one_of(st.just(0), st.integers(1, 400), st.sampled_from((SLOT_MS, 5_000, 20_000, 59_900, WINDOW_MS)))
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 4), st.integers(0, 4), st.lists(GAPS, min_size=1, max_size=20))
+def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(limit, more, gaps) -> None:
+    now_ms = 1_000_000
+    window, model = rested(limit, limit + more, now_ms), PlainList(limit, limit + more, now_ms)
+    for gap in gaps:
+        # Several at one instant share a slot exactly.
+        now_ms += gap if gap == 0 or gap % SLOT_MS == 0 else gap * SLOT_MS
+        assert passes(window, now_ms, limit, limit + more) == model.passes(now_ms)
+        assert window.tokens == model.tokens * TOKEN
+
+
+@given(st.integers(1, 30), st.integers(0, 30), st.lists(st.integers(0, 3_000), min_size=1, max_size=300))
+def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> None:
+    """In any 60 seconds: the limit, and the tokens there can have been."""
+    now_ms, window, admitted = 0, rested(limit, limit + more, 0), []
+    for gap in gaps:
+        now_ms += gap
+        state = count_request(window, limit, limit + more, now_ms)
+        assert 0 <= state.remaining <= limit
+        if state.retry_at_ms:
+            assert now_ms < state.retry_at_ms <= now_ms + WINDOW_MS
+        else:
+            admitted.append(now_ms)
+        recent = [at for at in admitted if at > now_ms - WINDOW_MS]
+        assert len(recent) <= 2 * limit + more
+        assert len(window.arrivals) <= 2 * (WINDOW_MS // SLOT_MS + 1)
+
+
+@given(st.integers(1, 10), st.lists(st.integers(0, 2_000), min_size=30, max_size=60))
+def test_who_waits_as_long_as_it_is_told_passes(limit, gaps) -> None:
+    now_ms, window = 0, rested(limit, limit, 0)
+    for gap in gaps:
+        now_ms += gap
+        retry_at_ms = count_request(window, limit, limit, now_ms).retry_at_ms
+        if retry_at_ms:
+            early = Window(list(window.arrivals), window.tokens, window.at_ms)
+            assert not passes(early, retry_at_ms - 1, limit, limit)
+            now_ms = retry_at_ms
+            assert passes(window, now_ms, limit, limit)
