@@ -45,6 +45,7 @@ from schemas.ledger import Account, Fact, Grant
 from schemas.prices import PriceBook
 from streams.codecs import decode_account, encode_account
 from streams.core.booking import available, balance, held
+from streams.core.items import unpaid
 from streams.core.owner import Effects, IntakeItem, fold
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX, NEVER_MS
@@ -231,23 +232,25 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         project=projects,
-        is_on=often,
+        what=st.sampled_from(("on", "on", "paid", "paid", "paid", "failed", "failed", "paid again", "off")),
         threshold=st.sampled_from((100_000, 100_000, 5_000, 200, 100_001)),
         usd=st.sampled_from((20, 20, 20, 20, 20, 100, 100, 7)),
         bundles=st.sampled_from((1, 1, 1, 2, 100, 0)),
     )
-    def set_recharge(self, project: str, is_on: bool, threshold: int, usd: int, bundles: int) -> None:
+    def recharge(self, project: str, what: str, threshold: int, usd: int, bundles: int) -> None:
+        """Its terms, or what became of a purchase: one that is under way, where there is one, or one that has ended."""
         self.step()
-        terms = {"is_on": is_on, "threshold": threshold * CREDIT, "bundle_usd": usd, "cap_cents": usd * 100 * bundles}
-        self.send(SetAutoRecharge, project, **terms, payment_method="card")
-
-    @precondition(lambda self: self.pending())
-    @rule(number=numbers, is_pending=often, is_paid=st.booleans())
-    def purchase_ends(self, number: int, is_pending: bool, is_paid: bool) -> None:
-        self.step()
-        ended = [each for each in self.recharges if each not in self.pending()]
-        project, recharge_id = pick(self.pending() if is_pending else [*ended[-2:], ("a", "recharge-0-0-0")], number)
-        self.send(SettleRecharge, project, recharge_id=recharge_id, is_paid=is_paid, reference="r", detail="no")
+        pending = self.pending()
+        if what == "paid again" or (pending and what in ("paid", "failed")):
+            ended = [each for each in self.recharges if each not in pending]
+            project, recharge_id = [("a", "recharge-0-0-0"), *ended, *pending][
+                -1 if what != "paid again" else len(ended)
+            ]
+            outcome = {"is_paid": what != "failed", "reference": "r", "detail": "no"}
+            self.send(SettleRecharge, project, recharge_id=recharge_id, **outcome)
+        else:
+            terms = {"threshold": threshold * CREDIT, "bundle_usd": usd, "cap_cents": usd * 100 * bundles}
+            self.send(SetAutoRecharge, project, is_on=what != "off", **terms, payment_method="card")
 
     @precondition(lambda self: self.charged)
     @rule(
@@ -266,7 +269,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if kind == "late":
             source, event_id = new.source, new.event_id
         if kind == "same":
-            new = next((each for each in self.uses if each.event_id == event_id), new)
+            new = next((each for each in self.uses if (each.project, each.event_id) == (project, event_id)), new)
         self.send(
             Correct,
             project,
@@ -483,6 +486,22 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self.model.projects[name]
         if account.due_at_ms < NEVER_MS:
             assert account.due_at_ms == known.due_at_ms()
+        assert (account.plan, account.allowance, account.price_cents) == (known.plan, known.allowance, known.cents)
+        assert (account.next_plan or None) == (known.next_plan and known.next_plan[0])
+        assert (account.closed_at_ms or None) == known.closed_ms
+        assert (account.is_in_good_standing, account.badge_off) == (known.is_in_good_standing, known.badge_off)
+        assert account.billing_account == known.billing_account
+        assert {key.id: key.environment for key in account.keys} == known.keys
+        assert [(each.id, each.expires_at_ms) for each in account.holds] == [
+            (each.id, each.expires_at_ms) for each in known.holds
+        ]
+        assert unpaid(account) == sum(
+            bill.owed for item in known.items.values() for bill in item.bills if bill.month_end_ms is not None
+        )
+        recharge = account.auto_recharge
+        assert (recharge.pending_id if recharge else "") == (
+            known.recharge.pending[0] if known.recharge and known.recharge.pending else ""
+        )
         for environment in ENVIRONMENTS:
             sums = self.sums[name, environment]
             can_spend, kept = available(account, environment), held(account, environment)
@@ -506,8 +525,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def use(self, project: str, operation: str, number: int, environment: str, is_new: bool = False) -> Usage:
         """A new event, or now and then one that was sent before. `number` decides what is left open."""
-        if self.uses and number % 7 == 6 and not is_new:
-            return pick(self.uses[-10:], number)
+        before = [each for each in self.uses[-20:] if each.project == project]
+        if before and number % 7 == 6 and not is_new:
+            return pick(before, number)
         surcharge = {"website": "social_post.image", "chat.message": "social_post.video"}.get(operation, "")
         age_ms = pick((0, 0, 0, 1_000, HOUR_MS, DAY_MS, 25 * DAY_MS), number)
         event = usage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ _CHOICES = {
     "open": 3,
     "create": 10,
     "set": 6,
-    "item": 4,
+    "item": 8,
     "prices": 4,
     "tick": 6,
     "again": 20,
@@ -186,8 +187,8 @@ class Clients:
         for project in self.projects:
             if self.rng.random() < 0.7:
                 self._create(project)
-        if self.rng.random() < 0.5:
-            self._publish()
+        if self.rng.random() < 0.6:
+            self._publish([0])
 
     def ask_again(self, request: Request) -> None:
         """Another attempt, after an answer that never came; without a key it would be another request."""
@@ -316,7 +317,7 @@ class Clients:
         else:
             self._ask(RevokeKey, project, key_id=key_id)
 
-    def _publish(self) -> None:
+    def _publish(self, in_ms: Sequence[int] = (0, 1_000, _DAY_MS, 31 * _DAY_MS)) -> None:
         """Announce a price book to every partition, or to some, if whoever does it dies halfway."""
         rng, now_ms = self.rng, self.world.now_ms
         if self.books and rng.random() < 0.3:
@@ -325,7 +326,7 @@ class Clients:
             rate = rng.choice([_CREDIT // 100, 3, 50_000])
             book = PriceBook(
                 f"v{len(self.books)}",
-                now_ms + rng.choice([0, 1_000, _DAY_MS, 31 * _DAY_MS]),
+                now_ms + rng.choice(in_ms),
                 FIRST_PRICE_BOOK.rates | {"image": rng.choice([1, 32, 40]) * _CREDIT},
                 FIRST_PRICE_BOOK.plan_required,
                 {"domain": rate, "storage": 7},

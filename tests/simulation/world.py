@@ -382,6 +382,8 @@ class World:
         harms += [self._wake, self._wake, self._wake, self._wake, self._cut_off, self._wait, self._wait]
         harms += [self._rebalance, self._rebalance, self._clean, self._clean]
         harms += [self._slow_down, self._skew, self._pass_days, self._disturb_historian]
+        if self.calendar:
+            harms += [self._pass_days, self._pass_days]
         if LATE_WRITES in self.hazards:
             harms += [self._pause, self._wake, self._clean, self._land_late, self._land_late, self._land_late]
         harm = self.rng.choice(harms)
