@@ -148,7 +148,7 @@ class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Reply(msgspec.Struct, array_like=True, gc=False):
     """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
     budget's available credits after it, in microcredits. `entry_id` names the first fact it left, `hold_id` the open
-    hold that it placed or found, `field` what of the command was wrong."""
+    hold that it placed or found, `field` what of the command was wrong. `claims` are dedup hashes that it claimed."""
 
     status: int
     code: str
@@ -160,6 +160,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     hold_expires_at_ms: int = 0
     field: str = ""
     rate: RateState | None = None
+    claims: list[bytes] = []
 
 
 def refusal(rejection: Rejection) -> Reply:

@@ -80,12 +80,12 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
 def claims(command: AnyCommand) -> list[bytes]:
     """The dedup hashes of what a command may do once only: bill an event, charge a job, make an event's nth correction.
 
-    Where one of them was claimed by an earlier record, it is not done again. They are claimed by success.
+    Where one of them was claimed by an earlier record, it is not done again. They are claimed by success (`claimed`).
     """
     if isinstance(command, Admit):
         usage = command.usage
         if command.hold_seconds and usage.job_id:
-            return [usage.dedup_hash, dedup_hash(usage.project, f"meterline:job:{usage.environment}", usage.job_id)]
+            return [usage.dedup_hash, holds.job_hash(usage.project, usage.environment, usage.job_id)]
         return [usage.dedup_hash]
     if isinstance(command, Correct):
         identity = f"{len(command.source)}:{command.source}{command.event_id}"
@@ -102,6 +102,19 @@ def fingerprint(command: AnyCommand) -> bytes:
     if isinstance(neutral, Admit):
         neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
     return blake2b(msgspec.msgpack.encode(neutral), digest_size=16).digest()
+
+
+def claimed(command: AnyCommand, reply: Reply) -> list[bytes]:
+    """The dedup hashes that a command claims by its reply.
+
+    A refused request did not run: the event that names it may still come, once it has. A hold claims nothing before it
+    is captured (`Reply.claims`): a job that was released may be queued again.
+    """
+    if reply.status >= 300:
+        return []
+    if isinstance(command, Admit) and command.hold_seconds:
+        return []
+    return claims(command)
 
 
 def decides(reply: Reply) -> bool:
@@ -140,8 +153,8 @@ def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         code = "rate_limited"
         detail = f"Rate limit exceeded for project {account.project}. Retry after {seconds} seconds"
         fact_id = booking.state_usage("refusal", usage, reason=code)
-    elif already_decided:
-        placed = holds.of_job(account, usage)
+    elif (placed := holds.open_for(account, usage, command.hold_seconds > 0)) is not None or already_decided:
+        already_decided = True
         fact_id = duplicate(booking, usage)
         detail = "This event was decided before; nothing was charged for it now"
     elif command.hold_seconds:

@@ -13,6 +13,7 @@ from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
 from schemas.ledger import Account, HeldPart, Hold, Line, Reply, entry_id
 from schemas.problems import Rejection
+from streams.core.acceptance import dedup_hash
 from streams.core.booking import Booking, available, drop_spent, format_credits, note
 from streams.core.items import bill_due
 from streams.core.recharge import recharge_if_low
@@ -58,18 +59,24 @@ def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str,
     return hold
 
 
-def of_job(account: Account, usage: Usage) -> Hold | None:
-    """The open hold of the same job, or of the same event."""
+def open_for(account: Account, usage: Usage, by_job: bool) -> Hold | None:
+    """The open hold of the same event, or, where asked for, of the same job."""
     for hold in account.holds:
-        if usage.job_id and hold.job_id == usage.job_id and hold.environment == usage.environment:
-            return hold
         if hold.source == usage.source and hold.event_id == usage.event_id:
+            return hold
+        if by_job and usage.job_id and (hold.job_id, hold.environment) == (usage.job_id, usage.environment):
             return hold
     return None
 
 
+def job_hash(project: str, environment: str, job_id: str) -> bytes:
+    """16 bytes that identify a job within its project, beside its events."""
+    return dedup_hash(project, f"meterline:job:{environment}", job_id)
+
+
 def capture(booking: Booking, command: CaptureHold) -> Reply:
-    """Charge the hold's lines in order, as far as the amount goes, and release the rest. Raises Rejection."""
+    """Charge the hold's lines in order, as far as the amount goes, and release the rest. From now on the job and its
+    event are decided. Raises Rejection."""
     account = booking.account
     hold = _open_hold(account, command.hold_id, command.environment)
     total = sum(part.amount for part in hold.parts)
@@ -95,6 +102,10 @@ def capture(booking: Booking, command: CaptureHold) -> Reply:
         amount,
         available(account, hold.environment),
         entry_id(booking.partition, booking.offset, first_index),
+        claims=[
+            dedup_hash(account.project, hold.source, hold.event_id),
+            *([job_hash(account.project, hold.environment, hold.job_id)] if hold.job_id else []),
+        ],
     )
 
 

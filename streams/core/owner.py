@@ -26,7 +26,17 @@ from schemas.ledger import Account, Fact, Reply, refusal
 from schemas.problems import Rejection
 from streams.core.acceptance import dead_letter, dedup_hash
 from streams.core.booking import Booking
-from streams.core.decisions import claims, command_reply, decides, fingerprint, keep_reply, open_account, reply_key
+from streams.core.decisions import (
+    claimed,
+    claims,
+    command_reply,
+    decides,
+    fingerprint,
+    keep_reply,
+    open_account,
+    reply_key,
+)
+from streams.core.holds import open_for
 from streams.core.ledger import charge, duplicate, reschedule, settle
 from streams.core.price_list import PRICES_ID, Prices
 
@@ -152,7 +162,7 @@ class _Batch:
                 booking.move_to(account, slot, at_ms)
             if booking.at_ms >= account.due_at_ms:
                 settle(booking)
-            if is_duplicate:
+            if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
                 duplicate(booking, usage)
             else:
                 charge(booking, usage)
@@ -255,10 +265,11 @@ class _Batch:
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):
             self._mark_seen(_idempotency_hash(command), item.offset)
-        # A refused request did not run: the event that names it may still come, once it has.
-        if reply.status < 300:
-            for claim in claims(command):
-                self._mark_seen(claim, item.offset)
+        for claim in claimed(command, reply):
+            self._mark_seen(claim, item.offset)
+        for claim in reply.claims:
+            # Not looked up, since the command does not name them: written in any case, so that it is always the same.
+            self.seen[claim] = self.effects.seen[claim] = item.offset
 
     def _mark_seen(self, dedup: bytes, offset: int) -> None:
         if self.seen.get(dedup, offset) >= offset:

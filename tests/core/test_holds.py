@@ -7,7 +7,7 @@ from schemas.ledger import Account
 from streams.core import holds
 from streams.core.booking import available, balance, held
 from streams.core.owner import IntakeItem, fold
-from tests.core.builders import CREDIT, START_MS, admit, create_project, usage
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
 HOUR_MS = 3_600_000
@@ -237,3 +237,38 @@ def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:
     assert (replies["c2"].status, replies["c2"].amount) == (200, 0)
     assert [fact.kind for fact in effects.facts[2:]] == ["hold", "duplicate", "duplicate", "hold"]
     assert state(accounts["p1"]) == (250, 64, 186)
+
+
+def test_a_released_job_can_be_queued_again_and_is_then_charged() -> None:
+    bench = Bench()
+    accounts, seen = {"p1": bench.account}, {}
+    records = [
+        admit(usage("e1", operation="image", job_id="j1"), "c1", hold_seconds=600),
+        ReleaseHold(project="p1", hold_id="0-1-0", environment="", reason="timeout", **addressed("r1")),
+        admit(usage("e1", operation="image", job_id="j1"), "c2", hold_seconds=600),
+        CaptureHold(project="p1", hold_id="0-3-0", environment="", **addressed("r2")),
+        admit(usage("e2", operation="image", job_id="j1"), "c3", hold_seconds=600),
+        Envelope([usage("e1", operation="image", job_id="j1")]),
+    ]
+    items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records, start=1)]
+    effects = fold(0, items, accounts, seen, "intake")
+    replies = {record.correlation: record.reply for _, record in effects.replies}
+    assert (replies["c2"].hold_id, replies["c2"].amount) == ("0-3-0", 32 * CREDIT)
+    assert replies["r2"].amount == 32 * CREDIT
+    assert (replies["c3"].hold_id, replies["c3"].amount) == ("", 0), "captured: it is charged once"
+    assert [fact.kind for fact in effects.facts] == ["hold", "release", "hold", "charge", "duplicate", "duplicate"]
+
+
+def test_the_event_of_a_job_that_is_still_held_is_not_billed_beside_it() -> None:
+    bench = Bench()
+    accounts, seen = {"p1": bench.account}, {}
+    records = [
+        admit(usage("e1", operation="image", job_id="j1"), "c1", hold_seconds=600),
+        Envelope([usage("e1", operation="image", job_id="j1")]),
+        CaptureHold(project="p1", hold_id="0-1-0", environment="", **addressed("r2")),
+        Envelope([usage("e1", operation="image", job_id="j1")]),
+    ]
+    items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records, start=1)]
+    effects = fold(0, items, accounts, seen, "intake")
+    assert [fact.kind for fact in effects.facts] == ["hold", "duplicate", "charge", "duplicate"]
+    assert available(bench.account, "production") == 218 * CREDIT

@@ -79,6 +79,7 @@ STATED = (
     "recharge failed",
     "recharge requested",
     "refund top_up",
+    "refusal rate_limited",
     "release captured",
     "release expired",
     "release released",
@@ -184,6 +185,16 @@ class LedgerMachine(RuleBasedStateMachine):
         event = self.use(project, operation, number, environment)
         self.send(Admit, project, usage=event, hold_seconds=hours * 3_600)
 
+    @precondition(lambda self: self.on_plan("free"))
+    @rule(number=numbers, more=st.integers(0, 3))
+    def a_script_runs_away(self, number: int, more: int) -> None:
+        """A project on the free plan may send 60 requests at once after a rest."""
+        self.step()
+        project = pick(self.on_plan("free"), number)
+        for each in range(58 + more):
+            event = self.use(project, "read", each, "production", is_new=True)
+            self.send(Admit, project, usage=event, hold_seconds=0)
+
     @rule(project=st.sampled_from(PROJECTS), operations=st.lists(st.sampled_from(OPERATIONS[:-1]), max_size=3))
     def jobs_are_queued(self, project: str, operations: list[str]) -> None:
         self.step()
@@ -232,10 +243,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         project=projects,
-        what=st.sampled_from(("on", "on", "paid", "paid", "paid", "failed", "failed", "paid again", "off")),
+        what=st.sampled_from(("on", "on", *["paid"] * 6, "failed", "failed", "paid again", "off")),
         threshold=st.sampled_from((100_000, 100_000, 5_000, 200, 100_001)),
         usd=st.sampled_from((20, 20, 20, 20, 20, 100, 100, 7)),
-        bundles=st.sampled_from((1, 1, 1, 2, 100, 0)),
+        bundles=st.sampled_from((*[1] * 8, 2, 100, 0)),
     )
     def recharge(self, project: str, what: str, threshold: int, usd: int, bundles: int) -> None:
         """Its terms, or what became of a purchase: one that is under way, where there is one, or one that has ended."""
@@ -543,6 +554,10 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         self.uses.append(event)
         return event
+
+    def on_plan(self, plan: str) -> list[str]:
+        """The projects on it."""
+        return sorted(name for name, each in self.model.projects.items() if each.is_project and each.plan == plan)
 
     def has_holds(self) -> bool:
         return any(known.holds for known in self.model.projects.values())

@@ -284,6 +284,8 @@ class Model:
             self._index = slot * 1024
             self._settle(project)
             event = ("event", usage.project, usage.source, usage.event_id)
+            if not self._is_seen(event) and _is_held(project, usage):
+                self._mark(event)
             if self._is_seen(event):
                 self._state_use(project, "duplicate", usage)
             else:
@@ -349,7 +351,8 @@ class Model:
         key = "" if answer.code == "rate_limited" else command.idempotency_key
         if key:
             self._mark(("key", project.name, key))
-        if answer.status < 300:
+        # A hold decides nothing before it is captured.
+        if answer.status < 300 and not (isinstance(command, Admit) and command.hold_seconds):
             for claim in _claims(command):
                 self._mark(claim)
         project.answers.append((key or command.correlation, _asked(command), answer))
@@ -591,14 +594,14 @@ class Model:
         if not self._passes_window(project):
             self._state_use(project, "refusal", usage, reason="rate_limited")
             return Answer(429, "rate_limited", 0, project.available(usage.environment), self._entry_id(index))
-        if any(self._is_seen(claim) for claim in _claims(command)):
+        found = ""
+        for hold in project.holds:
+            of_job = command.hold_seconds and usage.job_id and _job(hold.usage) == _job(usage)
+            if of_job or (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id):
+                found = hold.id
+                break
+        if found or any(self._is_seen(claim) for claim in _claims(command)):
             self._state_use(project, "duplicate", usage)
-            found = ""
-            for hold in project.holds:
-                of_job = usage.job_id and _job(hold.usage) == _job(usage)
-                if of_job or (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id):
-                    found = hold.id
-                    break
             return Answer(200, "", 0, project.available(usage.environment), self._entry_id(index), found)
         if command.hold_seconds:
             if not 1 <= command.hold_seconds <= WEEK_SECONDS:
@@ -738,6 +741,11 @@ class Model:
                 still_kept.append((grant, kept - drawn))
             hold.kept = still_kept
         self._let_go(project, hold, "captured", self._now(project))
+        usage = hold.usage
+        today = self._at_ms // DAY_MS
+        self._first_day["event", usage.project, usage.source, usage.event_id] = today
+        if usage.job_id:
+            self._first_day["job", *_job(usage)] = today
         return self._answer(project, hold.usage.environment, amount, index)
 
     def _let_go(self, project: Project, hold: Hold, reason: str, at_ms: int) -> None:
@@ -1093,6 +1101,10 @@ def _claims(command: AnyCommand) -> list[Any]:
             claims.append(("event", command.project, source, event_id))
         return claims
     return []
+
+
+def _is_held(project: Project, usage: Usage) -> bool:
+    return any((hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id) for hold in project.holds)
 
 
 def _job(usage: Usage) -> tuple[str, str, str]:

@@ -38,7 +38,9 @@ class World:
     async def acknowledge(self, offset: int) -> None:
         """The worker is done with all requests below it."""
         topics = topics_of(self.settings)
-        consumer = AIOKafkaConsumer(**kafka_client_settings(self.settings), group_id=topics.worker_app)
+        consumer = AIOKafkaConsumer(
+            **kafka_client_settings(self.settings), group_id=topics.worker_app, enable_auto_commit=False
+        )
         await consumer.start()
         tp = TopicPartition(topics.intake, 0)
         consumer.assign([tp])

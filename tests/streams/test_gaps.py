@@ -56,7 +56,7 @@ def owner(committed: int | None = None) -> Any:
     def decide(*_arguments: object) -> None:
         raise DecidedError
 
-    made.decide = decide  # type: ignore[method-assign, assignment]
+    made.decider.decide = decide  # type: ignore[method-assign, assignment]
     return made, DecidedError
 
 

@@ -53,13 +53,13 @@ def test_credentials_are_passed_on() -> None:
         kafka_security_protocol="SASL_PLAINTEXT",
         kafka_sasl_mechanism="SCRAM-SHA-512",
         kafka_sasl_username="meter",
-        kafka_sasl_password="secret",
+        kafka_sasl_password="swordfish",
     )
     assert kafka_client_settings(settings) == {
         "bootstrap_servers": ["a:1", "b:2"],
         "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": "SCRAM-SHA-512",
         "sasl_plain_username": "meter",
-        "sasl_plain_password": "secret",
+        "sasl_plain_password": "swordfish",
     }
-    assert "secret" not in repr(settings)
+    assert "swordfish" not in repr(settings)
