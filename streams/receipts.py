@@ -375,6 +375,11 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
             refusal.detail = (
                 f"{fact.operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
             )
+        case "rate_limited":
+            refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
+            plan = PLANS.get(refusal.plan)
+            allowed = f", {plan.requests_per_minute} a minute and {plan.burst} at once," if plan is not None else ""
+            refusal.detail = f"The requests that the {refusal.plan} plan allows{allowed} were used up"
         case "project_closed":
             refusal.detail = f"The project was closed when {fact.operation} was used"
         case "unknown_operation":
