@@ -238,9 +238,8 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset."""
-    from streams.receipts import explain_text
-
     from api.operator_cli import show
+    from streams.receipts import explain_text
 
     answer = Api().call("GET", f"/v1/receipts/{receipt}").json()
     if as_json:
@@ -278,6 +277,9 @@ def keys_admin(as_json: JsonOption = False) -> None:
 def keys_create(
     project: Annotated[str, typer.Argument(help="The project's id.")],
     environment: Annotated[str, typer.Option("--environment", help="production or preview")] = "production",
+    scope: Annotated[
+        list[str] | None, typer.Option("--scope", help="Such as content:read; * unless given, content:* for preview.")
+    ] = None,
     url: Annotated[str | None, typer.Option("--url", help="The API; a running `meterline up`.")] = None,
     admin_key: Annotated[
         str | None, typer.Option("--admin-key", envvar="METERLINE_ADMIN_KEY", help="An admin key.")
@@ -285,12 +287,22 @@ def keys_create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key for a project. The key is shown this once."""
-    body = {"environment": environment}
+    body = {"environment": environment, "scopes": scope or None}
     answer = Api(url, admin_key).call("POST", f"/v1/admin/projects/{project}/keys", body).json()
     if as_json:
         _print_json(answer)
     else:
         print(answer["key"])
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    project: Annotated[str, typer.Argument(help="The project's id.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id, from `projects show`.")],
+) -> None:
+    """End a key at once."""
+    Api().call("DELETE", f"/v1/admin/projects/{project}/keys/{key_id}")
+    console.print(f"{key_id} is revoked")
 
 
 @app.command()

@@ -46,6 +46,18 @@ def test_a_projects_life(run: Run) -> None:
     assert run("projects", "standing", project, "--good")["good_standing"] is True
 
 
+def test_keys(run: Run, operator: Operator, stack: Stack) -> None:
+    project = operator.project()
+    key = run("keys", "create", project, "--scope", "content:read")
+    reader = operator.client(key["key"])
+    assert reader.get("/v1/balance").status_code == 200
+    assert reader.post("/v1/admissions", json={"operation": "image"}).json()["code"] == "missing_scope"
+    preview = run("keys", "create", project, "--environment", "preview")
+    assert preview["scopes"] == ["content:*"]
+    assert CliRunner().invoke(app, ["keys", "revoke", project, key["key_id"]]).exit_code == 0
+    assert reader.get("/v1/balance").json()["code"] == "key_revoked"
+
+
 def test_money(run: Run) -> None:
     project = name()
     run("projects", "create", project)
