@@ -83,7 +83,10 @@ def test_no_secret_is_kept_or_shown(operator: Operator, stack) -> None:
         assert stack.admin_key not in text
     for path in stack.settings.data_dir.rglob("*"):
         if path.is_file() and path.name != "admin-key":
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:
+                continue  # merged away by its engine meanwhile
             assert secret.encode() not in content, path
             assert stack.admin_key.encode() not in content, path
     assert (stack.settings.data_dir / "admin-key").stat().st_mode & 0o077 == 0
