@@ -20,6 +20,7 @@ from api.routes import (
     prices,
     reading,
     receipts,
+    rehearsals,
     usage_events,
 )
 from api.services import running_services
@@ -48,6 +49,7 @@ def create_app(settings: Settings) -> FastAPI:
         usage_events,
         reading,
         receipts,
+        rehearsals,
         prices,
         administration,
         corrections,

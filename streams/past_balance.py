@@ -15,14 +15,10 @@ def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | No
     Of the account there is what its balance consists of, its plan, sign-up, renewal and whether it was closed; `name`,
     keys, holds (but for what grants keep for them), items and auto-recharge are left out.
     """
-    opened = clickhouse.query(
-        "SELECT toUnixTimestamp64Milli(booked_at), offset FROM facts WHERE project = {project:String} "
-        f"AND kind = 'project' AND reason IN ({_PLAN_NAMES}) AND booked_at <= {AT} ORDER BY booked_at LIMIT 1",
-        {"project": project, "at": at_ms},
-    )
-    if not opened:
+    opened = opened_at(clickhouse, project)
+    if opened is None or opened[0] > at_ms:
         return None
-    signed_up_at_ms, opened_offset = opened[0]
+    signed_up_at_ms, opened_offset = opened
     plan, closed_at_ms = _state_at(clickhouse, project, at_ms)
     last = clickhouse.query(
         "SELECT toInt64(max(offset)), toUnixTimestamp64Milli(max(booked_at)) FROM facts "
@@ -49,6 +45,16 @@ def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | No
         last[1],
         closed_at_ms=closed_at_ms,
     )
+
+
+def opened_at(clickhouse: ClickHouse, project: str) -> tuple[int, int] | None:
+    """When a project was opened, in Unix milliseconds, and by which intake record; None where it was not."""
+    rows = clickhouse.query(
+        "SELECT toUnixTimestamp64Milli(booked_at), offset FROM facts WHERE project = {project:String} "
+        f"AND kind = 'project' AND reason IN ({_PLAN_NAMES}) ORDER BY offset LIMIT 1",
+        {"project": project},
+    )
+    return (rows[0][0], rows[0][1]) if rows else None
 
 
 def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms: int) -> list[Grant]:

@@ -84,7 +84,8 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
         ["bash", "-c", localised(script, home)], cwd=PROJECT_ROOT, env=home, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    created, charged, refused, reading, sent, queried, checked = done.stdout.split("=== next\n")
+    parts = done.stdout.split("=== next\n")
+    created, charged, refused, reading, sent, job, corrected, repriced, billed, queried, checked = parts
     assert json.loads(created)["plan"] == "free"
     promised = [json.loads(text) for language, text in BLOCKS if language == "json"]
     for answer, example in ((charged, promised[0]), (refused, promised[1])):
@@ -95,6 +96,15 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
     assert '"available":"4010"' in reading
     assert '"globex","website",1,1,240' in reading
     assert json.loads(sent) == {"accepted": 1, "rejected": 0, "errors": []}
+    assert '"outcome":"captured","credits":"37"' in job
+    assert "social_post.text" in job
+    assert "net" in corrected or "change" in corrected
+    assert "7" in corrected
+    assert "needs_notice" in repriced
+    assert "in_force: False" in repriced
+    assert "2000000" not in billed
+    assert "top_up" in billed
+    assert "Acme Agency" in billed
     assert "globex" in queried
     assert "charge" in queried
     assert "mtl_admin_" in checked

@@ -1,0 +1,96 @@
+"""What would a new price book have done?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from fastapi import APIRouter
+
+from api.dependencies import AdminDep, ServicesDep
+from api.routes.prices import book_of
+from schemas.problems import Problem
+from schemas.rehearsals import (
+    NewRehearsal,
+    RehearsalResult,
+    RehearsalTotals,
+    RehearsedProject,
+)
+from streams.core.booking import format_credits
+from streams.core.price_list import NOTICE_DAYS
+from streams.rehearsal import Outcome, Rehearsal, rehearse
+
+router = APIRouter(
+    prefix="/v1/admin",
+    tags=["administration"],
+    responses={code: {"model": Problem} for code in (401, 403, 422, 503)},
+)
+
+# It reads the history of all projects: one at a time leaves room for everybody else.
+_one_at_a_time = asyncio.Lock()
+
+
+@router.post("/rehearsals", response_model=RehearsalResult)
+async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewRehearsal) -> RehearsalResult:
+    """The last days of every project once more, by the rules that decide, under another price book.
+
+    Top-ups and plans are those that there were; a use that would have been refused is not tried again later.
+    """
+    now_ms = time.time_ns() // 1_000_000
+    prices = services.accounts.prices()
+    book = book_of(asked.book, prices.books[-1], 0, 0)
+    async with _one_at_a_time:
+        rehearsal = await asyncio.to_thread(
+            rehearse,
+            services.clickhouse,
+            prices,
+            book,
+            asked.days,
+            now_ms,
+            asked.worst_max,
+        )
+    return result_of(asked.book.version, asked.days, rehearsal)
+
+
+def result_of(version: str, days: int, rehearsal: Rehearsal) -> RehearsalResult:
+    """A rehearsal as it is shown."""
+    total = rehearsal.total
+    named = ", ".join(rehearsal.needs_notice)
+    return RehearsalResult(
+        version=version,
+        days=days,
+        since=_at(rehearsal.since_ms),
+        until=_at(rehearsal.until_ms),
+        projects=rehearsal.projects,
+        projects_hurt=rehearsal.projects_hurt,
+        totals=RehearsalTotals(
+            charged=format_credits(total.charged),
+            charged_proposed=format_credits(total.charged_proposed),
+            difference=format_credits(total.difference),
+            refused=total.refused,
+            refused_proposed=total.refused_proposed,
+        ),
+        needs_notice=rehearsal.needs_notice,
+        notice=f"Announcing this needs {NOTICE_DAYS} days: {named}" if named else "Announcing this needs no notice",
+        worst=[_project(outcome) for outcome in rehearsal.worst],
+    )
+
+
+def _project(outcome: Outcome) -> RehearsedProject:
+    return RehearsedProject.model_validate(
+        {
+            "project": outcome.project,
+            "plan": outcome.plan,
+            "charged": format_credits(outcome.charged),
+            "charged_proposed": format_credits(outcome.charged_proposed),
+            "difference": format_credits(outcome.difference),
+            "refused": outcome.refused,
+            "refused_proposed": outcome.refused_proposed,
+            "first_out_at": None if outcome.first_out_at_ms is None else _at(outcome.first_out_at_ms),
+        }
+    )
+
+
+def _at(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
