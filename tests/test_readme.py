@@ -98,13 +98,13 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
     assert json.loads(sent) == {"accepted": 1, "rejected": 0, "errors": []}
     assert '"outcome":"captured","credits":"37"' in job
     assert "social_post.text" in job
-    assert "net" in corrected or "change" in corrected
-    assert "7" in corrected
-    assert "needs_notice" in repriced
+    assert "after         balance 3982, held 37, available 3945" in job
+    assert "change: 7\n" in corrected
+    assert "notice: Announcing this needs 30 days: image" in repriced
     assert "in_force: False" in repriced
-    assert "2000000" not in billed
-    assert "top_up" in billed
-    assert "Acme Agency" in billed
+    assert "INV-agency-" in billed
+    assert ",top_up,top_up,,production,1,0,20000,USD,10000,10000,,1" in billed
+    assert "available: 23952" in billed
     assert "globex" in queried
     assert "charge" in queried
     assert "mtl_admin_" in checked
