@@ -131,12 +131,20 @@ def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> list[tuple[di
 def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
     """The same as CSV, streamed, with credits as exact decimals."""
     sql, parameters = question.sql()
-    groups = "".join(f"g{number} AS `{_heading(group)}`, " for number, group in enumerate(question.group_by))
+    groups = "".join(
+        f"{_cell(f'g{number}')} AS `{_heading(group)}`, " for number, group in enumerate(question.group_by)
+    )
     return clickhouse.stream_csv(
         f"SELECT {groups}uses, quantity_sum AS quantity, toDecimal128(microcredits, 6) / 1000000 AS credits "
         f"FROM ({sql})",
         parameters,
     )
+
+
+def _cell(column: str) -> str:
+    """Text that a spreadsheet would run as a formula gets an apostrophe before it; numbers stay numbers."""
+    risky = f"match({column}, '^\\\\s*[=+@\\\\-＝＋－＠]') AND NOT match({column}, '^-?[0-9]+([.][0-9]+)?$')"
+    return f"if({risky}, concat('\\'', {column}), {column})"
 
 
 def _heading(group: str) -> str:

@@ -71,7 +71,6 @@ class Sweeper:
         self._topic = topics.intake
         self._publisher = publisher
         self._accounts = accounts
-        self.ticks = 0
 
     async def run(self) -> None:
         """For ever, unless the settings turn it off. A sweep that fails is tried again."""
@@ -95,7 +94,6 @@ class Sweeper:
             rows = list(islice(file.items(after), ROWS_AT_ONCE))
             due = list(_due(rows[1:] if after and rows and rows[0][0] == after else rows, time.time_ns() // 1_000_000))
             if due:
-                self.ticks += 1
                 records = [
                     (None, encode(Tick(due[start : start + PROJECTS_A_TICK])))
                     for start in range(0, len(due), PROJECTS_A_TICK)

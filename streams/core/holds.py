@@ -7,8 +7,6 @@ extra?".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
 from schemas.ledger import Account, HeldPart, Hold, Line, Reply, entry_id
@@ -138,11 +136,6 @@ def extend(booking: Booking, command: ExtendHold) -> Reply:
 def expire(booking: Booking, hold: Hold) -> None:
     """Nobody resolved it in time: give it all back, as of the time it expired at."""
     _give_back(booking, hold, "expired", hold.expires_at_ms)
-
-
-def next_expiry_ms(holds: Iterable[Hold]) -> int | None:
-    """When the first of these expires."""
-    return min((hold.expires_at_ms for hold in holds), default=None)
 
 
 def _open_hold(account: Account, hold_id: str, environment: str) -> Hold:

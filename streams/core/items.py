@@ -112,11 +112,6 @@ def metered(item: RecurringItem, prices: Prices, now_ms: int) -> tuple[int, int]
     return sum(each.unit_hours for each in waiting), sum(each.amount for each in waiting)
 
 
-def unpaid(account: Account) -> int:
-    """Microcredits of past months that no credits covered yet."""
-    return sum(each.amount for item in account.items for each in item.accruals if each.billed_for_ms)
-
-
 def month_end_after(at_ms: int) -> int:
     """The end of the calendar month, UTC, that a time is in: the first instant of the next."""
     at = datetime.fromtimestamp(at_ms // 1000, UTC)

@@ -107,6 +107,24 @@ def test_usage_as_csv_says_the_same(used) -> None:
     assert acme == {"customer_id": "acme", "operation": "image", "uses": "2", "quantity": "2", "credits": "64"}
 
 
+def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
+    """A customer's id comes from outside."""
+    _, client = operator.customer("hobby")
+    names = ["=1+1", " @SUM(A1)", "-2", "+x", "plain", "-cmd|' /C calc'!A0"]
+    for name in names:
+        body = {"operation": "chat.message", "metadata": {"customer_id": name}}
+        assert client.post("/v1/admissions", json=body).status_code == 200
+
+    def cells() -> list[str]:
+        answer = client.get("/v1/usage", params={"group_by": "customer_id", "format": "csv"})
+        return sorted(row["customer_id"] for row in csv.DictReader(io.StringIO(answer.text)))
+
+    eventually(lambda: len(cells()) == len(names))
+    assert cells() == sorted(["'=1+1", "' @SUM(A1)", "-2", "'+x", "plain", "'-cmd|' /C calc'!A0"])
+    rows = client.get("/v1/usage", params={"group_by": "customer_id"}).json()["rows"]
+    assert sorted(row["group"]["customer_id"] for row in rows) == sorted(names), "JSON has them as they are"
+
+
 @pytest.mark.parametrize(
     ("parameters", "field"),
     [
