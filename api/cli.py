@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -234,13 +235,19 @@ def verify(
 
 @app.command()
 def explain(
-    receipt: Annotated[str, typer.Argument(metavar="ID", help="An entry_id of an answer or of the ledger")],
+    receipt: Annotated[str, typer.Argument(metavar="ID", help="An entry_id, or the id of an event")],
     as_json: JsonOption = False,
 ) -> None:
-    """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset."""
+    """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset.
+
+    For an event's id: all that was decided on it, and why it was refused before that, if it was.
+    """
     from api.operator_cli import show
     from streams.receipts import explain_text
 
+    if not re.fullmatch(r"\d+-\d+-\d+", receipt):
+        show(Api().call("GET", "/v1/receipts", event_id=receipt).json(), as_json)
+        return
     answer = Api().call("GET", f"/v1/receipts/{receipt}").json()
     if as_json:
         show(answer, as_json)

@@ -184,7 +184,8 @@ class Account(msgspec.Struct, array_like=True):
     one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
     `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when recurring
     items are next billed, 0 where there are none.
-    `window` is there once a request was asked for. Nothing happens by itself before `due_at_ms`.
+    `window` is there once a request was asked for. The plan's month that ends at `month_begun_to_ms` was begun: its
+    allowance granted, its price due. Nothing happens by itself before `due_at_ms`.
 
     What is no project is kept as an account too, under an id that no project can have (docs/decisions/0013): a billing
     account has a name and an `email`, and a partition's price list has `books`.
@@ -216,6 +217,7 @@ class Account(msgspec.Struct, array_like=True):
     badge_off: bool = False
     due_at_ms: int = 0
     window: Window | None = None
+    month_begun_to_ms: int = 0
     email: str = ""
     books: list[AnnouncedBook] = []
 

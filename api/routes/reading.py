@@ -30,7 +30,7 @@ from schemas.answers import (
 from schemas.ledger import Account
 from schemas.problems import Problem, Rejection
 from streams.core.booking import Booking, available, format_credits, held
-from streams.core.items import metered
+from streams.core.items import metered, unpaid
 from streams.core.ledger import settle
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
@@ -187,7 +187,7 @@ def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
                 credits_an_hour=format_credits(book.hourly.get(item.operation, 0)),
                 unit_hours=unit_hours,
                 credits=format_credits(amount),
-                unpaid=format_credits(sum(each.amount for each in item.accruals if each.billed_for_ms)),
+                unpaid=format_credits(unpaid([item])),
             )
         )
     return ItemList(

@@ -6,6 +6,7 @@ credits do not cover stays due: it is billed as soon as credits come. Source: pr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from schemas.commands import SetItem
@@ -110,6 +111,11 @@ def metered(item: RecurringItem, prices: Prices, now_ms: int) -> tuple[int, int]
     meter_item(copy, prices, now_ms)
     waiting = [*(each for each in item.accruals if not each.billed_for_ms), *copy.accruals]
     return sum(each.unit_hours for each in waiting), sum(each.amount for each in waiting)
+
+
+def unpaid(items: Iterable[RecurringItem]) -> int:
+    """Microcredits of past months that no credits covered yet."""
+    return sum(each.amount for item in items for each in item.accruals if each.billed_for_ms)
 
 
 def month_end_after(at_ms: int) -> int:

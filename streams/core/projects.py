@@ -80,6 +80,7 @@ def change_billing_account(booking: Booking, command: OpenBillingAccount) -> Rep
 def begin_month(booking: Booking, at_ms: int) -> None:
     """A plan's month begins: what it costs is due, and its allowance is granted until the renewal."""
     account = booking.account
+    account.month_begun_to_ms = account.renews_at_ms
     _subscribe(booking, account.price_cents, at_ms)
     if account.allowance:
         grant_credits(booking, "allowance", "production", account.allowance, at_ms, account.renews_at_ms)
@@ -126,14 +127,14 @@ def close(booking: Booking, command: CloseProject) -> Reply:
 
 
 def reopen(booking: Booking) -> Reply:
-    """Bundles are as they were. A month's allowance is granted once, however often a project is closed and reopened."""
+    """Bundles are as they were. A plan's month is begun once, however often a project is closed and reopened."""
     account = booking.account
     if not account.closed_at_ms:
         raise Rejection("project_open", f"Project {account.project!r} is not closed")
     account.closed_at_ms = 0
     fact_id = booking.state("project", reason="reopened")
     granted = 0
-    if not _has_had_its_month(account, booking.at_ms):
+    if account.month_begun_to_ms != account.renews_at_ms:
         granted = account.allowance
         begin_month(booking, booking.at_ms)
     return Reply(200, "", "", granted, available(account, "production"), fact_id)
@@ -209,12 +210,6 @@ def _billing_id(command: OpenBillingAccount) -> str:
 def _terms(plan: Plan, contract_allowance: int, contract_cents: int) -> tuple[int, int]:
     """(microcredits, cents) a month."""
     return (contract_allowance, contract_cents) if plan.name == "enterprise" else (plan.allowance, plan.price_cents)
-
-
-def _has_had_its_month(account: Account, at_ms: int) -> bool:
-    return not account.allowance or any(
-        grant.kind == "allowance" and grant.expires_at_ms > at_ms for grant in account.grants
-    )
 
 
 def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:

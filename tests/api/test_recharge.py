@@ -1,8 +1,6 @@
 """Auto-recharge on the whole stack: what is spent is bought again, once, and can be read back."""
 
-import asyncio
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -15,48 +13,24 @@ import pytest
 from pydantic import SecretStr
 
 from api.stack import Stack
-from schemas.commands import SetAutoRecharge
-from streams.commands import CommandClient
 from streams.payments import LocalPayments
-from streams.publisher import Publisher
 from streams.settings import PROJECT_ROOT, Settings
 from tests.client import Operator, eventually
 from tests.conftest import SESSION_TIMEOUT_SECONDS
-from tests.core.builders import CREDIT
 from tests.streams.stripe_server import CUSTOMER, SECRET_KEY, StripeServer
 
 
-def set_auto_recharge(settings: Settings, project: str, payment_method: str) -> None:
+def set_auto_recharge(operator: Operator, project: str, payment_method: str) -> None:
     """Below 100 credits buy 4,000 for $20, up to $100 a month."""
-
-    async def send() -> None:
-        publisher = Publisher(settings)
-        commands = CommandClient(settings, publisher)
-        await publisher.start()
-        await commands.start()
-        try:
-            command = SetAutoRecharge(
-                project=project,
-                is_on=True,
-                threshold=100 * CREDIT,
-                bundle_usd=20,
-                cap_cents=100_00,
-                payment_method=payment_method,
-                **commands.addressing(secrets.token_hex(8)),
-            )
-            reply, _ = await commands.decide(command)
-            assert reply.status == 200, reply
-        finally:
-            await commands.stop()
-            await publisher.stop()
-
-    asyncio.run(send())
+    terms = {"on": True, "threshold": "100", "bundle_usd": 20, "cap_usd": 100, "payment_method": payment_method}
+    answer = operator.http.put(f"/v1/admin/projects/{project}/auto-recharge", json=terms)
+    assert answer.status_code == 200, answer.text
 
 
-def low_customer(operator: Operator, settings: Settings, payment_method: str) -> tuple[str, httpx.Client]:
+def low_customer(operator: Operator, payment_method: str) -> tuple[str, httpx.Client]:
     """A free project with auto-recharge that has just spent 240 of its 250 credits."""
     project, client = operator.customer()
-    set_auto_recharge(settings, project, payment_method)
+    set_auto_recharge(operator, project, payment_method)
     answer = client.post("/v1/admissions", json={"operation": "website"})
     assert (answer.status_code, answer.json()["available"]) == (200, "10")
     return project, client
@@ -81,7 +55,7 @@ def purchase_metrics(operator: Operator) -> dict[str, float]:
 def test_below_the_threshold_credits_are_bought(stack: Stack, operator: Operator) -> None:
     paid = 'meterline_purchases_total{outcome="paid"}'
     before = purchase_metrics(operator)[paid]
-    project, client = low_customer(operator, stack.settings, "card_1")
+    project, client = low_customer(operator, "card_1")
     eventually(lambda: client.get("/v1/balance").json()["available"] == "4010")
     (bundle,) = client.get("/v1/balance").json()["top_ups"]
     assert (bundle["granted"], bundle["remaining"]) == ("4000", "4000")
@@ -102,12 +76,12 @@ def test_below_the_threshold_credits_are_bought(stack: Stack, operator: Operator
 
 
 def test_a_declined_card_gives_nothing_and_is_not_tried_again_at_once(stack: Stack, operator: Operator) -> None:
-    project, client = low_customer(operator, stack.settings, "card_declined_1")
+    project, client = low_customer(operator, "card_declined_1")
     eventually(lambda: trail(operator, stack.clickhouse_url, project) == ["on", "requested", "failed"])
     assert client.post("/v1/admissions", json={"operation": "website"}).status_code == 402
     assert client.post("/v1/admissions", json={"operation": "chat.message"}).status_code == 200
     # A purchase that came after is settled by now: so would be a second one of this project's.
-    later, other = low_customer(operator, stack.settings, "card_1")
+    later, other = low_customer(operator, "card_1")
     eventually(lambda: other.get("/v1/balance").json()["available"] == "4010")
     eventually(lambda: trail(operator, stack.clickhouse_url, later) == ["on", "requested", "top_up"])
     assert trail(operator, stack.clickhouse_url, project) == ["on", "requested", "failed"]
@@ -143,7 +117,7 @@ def test_an_api_killed_while_stripe_takes_the_money_has_it_taken_once(
 ) -> None:
     stack, operator = stripe_stack, Operator(stripe_stack)
     stripe.faults = ["500 before", "hang"]
-    project, client = low_customer(operator, stack.settings, f"{CUSTOMER}/pm_ok")
+    project, client = low_customer(operator, f"{CUSTOMER}/pm_ok")
     eventually(lambda: stripe.statuses() == ["succeeded"])
     restarts = stack.restarts
     os.kill(stack.pids()["api"], signal.SIGKILL)
@@ -156,7 +130,7 @@ def test_an_api_killed_while_stripe_takes_the_money_has_it_taken_once(
             return None
 
     eventually(lambda: available() == "4010", 60)
-    declined, _ = low_customer(operator, stack.settings, f"{CUSTOMER}/pm_declined")
+    declined, _ = low_customer(operator, f"{CUSTOMER}/pm_declined")
     eventually(lambda: trail(operator, stack.clickhouse_url, declined) == ["on", "requested", "failed"], 60)
     eventually(lambda: trail(operator, stack.clickhouse_url, project) == ["on", "requested", "top_up"])
     assert stripe.statuses() == ["canceled", "succeeded"]

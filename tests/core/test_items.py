@@ -92,12 +92,12 @@ def test_the_balance_may_not_go_below_zero_for_a_bill_and_the_rest_is_paid_when_
     bench.booking(JULY)
     assert bills(bench.facts) == [("account", 50 * 720, -250 * CREDIT, "hours")]
     assert bench.facts[-1].reason == "out_of_credits"
-    assert unpaid(bench.account) == 470 * CREDIT
+    assert unpaid(bench.account.items) == 470 * CREDIT
     assert bench.charge("chat.message", at_ms=JULY).code == "out_of_credits"
     bench.top_up(20, at_ms=JULY + DAY_MS)
     # The hours are counted once, however many entries pay for them.
     assert bills(bench.facts)[1:] == [("account", 0, -470 * CREDIT, "hours")]
-    assert unpaid(bench.account) == 0
+    assert unpaid(bench.account.items) == 0
     assert available(bench.account, "production") == bench.entries_sum() == (4_000 - 470) * CREDIT
 
 
@@ -108,10 +108,10 @@ def test_credits_that_a_job_gives_back_pay_what_is_due() -> None:
     bench.charge("blog_post", 3, at_ms=JULY - HOUR_MS)
     left = available(bench.account, "production")
     bench.booking(JULY)
-    assert unpaid(bench.account) == 720 * CREDIT - left > 0
+    assert unpaid(bench.account.items) == 720 * CREDIT - left > 0
     command = ReleaseHold(project="p1", hold_id=hold_id, environment="", reason="timed out", **addressed())
     reply = command_reply(bench.booking(JULY + HOUR_MS), command, False)
-    assert unpaid(bench.account) == 0
+    assert unpaid(bench.account.items) == 0
     assert reply.available == available(bench.account, "production") == (5_000 - 180 - 720) * CREDIT
 
 

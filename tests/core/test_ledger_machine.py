@@ -506,7 +506,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [(each.id, each.expires_at_ms) for each in account.holds] == [
             (each.id, each.expires_at_ms) for each in known.holds
         ]
-        assert unpaid(account) == sum(
+        assert unpaid(account.items) == sum(
             bill.owed for item in known.items.values() for bill in item.bills if bill.month_end_ms is not None
         )
         recharge = account.auto_recharge

@@ -14,6 +14,7 @@ from schemas.commands import (
 from schemas.ledger import Account
 from streams.core.booking import available
 from streams.core.decisions import open_account
+from streams.core.ledger import settle
 from streams.core.owner import IntakeItem, fold
 from streams.core.price_list import Prices
 from streams.core.projects import KEYS_MAX
@@ -159,3 +160,24 @@ def test_keys_are_made_and_ended_once() -> None:
     for number in range(1, KEYS_MAX):
         assert create(f"k{number}").status == 200
     assert create("one.more").code == "invalid_request"
+
+
+def test_a_contract_without_an_allowance_is_due_once_a_month_however_often_it_is_reopened() -> None:
+    bench = Bench("enterprise")
+    bench.do(ChangePlan, START_MS, plan="enterprise", contract_allowance=0, contract_cents=700_00)
+
+    def due() -> list[int]:
+        return [fact.cents for fact in bench.facts if fact.kind == "subscription"]
+
+    renews_at_ms = bench.account.renews_at_ms
+    settle(bench.booking(renews_at_ms))
+    before = due()
+    assert before[-1] == 700_00
+    bench.do(CloseProject, renews_at_ms + 1, reason="")
+    bench.do(ReopenProject, renews_at_ms + 2)
+    assert due() == before, "this month is paid"
+    bench.do(CloseProject, renews_at_ms + 3, reason="")
+    settle(bench.booking(bench.account.renews_at_ms))
+    assert due() == before, "closed, it is not renewed"
+    bench.do(ReopenProject, bench.account.last_at_ms + DAY_MS)
+    assert due() == [*before, 700_00]

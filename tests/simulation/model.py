@@ -194,6 +194,7 @@ class Project:
         self.signed_up_at_ms = at_ms
         self.renewals = 0
         self.clock_ms = at_ms
+        self.months_begun: set[int] = set()
         self.requests: list[int] = []
         self.tokens: Fraction | None = None
         self.tokens_at_ms = 0
@@ -451,8 +452,7 @@ class Model:
         project.closed_ms = None
         index, amount, now_ms = self._index, 0, self._now(project)
         self._state(project, "project", reason="reopened")
-        has_had = any(grant.kind == "allowance" and not grant.has_expired(now_ms) for grant in project.grants)
-        if project.allowance and not has_had:
+        if project.renewals not in project.months_begun:
             amount = project.allowance
             self._begin_month(project, now_ms)
         return self._answer(project, "production", amount, index)
@@ -523,6 +523,7 @@ class Model:
             self._begin_month(project, due_ms)
 
     def _begin_month(self, project: Project, at_ms: int) -> None:
+        project.months_begun.add(project.renewals)
         if project.cents:
             self._state(project, "subscription", reason=project.plan, occurred_at_ms=at_ms, cents=project.cents)
         if project.allowance:
