@@ -139,6 +139,8 @@ def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply)
 def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
     """The request window comes first: a request that it stops was none, and costs nothing. One that it lets through is
     counted, whatever comes of it."""
+    if not 0 <= command.hold_seconds <= holds.HOLD_SECONDS_MAX:
+        raise Rejection("invalid_request", f"A hold lasts from 1 to {holds.HOLD_SECONDS_MAX} seconds", "hold_seconds")
     usage, account = command.usage, booking.account
     first = len(booking.facts)
     code = detail = ""
@@ -158,8 +160,6 @@ def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         fact_id = duplicate(booking, usage)
         detail = "This event was decided before; nothing was charged for it now"
     elif command.hold_seconds:
-        if not 0 < command.hold_seconds <= holds.HOLD_SECONDS_MAX:
-            raise Rejection("invalid_request", f"A hold lasts from 1 to {holds.HOLD_SECONDS_MAX} seconds", "hold")
         code, detail, placed = hold(booking, usage, command.hold_seconds)
         amount = sum(part.amount for part in placed.parts) if placed is not None else 0
     else:

@@ -592,6 +592,8 @@ class Model:
 
     def _admit(self, project: Project, command: Admit) -> Answer:
         usage, index = command.usage, self._index
+        if not 0 <= command.hold_seconds <= WEEK_SECONDS:
+            raise Refused("invalid_request")
         if not self._passes_window(project):
             self._state_use(project, "refusal", usage, reason="rate_limited")
             return Answer(429, "rate_limited", 0, project.available(usage.environment), self._entry_id(index))
@@ -605,8 +607,6 @@ class Model:
             self._state_use(project, "duplicate", usage)
             return Answer(200, "", 0, project.available(usage.environment), self._entry_id(index), found)
         if command.hold_seconds:
-            if not 1 <= command.hold_seconds <= WEEK_SECONDS:
-                raise Refused("invalid_request")
             code, amount = self._place(project, usage, command.hold_seconds)
         else:
             code, amount = self._charge(project, usage)
