@@ -188,9 +188,11 @@ class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=Tr
 
 
 class PublishPrices(Command, tag="prices", array_like=True, frozen=True, kw_only=True):
-    """Announce a price book, to every partition. `project` is `prices:`."""
+    """Announce a price book, to every partition. `project` is `prices:`, `after` the version that must be the last one
+    before it, or "" for any: so that every partition has the same books in the same order."""
 
     book: PriceBook
+    after: str = ""
 
 
 class GivenBack(msgspec.Struct, array_like=True, frozen=True):

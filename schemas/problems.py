@@ -73,6 +73,9 @@ CODES: dict[str, ProblemCode] = {
     "price_notice_too_short": ProblemCode(
         409, "Notice too short", "Announce an increase at least 30 days before it takes effect."
     ),
+    "price_list_changed": ProblemCode(
+        409, "Price list changed", "Another price book was announced meanwhile: look at it, and announce anew."
+    ),
     "price_version_exists": ProblemCode(409, "Price version exists", "Give the price book a version of its own."),
     "key_exists": ProblemCode(409, "Key exists", "Choose another key id."),
     "idempotency_key_reused": ProblemCode(

@@ -112,10 +112,9 @@ class AccountsView:
         """Every account of a partition as it is stored, those that are no project's too."""
         yield from self._files[partition].items()
 
-    def has_book(self, partition: int, book: PriceBook) -> bool:
-        """Whether a partition has been told of a price book."""
-        value = self._files[partition].get_many([PRICES_ID.encode()])[0]
-        return book in prices_of(value).books
+    def books(self, partition: int) -> list[PriceBook]:
+        """The price books that a partition has been told of, the first one included."""
+        return prices_of(self._files[partition].get_many([PRICES_ID.encode()])[0]).books
 
     def all(self) -> Iterator[Account]:
         """Every project's account."""

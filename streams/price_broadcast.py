@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import pairwise
 
 from schemas.commands import PublishPrices
 from schemas.ledger import Reply
@@ -20,6 +21,7 @@ from streams.core.price_list import PRICES_ID
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 5.0
+READ_BACK_SECONDS_MAX = 5.0
 
 
 class PriceBroadcast:
@@ -30,13 +32,19 @@ class PriceBroadcast:
         self._accounts = accounts
         self._partitions = partitions
 
-    async def announce(self, book: PriceBook) -> None:
-        """Returns once every partition has it. Raises the Rejection of the first; `decision_timeout` where a partition
-        does not answer: it is told again by `run`."""
-        reply = await self._tell(0, book)
+    async def announce(self, book: PriceBook, after: str) -> None:
+        """Announce it behind the version `after`. Returns once every partition has it.
+
+        Raises the Rejection of the first partition; `decision_timeout` where another one does not answer: it is told
+        again by `run`.
+        """
+        reply = await self._tell(0, book, after)
         if reply.code:
             raise Rejection(reply.code, reply.detail, reply.field or None)
-        await asyncio.gather(*(self._tell(partition, book) for partition in range(1, self._partitions)))
+        while self._accounts.prices().version(book.version) is None:
+            if not await self._accounts.advanced(READ_BACK_SECONDS_MAX):
+                raise Rejection("not_ready", "It is announced; this process has not read it back in time")
+        await self.complete()
 
     async def run(self) -> None:
         """For ever: tell partitions what they lack."""
@@ -50,14 +58,16 @@ class PriceBroadcast:
                 log.warning("a price book could not be carried to every partition yet: %s", rejection.detail)
 
     async def complete(self) -> None:
-        """Tell each partition the books that the first one has and it has not, in order."""
-        for partition in range(1, self._partitions):
-            for book in self._accounts.prices().books[1:]:
-                if not self._accounts.has_book(partition, book):
-                    reply = await self._tell(partition, book)
-                    log.info("price book %s: partition %d told again, %s", book.version, partition, reply.status)
+        """Tell each partition the books that the first one has and it has not, one after the other."""
+        for before, book in pairwise(self._accounts.prices().books):
+            lacking = [each for each in range(1, self._partitions) if book not in self._accounts.books(each)]
+            replies = await asyncio.gather(*(self._tell(partition, book, before.version) for partition in lacking))
+            for partition, reply in zip(lacking, replies, strict=True):
+                if reply.code:
+                    # It lacks the one before, or another process was quicker: the next round sees.
+                    log.warning("price book %s: partition %d says %s", book.version, partition, reply.detail)
 
-    async def _tell(self, partition: int, book: PriceBook) -> Reply:
-        command = PublishPrices(project=PRICES_ID, book=book, **self._commands.addressing())
+    async def _tell(self, partition: int, book: PriceBook, after: str) -> Reply:
+        command = PublishPrices(project=PRICES_ID, book=book, after=after, **self._commands.addressing())
         reply, _ = await self._commands.decide(command, partition)
         return reply

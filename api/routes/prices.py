@@ -56,10 +56,8 @@ async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook)
             "told first",
             "effective_at",
         )
-    await services.price_broadcast.announce(book_of(asked, before.books[-1], effective_at_ms, now_ms))
-    while services.accounts.prices().version(asked.version) is None:
-        if not await services.accounts.advanced(services.settings.reply_timeout_seconds):
-            raise Rejection("not_ready", "It is announced; this process has not read it back in time")
+    last = before.books[-1]
+    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version)
     found = changelog_of(services.accounts.prices(), _now_ms()).books
     return next(book for book in found if book.version == asked.version)
 

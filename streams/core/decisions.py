@@ -56,7 +56,7 @@ def open_account(
         case OpenBillingAccount():
             return projects.open_billing_account(command, partition, offset, at_ms, facts, prices)
         case PublishPrices():
-            check_book(command.book, prices)
+            check_book(command.book, prices, command.after)
             account = Account(PRICES_ID, "", "free", 0, at_ms, projects.NEVER_MS, [], [], [], offset, -1, at_ms)
             return account, _publish(Booking(account, partition, offset, 0, at_ms, facts, prices), command.book)
     raise Rejection("unknown_project", f"There is no project {command.project!r}")
@@ -190,7 +190,7 @@ def _publish_prices(booking: Booking, command: PublishPrices) -> Reply:
     """A book that is there, to the letter, is there: announcing it again completes what was cut short."""
     if any(announced.book == command.book for announced in booking.account.books):
         return Reply(200, "", "It was announced before", 0, 0, "")
-    check_book(command.book, booking.prices)
+    check_book(command.book, booking.prices, command.after)
     return _publish(booking, command.book)
 
 

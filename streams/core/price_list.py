@@ -69,9 +69,13 @@ class Prices:
         return self.books[0], -_FOREVER_MS, self.books[1].effective_at_ms if len(self.books) > 1 else _FOREVER_MS
 
 
-def check_book(book: PriceBook, prices: Prices) -> None:
-    """Whether a book may be announced after these. Raises Rejection (`invalid_request`, `price_notice_too_short`,
-    `price_version_exists`)."""
+def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
+    """Whether a book may be announced after these, the last of which is to be `after`, where that is said.
+
+    Raises Rejection (`invalid_request`, `price_notice_too_short`, `price_version_exists`, `price_list_changed`).
+    """
+    if after and prices.books[-1].version != after:
+        raise Rejection("price_list_changed", f"The last price book is {prices.books[-1].version!r}, not {after!r}")
     if not _VERSION.fullmatch(book.version):
         raise _invalid("A version has up to 32 letters, digits, dots, dashes and underscores", "version")
     if prices.version(book.version) is not None:

@@ -189,3 +189,13 @@ def test_a_record_knows_the_books_that_were_announced_before_it() -> None:
     repeated.accounts = {PRICES_ID: repeated.accounts[PRICES_ID]}
     repeated.seen = {}
     assert repeated.fold(*records).facts == [fact for fact in facts if fact.kind != "price_book"]
+
+
+def test_a_book_goes_behind_the_one_that_it_was_made_for_and_no_other() -> None:
+    """Two operators at once, or a partition that missed one: the second is refused there, and told again in order."""
+    prices = Prices([book("one", 1)])
+    check_book(book("two", 2), prices, "one")
+    check_book(book("two", 2), prices)
+    with pytest.raises(Rejection) as refused:
+        check_book(book("two", 2), prices, "2026-01")
+    assert refused.value.code == "price_list_changed"

@@ -334,9 +334,11 @@ class Clients:
             )
             self.books.append(book)
         key = self._key()
+        after = rng.choice(["", "", FIRST_PRICE_BOOK.version, "another"])
         for partition in range(self.world.partitions):
             if rng.random() < 0.9:
-                self._request(PublishPrices(project=PRICES_ID, book=book, **self._addressed(key)), partition)
+                command = PublishPrices(project=PRICES_ID, book=book, after=after, **self._addressed(key))
+                self._request(command, partition)
 
     def _again(self) -> None:
         keyed = [each for each in self.requests if each.command.idempotency_key]

@@ -338,7 +338,7 @@ class Model:
             self._state(project, "billing_account", reason="opened")
             answer = Answer(201, "", 0, 0, self._entry_id(0))
         elif isinstance(command, PublishPrices):
-            if code := self._why_not(command.book):
+            if code := self._why_not(command.book, command.after):
                 return Answer(STATUS.get(code, 409), code, 0, 0, "")
             project = Project(command.project, self._at_ms)
             answer = self._publish(project, command)
@@ -420,7 +420,7 @@ class Model:
             case PublishPrices():
                 if command.book in self.books[1:]:
                     return Answer(200, "", 0, 0, "")
-                if code := self._why_not(command.book):
+                if code := self._why_not(command.book, command.after):
                     raise Refused(code)
                 return self._publish(project, command)
         raise AssertionError(f"the model does not know {command}")
@@ -965,9 +965,11 @@ class Model:
                 return book
         return self.books[0]
 
-    def _why_not(self, book: PriceBook) -> str:
+    def _why_not(self, book: PriceBook, after: str) -> str:
         """Why a book can't be announced, or ""."""
         last = self.books[-1]
+        if after and last.version != after:
+            return "price_list_changed"
         if any(book.version == each.version for each in self.books):
             return "price_version_exists"
         if book.effective_at_ms <= last.effective_at_ms or book.effective_at_ms < book.announced_at_ms:
