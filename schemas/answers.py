@@ -204,6 +204,7 @@ class ProjectInfo(BaseModel):
     plan: PlanName
     requests_per_minute: int
     burst: int
+    cost_ceiling: Credits
     signed_up_at: datetime
     renews_at: datetime
     next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.events import Usage
-from schemas.ledger import Grant, Reply
+from schemas.ledger import Grant, Limits, Reply
 from schemas.prices import PriceBook
 
 
@@ -25,7 +25,8 @@ class Command(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """What every command carries.
 
     `idempotency_key` is the caller's, or "" where none was given; `correlation` is unique to the request. The reply
-    goes to `reply_partition` of the replies topic, for `reply_instance`.
+    goes to `reply_partition` of the replies topic, for `reply_instance`. `actor` is the id of the key that it came
+    with, or "".
     """
 
     project: str
@@ -33,6 +34,7 @@ class Command(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     correlation: str
     reply_instance: str
     reply_partition: int
+    actor: str = ""
 
 
 class CreateProject(Command, tag="project.create", array_like=True, frozen=True, kw_only=True):
@@ -117,6 +119,37 @@ class Admit(Command, tag="admit", array_like=True, frozen=True, kw_only=True):
 
     usage: Usage
     hold_seconds: int = 0
+
+
+class CountRequest(Command, tag="request", array_like=True, frozen=True, kw_only=True):
+    """Count one request to our own API in its project's window. `operation` is the call, as in "GET /v1/balance"; it is
+    made with the key `actor`. No reply to it is kept: sent again, it is another request."""
+
+    operation: str
+    environment: str
+
+
+class SetLimits(Command, tag="limits", array_like=True, frozen=True, kw_only=True):
+    """From now on these limits hold for a project over its plan's; where `is_shadow`, on trial only. All 0 ends it."""
+
+    limits: Limits
+    is_shadow: bool
+    reason: str
+
+
+class RaiseLimits(Command, tag="limits.raise", array_like=True, frozen=True, kw_only=True):
+    """Raise a project's limits for a window of time; `starts_at_ms` 0 is now."""
+
+    limits: Limits
+    starts_at_ms: int
+    ends_at_ms: int
+    reason: str
+
+
+class EndRaise(Command, tag="limits.raise.end", array_like=True, frozen=True, kw_only=True):
+    """End a raise before its time, or take back one that has not begun."""
+
+    raise_id: str
 
 
 class CaptureHold(Command, tag="hold.capture", array_like=True, frozen=True, kw_only=True):
@@ -232,6 +265,10 @@ AnyCommand = (
     | SetStanding
     | SetBadge
     | Admit
+    | CountRequest
+    | SetLimits
+    | RaiseLimits
+    | EndRaise
     | CaptureHold
     | ReleaseHold
     | ExtendHold
@@ -243,12 +280,19 @@ AnyCommand = (
     | PublishPrices
     | Correct
 )
-IntakeRecord = Envelope | Tick | AnyCommand
 
 
-class ReplyRecord(msgspec.Struct, array_like=True, frozen=True):
-    """A reply on its way to the API process that asked."""
+class Commands(msgspec.Struct, tag="commands", array_like=True, frozen=True):
+    """Commands of one partition that one process sent together, in the order they are to be applied."""
+
+    commands: list[AnyCommand]
+
+
+IntakeRecord = Envelope | Tick | Commands | AnyCommand
+
+
+class Replies(msgspec.Struct, array_like=True, frozen=True):
+    """Replies on their way to the process that asked, each with its command's correlation."""
 
     instance: str
-    correlation: str
-    reply: Reply
+    replies: list[tuple[str, Reply]]

@@ -108,13 +108,41 @@ class AutoRecharge(msgspec.Struct, array_like=True):
     capped_month: int = 0
 
 
+class Limits(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Requests a minute, how many at once after a rest, and microcredits a minute. Where limits stand beside others (a
+    contract's, a raise, a trial), 0 leaves that one as it is."""
+
+    requests_per_minute: int
+    burst: int
+    cost_ceiling: int
+
+
 class Window(msgspec.Struct, array_like=True, gc=False):
-    """Requests of the last 60 seconds: Unix ms and how many, alternately, the oldest first; and the burst tokens, in
-    60,000ths, as of `at_ms`."""
+    """Requests of the last 60 seconds: Unix ms and how many, alternately, the oldest first; the burst tokens that are
+    spent, in 60,000ths, as of `at_ms`; and what the requests cost, Unix ms and microcredits alternately."""
 
     arrivals: list[int]
-    tokens: int
+    spent: int
     at_ms: int
+    costs: list[int] = []
+
+
+class LimitRaise(msgspec.Struct, array_like=True):
+    """Higher limits from `starts_at_ms` until `ends_at_ms`; they count while `is_on`. `id` is the public id of the fact
+    that planned it."""
+
+    id: str
+    limits: Limits
+    starts_at_ms: int
+    ends_at_ms: int
+    is_on: bool = False
+
+
+class Shadow(msgspec.Struct, array_like=True):
+    """Limits on trial: what they would have stopped is stated, and nothing is. Their window is their own."""
+
+    limits: Limits
+    window: Window
 
 
 class AnnouncedBook(msgspec.Struct, array_like=True):
@@ -148,7 +176,8 @@ class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Reply(msgspec.Struct, array_like=True, gc=False):
     """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
     budget's available credits after it, in microcredits. `entry_id` names the first fact it left, `hold_id` the open
-    hold that it placed or found, `field` what of the command was wrong. `claims` are dedup hashes that it claimed."""
+    hold that it placed or found, `field` what of the command was wrong. `claims` are dedup hashes that it claimed.
+    `shadow` is the code that limits on trial would have refused it with."""
 
     status: int
     code: str
@@ -161,6 +190,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     field: str = ""
     rate: RateState | None = None
     claims: list[bytes] = []
+    shadow: str = ""
 
 
 def refusal(rejection: Rejection) -> Reply:
@@ -185,7 +215,8 @@ class Account(msgspec.Struct, array_like=True):
     `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when recurring
     items are next billed, 0 where there are none.
     `window` is there once a request was asked for. The plan's month that ends at `month_begun_to_ms` was begun: its
-    allowance granted, its price due. Nothing happens by itself before `due_at_ms`.
+    allowance granted, its price due. `limits` are the contract's, over the plan's. Nothing happens by itself before
+    `due_at_ms`.
 
     What is no project is kept as an account too, under an id that no project can have (docs/decisions/0013): a billing
     account has a name and an `email`, and a partition's price list has `books`.
@@ -220,6 +251,9 @@ class Account(msgspec.Struct, array_like=True):
     month_begun_to_ms: int = 0
     email: str = ""
     books: list[AnnouncedBook] = []
+    limits: Limits | None = None
+    raises: list[LimitRaise] = []
+    shadow: Shadow | None = None
 
 
 class Fact(msgspec.Struct, array_like=True, gc=False):
@@ -228,9 +262,10 @@ class Fact(msgspec.Struct, array_like=True, gc=False):
     `kind`: `charge`, `grant`, `expiry`, `refund`, `correction` are ledger entries, each on one grant, and sum up to the
     balance; `hold` and `release` change what is held, of amount 0, as a `charge` that captures a hold does; `refusal`,
     `duplicate`, `project`, `plan`, `subscription`, `standing`, `key`, `billing_account`, `item`, `recharge`,
-    `price_book` say what else was decided. `amount` is signed microcredits; `held` the signed change of what is held;
-    `balance` the environment's balance after it, held credits included. `cents` is money due for it, negative where it
-    is given back, on the invoice of `billing_account`. `reason` is a problem code, a grant's kind, a plan, or "".
+    `price_book`, `request`, `limits`, `shadow` say what else was decided. `amount` is signed microcredits; `held` the
+    signed change of what is held; `balance` the environment's balance after it, held credits included. `cents` is money
+    due for it, negative where it is given back, on the invoice of `billing_account`. `reason` is a problem code, a
+    grant's kind, a plan, or "".
     `surcharge` is what a refused, repeated or held use would have been charged beside its operation, or "".
     """
 

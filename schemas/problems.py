@@ -56,6 +56,9 @@ CODES: dict[str, ProblemCode] = {
     # What was decided.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
+    "over_cost_ceiling": ProblemCode(
+        403, "Over the cost ceiling", "Ask for less at once, or have the project's cost ceiling raised."
+    ),
     "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
     "project_closed": ProblemCode(403, "Project closed", "Have the project reopened."),
     "project_open": ProblemCode(409, "Project open", "There is nothing to reopen."),
@@ -64,6 +67,8 @@ CODES: dict[str, ProblemCode] = {
     "not_refundable": ProblemCode(409, "Not refundable", "A bundle is refundable for 30 days, up to a quarter used."),
     "unknown_hold": ProblemCode(404, "Unknown hold", "GET /v1/holds lists the open ones; a resolved one is gone."),
     "too_many_holds": ProblemCode(409, "Too many holds", "Capture or release some holds first."),
+    "unknown_raise": ProblemCode(404, "Unknown raise", "GET the project's limits lists those that have not ended."),
+    "too_many_raises": ProblemCode(409, "Too many raises", "End some of the project's raises first."),
     "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),

@@ -16,19 +16,19 @@ from typing import Any, Protocol
 
 import msgspec
 
-from schemas.commands import IntakeRecord, ReplyRecord
+from schemas.commands import AnyCommand, IntakeRecord
 from schemas.events import Usage
-from schemas.ledger import Account
+from schemas.ledger import Account, Reply
 from streams.codecs import (
     decode_account,
     decode_intake,
-    encode,
     encode_account,
     encode_envelope,
     encode_facts,
     encode_json,
     packed,
     prices_of,
+    replies_to,
 )
 from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
@@ -143,7 +143,7 @@ class Decided:
     dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     seen: dict[bytes, int] = field(default_factory=dict)
-    replies: list[tuple[int, ReplyRecord]] = field(default_factory=list)
+    replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
     def add(self, effects: Effects) -> None:
         self.journal += [(None, value) for value in packed(effects.facts, encode_facts)]
@@ -306,10 +306,15 @@ class Owner:
         if seen_offset is not None:
             self.decider.seen.file(partition).write(seen_rows(seen, day), seen_offset)
 
-    async def _reply(self, replies: list[tuple[int, Any]]) -> None:
+    async def _reply(self, replies: list[tuple[AnyCommand, Reply]]) -> None:
+        """Those of one process together, in as few records as they fit in."""
+        of_instance: dict[tuple[int, str], list[tuple[str, Reply]]] = defaultdict(list)
+        for command, reply in replies:
+            to = command.reply_partition % self.settings.partitions, command.reply_instance
+            of_instance[to].append((command.correlation, reply))
         by_partition: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
-        for partition, reply in replies:
-            by_partition[partition % self.settings.partitions].append((None, encode(reply)))
+        for (partition, instance), some in of_instance.items():
+            by_partition[partition] += [(None, value) for value in packed(some, replies_to(instance))]
         await asyncio.gather(
             *(
                 self.publisher.send_all(self.topics.replies, partition, records)

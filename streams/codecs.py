@@ -7,9 +7,9 @@ from typing import TypeVar
 
 import msgspec
 
-from schemas.commands import Envelope, IntakeRecord, ReplyRecord
+from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
 from schemas.events import DeadLetter, Usage
-from schemas.ledger import Account, Fact, FactPack
+from schemas.ledger import Account, Fact, FactPack, Reply
 from streams.core.price_list import Prices
 from streams.rocks import VERSION_BYTES
 
@@ -19,7 +19,7 @@ encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
 decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
 decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
-decode_reply = msgspec.msgpack.Decoder(ReplyRecord).decode
+decode_replies = msgspec.msgpack.Decoder(Replies).decode
 decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
 
 _decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
@@ -67,6 +67,16 @@ def _within_bytes(items: Sequence[T], encode_pack: Callable[[Sequence[T]], bytes
 def encode_envelope(usages: Sequence[Usage]) -> bytes:
     """An intake record of accepted usage."""
     return encode(Envelope(list(usages)))
+
+
+def encode_commands(commands: Sequence[AnyCommand]) -> bytes:
+    """An intake record of commands."""
+    return encode(Commands(list(commands)) if len(commands) > 1 else commands[0])
+
+
+def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
+    """What encodes replies to one process as a record."""
+    return lambda replies: encode(Replies(instance, list(replies)))
 
 
 def encode_facts(facts: Sequence[Fact]) -> bytes:

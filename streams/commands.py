@@ -1,10 +1,16 @@
-"""Ask the owner something and wait for its reply: a command on intake, a reply on our partition of replies."""
+"""Ask the owner something and wait for its reply: a command on intake, a reply on our partition of replies.
+
+Commands that come while earlier ones of their partition are on the way to the log wait for those, and go together: many
+callers share a record, and one alone never waits for company.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -12,12 +18,24 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import AnyCommand
 from schemas.ledger import Reply
 from schemas.problems import Rejection
-from streams.codecs import decode_reply, encode
+from streams.codecs import decode_replies, encode_commands
 from streams.publisher import Publisher
 from streams.settings import Settings
 from streams.topics import kafka_client_settings, partition_of, topics_of
 
 log = logging.getLogger(__name__)
+
+
+# Each is well under 10 KB, but for price books and corrections, which come alone as a rule.
+COMMANDS_A_RECORD_MAX = 64
+
+
+@dataclass(slots=True)
+class _Group:
+    """Commands of one partition that wait for those on the way, and who is told their offset."""
+
+    waiting: list[tuple[AnyCommand, asyncio.Future[int]]] = field(default_factory=list)
+    sending: asyncio.Task[None] | None = None
 
 
 class CommandClient:
@@ -30,6 +48,7 @@ class CommandClient:
         self._topics = topics_of(settings)
         self._publisher = publisher
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._groups: dict[int, _Group] = defaultdict(_Group)
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -61,9 +80,10 @@ class CommandClient:
         """Whether replies are being read."""
         return self._reader is not None and not self._reader.done()
 
-    def addressing(self, idempotency_key: str = "") -> dict[str, Any]:
-        """The fields of a command that say who asks, with a correlation of its own."""
+    def addressing(self, idempotency_key: str = "", actor: str = "") -> dict[str, Any]:
+        """The fields of a command that say who asks, with a correlation of its own; `actor` is the key's id."""
         return {
+            "actor": actor,
             "idempotency_key": idempotency_key,
             "correlation": secrets.token_hex(12),
             "reply_instance": self.instance,
@@ -84,8 +104,7 @@ class CommandClient:
             partition = partition_of(command.project, self._settings.partitions)
         try:
             async with asyncio.timeout(self._settings.reply_timeout_seconds):
-                sent = await self._publisher.send(self._topics.intake, partition, encode(command))
-                offset = await sent
+                offset = await self._sent(partition, command)
                 reply = await waiting
                 return reply, int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
         except TimeoutError:
@@ -95,13 +114,45 @@ class CommandClient:
         finally:
             self._waiting.pop(command.correlation, None)
 
+    async def _sent(self, partition: int, command: AnyCommand) -> int:
+        """Send it, with those that wait already, once none is on its way; gives its offset."""
+        group = self._groups[partition]
+        place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        group.waiting.append((command, place))
+        if group.sending is None or group.sending.done():
+            group.sending = asyncio.create_task(self._send_waiting(partition, group))
+        return await place
+
+    async def _send_waiting(self, partition: int, group: _Group) -> None:
+        while group.waiting:
+            # Whoever gave up meanwhile is told that there was no decision: then let there be none.
+            waiting = [each for each in group.waiting if not each[1].done()]
+            group.waiting = waiting[COMMANDS_A_RECORD_MAX:]
+            some = waiting[:COMMANDS_A_RECORD_MAX]
+            if not some:
+                return
+            try:
+                value = encode_commands([command for command, _ in some])
+                offset = await (await self._publisher.send(self._topics.intake, partition, value))
+            except Exception as error:
+                for _, place in some:
+                    if not place.done():
+                        place.set_exception(error)
+            else:
+                for _, place in some:
+                    if not place.done():
+                        place.set_result(offset)
+
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:
             try:
-                reply = decode_reply(record.value)
+                sent = decode_replies(record.value)
             except Exception:
-                log.exception("a record on %s is not a reply; it is passed over", record.topic)
+                log.exception("a record on %s is no replies; it is passed over", record.topic)
                 continue
-            waiting = self._waiting.get(reply.correlation)
-            if reply.instance == self.instance and waiting is not None and not waiting.done():
-                waiting.set_result(reply.reply)
+            if sent.instance != self.instance:
+                continue
+            for correlation, reply in sent.replies:
+                waiting = self._waiting.get(correlation)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(reply)

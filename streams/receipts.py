@@ -377,8 +377,8 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
             )
         case "rate_limited":
             refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
-            plan = PLANS.get(refusal.plan)
-            allowed = f", {plan.requests_per_minute} a minute and {plan.burst} at once," if plan is not None else ""
+            limits = PLANS[refusal.plan].limits if refusal.plan in PLANS else None
+            allowed = f", {limits.requests_per_minute} a minute and {limits.burst} at once," if limits else ""
             refusal.detail = f"The requests that the {refusal.plan} plan allows{allowed} were used up"
         case "project_closed":
             refusal.detail = f"The project was closed when {fact.operation} was used"

@@ -32,7 +32,7 @@ from schemas.problems import Problem, Rejection
 from streams.core.booking import Booking, available, format_credits, held
 from streams.core.items import metered, unpaid
 from streams.core.ledger import settle
-from streams.core.plans import PLANS
+from streams.core.limits import limits_of
 from streams.core.price_list import Prices
 from streams.reports import LedgerQuestion, UsageQuestion, ledger_page, usage_csv, usage_rows
 
@@ -233,20 +233,21 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
 
 def project_info(account: Account) -> ProjectInfo:
     """An account as its project is shown; no hash leaves the process."""
-    plan = PLANS[account.plan]
+    limits = limits_of(account)
     return ProjectInfo(
         project=account.project,
         name=account.name,
         plan=account.plan,
-        requests_per_minute=plan.requests_per_minute,
-        burst=plan.burst,
+        requests_per_minute=limits.requests_per_minute,
+        burst=limits.burst,
+        cost_ceiling=format_credits(limits.cost_ceiling),
         signed_up_at=utc(account.signed_up_at_ms),
         renews_at=utc(account.renews_at_ms),
         next_plan=account.next_plan or None,
         good_standing=account.is_in_good_standing,
         closed_at=utc(account.closed_at_ms) if account.closed_at_ms else None,
-        badge_required=plan.rank == 0,
-        badge_shown=plan.rank == 0 or not account.badge_off,
+        badge_required=account.plan == "free",
+        badge_shown=account.plan == "free" or not account.badge_off,
         billing_account=account.billing_account or None,
         keys=[
             KeyInfo(

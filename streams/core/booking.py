@@ -25,10 +25,11 @@ class Booking:
     """A decision in the making on one account.
 
     `slot` is the event's place in its record. A fact's index follows from it alone, so that a repeat of the record
-    names the same facts the same.
+    names the same facts the same. `actor` is the key that a command came with: its facts bear it unless they say
+    another.
     """
 
-    __slots__ = ("account", "at_ms", "facts", "next_index", "offset", "partition", "prices")
+    __slots__ = ("account", "actor", "at_ms", "facts", "next_index", "offset", "partition", "prices")
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Booking:
         self.offset = offset
         self.facts = facts
         self.prices = prices
+        self.actor = ""
         self.move_to(account, slot, at_ms)
 
     def move_to(self, account: Account, slot: int, at_ms: int) -> None:
@@ -95,7 +97,7 @@ class Booking:
                 source,
                 event_id,
                 job_id,
-                key_id,
+                key_id or self.actor,
                 self.at_ms if occurred_at_ms is None else occurred_at_ms,
                 self.at_ms,
                 metadata,

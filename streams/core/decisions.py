@@ -15,11 +15,14 @@ from schemas.commands import (
     ChangePlan,
     CloseProject,
     Correct,
+    CountRequest,
     CreateKey,
     CreateProject,
+    EndRaise,
     ExtendHold,
     OpenBillingAccount,
     PublishPrices,
+    RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
@@ -28,37 +31,50 @@ from schemas.commands import (
     SetBadge,
     SetBillingAccount,
     SetItem,
+    SetLimits,
     SetStanding,
     SettleRecharge,
     TopUp,
 )
-from schemas.ledger import Account, AnnouncedBook, Fact, Hold, Reply, StoredReply, entry_id, refusal
+from schemas.ledger import Account, AnnouncedBook, Fact, Reply, StoredReply, refusal
 from schemas.prices import PriceBook
-from schemas.problems import CODES, Rejection
-from streams.core import corrections, grants, holds, items, projects, recharge
+from schemas.problems import Rejection
+from streams.core import admission, corrections, grants, holds, items, limits, projects, recharge
 from streams.core.acceptance import dedup_hash
-from streams.core.booking import Booking, available
-from streams.core.ledger import charge, duplicate, hold
-from streams.core.plans import PLANS
+from streams.core.booking import Booking
 from streams.core.price_list import PRICES_ID, Prices, check_book
-from streams.core.windows import count_request, rested
 
 REPLIES_KEPT = 32
 
 
 def open_account(
-    command: AnyCommand, partition: int, offset: int, at_ms: int, facts: list[Fact], prices: Prices
+    command: AnyCommand,
+    partition: int,
+    offset: int,
+    at_ms: int,
+    facts: list[Fact],
+    prices: Prices,
+    slot: int = 0,
 ) -> tuple[Account, Reply]:
-    """The account that a command opens, where there is none yet. Raises Rejection."""
+    """The account that a command opens, where there is none yet; `slot` is its place in its record. Raises
+    Rejection."""
+
+    def booking_of(account: Account) -> Booking:
+        booking = Booking(account, partition, offset, slot, at_ms, facts, prices)
+        booking.actor = command.actor
+        return booking
+
     match command:
         case CreateProject():
-            return projects.open_project(command, partition, offset, at_ms, facts, prices)
+            account = projects.new_project(command, offset, at_ms)
+            return account, projects.open_project(booking_of(account))
         case OpenBillingAccount():
-            return projects.open_billing_account(command, partition, offset, at_ms, facts, prices)
+            account = projects.new_billing_account(command, offset, at_ms)
+            return account, projects.open_billing_account(booking_of(account))
         case PublishPrices():
             check_book(command.book, prices, command.after)
             account = Account(PRICES_ID, "", "free", 0, at_ms, projects.NEVER_MS, [], [], [], offset, -1, at_ms)
-            return account, _publish(Booking(account, partition, offset, 0, at_ms, facts, prices), command.book)
+            return account, _publish(booking_of(account), command.book)
     raise Rejection("unknown_project", f"There is no project {command.project!r}")
 
 
@@ -69,7 +85,7 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
     """
     try:
         if isinstance(command, Admit):
-            return _admit(booking, command, already_decided)
+            return admission.admit(booking, command, already_decided)
         if isinstance(command, Correct) and already_decided:
             raise Rejection("already_corrected", "This event was decided or corrected meanwhile; look again")
         return _DECISIONS[type(command)](booking, command)
@@ -98,7 +114,7 @@ def claims(command: AnyCommand) -> list[bytes]:
 
 def fingerprint(command: AnyCommand) -> bytes:
     """16 bytes over what a command asks, leaving out who waits for the reply and when it was sent."""
-    neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0)
+    neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0, actor="")
     if isinstance(neutral, Admit):
         neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
     return blake2b(msgspec.msgpack.encode(neutral), digest_size=16).digest()
@@ -129,56 +145,17 @@ def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
     return blake2b(text.encode(), digest_size=16, key=command.project.encode()[:64]).digest()
 
 
+def is_reply_kept(command: AnyCommand) -> bool:
+    """Whether a repeat of this command is answered as it was. A counted request is not worth an account's room: asking
+    again is another request."""
+    return not isinstance(command, CountRequest)
+
+
 def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
     """Remember a reply for a repeat of its command; the oldest goes once there are too many."""
     account.replies.append(StoredReply(reply_key(command, reply), fingerprint(command), offset, reply))
     if len(account.replies) > REPLIES_KEPT:
         del account.replies[: len(account.replies) - REPLIES_KEPT]
-
-
-def _admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
-    """The request window comes first: a request that it stops was none, and costs nothing. One that it lets through is
-    counted, whatever comes of it."""
-    if not 0 <= command.hold_seconds <= holds.HOLD_SECONDS_MAX:
-        raise Rejection("invalid_request", f"A hold lasts from 1 to {holds.HOLD_SECONDS_MAX} seconds", "hold_seconds")
-    usage, account = command.usage, booking.account
-    first = len(booking.facts)
-    code = detail = ""
-    amount = 0
-    placed: Hold | None = None
-    plan = PLANS[account.plan]
-    if account.window is None:
-        account.window = rested(plan.requests_per_minute, plan.burst, booking.at_ms)
-    rate = count_request(account.window, plan.requests_per_minute, plan.burst, booking.at_ms)
-    if rate.retry_at_ms:
-        seconds = -(-(rate.retry_at_ms - booking.at_ms) // 1000)
-        code = "rate_limited"
-        detail = f"Rate limit exceeded for project {account.project}. Retry after {seconds} seconds"
-        fact_id = booking.state_usage("refusal", usage, reason=code)
-    elif (placed := holds.open_for(account, usage, command.hold_seconds > 0)) is not None or already_decided:
-        already_decided = True
-        fact_id = duplicate(booking, usage)
-        detail = "This event was decided before; nothing was charged for it now"
-    elif command.hold_seconds:
-        code, detail, placed = hold(booking, usage, command.hold_seconds)
-        amount = sum(part.amount for part in placed.parts) if placed is not None else 0
-    else:
-        code, detail = charge(booking, usage)
-        if not code:
-            amount = -sum(fact.amount for fact in booking.facts[first:])
-    if not already_decided and not rate.retry_at_ms:
-        fact_id = entry_id(booking.partition, booking.offset, booking.facts[first].index)
-    return Reply(
-        CODES[code].status if code else 200,
-        code,
-        detail,
-        amount,
-        available(account, usage.environment),
-        fact_id,
-        placed.id if placed is not None else "",
-        placed.expires_at_ms if placed is not None else 0,
-        rate=rate,
-    )
 
 
 def _publish(booking: Booking, book: PriceBook) -> Reply:
@@ -213,6 +190,10 @@ _DECISIONS: Mapping[type, Callable[[Booking, Any], Reply]] = {
     OpenBillingAccount: projects.change_billing_account,
     CreateKey: projects.create_key,
     RevokeKey: projects.revoke_key,
+    CountRequest: admission.count,
+    SetLimits: limits.set_limits,
+    RaiseLimits: limits.raise_limits,
+    EndRaise: limits.end_raise,
     CaptureHold: holds.capture,
     ReleaseHold: holds.release,
     ExtendHold: holds.extend,

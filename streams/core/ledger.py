@@ -8,13 +8,15 @@ from schemas.prices import PriceBook
 from streams.core import holds
 from streams.core.booking import Booking, available, balance, drop_spent, format_credits
 from streams.core.items import bill_month
+from streams.core.limits import raises_due_at_ms, turn_raises
 from streams.core.plans import PLANS, renewal_after
 from streams.core.projects import begin_month, move_to_plan
 from streams.core.recharge import recharge_if_low
 
 
 def settle(booking: Booking) -> None:
-    """Book all that time has brought: holds that expire, months that end, renewals; the earliest first.
+    """Book all that time has brought: holds that expire, months that end, limits that turn, renewals; the earliest
+    first.
 
     Each entry bears the time it was due at, so it does not matter what woke the account, or when. At the same instant
     the old month comes first: what it owes is paid from its own allowance.
@@ -26,6 +28,8 @@ def settle(booking: Booking) -> None:
                 holds.expire(booking, hold)
         elif account.month_ends_at_ms and account.month_ends_at_ms <= due_at_ms:
             bill_month(booking)
+        elif account.raises and raises_due_at_ms(account) <= due_at_ms:
+            turn_raises(booking, due_at_ms)
         else:
             _renew(booking)
     account.due_at_ms = due_at_ms
@@ -36,8 +40,11 @@ def reschedule(account: Account) -> None:
     account.due_at_ms = _due_at_ms(account)
 
 
-def charge(booking: Booking, usage: Usage) -> tuple[str, str]:
+def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ceiling: int = 0) -> tuple[str, str]:
     """Charge one use in burn-down order, whole or not at all; gives ("", ""), or a refusal's code and detail.
+
+    With `cost_left`, what may still be spent of `cost_ceiling` in this minute, it may be `over_cost_ceiling` or
+    `rate_limited` too, after all else.
 
     It costs what the price book in force when it occurred says. Each entry draws on one grant: a line that two grants
     pay for has two entries, and only the first bears the quantity. A use that costs nothing leaves an entry of 0.
@@ -57,6 +64,8 @@ def charge(booking: Booking, usage: Usage) -> tuple[str, str]:
     left = available(account, usage.environment)
     if total > left:
         return _out_of_credits(booking, usage, book, total, left)
+    if cost_left is not None and total > cost_left:
+        return _over_ceiling(booking, usage, book, total, cost_left, cost_ceiling)
     left = balance(account, usage.environment) if account.holds else left
     left = _charge_line(booking, usage, book, operation, rate * usage.quantity, left)
     if surcharge:
@@ -66,7 +75,9 @@ def charge(booking: Booking, usage: Usage) -> tuple[str, str]:
     return "", ""
 
 
-def hold(booking: Booking, usage: Usage, seconds: int) -> tuple[str, str, Hold | None]:
+def hold(
+    booking: Booking, usage: Usage, seconds: int, cost_left: int | None = None, cost_ceiling: int = 0
+) -> tuple[str, str, Hold | None]:
     """Hold what one use costs; gives ("", "", the hold), or a refusal's code and detail as `charge` does."""
     account = booking.account
     book = booking.prices.at(usage.occurred_at_ms)
@@ -84,9 +95,18 @@ def hold(booking: Booking, usage: Usage, seconds: int) -> tuple[str, str, Hold |
     if len(account.holds) >= holds.HOLDS_MAX:
         detail = f"Project {account.project} has {holds.HOLDS_MAX} open holds; resolve some first"
         return *_refuse(booking, usage, book, "too_many_holds", detail), None
+    if cost_left is not None and total > cost_left:
+        return *_over_ceiling(booking, usage, book, total, cost_left, cost_ceiling), None
     placed = holds.place(booking, usage, lines, book.version, seconds)
     recharge_if_low(booking)
     return "", "", placed
+
+
+def price_of(booking: Booking, usage: Usage) -> int:
+    """Microcredits of a use that is priced: see `charge`."""
+    rates = booking.prices.at(usage.occurred_at_ms).rates
+    surcharge_rate = rates[usage.surcharge] if usage.surcharge else 0
+    return (rates[usage.operation] + surcharge_rate) * usage.quantity
 
 
 def duplicate(booking: Booking, usage: Usage) -> str:
@@ -100,6 +120,8 @@ def _due_at_ms(account: Account) -> int:
         due = min(due, account.month_ends_at_ms)
     if account.holds:
         due = min(due, *(each.expires_at_ms for each in account.holds))
+    if account.raises:
+        due = min(due, raises_due_at_ms(account))
     return due
 
 
@@ -149,6 +171,21 @@ def _out_of_credits(booking: Booking, usage: Usage, book: PriceBook, total: int,
     refused = _refuse(booking, usage, book, "out_of_credits", detail)
     recharge_if_low(booking)
     return refused
+
+
+def _over_ceiling(
+    booking: Booking, usage: Usage, book: PriceBook, total: int, left: int, ceiling: int
+) -> tuple[str, str]:
+    costs = f"{usage.operation} costs {format_credits(total)} credits"
+    if total > ceiling:
+        detail = f"{costs}, more than the {format_credits(ceiling)} that may be spent in a minute"
+        return _refuse(booking, usage, book, "over_cost_ceiling", detail)
+    project = booking.account.project
+    detail = (
+        f"Cost ceiling reached for project {project}: {costs}; {format_credits(left)} of {format_credits(ceiling)} "
+        "are left of this minute"
+    )
+    return _refuse(booking, usage, book, "rate_limited", detail)
 
 
 def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: str) -> tuple[str, str]:

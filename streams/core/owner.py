@@ -13,16 +13,16 @@ import msgspec
 
 from schemas.commands import (
     AnyCommand,
+    Commands,
     CreateProject,
     Envelope,
     IntakeRecord,
     OpenBillingAccount,
     PublishPrices,
-    ReplyRecord,
     Tick,
 )
 from schemas.events import DeadLetter, Usage
-from schemas.ledger import Account, Fact, Reply, refusal
+from schemas.ledger import Account, Fact, Reply, StoredReply, refusal
 from schemas.problems import Rejection
 from streams.core.acceptance import dead_letter, dedup_hash
 from streams.core.booking import Booking
@@ -32,6 +32,7 @@ from streams.core.decisions import (
     command_reply,
     decides,
     fingerprint,
+    is_reply_kept,
     keep_reply,
     open_account,
     reply_key,
@@ -63,14 +64,15 @@ class Effects:
     """All that a batch leads to, in the order it is to be written: facts and dead letters, state, replies.
 
     `accounts` holds every account the batch touched, changed or not, and `seen` every id that it brought first: after a
-    crash the stored ones may be ahead of their changelog, and writing them again is what makes them agree.
+    crash the stored ones may be ahead of their changelog, and writing them again is what makes them agree. `replies`
+    has the command that each one answers.
     """
 
     facts: list[Fact] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     seen: dict[bytes, int] = field(default_factory=dict)
-    replies: list[tuple[int, ReplyRecord]] = field(default_factory=list)
+    replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
 
 def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
@@ -86,10 +88,11 @@ def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
         elif isinstance(body, Tick):
             projects.update(body.projects)
         elif not isinstance(body, Unreadable):
-            projects.add(body.project)
-            hashes.update(claims(body))
-            if body.idempotency_key:
-                hashes.add(_idempotency_hash(body))
+            for command in _commands(body):
+                projects.add(command.project)
+                hashes.update(claims(command))
+                if command.idempotency_key:
+                    hashes.add(_idempotency_hash(command))
     return projects, hashes
 
 
@@ -118,8 +121,12 @@ def fold(
         elif isinstance(item.body, Unreadable):
             batch.dead_letter(item, 0, item.body.value, Rejection("unreadable_record", item.body.why))
         else:
-            batch.apply_command(item, item.body)
+            batch.apply_commands(item, _commands(item.body))
     return effects
+
+
+def _commands(body: Commands | AnyCommand) -> list[AnyCommand]:
+    return body.commands if isinstance(body, Commands) else [body]
 
 
 @dataclass(slots=True)
@@ -131,6 +138,8 @@ class _Batch:
     effects: Effects
     _prices: Prices = field(init=False)
     _announced_offset: int = field(init=False)
+    # What commands of the present record have claimed.
+    _fresh: set[bytes] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._read_prices()
@@ -184,16 +193,25 @@ class _Batch:
                 settle(booking)
                 self._applied(account, item)
 
-    def apply_command(self, item: IntakeItem, command: AnyCommand) -> None:
-        account = self.accounts.get(command.project)
-        if account is not None and account.last_offset >= item.offset:
-            self._redelivered(item, command, account)
-            return
-        reply = self._open(item, command) if account is None else self._decide(item, command, account)
-        self._reply(command, reply)
+    def apply_commands(self, item: IntakeItem, commands: list[AnyCommand]) -> None:
+        """Apply the commands of one record in order, as if each had a record of its own."""
+        redelivered = {
+            command.project
+            for command in commands
+            if (account := self.accounts.get(command.project)) is not None and account.last_offset >= item.offset
+        }
+        self._fresh.clear()
+        for slot, command in enumerate(commands):
+            account = self.accounts.get(command.project)
+            if account is None:
+                self._reply(command, self._open(item, slot, command))
+            elif command.project in redelivered:
+                self._redelivered(item, slot, command, account)
+            else:
+                self._reply(command, self._decide(item, slot, command, account))
 
-    def _open(self, item: IntakeItem, command: AnyCommand) -> Reply:
-        opened = self._opened(item, command, self.effects.facts)
+    def _open(self, item: IntakeItem, slot: int, command: AnyCommand) -> Reply:
+        opened = self._opened(item, slot, command, self.effects.facts)
         if isinstance(opened, Reply):
             return opened
         account, reply = opened
@@ -202,48 +220,53 @@ class _Batch:
         self._remember(item, command, account, reply)
         return reply
 
-    def _opened(self, item: IntakeItem, command: AnyCommand, facts: list[Fact]) -> tuple[Account, Reply] | Reply:
+    def _opened(
+        self, item: IntakeItem, slot: int, command: AnyCommand, facts: list[Fact]
+    ) -> tuple[Account, Reply] | Reply:
         """What a command makes of an account that is not there yet; a refusal alone where it opens none."""
         if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices):
             return _no_project(command)
         try:
-            return open_account(command, self.partition, item.offset, item.at_ms, facts, self._prices_at(item.offset))
+            prices = self._prices_at(item.offset)
+            return open_account(command, self.partition, item.offset, item.at_ms, facts, prices, slot)
         except Rejection as rejection:
             return refusal(rejection)
 
-    def _decide(self, item: IntakeItem, command: AnyCommand, account: Account) -> Reply:
+    def _decide(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> Reply:
         key = reply_key(command)
         for stored in account.replies:
             if stored.key == key:
-                return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
-        if command.idempotency_key and self.seen.get(_idempotency_hash(command), item.offset) < item.offset:
+                return _repeated(command, stored)
+        if command.idempotency_key and self._is_seen(_idempotency_hash(command), item.offset):
             return _REPLY_EXPIRED
         prices = self._prices_at(item.offset)
-        booking = Booking(account, self.partition, item.offset, 0, item.at_ms, self.effects.facts, prices)
+        booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
         settle(booking)
-        already_decided = any(self.seen.get(claim, item.offset) < item.offset for claim in claims(command))
+        booking.actor = command.actor
+        already_decided = any(self._is_seen(claim, item.offset) for claim in claims(command))
         reply = command_reply(booking, command, already_decided)
         reschedule(account)
         self._remember(item, command, account, reply)
         return reply
 
-    def _redelivered(self, item: IntakeItem, command: AnyCommand, account: Account) -> None:
+    def _redelivered(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> None:
         """Write the stored value again and send the stored reply again; change nothing."""
         self.effects.accounts[account.project] = account
         reply = None
         for stored in account.replies:
-            if stored.offset == item.offset:
-                reply = stored.reply
-                self._mark_command_seen(item, command, reply)
+            if stored.offset == item.offset and stored.key == reply_key(command, stored.reply):
+                reply = _repeated(command, stored)
+                self._mark_command_seen(item, command, stored.reply)
         if reply is None and account.opened_offset > item.offset:
             # Nothing was remembered of it, and nothing has changed what it is answered.
-            refused = self._opened(item, command, [])
+            refused = self._opened(item, slot, command, [])
             reply = refused if isinstance(refused, Reply) else None
         if reply is not None:
             self._reply(command, reply)
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
-        keep_reply(account, command, item.offset, reply)
+        if is_reply_kept(command):
+            keep_reply(account, command, item.offset, reply)
         self._mark_command_seen(item, command, reply)
         self._applied(account, item)
         if account.project == PRICES_ID:
@@ -269,9 +292,15 @@ class _Batch:
             self._mark_seen(claim, item.offset)
         for claim in reply.claims:
             # Not looked up, since the command does not name them: written in any case, so that it is always the same.
+            self._fresh.add(claim)
             self.seen[claim] = self.effects.seen[claim] = item.offset
 
+    def _is_seen(self, dedup: bytes, offset: int) -> bool:
+        """Whether an earlier record brought it, or an earlier command of this one."""
+        return self.seen.get(dedup, offset) < offset or dedup in self._fresh
+
     def _mark_seen(self, dedup: bytes, offset: int) -> None:
+        self._fresh.add(dedup)
         if self.seen.get(dedup, offset) >= offset:
             self.seen[dedup] = self.effects.seen[dedup] = offset
 
@@ -282,8 +311,7 @@ class _Batch:
 
     def _reply(self, command: AnyCommand, reply: Reply) -> None:
         if command.reply_instance:
-            record = ReplyRecord(command.reply_instance, command.correlation, reply)
-            self.effects.replies.append((command.reply_partition, record))
+            self.effects.replies.append((command, reply))
 
     def _unknown_project(self, item: IntakeItem, slot: int, usage: Usage) -> None:
         rejection = Rejection("unknown_project", f"There is no project {usage.project!r}", "subject")
@@ -309,6 +337,10 @@ _KEY_REUSED = Reply(
 _REPLY_EXPIRED = Reply(
     409, "idempotency_reply_expired", "This request was decided before; its reply is no longer kept", 0, 0, ""
 )
+
+
+def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:
+    return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
 
 
 def _no_project(command: AnyCommand) -> Reply:

@@ -9,45 +9,49 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from schemas.ledger import Limits
 from schemas.prices import MICROCREDITS_PER_CREDIT
 
+_CREDIT = MICROCREDITS_PER_CREDIT
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a plan gives: microcredits a month, its price in cents, and its request limits a minute."""
+    """What a plan gives: microcredits a month, its price in cents, and its limits a minute."""
 
     name: str
     rank: int
     allowance: int
     price_cents: int
-    requests_per_minute: int
-    burst: int
+    limits: Limits
 
 
 # Enterprise is by contract: its allowance comes with the project, its limits start at Scale's.
+#
+# No document says how high the cost ceiling is, only what it is for: that a script run wild does not spend a month's
+# credits in an hour. So it is a sixtieth of the allowance, and at least what the dearest operation costs.
 PLANS = {
     plan.name: plan
     for plan in (
-        Plan("free", 0, 250 * MICROCREDITS_PER_CREDIT, 0, 30, 60),
-        Plan("hobby", 1, 5_000 * MICROCREDITS_PER_CREDIT, 25_00, 60, 120),
-        Plan("build", 2, 25_000 * MICROCREDITS_PER_CREDIT, 119_00, 240, 480),
-        Plan("scale", 3, 100_000 * MICROCREDITS_PER_CREDIT, 399_00, 1_000, 2_000),
-        Plan("enterprise", 4, 0, 0, 1_000, 2_000),
+        Plan("free", 0, 250 * _CREDIT, 0, Limits(30, 60, 300 * _CREDIT)),
+        Plan("hobby", 1, 5_000 * _CREDIT, 25_00, Limits(60, 120, 300 * _CREDIT)),
+        Plan("build", 2, 25_000 * _CREDIT, 119_00, Limits(240, 480, 400 * _CREDIT)),
+        Plan("scale", 3, 100_000 * _CREDIT, 399_00, Limits(1_000, 2_000, 1_600 * _CREDIT)),
+        Plan("enterprise", 4, 0, 0, Limits(1_000, 2_000, 1_600 * _CREDIT)),
     )
 }
 
 # Dollars to microcredits; $0.005 a credit on any plan.
 BUNDLES = {
-    20: 4_000 * MICROCREDITS_PER_CREDIT,
-    100: 20_000 * MICROCREDITS_PER_CREDIT,
-    500: 100_000 * MICROCREDITS_PER_CREDIT,
+    20: 4_000 * _CREDIT,
+    100: 20_000 * _CREDIT,
+    500: 100_000 * _CREDIT,
 }
 
 REFUND_DAYS = 30
 # Half a cent a credit.
-_MICROCREDITS_A_CENT = 2 * MICROCREDITS_PER_CREDIT
+_MICROCREDITS_A_CENT = 2 * _CREDIT
 _DAY_MS = 86_400_000
 
 

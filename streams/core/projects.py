@@ -13,13 +13,13 @@ from schemas.commands import (
     SetBillingAccount,
     SetStanding,
 )
-from schemas.ledger import Account, ApiKey, Fact, Reply
+from schemas.ledger import Account, ApiKey, Reply
 from schemas.problems import Rejection
 from streams.core.booking import Booking, available, note
 from streams.core.grants import grant_credits
 from streams.core.items import end_all
+from streams.core.limits import before_change
 from streams.core.plans import PLANS, Plan, renewal_after
-from streams.core.price_list import Prices
 
 KEYS_MAX = 100
 # A billing account's id stands behind this; no project can have such an id.
@@ -27,13 +27,11 @@ BILLING_PREFIX = "billing:"
 NEVER_MS = 1 << 52
 
 
-def open_project(
-    command: CreateProject, partition: int, offset: int, at_ms: int, facts: list[Fact], prices: Prices
-) -> tuple[Account, Reply]:
-    """A new project's account with its first allowance. Raises Rejection."""
+def new_project(command: CreateProject, offset: int, at_ms: int) -> Account:
+    """The account of a project that is about to be opened. Raises Rejection."""
     plan = plan_named(command.plan)
     allowance, cents = _terms(plan, command.contract_allowance, command.contract_cents)
-    account = Account(
+    return Account(
         command.project,
         command.name,
         plan.name,
@@ -49,23 +47,29 @@ def open_project(
         price_cents=cents,
         billing_account=command.billing_account,
     )
-    booking = Booking(account, partition, offset, 0, at_ms, facts, prices)
-    fact_id = booking.state("project", reason=plan.name)
-    begin_month(booking, at_ms)
-    return account, Reply(201, "", "", allowance, allowance, fact_id)
 
 
-def open_billing_account(
-    command: OpenBillingAccount, partition: int, offset: int, at_ms: int, facts: list[Fact], prices: Prices
-) -> tuple[Account, Reply]:
-    """A new billing account. Raises Rejection `unknown_billing_account` where one was to be changed."""
+def open_project(booking: Booking) -> Reply:
+    """Open a new project, with its first allowance."""
+    account = booking.account
+    fact_id = booking.state("project", reason=account.plan)
+    begin_month(booking, booking.at_ms)
+    return Reply(201, "", "", account.allowance, account.allowance, fact_id)
+
+
+def new_billing_account(command: OpenBillingAccount, offset: int, at_ms: int) -> Account:
+    """The account of a billing account that is about to be opened. Raises Rejection `unknown_billing_account` where one
+    was to be changed."""
     if command.is_change:
         raise Rejection("unknown_billing_account", f"There is no billing account {_billing_id(command)!r}")
-    account = Account(
+    return Account(
         command.project, command.name, "free", 0, at_ms, NEVER_MS, [], [], [], offset, -1, at_ms, email=command.email
     )
-    fact_id = Booking(account, partition, offset, 0, at_ms, facts, prices).state("billing_account", reason="opened")
-    return account, Reply(201, "", "", 0, 0, fact_id)
+
+
+def open_billing_account(booking: Booking) -> Reply:
+    """Open a new billing account."""
+    return Reply(201, "", "", 0, 0, booking.state("billing_account", reason="opened"))
 
 
 def change_billing_account(booking: Booking, command: OpenBillingAccount) -> Reply:
@@ -110,6 +114,7 @@ def change_plan(booking: Booking, command: ChangePlan) -> Reply:
 def move_to_plan(booking: Booking, plan: str, allowance: int, price_cents: int, at_ms: int) -> str:
     """Be on another plan from now on; gives the fact's id."""
     account = booking.account
+    before_change(account, at_ms)
     fact_id = _state_plan(booking, plan, at_ms)
     account.plan, account.allowance, account.price_cents = plan, allowance, price_cents
     account.next_plan, account.next_allowance, account.next_price_cents = "", 0, 0

@@ -1,71 +1,113 @@
-"""The sliding window of requests: while the last 60 seconds hold fewer than `limit`, a request passes; above that it
-spends a burst token.
+"""The sliding windows: of requests, with their burst, and of what requests cost.
 
-A rested project has `burst − limit` tokens. They refill at `limit / 60` a second while it is below its limit. Nothing
-resets on the minute: each request ages out 60 seconds after it came. Source: rate-limits, "Defaults".
+While the last 60 seconds hold fewer than `limit` requests, one passes; above that it spends a burst token. A rested
+project has `burst − limit` tokens. They refill at `limit / 60` a second while it is below its limit. Nothing resets on
+the minute: each request ages out 60 seconds after it came. Source: rate-limits, "Defaults".
 
-Requests are kept by tenths of a second, each tenth as of its last one: never more pass than the model says, and what
+What requests cost is counted beside it against a ceiling, and never passes it. Source: rate-limits, "Abuse, fairness,
+and quiet limits".
+
+Both are kept by tenths of a second, each tenth as of its last request: never more pass than the model says, and what
 ages out does so less than a tenth of a second late.
 """
 
 from __future__ import annotations
 
-from schemas.ledger import RateState, Window
+from schemas.ledger import Limits, RateState, Window
 
 WINDOW_MS = 60_000
 SLOT_MS = 100
-# A token is this many units, of which `limit` come back each millisecond.
+# A burst token is this many units, of which `limit` come back each millisecond.
 TOKEN = 60_000
 
 
-def count_request(window: Window, limit: int, burst: int, now_ms: int) -> RateState:
+def rested(now_ms: int) -> Window:
+    """A window that nothing has happened in."""
+    return Window([], 0, now_ms)
+
+
+def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
     """Decide one request, and count it if it passes: where it does not, `retry_at_ms` says when it would. Times may not
     step back."""
-    _refill(window, limit, burst, now_ms)
-    arrivals = window.arrivals
-    count = sum(arrivals[1::2])
+    advance(window, limits, now_ms)
+    limit = limits.requests_per_minute
+    count = sum(window.arrivals[1::2])
     passes = count < limit
-    if not passes and window.tokens >= TOKEN:
-        window.tokens -= TOKEN
+    if not passes and window.spent + TOKEN <= _tokens(limits):
+        window.spent += TOKEN
         passes = True
     if passes:
-        if arrivals and arrivals[-2] // SLOT_MS == now_ms // SLOT_MS:
-            arrivals[-2] = now_ms
-            arrivals[-1] += 1
-        else:
-            arrivals += [now_ms, 1]
-        count += 1
-    retry_at_ms = 0 if passes else _falls_to(arrivals, count, limit - 1)
-    reset_at_ms = arrivals[-2] + WINDOW_MS if arrivals else now_ms
-    return RateState(limit, max(0, limit - count), reset_at_ms, retry_at_ms)
+        _add(window.arrivals, now_ms, 1)
+    return rate_state(window, limits, now_ms, 0 if passes else _falls_to(window.arrivals, count, limit - 1))
 
 
-def rested(limit: int, burst: int, now_ms: int) -> Window:
-    """A window that nothing has happened in."""
-    return Window([], (burst - limit) * TOKEN, now_ms)
+def rate_state(window: Window, limits: Limits, now_ms: int, retry_at_ms: int = 0) -> RateState:
+    """How a window stands that was advanced to now."""
+    limit = limits.requests_per_minute
+    remaining = max(0, limit - sum(window.arrivals[1::2]))
+    reset_at_ms = window.arrivals[-2] + WINDOW_MS if window.arrivals else now_ms
+    return RateState(limit, remaining, reset_at_ms, retry_at_ms)
 
 
-def _refill(window: Window, limit: int, burst: int, now_ms: int) -> None:
-    """Bring the window to now: what is old goes, and tokens come back for the time that it was below its limit."""
+def advance(window: Window, limits: Limits, now_ms: int) -> None:
+    """Bring the window to now: what is old goes, and tokens come back for the time that it was below its limit.
+
+    Limits that change do so between two calls: the time before is the old limits', the time after the new ones'.
+    """
     arrivals = window.arrivals
+    limit = limits.requests_per_minute
     count = sum(arrivals[1::2])
+    window.spent = min(window.spent, _tokens(limits))
     below_since_ms = window.at_ms if count < limit else _falls_to(arrivals, count, limit - 1)
     if now_ms > below_since_ms:
         since_ms = max(below_since_ms, window.at_ms)
-        window.tokens = min((burst - limit) * TOKEN, window.tokens + (now_ms - since_ms) * limit)
+        window.spent = max(0, window.spent - (now_ms - since_ms) * limit)
     window.at_ms = max(window.at_ms, now_ms)
+    _forget(arrivals, now_ms)
+    _forget(window.costs, now_ms)
+
+
+def cost_left(window: Window, limits: Limits) -> int:
+    """Microcredits that may still be spent under the ceiling, in a window that was advanced to now."""
+    return max(0, limits.cost_ceiling - sum(window.costs[1::2]))
+
+
+def add_cost(window: Window, now_ms: int, amount: int) -> None:
+    """Count what an admitted request costs, in microcredits."""
+    if amount:
+        _add(window.costs, now_ms, amount)
+
+
+def cost_retry_at_ms(window: Window, limits: Limits, amount: int) -> int:
+    """When a request of this cost would pass the ceiling, if none comes meanwhile; it must not be above the ceiling."""
+    return _falls_to(window.costs, sum(window.costs[1::2]), limits.cost_ceiling - amount)
+
+
+def _tokens(limits: Limits) -> int:
+    return max(0, limits.burst - limits.requests_per_minute) * TOKEN
+
+
+def _add(counted: list[int], now_ms: int, amount: int) -> None:
+    if counted and counted[-2] // SLOT_MS == now_ms // SLOT_MS:
+        counted[-2] = now_ms
+        counted[-1] += amount
+    else:
+        counted += [now_ms, amount]
+
+
+def _forget(counted: list[int], now_ms: int) -> None:
     gone = 0
-    while gone < len(arrivals) and arrivals[gone] + WINDOW_MS <= now_ms:
+    while gone < len(counted) and counted[gone] + WINDOW_MS <= now_ms:
         gone += 2
-    del arrivals[:gone]
+    del counted[:gone]
 
 
-def _falls_to(arrivals: list[int], count: int, most: int) -> int:
-    """When at most so many requests are left, if none comes."""
+def _falls_to(counted: list[int], total: int, most: int) -> int:
+    """When at most so much is left, if nothing comes."""
     at_ms = 0
-    for place in range(0, len(arrivals), 2):
-        if count <= most:
+    for place in range(0, len(counted), 2):
+        if total <= most:
             break
-        count -= arrivals[place + 1]
-        at_ms = arrivals[place] + WINDOW_MS
+        total -= counted[place + 1]
+        at_ms = counted[place] + WINDOW_MS
     return at_ms

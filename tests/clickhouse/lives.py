@@ -116,7 +116,7 @@ class Life:
         effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, "intake")
         self.offset += self.random.choice([1, 1, 2])
         self.facts += effects.facts
-        self.records.append((offset, self.at_ms, body, any(reply.reply.code for _, reply in effects.replies)))
+        self.records.append((offset, self.at_ms, body, any(reply.code for _, reply in effects.replies)))
         if self.project in self.accounts:
             self.states.append((self.at_ms, encode_account(self.account)))
             for grant in self.account.grants:

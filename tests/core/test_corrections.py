@@ -143,7 +143,7 @@ class Log:
         self.offset += 1
         effects = fold(0, [IntakeItem(self.offset, START_MS, body)], self.accounts, self.seen, "intake")
         self.facts += effects.facts
-        return effects.replies[0][1].reply.code if effects.replies else ""
+        return effects.replies[0][1].code if effects.replies else ""
 
     def correct(self, event_id: str, sequence: int, used: Usage | None, back: list[GivenBack] | None = None) -> str:
         fields = addressed(f"c{self.offset}")

@@ -232,7 +232,7 @@ def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:
     ]
     items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records)]
     effects = fold(0, items, accounts, seen, "intake")
-    replies = {record.correlation: record.reply for _, record in effects.replies}
+    replies = {command.correlation: reply for command, reply in effects.replies}
     assert (replies["c1"].hold_id, replies["c2"].hold_id) == ("0-1-0", "0-1-0"), "a retry is told of the open hold"
     assert (replies["c2"].status, replies["c2"].amount) == (200, 0)
     assert [fact.kind for fact in effects.facts[2:]] == ["hold", "duplicate", "duplicate", "hold"]
@@ -252,7 +252,7 @@ def test_a_released_job_can_be_queued_again_and_is_then_charged() -> None:
     ]
     items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records, start=1)]
     effects = fold(0, items, accounts, seen, "intake")
-    replies = {record.correlation: record.reply for _, record in effects.replies}
+    replies = {command.correlation: reply for command, reply in effects.replies}
     assert (replies["c2"].hold_id, replies["c2"].amount) == ("0-3-0", 32 * CREDIT)
     assert replies["r2"].amount == 32 * CREDIT
     assert (replies["c3"].hold_id, replies["c3"].amount) == ("", 0), "captured: it is charged once"

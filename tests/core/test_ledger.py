@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.ledger import ENTRY_KINDS, Account, Fact, Grant, Reply
+from schemas.ledger import ENTRY_KINDS, Account, Fact, Grant, Limits, Reply
 from streams.core.booking import Booking, available, format_credits
 from streams.core.decisions import command_reply, open_account
 from streams.core.ledger import settle
@@ -15,12 +15,13 @@ from tests.core.builders import CREDIT, START_MS, addressed, admit, create_proje
 
 
 class Bench:
-    """An account and all it has stated so far; each call is the next offset."""
+    """An account and all it has stated so far; each call is the next offset. Its cost ceiling is out of the way."""
 
     def __init__(self, plan: str = "free", at_ms: int = START_MS, prices: Prices | None = None) -> None:
         self.facts: list[Fact] = []
         self.prices = prices or Prices()
         self.account: Account = open_account(create_project(plan=plan), 0, 0, at_ms, self.facts, self.prices)[0]
+        self.account.limits = Limits(0, 0, 1_000_000 * CREDIT)
         self.offset = 0
 
     def booking(self, at_ms: int = START_MS) -> Booking:

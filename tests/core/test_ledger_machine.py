@@ -466,7 +466,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert repeat.dead_letters == effects.dead_letters
             assert encoded(repeat) == encoded(effects)
             assert repeat.seen == effects.seen
-            told = {record.correlation: record.reply for _, record in effects.replies}
+            told = {command.correlation: reply for command, reply in effects.replies}
             for _, record in repeat.replies:
                 assert told[record.correlation] == record.reply
         self.seen |= effects.seen

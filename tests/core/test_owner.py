@@ -54,7 +54,7 @@ def kinds(effects: Effects) -> list[str]:
 
 
 def replies(effects: Effects) -> list[tuple[int, str, int]]:
-    return [(r.reply.status, r.reply.code, r.reply.amount) for _, r in effects.replies]
+    return [(r.status, r.code, r.amount) for _, r in effects.replies]
 
 
 def test_the_same_event_in_another_record_is_a_duplicate() -> None:

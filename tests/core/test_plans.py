@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.ledger import Limits
+from schemas.prices import FIRST_PRICE_BOOK
 from streams.core.plans import BUNDLES, PLANS, renewal_after
 
 CASES = json.loads((Path(__file__).parent.parent / "conformance" / "renewal.json").read_text())["cases"]
@@ -42,6 +44,15 @@ def test_plans_and_bundles_are_the_price_lists() -> None:
     credits = {name: plan.allowance // 1_000_000 for name, plan in PLANS.items()}
     assert credits == {"free": 250, "hobby": 5_000, "build": 25_000, "scale": 100_000, "enterprise": 0}
     assert {usd: amount // 1_000_000 for usd, amount in BUNDLES.items()} == {20: 4_000, 100: 20_000, 500: 100_000}
-    limits = {name: (plan.requests_per_minute, plan.burst) for name, plan in PLANS.items()}
-    assert limits["free"] == (30, 60)
-    assert limits["scale"] == (1_000, 2_000)
+    limits = {name: plan.limits for name, plan in PLANS.items()}
+    assert limits["free"] == Limits(30, 60, 300_000_000)
+    assert limits["hobby"] == Limits(60, 120, 300_000_000)
+    assert limits["build"] == Limits(240, 480, 400_000_000)
+    assert limits["scale"] == Limits(1_000, 2_000, 1_600_000_000)
+
+
+def test_a_month_of_build_or_scale_takes_more_than_an_hour_to_spend_at_its_ceiling() -> None:
+    for name in ("build", "scale"):
+        assert PLANS[name].allowance > 60 * PLANS[name].limits.cost_ceiling
+    dearest = max(FIRST_PRICE_BOOK.rates.values())
+    assert all(plan.limits.cost_ceiling >= dearest for plan in PLANS.values())

@@ -165,7 +165,7 @@ def test_a_book_that_is_announced_again_is_there_once() -> None:
     log = Log()
     first = book("cheap", rates={"image": 10 * CREDIT})
     effects = log.fold(publish(0, first), publish(1, first), publish(2, book("cheap")))
-    assert [record.reply.code for _, record in effects.replies] == ["", "", "price_version_exists"]
+    assert [reply.code for _, reply in effects.replies] == ["", "", "price_version_exists"]
     assert [(fact.kind, fact.reason) for fact in effects.facts] == [("price_book", "cheap")]
     assert len(log.accounts[PRICES_ID].books) == 1
 

@@ -127,9 +127,9 @@ def test_a_billing_account_is_opened_and_renamed_and_nothing_is_ever_due_in_it()
         command = OpenBillingAccount(**fields, is_change=offset > 0, **addressed(f"c{offset}"))
         return fold(0, [IntakeItem(offset, at_ms, command)], accounts, {}, "intake")
 
-    assert open_it("One", 0).replies[0][1].reply.status == 201
+    assert open_it("One", 0).replies[0][1].status == 201
     effects = open_it("Two", 1, START_MS + 4_000 * DAY_MS)
-    assert effects.replies[0][1].reply.status == 200
+    assert effects.replies[0][1].status == 200
     assert [(fact.kind, fact.reason) for fact in effects.facts] == [("billing_account", "changed")]
     assert (accounts["billing:agency"].name, accounts["billing:agency"].grants) == ("Two", [])
 

@@ -8,21 +8,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.ledger import Window
-from streams.core.windows import SLOT_MS, TOKEN, WINDOW_MS, count_request, rested
+from schemas.ledger import Limits, Window
+from streams.core.windows import (
+    SLOT_MS,
+    TOKEN,
+    WINDOW_MS,
+    add_cost,
+    advance,
+    cost_left,
+    cost_retry_at_ms,
+    count_request,
+    rested,
+)
 
 CONFORMANCE = json.loads((Path(__file__).parent.parent / "conformance" / "rate_limit.json").read_text())
 LIMIT, BURST = CONFORMANCE["limit"], CONFORMANCE["burst"]
 
 
+CEILING = 300
+
+
 def passes(window: Window, now_ms: int, limit: int = LIMIT, burst: int = BURST) -> bool:
-    return not count_request(window, limit, burst, now_ms).retry_at_ms
+    return not count_request(window, Limits(limit, burst, CEILING), now_ms).retry_at_ms
 
 
 @pytest.mark.parametrize("case", CONFORMANCE["cases"], ids=lambda case: case["name"])
 def test_conformance(case: dict) -> None:
     start_ms = 1_780_000_000_000
-    window = rested(LIMIT, BURST, start_ms)
+    window = rested(start_ms)
     for step in case["steps"]:
         now_ms = start_ms + round(step["t"] * 1000)
         assert sum(passes(window, now_ms) for _ in range(step["n"])) == step["admitted"], step
@@ -60,21 +73,21 @@ GAPS = st.one_of(st.just(0), st.integers(1, 400), st.sampled_from((SLOT_MS, 5_00
 @given(st.integers(1, 4), st.integers(0, 4), st.lists(GAPS, min_size=1, max_size=20))
 def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(limit, more, gaps) -> None:
     now_ms = 1_000_000
-    window, model = rested(limit, limit + more, now_ms), PlainList(limit, limit + more, now_ms)
+    window, model = rested(now_ms), PlainList(limit, limit + more, now_ms)
     for gap in gaps:
         # Several at one instant share a slot exactly.
         now_ms += gap if gap == 0 or gap % SLOT_MS == 0 else gap * SLOT_MS
         assert passes(window, now_ms, limit, limit + more) == model.passes(now_ms)
-        assert window.tokens == model.tokens * TOKEN
+        assert more * TOKEN - window.spent == model.tokens * TOKEN
 
 
 @given(st.integers(1, 30), st.integers(0, 30), st.lists(st.integers(0, 3_000), min_size=1, max_size=300))
 def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> None:
     """In any 60 seconds: the limit, and the tokens there can have been."""
-    now_ms, window, admitted = 0, rested(limit, limit + more, 0), []
+    now_ms, window, admitted = 0, rested(0), []
     for gap in gaps:
         now_ms += gap
-        state = count_request(window, limit, limit + more, now_ms)
+        state = count_request(window, Limits(limit, limit + more, CEILING), now_ms)
         assert 0 <= state.remaining <= limit
         if state.retry_at_ms:
             assert now_ms < state.retry_at_ms <= now_ms + WINDOW_MS
@@ -85,14 +98,61 @@ def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> 
         assert len(window.arrivals) <= 2 * (WINDOW_MS // SLOT_MS + 1)
 
 
-@given(st.integers(1, 10), st.lists(st.integers(0, 2_000), min_size=30, max_size=60))
-def test_who_waits_as_long_as_it_is_told_passes(limit, gaps) -> None:
-    now_ms, window = 0, rested(limit, limit, 0)
+@settings(max_examples=100)
+@given(st.integers(1, 6), st.integers(0, 6), st.lists(st.one_of(st.just(0), st.integers(0, 700), GAPS), max_size=60))
+def test_what_it_lets_through_the_model_lets_through_too(limit, more, gaps) -> None:
+    """At any times, within a tenth of a second too: the model, told only of what passed, passes all of it."""
+    now_ms = 1_000_000
+    window, model = rested(now_ms), PlainList(limit, limit + more, now_ms)
     for gap in gaps:
         now_ms += gap
-        retry_at_ms = count_request(window, limit, limit, now_ms).retry_at_ms
+        if passes(window, now_ms, limit, limit + more):
+            assert model.passes(now_ms)
+
+
+@given(st.integers(1, 500), st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 200)), max_size=80))
+def test_no_minute_costs_more_than_the_ceiling(ceiling, requests) -> None:
+    limits, now_ms, window, spent = Limits(1_000, 1_000, ceiling), 0, rested(0), []
+    for gap, cost in requests:
+        now_ms += gap
+        advance(window, limits, now_ms)
+        in_a_minute = sum(each for at, each in spent if at > now_ms - WINDOW_MS)
+        assert cost_left(window, limits) <= ceiling - in_a_minute
+        if cost <= cost_left(window, limits):
+            add_cost(window, now_ms, cost)
+            spent.append((now_ms, cost))
+        elif cost <= ceiling:
+            now_ms = cost_retry_at_ms(window, limits, cost)
+            early = Window([], 0, window.at_ms, list(window.costs))
+            advance(early, limits, now_ms - 1)
+            assert cost_left(early, limits) < cost
+            advance(window, limits, now_ms)
+            assert cost_left(window, limits) >= cost
+
+
+def test_spent_burst_is_kept_where_limits_change() -> None:
+    """Raised from 2 and 4 to 10 and 20 after two tokens were spent: eight of the ten are left."""
+    low, high, now_ms = Limits(2, 4, CEILING), Limits(10, 20, CEILING), 1_000_000
+    window = rested(now_ms)
+    assert [not count_request(window, low, now_ms).retry_at_ms for _ in range(5)] == [True] * 4 + [False]
+    advance(window, low, now_ms + 1_000)
+    passed = [not count_request(window, high, now_ms + 1_000).retry_at_ms for _ in range(20)]
+    assert sum(passed) == (10 - 4) + (10 - 2)
+    # Lower again, nothing of the burst is left, and no more than a lower burst is owed.
+    advance(window, high, now_ms + 2_000)
+    assert count_request(window, low, now_ms + 2_000).retry_at_ms
+    advance(window, low, now_ms + 3_000)
+    assert window.spent == 2 * TOKEN
+
+
+@given(st.integers(1, 10), st.lists(st.integers(0, 2_000), min_size=30, max_size=60))
+def test_who_waits_as_long_as_it_is_told_passes(limit, gaps) -> None:
+    now_ms, window = 0, rested(0)
+    for gap in gaps:
+        now_ms += gap
+        retry_at_ms = count_request(window, Limits(limit, limit, CEILING), now_ms).retry_at_ms
         if retry_at_ms:
-            early = Window(list(window.arrivals), window.tokens, window.at_ms)
+            early = Window(list(window.arrivals), window.spent, window.at_ms)
             assert not passes(early, retry_at_ms - 1, limit, limit)
             now_ms = retry_at_ms
             assert passes(window, now_ms, limit, limit)

@@ -1,0 +1,146 @@
+"""May this project do this now? One request decided in one step: window, plan gate, credits, cost ceiling, hold.
+
+The first of these that says no is the answer; nothing is charged then:
+
+1. `rate_limited` (429): the request window is full. It comes first, since it costs least, and keeps who floods from
+   being answered anything else. A request that it stops was none: it is not counted.
+2. `project_closed`, `plan_required`, `unknown_operation`: waiting would not help.
+3. `out_of_credits` (402): waiting for the ceiling would not help either, so this comes before it.
+4. `over_cost_ceiling` (403): it costs more than the ceiling by itself, so no wait would ever be enough.
+5. `rate_limited` (429) by the cost ceiling: waiting alone is enough.
+
+A request that the window lets through is counted, whatever comes of it; what it is charged, or holds, counts against
+the ceiling for 60 seconds. Usage events are what already happened: they are neither counted nor limited. A bulk call is
+one request with a `quantity`; a job is one request when it is queued.
+"""
+
+from __future__ import annotations
+
+from schemas.commands import Admit, CountRequest
+from schemas.events import Usage
+from schemas.ledger import Hold, Limits, RateState, Reply, entry_id
+from schemas.problems import CODES, Rejection
+from streams.core import holds
+from streams.core.booking import Booking, available
+from streams.core.ledger import charge, duplicate, hold, price_of
+from streams.core.limits import limits_of, over
+from streams.core.windows import add_cost, cost_left, cost_retry_at_ms, count_request, rate_state, rested
+
+
+def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
+    """Decide a request, and charge it or hold its credits. Raises Rejection where the hold is too long."""
+    if not 0 <= command.hold_seconds <= holds.HOLD_SECONDS_MAX:
+        raise Rejection("invalid_request", f"A hold lasts from 1 to {holds.HOLD_SECONDS_MAX} seconds", "hold_seconds")
+    usage, account = command.usage, booking.account
+    limits, rate = _count(booking)
+    if rate.retry_at_ms:
+        return _stopped(booking, usage, rate)
+    assert account.window is not None
+    placed = holds.open_for(account, usage, command.hold_seconds > 0)
+    if placed is not None or already_decided:
+        detail = "This event was decided before; nothing was charged for it now"
+        return _reply(booking, usage, duplicate(booking, usage), detail=detail, placed=placed, rate=rate)
+    first_index, first = booking.next_index, len(booking.facts)
+    amount, left = 0, cost_left(account.window, limits)
+    if command.hold_seconds:
+        code, detail, placed = hold(booking, usage, command.hold_seconds, left, limits.cost_ceiling)
+        if placed is not None:
+            amount = sum(part.amount for part in placed.parts)
+    else:
+        code, detail = charge(booking, usage, left, limits.cost_ceiling)
+        if not code:
+            amount = -sum(fact.amount for fact in booking.facts[first:])
+    if code == "rate_limited":
+        retry_at_ms = cost_retry_at_ms(account.window, limits, price_of(booking, usage))
+        rate = rate_state(account.window, limits, booking.at_ms, retry_at_ms)
+        detail = f"{detail}. Retry after {_seconds(booking, retry_at_ms)} seconds"
+    add_cost(account.window, booking.at_ms, amount)
+    fact_id = entry_id(booking.partition, booking.offset, first_index)
+    shadow = _try_limits(booking, usage, amount)
+    return _reply(booking, usage, fact_id, code, detail, amount, placed, rate, shadow)
+
+
+def count(booking: Booking, command: CountRequest) -> Reply:
+    """Count a request that costs nothing and needs no plan."""
+    _, rate = _count(booking)
+    usage = Usage(
+        booking.account.project,
+        b"",
+        "",
+        "",
+        command.operation,
+        1,
+        "",
+        command.environment,
+        booking.at_ms,
+        "",
+        command.actor,
+        "",
+    )
+    if rate.retry_at_ms:
+        return _stopped(booking, usage, rate)
+    fact_id = booking.state_usage("request", usage)
+    return _reply(booking, usage, fact_id, rate=rate, shadow=_try_limits(booking, usage, 0))
+
+
+def _count(booking: Booking) -> tuple[Limits, RateState]:
+    account = booking.account
+    if account.window is None:
+        account.window = rested(booking.at_ms)
+    limits = limits_of(account)
+    return limits, count_request(account.window, limits, booking.at_ms)
+
+
+def _stopped(booking: Booking, usage: Usage, rate: RateState) -> Reply:
+    seconds = _seconds(booking, rate.retry_at_ms)
+    detail = f"Rate limit exceeded for project {booking.account.project}. Retry after {seconds} seconds"
+    fact_id = booking.state_usage("refusal", usage, reason="rate_limited")
+    return _reply(booking, usage, fact_id, "rate_limited", detail, rate=rate, shadow=_try_limits(booking, usage, 0))
+
+
+def _try_limits(booking: Booking, usage: Usage, amount: int) -> str:
+    """What the limits on trial say of a request that cost `amount`: a code, stated as a fact, or ""."""
+    account, at_ms = booking.account, booking.at_ms
+    if account.shadow is None:
+        return ""
+    window, limits = account.shadow.window, over(limits_of(account), account.shadow.limits)
+    if count_request(window, limits, at_ms).retry_at_ms:
+        code = "rate_limited"
+    elif amount > limits.cost_ceiling:
+        code = "over_cost_ceiling"
+    elif amount > cost_left(window, limits):
+        code = "rate_limited"
+    else:
+        add_cost(window, at_ms, amount)
+        return ""
+    booking.state_usage("shadow", usage, reason=code)
+    return code
+
+
+def _seconds(booking: Booking, at_ms: int) -> int:
+    return -(-(at_ms - booking.at_ms) // 1000)
+
+
+def _reply(
+    booking: Booking,
+    usage: Usage,
+    fact_id: str,
+    code: str = "",
+    detail: str = "",
+    amount: int = 0,
+    placed: Hold | None = None,
+    rate: RateState | None = None,
+    shadow: str = "",
+) -> Reply:
+    return Reply(
+        CODES[code].status if code else 200,
+        code,
+        detail,
+        amount,
+        available(booking.account, usage.environment),
+        fact_id,
+        placed.id if placed is not None else "",
+        placed.expires_at_ms if placed is not None else 0,
+        rate=rate,
+        shadow=shadow,
+    )
