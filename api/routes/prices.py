@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, ServicesDep, utc
+from api.dependencies import AdminDep, ServicesDep, instant, utc
 from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Problem, Rejection
@@ -122,9 +122,7 @@ def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
 
 
 def _at_ms(at: datetime, field: str) -> int:
-    if at.tzinfo is None:
-        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
-    return round(at.timestamp() * 1000)
+    return round(instant(at, field).timestamp() * 1000)
 
 
 def _now_ms() -> int:
