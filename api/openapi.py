@@ -1,5 +1,5 @@
-"""The OpenAPI document: FastAPI's own, with what every call may answer besides; committed as `api/openapi.json`, so that
-an API change shows as a diff.
+"""The OpenAPI document: FastAPI's own, with what every call may answer besides; committed as `api/openapi.json`, so
+that an API change shows as a diff.
 
 Write it anew with `uv run python -m api.openapi`.
 """
