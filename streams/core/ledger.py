@@ -81,8 +81,8 @@ def hold(booking: Booking, usage: Usage, seconds: int) -> tuple[str, str, Hold |
     left = available(account, usage.environment)
     if total > left:
         return *_out_of_credits(booking, usage, book, total, left), None
-    if len(account.holds) >= holds.HOLDS_MAX:
-        detail = f"Project {account.project} has {holds.HOLDS_MAX} open holds; resolve some first"
+    if not holds.has_room(account, usage):
+        detail = f"Project {account.project} has no room beside its {len(account.holds)} open holds; resolve some first"
         return *_refuse(booking, usage, book, "too_many_holds", detail), None
     placed = holds.place(booking, usage, lines, book.version, seconds)
     recharge_if_low(booking)

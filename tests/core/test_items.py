@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from schemas.commands import CloseProject, Envelope, PublishPrices, ReleaseHold, SetItem, Tick
 from schemas.ledger import Fact
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
-from streams.core.booking import available
+from streams.core.booking import FACTS_PER_SLOT, available
 from streams.core.decisions import command_reply
 from streams.core.items import metered, unpaid
 from streams.core.owner import IntakeItem, fold
@@ -125,7 +125,7 @@ def test_a_project_that_never_pays_states_each_months_debt_once() -> None:
     stated = bench.facts[first:]
     refusals = [(f.operation, f.occurred_at_ms) for f in stated if f.kind == "refusal"]
     assert len(refusals) == len(set(refusals)) == 2 * 60
-    assert len(stated) < 1_024
+    assert len(stated) < FACTS_PER_SLOT // 4
     assert available(bench.account, "production") == 0
 
 

@@ -267,7 +267,7 @@ class Model:
             for slot, name in enumerate(body.projects):
                 project = self.projects.get(name)
                 if project is not None and project.is_project and self._now(project) >= project.due_at_ms():
-                    self._index = slot * 1024
+                    self._index = slot * 4096
                     self._settle(project)
                     self._touch(project)
         else:
@@ -282,7 +282,7 @@ class Model:
                 self.dead.add((self._offset, slot, "unknown_project"))
                 continue
             touched.add(project)
-            self._index = slot * 1024
+            self._index = slot * 4096
             self._settle(project)
             event = ("event", usage.project, usage.source, usage.event_id)
             if not self._is_seen(event) and _is_held(project, usage):
