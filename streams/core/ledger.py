@@ -20,7 +20,9 @@ def settle(booking: Booking) -> None:
     the old month comes first: what it owes is paid from its own allowance.
     """
     account = booking.account
+    is_anything_due = False
     while booking.at_ms >= (due_at_ms := _due_at_ms(account)):
+        is_anything_due = True
         if expiring := [hold for hold in account.holds if hold.expires_at_ms <= due_at_ms]:
             for hold in expiring:
                 holds.expire(booking, hold)
@@ -29,6 +31,8 @@ def settle(booking: Booking) -> None:
         else:
             _renew(booking)
     account.due_at_ms = due_at_ms
+    if is_anything_due:
+        recharge_if_low(booking)
 
 
 def reschedule(account: Account) -> None:

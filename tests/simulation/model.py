@@ -493,10 +493,9 @@ class Model:
     # What time brings.
 
     def _settle(self, project: Project) -> None:
-        while True:
+        is_anything_due = project.due_at_ms() <= self._now(project)
+        while project.due_at_ms() <= self._now(project):
             due_ms, what, which = project.next_due()
-            if due_ms > self._now(project):
-                return
             if what == 0:
                 self._let_go(project, project.holds[which], "expired", due_ms)
             elif what == 1:
@@ -508,6 +507,8 @@ class Model:
                 self._pay_bills(project, due_ms)
             else:
                 self._renew(project, due_ms)
+        if is_anything_due:
+            self._recharge_if_low(project)
 
     def _renew(self, project: Project, due_ms: int) -> None:
         project.renewals += 1
