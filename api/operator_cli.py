@@ -164,6 +164,12 @@ def set_item(
     show(Api().call("PUT", f"/v1/admin/projects/{project}/items/{item}", {"quantity": quantity}).json(), as_json)
 
 
+@projects.command("items")
+def list_items(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """The recurring line items, and what they come to so far this month."""
+    show(Api().call("GET", "/v1/items", project=project).json(), as_json)
+
+
 @credits.command("balance")
 def balance(
     project: ProjectArgument,
@@ -249,6 +255,31 @@ def correct(
             body["time"] = late
     url = f"/v1/admin/projects/{project}/corrections"
     show(Api().call("POST", url, body, key=idempotency_key).json(), as_json)
+
+
+@holds.command("place")
+def place(
+    project: ProjectArgument,
+    operation: Annotated[str, typer.Argument(help="What the job does, such as blog_post")],
+    job: Annotated[str, typer.Argument(help="The job's id; placing it again costs nothing")],
+    quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
+    media_type: Annotated[str | None, typer.Option("--media-type", help="A social post's: image or video")] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="A video's: budget or premium")] = None,
+    seconds: Annotated[int | None, typer.Option("--seconds", min=1, max=604_800, help="3600 unless given")] = None,
+    environment: EnvironmentOption = "production",
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a job's credits, as the gateway does when it queues one."""
+    given = {"quantity": quantity, "media_type": media_type, "tier": tier, "hold_seconds": seconds}
+    body = {
+        "project": project,
+        "operation": operation,
+        "job_id": job,
+        "hold": True,
+        "environment": environment,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    show(Api().call("POST", "/v1/admissions", body).json(), as_json)
 
 
 @holds.command("list")

@@ -22,7 +22,9 @@ def settle(booking: Booking) -> None:
     the old month comes first: what it owes is paid from its own allowance.
     """
     account = booking.account
+    is_anything_due = False
     while booking.at_ms >= (due_at_ms := _due_at_ms(account)):
+        is_anything_due = True
         if expiring := [hold for hold in account.holds if hold.expires_at_ms <= due_at_ms]:
             for hold in expiring:
                 holds.expire(booking, hold)
@@ -33,6 +35,8 @@ def settle(booking: Booking) -> None:
         else:
             _renew(booking)
     account.due_at_ms = due_at_ms
+    if is_anything_due:
+        recharge_if_low(booking)
 
 
 def reschedule(account: Account) -> None:
@@ -92,8 +96,8 @@ def hold(
     left = available(account, usage.environment)
     if total > left:
         return *_out_of_credits(booking, usage, book, total, left), None
-    if len(account.holds) >= holds.HOLDS_MAX:
-        detail = f"Project {account.project} has {holds.HOLDS_MAX} open holds; resolve some first"
+    if not holds.has_room(account, usage):
+        detail = f"Project {account.project} has no room beside its {len(account.holds)} open holds; resolve some first"
         return *_refuse(booking, usage, book, "too_many_holds", detail), None
     if cost_left is not None and total > cost_left:
         return *_over_ceiling(booking, usage, book, total, cost_left, cost_ceiling), None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT, PriceBook
 from schemas.problems import Rejection
 from streams.core.plans import PLANS
 
@@ -19,6 +19,8 @@ NOTICE_DAYS = 30
 BOOKS_MAX = 200
 OPERATIONS_MAX = 500
 RATE_MAX = 1_000_000 * 1_000_000
+# A month of as many units as there may be still fits into 63 bits.
+HOURLY_RATE_MAX = RATE_MAX // 100
 _DAY_MS = 86_400_000
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_.]{0,63}")
@@ -89,12 +91,14 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
         raise _invalid("A price book can't take effect before it is announced", "effective_at")
     if not book.rates or len(book.rates) + len(book.hourly) > OPERATIONS_MAX:
         raise _invalid(f"A price book has 1 to {OPERATIONS_MAX} prices", "rates")
-    for field, rates in (("rates", book.rates), ("hourly", book.hourly)):
+    for field, rates, most in (("rates", book.rates, RATE_MAX), ("hourly", book.hourly, HOURLY_RATE_MAX)):
         for operation, rate in rates.items():
             if not _OPERATION.fullmatch(operation):
                 raise _invalid(f"{operation[:80]!r} is no name for an operation", f"{field}.{operation[:80]}")
-            if not 0 <= rate <= RATE_MAX:
-                raise _invalid("A price is from 0 to 1000000 credits", f"{field}.{operation}")
+            if not 0 <= rate <= most:
+                raise _invalid(
+                    f"A price is from 0 to {most // MICROCREDITS_PER_CREDIT} credits", f"{field}.{operation}"
+                )
     if both := book.rates.keys() & book.hourly.keys():
         raise _invalid(f"{min(both)!r} has a price a use and a price an hour", "hourly")
     for operation, plan in book.plan_required.items():

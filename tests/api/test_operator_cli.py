@@ -77,15 +77,15 @@ def test_money(run: Run) -> None:
 
 
 def test_jobs(run: Run, operator: Operator) -> None:
-    project, client = operator.customer("free")
-    ids = [
-        client.post("/v1/admissions", json={"operation": "image", "hold": True, "job_id": job}).json()["hold_id"]
-        for job in ("a", "b")
-    ]
+    project = operator.project("free")
+    ids = [run("holds", "place", project, "image", job)["hold_id"] for job in ("a", "b")]
+    assert run("holds", "place", project, "image", "a")["hold_id"] == ids[0], "the same job"
     assert [each["hold_id"] for each in run("holds", "list", project)["holds"]] == ids
     assert run("holds", "extend", project, ids[0], "60")["outcome"] == "extended"
     assert run("holds", "capture", project, ids[0], "--credits", "10")["credits"] == "10"
     assert run("holds", "release", project, ids[1], "--reason", "timeout")["available"] == "240"
+    post = run("holds", "place", project, "social_post", "c", "--media-type", "image", "--seconds", "60")
+    assert post["credits"] == "37"
 
 
 def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path: Path) -> None:
@@ -106,6 +106,7 @@ def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path
     assert run("prices", "changelog")["books"][0]["version"] == version
     project = operator.project("hobby")
     assert run("projects", "item", project, f"{operation}.hour", "2")["items"][0]["quantity"] == 2
+    assert run("projects", "items", project)["items"][0]["credits_an_hour"] == "0.5"
 
 
 def test_what_is_refused_says_why_in_one_line(

@@ -100,6 +100,7 @@ def test_what_is_cheaper_or_new_counts_at_once(better: dict[str, Any]) -> None:
         ({"rates": {"image": -1}}, "invalid_request"),
         ({"rates": {"Image!": 1}}, "invalid_request"),
         ({"hourly": {"image": 1}}, "invalid_request"),
+        ({"hourly": {"domain": 10_000 * CREDIT + 1}}, "invalid_request"),
         ({"gates": GATES | {"image": "gold"}}, "invalid_request"),
         ({"gates": GATES | {"no.price": "build"}}, "invalid_request"),
     ],

@@ -267,7 +267,7 @@ class Model:
             for slot, name in enumerate(body.projects):
                 project = self.projects.get(name)
                 if project is not None and project.is_project and self._now(project) >= project.due_at_ms():
-                    self._index = slot * 1024
+                    self._index = slot * 4096
                     self._settle(project)
                     self._touch(project)
         else:
@@ -282,7 +282,7 @@ class Model:
                 self.dead.add((self._offset, slot, "unknown_project"))
                 continue
             touched.add(project)
-            self._index = slot * 1024
+            self._index = slot * 4096
             self._settle(project)
             event = ("event", usage.project, usage.source, usage.event_id)
             if not self._is_seen(event) and _is_held(project, usage):
@@ -493,10 +493,9 @@ class Model:
     # What time brings.
 
     def _settle(self, project: Project) -> None:
-        while True:
+        is_anything_due = project.due_at_ms() <= self._now(project)
+        while project.due_at_ms() <= self._now(project):
             due_ms, what, which = project.next_due()
-            if due_ms > self._now(project):
-                return
             if what == 0:
                 self._let_go(project, project.holds[which], "expired", due_ms)
             elif what == 1:
@@ -508,6 +507,8 @@ class Model:
                 self._pay_bills(project, due_ms)
             else:
                 self._renew(project, due_ms)
+        if is_anything_due:
+            self._recharge_if_low(project)
 
     def _renew(self, project: Project, due_ms: int) -> None:
         project.renewals += 1
