@@ -96,7 +96,7 @@ def rehearse(
     """
     check_proposal(book, prices)
     since_ms = now_ms - days * _DAY_MS
-    rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.at(now_ms), book))
+    rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
     projects = _projects(clickhouse, since_ms)
     worst: list[tuple[tuple[int, int, str], Outcome]] = []
     total = rehearsal.total

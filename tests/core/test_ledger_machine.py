@@ -348,7 +348,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         days=st.sampled_from((0, 0, 1, 29, 30, 31, 45)),
         announced_days_ago=st.sampled_from((0, 0, 0, 0, 3, -1)),
-        change=st.sampled_from(("dearer", "cheaper", "same", "gone", "gated", "free", "again", "renamed", "empty")),
+        change=st.sampled_from(
+            ("dearer", "cheaper", "same", "gone", "back", "gated", "free", "again", "renamed", "empty")
+        ),
     )
     def publish(self, days: int, announced_days_ago: int, change: str) -> None:
         self.step()
@@ -365,6 +367,9 @@ class LedgerMachine(RuleBasedStateMachine):
         elif change == "gone":
             rates.pop("blog_post", None)
             hourly.pop("storage", None)
+        elif change == "back":
+            rates["blog_post"] = rates.get("blog_post", (61 - days) * CREDIT)
+            hourly["storage"] = hourly.get("storage", days)
         elif change == "gated":
             gates["image"] = "hobby"
         elif change == "free":

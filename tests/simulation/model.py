@@ -976,10 +976,13 @@ class Model:
             return "invalid_request"
         if not book.rates or min([*book.rates.values(), *book.hourly.values()]) < 0:
             return "invalid_request"
-        before, after = last.rates | last.hourly, book.rates | book.hourly
-        is_worse = any(name not in after or after[name] > before[name] for name in before)
-        for name in before:
-            is_worse |= RANK[book.plan_required.get(name, "free")] > RANK[last.plan_required.get(name, "free")]
+        after = book.rates | book.hourly
+        is_worse = any(name not in after for name in last.rates | last.hourly)
+        for name, rate in after.items():
+            before = [each for each in self.books if name in each.rates or name in each.hourly][-1:]
+            for each in before:
+                is_worse |= rate > each.rates.get(name, each.hourly.get(name, 0))
+                is_worse |= RANK[book.plan_required.get(name, "free")] > RANK[each.plan_required.get(name, "free")]
         if is_worse and book.effective_at_ms < book.announced_at_ms + 30 * DAY_MS:
             return "price_notice_too_short"
         return ""
