@@ -151,6 +151,13 @@ def test_a_capture_costs_what_was_held_whatever_prices_do() -> None:
     assert (bench.facts[-1].amount, bench.facts[-1].price_version) == (-32 * CREDIT, "2026-01")
 
 
+def test_a_surcharge_may_need_a_higher_plan_than_what_it_is_on() -> None:
+    bench = Bench(prices=Prices([book("gated", gates=GATES | {"social_post.video": "hobby"})]))
+    assert bench.charge("social_post.text", surcharge="social_post.image").code == ""
+    assert bench.charge("social_post.text", surcharge="social_post.video").code == "plan_required"
+    assert bench.hold("social_post.text", surcharge="social_post.video").code == "plan_required"
+
+
 def test_an_operation_that_its_times_book_does_not_have_is_refused() -> None:
     bench = Bench(prices=Prices([book("new", 1, {"brand.new": CREDIT})]))
     reply = bench.charge("brand.new")
