@@ -65,6 +65,7 @@ CODES: dict[str, ProblemCode] = {
     "unknown_hold": ProblemCode(404, "Unknown hold", "GET /v1/holds lists the open ones; a resolved one is gone."),
     "too_many_holds": ProblemCode(409, "Too many holds", "Capture or release some holds first."),
     "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
+    "event_held": ProblemCode(409, "Event held", "Capture or release the event's hold (GET /v1/holds) instead."),
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),

@@ -370,11 +370,12 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
                 refusal.detail = f"{_what(fact)} costs {refusal.needed} credits; fewer were available"
         case "plan_required":
             refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
-            refusal.needed_plan = book.plan_required.get(fact.operation) if book is not None else None
+            gates = book.plan_required if book is not None else {}
+            gated = (each for each in (fact.operation, fact.surcharge) if each in gates)
+            operation = max(gated, key=lambda each: PLANS[gates[each]].rank, default=fact.operation)
+            refusal.needed_plan = gates.get(operation)
             needs = refusal.needed_plan or "higher"
-            refusal.detail = (
-                f"{fact.operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
-            )
+            refusal.detail = f"{operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
         case "rate_limited":
             refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
             plan = PLANS.get(refusal.plan)
@@ -390,7 +391,10 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
 
 
 def _price(prices: Prices, facts: Sequence[Fact]) -> ReceiptPrice | None:
-    version = next((fact.price_version for fact in facts if fact.price_version), "")
+    # A correction may give back what another book's price was: the one it charges by is its own.
+    priced = [fact for fact in facts if fact.price_version]
+    version = next((fact.price_version for fact in priced if fact.reason != "given_back"), "")
+    version = version or (priced[0].price_version if priced else "")
     lines = _lines(prices, facts)
     if not version or not lines:
         return None

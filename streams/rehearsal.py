@@ -310,6 +310,7 @@ class _Replay:
                     fact.operation,
                     fact.quantity,
                     -fact.amount,
+                    fact.price_version,
                 )
                 for fact in self._charged[name]
             ]

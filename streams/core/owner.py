@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.commands import (
     AnyCommand,
+    Correct,
     CreateProject,
     Envelope,
     IntakeRecord,
@@ -221,7 +222,7 @@ class _Batch:
         prices = self._prices_at(item.offset)
         booking = Booking(account, self.partition, item.offset, 0, item.at_ms, self.effects.facts, prices)
         settle(booking)
-        already_decided = any(self.seen.get(claim, item.offset) < item.offset for claim in claims(command))
+        already_decided = any(self._is_claimed(item, command, claim) for claim in claims(command))
         reply = command_reply(booking, command, already_decided)
         reschedule(account)
         self._remember(item, command, account, reply)
@@ -261,6 +262,13 @@ class _Batch:
             return self._prices
         announced = self.accounts[PRICES_ID].books
         return Prices([each.book for each in announced if each.offset < offset])
+
+    def _is_claimed(self, item: IntakeItem, command: AnyCommand, claim: bytes) -> bool:
+        """Whether an earlier record claimed it. A refusal that a correction knows of does not stand in its way; what
+        came of the event since does."""
+        first_offset = self.seen.get(claim, item.offset)
+        is_known = isinstance(command, Correct) and first_offset == command.refused_offset
+        return first_offset < item.offset and not is_known
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):

@@ -119,6 +119,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.uses: list[Usage] = []
         self.charged: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
         self.corrections: Counter[tuple[str, str, str]] = Counter()
+        self.refused: dict[tuple[str, str, str], int] = {}
         self.grants: dict[str, Grant] = {}
         self.recharges: list[tuple[str, str]] = []
 
@@ -266,19 +267,30 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.charged)
     @rule(
         number=numbers,
-        kind=st.sampled_from(("back", "back", "back", "anew", "anew", "same", "same", "late", "late", "nothing")),
+        kind=st.sampled_from(
+            ("back", "back", "back", "anew", "anew", "same", "same", "late", "late", "refused", "held", "nothing")
+        ),
         operation=st.sampled_from(OPERATIONS),
         environment=environments,
         is_fresh=often,
     )
     def correct(self, number: int, kind: str, operation: str, environment: str, is_fresh: bool) -> None:
-        """Give an event's charges back; charge it anew, or the same again; or take one that came too late."""
+        """Give an event's charges back; charge it anew, or the same again; or take one that came too late, that was
+        refused, or that is held."""
         self.step()
         event = pick(list(self.charged)[-12:], number)
         project, source, event_id = event
         new = self.use(project, operation, number, environment, is_new=True)
+        refused_offset = -1
         if kind == "late":
             source, event_id = new.source, new.event_id
+        held_now = [hold.usage for name, known in self.model.projects.items() for hold in known.holds]
+        if kind == "held" and held_now:
+            held_use = pick(held_now, number)
+            event = project, source, event_id = held_use.project, held_use.source, held_use.event_id
+        if kind == "refused" and self.refused:
+            event = project, source, event_id = pick(list(self.refused)[-12:], number)
+            refused_offset = self.refused[event] if is_fresh else -1
         if kind == "same":
             new = next((each for each in self.uses if (each.project, each.event_id) == (project, event_id)), new)
         self.send(
@@ -288,8 +300,11 @@ class LedgerMachine(RuleBasedStateMachine):
             event_id=event_id,
             sequence=self.corrections[event] if is_fresh else max(0, self.corrections[event] - 1),
             given_back=self.to_give_back(event) if kind in ("back", "anew", "same") else [],
-            usage=replace(new, source=source, event_id=event_id) if kind in ("anew", "same", "late") else None,
+            usage=replace(new, project=project, source=source, event_id=event_id)
+            if kind in ("anew", "same", "late", "refused", "held")
+            else None,
             metadata="",
+            refused_offset=refused_offset,
         )
 
     # What a project is.
@@ -371,7 +386,7 @@ class LedgerMachine(RuleBasedStateMachine):
             rates["blog_post"] = rates.get("blog_post", (61 - days) * CREDIT)
             hourly["storage"] = hourly.get("storage", days)
         elif change == "gated":
-            gates["image"] = "hobby"
+            gates["image"] = gates["social_post.video"] = "hobby"
         elif change == "free":
             rates["image"] = 0
             hourly["domain"] = 0
@@ -442,6 +457,8 @@ class LedgerMachine(RuleBasedStateMachine):
             tally[f"stated: {line.kind} {'' if line.kind in ('plan', 'price_book') else line.reason}"] += 1
             if line.kind in ("charge", "correction") and line.event_id and line.amount:
                 self.charged[line.project, line.source, line.event_id].append(line)
+            if line.kind == "refusal" and line.event_id:
+                self.refused[line.project, line.source, line.event_id] = line.offset
             if line.reason == "requested":
                 self.recharges.append((line.project, f"recharge-0-{line.offset}-{line.index}"))
         for each in self.model.all_grants():
@@ -585,12 +602,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def to_give_back(self, event: tuple[str, str, str]) -> list[GivenBack]:
         """What history says that the event was charged on each grant, and not given back yet."""
         left: Counter[str] = Counter()
-        operations: dict[str, str] = {}
+        told: dict[str, Line] = {}
         for line in self.charged[event]:
             left[line.grant_id] -= line.amount
-            operations[line.grant_id] = line.operation
+            told[line.grant_id] = line
         return [
-            GivenBack(self.grants[grant_id], operations[grant_id], 1, amount)
+            GivenBack(self.grants[grant_id], told[grant_id].operation, 1, amount, told[grant_id].price_version)
             for grant_id, amount in left.items()
             if amount > 0
         ]
