@@ -267,10 +267,12 @@ class _Replay:
         if name in self._passed:
             self._not_held.add(hold_id)
             return
+        before = len(self._facts)
         code, _, placed = hold(self._booking(first, at_ms), self._usage(facts), _HOLD_SECONDS)
         self._note_refusal(code, at_ms)
         if placed is None:
             self._not_held.add(hold_id)
+            self._note_charges(name, before)
         else:
             placed.id = hold_id
             self._holds[hold_id] = placed
