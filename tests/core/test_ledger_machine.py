@@ -114,6 +114,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.lines_checked = 0
         self.dead: set[tuple[int, int, str]] = set()
         self.sums: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self.told: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         # What a caller may know: what it asked, and what history tells.
         self.asked: list[AnyCommand] = []
         self.uses: list[Usage] = []
@@ -326,7 +327,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         project=projects,
-        what=st.sampled_from(("create", "badge", "badge", "standing", "standing", "join", "join", "billing account")),
+        what=st.sampled_from(
+            ("create", "badge", "badge", *["standing"] * 4, *["join"] * 4, "billing account", "billing account")
+        ),
         number=numbers,
         is_so=often,
     )
@@ -454,6 +457,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting.append(IntakeItem(self.offset, self.at_ms, body))
         self.offset += 1
         for line in self.model.lines[before:]:
+            count(self.told[line.project, line.environment], line)
             tally[f"stated: {line.kind} {'' if line.kind in ('plan', 'price_book') else line.reason}"] += 1
             if line.kind in ("charge", "correction") and line.event_id and line.amount:
                 self.charged[line.project, line.source, line.event_id].append(line)
@@ -465,8 +469,20 @@ class LedgerMachine(RuleBasedStateMachine):
             if each.id not in self.grants:
                 times = (each.granted_at_ms, each.expires_at_ms or 0)
                 self.grants[each.id] = Grant(each.id, each.kind, each.environment, each.given, 0, *times)
+        self.check_that_nothing_is_lost()
         if len(self.waiting) >= self.batch_sizes[self.batches % len(self.batch_sizes)]:
             self.flush()
+
+    def check_that_nothing_is_lost(self) -> None:
+        """After each record, of what the model states; `compare` holds the core to that, once a batch."""
+        for name, known in self.model.projects.items():
+            for environment in ENVIRONMENTS:
+                sums = self.told[name, environment]
+                can_spend = known.available(environment)
+                kept = known.balance(environment) - can_spend
+                came = sums["granted"] + sums["given back"]
+                assert came == sums["spent"] + sums["refunded"] + sums["expired"] + kept + can_spend
+                assert can_spend >= 0 and kept == sums["held"]
 
     def flush(self) -> None:
         """Fold what waits, perhaps twice, and compare."""
