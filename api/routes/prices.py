@@ -103,11 +103,19 @@ def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:
     old, new = before.rates | before.hourly, after.rates | after.hourly
-    return [
-        PriceChange(operation=operation, before=_credits(old.get(operation)), after=_credits(new.get(operation)))
+    changes = (
+        PriceChange.model_validate(
+            {
+                "operation": operation,
+                "before": _credits(old.get(operation)),
+                "after": _credits(new.get(operation)),
+                "plan_before": before.plan_required.get(operation),
+                "plan_after": after.plan_required.get(operation),
+            }
+        )
         for operation in sorted(old.keys() | new.keys())
-        if old.get(operation) != new.get(operation)
-    ]
+    )
+    return [each for each in changes if each.before != each.after or each.plan_before != each.plan_after]
 
 
 def _credits(rate: int | None) -> str | None:

@@ -104,7 +104,7 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
     for operation, plan in book.plan_required.items():
         if plan not in PLANS or operation not in book.rates:
             raise _invalid("It needs a plan that there is, and an operation with a price", f"plan_required.{operation}")
-    worse = increases(last, book)
+    worse = increases(prices.books, book)
     if worse and book.effective_at_ms - book.announced_at_ms < NOTICE_DAYS * _DAY_MS:
         raise Rejection(
             "price_notice_too_short",
@@ -114,16 +114,25 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
         )
 
 
-def increases(old: PriceBook, new: PriceBook) -> list[str]:
-    """The operations that are worse off: dearer, gone, or for higher plans only. What is new is no increase."""
-    worse = []
-    for old_rates, new_rates in ((old.rates, new.rates), (old.hourly, new.hourly)):
-        worse += [name for name, rate in old_rates.items() if name not in new_rates or new_rates[name] > rate]
-    for operation, plan in new.plan_required.items():
-        before = old.plan_required.get(operation)
-        if operation in old.rates and PLANS[plan].rank > (PLANS[before].rank if before else 0):
-            worse.append(operation)
-    return sorted(set(worse))
+def increases(books: Sequence[PriceBook], new: PriceBook) -> list[str]:
+    """The operations that would be worse off after these books: dearer, gone, or for higher plans only. One that comes
+    back is held against the last book that had it; what never was is no increase."""
+    last = books[-1]
+    worse = {*(last.rates.keys() - new.rates.keys()), *(last.hourly.keys() - new.hourly.keys())}
+    for operation, rate in new.rates.items():
+        old = next((book for book in reversed(books) if operation in book.rates), None)
+        if old is not None and (rate > old.rates[operation] or _rank(new, operation) > _rank(old, operation)):
+            worse.add(operation)
+    for item, rate in new.hourly.items():
+        old = next((book for book in reversed(books) if item in book.hourly), None)
+        if old is not None and rate > old.hourly[item]:
+            worse.add(item)
+    return sorted(worse)
+
+
+def _rank(book: PriceBook, operation: str) -> int:
+    plan = book.plan_required.get(operation)
+    return PLANS[plan].rank if plan else 0
 
 
 def _invalid(detail: str, field: str) -> Rejection:
