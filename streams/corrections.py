@@ -154,7 +154,8 @@ def _given_back(clickhouse: ClickHouse, account: Account, charged: Sequence[Fact
     grants: dict[str, Grant] = {}
     if any(fact.grant_id for fact in charged):
         known = grants_of(clickhouse, account.project, account.last_at_ms, account.signed_up_at_ms)
-        grants = {grant.id: grant for grant in known}
+        # What is left of them by now is not part of what is asked: a repeat under the same key must be the same.
+        grants = {grant.id: msgspec.structs.replace(grant, remaining=0, held=0) for grant in known}
     return [
         GivenBack(
             # A free use is on no grant; its environment is all that counts.

@@ -12,6 +12,7 @@ from schemas.events import UsageData
 from schemas.problems import Rejection
 from streams.clickhouse import ClickHouse
 from streams.core.booking import available
+from streams.core.decisions import fingerprint
 from streams.corrections import charged_for, correction_of
 from streams.migrations import migrate
 from streams.reports import UsageQuestion, usage_rows
@@ -77,6 +78,18 @@ def test_a_late_event_may_be_of_any_age_that_its_project_has(embedded: ClickHous
     (entry,) = life.correct("forgotten", "late", UsageData("image"), when)
     assert (entry.amount, entry.occurred_at_ms) == (-32 * CREDIT, START_MS + 3_600_000)
     assert life.correct("forgotten", "void")[0].amount == 32 * CREDIT
+
+
+def test_a_correction_that_is_asked_for_again_is_the_same_whatever_was_spent_since(embedded: ClickHouse) -> None:
+    """Or its idempotency key would seem to be used for something else."""
+    life = Corrected(embedded)
+    life.use("event", "image")
+    first = life.command("event", "amend", UsageData("website", quantity=500))
+    life.apply(first)
+    assert life.facts[-1].kind == "charge", "it was refused"
+    life.use("since", "chat.message")
+    again = life.command("event", "amend", UsageData("website", quantity=500))
+    assert fingerprint(again) == fingerprint(first)
 
 
 def test_an_event_that_was_refused_is_charged_after_all_and_keeps_its_time(embedded: ClickHouse) -> None:
