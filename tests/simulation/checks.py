@@ -113,10 +113,11 @@ def _kept(project: Project) -> tuple[Any, ...]:
     grants = sorted((grant.id, grant.left, grant.held) for grant in project.grants if grant.left)
     raises = [(each.id, each.is_on) for each in project.raises]
     trial = project.trial[1] if project.trial is not None else None
-    return grants, sorted(hold.id for hold in project.holds), due_at_ms, raises, _used(project.window), _used(trial)
+    return grants, sorted(hold.id for hold in project.holds), due_at_ms, raises, used(project.window), used(trial)
 
 
-def _used(window: ModelWindow | None) -> tuple[Any, ...] | None:
+def used(window: ModelWindow | None) -> tuple[Any, ...] | None:
+    """Of a window: how many requests it counts, what they cost, and the burst tokens that are spent, as of when."""
     if window is None:
         return None
     return len(window.requests), sum(cost for _, cost in window.costs), window.spent, window.at_ms
@@ -127,10 +128,11 @@ def _stored(account: Account) -> tuple[Any, ...]:
     grants = sorted((grant.id, grant.remaining, grant.held) for grant in account.grants if grant.remaining)
     raises = [(each.id, each.is_on) for each in account.raises]
     windows = (account.window, account.shadow.window if account.shadow is not None else None)
-    return grants, sorted(hold.id for hold in account.holds), due_at_ms, raises, *map(_stored_use, windows)
+    return grants, sorted(hold.id for hold in account.holds), due_at_ms, raises, *map(stored_use, windows)
 
 
-def _stored_use(window: Window | None) -> tuple[Any, ...] | None:
+def stored_use(window: Window | None) -> tuple[Any, ...] | None:
+    """The same of an account's."""
     if window is None:
         return None
     spent = Fraction(window.spent, 60_000)
