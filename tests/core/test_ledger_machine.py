@@ -50,6 +50,7 @@ from schemas.ledger import Account, Fact, Grant, Limits
 from schemas.prices import PriceBook
 from streams.codecs import decode_account, encode_account
 from streams.core.booking import available, balance, held
+from streams.core.decisions import REPLIES_KEPT
 from streams.core.items import unpaid
 from streams.core.owner import Effects, IntakeItem, fold
 from streams.core.price_list import PRICES_ID
@@ -239,7 +240,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.send(Admit, project, usage=event, hold_seconds=7 * 86_400)
 
     @precondition(lambda self: self.has_holds())
-    @rule(number=numbers, how=st.sampled_from((-1, -1, 0, 1, 2, 3, 4, 9, *["released"] * 6)))
+    @rule(number=numbers, how=st.sampled_from((-1, -1, 0, 1, 2, 3, 4, 9, 9, *["released"] * 6)))
     def job_ends(self, number: int, how: int | str) -> None:
         """All of its hold is charged, or so many quarters, or none."""
         self.step()
@@ -577,7 +578,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert repeat.facts == [fact for fact in facts if fact.project not in kept]
             assert repeat.dead_letters == effects.dead_letters
             assert encoded(repeat) == encoded(effects)
-            assert repeat.seen == effects.seen
+            # What a kept account has no room for any more was in the index before that account was written.
+            if kept and len(effects.replies) > REPLIES_KEPT:
+                assert repeat.seen.items() <= effects.seen.items()
+            else:
+                assert repeat.seen == effects.seen
             told = {command.correlation: (command, reply) for command, reply in effects.replies}
             again = {command.correlation: (command, reply) for command, reply in repeat.replies}
             assert all(told[correlation] == answered for correlation, answered in again.items())
