@@ -250,7 +250,7 @@ def _charge_fact(
             usage.source,
             usage.event_id,
             usage.job_id,
-            usage.key_id,
+            usage.key_id or booking.actor,
             usage.occurred_at_ms,
             booking.at_ms,
             usage.metadata,

@@ -30,15 +30,20 @@ def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
     """Decide one request, and count it if it passes: where it does not, `retry_at_ms` says when it would. Times may not
     step back."""
     advance(window, limits, now_ms)
-    limit = limits.requests_per_minute
-    count = sum(window.arrivals[1::2])
-    passes = count < limit
-    if not passes and window.spent + TOKEN <= _tokens(limits):
-        window.spent += TOKEN
-        passes = True
-    if passes:
+    retry_at_ms = request_retry_at_ms(window, limits)
+    if not retry_at_ms:
+        if sum(window.arrivals[1::2]) >= limits.requests_per_minute:
+            window.spent += TOKEN
         _add(window.arrivals, now_ms, 1)
-    return rate_state(window, limits, now_ms, 0 if passes else _falls_to(window.arrivals, count, limit - 1))
+    return rate_state(window, limits, now_ms, retry_at_ms)
+
+
+def request_retry_at_ms(window: Window, limits: Limits) -> int:
+    """When a request would pass a window that was advanced to now, if none comes meanwhile: 0 is at once."""
+    count, limit = sum(window.arrivals[1::2]), limits.requests_per_minute
+    if count < limit or window.spent + TOKEN <= _tokens(limits):
+        return 0
+    return _falls_to(window.arrivals, count, limit - 1)
 
 
 def rate_state(window: Window, limits: Limits, now_ms: int, retry_at_ms: int = 0) -> RateState:
