@@ -24,7 +24,16 @@ from streams.core import holds
 from streams.core.booking import Booking, available
 from streams.core.ledger import charge, duplicate, hold, price_of
 from streams.core.limits import limits_of, over
-from streams.core.windows import add_cost, cost_left, cost_retry_at_ms, count_request, rate_state, rested
+from streams.core.windows import (
+    ABOVE_CEILING,
+    add_cost,
+    cost_left,
+    cost_retry_at_ms,
+    count_request,
+    rate_state,
+    rested,
+    try_request,
+)
 
 
 def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
@@ -104,15 +113,10 @@ def _try_limits(booking: Booking, usage: Usage, amount: int) -> str:
     if account.shadow is None:
         return ""
     window, limits = account.shadow.window, over(limits_of(account), account.shadow.limits)
-    if count_request(window, limits, at_ms).retry_at_ms:
-        code = "rate_limited"
-    elif amount > limits.cost_ceiling:
-        code = "over_cost_ceiling"
-    elif amount > cost_left(window, limits):
-        code = "rate_limited"
-    else:
-        add_cost(window, at_ms, amount)
+    stopped = try_request(window, limits, at_ms, amount)
+    if not stopped:
         return ""
+    code = "over_cost_ceiling" if stopped == ABOVE_CEILING else "rate_limited"
     booking.state_usage("shadow", usage, reason=code)
     return code
 

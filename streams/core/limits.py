@@ -39,6 +39,17 @@ def over(limits: Limits, other: Limits) -> Limits:
     return Limits(requests, max(requests, other.burst or limits.burst), other.cost_ceiling or limits.cost_ceiling)
 
 
+def check_limits(limits: Limits) -> None:
+    """Whether these may be set. Raises Rejection `invalid_request`."""
+    for field, value, most in (
+        ("requests_per_minute", limits.requests_per_minute, REQUESTS_MAX),
+        ("burst", limits.burst, 2 * REQUESTS_MAX),
+        ("cost_ceiling", limits.cost_ceiling, CEILING_MAX),
+    ):
+        if not 0 <= value <= most:
+            raise Rejection("invalid_request", f"`{field}` is out of range", field)
+
+
 def before_change(account: Account, at_ms: int) -> None:
     """Call it before whatever may change the limits: what was until then counts by the old ones."""
     if account.window is not None:
@@ -50,7 +61,7 @@ def before_change(account: Account, at_ms: int) -> None:
 def set_limits(booking: Booking, command: SetLimits) -> Reply:
     """Other limits than the plan's, for good or on trial. Raises Rejection."""
     account = booking.account
-    _check(command.limits)
+    check_limits(command.limits)
     before_change(account, booking.at_ms)
     limits = None if command.limits == _NONE else command.limits
     if command.is_shadow:
@@ -64,7 +75,7 @@ def set_limits(booking: Booking, command: SetLimits) -> Reply:
 def raise_limits(booking: Booking, command: RaiseLimits) -> Reply:
     """Plan a raise, or begin one at once. Raises Rejection."""
     account = booking.account
-    _check(command.limits)
+    check_limits(command.limits)
     if command.limits == _NONE:
         raise Rejection("invalid_request", "A raise says which limit is raised", "requests_per_minute")
     starts_at_ms = max(command.starts_at_ms, booking.at_ms)
@@ -122,16 +133,6 @@ def _end(booking: Booking, ended: LimitRaise, at_ms: int) -> str:
     before_change(booking.account, at_ms)
     booking.account.raises.remove(ended)
     return _state(booking, "raise_ended", ended.limits, raise_id=ended.id, occurred_at_ms=at_ms)
-
-
-def _check(limits: Limits) -> None:
-    for field, value, most in (
-        ("requests_per_minute", limits.requests_per_minute, REQUESTS_MAX),
-        ("burst", limits.burst, 2 * REQUESTS_MAX),
-        ("cost_ceiling", limits.cost_ceiling, CEILING_MAX),
-    ):
-        if not 0 <= value <= most:
-            raise Rejection("invalid_request", f"`{field}` is out of range", field)
 
 
 def _state(booking: Booking, what: str, limits: Limits, *, occurred_at_ms: int | None = None, **said: object) -> str:
