@@ -22,15 +22,19 @@ _NONE = Limits(0, 0, 0)
 
 def limits_of(account: Account) -> Limits:
     """The limits that hold now: of the raises that have begun, the highest counts."""
-    limits = PLANS[account.plan].limits
-    if account.limits is not None:
-        limits = over(limits, account.limits)
+    limits = contract_limits(account)
     for each in account.raises:
         if each.is_on:
             requests = max(limits.requests_per_minute, each.limits.requests_per_minute)
             burst = max(requests, limits.burst, each.limits.burst)
             limits = Limits(requests, burst, max(limits.cost_ceiling, each.limits.cost_ceiling))
     return limits
+
+
+def contract_limits(account: Account) -> Limits:
+    """The limits that hold while nothing is raised: the plan's, and the contract's over them."""
+    limits = PLANS[account.plan].limits
+    return limits if account.limits is None else over(limits, account.limits)
 
 
 def over(limits: Limits, other: Limits) -> Limits:
