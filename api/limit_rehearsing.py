@@ -15,10 +15,13 @@ from api.operator_cli import Api, problem_text
 from streams.errors import OperatorError
 
 _WIDTH_MIN = 150
+_PROJECTS_SHOWN_MAX = 20
 
 
 def rehearse_limits(console: Console, asked: dict[str, Any], as_json: bool) -> None:
     """Progress goes to `console`, what is found to standard output. Raises OperatorError."""
+    if not as_json:
+        asked = asked | {"worst_max": _PROJECTS_SHOWN_MAX}
     result = _followed(console, Api().follow("/v1/admin/rehearsals/limits", asked), asked["days"])
     if as_json:
         print(json.dumps(result, indent=2))

@@ -122,12 +122,16 @@ class BusiestMinute(BaseModel):
     credits_at: datetime | None = Field(description="None where nothing cost anything")
 
 
-class LimitRehearsedProject(LimitRehearsalTotals):
+class LimitRehearsedProject(BaseModel):
     """One project's days."""
 
     project: str
     plan: PlanName
     limits: LimitTerms
+    requests: int
+    maybe_events: int = Field(description="Requests that may have come as usage events")
+    recorded: RecordedRefusals
+    proposed: ProposedRefusals
     busiest_minute: BusiestMinute
 
 
