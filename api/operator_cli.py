@@ -6,6 +6,7 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +69,19 @@ class Api:
                     raise OperatorError(_problem(response))
             time.sleep(0.3 * 2**attempt)
         raise AssertionError
+
+    def follow(self, path: str, body: object) -> Iterator[Any]:
+        """POST it once, and give each JSON line of the answer as it comes. Raises OperatorError."""
+        headers = {"accept": "application/x-ndjson"}
+        try:
+            with self._client.stream("POST", path, json=body, headers=headers) as response:
+                if not response.is_success:
+                    response.read()
+                    raise OperatorError(_problem(response))
+                for line in response.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
 
 
 def show(answer: Any, as_json: bool) -> None:
@@ -477,11 +491,15 @@ def read_json(file: Path) -> Any:
         raise OperatorError(f"{file} is no JSON: {error}") from None
 
 
+def problem_text(problem: dict[str, Any]) -> str:
+    """A problem as one line: its code, what it says, and which field it is about."""
+    where = f" ({problem['field']})" if problem.get("field") else ""
+    return f"{problem.get('code', problem.get('status'))}: {problem['detail']}{where}"
+
+
 def _problem(response: httpx.Response) -> str:
     try:
-        problem = response.json()
-        where = f" ({problem['field']})" if problem.get("field") else ""
-        return f"{problem.get('code', response.status_code)}: {problem['detail']}{where}"
+        return problem_text(response.json())
     except (ValueError, KeyError, TypeError):
         return f"{response.status_code}: {response.text[:500]}"
 

@@ -8,6 +8,9 @@ from schemas.events import Usage
 from schemas.ledger import Grant, Limits, Reply
 from schemas.prices import PriceBook
 
+# The source of an admission that names no event of its own.
+ADMISSION_SOURCE = "/admissions"
+
 
 class Envelope(msgspec.Struct, tag="usage", array_like=True, frozen=True):
     """Accepted events of one partition, in the order they are to be applied."""

@@ -74,6 +74,7 @@ CODES: dict[str, ProblemCode] = {
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
     "billing_account_exists": ProblemCode(409, "Billing account exists", "Choose another id, or PUT to change it."),
     "price_notice_too_short": ProblemCode(

@@ -26,6 +26,7 @@ from streams.core.booking import Booking, available
 from streams.core.ledger import charge, duplicate, hold, price_of
 from streams.core.limits import limits_of, over
 from streams.core.windows import (
+    ABOVE_CEILING,
     add_cost,
     cost_left,
     cost_retry_at_ms,
@@ -33,6 +34,7 @@ from streams.core.windows import (
     rate_state,
     request_retry_at_ms,
     rested,
+    try_request,
 )
 
 
@@ -118,15 +120,10 @@ def _try_limits(booking: Booking, usage: Usage, amount: int) -> str:
     if account.shadow is None:
         return ""
     window, limits = account.shadow.window, over(limits_of(account), account.shadow.limits)
-    if count_request(window, limits, at_ms).retry_at_ms:
-        code = "rate_limited"
-    elif amount > limits.cost_ceiling:
-        code = "over_cost_ceiling"
-    elif amount > cost_left(window, limits):
-        code = "rate_limited"
-    else:
-        add_cost(window, at_ms, amount)
+    stopped = try_request(window, limits, at_ms, amount)
+    if not stopped:
         return ""
+    code = "over_cost_ceiling" if stopped == ABOVE_CEILING else "rate_limited"
     booking.state_usage("shadow", usage, reason=code)
     return code
 
