@@ -78,7 +78,7 @@ async def create_project(
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
             contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return project_info(account_for(services, asked.project))
@@ -106,7 +106,7 @@ async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPa
             key_hash=key_hash,
             environment=asked.environment,
             scopes=scopes,
-            **services.commands.addressing(),
+            **services.commands.addressing(actor=caller.key_id),
         ),
     )
     return CreatedKey(key_id=key_id, key=key, environment=asked.environment, scopes=scopes)
@@ -117,7 +117,9 @@ async def revoke_key(
     services: ServicesDep, caller: AdminDep, project: ProjectPath, key_id: Annotated[str, Path(max_length=64)]
 ) -> Response:
     """End a key at once."""
-    await decided(services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing()))
+    await decided(
+        services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing(actor=caller.key_id))
+    )
     return Response(status_code=204)
 
 
@@ -137,7 +139,7 @@ async def top_up(
             environment=asked.environment,
             bundle_usd=asked.bundle_usd,
             reference=asked.reference,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return TopUpResult(
@@ -166,7 +168,7 @@ async def refund(
             project=project,
             grant_id=asked.grant_id,
             reason=asked.reason,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return RefundResult(
@@ -197,7 +199,7 @@ async def change_plan(
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
             contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return project_info(account_for(services, project))
@@ -212,7 +214,7 @@ async def close_or_reopen(
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
     """Close a project, or open it again. Reads go on working while it is closed."""
-    addressing = services.commands.addressing(idempotency_key)
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
     command: AnyCommand = (
         CloseProject(project=project, reason=asked.reason, **addressing)
         if asked.closed
@@ -226,7 +228,10 @@ async def close_or_reopen(
 async def set_standing(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Standing) -> ProjectInfo:
     """Good or not; kept with its reason."""
     command = SetStanding(
-        project=project, is_good=asked.good_standing, reason=asked.reason, **services.commands.addressing()
+        project=project,
+        is_good=asked.good_standing,
+        reason=asked.reason,
+        **services.commands.addressing(actor=caller.key_id),
     )
     await decided(services, command)
     return project_info(account_for(services, project))
@@ -235,7 +240,7 @@ async def set_standing(services: ServicesDep, caller: AdminDep, project: Project
 @router.put("/projects/{project}/badge", response_model=ProjectInfo)
 async def set_badge(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge) -> ProjectInfo:
     """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
-    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing())
+    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing(actor=caller.key_id))
     await decided(services, command)
     return project_info(account_for(services, project))
 
@@ -254,7 +259,7 @@ async def set_item(
         project=project,
         operation=item,
         quantity=asked.quantity,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return item_list(account_for(services, project), services.accounts.prices(), time.time_ns() // 1_000_000)
@@ -282,7 +287,7 @@ async def set_auto_recharge(
         bundle_usd=asked.bundle_usd,
         cap_cents=asked.cap_usd * 100,
         payment_method=asked.payment_method,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return _auto_recharge(account_for(services, project))
