@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for, billing_account_for, decided, utc
 from api.keys import DEFAULT_SCOPES, new_project_key
-from api.routes.reading import item_list, project_info
+from api.routes.reading import item_list, project_now
 from schemas.answers import (
     AutoRechargeInfo,
     AutoRechargeTerms,
@@ -81,13 +81,13 @@ async def create_project(
             **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
-    return project_info(account_for(services, asked.project))
+    return project_now(services, asked.project)
 
 
 @router.get("/projects/{project}", response_model=ProjectInfo)
 async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectInfo:
     """A project as it is."""
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.post("/projects/{project}/keys", status_code=201, response_model=CreatedKey)
@@ -202,7 +202,7 @@ async def change_plan(
             **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/state", response_model=ProjectInfo)
@@ -221,7 +221,7 @@ async def close_or_reopen(
         else ReopenProject(project=project, **addressing)
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/standing", response_model=ProjectInfo)
@@ -234,7 +234,7 @@ async def set_standing(services: ServicesDep, caller: AdminDep, project: Project
         **services.commands.addressing(actor=caller.key_id),
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/badge", response_model=ProjectInfo)
@@ -242,7 +242,7 @@ async def set_badge(services: ServicesDep, caller: AdminDep, project: ProjectPat
     """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
     command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing(actor=caller.key_id))
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/items/{item}", response_model=ItemList)

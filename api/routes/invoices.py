@@ -23,7 +23,7 @@ from api.dependencies import (
 )
 from api.invoice_files import as_csv, as_html
 from api.routes.administration import ProjectPath
-from api.routes.reading import project_info
+from api.routes.reading import project_now
 from api.services import Services
 from schemas.answers import ProjectInfo
 from schemas.commands import OpenBillingAccount, SetBillingAccount
@@ -150,7 +150,7 @@ async def set_billing_account(
         **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.get("/admin/billing-accounts/{billing_account}/invoices", response_model=InvoiceList)

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from api.dependencies import AdminDep, ServicesDep, utc
+from api.times import unix_ms
 from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Problem, Rejection
@@ -29,7 +30,7 @@ async def prices(
     ] = None,
 ) -> PriceList:
     """The price of every operation. Open to everyone."""
-    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else _now_ms())
+    book = services.accounts.prices().at(unix_ms(at, "at") if at is not None else _now_ms())
     return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
 
 
@@ -47,7 +48,7 @@ async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook)
     """
     now_ms = _now_ms()
     before = services.accounts.prices()
-    effective_at_ms = _at_ms(asked.effective_at, "effective_at")
+    effective_at_ms = unix_ms(asked.effective_at, "effective_at")
     lead_ms = round(services.settings.price_lead_seconds * 1000)
     if effective_at_ms < now_ms + lead_ms:
         raise Rejection(
@@ -119,12 +120,6 @@ def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
         Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))
         for operation, rate in rates.items()
     ]
-
-
-def _at_ms(at: datetime, field: str) -> int:
-    if at.tzinfo is None:
-        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
-    return round(at.timestamp() * 1000)
 
 
 def _now_ms() -> int:

@@ -1,0 +1,148 @@
+"""A project's limits: what a contract has over its plan, raises for a window of time, limits on trial."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, decided, utc
+from api.routes.administration import ProjectPath
+from api.routes.reading import settled_account
+from api.services import Services
+from api.times import unix_ms
+from schemas.commands import EndRaise, RaiseLimits, SetLimits
+from schemas.ledger import Limits
+from schemas.limits import (
+    LimitRaiseInfo,
+    LimitRaiseResult,
+    LimitValues,
+    NewLimitRaise,
+    NewLimits,
+    ProjectLimits,
+    SomeLimits,
+)
+from schemas.problems import Problem, Rejection
+from streams.core.booking import format_credits, parse_credits
+from streams.core.limits import limits_of
+from streams.core.plans import PLANS
+
+router = APIRouter(
+    prefix="/v1/admin/projects/{project}",
+    tags=["limits"],
+    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+)
+
+
+@router.get("/limits", response_model=ProjectLimits)
+async def get_limits(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectLimits:
+    """The plan's limits, the contract's, raises on and planned, those in force now, and those on trial."""
+    return limits_shown(services, project)
+
+
+@router.put("/limits", response_model=ProjectLimits)
+async def set_limits(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewLimits,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectLimits:
+    """Have these limits over the plan's from now on, or on trial; without any, have them end. They replace those that
+    were set before: what is left out is the plan's again."""
+    command = SetLimits(
+        project=project,
+        limits=_limits(asked),
+        is_shadow=asked.is_shadow,
+        reason=asked.reason,
+        **services.commands.addressing(idempotency_key, caller.key_id),
+    )
+    await decided(services, command)
+    return limits_shown(services, project)
+
+
+@router.post("/limit-raises", status_code=201, response_model=LimitRaiseResult)
+async def raise_limits(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewLimitRaise,
+    idempotency_key: IdempotencyKey = "",
+) -> LimitRaiseResult:
+    """Raise limits for a window of time, such as a launch. Send an Idempotency-Key: without one, a repeat is another
+    raise."""
+    command = RaiseLimits(
+        project=project,
+        limits=_limits(asked),
+        starts_at_ms=0 if asked.starts_at is None else unix_ms(asked.starts_at, "starts_at"),
+        ends_at_ms=unix_ms(asked.ends_at, "ends_at"),
+        reason=asked.reason,
+        **services.commands.addressing(idempotency_key, caller.key_id),
+    )
+    reply, offset = await decided(services, command)
+    return LimitRaiseResult(id=reply.entry_id, offset=offset, limits=limits_shown(services, project))
+
+
+@router.delete("/limit-raises/{raise_id}", status_code=204)
+async def end_raise(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    raise_id: Annotated[str, Path(max_length=80)],
+    idempotency_key: IdempotencyKey = "",
+) -> Response:
+    """End a raise now, or take back one that has not begun."""
+    command = EndRaise(
+        project=project, raise_id=raise_id, **services.commands.addressing(idempotency_key, caller.key_id)
+    )
+    await decided(services, command)
+    return Response(status_code=204)
+
+
+def limits_shown(services: Services, project: str) -> ProjectLimits:
+    """A project's limits as they are now. Raises Rejection `unknown_project` or `not_ready`."""
+    account = settled_account(services, project)
+    return ProjectLimits(
+        project=project,
+        plan=account.plan,
+        plan_limits=_values(PLANS[account.plan].limits),
+        contract=None if account.limits is None else _some(account.limits),
+        raises=[
+            LimitRaiseInfo(
+                id=each.id,
+                starts_at=utc(each.starts_at_ms),
+                ends_at=utc(each.ends_at_ms),
+                is_on=each.is_on,
+                **_some(each.limits).model_dump(),
+            )
+            for each in account.raises
+        ],
+        in_force=_values(limits_of(account)),
+        shadow=None if account.shadow is None else _some(account.shadow.limits),
+    )
+
+
+def _limits(asked: SomeLimits) -> Limits:
+    ceiling = 0
+    if asked.cost_ceiling is not None:
+        ceiling = parse_credits(asked.cost_ceiling, "cost_ceiling")
+        if not ceiling:
+            raise Rejection("invalid_request", "A cost ceiling is above 0; leave it out for none", "cost_ceiling")
+    return Limits(asked.requests_per_minute or 0, asked.burst or 0, ceiling)
+
+
+def _values(limits: Limits) -> LimitValues:
+    return LimitValues(
+        requests_per_minute=limits.requests_per_minute,
+        burst=limits.burst,
+        cost_ceiling=format_credits(limits.cost_ceiling),
+    )
+
+
+def _some(limits: Limits) -> SomeLimits:
+    return SomeLimits(
+        requests_per_minute=limits.requests_per_minute or None,
+        burst=limits.burst or None,
+        cost_ceiling=format_credits(limits.cost_ceiling) if limits.cost_ceiling else None,
+    )
