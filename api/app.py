@@ -13,6 +13,7 @@ from api.middleware import BodyLimit, RequestIds
 from api.routes import (
     administration,
     admissions,
+    audit,
     corrections,
     health,
     holds,
@@ -55,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         administration,
         limits,
         corrections,
+        audit,
         invoices,
         health,
     ):
