@@ -23,6 +23,7 @@ from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.history import newest_facts
 from streams.reports import decode_cursor, encode_cursor
+from streams.shown_limits import limits_text
 
 # What each kind of entry is among the facts. Every partition has every price book; the first one decided on it.
 KINDS: dict[AuditKind, str] = {
@@ -235,16 +236,6 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             return str(metadata.get("detail", metadata.get("id", "")))
         case _:
             return f"{fact.reason}{why}"
-
-
-def limits_text(metadata: dict[str, Any]) -> str:
-    """The limits that a `limits` fact names, for people; "" where it names none."""
-    parts = (
-        ("requests_per_minute", "{} requests a minute"),
-        ("burst", "{} at once"),
-        ("cost_ceiling", "{} credits a minute"),
-    )
-    return ", ".join(text.format(metadata[name]) for name, text in parts if metadata.get(name))
 
 
 def _is_unpaid_month(fact: Fact) -> bool:

@@ -17,16 +17,16 @@ from schemas.ledger import Limits
 from schemas.limits import (
     LimitRaiseInfo,
     LimitRaiseResult,
-    LimitValues,
     NewLimitRaise,
     NewLimits,
     ProjectLimits,
     SomeLimits,
 )
 from schemas.problems import Problem, Rejection
-from streams.core.booking import format_credits, parse_credits
+from streams.core.booking import parse_credits
 from streams.core.limits import limits_of
 from streams.core.plans import PLANS
+from streams.shown_limits import limit_values, some_limits
 
 router = APIRouter(
     prefix="/v1/admin/projects/{project}",
@@ -106,20 +106,20 @@ def limits_shown(services: Services, project: str) -> ProjectLimits:
     return ProjectLimits(
         project=project,
         plan=account.plan,
-        plan_limits=_values(PLANS[account.plan].limits),
-        contract=None if account.limits is None else _some(account.limits),
+        plan_limits=limit_values(PLANS[account.plan].limits),
+        contract=None if account.limits is None else some_limits(account.limits),
         raises=[
             LimitRaiseInfo(
                 id=each.id,
                 starts_at=utc(each.starts_at_ms),
                 ends_at=utc(each.ends_at_ms),
                 is_on=each.is_on,
-                **_some(each.limits).model_dump(),
+                **some_limits(each.limits).model_dump(),
             )
             for each in account.raises
         ],
-        in_force=_values(limits_of(account)),
-        shadow=None if account.shadow is None else _some(account.shadow.limits),
+        in_force=limit_values(limits_of(account)),
+        shadow=None if account.shadow is None else some_limits(account.shadow.limits),
     )
 
 
@@ -130,19 +130,3 @@ def _limits(asked: SomeLimits) -> Limits:
         if not ceiling:
             raise Rejection("invalid_request", "A cost ceiling is above 0; leave it out for none", "cost_ceiling")
     return Limits(asked.requests_per_minute or 0, asked.burst or 0, ceiling)
-
-
-def _values(limits: Limits) -> LimitValues:
-    return LimitValues(
-        requests_per_minute=limits.requests_per_minute,
-        burst=limits.burst,
-        cost_ceiling=format_credits(limits.cost_ceiling),
-    )
-
-
-def _some(limits: Limits) -> SomeLimits:
-    return SomeLimits(
-        requests_per_minute=limits.requests_per_minute or None,
-        burst=limits.burst or None,
-        cost_ceiling=format_credits(limits.cost_ceiling) if limits.cost_ceiling else None,
-    )
