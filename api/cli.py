@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -237,7 +236,10 @@ def verify(
 
 @app.command()
 def explain(
-    receipt: Annotated[str, typer.Argument(metavar="ID", help="An entry_id, or the id of an event")],
+    receipt: Annotated[
+        str, typer.Argument(metavar="ID", help="That of an entry, hold, grant, purchase, or of an event")
+    ],
+    project: Annotated[str | None, typer.Option("--project", help="Whose it is; grants of two may share an id")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset.
@@ -245,12 +247,15 @@ def explain(
     For an event's id: all that was decided on it, and why it was refused before that, if it was.
     """
     from api.operator_cli import show
-    from streams.receipts import explain_text
+    from streams.receipts import explain_text, is_receipt_id
 
-    if not re.fullmatch(r"\d+-\d+-\d+", receipt):
-        show(Api().call("GET", "/v1/receipts", event_id=receipt).json(), as_json)
+    if not is_receipt_id(receipt):
+        found = Api().call("GET", "/v1/receipts", event_id=receipt, project=project).json()
+        if not found["decisions"] and not found["dead_letters"]:
+            raise OperatorError(f"Nothing is known of an event {receipt!r}")
+        show(found, as_json)
         return
-    answer = Api().call("GET", f"/v1/receipts/{receipt}").json()
+    answer = Api().call("GET", f"/v1/receipts/{receipt}", project=project).json()
     if as_json:
         show(answer, as_json)
     else:

@@ -11,10 +11,9 @@ from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from api.csv_cells import as_csv
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for
 from api.keys import Caller
 from api.services import Services
-from api.times import aware
 from schemas.audit import AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
 from schemas.problems import Problem
 from streams.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
@@ -109,8 +108,8 @@ def _named(services: Services, caller: Caller, project: str | None) -> str | Non
 
 
 def _period(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-    end = datetime.now(UTC) + timedelta(seconds=1) if until is None else aware(until, "to")
-    return end - timedelta(days=DAYS) if since is None else aware(since, "from"), end
+    end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
+    return end - timedelta(days=DAYS) if since is None else instant(since, "from"), end
 
 
 def _wants_csv(format: str | None, accept: str) -> bool:

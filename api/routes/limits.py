@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, decided, utc
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, decided, instant, utc
 from api.routes.administration import ProjectPath
 from api.routes.reading import settled_account
 from api.services import Services
-from api.times import unix_ms
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
 from schemas.ledger import Limits
 from schemas.limits import (
@@ -75,8 +75,8 @@ async def raise_limits(
     command = RaiseLimits(
         project=project,
         limits=_limits(asked),
-        starts_at_ms=0 if asked.starts_at is None else unix_ms(asked.starts_at, "starts_at"),
-        ends_at_ms=unix_ms(asked.ends_at, "ends_at"),
+        starts_at_ms=0 if asked.starts_at is None else _at_ms(asked.starts_at, "starts_at"),
+        ends_at_ms=_at_ms(asked.ends_at, "ends_at"),
         reason=asked.reason,
         **services.commands.addressing(idempotency_key, caller.key_id),
     )
@@ -121,6 +121,10 @@ def limits_shown(services: Services, project: str) -> ProjectLimits:
         in_force=limit_values(limits_of(account)),
         shadow=None if account.shadow is None else some_limits(account.shadow.limits),
     )
+
+
+def _at_ms(at: datetime, field: str) -> int:
+    return round(instant(at, field).timestamp() * 1000)
 
 
 def _limits(asked: SomeLimits) -> Limits:

@@ -9,8 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, ServicesDep, utc
-from api.times import unix_ms
+from api.dependencies import AdminDep, ServicesDep, instant, utc
 from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Problem, Rejection
@@ -30,7 +29,7 @@ async def prices(
     ] = None,
 ) -> PriceList:
     """The price of every operation. Open to everyone."""
-    book = services.accounts.prices().at(unix_ms(at, "at") if at is not None else _now_ms())
+    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else _now_ms())
     return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
 
 
@@ -48,7 +47,7 @@ async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook)
     """
     now_ms = _now_ms()
     before = services.accounts.prices()
-    effective_at_ms = unix_ms(asked.effective_at, "effective_at")
+    effective_at_ms = _at_ms(asked.effective_at, "effective_at")
     lead_ms = round(services.settings.price_lead_seconds * 1000)
     if effective_at_ms < now_ms + lead_ms:
         raise Rejection(
@@ -104,11 +103,19 @@ def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:
     old, new = before.rates | before.hourly, after.rates | after.hourly
-    return [
-        PriceChange(operation=operation, before=_credits(old.get(operation)), after=_credits(new.get(operation)))
+    changes = (
+        PriceChange.model_validate(
+            {
+                "operation": operation,
+                "before": _credits(old.get(operation)),
+                "after": _credits(new.get(operation)),
+                "plan_before": before.plan_required.get(operation),
+                "plan_after": after.plan_required.get(operation),
+            }
+        )
         for operation in sorted(old.keys() | new.keys())
-        if old.get(operation) != new.get(operation)
-    ]
+    )
+    return [each for each in changes if each.before != each.after or each.plan_before != each.plan_after]
 
 
 def _credits(rate: int | None) -> str | None:
@@ -120,6 +127,10 @@ def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
         Price(operation=operation, credits=format_credits(rate), plan_required=book.plan_required.get(operation))
         for operation, rate in rates.items()
     ]
+
+
+def _at_ms(at: datetime, field: str) -> int:
+    return round(instant(at, field).timestamp() * 1000)
 
 
 def _now_ms() -> int:

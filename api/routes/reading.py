@@ -11,10 +11,9 @@ import msgspec
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for, utc
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for, utc
 from api.past_balance import account_as_of
 from api.services import Services
-from api.times import aware
 from schemas.answers import (
     AllowanceBalance,
     Balance,
@@ -132,11 +131,11 @@ async def usage(
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
-    end = datetime.now(UTC) + timedelta(seconds=1) if until is None else aware(until, "to")
+    end = instant(until, "to") if until else datetime.now(UTC) + timedelta(seconds=1)
     question = UsageQuestion(
         name,
         [group for group in group_by.split(",") if group],
-        end - timedelta(days=30) if since is None else aware(since, "from"),
+        instant(since, "from") if since else end - timedelta(days=30),
         end,
     )
     if format == "csv" or (format is None and "text/csv" in accept):

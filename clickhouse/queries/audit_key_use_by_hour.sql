@@ -25,7 +25,7 @@ FROM
     WHERE booked_at >= now() - INTERVAL 7 DAY AND key_id != ''
         AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '')
             OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))
-    GROUP BY project, partition, offset, intDiv(position, 1024)
+    GROUP BY project, partition, offset, intDiv(position, 4096)
 )
 GROUP BY hour, project, key_id, environment, operation
 ORDER BY hour DESC, project, key_id, environment, operation

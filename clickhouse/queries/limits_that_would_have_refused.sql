@@ -20,7 +20,7 @@ WITH trials AS
 SELECT
     project,
     any(on_trial)                                                               AS limits_on_trial,
-    uniqExactIf((partition, offset, intDiv(position, 1024)), key_id != '')      AS requests,
+    uniqExactIf((partition, offset, intDiv(position, 4096)), key_id != '')      AS requests,
     countIf(kind = 'shadow')                                                    AS would_be_refused,
     countIf(kind = 'shadow' AND reason = 'rate_limited')                        AS rate_limited,
     countIf(kind = 'shadow' AND reason = 'over_cost_ceiling')                   AS never,

@@ -14,6 +14,7 @@ import msgspec
 from schemas.commands import (
     AnyCommand,
     Commands,
+    Correct,
     CreateProject,
     Envelope,
     IntakeRecord,
@@ -243,7 +244,7 @@ class _Batch:
         booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
         settle(booking)
         booking.actor = command.actor
-        already_decided = any(self._is_seen(claim, item.offset) for claim in claims(command))
+        already_decided = any(self._is_claimed(item, command, claim) for claim in claims(command))
         reply = command_reply(booking, command, already_decided)
         reschedule(account)
         self._remember(item, command, account, reply)
@@ -284,6 +285,12 @@ class _Batch:
             return self._prices
         announced = self.accounts[PRICES_ID].books
         return Prices([each.book for each in announced if each.offset < offset])
+
+    def _is_claimed(self, item: IntakeItem, command: AnyCommand, claim: bytes) -> bool:
+        """Whether an earlier record claimed it, or an earlier command of this one. A refusal that a correction knows of
+        does not stand in its way; what came of the event since does."""
+        is_known = isinstance(command, Correct) and self.seen.get(claim) == command.refused_offset
+        return self._is_seen(claim, item.offset) and not is_known
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):

@@ -17,6 +17,12 @@ from streams.audit import KINDS
 from tests.client import Operator, event, eventually
 
 
+def customer(operator: Operator, plan: str = "free") -> tuple[str, httpx.Client]:
+    """A new project with its plan's limits, and a client with a key of it."""
+    project = operator.project(plan)
+    return project, operator.client(operator.key(project)["key"])
+
+
 def audit(client: httpx.Client, **params: object) -> list[dict]:
     answer = client.get("/v1/audit", params=params)
     assert answer.status_code == 200, answer.text
@@ -63,7 +69,7 @@ def test_refusals_are_there_with_their_key_and_a_receipt(operator: Operator) -> 
     operator.http.put(f"{base}/state", json={"closed": True})
     answers.append(ask(client, "read"))
     assert [answer.status_code for answer in answers] == [402, 402, 403, 429, 403]
-    entries = wait_for_actions(client, 5, kind="refusals")
+    entries = wait_for_actions(operator.http, 5, project=project, kind="refusals")
     assert [entry["code"] for entry in entries] == [
         "out_of_credits",
         "plan_required",
@@ -76,7 +82,7 @@ def test_refusals_are_there_with_their_key_and_a_receipt(operator: Operator) -> 
     assert entries[0]["detail"] == "website: out of credits"
     assert entries[3]["entry_id"] == answers[3].json()["entry_id"]
     for entry in entries:
-        receipt = client.get(f"/v1/receipts/{entry['entry_id']}").json()
+        receipt = operator.http.get(f"/v1/receipts/{entry['entry_id']}").json()
         assert receipt["refusal"]["code"] == entry["code"]
 
 
@@ -91,14 +97,13 @@ def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) ->
         return answer.json() if answer.content else {}
 
     key = done("POST", "/keys", {}, 201)
-    client = operator.client(key["key"])
     done("PUT", "/plan", {"plan": "build"})
     done("PUT", "/plan", {"plan": "free"})
     done("PUT", "/standing", {"good_standing": False, "reason": "unpaid"})
     done("PUT", "/standing", {"good_standing": True})
     done("PUT", "/badge", {"shown": False})
     done("POST", "/top-ups", {"bundle_usd": 20, "reference": "inv-9"}, 201)
-    (bundle,) = client.get("/v1/balance").json()["top_ups"]
+    (bundle,) = operator.http.get("/v1/balance", params={"project": project}).json()["top_ups"]
     done("POST", "/refunds", {"grant_id": bundle["grant_id"], "reason": "asked"}, 201)
     terms = {"on": True, "threshold": "10", "bundle_usd": 20, "cap_usd": 40, "payment_method": "pm_1"}
     done("PUT", "/auto-recharge", terms)
@@ -157,12 +162,12 @@ def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) ->
 
 
 def test_a_correction_is_there_with_its_reason(operator: Operator, stack: Stack) -> None:
-    project, client = operator.customer("hobby")
+    project, client = customer(operator, "hobby")
     charged = ask(client, "image", source="/shop", id="order-1")
     assert charged.status_code == 200
     body = {"source": "/shop", "id": "order-1", "action": "void", "reason": "sent by mistake"}
     assert operator.http.post(f"/v1/admin/projects/{project}/corrections", json=body).status_code == 201
-    (entry,) = wait_for_actions(client, 1, kind="grants")
+    (entry,) = wait_for_actions(operator.http, 1, project=project, kind="grants")
     assert (entry["action"], entry["actor"]) == ("correction.given_back", admin_key_id(stack.admin_key))
     assert entry["detail"].startswith("32 credits of image of /shop order-1")
     assert entry["metadata"]["correction_reason"] == "sent by mistake"
@@ -179,66 +184,68 @@ def test_a_price_book_is_there_once_though_every_partition_has_it(operator: Oper
     (entry,) = [each for each in audit(operator.http, kind="prices", limit=1000) if each["detail"] == detail]
     assert (entry["project"], entry["action"]) == (None, "price_book.announced")
     assert entry["actor"] == admin_key_id(stack.admin_key)
-    _, client = operator.customer()
+    _, client = customer(operator)
     assert audit(client, kind="prices") == []
 
 
 def test_a_raise_that_ends_by_itself_was_nobodys_act(operator: Operator) -> None:
-    project, client = operator.customer()
+    project, client = customer(operator)
     body = {"burst": 900, "ends_at": in_seconds(0.5), "reason": "launch"}
     assert operator.http.post(f"/v1/admin/projects/{project}/limit-raises", json=body).status_code == 201
-    entries = wait_for_actions(client, 3, kind="limits")
+    entries = wait_for_actions(operator.http, 3, project=project, kind="limits")
     assert [entry["action"] for entry in entries] == ["raise.planned", "raise.begun", "raise.ended"]
     assert [bool(entry["actor"]) for entry in entries] == [True, True, False]
 
 
 def test_what_a_trial_would_have_refused(operator: Operator) -> None:
-    project, client = operator.customer()
+    project, client = customer(operator)
     tried = {"requests_per_minute": 1, "burst": 1, "cost_ceiling": "10", "is_shadow": True}
     operator.http.put(f"/v1/admin/projects/{project}/limits", json=tried)
     assert [ask(client, operation).status_code for operation in ("image", "read")] == [200, 200]
-    entries = wait_for_actions(client, 2, kind="shadow")
+    entries = wait_for_actions(operator.http, 2, project=project, kind="shadow")
     assert [(entry["action"], entry["code"], entry["operation"]) for entry in entries] == [
         ("request.refused_on_trial", "over_cost_ceiling", "image"),
         ("request.refused_on_trial", "rate_limited", "read"),
     ]
-    assert audit(client, kind="refusals") == []
+    assert audit(operator.http, project=project, kind="refusals") == []
 
 
 def test_pages_go_on_without_gaps_and_periods_bound_them(operator: Operator) -> None:
-    project, client = operator.customer()
+    project, _ = customer(operator)
     for number in range(7):
         operator.http.put(f"/v1/admin/projects/{project}/limits", json={"burst": 100 + number})
-    everything = wait_for_actions(client, 9)[::-1]
+    everything = wait_for_actions(operator.http, 9, project=project)[::-1]
     paged, cursor = [], None
     for _ in range(20):
-        params = {"limit": 2} | ({"cursor": cursor} if cursor else {})
-        page = client.get("/v1/audit", params=params).json()
+        params = {"project": project, "limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = operator.http.get("/v1/audit", params=params).json()
         paged += page["entries"]
         cursor = page["next_cursor"]
         if cursor is None:
             break
     assert paged == everything
     middle = everything[4]["at"]
-    assert audit(client, **{"from": middle}) == [each for each in everything if each["at"] >= middle]
-    assert audit(client, to=middle) == [each for each in everything if each["at"] < middle]
+    assert audit(operator.http, project=project, **{"from": middle}) == [
+        each for each in everything if each["at"] >= middle
+    ]
+    assert audit(operator.http, project=project, to=middle) == [each for each in everything if each["at"] < middle]
     elsewhere = datetime.fromisoformat(middle).astimezone(tz=None).isoformat()
-    assert audit(client, to=elsewhere) == audit(client, to=middle)
+    assert audit(operator.http, project=project, to=elsewhere) == audit(operator.http, project=project, to=middle)
     shifted = datetime.fromisoformat(middle).isoformat().replace("+00:00", "-02:00")
-    assert audit(client, to=shifted) == everything, "two hours later"
+    assert audit(operator.http, project=project, to=shifted) == everything, "two hours later"
 
 
 def test_projects_see_their_own_alone(operator: Operator) -> None:
-    project, client = operator.customer()
-    other, stranger = operator.customer()
+    project, client = customer(operator)
+    other, stranger = customer(operator)
     assert ask(client, "video", tier="premium").status_code == 402
-    (entry,) = wait_for_actions(client, 1, kind="refusals")
+    wait_for_actions(operator.http, 1, project=project, kind="refusals")
     assert {each["project"] for each in audit(client)} == {project}
     assert audit(stranger, kind="refusals") == []
     assert {each["project"] for each in audit(stranger)} == {other}
     cursor = client.get("/v1/audit", params={"limit": 1}).json()["next_cursor"]
     assert cursor and {each["project"] for each in audit(stranger, cursor=cursor)} <= {other}
-    eventually(lambda: key_use(client))
+    eventually(lambda: key_use(operator.http, project=project))
     assert {row["project"] for row in key_use(client)} == {project}
     assert project not in stranger.get("/v1/audit/keys").text
     for path in ("/v1/audit", "/v1/audit/keys"):
@@ -292,7 +299,9 @@ def test_key_use_is_summed_up_by_the_hour(operator: Operator) -> None:
     assert uses() == expected
     paged, cursor = [], None
     for _ in range(50):
-        page = clients[0].get("/v1/audit/keys", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        page = operator.http.get(
+            "/v1/audit/keys", params={"project": project, "limit": 2} | ({"cursor": cursor} if cursor else {})
+        ).json()
         paged += [(row["hour"], row["key_id"], row["operation"]) for row in page["rows"]]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -302,11 +311,11 @@ def test_key_use_is_summed_up_by_the_hour(operator: Operator) -> None:
 
 
 def test_csv_runs_nothing_and_goes_on(operator: Operator) -> None:
-    project, client = operator.customer()
+    project, client = customer(operator)
     url = f"/v1/admin/projects/{project}"
     for reason in ('=HYPERLINK("http://evil")', "plain, with a comma"):
         operator.http.put(f"{url}/standing", json={"good_standing": True, "reason": reason})
-    wait_for_actions(client, 4)
+    wait_for_actions(operator.http, 4, project=project)
     answer = client.get("/v1/audit", headers={"accept": "text/csv"}, params={"limit": 3})
     assert answer.headers["content-type"].startswith("text/csv")
     rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
@@ -317,7 +326,7 @@ def test_csv_runs_nothing_and_goes_on(operator: Operator) -> None:
     assert following.headers["content-type"].startswith("application/json"), "as its own Accept says"
     assert [entry["action"] for entry in following.json()["entries"]] == ["project.opened"]
     assert ask(client, "image", source="/x", id="=1+1").status_code == 200
-    eventually(lambda: key_use(client))
+    eventually(lambda: key_use(operator.http, project=project))
     use = client.get("/v1/audit/keys", params={"format": "csv"})
     (row, *_) = list(csv.DictReader(io.StringIO(use.text, newline="")))
     assert row["project"] == project and "link" not in use.headers

@@ -11,6 +11,18 @@ from tests.client import Operator, eventually
 FREE = {"requests_per_minute": 30, "burst": 60, "cost_ceiling": "300"}
 
 
+def customer(operator: Operator, plan: str = "free") -> tuple[str, httpx.Client]:
+    """A new project with its plan's limits, and a client with a key of it."""
+    project = operator.project(plan)
+    return project, operator.client(operator.key(project)["key"])
+
+
+def me(operator: Operator, project: str) -> dict:
+    """The project as it sees itself, asked for with a key whose calls count against no window."""
+    found: dict = operator.http.get("/v1/projects/me", params={"project": project}).json()
+    return found
+
+
 def limits(operator: Operator, project: str) -> dict:
     answer = operator.http.get(f"/v1/admin/projects/{project}/limits")
     assert answer.status_code == 200, answer.text
@@ -35,7 +47,7 @@ def ask(client: httpx.Client, operation: str = "read", **body: object) -> httpx.
 
 
 def test_a_project_begins_with_its_plans_limits(operator: Operator) -> None:
-    project, client = operator.customer("free")
+    project, client = customer(operator, "free")
     assert limits(operator, project) == {
         "project": project,
         "plan": "free",
@@ -45,12 +57,12 @@ def test_a_project_begins_with_its_plans_limits(operator: Operator) -> None:
         "in_force": FREE,
         "shadow": None,
     }
-    me = client.get("/v1/projects/me").json()
-    assert (me["requests_per_minute"], me["cost_ceiling"], me["raised_until"]) == (30, "300", None)
+    shown = client.get("/v1/projects/me").json()
+    assert (shown["requests_per_minute"], shown["cost_ceiling"], shown["raised_until"]) == (30, "300", None)
 
 
 def test_a_contracts_limits_hold_until_they_end(operator: Operator) -> None:
-    project, client = operator.customer("free")
+    project, client = customer(operator, "free")
     done = put(operator, project, requests_per_minute=2, burst=2, reason="abuse").json()
     assert done["contract"] == {"requests_per_minute": 2, "burst": 2, "cost_ceiling": None}
     assert done["in_force"] == {"requests_per_minute": 2, "burst": 2, "cost_ceiling": "300"}
@@ -61,7 +73,7 @@ def test_a_contracts_limits_hold_until_they_end(operator: Operator) -> None:
 
 
 def test_a_cost_ceiling_of_ones_own_is_429_and_what_never_fits_is_403(operator: Operator) -> None:
-    project, client = operator.customer("hobby")
+    project, client = customer(operator, "hobby")
     put(operator, project, cost_ceiling="40")
     assert ask(client, "image").status_code == 200
     waits = ask(client, "image")
@@ -72,7 +84,7 @@ def test_a_cost_ceiling_of_ones_own_is_429_and_what_never_fits_is_403(operator: 
 
 
 def test_a_raise_lets_more_through_until_it_ends_by_itself(operator: Operator) -> None:
-    project, client = operator.customer("free")
+    project, client = customer(operator, "free")
     put(operator, project, requests_per_minute=1, burst=1)
     assert [ask(client).status_code for _ in range(2)] == [200, 429]
     ends_at = in_seconds(2)
@@ -81,18 +93,18 @@ def test_a_raise_lets_more_through_until_it_ends_by_itself(operator: Operator) -
     (shown,) = made.json()["limits"]["raises"]
     assert shown == shown | {"id": made.json()["id"], "is_on": True, "requests_per_minute": 100, "cost_ceiling": None}
     assert made.json()["limits"]["in_force"]["requests_per_minute"] == 100
-    me = client.get("/v1/projects/me").json()
-    assert me["requests_per_minute"] == 100
-    assert datetime.fromisoformat(me["raised_until"]) - datetime.fromisoformat(ends_at) < timedelta(milliseconds=1)
+    raised = me(operator, project)
+    assert raised["requests_per_minute"] == 100
+    assert datetime.fromisoformat(raised["raised_until"]) - datetime.fromisoformat(ends_at) < timedelta(milliseconds=1)
     assert ask(client).status_code == 200
     eventually(lambda: limits(operator, project)["raises"] == [])
     assert datetime.now(UTC) >= datetime.fromisoformat(ends_at) - timedelta(milliseconds=1)
     assert limits(operator, project)["in_force"]["requests_per_minute"] == 1
-    assert client.get("/v1/projects/me").json()["raised_until"] is None
+    assert me(operator, project)["raised_until"] is None
 
 
 def test_a_planned_raise_begins_at_its_time_and_can_be_taken_back(operator: Operator) -> None:
-    project, client = operator.customer("free")
+    project, _ = customer(operator, "free")
     soon = post_raise(
         operator, project, cost_ceiling="900", starts_at=in_seconds(0.7), ends_at=in_seconds(600), reason="launch"
     ).json()
@@ -100,8 +112,8 @@ def test_a_planned_raise_begins_at_its_time_and_can_be_taken_back(operator: Oper
         operator, project, burst=500, starts_at=in_seconds(500), ends_at=in_seconds(600), reason="sale"
     ).json()
     assert [each["is_on"] for each in far["limits"]["raises"]] == [False, False]
-    assert client.get("/v1/projects/me").json()["cost_ceiling"] == "300"
-    eventually(lambda: client.get("/v1/projects/me").json()["cost_ceiling"] == "900")
+    assert me(operator, project)["cost_ceiling"] == "300"
+    eventually(lambda: me(operator, project)["cost_ceiling"] == "900")
     url = f"/v1/admin/projects/{project}/limit-raises"
     for made in (soon, far):
         assert operator.http.delete(f"{url}/{made['id']}").status_code == 204
@@ -148,7 +160,7 @@ def test_a_raise_that_makes_no_sense_names_the_field(operator: Operator, body: d
 
 
 def test_limits_on_trial_refuse_nothing(operator: Operator) -> None:
-    project, client = operator.customer("free")
+    project, client = customer(operator, "free")
     tried = put(operator, project, requests_per_minute=1, burst=1, is_shadow=True).json()
     assert tried["shadow"] == {"requests_per_minute": 1, "burst": 1, "cost_ceiling": None}
     assert tried["in_force"] == FREE
@@ -157,7 +169,7 @@ def test_limits_on_trial_refuse_nothing(operator: Operator) -> None:
 
 
 def test_projects_can_not_raise_their_own_limits(operator: Operator) -> None:
-    project, client = operator.customer()
+    project, client = customer(operator)
     base = f"/v1/admin/projects/{project}"
     for call in (
         client.get(f"{base}/limits"),

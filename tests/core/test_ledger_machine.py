@@ -114,11 +114,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.lines_checked = 0
         self.dead: set[tuple[int, int, str]] = set()
         self.sums: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        self.told: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         # What a caller may know: what it asked, and what history tells.
         self.asked: list[AnyCommand] = []
         self.uses: list[Usage] = []
         self.charged: dict[tuple[str, str, str], list[Line]] = defaultdict(list)
         self.corrections: Counter[tuple[str, str, str]] = Counter()
+        self.refused: dict[tuple[str, str, str], int] = {}
         self.grants: dict[str, Grant] = {}
         self.recharges: list[tuple[str, str]] = []
 
@@ -266,19 +268,30 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.charged)
     @rule(
         number=numbers,
-        kind=st.sampled_from(("back", "back", "back", "anew", "anew", "same", "same", "late", "late", "nothing")),
+        kind=st.sampled_from(
+            ("back", "back", "back", "anew", "anew", "same", "same", "late", "late", "refused", "held", "nothing")
+        ),
         operation=st.sampled_from(OPERATIONS),
         environment=environments,
         is_fresh=often,
     )
     def correct(self, number: int, kind: str, operation: str, environment: str, is_fresh: bool) -> None:
-        """Give an event's charges back; charge it anew, or the same again; or take one that came too late."""
+        """Give an event's charges back; charge it anew, or the same again; or take one that came too late, that was
+        refused, or that is held."""
         self.step()
         event = pick(list(self.charged)[-12:], number)
         project, source, event_id = event
         new = self.use(project, operation, number, environment, is_new=True)
+        refused_offset = -1
         if kind == "late":
             source, event_id = new.source, new.event_id
+        held_now = [hold.usage for name, known in self.model.projects.items() for hold in known.holds]
+        if kind == "held" and held_now:
+            held_use = pick(held_now, number)
+            event = project, source, event_id = held_use.project, held_use.source, held_use.event_id
+        if kind == "refused" and self.refused:
+            event = project, source, event_id = pick(list(self.refused)[-12:], number)
+            refused_offset = self.refused[event] if is_fresh else -1
         if kind == "same":
             new = next((each for each in self.uses if (each.project, each.event_id) == (project, event_id)), new)
         self.send(
@@ -288,8 +301,11 @@ class LedgerMachine(RuleBasedStateMachine):
             event_id=event_id,
             sequence=self.corrections[event] if is_fresh else max(0, self.corrections[event] - 1),
             given_back=self.to_give_back(event) if kind in ("back", "anew", "same") else [],
-            usage=replace(new, source=source, event_id=event_id) if kind in ("anew", "same", "late") else None,
+            usage=replace(new, project=project, source=source, event_id=event_id)
+            if kind in ("anew", "same", "late", "refused", "held")
+            else None,
             metadata="",
+            refused_offset=refused_offset,
         )
 
     # What a project is.
@@ -311,7 +327,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(
         project=projects,
-        what=st.sampled_from(("create", "badge", "badge", "standing", "standing", "join", "join", "billing account")),
+        what=st.sampled_from(
+            ("create", "badge", "badge", *["standing"] * 4, *["join"] * 4, "billing account", "billing account")
+        ),
         number=numbers,
         is_so=often,
     )
@@ -348,7 +366,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         days=st.sampled_from((0, 0, 1, 29, 30, 31, 45)),
         announced_days_ago=st.sampled_from((0, 0, 0, 0, 3, -1)),
-        change=st.sampled_from(("dearer", "cheaper", "same", "gone", "gated", "free", "again", "renamed", "empty")),
+        change=st.sampled_from(
+            ("dearer", "cheaper", "same", "gone", "back", "gated", "free", "again", "renamed", "empty")
+        ),
     )
     def publish(self, days: int, announced_days_ago: int, change: str) -> None:
         self.step()
@@ -365,8 +385,11 @@ class LedgerMachine(RuleBasedStateMachine):
         elif change == "gone":
             rates.pop("blog_post", None)
             hourly.pop("storage", None)
+        elif change == "back":
+            rates["blog_post"] = rates.get("blog_post", (61 - days) * CREDIT)
+            hourly["storage"] = hourly.get("storage", days)
         elif change == "gated":
-            gates["image"] = "hobby"
+            gates["image"] = gates["social_post.video"] = "hobby"
         elif change == "free":
             rates["image"] = 0
             hourly["domain"] = 0
@@ -434,17 +457,32 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting.append(IntakeItem(self.offset, self.at_ms, body))
         self.offset += 1
         for line in self.model.lines[before:]:
+            count(self.told[line.project, line.environment], line)
             tally[f"stated: {line.kind} {'' if line.kind in ('plan', 'price_book') else line.reason}"] += 1
             if line.kind in ("charge", "correction") and line.event_id and line.amount:
                 self.charged[line.project, line.source, line.event_id].append(line)
+            if line.kind == "refusal" and line.event_id:
+                self.refused[line.project, line.source, line.event_id] = line.offset
             if line.reason == "requested":
                 self.recharges.append((line.project, f"recharge-0-{line.offset}-{line.index}"))
         for each in self.model.all_grants():
             if each.id not in self.grants:
                 times = (each.granted_at_ms, each.expires_at_ms or 0)
                 self.grants[each.id] = Grant(each.id, each.kind, each.environment, each.given, 0, *times)
+        self.check_that_nothing_is_lost()
         if len(self.waiting) >= self.batch_sizes[self.batches % len(self.batch_sizes)]:
             self.flush()
+
+    def check_that_nothing_is_lost(self) -> None:
+        """After each record, of what the model states; `compare` holds the core to that, once a batch."""
+        for name, known in self.model.projects.items():
+            for environment in ENVIRONMENTS:
+                sums = self.told[name, environment]
+                can_spend = known.available(environment)
+                kept = known.balance(environment) - can_spend
+                came = sums["granted"] + sums["given back"]
+                assert came == sums["spent"] + sums["refunded"] + sums["expired"] + kept + can_spend
+                assert can_spend >= 0 and kept == sums["held"]
 
     def flush(self) -> None:
         """Fold what waits, perhaps twice, and compare."""
@@ -580,12 +618,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def to_give_back(self, event: tuple[str, str, str]) -> list[GivenBack]:
         """What history says that the event was charged on each grant, and not given back yet."""
         left: Counter[str] = Counter()
-        operations: dict[str, str] = {}
+        told: dict[str, Line] = {}
         for line in self.charged[event]:
             left[line.grant_id] -= line.amount
-            operations[line.grant_id] = line.operation
+            told[line.grant_id] = line
         return [
-            GivenBack(self.grants[grant_id], operations[grant_id], 1, amount)
+            GivenBack(self.grants[grant_id], told[grant_id].operation, 1, amount, told[grant_id].price_version)
             for grant_id, amount in left.items()
             if amount > 0
         ]

@@ -139,7 +139,7 @@ def _check_charges(world: World) -> None:
     charged: dict[tuple[str, str, str], set[tuple[int, int]]] = defaultdict(set)
     for row in world.history.rows["facts"]:
         if row["kind"] == "charge" and row["reason"] != "recurring":
-            place = (row["offset"], row["position"] // 1024)
+            place = (row["offset"], row["position"] // 4096)
             charged[row["project"], row["source"], row["event_id"]].add(place)
     if world.days_max <= world.dedup_days:
         twice = {event: places for event, places in charged.items() if len(places) > 1}

@@ -266,10 +266,16 @@ class Clients:
             source, event_id, project = row["source"], row["event_id"], row["project"]
             same = [each for each in rows if _of_event(each) == _of_event(row)]
             given_back = [
-                GivenBack(grant, each["operation"], each["quantity"], -each["amount"])
+                GivenBack(grant, each["operation"], each["quantity"], -each["amount"], each["price_version"])
                 for each in same
                 if (grant := self._grant(each)) is not None
             ]
+        refused = [row for row in self._history("refusal") if row["event_id"]]
+        refused_offset = -1
+        if refused and rng.random() < 0.1:
+            row, given_back = rng.choice(refused), []
+            source, event_id, project = row["source"], row["event_id"], row["project"]
+            refused_offset = rng.choice([row["offset"], row["offset"], -1])
         is_charged = rng.random() < 0.5
         again = msgspec.structs.replace(usage, project=project, source=source, event_id=event_id)
         sequence = len({each["offset"] for each in self._history("correction") if each["event_id"] == event_id})
@@ -282,6 +288,7 @@ class Clients:
             given_back=given_back,
             usage=again if is_charged else None,
             metadata="",
+            refused_offset=refused_offset,
         )
 
     def _grant(self, charge: dict[str, Any]) -> Grant | None:

@@ -248,6 +248,8 @@ class Model:
         self.answers: dict[str, Answer] = {}
         self.dead: set[tuple[int, int, str]] = set()
         self._first_day: dict[Any, int] = {}
+        # By event that came as usage: the record that refused it, or None.
+        self._refused_at: dict[Any, int | None] = {}
         self._offset = 0
         self._index = 0
         self._at_ms = 0
@@ -267,7 +269,7 @@ class Model:
             for slot, name in enumerate(body.projects):
                 project = self.projects.get(name)
                 if project is not None and project.is_project and self._now(project) >= project.due_at_ms():
-                    self._index = slot * 1024
+                    self._index = slot * 4096
                     self._settle(project)
                     self._touch(project)
         else:
@@ -282,7 +284,7 @@ class Model:
                 self.dead.add((self._offset, slot, "unknown_project"))
                 continue
             touched.add(project)
-            self._index = slot * 1024
+            self._index = slot * 4096
             self._settle(project)
             event = ("event", usage.project, usage.source, usage.event_id)
             if not self._is_seen(event) and _is_held(project, usage):
@@ -291,7 +293,8 @@ class Model:
                 self._state_use(project, "duplicate", usage)
             else:
                 self._mark(event)
-                self._charge(project, usage)
+                code, _ = self._charge(project, usage)
+                self._refused_at[event] = self._offset if code else None
         for project in touched:
             self._touch(project)
 
@@ -493,10 +496,9 @@ class Model:
     # What time brings.
 
     def _settle(self, project: Project) -> None:
-        while True:
+        is_anything_due = project.due_at_ms() <= self._now(project)
+        while project.due_at_ms() <= self._now(project):
             due_ms, what, which = project.next_due()
-            if due_ms > self._now(project):
-                return
             if what == 0:
                 self._let_go(project, project.holds[which], "expired", due_ms)
             elif what == 1:
@@ -508,6 +510,8 @@ class Model:
                 self._pay_bills(project, due_ms)
             else:
                 self._renew(project, due_ms)
+        if is_anything_due:
+            self._recharge_if_low(project)
 
     def _renew(self, project: Project, due_ms: int) -> None:
         project.renewals += 1
@@ -642,11 +646,11 @@ class Model:
         """Why a use may not be, or "", and its lines of (operation, rate) in the price book of its time."""
         book = self._book_at(usage.occurred_at_ms)
         lines = [(name, book.rates.get(name, -1)) for name in (usage.operation, usage.surcharge) if name]
-        plan = book.plan_required.get(usage.operation, "free")
+        rank = max(RANK[book.plan_required.get(name, "free")] for name, _ in lines)
         code = ""
         if project.closed_ms is not None and project.closed_ms <= usage.occurred_at_ms:
             code = "project_closed"
-        elif RANK[project.plan] < RANK[plan]:
+        elif RANK[project.plan] < rank:
             code = "plan_required"
         elif any(rate < 0 for _, rate in lines):
             code = "unknown_operation"
@@ -906,13 +910,17 @@ class Model:
 
     def _correct(self, project: Project, command: Correct) -> Answer:
         usage, index = command.usage, self._index
-        if any(self._is_seen(claim) for claim in _claims(command)):
+        event = ("event", command.project, command.source, command.event_id)
+        is_known = self._refused_at.get(event) == command.refused_offset
+        if any(self._is_seen(claim) and not (claim == event and is_known) for claim in _claims(command)):
             raise Refused("already_corrected")
         if usage is None and not command.given_back:
             raise Refused("invalid_request")
         costs: list[tuple[str, int]] = []
         version = ""
         if usage is not None:
+            if not command.given_back and _is_held(project, usage):
+                raise Refused("event_held")
             book = self._book_at(usage.occurred_at_ms)
             version = book.version
             names = [name for name in (usage.operation, usage.surcharge) if name]
@@ -930,6 +938,7 @@ class Model:
             change += each.amount
             fields = {"operation": each.operation, "quantity": -each.quantity, "amount": each.amount} | told
             fields |= {"grant_id": grant.id, "environment": grant.environment, "reason": "given_back"}
+            fields["price_version"] = each.price_version
             self._state(project, "correction", usage, **fields)
         if usage is not None:
             for name, cost in costs:
@@ -976,10 +985,13 @@ class Model:
             return "invalid_request"
         if not book.rates or min([*book.rates.values(), *book.hourly.values()]) < 0:
             return "invalid_request"
-        before, after = last.rates | last.hourly, book.rates | book.hourly
-        is_worse = any(name not in after or after[name] > before[name] for name in before)
-        for name in before:
-            is_worse |= RANK[book.plan_required.get(name, "free")] > RANK[last.plan_required.get(name, "free")]
+        after = book.rates | book.hourly
+        is_worse = any(name not in after for name in last.rates | last.hourly)
+        for name, rate in after.items():
+            before = [each for each in self.books if name in each.rates or name in each.hourly][-1:]
+            for each in before:
+                is_worse |= rate > each.rates.get(name, each.hourly.get(name, 0))
+                is_worse |= RANK[book.plan_required.get(name, "free")] > RANK[each.plan_required.get(name, "free")]
         if is_worse and book.effective_at_ms < book.announced_at_ms + 30 * DAY_MS:
             return "price_notice_too_short"
         return ""
