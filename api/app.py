@@ -15,11 +15,13 @@ from api.openapi import describe
 from api.routes import (
     administration,
     admissions,
+    audit,
     corrections,
     health,
     holds,
     invoices,
     limit_rehearsals,
+    limits,
     prices,
     reading,
     receipts,
@@ -56,7 +58,9 @@ def create_app(settings: Settings) -> FastAPI:
         limit_rehearsals,
         prices,
         administration,
+        limits,
         corrections,
+        audit,
         invoices,
         health,
     ):

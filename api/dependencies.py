@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.keys import ADMIN_PREFIX, Caller, caller_of, is_admin_key, project_of_key
+from api.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
 from api.services import Services
 from schemas.commands import AnyCommand
 from schemas.events import PROJECT_ID_PATTERN
@@ -39,7 +39,7 @@ def authenticated(
     if key.startswith(ADMIN_PREFIX):
         if not is_admin_key(key, services.settings.admin_key_hashes):
             raise Rejection("unauthenticated", "The key is not known")
-        return Caller(None, "admin", "production", ("*",))
+        return Caller(None, admin_key_id(key), "production", ("*",))
     project = project_of_key(key)
     account = known_account(services, project) if project else None
     if account is None:

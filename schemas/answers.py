@@ -205,6 +205,7 @@ class ProjectInfo(BaseModel):
     requests_per_minute: int
     burst: int
     cost_ceiling: Credits
+    raised_until: datetime | None = Field(description="When a raise of these limits ends; None where none is on")
     signed_up_at: datetime
     renews_at: datetime
     next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for, billing_account_for, decided, utc
 from api.keys import DEFAULT_SCOPES, new_project_key
-from api.routes.reading import item_list, project_info
+from api.routes.reading import item_list, project_now
 from schemas.answers import (
     AutoRechargeInfo,
     AutoRechargeTerms,
@@ -78,16 +78,16 @@ async def create_project(
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
             contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
-    return project_info(account_for(services, asked.project))
+    return project_now(services, asked.project)
 
 
 @router.get("/projects/{project}", response_model=ProjectInfo)
 async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectInfo:
     """A project as it is."""
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.post("/projects/{project}/keys", status_code=201, response_model=CreatedKey)
@@ -104,7 +104,7 @@ async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPa
             key_hash=key_hash,
             environment=asked.environment,
             scopes=scopes,
-            **services.commands.addressing(),
+            **services.commands.addressing(actor=caller.key_id),
         ),
     )
     return CreatedKey(key_id=key_id, key=key, environment=asked.environment, scopes=scopes)
@@ -115,7 +115,9 @@ async def revoke_key(
     services: ServicesDep, caller: AdminDep, project: ProjectPath, key_id: Annotated[str, Path(max_length=64)]
 ) -> Response:
     """End a key at once."""
-    await decided(services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing()))
+    await decided(
+        services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing(actor=caller.key_id))
+    )
     return Response(status_code=204)
 
 
@@ -135,7 +137,7 @@ async def top_up(
             environment=asked.environment,
             bundle_usd=asked.bundle_usd,
             reference=asked.reference,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return TopUpResult(
@@ -164,7 +166,7 @@ async def refund(
             project=project,
             grant_id=asked.grant_id,
             reason=asked.reason,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return RefundResult(
@@ -195,10 +197,10 @@ async def change_plan(
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
             contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/state", response_model=ProjectInfo)
@@ -210,32 +212,35 @@ async def close_or_reopen(
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
     """Close a project, or open it again. Reads go on working while it is closed."""
-    addressing = services.commands.addressing(idempotency_key)
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
     command: AnyCommand = (
         CloseProject(project=project, reason=asked.reason, **addressing)
         if asked.closed
         else ReopenProject(project=project, **addressing)
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/standing", response_model=ProjectInfo)
 async def set_standing(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Standing) -> ProjectInfo:
     """Good or not; kept with its reason."""
     command = SetStanding(
-        project=project, is_good=asked.good_standing, reason=asked.reason, **services.commands.addressing()
+        project=project,
+        is_good=asked.good_standing,
+        reason=asked.reason,
+        **services.commands.addressing(actor=caller.key_id),
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/badge", response_model=ProjectInfo)
 async def set_badge(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge) -> ProjectInfo:
     """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
-    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing())
+    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing(actor=caller.key_id))
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/items/{item}", response_model=ItemList)
@@ -252,7 +257,7 @@ async def set_item(
         project=project,
         operation=item,
         quantity=asked.quantity,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return item_list(account_for(services, project), services.accounts.prices(), time.time_ns() // 1_000_000)
@@ -280,7 +285,7 @@ async def set_auto_recharge(
         bundle_usd=asked.bundle_usd,
         cap_cents=asked.cap_usd * 100,
         payment_method=asked.payment_method,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return _auto_recharge(account_for(services, project))

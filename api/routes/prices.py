@@ -57,7 +57,7 @@ async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook)
             "effective_at",
         )
     last = before.books[-1]
-    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version)
+    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version, caller.key_id)
     found = changelog_of(services.accounts.prices(), _now_ms()).books
     return next(book for book in found if book.version == asked.version)
 
