@@ -21,7 +21,10 @@ from streams.core.projects import BILLING_PREFIX
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
 
-def services_of(request: Request) -> Services:
+# Each of these is a coroutine, since FastAPI runs what is none in a thread.
+
+
+async def services_of(request: Request) -> Services:
     """The running services of this process."""
     services: Services = request.app.state.services
     return services
@@ -43,7 +46,7 @@ def caller_with(services: Services, key: str) -> Caller:
     return caller_of(account, key)
 
 
-def authenticated(
+async def authenticated(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
     """Who is calling, as api.middleware.Limits has found. Raises Rejection `unauthenticated`, `key_revoked` or
@@ -67,7 +70,7 @@ async def counted(request: Request, services: ServicesDep, caller: UncountedCall
 CallerDep = Annotated[Caller, Depends(counted)]
 
 
-def admin(caller: CallerDep) -> Caller:
+async def admin(caller: CallerDep) -> Caller:
     """The operator, or Rejection `missing_scope`."""
     if caller.project is not None:
         raise Rejection("missing_scope", "This call is for admin keys")

@@ -11,7 +11,7 @@ import httpx
 from api.stack import Stack
 from schemas.commands import SetLimits
 from schemas.ledger import Limits
-from streams.core.limits import REQUESTS_MAX
+from streams.core.limits import CEILING_MAX, REQUESTS_MAX
 from tests.intake import decide
 
 
@@ -44,8 +44,8 @@ class Operator:
         return response.json()
 
     def lift_limits(self, project: str) -> None:
-        """Let a project make any number of requests: for what asks again and again, and is not about limits."""
-        limits = Limits(REQUESTS_MAX, 2 * REQUESTS_MAX, cost_ceiling=0)
+        """Let a project make any number of requests, whatever they cost: for what is not about limits."""
+        limits = Limits(REQUESTS_MAX, 2 * REQUESTS_MAX, CEILING_MAX)
 
         def set_limits(addressing: dict[str, Any]) -> SetLimits:
             return SetLimits(project=project, limits=limits, is_shadow=False, reason="test", **addressing)
