@@ -124,6 +124,8 @@ def test_the_61st_call_of_a_free_project_is_stopped_and_does_nothing(operator: O
         assert int(answer.headers["retry-after"]) <= 60
         assert answer.json()["project"] == project
     # The operator's own calls are not the project's.
+    receipt = operator.http.get(f"/v1/receipts/{problem['entry_id']}")
+    assert (receipt.status_code, "rate_limited" in receipt.text) == (200, True), receipt.text
     assert operator.http.get("/v1/balance", params={"project": project}).json()["available"] == "250"
 
     facts = f"SELECT kind, operation, reason FROM facts WHERE project = '{project}'"
