@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from api.calls import call_of, count, operation_of
 from api.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
 from api.services import Services
 from schemas.commands import AnyCommand
@@ -20,7 +21,10 @@ from streams.core.projects import BILLING_PREFIX
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
 
-def services_of(request: Request) -> Services:
+# Each of these is a coroutine, since FastAPI runs what is none in a thread.
+
+
+async def services_of(request: Request) -> Services:
     """The running services of this process."""
     services: Services = request.app.state.services
     return services
@@ -29,13 +33,8 @@ def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def authenticated(
-    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Caller:
-    """Who is calling. Raises Rejection `unauthenticated` or `key_revoked`."""
-    if credentials is None:
-        raise Rejection("unauthenticated", "There is no bearer token")
-    key = credentials.credentials
+def caller_with(services: Services, key: str) -> Caller:
+    """Whose key it is. Raises Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
     if key.startswith(ADMIN_PREFIX):
         if not is_admin_key(key, services.settings.admin_key_hashes):
             raise Rejection("unauthenticated", "The key is not known")
@@ -47,10 +46,31 @@ def authenticated(
     return caller_of(account, key)
 
 
-CallerDep = Annotated[Caller, Depends(authenticated)]
+async def authenticated(
+    request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """Who is calling, as api.middleware.Limits has found. Raises Rejection `unauthenticated`, `key_revoked` or
+    `not_ready`."""
+    call = call_of(request.scope)
+    if call.caller is None:
+        raise call.refusal or Rejection("unauthenticated", "There is no bearer token")
+    return call.caller
 
 
-def admin(caller: CallerDep) -> Caller:
+# For a call that is a request by its own command, and so must not be counted before it.
+UncountedCallerDep = Annotated[Caller, Depends(authenticated)]
+
+
+async def counted(request: Request, services: ServicesDep, caller: UncountedCallerDep) -> Caller:
+    """Who is calling, once that is counted. Raises Rejection, `rate_limited` among others."""
+    await count(services, call_of(request.scope), operation_of(request.scope))
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(counted)]
+
+
+async def admin(caller: CallerDep) -> Caller:
     """The operator, or Rejection `missing_scope`."""
     if caller.project is not None:
         raise Rejection("missing_scope", "This call is for admin keys")

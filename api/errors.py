@@ -18,7 +18,15 @@ log = logging.getLogger(__name__)
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 
 
-def problem_response(
+class Refused(Rejection):
+    """A request that was decided, and refused; `extra` are the members that its problem has beside the usual ones."""
+
+    def __init__(self, code: str, detail: str, extra: dict[str, Any], field: str | None = None) -> None:
+        super().__init__(code, detail, field)
+        self.extra = extra
+
+
+def problem_of(
     request_id: str,
     code: str,
     detail: str,
@@ -26,24 +34,10 @@ def problem_response(
     field: str | None = None,
     errors: list[EventError] | None = None,
     extra: dict[str, Any] | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """The answer for an error code. `extra` are members of this problem type alone, `headers` of this answer."""
+) -> dict[str, Any]:
+    """The members of a problem. `extra` are those of this problem type alone."""
     kind = CODES[code]
-    problem = problem_of(request_id, code, detail, field=field, errors=errors)
-    headers = dict(headers or {}) | ({"www-authenticate": "Bearer"} if kind.status == 401 else {})
-    if kind.status == 503:
-        headers["retry-after"] = "1"
-    body = problem.model_dump(exclude_none=True) | (extra or {})
-    return Response(encode_json(body), kind.status, headers, "application/problem+json")
-
-
-def problem_of(
-    request_id: str, code: str, detail: str, *, field: str | None = None, errors: list[EventError] | None = None
-) -> Problem:
-    """What an error code says, with its remedy."""
-    kind = CODES[code]
-    return Problem(
+    problem = Problem(
         type=PROBLEM_TYPE_BASE + code,
         title=kind.title,
         status=kind.status,
@@ -53,6 +47,37 @@ def problem_of(
         field=field,
         errors=errors,
     )
+    return problem.model_dump(exclude_none=True) | (extra or {})
+
+
+def problem_of_rejection(request_id: str, rejection: Rejection) -> dict[str, Any]:
+    """The members of a rejection's problem."""
+    extra = rejection.extra if isinstance(rejection, Refused) else None
+    return problem_of(request_id, rejection.code, rejection.detail, field=rejection.field, extra=extra)
+
+
+def problem_of_failure(request_id: str, error: BaseException) -> dict[str, Any]:
+    """The members of the problem that an error of ours is to others; it is logged."""
+    log.error("request %s failed", request_id, exc_info=error)
+    return problem_of(request_id, "internal_error", "Something went wrong on our side")
+
+
+def response_of(problem: dict[str, Any]) -> Response:
+    """The answer with this problem."""
+    headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}.get(problem["status"])
+    return Response(encode_json(problem), problem["status"], headers, "application/problem+json")
+
+
+def problem_response(
+    request_id: str,
+    code: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    errors: list[EventError] | None = None,
+) -> Response:
+    """The answer for an error code."""
+    return response_of(problem_of(request_id, code, detail, field=field, errors=errors))
 
 
 def request_id_of(request: Request) -> str:
@@ -65,7 +90,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Rejection)
     async def _rejected(request: Request, rejection: Rejection) -> Response:
-        return problem_response(request_id_of(request), rejection.code, rejection.detail, field=rejection.field)
+        return response_of(problem_of_rejection(request_id_of(request), rejection))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -82,7 +107,9 @@ def install(app: FastAPI) -> None:
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
 
+    # What a route raises is answered further in, by api.middleware.Failures: this is outside of all that is ours.
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", request_id_of(request), exc_info=error)
-        return problem_response(request_id_of(request), "internal_error", "Something went wrong on our side")
+        response = response_of(problem_of_failure(request_id_of(request), error))
+        response.headers["x-request-id"] = request_id_of(request)
+        return response

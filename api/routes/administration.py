@@ -48,7 +48,8 @@ from schemas.commands import (
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.ledger import Account, AutoRecharge
 from schemas.prices import MICROCREDITS_PER_CREDIT
-from schemas.problems import Problem
+from schemas.problems import Problem, Rejection
+from streams.core.acceptance import dedup_hash
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
@@ -91,33 +92,45 @@ async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectP
 
 
 @router.post("/projects/{project}/keys", status_code=201, response_model=CreatedKey)
-async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey) -> CreatedKey:
-    """Make a key. It is shown in this answer alone."""
+async def create_key(
+    services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey, idempotency_key: IdempotencyKey = ""
+) -> CreatedKey:
+    """Make a key. It is shown in this answer alone: under an Idempotency-Key it is made once, and a repeat is a 409
+    `key_shown_before` that names its id."""
     scopes = asked.scopes or DEFAULT_SCOPES[asked.environment]
     key, key_hash = new_project_key(project, asked.environment)
     key_id = f"key_{secrets.token_hex(6)}"
-    await decided(
-        services,
-        CreateKey(
-            project=project,
-            key_id=key_id,
-            key_hash=key_hash,
-            environment=asked.environment,
-            scopes=scopes,
-            **services.commands.addressing(actor=caller.key_id),
-        ),
+    if idempotency_key:
+        # Of which the owner makes one; the secret can't be made again.
+        key_id = f"key_{dedup_hash(project, 'meterline:key', idempotency_key).hex()[:12]}"
+    command = CreateKey(
+        project=project,
+        key_id=key_id,
+        key_hash=key_hash,
+        environment=asked.environment,
+        scopes=scopes,
+        **services.commands.addressing(actor=caller.key_id),
     )
+    try:
+        await decided(services, command)
+    except Rejection as rejection:
+        if rejection.code == "key_exists":
+            raise Rejection("key_shown_before", f"Key {key_id} was made under this Idempotency-Key") from None
+        raise
     return CreatedKey(key_id=key_id, key=key, environment=asked.environment, scopes=scopes)
 
 
 @router.delete("/projects/{project}/keys/{key_id}", status_code=204)
 async def revoke_key(
-    services: ServicesDep, caller: AdminDep, project: ProjectPath, key_id: Annotated[str, Path(max_length=64)]
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    key_id: Annotated[str, Path(max_length=64)],
+    idempotency_key: IdempotencyKey = "",
 ) -> Response:
     """End a key at once."""
-    await decided(
-        services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing(actor=caller.key_id))
-    )
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    await decided(services, RevokeKey(project=project, key_id=key_id, **addressing))
     return Response(status_code=204)
 
 
@@ -223,22 +236,27 @@ async def close_or_reopen(
 
 
 @router.put("/projects/{project}/standing", response_model=ProjectInfo)
-async def set_standing(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Standing) -> ProjectInfo:
+async def set_standing(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: Standing,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
     """Good or not; kept with its reason."""
-    command = SetStanding(
-        project=project,
-        is_good=asked.good_standing,
-        reason=asked.reason,
-        **services.commands.addressing(actor=caller.key_id),
-    )
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command = SetStanding(project=project, is_good=asked.good_standing, reason=asked.reason, **addressing)
     await decided(services, command)
     return project_now(services, project)
 
 
 @router.put("/projects/{project}/badge", response_model=ProjectInfo)
-async def set_badge(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge) -> ProjectInfo:
+async def set_badge(
+    services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge, idempotency_key: IdempotencyKey = ""
+) -> ProjectInfo:
     """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
-    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing(actor=caller.key_id))
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command = SetBadge(project=project, is_off=not asked.shown, **addressing)
     await decided(services, command)
     return project_now(services, project)
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.dependencies import AdminDep, ServicesDep, account_for, utc
-from api.errors import problem_of, request_id_of
+from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
 from schemas.ledger import Limits
@@ -140,10 +140,9 @@ async def _lines(
         try:
             line.result = running.result()
         except Rejection as rejection:
-            line.problem = problem_of(request_id_of(request), rejection.code, rejection.detail, field=rejection.field)
-        except Exception:
-            log.exception("request %s failed", request_id_of(request))
-            line.problem = problem_of(request_id_of(request), "internal_error", "Something went wrong on our side")
+            line.problem = Problem.model_validate(problem_of_rejection(request_id_of(request), rejection))
+        except Exception as error:
+            line.problem = Problem.model_validate(problem_of_failure(request_id_of(request), error))
         yield _encoded(line)
     finally:
         nobody_reads.set()
