@@ -3,48 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem, Rejection
-from streams.codecs import encode_json
+from schemas.problems import Rejection
+from streams.problems import problem_response
+
+__all__ = ["install", "problem_response", "request_id_of"]
 
 log = logging.getLogger(__name__)
 
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
-
-
-def problem_response(
-    request_id: str,
-    code: str,
-    detail: str,
-    *,
-    field: str | None = None,
-    errors: list[EventError] | None = None,
-    extra: dict[str, Any] | None = None,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    """The answer for an error code. `extra` are members of this problem type alone, `headers` of this answer."""
-    kind = CODES[code]
-    problem = Problem(
-        type=PROBLEM_TYPE_BASE + code,
-        title=kind.title,
-        status=kind.status,
-        code=code,
-        detail=f"{detail.rstrip('.')}. {kind.remedy}",
-        instance=request_id,
-        field=field,
-        errors=errors,
-    )
-    headers = dict(headers or {}) | ({"www-authenticate": "Bearer"} if kind.status == 401 else {})
-    if kind.status == 503:
-        headers["retry-after"] = "1"
-    body = problem.model_dump(exclude_none=True) | (extra or {})
-    return Response(encode_json(body), kind.status, headers, "application/problem+json")
 
 
 def request_id_of(request: Request) -> str:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-import secrets
-
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem_response
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+from streams.problems import problem_response, request_id_for
 
 
 class RequestIds:
@@ -24,9 +19,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
-        scope["meterline.request_id"] = request_id
+        request_id = request_id_for(scope)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
