@@ -87,6 +87,8 @@ class Away:
         self._entries: dict[int, Entry] = {}
         self._due: deque[int] = deque()
         self._succeeded: set[tuple[str, str, str]] = set()
+        self._abandoned: set[tuple[str, str, str]] = set()
+        self._abandoned_count = 0
         self._leased: dict[str, int] = defaultdict(int)
         self._leased_total = 0
         self._refused: OrderedDict[str, None] = OrderedDict()
@@ -189,9 +191,25 @@ class Away:
         entry = Entry(asked=asked, hold_id=hold_id, outcome=outcome, credits=credits, reason=reason)
         self._enter(await self._journal.add(entry), entry)
 
+    def abandon(self, asked: Asked) -> None:
+        """A request was refused for want of a decision. It may be held for all the same, once the owner comes to it:
+        let that go, before its time is over. Not on disk, since it ends by itself."""
+        if asked.hold and len(self._entries) * 2 < self._entries_max:
+            self._abandoned_count += 1
+            self._abandoned.add(_identity(asked))
+            self._enter(-self._abandoned_count, Entry(asked=asked, outcome="release", reason="not decided in time"))
+
+    def take_up(self, asked: Asked) -> None:
+        """It is asked for again: a hold that is there is not let go."""
+        self._abandoned.discard(_identity(asked))
+
     def _enter(self, number: int, entry: Entry) -> None:
         self._entries[number] = entry
-        self._due.append(number)
+        if number < 0:
+            # First: what they hold may be what others lack.
+            self._due.appendleft(number)
+        else:
+            self._due.append(number)
         if entry.outcome in ("capture", "keep"):
             self._succeeded.add(_identity(entry.asked))
         self._wake.set()
@@ -259,8 +277,11 @@ class Away:
         """Settle an entry, or put it behind the others."""
         entry = self._entries[number]
         try:
-            uncovered = await self._settle(entry)
-            await self._journal.remove(number)
+            uncovered = 0
+            if number > 0 or _identity(entry.asked) in self._abandoned:
+                uncovered = await self._settle(entry)
+            if number > 0:
+                await self._journal.remove(number)
         except (MeterlineAway, ProducerError) as error:
             log.debug("entry %s is not settled yet: %s", number, error)
             self._due.append(number)
@@ -270,9 +291,10 @@ class Away:
             self._due.append(number)
             return False
         del self._entries[number]
-        self._succeeded.discard(_identity(entry.asked))
+        if number > 0:
+            self._succeeded.discard(_identity(entry.asked))
+            self._settled += 1
         self._reserve(entry.asked.project, -entry.leased)
-        self._settled += 1
         if uncovered:
             self._uncovered += uncovered
             project = entry.asked.project
@@ -285,12 +307,15 @@ class Away:
         asked = entry.asked
         if entry.hold_id:
             return await self._resolve(entry, entry.hold_id)
-        if entry.outcome == "release" and not (asked.hold and entry.leased):
+        if entry.outcome == "release" and not asked.hold:
             return 0
-        if not entry.leased and entry.outcome != "keep":
+        if entry.outcome == "capture" and not entry.leased:
             await self._record(asked)
             return 0
         decision = await self._ask(asked)
+        if decision.code == "out_of_credits" and entry.outcome != "release":
+            # What was refused then need not be now.
+            decision = await self._ask(asked, f"{asked.idempotency_key}:later")
         if decision.hold_id:
             return await self._resolve(entry, decision.hold_id)
         return await self._without_hold(entry, decision)

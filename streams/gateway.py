@@ -301,6 +301,7 @@ class Gateway:
         undecided = Decision(200, "", "", asked.project, asked.operation, 0, 0, "", -1)
         if self._repeats == "refuse" and self.away.has_succeeded(asked):
             return _repeated(undecided), None
+        self.away.take_up(asked)
         try:
             decision = await asked.ask(self._admissions)
         except MeterlineAway as error:
@@ -309,7 +310,9 @@ class Gateway:
                 entry, amount = leased
                 return replace(undecided, credits=amount), entry
             log.warning("a request of project %s is refused, since there is no decision: %s", asked.project, error)
-            self._owe(asked, is_named)
+            if not error.is_unsent:
+                self.away.abandon(asked)
+                self._owe(asked, is_named)
             detail = "It can't be decided now whether this may run"
             return replace(undecided, status=503, code="admission_unavailable", detail=detail), None
         self.away.decided(decision)
