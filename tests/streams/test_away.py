@@ -254,6 +254,30 @@ def test_an_api_that_is_away_is_bridged_too_but_not_for_long(fleet: Stack, admin
     eventually(lambda: billed(fleet, admin, project) == [str(32 * CREDIT)], 60)
 
 
+def test_a_killed_broker_is_bridged_and_the_connections_to_it_are_made_anew(
+    fleet: Stack, admin: Operator, tmp_path: Path
+) -> None:
+    project = admin.project()
+
+    async def scenario() -> None:
+        away = Away(tmp_path / "away.sqlite3", **LEASE)
+        async with gateway_of(fleet, Service(), away=away) as gateway, client_of(gateway, project) as client:
+            restarts = fleet.restarts
+            os.kill(fleet.pids()["kafka"], signal.SIGKILL)
+            assert (await client.post("/v1/images")).status_code == 200
+            assert away.counts.leased == 32 * CREDIT
+            await until(lambda: fleet.restarts > restarts)
+            await until(lambda: away.counts.waiting == 0)
+            assert (away.counts.settled, away.counts.uncovered) == (1, 0)
+            # Not a lease: a decision again.
+            while "x-ratelimit-limit" not in (await client.get("/hello")).headers:
+                pass
+        await until(lambda: balance(admin, project) == ("218", "0"))
+
+    asyncio.run(scenario())
+    eventually(lambda: billed(fleet, admin, project) == [str(32 * CREDIT)], 60)
+
+
 GATEWAY = """
 import os
 from pathlib import Path
