@@ -103,20 +103,3 @@ def known_rate(services: Services, project: str) -> RateState | None:
     window, limits = account.window or rested(now_ms), limits_of(account)
     advance(window, limits, now_ms)
     return rate_state(window, limits, now_ms)
-
-
-def rate_headers(rate: RateState, status: int) -> dict[str, str]:
-    """The limit headers: Unix seconds, rounded up; with a 429 the seconds after which the same request would pass."""
-    headers = {
-        "X-RateLimit-Limit": str(rate.limit),
-        "X-RateLimit-Remaining": str(rate.remaining),
-        "X-RateLimit-Reset": str(-(-rate.reset_at_ms // 1000)),
-    }
-    if status == 429 and rate.retry_at_ms:
-        headers["Retry-After"] = str(retry_after_seconds(rate))
-    return headers
-
-
-def retry_after_seconds(rate: RateState) -> int:
-    """From now, rounded up."""
-    return max(1, -(-(rate.retry_at_ms - time.time_ns() // 1_000_000) // 1000))

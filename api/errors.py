@@ -10,8 +10,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem, Rejection
-from streams.codecs import encode_json
+from schemas.problems import Rejection
+from streams.problems import problem_of, problem_response, response_of
 
 log = logging.getLogger(__name__)
 
@@ -26,30 +26,6 @@ class Refused(Rejection):
         self.extra = extra
 
 
-def problem_of(
-    request_id: str,
-    code: str,
-    detail: str,
-    *,
-    field: str | None = None,
-    errors: list[EventError] | None = None,
-    extra: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The members of a problem. `extra` are those of this problem type alone."""
-    kind = CODES[code]
-    problem = Problem(
-        type=PROBLEM_TYPE_BASE + code,
-        title=kind.title,
-        status=kind.status,
-        code=code,
-        detail=f"{detail.rstrip('.')}. {kind.remedy}",
-        instance=request_id,
-        field=field,
-        errors=errors,
-    )
-    return problem.model_dump(exclude_none=True) | (extra or {})
-
-
 def problem_of_rejection(request_id: str, rejection: Rejection) -> dict[str, Any]:
     """The members of a rejection's problem."""
     extra = rejection.extra if isinstance(rejection, Refused) else None
@@ -60,24 +36,6 @@ def problem_of_failure(request_id: str, error: BaseException) -> dict[str, Any]:
     """The members of the problem that an error of ours is to others; it is logged."""
     log.error("request %s failed", request_id, exc_info=error)
     return problem_of(request_id, "internal_error", "Something went wrong on our side")
-
-
-def response_of(problem: dict[str, Any]) -> Response:
-    """The answer with this problem."""
-    headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}.get(problem["status"])
-    return Response(encode_json(problem), problem["status"], headers, "application/problem+json")
-
-
-def problem_response(
-    request_id: str,
-    code: str,
-    detail: str,
-    *,
-    field: str | None = None,
-    errors: list[EventError] | None = None,
-) -> Response:
-    """The answer for an error code."""
-    return response_of(problem_of(request_id, code, detail, field=field, errors=errors))
 
 
 def request_id_of(request: Request) -> str:

@@ -3,8 +3,6 @@ streams stay streams."""
 
 from __future__ import annotations
 
-import re
-import secrets
 import time
 
 from fastapi.security.utils import get_authorization_scheme_param
@@ -12,15 +10,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.addresses import AddressLimits, client_address
-from api.calls import Call, begin_call, count, known_rate, operation_of, rate_headers, retry_after_seconds
+from api.calls import Call, begin_call, count, known_rate, operation_of
 from api.dependencies import caller_with
-from api.errors import problem_of_failure, problem_of_rejection, problem_response, response_of
+from api.errors import problem_of_failure, problem_of_rejection
 from api.keys import hash_key
 from schemas.ledger import Limits as WindowLimits
 from schemas.problems import Rejection
+from streams.problems import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
 from streams.settings import Settings
-
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestIds:
@@ -34,9 +31,7 @@ class RequestIds:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
-        scope["meterline.request_id"] = request_id
+        request_id = request_id_for(scope)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -98,7 +98,13 @@ CODES: dict[str, ProblemCode] = {
         "Already decided",
         "This request was decided before and its reply is no longer kept: find its entry in GET /v1/ledger.",
     ),
+    "already_running": ProblemCode(
+        409, "Already running", "Wait for the answer to the first request with this Idempotency-Key."
+    ),
     # We are at fault, or busy.
+    "admission_unavailable": ProblemCode(
+        503, "Admission unavailable", "Retry after a moment, with the same Idempotency-Key."
+    ),
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),

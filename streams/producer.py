@@ -15,6 +15,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -220,6 +221,7 @@ class KafkaProducer(Producer):
         self._settings = settings
         self._topic = topics_of(settings).usage
         self._publisher = Publisher(settings)
+        self._connecting = asyncio.Lock()
 
     def _bucket(self, event: UsageEvent | dict[str, Any] | bytes) -> int:
         if isinstance(event, UsageEvent):
@@ -229,6 +231,7 @@ class KafkaProducer(Producer):
         return partition_of(project, self._settings.partitions)
 
     async def _deliver(self, bucket: int, texts: list[bytes]) -> list[EventPlace | Exception]:
+        await self._reconnect()
         offset = await (await self._publisher.send(self._topic, bucket, b"[" + b",".join(texts) + b"]"))
         return [EventPlace(bucket, offset, index) for index in range(len(texts))]
 
@@ -237,6 +240,15 @@ class KafkaProducer(Producer):
 
     async def _disconnect(self) -> None:
         await self._publisher.stop()
+
+    async def _reconnect(self) -> None:
+        """Make another connection where there is none, or one that can never send again."""
+        async with self._connecting:
+            if not self._publisher.is_alive:
+                with suppress(Exception):
+                    await self._publisher.stop()
+                self._publisher = Publisher(self._settings)
+                await self._publisher.start()
 
 
 class HttpProducer(Producer):

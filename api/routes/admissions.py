@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.calls import Call, call_of, count, operation_of, retry_after_seconds
+from api.calls import Call, call_of, count, operation_of
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for, utc
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
 from api.keys import Caller
@@ -35,6 +35,7 @@ from streams.codecs import encode_json
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.problems import retry_after_seconds
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -33,8 +32,6 @@ from schemas.rehearsals import (
 from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import check_limits, contract_limits, over
 from streams.limit_rehearsal import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(
     prefix="/v1/admin",
