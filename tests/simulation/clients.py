@@ -133,7 +133,7 @@ class Clients:
     def act(self) -> None:
         """Send one thing, or several commands that share records."""
         rng = self.rng
-        if rng.random() < 0.8:
+        if rng.random() < 0.75:
             self._act(rng.choices(list(_CHOICES), list(_CHOICES.values()))[0])
             return
         commands = {choice: weight for choice, weight in _CHOICES.items() if choice not in _NOT_COMMANDS}
