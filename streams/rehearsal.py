@@ -3,7 +3,8 @@
 What was used, granted, held and corrected is taken from the history, in order; what it costs, what it is drawn from and
 whether it is refused is decided anew. Top-ups are those that were bought. A use that was refused is tried again, and
 its repeat is not charged twice. The account at the beginning is that of the history; a hold that was open by then keeps
-its price. Under the book that was in force all along nothing differs.
+its price. Limits are as they were: what they refused stays refused, and a dearer book does not reach a cost ceiling
+earlier (`streams.limit_rehearsal` is for those). Under the book that was in force all along nothing differs.
 """
 
 from __future__ import annotations
@@ -245,7 +246,7 @@ class _Replay:
             case "charge":
                 if name not in self._passed:
                     self._use(facts, at_ms, name)
-            case "refusal" if first.reason in ("too_many_holds", "rate_limited"):
+            case "refusal" if first.reason in ("too_many_holds", "rate_limited", "over_cost_ceiling"):
                 self.outcome.refused_proposed += 1
             case "refusal":
                 if name not in self._passed and self._use(facts, at_ms, name):

@@ -23,11 +23,12 @@ from schemas.commands import (
     ReopenProject,
     SetAutoRecharge,
     SetItem,
+    SetLimits,
     SettleRecharge,
     Tick,
 )
 from schemas.events import Usage
-from schemas.ledger import Account, Fact, Grant
+from schemas.ledger import Account, Fact, Grant, Limits
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from streams.clickhouse import ClickHouse, Pack
 from streams.codecs import decode_account, encode_account
@@ -80,6 +81,10 @@ class Life:
         self.corrected: dict[str, int] = {}
         self.apply(PublishPrices(project=PRICES_ID, book=book, **self._addressed()))
         self.apply(create_project(project, self.random.choice(["free", "free", "hobby", "build"])))
+        if plain:
+            # A rehearsal of prices asks of credits alone: no ceiling is in the way.
+            limits = Limits(0, 0, 1_000_000 * CREDIT)
+            self.apply(SetLimits(project=project, limits=limits, is_shadow=False, reason="", **self._addressed()))
         if recurring and not plain:
             self._set_item()
 
