@@ -49,7 +49,7 @@ class Limits:
     that can't be read, an admission that never became one. Where the window is full, that is the answer instead.
     """
 
-    # Probes and scrapers come often, and from one address.
+    # Probes and scrapers come often, from one address, and may bear a key for all: they are never limited.
     UNCAPPED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -129,7 +129,7 @@ class Limits:
         return Rejection("rate_limited", f"Rate limit exceeded for address {address}. Retry after {seconds} seconds")
 
     async def _count(self, scope: Scope, call: Call) -> None:
-        if call.project is None:
+        if call.project is None or scope["path"] in self.UNCAPPED_PATHS:
             return
         services = scope["app"].state.services
         await count(services, call, operation_of(scope))

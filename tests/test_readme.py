@@ -89,7 +89,7 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     parts = done.stdout.split("=== next\n")
-    created, charged, refused, reading, sent, job, corrected, repriced, billed, queried, checked = parts
+    created, charged, refused, reading, sent, job, corrected, repriced, limited, billed, queried, checked = parts
     assert json.loads(created)["plan"] == "free"
     promised = [json.loads(text) for language, text in BLOCKS if language == "json"]
     for answer, example in ((charged, promised[0]), (refused, promised[1])):
@@ -106,6 +106,8 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
     assert "change: 7\n" in corrected
     assert "notice: Announcing this needs 30 days: image" in repriced
     assert "in_force: False" in repriced
+    assert "acme" in limited
+    assert "raise.begun" not in limited and "request.refused" in limited
     assert "INV-agency-" in billed
     assert ",top_up,top_up,,production,1,0,20000,USD,10000,10000,,1" in billed
     assert "available: 23952" in billed

@@ -76,7 +76,7 @@ def test_a_lower_ceiling_and_who_would_be_hurt(operator: Operator, busy: str) ->
 
 
 def test_a_plans_projects_and_what_the_limits_refused_really(operator: Operator) -> None:
-    project, client = operator.customer("scale")
+    project, client = operator.customer("scale", is_limited=True)
     statuses = [client.post("/v1/admissions", json={"operation": "read"}).status_code for _ in range(3)]
     statuses += [
         client.post("/v1/admissions", json={"operation": "video.premium", "quantity": 6}).status_code for _ in range(2)
