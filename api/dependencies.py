@@ -17,10 +17,11 @@ from schemas.problems import Rejection
 from streams.core.acceptance import Origin
 from streams.core.projects import BILLING_PREFIX
 
+# Dependencies are coroutines even where they wait for nothing: FastAPI gives any other a thread for each request.
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
 
-def services_of(request: Request) -> Services:
+async def services_of(request: Request) -> Services:
     """The running services of this process."""
     services: Services = request.app.state.services
     return services
@@ -29,7 +30,7 @@ def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def authenticated(
+async def authenticated(
     services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
     """Who is calling. Raises Rejection `unauthenticated` or `key_revoked`."""
@@ -50,7 +51,7 @@ def authenticated(
 CallerDep = Annotated[Caller, Depends(authenticated)]
 
 
-def admin(caller: CallerDep) -> Caller:
+async def admin(caller: CallerDep) -> Caller:
     """The operator, or Rejection `missing_scope`."""
     if caller.project is not None:
         raise Rejection("missing_scope", "This call is for admin keys")

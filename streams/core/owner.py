@@ -34,6 +34,7 @@ from streams.core.decisions import (
     fingerprint,
     is_reply_kept,
     keep_reply,
+    kept_reply,
     open_account,
     reply_key,
 )
@@ -254,9 +255,9 @@ class _Batch:
         self.effects.accounts[account.project] = account
         reply = None
         for stored in account.replies:
-            if stored.offset == item.offset and stored.key == reply_key(command, stored.reply):
+            if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
                 reply = _repeated(command, stored)
-                self._mark_command_seen(item, command, stored.reply)
+                self._mark_command_seen(item, command, kept)
         if reply is None and account.opened_offset > item.offset:
             # Nothing was remembered of it, and nothing has changed what it is answered.
             refused = self._opened(item, slot, command, [])
@@ -340,7 +341,7 @@ _REPLY_EXPIRED = Reply(
 
 
 def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:
-    return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
+    return kept_reply(stored) if stored.fingerprint == fingerprint(command) else _KEY_REUSED
 
 
 def _no_project(command: AnyCommand) -> Reply:
