@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import FastAPI
 
 from api import errors
 from api.middleware import BodyLimit, RequestIds
+from api.openapi import describe
 from api.routes import (
     administration,
     admissions,
@@ -17,6 +19,7 @@ from api.routes import (
     health,
     holds,
     invoices,
+    limit_rehearsals,
     prices,
     reading,
     receipts,
@@ -50,6 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         reading,
         receipts,
         rehearsals,
+        limit_rehearsals,
         prices,
         administration,
         corrections,
@@ -60,4 +64,5 @@ def create_app(settings: Settings) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(RequestIds)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -235,7 +234,10 @@ def verify(
 
 @app.command()
 def explain(
-    receipt: Annotated[str, typer.Argument(metavar="ID", help="An entry_id, or the id of an event")],
+    receipt: Annotated[
+        str, typer.Argument(metavar="ID", help="That of an entry, hold, grant, purchase, or of an event")
+    ],
+    project: Annotated[str | None, typer.Option("--project", help="Whose it is; grants of two may share an id")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset.
@@ -243,27 +245,78 @@ def explain(
     For an event's id: all that was decided on it, and why it was refused before that, if it was.
     """
     from api.operator_cli import show
-    from streams.receipts import explain_text
+    from streams.receipts import explain_text, is_receipt_id
 
-    if not re.fullmatch(r"\d+-\d+-\d+", receipt):
-        show(Api().call("GET", "/v1/receipts", event_id=receipt).json(), as_json)
+    if not is_receipt_id(receipt):
+        found = Api().call("GET", "/v1/receipts", event_id=receipt, project=project).json()
+        if not found["decisions"] and not found["dead_letters"]:
+            raise OperatorError(f"Nothing is known of an event {receipt!r}")
+        show(found, as_json)
         return
-    answer = Api().call("GET", f"/v1/receipts/{receipt}").json()
+    answer = Api().call("GET", f"/v1/receipts/{receipt}", project=project).json()
     if as_json:
         show(answer, as_json)
     else:
         print(explain_text(answer))
 
 
+_OF_LIMITS = "Limits: name at least one"
+_OF_REQUESTS = "Limits: whose requests"
+
+
 @app.command()
 def rehearse(
-    file: Annotated[Path, typer.Argument(help="JSON: version and the rates that differ, as for `prices announce`")],
-    days: Annotated[int, typer.Option("--days", min=1, max=90, help="How far back to replay.")] = 7,
+    file: Annotated[
+        Path | None, typer.Argument(help="JSON: version and the rates that differ, as for `prices announce`")
+    ] = None,
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=90, help="How far back to replay; for limits at most 31.")
+    ] = 7,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", min=1, rich_help_panel=_OF_LIMITS)
+    ] = None,
+    burst: Annotated[
+        int | None, typer.Option("--burst", min=1, help="Requests at once after a rest.", rich_help_panel=_OF_LIMITS)
+    ] = None,
+    cost_ceiling: Annotated[
+        str | None,
+        typer.Option("--cost-ceiling", help="Credits that may be spent in 60 seconds.", rich_help_panel=_OF_LIMITS),
+    ] = None,
+    project: Annotated[str | None, typer.Option("--project", help="Of this one.", rich_help_panel=_OF_REQUESTS)] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", help="Of those on this plan today.", rich_help_panel=_OF_REQUESTS)
+    ] = None,
+    with_events: Annotated[
+        bool,
+        typer.Option(
+            "--with-events/--without-events",
+            help="Whether usage events are requests. An admission that named its event looks the same in the history "
+            "once it is charged, or refused but for its limits: without events, it is left out too.",
+            rich_help_panel=_OF_REQUESTS,
+        ),
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Replay the last days under a proposed price book: what each project would pay, and who would run out."""
+    """Replay the last days under a proposed price book, or under proposed limits, and list who would be hurt.
+
+    With a FILE: what each project would pay, and who would run out.
+
+    With limits: how many of the recorded requests would have been refused, and how many were. A limit that is not
+    named stays as plan and contract have it.
+    """
     from api.operator_cli import read_json, show
 
+    limits = {"requests_per_minute": requests_per_minute, "burst": burst, "cost_ceiling": cost_ceiling}
+    of_limits = {"project": project, "plan": plan} | limits
+    if file is None:
+        if all(each is None for each in limits.values()):
+            raise typer.BadParameter("name a price book's FILE, or a limit: --requests-per-minute, --burst, …")
+        from api.limit_rehearsing import rehearse_limits
+
+        rehearse_limits(console, {"days": days, "with_events": with_events} | of_limits, as_json)
+        return
+    if any(each is not None for each in of_limits.values()) or not with_events:
+        raise typer.BadParameter("prices or limits: one at a time")
     with console.status(f"replaying {days} days"):
         answer = Api().call("POST", "/v1/admin/rehearsals", {"days": days, "book": read_json(file)}).json()
     show(answer, as_json)

@@ -127,6 +127,15 @@ async def decided(services: Services, command: AnyCommand) -> tuple[Reply, int]:
     return reply, offset
 
 
+def instant(at: datetime, field: str) -> datetime:
+    """A time that a caller gave. Raises Rejection where it has no zone, or is further away than history can tell."""
+    if at.tzinfo is None:
+        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
+    if not 1970 < at.year < 2200:
+        raise Rejection("invalid_request", f"`{field}` is a year between 1970 and 2200", field)
+    return at
+
+
 def utc(at_ms: int) -> datetime:
     """Unix milliseconds as a time."""
     return datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -10,9 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.problems import Rejection
-from streams.problems import problem_response
+from streams.problems import problem_of, problem_response
 
-__all__ = ["install", "problem_response", "request_id_of"]
+__all__ = ["install", "problem_of", "problem_response", "request_id_of"]
 
 log = logging.getLogger(__name__)
 

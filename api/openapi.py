@@ -1,4 +1,5 @@
-"""The committed OpenAPI document, `api/openapi.json`: an API change shows in it as a diff.
+"""The OpenAPI document: FastAPI's own, with what every call may answer besides; committed as `api/openapi.json`, so
+that an API change shows as a diff.
 
 Write it anew with `uv run python -m api.openapi`.
 """
@@ -6,16 +7,80 @@ Write it anew with `uv run python -m api.openapi`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from api.app import create_app
-from streams.settings import Settings
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from schemas.problems import CODES, Problem
 
 DOCUMENT_PATH = Path(__file__).with_name("openapi.json")
+
+_PROBLEM_REF = f"#/components/schemas/{Problem.__name__}"
+# What authentication, limits and bounds answer on any call of the API.
+_ANY_CALL = ("401", "403", "413", "422", "429", "503")
+_METHODS = ("get", "put", "post", "delete", "patch")
+_INTEGER = {"type": "integer", "minimum": 0}
+_LIMIT_HEADERS = {
+    "X-RateLimit-Limit": ("Requests a minute that this project, or address, may make", _INTEGER),
+    "X-RateLimit-Remaining": ("How many of them are left of the last 60 seconds", _INTEGER),
+    "X-RateLimit-Reset": ("The Unix second at which the window is full again", _INTEGER),
+    "x-request-id": ("The request's id, as it was sent or made here", {"type": "string"}),
+}
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """The app's document."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        for path, operation in _operations(document):
+            responses = operation["responses"]
+            # FastAPI's own answer to what is invalid; ours is a problem.
+            if responses.get("422", {}).get("description") == "Validation Error":
+                del responses["422"]
+            if path.startswith("/v1/"):
+                for status in _ANY_CALL:
+                    responses.setdefault(status, {})
+                if "requestBody" in operation:
+                    responses.setdefault("400", {})
+            for status, response in responses.items():
+                _describe_response(status, response)
+            operation["responses"] = dict(sorted(responses.items()))
+        for unused in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(unused, None)
+        app.openapi_schema = document
+    return app.openapi_schema
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if method in _METHODS:
+                yield path, operation
+
+
+def _describe_response(status: str, response: dict[str, Any]) -> None:
+    content = response.get("content", {})
+    if status >= "400":
+        codes = sorted(code for code, kind in CODES.items() if str(kind.status) == status)
+        response["description"] = f"A problem: {', '.join(f'`{code}`' for code in codes)}"
+        if not content or "application/json" in content:
+            response["content"] = {"application/problem+json": {"schema": {"$ref": _PROBLEM_REF}}}
+    headers = response.setdefault("headers", {})
+    for name, (description, schema) in _LIMIT_HEADERS.items():
+        headers.setdefault(name, {"description": description, "schema": schema})
+    if status == "429":
+        description = "Seconds after which the same request would pass"
+        headers.setdefault("Retry-After", {"description": description, "schema": {"type": "integer", "minimum": 1}})
 
 
 def document() -> str:
     """The document of the app as it is now."""
+    from api.app import create_app
+    from streams.settings import Settings
+
     return json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
 
 

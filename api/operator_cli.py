@@ -6,6 +6,7 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,6 +69,19 @@ class Api:
                     raise OperatorError(_problem(response))
             time.sleep(0.3 * 2**attempt)
         raise AssertionError
+
+    def follow(self, path: str, body: object) -> Iterator[Any]:
+        """POST it once, and give each JSON line of the answer as it comes. Raises OperatorError."""
+        headers = {"accept": "application/x-ndjson"}
+        try:
+            with self._client.stream("POST", path, json=body, headers=headers) as response:
+                if not response.is_success:
+                    response.read()
+                    raise OperatorError(_problem(response))
+                for line in response.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
 
 
 def show(answer: Any, as_json: bool) -> None:
@@ -164,6 +178,12 @@ def set_item(
     show(Api().call("PUT", f"/v1/admin/projects/{project}/items/{item}", {"quantity": quantity}).json(), as_json)
 
 
+@projects.command("items")
+def list_items(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """The recurring line items, and what they come to so far this month."""
+    show(Api().call("GET", "/v1/items", project=project).json(), as_json)
+
+
 @credits.command("balance")
 def balance(
     project: ProjectArgument,
@@ -233,6 +253,9 @@ def correct(
         str | None, typer.Option("--operation", help="What it should have been; without it the event is voided")
     ] = None,
     quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
+    media_type: Annotated[str | None, typer.Option("--media-type", help="Of a social post: none, image, video")] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="Of a video: budget, premium")] = None,
+    environment: Annotated[str | None, typer.Option("--environment", help="production or preview; its own")] = None,
     late: Annotated[str | None, typer.Option("--late", help="It was never billed and happened then (RFC 3339)")] = None,
     reason: ReasonOption = "",
     idempotency_key: KeyOption = "",
@@ -240,15 +263,48 @@ def correct(
 ) -> None:
     """Put an event right by new entries: void it, change it, or bill one that came too late."""
     body: dict[str, Any] = {"source": source, "id": event_id, "reason": reason, "action": "void"}
-    if operation is not None:
-        data: dict[str, Any] = {"operation": operation}
-        if quantity is not None:
-            data["quantity"] = quantity
+    data = {
+        name: value
+        for name, value in {
+            "operation": operation,
+            "quantity": quantity,
+            "media_type": media_type,
+            "tier": tier,
+            "environment": environment,
+        }.items()
+        if value is not None
+    }
+    if data or late:
         body |= {"action": "late" if late else "amend", "data": data}
         if late:
             body["time"] = late
     url = f"/v1/admin/projects/{project}/corrections"
     show(Api().call("POST", url, body, key=idempotency_key).json(), as_json)
+
+
+@holds.command("place")
+def place(
+    project: ProjectArgument,
+    operation: Annotated[str, typer.Argument(help="What the job does, such as blog_post")],
+    job: Annotated[str, typer.Argument(help="The job's id; placing it again costs nothing")],
+    quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
+    media_type: Annotated[str | None, typer.Option("--media-type", help="A social post's: image or video")] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="A video's: budget or premium")] = None,
+    seconds: Annotated[int | None, typer.Option("--seconds", min=1, max=604_800, help="3600 unless given")] = None,
+    environment: EnvironmentOption = "production",
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a job's credits, as the gateway does when it queues one."""
+    given = {"quantity": quantity, "media_type": media_type, "tier": tier, "hold_seconds": seconds}
+    body = {
+        "project": project,
+        "operation": operation,
+        "job_id": job,
+        "hold": True,
+        "environment": environment,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+    show(Api().call("POST", "/v1/admissions", body).json(), as_json)
 
 
 @holds.command("list")
@@ -352,6 +408,28 @@ def assign_billing_account(
     show(Api().call("PUT", url, {"billing_account": account}).json(), as_json)
 
 
+@billing.command("list")
+def list_billing_accounts(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="The `next_cursor` of the page before")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every billing account, by id."""
+    show(Api().call("GET", "/v1/admin/billing-accounts", limit=limit, cursor=cursor).json(), as_json)
+
+
+@billing.command("change")
+def change_billing_account(
+    account: Annotated[str, typer.Argument(help="The billing account's id")],
+    name: Annotated[str, typer.Option("--name")],
+    email: Annotated[str, typer.Option("--email")],
+    as_json: JsonOption = False,
+) -> None:
+    """Another name and address, on every invoice of it."""
+    body = {"name": name, "email": email}
+    show(Api().call("PUT", f"/v1/admin/billing-accounts/{account}", body).json(), as_json)
+
+
 @billing.command("show")
 def show_billing_account(account: Annotated[str, typer.Argument()], as_json: JsonOption = False) -> None:
     """A billing account and its projects."""
@@ -366,11 +444,41 @@ def invoice(
     out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
 ) -> None:
     """A month's invoice, as JSON, CSV or a page to print."""
-    answer = Api().call("GET", f"/v1/admin/billing-accounts/{account}/invoices/{month}", format=form)
+    _write(Api().call("GET", f"{_invoices(account, None)}/{month}", format=form), out)
+
+
+@billing.command("statement")
+def statement(
+    project: ProjectArgument,
+    month: Annotated[str, typer.Argument(help="YYYY-MM")],
+    form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
+    out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
+) -> None:
+    """One project's own part of a month, whoever's invoice it is on."""
+    _write(Api().call("GET", f"{_invoices(None, project)}/{month}", format=form, project=project), out)
+
+
+def _write(answer: httpx.Response, out: Path | None) -> None:
     if out is None:
         sys.stdout.write(answer.text)
     else:
         out.write_bytes(answer.content)
+
+
+@billing.command("months")
+def months(
+    account: Annotated[str | None, typer.Argument(help="The billing account's id")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="A project's own part instead")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The months in which there is something to pay for, or was used, the newest first."""
+    show(Api().call("GET", _invoices(account, project), project=project).json(), as_json)
+
+
+def _invoices(account: str | None, project: str | None) -> str:
+    if (account is None) == (project is None):
+        raise OperatorError("Name a billing account, or a --project")
+    return "/v1/invoices" if account is None else f"/v1/admin/billing-accounts/{account}/invoices"
 
 
 def read_json(file: Path) -> Any:
@@ -383,11 +491,15 @@ def read_json(file: Path) -> Any:
         raise OperatorError(f"{file} is no JSON: {error}") from None
 
 
+def problem_text(problem: dict[str, Any]) -> str:
+    """A problem as one line: its code, what it says, and which field it is about."""
+    where = f" ({problem['field']})" if problem.get("field") else ""
+    return f"{problem.get('code', problem.get('status'))}: {problem['detail']}{where}"
+
+
 def _problem(response: httpx.Response) -> str:
     try:
-        problem = response.json()
-        where = f" ({problem['field']})" if problem.get("field") else ""
-        return f"{problem.get('code', response.status_code)}: {problem['detail']}{where}"
+        return problem_text(response.json())
     except (ValueError, KeyError, TypeError):
         return f"{response.status_code}: {response.text[:500]}"
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 
-from api.dependencies import account_for
+from api.dependencies import account_for, instant
 from api.services import Services
 from schemas.ledger import Account
 from schemas.problems import Rejection
@@ -25,9 +25,7 @@ async def account_as_of(services: Services, project: str, at: datetime) -> tuple
     Raises Rejection `invalid_request` for a time to come or without a zone, `unknown_project` for one before the
     project was opened, and `not_ready` where the history does not catch up.
     """
-    if at.tzinfo is None:
-        raise Rejection("invalid_request", "`at` has no zone; end it with Z", "at")
-    at_ms = (at - _EPOCH) // timedelta(milliseconds=1)
+    at_ms = (instant(at, "at") - _EPOCH) // timedelta(milliseconds=1)
     now_ms = time.time_ns() // 1_000_000
     if at_ms > now_ms:
         raise Rejection("invalid_request", "`at` is yet to come", "at")

@@ -15,6 +15,7 @@ import orjson
 
 from schemas.events import UsageEvent
 from streams.clickhouse import ClickHouse
+from streams.core.booking import FACTS_PER_SLOT
 from streams.errors import OperatorError
 from streams.producer import KafkaProducer
 from streams.settings import Settings
@@ -242,8 +243,8 @@ async def _counts(clickhouse: ClickHouse, source: str) -> Progress:
     """Decided events so far. An event with two entries counts once: its facts share a slot of the index."""
     rows = await _rows(
         clickhouse,
-        "SELECT kind, uniqExact(partition, offset, intDiv(position, 1024)) FROM facts WHERE source = {source:String} "
-        "AND kind IN ('charge', 'refusal', 'duplicate') GROUP BY kind",
+        f"SELECT kind, uniqExact(partition, offset, intDiv(position, {FACTS_PER_SLOT})) FROM facts "
+        "WHERE source = {source:String} AND kind IN ('charge', 'refusal', 'duplicate') GROUP BY kind",
         {"source": f"/{source}"},
     )
     counts = {row[0]: int(row[1]) for row in rows}

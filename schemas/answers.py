@@ -373,11 +373,13 @@ class NewPriceBook(BaseModel, extra="forbid"):
 
 
 class PriceChange(BaseModel):
-    """A price that differs from the book before; None where there is none."""
+    """An operation whose price, or the plan it needs, differs from the book before; None where there is none."""
 
     operation: str
     before: Credits | None
     after: Credits | None
+    plan_before: PlanName | None
+    plan_after: PlanName | None
 
 
 class PriceBookInfo(BaseModel):

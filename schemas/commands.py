@@ -8,6 +8,9 @@ from schemas.events import Usage
 from schemas.ledger import Grant, Limits, Reply
 from schemas.prices import PriceBook
 
+# The source of an admission that names no event of its own.
+ADMISSION_SOURCE = "/admissions"
+
 
 class Envelope(msgspec.Struct, tag="usage", array_like=True, frozen=True):
     """Accepted events of one partition, in the order they are to be applied."""
@@ -229,20 +232,23 @@ class PublishPrices(Command, tag="prices", array_like=True, frozen=True, kw_only
 
 
 class GivenBack(msgspec.Struct, array_like=True, frozen=True):
-    """Microcredits that an event was charged on one grant; the grant is as history tells it."""
+    """Microcredits that an event was charged on one grant; the grant is as history tells it, and so is the price book
+    that it was charged by."""
 
     grant: Grant
     operation: str
     quantity: int
     amount: int
+    price_version: str = ""
 
 
 class Correct(Command, tag="correct", array_like=True, frozen=True, kw_only=True):
     """Put an event right: give back what it was charged, and charge what it should have been, if anything.
 
     `sequence` counts the corrections of this event before this one. Without `given_back` it is an event that came too
-    late to be taken any other way. `metadata` is that of the event as it was charged, with the correction's reason, as
-    a JSON object: what is given back bears it, what is charged bears the usage's own.
+    late to be taken any other way, or, where `refused_offset` is not -1, one that the record at that offset refused.
+    `metadata` is that of the event as it was charged, with the correction's reason, as a JSON object: what is given
+    back bears it, what is charged bears the usage's own.
     """
 
     source: str
@@ -251,6 +257,7 @@ class Correct(Command, tag="correct", array_like=True, frozen=True, kw_only=True
     given_back: list[GivenBack]
     usage: Usage | None
     metadata: str
+    refused_offset: int = -1
 
 
 AnyCommand = (

@@ -146,10 +146,12 @@ class Shadow(msgspec.Struct, array_like=True):
 
 
 class AnnouncedBook(msgspec.Struct, array_like=True):
-    """A price book, and the intake record that announced it: records before that one do not know it."""
+    """A price book, and the intake record that announced it, by the command at `slot`: what comes before that one does
+    not know it."""
 
     offset: int
     book: PriceBook
+    slot: int = 0
 
 
 class ApiKey(msgspec.Struct, array_like=True):

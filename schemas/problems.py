@@ -70,9 +70,11 @@ CODES: dict[str, ProblemCode] = {
     "unknown_raise": ProblemCode(404, "Unknown raise", "GET the project's limits lists those that have not ended."),
     "too_many_raises": ProblemCode(409, "Too many raises", "End some of the project's raises first."),
     "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
+    "event_held": ProblemCode(409, "Event held", "Capture or release the event's hold (GET /v1/holds) instead."),
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
     "billing_account_exists": ProblemCode(409, "Billing account exists", "Choose another id, or PUT to change it."),
     "price_notice_too_short": ProblemCode(

@@ -35,11 +35,16 @@ REQUEST = "correction_request"
 
 @dataclass(slots=True)
 class Charged:
-    """`now` is what of an event is charged at present, `corrections` what was done about it, oldest first."""
+    """`now` is what of an event is charged at present, `corrections` what was done about it, oldest first.
+
+    `last` is the newest fact by which it was charged, though it may have been given back since; `refused` that of the
+    newest refusal.
+    """
 
     now: list[Fact] = field(default_factory=list)
     corrections: list[Decision] = field(default_factory=list)
     last: Fact | None = None
+    refused: Fact | None = None
 
 
 def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str) -> Charged:
@@ -48,15 +53,19 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
     for decision in decisions(
         clickhouse,
         "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
-        "AND kind IN ('charge', 'correction')",
+        "AND kind IN ('charge', 'correction', 'refusal')",
         {"project": project, "source": source, "event": event_id},
     ):
+        if decision.facts[0].kind == "refusal":
+            charged.refused = decision.facts[0]
+            continue
         if decision.facts[0].kind == "correction":
             charged.corrections.append(decision)
             charged.now = []
         # An id may be charged again once the dedup window has forgotten it: both stand.
-        charged.now += [fact for fact in decision.facts if fact.reason != "given_back"]
-        charged.last = decision.facts[-1]
+        charges = [fact for fact in decision.facts if fact.reason != "given_back"]
+        charged.now += charges
+        charged.last = charges[-1] if charges else charged.last
     return charged
 
 
@@ -99,11 +108,12 @@ def correction_of(
     if request_hash := hash_of(asked, idempotency_key):
         notes[REQUEST] = request_hash
     before: dict[str, Any] = {}
-    if charged.last is not None and charged.last.metadata:
-        before = msgspec.json.decode(charged.last.metadata)
+    known = charged.last or charged.refused
+    if known is not None and known.metadata:
+        before = msgspec.json.decode(known.metadata)
         before.pop(REASON, None)
         before.pop(REQUEST, None)
-    usage = None if asked.action == "void" else _usage(account, asked, charged.last, prices, key_id, before, notes)
+    usage = None if asked.action == "void" else _usage(account, asked, known, prices, key_id, before, notes)
     return Correct(
         project=account.project,
         source=asked.source,
@@ -112,6 +122,7 @@ def correction_of(
         given_back=_given_back(clickhouse, account, charged.now),
         usage=usage,
         metadata=msgspec.json.encode(before | notes).decode(),
+        refused_offset=charged.refused.offset if charged.refused is not None else -1,
         **addressing,
     )
 
@@ -143,7 +154,8 @@ def _given_back(clickhouse: ClickHouse, account: Account, charged: Sequence[Fact
     grants: dict[str, Grant] = {}
     if any(fact.grant_id for fact in charged):
         known = grants_of(clickhouse, account.project, account.last_at_ms, account.signed_up_at_ms)
-        grants = {grant.id: grant for grant in known}
+        # What is left of them by now is not part of what is asked: a repeat under the same key must be the same.
+        grants = {grant.id: msgspec.structs.replace(grant, remaining=0, held=0) for grant in known}
     return [
         GivenBack(
             # A free use is on no grant; its environment is all that counts.
@@ -151,6 +163,7 @@ def _given_back(clickhouse: ClickHouse, account: Account, charged: Sequence[Fact
             fact.operation,
             fact.quantity,
             -fact.amount,
+            fact.price_version,
         )
         for fact in charged
     ]

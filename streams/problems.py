@@ -36,7 +36,20 @@ def problem_response(
 ) -> Response:
     """The answer for an error code. `extra` are members of this problem type alone, `headers` of this answer."""
     kind = CODES[code]
-    problem = Problem(
+    problem = problem_of(request_id, code, detail, field=field, errors=errors)
+    headers = dict(headers or {}) | ({"www-authenticate": "Bearer"} if kind.status == 401 else {})
+    if kind.status == 503:
+        headers["retry-after"] = "1"
+    body = problem.model_dump(exclude_none=True) | (extra or {})
+    return Response(encode_json(body), kind.status, headers, "application/problem+json")
+
+
+def problem_of(
+    request_id: str, code: str, detail: str, *, field: str | None = None, errors: list[EventError] | None = None
+) -> Problem:
+    """What an error code says, with its remedy."""
+    kind = CODES[code]
+    return Problem(
         type=PROBLEM_TYPE_BASE + code,
         title=kind.title,
         status=kind.status,
@@ -46,8 +59,3 @@ def problem_response(
         field=field,
         errors=errors,
     )
-    headers = dict(headers or {}) | ({"www-authenticate": "Bearer"} if kind.status == 401 else {})
-    if kind.status == 503:
-        headers["retry-after"] = "1"
-    body = problem.model_dump(exclude_none=True) | (extra or {})
-    return Response(encode_json(body), kind.status, headers, "application/problem+json")

@@ -6,6 +6,7 @@ A record may have booked what time had brought before it decided anything; that 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -42,18 +43,29 @@ FACTS_SHOWN_MAX = 2_000
 DEAD_LETTERS_SHOWN_MAX = 100
 
 _BITS = (16, 63, 32)
+# Where a fact stands, as itself or in the id of the purchase that it asked for; and a grant, which leaves out where.
+_PLACE = re.compile(r"(?:recharge-)?(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
+_GRANT = re.compile(r"(?:allowance|promotional|top_up)-(\d{1,19})-(\d{1,19})", re.ASCII)
+
+
+def is_receipt_id(text: str) -> bool:
+    """Whether it names a decision; all else may be an event's id."""
+    return bool(_PLACE.fullmatch(text) or _GRANT.fullmatch(text))
 
 
 async def find_decision(clickhouse: ClickHouse, project: str | None, receipt_id: str) -> tuple[Decision, int]:
     """The decision that a fact belongs to, and the fact's position. What may yet come is waited for a little.
 
-    Raises Rejection `unknown_receipt`.
+    A purchase of auto-recharge is explained by what wanted it, a grant by what granted it. Raises Rejection
+    `unknown_receipt`; `invalid_request` for a grant of that id that several projects have.
     """
     unknown = Rejection("unknown_receipt", f"There is no decision {receipt_id[:80]!r}")
-    parts = receipt_id.split("-")
-    if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
+    if _GRANT.fullmatch(receipt_id):
+        receipt_id = await asyncio.to_thread(_granted_at, clickhouse, project, receipt_id)
+    place = _PLACE.fullmatch(receipt_id)
+    if place is None:
         raise unknown
-    partition, offset, position = (int(part) for part in parts)
+    partition, offset, position = (int(part) for part in place.groups())
     if any(number >> bits for number, bits in zip((partition, offset, position), _BITS, strict=True)):
         raise unknown
     deadline = time.monotonic() + WAIT_SECONDS
@@ -223,6 +235,19 @@ def entries_of(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
     ]
 
 
+def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str) -> str:
+    """The id of the fact that brought a grant, or "". Raises Rejection."""
+    condition = "AND project = {project:String} " if project is not None else ""
+    rows = clickhouse.query(
+        "SELECT argMin((partition, offset, position), (offset, position)) FROM facts "
+        f"WHERE grant_id = {{grant:String}} {condition}GROUP BY project LIMIT 2",
+        {"grant": grant_id, "project": project or ""},
+    )
+    if len(rows) > 1:
+        raise Rejection("invalid_request", f"More than one project has a grant {grant_id!r}; name yours", "project")
+    return entry_id(*rows[0][0]) if rows else ""
+
+
 def _at_place(clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int) -> Decision | None:
     condition = (
         "partition = {partition:UInt16} AND offset = {offset:UInt64} AND position >= {first:UInt32} "
@@ -370,11 +395,12 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
                 refusal.detail = f"{_what(fact)} costs {refusal.needed} credits; fewer were available"
         case "plan_required":
             refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
-            refusal.needed_plan = book.plan_required.get(fact.operation) if book is not None else None
+            gates = book.plan_required if book is not None else {}
+            gated = (each for each in (fact.operation, fact.surcharge) if each in gates)
+            operation = max(gated, key=lambda each: PLANS[gates[each]].rank, default=fact.operation)
+            refusal.needed_plan = gates.get(operation)
             needs = refusal.needed_plan or "higher"
-            refusal.detail = (
-                f"{fact.operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
-            )
+            refusal.detail = f"{operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
         case "rate_limited":
             refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
             limits = PLANS[refusal.plan].limits if refusal.plan in PLANS else None
@@ -390,7 +416,10 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
 
 
 def _price(prices: Prices, facts: Sequence[Fact]) -> ReceiptPrice | None:
-    version = next((fact.price_version for fact in facts if fact.price_version), "")
+    # A correction may give back what another book's price was: the one it charges by is its own.
+    priced = [fact for fact in facts if fact.price_version]
+    version = next((fact.price_version for fact in priced if fact.reason != "given_back"), "")
+    version = version or (priced[0].price_version if priced else "")
     lines = _lines(prices, facts)
     if not version or not lines:
         return None

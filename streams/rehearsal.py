@@ -96,7 +96,7 @@ def rehearse(
     """
     check_proposal(book, prices)
     since_ms = now_ms - days * _DAY_MS
-    rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.at(now_ms), book))
+    rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
     projects = _projects(clickhouse, since_ms)
     worst: list[tuple[tuple[int, int, str], Outcome]] = []
     total = rehearsal.total
@@ -267,10 +267,12 @@ class _Replay:
         if name in self._passed:
             self._not_held.add(hold_id)
             return
+        before = len(self._facts)
         code, _, placed = hold(self._booking(first, at_ms), self._usage(facts), _HOLD_SECONDS)
         self._note_refusal(code, at_ms)
         if placed is None:
             self._not_held.add(hold_id)
+            self._note_charges(name, before)
         else:
             placed.id = hold_id
             self._holds[hold_id] = placed
@@ -310,6 +312,7 @@ class _Replay:
                     fact.operation,
                     fact.quantity,
                     -fact.amount,
+                    fact.price_version,
                 )
                 for fact in self._charged[name]
             ]

@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 
 from api.stack import Stack
+from schemas.commands import ADMISSION_SOURCE
 from schemas.events import UsageEvent
 from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT
 from schemas.problems import Rejection
 from streams.producer import HttpProducer, KafkaProducer, Producer, usage_event
 
 EVENT_SOURCE = "/chaos"
-ADMISSION_SOURCE = "/admissions"
 SPENDERS = 10
 TICK_SECONDS = 0.05
 RETRY_SECONDS = 0.1

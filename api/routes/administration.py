@@ -48,7 +48,7 @@ from schemas.commands import (
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.ledger import Account, AutoRecharge
 from schemas.prices import MICROCREDITS_PER_CREDIT
-from schemas.problems import Problem, Rejection
+from schemas.problems import Problem
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
@@ -94,8 +94,6 @@ async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectP
 async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey) -> CreatedKey:
     """Make a key. It is shown in this answer alone."""
     scopes = asked.scopes or DEFAULT_SCOPES[asked.environment]
-    if asked.environment == "preview" and any(not scope.startswith("content:") for scope in scopes):
-        raise Rejection("invalid_request", "A preview key has content scopes only", "scopes")
     key, key_hash = new_project_key(project, asked.environment)
     key_id = f"key_{secrets.token_hex(6)}"
     await decided(

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.dependencies import CallerDep, IdempotencyKey, ServicesDep, origin_of, project_for, utc
 from api.errors import problem_response, request_id_of
 from schemas.answers import Admission, AdmissionRequest, request_schema
-from schemas.commands import Admit
+from schemas.commands import ADMISSION_SOURCE, Admit
 from schemas.events import UsageData, UsageEvent
 from schemas.ledger import RateState
 from schemas.problems import CODES, Problem, Rejection
@@ -58,7 +58,7 @@ async def admit(
     event = UsageEvent(
         "1.0",
         asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"]),
-        asked.source or "/admissions",
+        asked.source or ADMISSION_SOURCE,
         "",
         project,
         UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, ServicesDep, utc
+from api.dependencies import AdminDep, ServicesDep, instant, utc
 from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Problem, Rejection
@@ -103,11 +103,19 @@ def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:
     old, new = before.rates | before.hourly, after.rates | after.hourly
-    return [
-        PriceChange(operation=operation, before=_credits(old.get(operation)), after=_credits(new.get(operation)))
+    changes = (
+        PriceChange.model_validate(
+            {
+                "operation": operation,
+                "before": _credits(old.get(operation)),
+                "after": _credits(new.get(operation)),
+                "plan_before": before.plan_required.get(operation),
+                "plan_after": after.plan_required.get(operation),
+            }
+        )
         for operation in sorted(old.keys() | new.keys())
-        if old.get(operation) != new.get(operation)
-    ]
+    )
+    return [each for each in changes if each.before != each.after or each.plan_before != each.plan_after]
 
 
 def _credits(rate: int | None) -> str | None:
@@ -122,9 +130,7 @@ def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
 
 
 def _at_ms(at: datetime, field: str) -> int:
-    if at.tzinfo is None:
-        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
-    return round(at.timestamp() * 1000)
+    return round(instant(at, field).timestamp() * 1000)
 
 
 def _now_ms() -> int:

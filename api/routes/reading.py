@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, project_for, utc
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for, utc
 from api.past_balance import account_as_of
 from schemas.answers import (
     AllowanceBalance,
@@ -131,11 +131,11 @@ async def usage(
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
-    end = _aware(until, "to") or datetime.now(UTC) + timedelta(seconds=1)
+    end = instant(until, "to") if until else datetime.now(UTC) + timedelta(seconds=1)
     question = UsageQuestion(
         name,
         [group for group in group_by.split(",") if group],
-        _aware(since, "from") or end - timedelta(days=30),
+        instant(since, "from") if since else end - timedelta(days=30),
         end,
     )
     if format == "csv" or (format is None and "text/csv" in accept):
@@ -264,9 +264,3 @@ def project_info(account: Account) -> ProjectInfo:
 
 def _utc(at: datetime) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _aware(at: datetime | None, field: str) -> datetime | None:
-    if at is not None and at.tzinfo is None:
-        raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
-    return at

@@ -22,7 +22,12 @@ async def receipt(
     services: ServicesDep,
     caller: CallerDep,
     id: Annotated[
-        str, Path(max_length=80, description="An `entry_id`: partition-offset-position", examples=["2-17-0"])
+        str,
+        Path(
+            max_length=80,
+            description="An `entry_id` (partition-offset-position), a `hold_id`, a `grant_id`, or a purchase's id",
+            examples=["2-17-0"],
+        ),
     ],
     project: ProjectQuery = None,
 ) -> Receipt:

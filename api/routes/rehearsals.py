@@ -28,7 +28,7 @@ router = APIRouter(
 )
 
 # It reads the history of all projects: one at a time leaves room for everybody else.
-_one_at_a_time = asyncio.Lock()
+one_at_a_time = asyncio.Lock()
 
 
 @router.post("/rehearsals", response_model=RehearsalResult)
@@ -40,7 +40,7 @@ async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewReh
     now_ms = time.time_ns() // 1_000_000
     prices = services.accounts.prices()
     book = book_of(asked.book, prices.books[-1], 0, 0)
-    async with _one_at_a_time:
+    async with one_at_a_time:
         rehearsal = await asyncio.to_thread(
             rehearse,
             services.clickhouse,

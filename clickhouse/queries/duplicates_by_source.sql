@@ -6,7 +6,7 @@ SELECT
     source,
     countIf(kind = 'duplicate')                                                                 AS duplicates,
     uniqExactIf((project, event_id), kind = 'duplicate')                                        AS ids_repeated,
-    uniqExactIf((partition, offset, intDiv(position, 1024)), kind IN ('charge', 'refusal'))     AS decided,
+    uniqExactIf((partition, offset, intDiv(position, 4096)), kind IN ('charge', 'refusal'))     AS decided,
     uniqExactIf(project, kind = 'duplicate')                                                    AS projects,
     maxIf(booked_at, kind = 'duplicate')                                                        AS last_at
 FROM facts

@@ -1,10 +1,10 @@
 -- Which 50 projects spent the most in the last 30 days, and what share of all spending is theirs?
 --
--- An event's facts share (partition, offset, intDiv(position, 1024)): a social post with an image is one event with
+-- An event's facts share (partition, offset, intDiv(position, 4096)): a social post with an image is one event with
 -- two charges. What corrections gave back is taken off the credits.
 SELECT
     project,
-    uniqExactIf((partition, offset, intDiv(position, 1024)), kind = 'charge')  AS events,
+    uniqExactIf((partition, offset, intDiv(position, 4096)), kind = 'charge')  AS events,
     toDecimal128(-sum(amount), 6) / 1000000                             AS credits,
     round(100 * sum(amount) / nullIf(sum(sum(amount)) OVER (), 0), 2)   AS share_percent,
     max(booked_at)                                                      AS last_charged_at

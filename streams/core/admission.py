@@ -5,7 +5,8 @@ The first of these that says no is the answer; nothing is charged then:
 1. `rate_limited` (429): the request window is full. It comes first, since it costs least, and keeps who floods from
    being answered anything else. A request that it stops was none: it is not counted.
 2. `project_closed`, `plan_required`, `unknown_operation`: waiting would not help.
-3. `out_of_credits` (402): waiting for the ceiling would not help either, so this comes before it.
+3. `out_of_credits` (402), and `too_many_holds` (409): waiting for the ceiling would not help either, so they come
+   before it.
 4. `over_cost_ceiling` (403): it costs more than the ceiling by itself, so no wait would ever be enough.
 5. `rate_limited` (429) by the cost ceiling: waiting alone is enough.
 
@@ -24,7 +25,17 @@ from streams.core import holds
 from streams.core.booking import Booking, available
 from streams.core.ledger import charge, duplicate, hold, price_of
 from streams.core.limits import limits_of, over
-from streams.core.windows import add_cost, cost_left, cost_retry_at_ms, count_request, rate_state, rested
+from streams.core.windows import (
+    ABOVE_CEILING,
+    add_cost,
+    cost_left,
+    cost_retry_at_ms,
+    count_request,
+    rate_state,
+    request_retry_at_ms,
+    rested,
+    try_request,
+)
 
 
 def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
@@ -39,7 +50,9 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
     placed = holds.open_for(account, usage, command.hold_seconds > 0)
     if placed is not None or already_decided:
         detail = "This event was decided before; nothing was charged for it now"
-        return _reply(booking, usage, duplicate(booking, usage), detail=detail, placed=placed, rate=rate)
+        fact_id = duplicate(booking, usage)
+        shadow = _try_limits(booking, usage, 0)
+        return _reply(booking, usage, fact_id, detail=detail, placed=placed, rate=rate, shadow=shadow)
     first_index, first = booking.next_index, len(booking.facts)
     amount, left = 0, cost_left(account.window, limits)
     if command.hold_seconds:
@@ -51,7 +64,10 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         if not code:
             amount = -sum(fact.amount for fact in booking.facts[first:])
     if code == "rate_limited":
-        retry_at_ms = cost_retry_at_ms(account.window, limits, price_of(booking, usage))
+        retry_at_ms = max(
+            cost_retry_at_ms(account.window, limits, price_of(booking, usage)),
+            request_retry_at_ms(account.window, limits),
+        )
         rate = rate_state(account.window, limits, booking.at_ms, retry_at_ms)
         detail = f"{detail}. Retry after {_seconds(booking, retry_at_ms)} seconds"
     add_cost(account.window, booking.at_ms, amount)
@@ -104,15 +120,10 @@ def _try_limits(booking: Booking, usage: Usage, amount: int) -> str:
     if account.shadow is None:
         return ""
     window, limits = account.shadow.window, over(limits_of(account), account.shadow.limits)
-    if count_request(window, limits, at_ms).retry_at_ms:
-        code = "rate_limited"
-    elif amount > limits.cost_ceiling:
-        code = "over_cost_ceiling"
-    elif amount > cost_left(window, limits):
-        code = "rate_limited"
-    else:
-        add_cost(window, at_ms, amount)
+    stopped = try_request(window, limits, at_ms, amount)
+    if not stopped:
         return ""
+    code = "over_cost_ceiling" if stopped == ABOVE_CEILING else "rate_limited"
     booking.state_usage("shadow", usage, reason=code)
     return code
 

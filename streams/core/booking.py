@@ -17,8 +17,9 @@ from streams.core.price_list import Prices
 
 _CREDITS = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
 
-# How many facts one event or command may state: many years of missed renewals fit.
-FACTS_PER_SLOT = 1024
+# How many facts one event or command may state, what time has brought before it included: all open holds that expire
+# at once (`holds.PARTS_MAX`) fit, with many years of missed renewals.
+FACTS_PER_SLOT = 4096
 
 
 class Booking:

@@ -8,6 +8,7 @@ from schemas.ledger import Account, Grant, Reply, entry_id
 from schemas.problems import Rejection
 from streams.core.booking import Booking, available, drop_spent, format_credits
 from streams.core.grants import add_grant
+from streams.core.holds import open_for
 from streams.core.items import bill_due
 from streams.core.recharge import recharge_if_low
 
@@ -24,6 +25,8 @@ def correct(booking: Booking, command: Correct) -> Reply:
     lines: list[tuple[str, int, int]] = []
     version = ""
     if usage is not None:
+        if not command.given_back and open_for(account, usage, by_job=False) is not None:
+            raise Rejection("event_held", "Credits are held for this event: capture or release its hold first")
         book = booking.prices.at(usage.occurred_at_ms)
         version = book.version
         for operation in filter(None, (usage.operation, usage.surcharge)):
@@ -103,6 +106,7 @@ def _state_given_back(booking: Booking, command: Correct, each: GivenBack, grant
         amount=each.amount,
         grant_id=grant_id,
         reason="given_back",
+        price_version=each.price_version,
         source=command.source,
         event_id=command.event_id,
         job_id=usage.job_id if usage is not None else "",

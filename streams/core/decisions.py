@@ -41,7 +41,7 @@ from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.core import admission, corrections, grants, holds, items, limits, projects, recharge
 from streams.core.acceptance import dedup_hash
-from streams.core.booking import Booking
+from streams.core.booking import FACTS_PER_SLOT, Booking
 from streams.core.price_list import PRICES_ID, Prices, check_book
 
 REPLIES_KEPT = 32
@@ -168,7 +168,8 @@ def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply)
 
 
 def _publish(booking: Booking, book: PriceBook) -> Reply:
-    booking.account.books.append(AnnouncedBook(booking.offset, book))
+    slot = booking.next_index // FACTS_PER_SLOT
+    booking.account.books.append(AnnouncedBook(booking.offset, book, slot))
     return Reply(200, "", "", 0, 0, booking.state("price_book", reason=book.version, price_version=book.version))
 
 

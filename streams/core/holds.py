@@ -17,6 +17,10 @@ from streams.core.items import bill_due
 from streams.core.recharge import recharge_if_low
 
 HOLDS_MAX = 1_000
+# Of all open holds of an account: what their expiry states must fit into one event's facts, and the account into a
+# record. A part is a hold's share of one grant.
+PARTS_MAX = 1_500
+METADATA_CHARS_MAX = 500_000
 HOLD_SECONDS_MAX = 7 * 86_400
 HOLD_SECONDS_DEFAULT = 3_600
 
@@ -55,6 +59,16 @@ def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str,
         _state(booking, "hold", hold, quantity=quantity)
     account.holds.append(hold)
     return hold
+
+
+def has_room(account: Account, usage: Usage) -> bool:
+    """Whether the account can keep one more hold open."""
+    open_holds = account.holds
+    return (
+        len(open_holds) < HOLDS_MAX
+        and sum(len(hold.parts) or 1 for hold in open_holds) < PARTS_MAX
+        and sum(len(hold.metadata) for hold in open_holds) + len(usage.metadata) <= METADATA_CHARS_MAX
+    )
 
 
 def open_for(account: Account, usage: Usage, by_job: bool) -> Hold | None:

@@ -1,4 +1,5 @@
-"""Recurring line items: metered at every full hour, billed at month's end, UTC, in burn-down order.
+"""Recurring line items: metered as each full hour strikes, for the hour that begins; billed at month's end, UTC, in
+burn-down order.
 
 A month's bill is unit-hours times the hourly rate that held at each hour, all integers, so nothing drifts. What the
 credits do not cover stays due: it is billed as soon as credits come. Source: pricing, "When am I billed?".
@@ -23,7 +24,7 @@ HOUR_MS = 3_600_000
 
 
 def set_item(booking: Booking, command: SetItem) -> Reply:
-    """Have this many units from now on; an hour that is under way counts once it is full. Raises Rejection."""
+    """Have this many units from now on; the hour that is under way is counted already. Raises Rejection."""
     account = booking.account
     item = next((item for item in account.items if item.operation == command.operation), None)
     # What there is can be ended, even if the price book has dropped it.
@@ -86,7 +87,7 @@ def bill_due(booking: Booking, at_ms: int) -> None:
 
 
 def meter_item(item: RecurringItem, prices: Prices, until_ms: int) -> None:
-    """Count the full hours in [metered_to, until) at the rates that held then."""
+    """Count the hours that strike in [metered_to, until), at the rates that held then."""
     if until_ms <= item.metered_to_ms:
         return
     for book, from_ms, to_ms in prices.segments(item.metered_to_ms, until_ms):

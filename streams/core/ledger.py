@@ -22,7 +22,9 @@ def settle(booking: Booking) -> None:
     the old month comes first: what it owes is paid from its own allowance.
     """
     account = booking.account
+    is_anything_due = False
     while booking.at_ms >= (due_at_ms := _due_at_ms(account)):
+        is_anything_due = True
         if expiring := [hold for hold in account.holds if hold.expires_at_ms <= due_at_ms]:
             for hold in expiring:
                 holds.expire(booking, hold)
@@ -33,6 +35,8 @@ def settle(booking: Booking) -> None:
         else:
             _renew(booking)
     account.due_at_ms = due_at_ms
+    if is_anything_due:
+        recharge_if_low(booking)
 
 
 def reschedule(account: Account) -> None:
@@ -56,7 +60,8 @@ def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ce
     operation, surcharge = usage.operation, usage.surcharge
     rate = book.rates.get(operation)
     surcharge_rate = book.rates.get(surcharge) if surcharge else 0
-    if account.closed_at_ms or operation in book.plan_required or rate is None or surcharge_rate is None:
+    gates = book.plan_required
+    if account.closed_at_ms or operation in gates or surcharge in gates or rate is None or surcharge_rate is None:
         if refused := _refused(booking, usage, book):
             return refused
         assert rate is not None and surcharge_rate is not None
@@ -92,8 +97,8 @@ def hold(
     left = available(account, usage.environment)
     if total > left:
         return *_out_of_credits(booking, usage, book, total, left), None
-    if len(account.holds) >= holds.HOLDS_MAX:
-        detail = f"Project {account.project} has {holds.HOLDS_MAX} open holds; resolve some first"
+    if not holds.has_room(account, usage):
+        detail = f"Project {account.project} has no room beside its {len(account.holds)} open holds; resolve some first"
         return *_refuse(booking, usage, book, "too_many_holds", detail), None
     if cost_left is not None and total > cost_left:
         return *_over_ceiling(booking, usage, book, total, cost_left, cost_ceiling), None
@@ -155,10 +160,11 @@ def _refused(booking: Booking, usage: Usage, book: PriceBook) -> tuple[str, str]
     account = booking.account
     if account.closed_at_ms and usage.occurred_at_ms >= account.closed_at_ms:
         return _refuse(booking, usage, book, "project_closed", f"Project {account.project} is closed")
-    needed_plan = book.plan_required.get(usage.operation)
-    if needed_plan is not None and PLANS[account.plan].rank < PLANS[needed_plan].rank:
-        detail = f"{usage.operation} needs the {needed_plan} plan or a higher one"
-        return _refuse(booking, usage, book, "plan_required", detail)
+    for operation in (usage.operation, usage.surcharge):
+        needed_plan = book.plan_required.get(operation)
+        if needed_plan is not None and PLANS[account.plan].rank < PLANS[needed_plan].rank:
+            detail = f"{operation} needs the {needed_plan} plan or a higher one"
+            return _refuse(booking, usage, book, "plan_required", detail)
     if usage.operation not in book.rates or (usage.surcharge and usage.surcharge not in book.rates):
         # Accepted, since another price book has it; the one in force at its time has not.
         detail = f"Price book {book.version} has no price for {usage.operation} {usage.surcharge}".rstrip()
@@ -244,7 +250,7 @@ def _charge_fact(
             usage.source,
             usage.event_id,
             usage.job_id,
-            usage.key_id,
+            usage.key_id or booking.actor,
             usage.occurred_at_ms,
             booking.at_ms,
             usage.metadata,

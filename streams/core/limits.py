@@ -22,9 +22,7 @@ _NONE = Limits(0, 0, 0)
 
 def limits_of(account: Account) -> Limits:
     """The limits that hold now: of the raises that have begun, the highest counts."""
-    limits = PLANS[account.plan].limits
-    if account.limits is not None:
-        limits = over(limits, account.limits)
+    limits = contract_limits(account)
     for each in account.raises:
         if each.is_on:
             requests = max(limits.requests_per_minute, each.limits.requests_per_minute)
@@ -33,10 +31,27 @@ def limits_of(account: Account) -> Limits:
     return limits
 
 
+def contract_limits(account: Account) -> Limits:
+    """The limits that hold while nothing is raised: the plan's, and the contract's over them."""
+    limits = PLANS[account.plan].limits
+    return limits if account.limits is None else over(limits, account.limits)
+
+
 def over(limits: Limits, other: Limits) -> Limits:
     """`other` where it says something, and `limits` where it does not. The burst is at least the limit."""
     requests = other.requests_per_minute or limits.requests_per_minute
     return Limits(requests, max(requests, other.burst or limits.burst), other.cost_ceiling or limits.cost_ceiling)
+
+
+def check_limits(limits: Limits) -> None:
+    """Whether these may be set. Raises Rejection `invalid_request`."""
+    for field, value, most in (
+        ("requests_per_minute", limits.requests_per_minute, REQUESTS_MAX),
+        ("burst", limits.burst, 2 * REQUESTS_MAX),
+        ("cost_ceiling", limits.cost_ceiling, CEILING_MAX),
+    ):
+        if not 0 <= value <= most:
+            raise Rejection("invalid_request", f"`{field}` is out of range", field)
 
 
 def before_change(account: Account, at_ms: int) -> None:
@@ -50,7 +65,7 @@ def before_change(account: Account, at_ms: int) -> None:
 def set_limits(booking: Booking, command: SetLimits) -> Reply:
     """Other limits than the plan's, for good or on trial. Raises Rejection."""
     account = booking.account
-    _check(command.limits)
+    check_limits(command.limits)
     before_change(account, booking.at_ms)
     limits = None if command.limits == _NONE else command.limits
     if command.is_shadow:
@@ -64,7 +79,7 @@ def set_limits(booking: Booking, command: SetLimits) -> Reply:
 def raise_limits(booking: Booking, command: RaiseLimits) -> Reply:
     """Plan a raise, or begin one at once. Raises Rejection."""
     account = booking.account
-    _check(command.limits)
+    check_limits(command.limits)
     if command.limits == _NONE:
         raise Rejection("invalid_request", "A raise says which limit is raised", "requests_per_minute")
     starts_at_ms = max(command.starts_at_ms, booking.at_ms)
@@ -122,16 +137,6 @@ def _end(booking: Booking, ended: LimitRaise, at_ms: int) -> str:
     before_change(booking.account, at_ms)
     booking.account.raises.remove(ended)
     return _state(booking, "raise_ended", ended.limits, raise_id=ended.id, occurred_at_ms=at_ms)
-
-
-def _check(limits: Limits) -> None:
-    for field, value, most in (
-        ("requests_per_minute", limits.requests_per_minute, REQUESTS_MAX),
-        ("burst", limits.burst, 2 * REQUESTS_MAX),
-        ("cost_ceiling", limits.cost_ceiling, CEILING_MAX),
-    ):
-        if not 0 <= value <= most:
-            raise Rejection("invalid_request", f"`{field}` is out of range", field)
 
 
 def _state(booking: Booking, what: str, limits: Limits, *, occurred_at_ms: int | None = None, **said: object) -> str:

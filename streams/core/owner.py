@@ -14,6 +14,7 @@ import msgspec
 from schemas.commands import (
     AnyCommand,
     Commands,
+    Correct,
     CreateProject,
     Envelope,
     IntakeRecord,
@@ -138,9 +139,10 @@ class _Batch:
     intake_topic: str
     effects: Effects
     _prices: Prices = field(init=False)
-    _announced_offset: int = field(init=False)
-    # What commands of the present record have claimed.
+    _announced: tuple[int, int] = field(init=False)
+    # What commands of the present record have claimed, and whom they have opened.
     _fresh: set[bytes] = field(default_factory=set)
+    _opened_here: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._read_prices()
@@ -202,6 +204,7 @@ class _Batch:
             if (account := self.accounts.get(command.project)) is not None and account.last_offset >= item.offset
         }
         self._fresh.clear()
+        self._opened_here.clear()
         for slot, command in enumerate(commands):
             account = self.accounts.get(command.project)
             if account is None:
@@ -228,7 +231,7 @@ class _Batch:
         if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices):
             return _no_project(command)
         try:
-            prices = self._prices_at(item.offset)
+            prices = self._prices_at(item.offset, slot)
             return open_account(command, self.partition, item.offset, item.at_ms, facts, prices, slot)
         except Rejection as rejection:
             return refusal(rejection)
@@ -240,11 +243,11 @@ class _Batch:
                 return _repeated(command, stored)
         if command.idempotency_key and self._is_seen(_idempotency_hash(command), item.offset):
             return _REPLY_EXPIRED
-        prices = self._prices_at(item.offset)
+        prices = self._prices_at(item.offset, slot)
         booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
         settle(booking)
         booking.actor = command.actor
-        already_decided = any(self._is_seen(claim, item.offset) for claim in claims(command))
+        already_decided = any(self._is_claimed(item, command, claim) for claim in claims(command))
         reply = command_reply(booking, command, already_decided)
         reschedule(account)
         self._remember(item, command, account, reply)
@@ -253,17 +256,20 @@ class _Batch:
     def _redelivered(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> None:
         """Write the stored value again and send the stored reply again; change nothing."""
         self.effects.accounts[account.project] = account
-        reply = None
+        if account.opened_offset >= item.offset and account.project not in self._opened_here:
+            opened = self._opened(item, slot, command, [])
+            if isinstance(opened, Reply):
+                # It came before the account: nothing was remembered of it, and nothing has changed what it is answered.
+                self._reply(command, opened)
+                return
+            self._opened_here.add(account.project)
         for stored in account.replies:
+            # Its own comes before that of a later command with the same key: one that was limited may have been sent
+            # again in the same record.
             if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
-                reply = _repeated(command, stored)
+                self._reply(command, _repeated(command, stored))
                 self._mark_command_seen(item, command, kept)
-        if reply is None and account.opened_offset > item.offset:
-            # Nothing was remembered of it, and nothing has changed what it is answered.
-            refused = self._opened(item, slot, command, [])
-            reply = refused if isinstance(refused, Reply) else None
-        if reply is not None:
-            self._reply(command, reply)
+                return
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
         if is_reply_kept(command):
@@ -277,14 +283,21 @@ class _Batch:
         account = self.accounts.get(PRICES_ID)
         announced = account.books if account is not None else []
         self._prices = Prices([each.book for each in announced])
-        self._announced_offset = announced[-1].offset if announced else -1
+        self._announced = (announced[-1].offset, announced[-1].slot) if announced else (-1, 0)
 
-    def _prices_at(self, offset: int) -> Prices:
-        """The price list as the record at `offset` knows it: after a crash the stored one may be ahead of it."""
-        if self._announced_offset < offset:
+    def _prices_at(self, offset: int, slot: int = 0) -> Prices:
+        """The price list as this command of the record at `offset` knows it: after a crash the stored one may be ahead
+        of it."""
+        if self._announced < (offset, slot):
             return self._prices
         announced = self.accounts[PRICES_ID].books
-        return Prices([each.book for each in announced if each.offset < offset])
+        return Prices([each.book for each in announced if (each.offset, each.slot) < (offset, slot)])
+
+    def _is_claimed(self, item: IntakeItem, command: AnyCommand, claim: bytes) -> bool:
+        """Whether an earlier record claimed it, or an earlier command of this one. A refusal that a correction knows of
+        does not stand in its way; what came of the event since does."""
+        is_known = isinstance(command, Correct) and self.seen.get(claim) == command.refused_offset
+        return self._is_seen(claim, item.offset) and not is_known
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT, PriceBook
 from schemas.problems import Rejection
 from streams.core.plans import PLANS
 
@@ -19,6 +19,8 @@ NOTICE_DAYS = 30
 BOOKS_MAX = 200
 OPERATIONS_MAX = 500
 RATE_MAX = 1_000_000 * 1_000_000
+# A month of as many units as there may be still fits into 63 bits.
+HOURLY_RATE_MAX = RATE_MAX // 100
 _DAY_MS = 86_400_000
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_.]{0,63}")
@@ -89,18 +91,20 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
         raise _invalid("A price book can't take effect before it is announced", "effective_at")
     if not book.rates or len(book.rates) + len(book.hourly) > OPERATIONS_MAX:
         raise _invalid(f"A price book has 1 to {OPERATIONS_MAX} prices", "rates")
-    for field, rates in (("rates", book.rates), ("hourly", book.hourly)):
+    for field, rates, most in (("rates", book.rates, RATE_MAX), ("hourly", book.hourly, HOURLY_RATE_MAX)):
         for operation, rate in rates.items():
             if not _OPERATION.fullmatch(operation):
                 raise _invalid(f"{operation[:80]!r} is no name for an operation", f"{field}.{operation[:80]}")
-            if not 0 <= rate <= RATE_MAX:
-                raise _invalid("A price is from 0 to 1000000 credits", f"{field}.{operation}")
+            if not 0 <= rate <= most:
+                raise _invalid(
+                    f"A price is from 0 to {most // MICROCREDITS_PER_CREDIT} credits", f"{field}.{operation}"
+                )
     if both := book.rates.keys() & book.hourly.keys():
         raise _invalid(f"{min(both)!r} has a price a use and a price an hour", "hourly")
     for operation, plan in book.plan_required.items():
         if plan not in PLANS or operation not in book.rates:
             raise _invalid("It needs a plan that there is, and an operation with a price", f"plan_required.{operation}")
-    worse = increases(last, book)
+    worse = increases(prices.books, book)
     if worse and book.effective_at_ms - book.announced_at_ms < NOTICE_DAYS * _DAY_MS:
         raise Rejection(
             "price_notice_too_short",
@@ -110,16 +114,25 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
         )
 
 
-def increases(old: PriceBook, new: PriceBook) -> list[str]:
-    """The operations that are worse off: dearer, gone, or for higher plans only. What is new is no increase."""
-    worse = []
-    for old_rates, new_rates in ((old.rates, new.rates), (old.hourly, new.hourly)):
-        worse += [name for name, rate in old_rates.items() if name not in new_rates or new_rates[name] > rate]
-    for operation, plan in new.plan_required.items():
-        before = old.plan_required.get(operation)
-        if operation in old.rates and PLANS[plan].rank > (PLANS[before].rank if before else 0):
-            worse.append(operation)
-    return sorted(set(worse))
+def increases(books: Sequence[PriceBook], new: PriceBook) -> list[str]:
+    """The operations that would be worse off after these books: dearer, gone, or for higher plans only. One that comes
+    back is held against the last book that had it; what never was is no increase."""
+    last = books[-1]
+    worse = {*(last.rates.keys() - new.rates.keys()), *(last.hourly.keys() - new.hourly.keys())}
+    for operation, rate in new.rates.items():
+        old = next((book for book in reversed(books) if operation in book.rates), None)
+        if old is not None and (rate > old.rates[operation] or _rank(new, operation) > _rank(old, operation)):
+            worse.add(operation)
+    for item, rate in new.hourly.items():
+        old = next((book for book in reversed(books) if item in book.hourly), None)
+        if old is not None and rate > old.hourly[item]:
+            worse.add(item)
+    return sorted(worse)
+
+
+def _rank(book: PriceBook, operation: str) -> int:
+    plan = book.plan_required.get(operation)
+    return PLANS[plan].rank if plan else 0
 
 
 def _invalid(detail: str, field: str) -> Rejection:

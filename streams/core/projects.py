@@ -175,6 +175,8 @@ def set_billing_account(booking: Booking, command: SetBillingAccount) -> Reply:
 def create_key(booking: Booking, command: CreateKey) -> Reply:
     """Add a key. Raises Rejection."""
     keys = booking.account.keys
+    if command.environment == "preview" and any(not scope.startswith("content:") for scope in command.scopes):
+        raise Rejection("invalid_request", "A preview key has content scopes only", "scopes")
     if any(key.id == command.key_id for key in keys):
         raise Rejection("key_exists", f"Key {command.key_id!r} exists", "key_id")
     if len(keys) >= KEYS_MAX:

@@ -61,7 +61,7 @@ def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
             raise Rejection("invalid_request", "The cap covers one bundle at least and is at most $100,000", "cap_usd")
         if not command.payment_method:
             raise Rejection("invalid_request", "It needs a payment method", "payment_method")
-    known = account.auto_recharge or AutoRecharge(False, 0, 0, 0, "")
+    known = account.auto_recharge or AutoRecharge(False, 0, min(BUNDLES), 0, "")
     known.is_on = command.is_on
     if command.is_on:
         known.threshold, known.bundle_usd = command.threshold, command.bundle_usd

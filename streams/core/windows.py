@@ -19,6 +19,8 @@ WINDOW_MS = 60_000
 SLOT_MS = 100
 # A burst token is this many units, of which `limit` come back each millisecond.
 TOKEN = 60_000
+# What stops a request.
+WINDOW, CEILING, ABOVE_CEILING = "window", "ceiling", "above_ceiling"
 
 
 def rested(now_ms: int) -> Window:
@@ -30,15 +32,20 @@ def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
     """Decide one request, and count it if it passes: where it does not, `retry_at_ms` says when it would. Times may not
     step back."""
     advance(window, limits, now_ms)
-    limit = limits.requests_per_minute
-    count = sum(window.arrivals[1::2])
-    passes = count < limit
-    if not passes and window.spent + TOKEN <= _tokens(limits):
-        window.spent += TOKEN
-        passes = True
-    if passes:
+    retry_at_ms = request_retry_at_ms(window, limits)
+    if not retry_at_ms:
+        if sum(window.arrivals[1::2]) >= limits.requests_per_minute:
+            window.spent += TOKEN
         _add(window.arrivals, now_ms, 1)
-    return rate_state(window, limits, now_ms, 0 if passes else _falls_to(window.arrivals, count, limit - 1))
+    return rate_state(window, limits, now_ms, retry_at_ms)
+
+
+def request_retry_at_ms(window: Window, limits: Limits) -> int:
+    """When a request would pass a window that was advanced to now, if none comes meanwhile: 0 is at once."""
+    count, limit = sum(window.arrivals[1::2]), limits.requests_per_minute
+    if count < limit or window.spent + TOKEN <= _tokens(limits):
+        return 0
+    return _falls_to(window.arrivals, count, limit - 1)
 
 
 def rate_state(window: Window, limits: Limits, now_ms: int, retry_at_ms: int = 0) -> RateState:
@@ -81,6 +88,20 @@ def add_cost(window: Window, now_ms: int, amount: int) -> None:
 def cost_retry_at_ms(window: Window, limits: Limits, amount: int) -> int:
     """When a request of this cost would pass the ceiling, if none comes meanwhile; it must not be above the ceiling."""
     return _falls_to(window.costs, sum(window.costs[1::2]), limits.cost_ceiling - amount)
+
+
+def try_request(window: Window, limits: Limits, now_ms: int, cost: int) -> str:
+    """Decide a request that costs so many microcredits by the limits alone, and count it as an admission does: what the
+    window lets through is counted, whatever the ceiling says. Gives "" where it passes, else what stops it: `WINDOW`,
+    `CEILING` (which waiting would help), or `ABOVE_CEILING` (it costs more than the ceiling by itself)."""
+    if count_request(window, limits, now_ms).retry_at_ms:
+        return WINDOW
+    if cost > limits.cost_ceiling:
+        return ABOVE_CEILING
+    if cost > cost_left(window, limits):
+        return CEILING
+    add_cost(window, now_ms, cost)
+    return ""
 
 
 def _tokens(limits: Limits) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from api.stack import Stack
 from schemas.commands import Admit, CaptureHold
-from tests.client import Operator
+from tests.client import Operator, event, eventually
 from tests.core.builders import usage
 from tests.intake import decide
 
@@ -123,6 +123,22 @@ def test_of_several_at_once_one_is_made(operator: Operator) -> None:
         answers = list(pool.map(lambda _: correct(operator, project, "a", "void").status_code, range(4)))
     assert sorted(answers) == [201, 409, 409, 409]
     assert client.get("/v1/balance").json()["available"] == "250"
+
+
+def test_a_refused_event_is_charged_once_its_project_can_pay(operator: Operator) -> None:
+    project, client = operator.customer()
+    sent = event(project, "big", "website", quantity=2)
+    headers = {"content-type": "application/cloudevents+json"}
+    assert client.post("/v1/events", json=sent, headers=headers).status_code == 202
+    found = eventually(lambda: client.get("/v1/receipts", params={"event_id": "big"}).json()["decisions"])
+    assert [each["outcome"] for each in found] == ["refused"]
+    top_up = operator.http.post(f"/v1/admin/projects/{project}/top-ups", json={"bundle_usd": 20})
+    assert top_up.status_code == 201
+    data = {"operation": "website", "quantity": 2}
+    asked = {"source": "/tests", "id": "big", "action": "late", "reason": "paid since", "data": data}
+    corrected = operator.http.post(f"/v1/admin/projects/{project}/corrections", json=asked)
+    assert (corrected.status_code, corrected.json().get("change")) == (201, "-480"), corrected.text
+    assert client.get("/v1/balance").json()["available"] == "3770"
 
 
 def test_a_captured_hold_is_given_back(operator: Operator, stack: Stack) -> None:

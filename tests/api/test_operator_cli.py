@@ -77,15 +77,15 @@ def test_money(run: Run) -> None:
 
 
 def test_jobs(run: Run, operator: Operator) -> None:
-    project, client = operator.customer("free")
-    ids = [
-        client.post("/v1/admissions", json={"operation": "image", "hold": True, "job_id": job}).json()["hold_id"]
-        for job in ("a", "b")
-    ]
+    project = operator.project("free")
+    ids = [run("holds", "place", project, "image", job)["hold_id"] for job in ("a", "b")]
+    assert run("holds", "place", project, "image", "a")["hold_id"] == ids[0], "the same job"
     assert [each["hold_id"] for each in run("holds", "list", project)["holds"]] == ids
     assert run("holds", "extend", project, ids[0], "60")["outcome"] == "extended"
     assert run("holds", "capture", project, ids[0], "--credits", "10")["credits"] == "10"
     assert run("holds", "release", project, ids[1], "--reason", "timeout")["available"] == "240"
+    post = run("holds", "place", project, "social_post", "c", "--media-type", "image", "--seconds", "60")
+    assert post["credits"] == "37"
 
 
 def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path: Path) -> None:
@@ -106,6 +106,57 @@ def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path
     assert run("prices", "changelog")["books"][0]["version"] == version
     project = operator.project("hobby")
     assert run("projects", "item", project, f"{operation}.hour", "2")["items"][0]["quantity"] == 2
+    assert run("projects", "items", project)["items"][0]["credits_an_hour"] == "0.5"
+
+
+def test_invoices(run: Run, stack: Stack) -> None:
+    account, project, month = f"b{secrets.token_hex(4)}", name(), f"{datetime.now(UTC):%Y-%m}"
+    run("billing", "create", account, "--name", "Acme", "--email", "a@acme.example")
+    assert run("billing", "change", account, "--name", "Acme Ltd", "--email", "b@acme.example")["name"] == "Acme Ltd"
+    listed = run("billing", "list", "--limit", "1000")["billing_accounts"]
+    assert ("Acme Ltd", account) in [(each["name"], each["id"]) for each in listed]
+    run("projects", "create", project, "--plan", "hobby", "--billing-account", account)
+    assert [each["project"] for each in run("billing", "show", account)["projects"]] == [project]
+    eventually(lambda: [each["total_cents"] for each in run("billing", "months", account)["invoices"]] == [25_00])
+    assert [each["total_cents"] for each in run("billing", "months", "--project", project)["invoices"]] == [25_00]
+    for command, number in (
+        (("invoice", account, month), f"INV-{account}-{month}"),
+        (("statement", project, month), f"STM-{project}-{month}"),
+    ):
+        done = CliRunner().invoke(app, ["billing", *command], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["number"] == number
+
+
+def test_a_surcharge_is_corrected_too(run: Run, operator: Operator) -> None:
+    project, client = operator.customer()
+    post = {"operation": "social_post", "media_type": "video", "source": "/shop", "id": "post"}
+    assert client.post("/v1/admissions", json=post).json()["credits"] == "45"
+    options = ("--operation", "social_post", "--media-type", "image", "--reason", "an image it was")
+    assert run("credits", "correct", project, "/shop", "post", *options)["change"] == "8"
+
+
+def test_any_id_explains_itself(run: Run, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, client = operator.customer()
+    used = client.post("/v1/admissions", json={"operation": "image", "source": "/shop", "id": project}).json()
+    bought = run("credits", "top-up", project, "20")
+    terms = {"on": True, "threshold": "100000", "bundle_usd": 20, "cap_usd": 20, "payment_method": "pm_1"}
+    wanted = operator.http.put(f"/v1/admin/projects/{project}/auto-recharge", json=terms).json()["pending"]
+    eventually(lambda: len(client.get("/v1/ledger").json()["entries"]) == 4)
+    allowance, bundle = (
+        next(each["grant_id"] for each in client.get("/v1/ledger").json()["entries"] if each["reason"] == reason)
+        for reason in ("allowance", "top_up")
+    )
+    assert run("explain", used["entry_id"])["outcome"] == "charged"
+    assert [each["outcome"] for each in run("explain", project)["decisions"]] == ["charged"]
+    assert run("explain", bought["entry_id"])["outcome"] == "granted"
+    assert run("explain", allowance, "--project", project)["outcome"] == "project opened"
+    assert run("explain", bundle, "--project", project)["outcome"] == "granted"
+    assert run("explain", wanted)["project"] == project
+    unknown = CliRunner().invoke(app, ["explain", "no-event-of-that-id"])
+    assert unknown.exit_code == 1 and "no-event-of-that-id" in str(unknown.exception)
+    _, stranger = operator.customer()
+    assert stranger.get(f"/v1/receipts/{wanted}").json()["code"] == "unknown_receipt"
 
 
 def test_what_is_refused_says_why_in_one_line(

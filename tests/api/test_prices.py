@@ -31,7 +31,8 @@ def test_a_new_price_holds_from_its_time_on_in_every_partition(operator: Operato
     asked = book(rates={name: "3.5"}, note="a new operation")
     answer = announce(operator, asked)
     assert answer.status_code == 201, answer.text
-    assert answer.json()["changes"] == [{"operation": name, "before": None, "after": "3.5"}]
+    ungated = {"plan_before": None, "plan_after": None}
+    assert answer.json()["changes"] == [{"operation": name, "before": None, "after": "3.5"} | ungated]
     assert versions(operator)[0] == asked["version"]
 
     def in_force() -> bool:
@@ -60,7 +61,8 @@ def test_an_event_costs_what_held_when_it_happened(operator: Operator) -> None:
     eventually(lambda: operator.http.get("/v1/prices").json()["version"] == first["version"])
     between = datetime.now(UTC)
     second = announce(operator, book(rates={name: "4"})).json()
-    assert second["changes"] == [{"operation": name, "before": "9", "after": "4"}]
+    (change,) = second["changes"]
+    assert (change["operation"], change["before"], change["after"]) == (name, "9", "4")
     eventually(lambda: operator.http.get("/v1/prices").json()["version"] == second["version"])
     project, client = operator.customer("free")
     headers = {"content-type": "application/cloudevents+json"}
@@ -69,6 +71,17 @@ def test_an_event_costs_what_held_when_it_happened(operator: Operator) -> None:
         assert client.post("/v1/events", json=sent, headers=headers).status_code == 202
     # The first one was before there was a price: it is refused, and said so.
     eventually(lambda: client.get("/v1/balance").json()["available"] == "237")
+
+
+def test_a_plan_that_an_operation_needs_is_in_the_changelog(operator: Operator) -> None:
+    name = f"op.{secrets.token_hex(3)}"
+    first = announce(operator, book(rates={name: "2"}, plan_required={name: "build"})).json()
+    second = announce(operator, book(plan_required={name: None})).json()
+    changes = [each for found in (first, second) for each in found["changes"] if each["operation"] == name]
+    assert changes == [
+        {"operation": name, "before": None, "after": "2", "plan_before": None, "plan_after": "build"},
+        {"operation": name, "before": "2", "after": "2", "plan_before": "build", "plan_after": None},
+    ]
 
 
 def test_an_increase_needs_thirty_days(operator: Operator) -> None:

@@ -135,6 +135,7 @@ class Life:
                 fact.operation,
                 fact.quantity,
                 -fact.amount,
+                fact.price_version,
             )
             for fact in of_event
             if _place(fact) == _place(of_event[-1]) and fact.reason != "given_back"

@@ -12,11 +12,12 @@ from schemas.events import UsageData
 from schemas.problems import Rejection
 from streams.clickhouse import ClickHouse
 from streams.core.booking import available
+from streams.core.decisions import fingerprint
 from streams.corrections import charged_for, correction_of
 from streams.migrations import migrate
 from streams.reports import UsageQuestion, usage_rows
 from tests.clickhouse.lives import DAY_MS, Life, insert_facts
-from tests.core.builders import CREDIT, START_MS, addressed, usage
+from tests.core.builders import CREDIT, START_MS, addressed, top_up, usage
 
 FOREVER = (datetime(2020, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
@@ -77,6 +78,43 @@ def test_a_late_event_may_be_of_any_age_that_its_project_has(embedded: ClickHous
     (entry,) = life.correct("forgotten", "late", UsageData("image"), when)
     assert (entry.amount, entry.occurred_at_ms) == (-32 * CREDIT, START_MS + 3_600_000)
     assert life.correct("forgotten", "void")[0].amount == 32 * CREDIT
+
+
+def test_a_correction_that_is_asked_for_again_is_the_same_whatever_was_spent_since(embedded: ClickHouse) -> None:
+    """Or its idempotency key would seem to be used for something else."""
+    life = Corrected(embedded)
+    life.use("event", "image")
+    first = life.command("event", "amend", UsageData("website", quantity=500))
+    life.apply(first)
+    assert life.facts[-1].kind == "charge", "it was refused"
+    life.use("since", "chat.message")
+    again = life.command("event", "amend", UsageData("website", quantity=500))
+    assert fingerprint(again) == fingerprint(first)
+
+
+def test_an_event_that_was_refused_is_charged_after_all_and_keeps_its_time(embedded: ClickHouse) -> None:
+    """Which its usage event, sent again, is not: the first decision on that stands."""
+    life = Corrected(embedded)
+    used_at_ms = life.at_ms
+    life.use("refused", "website", quantity=100)
+    assert life.facts[-1].kind == "refusal"
+    life.at_ms += DAY_MS
+    life.apply(top_up(500, life.project))
+    (entry,) = life.correct("refused", "late", UsageData("website"))
+    assert (entry.amount, entry.occurred_at_ms) == (-240 * CREDIT, used_at_ms)
+    with pytest.raises(Rejection, match="charged already"):
+        life.command("refused", "late", UsageData("website"))
+
+
+def test_an_event_that_is_charged_anew_after_it_was_voided_keeps_its_own_time_and_price(embedded: ClickHouse) -> None:
+    life = Corrected(embedded)
+    used_at_ms = life.at_ms
+    life.use("event", "image", job_id="job-1", key_id="key-1")
+    life.at_ms += DAY_MS
+    (void,) = life.correct("event", "void")
+    assert void.price_version == life.book.version, "what is given back is what that book's price was"
+    (entry,) = life.correct("event", "amend", UsageData("blog_post"))
+    assert (entry.occurred_at_ms, entry.job_id, entry.key_id) == (used_at_ms, "job-1", "key-1")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from schemas.commands import Envelope
+from schemas.commands import CaptureHold, Correct, Envelope
 from schemas.ledger import Account
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
@@ -15,7 +15,7 @@ from streams.migrations import migrate
 from streams.past_balance import account_at
 from streams.rehearsal import check_proposal, rehearse, replay_project
 from tests.clickhouse.lives import BOOK, DAY_MS, Life, insert_facts
-from tests.core.builders import START_MS, admit, top_up, usage
+from tests.core.builders import START_MS, addressed, admit, top_up, usage
 
 
 def left(account: Account | None) -> dict[str, tuple[int, int]]:
@@ -113,6 +113,35 @@ def test_those_who_would_run_out_come_first_then_those_who_would_pay_more(embedd
     assert told == [(1, 3), (2, 3), (3, 3)]
     same = rehearse(embedded, pays.prices, BOOK, 30, now_ms)
     assert (same.projects_hurt, same.total.difference, same.needs_notice) == (0, 0, [])
+
+
+def test_what_would_never_have_been_held_is_not_given_back(embedded: ClickHouse) -> None:
+    """A captured job that was voided: where the proposal has no price for it, there is nothing to void."""
+    life = Life(1, plain=True)
+    life.at_ms += 1_000
+    job = usage("job", life.project, "image", occurred_at_ms=life.at_ms, job_id="j1")
+    life.apply(admit(job, "h1", hold_seconds=600))
+    common = {"project": life.project, "hold_id": life.account.holds[0].id, "environment": ""}
+    life.apply(CaptureHold(**common, **addressed("h2")))
+    void = {"source": "/test", "event_id": "job", "sequence": 0, "given_back": life.charged_for("job")}
+    life.apply(Correct(project=life.project, **void, usage=None, metadata="", **addressed("h3")))
+    migrate(embedded)
+    insert_facts(embedded, life.facts)
+    without = {operation: rate for operation, rate in BOOK.rates.items() if operation != "image"}
+    replayed = replay_project(embedded, life.project, msgspec.structs.replace(BOOK, rates=without), 0, life.at_ms)
+    assert replayed is not None
+    outcome, account = replayed
+    assert (outcome.charged, outcome.charged_proposed) == (0, 0)
+    assert left(account) == left(account_at(embedded, life.project, life.at_ms))
+
+
+def test_a_rehearsal_needs_the_notice_that_the_announcement_would(embedded: ClickHouse) -> None:
+    migrate(embedded)
+    cheap = msgspec.structs.replace(
+        BOOK, version="cheap", effective_at_ms=START_MS + DAY_MS, rates=BOOK.rates | {"image": 1}
+    )
+    found = rehearse(embedded, Prices([BOOK, cheap]), msgspec.structs.replace(BOOK, version="back"), 1, START_MS)
+    assert found.needs_notice == ["image"], "by then it is cheaper than it is now"
 
 
 def test_a_use_that_was_refused_and_ran_later_is_charged_once(embedded: ClickHouse) -> None:

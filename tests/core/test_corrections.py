@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from schemas.commands import Correct, Envelope, GivenBack, RefundTopUp
+from schemas.commands import CaptureHold, Correct, Envelope, GivenBack, RefundTopUp
 from schemas.events import Usage
 from schemas.ledger import Account, Fact, Grant
 from streams.core.booking import available
 from streams.core.owner import IntakeItem, fold
-from tests.core.builders import CREDIT, START_MS, addressed, create_project, usage
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 from tests.core.test_ledger import Bench
 
 DAY_MS = 86_400_000
@@ -26,7 +26,11 @@ def given_back(bench: Bench, grants: dict[str, Grant] | None = None) -> list[Giv
     charges = [fact for fact in bench.facts if fact.kind == "charge" and fact.event_id == last.event_id]
     return [
         GivenBack(
-            (grants or {}).get(fact.grant_id) or grant_of(bench, fact), fact.operation, fact.quantity, -fact.amount
+            (grants or {}).get(fact.grant_id) or grant_of(bench, fact),
+            fact.operation,
+            fact.quantity,
+            -fact.amount,
+            fact.price_version,
         )
         for fact in charges
     ]
@@ -63,7 +67,7 @@ def test_an_event_is_charged_anew_at_the_price_of_its_time() -> None:
     reply = correct(bench, given_back(bench), usage("e1", operation="image"))
     assert (reply.amount, reply.available) == ((240 - 32) * CREDIT, 218 * CREDIT)
     assert corrections(bench) == [("website", "given_back", -1, 240 * CREDIT), ("image", "charged", 1, -32 * CREDIT)]
-    assert bench.facts[-1].price_version == "2026-01"
+    assert [fact.price_version for fact in bench.facts[-2:]] == ["2026-01", "2026-01"]
 
 
 def test_what_is_given_back_counts_towards_what_is_charged_anew() -> None:
@@ -145,7 +149,14 @@ class Log:
         self.facts += effects.facts
         return effects.replies[0][1].code if effects.replies else ""
 
-    def correct(self, event_id: str, sequence: int, used: Usage | None, back: list[GivenBack] | None = None) -> str:
+    def correct(
+        self,
+        event_id: str,
+        sequence: int,
+        used: Usage | None,
+        back: list[GivenBack] | None = None,
+        refused_offset: int = -1,
+    ) -> str:
         fields = addressed(f"c{self.offset}")
         command = Correct(
             project="p1",
@@ -155,6 +166,7 @@ class Log:
             given_back=back or [],
             usage=used,
             metadata="",
+            refused_offset=refused_offset,
             **fields,
         )
         return self.apply(command)
@@ -170,6 +182,45 @@ def test_an_event_that_came_too_late_is_taken_once_whichever_way_it_comes() -> N
     log.apply(Envelope([usage("known")]))
     assert log.correct("known", 0, usage("known")) == "already_corrected", "it was billed; it takes another correction"
     assert available(log.accounts["p1"], "production") == (250 - 32 - 1) * CREDIT
+
+
+def test_a_refused_event_is_charged_by_a_correction_that_knows_of_its_refusal() -> None:
+    """And by no other: an event that came to be charged since is not charged twice."""
+    log = Log()
+    used = usage("big", operation="website", quantity=2)
+    log.apply(Envelope([used]))
+    refused_offset = log.offset
+    assert (log.facts[-1].kind, log.facts[-1].reason) == ("refusal", "out_of_credits")
+    log.apply(top_up(20))
+    assert log.correct("big", 0, used) == "already_corrected"
+    assert log.correct("big", 0, used, refused_offset=refused_offset - 1) == "already_corrected"
+    assert log.correct("big", 0, used, refused_offset=refused_offset) == ""
+    assert log.correct("big", 0, used, refused_offset=refused_offset) == "already_corrected"
+    log.apply(Envelope([used]))
+    assert log.facts[-1].kind == "duplicate"
+    assert available(log.accounts["p1"], "production") == (4_250 - 480) * CREDIT
+
+
+def test_a_refused_request_that_ran_after_all_is_not_charged_by_its_correction_too() -> None:
+    log = Log()
+    used = usage("big", operation="website", quantity=2)
+    assert log.apply(admit(used)) == "out_of_credits"
+    refused_offset = log.offset
+    log.apply(top_up(20))
+    log.apply(Envelope([used]))
+    assert log.facts[-1].kind == "charge"
+    assert log.correct("big", 0, used, refused_offset=refused_offset) == "already_corrected"
+
+
+def test_an_event_that_credits_are_held_for_is_not_late() -> None:
+    log = Log()
+    job = usage("job", operation="image", job_id="j1")
+    log.apply(admit(job, "h1", hold_seconds=60))
+    hold_id = log.facts[-1].offset
+    assert log.correct("job", 0, job) == "event_held"
+    log.apply(CaptureHold(project="p1", hold_id=f"0-{hold_id}-0", environment="", **addressed("h2")))
+    assert available(log.accounts["p1"], "production") == (250 - 32) * CREDIT
+    assert log.correct("job", 0, job) == "already_corrected"
 
 
 def test_two_corrections_of_one_event_at_a_time_are_one() -> None:

@@ -1,12 +1,26 @@
 """Holds: what a job keeps from the moment it is queued, and what becomes of it."""
 
+from collections import Counter
+
+import msgspec
 import pytest
 
-from schemas.commands import CaptureHold, CloseProject, Envelope, ExtendHold, RefundTopUp, ReleaseHold, ReopenProject
+from schemas.commands import (
+    CaptureHold,
+    CloseProject,
+    Envelope,
+    ExtendHold,
+    RefundTopUp,
+    ReleaseHold,
+    ReopenProject,
+    Tick,
+)
 from schemas.ledger import Account
 from streams.core import holds
-from streams.core.booking import available, balance, held
+from streams.core.booking import FACTS_PER_SLOT, available, balance, held
+from streams.core.decisions import command_reply
 from streams.core.owner import IntakeItem, fold
+from streams.publisher import REQUEST_BYTES_MAX
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
@@ -217,6 +231,46 @@ def test_open_holds_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bench.facts[-1].kind == "refusal"
     release(bench, first.entry_id)
     assert bench.hold("chat.message").status == 200
+
+
+def test_holds_that_span_many_grants_and_heavy_ones_have_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "PARTS_MAX", 3)
+    monkeypatch.setattr(holds, "METADATA_CHARS_MAX", 10)
+    bench = Bench()
+    bench.top_up(20)
+    assert bench.hold("read", metadata='{"a":"123"}').code == "too_many_holds"
+    assert bench.hold("website", metadata='{"a":"12"}').status == 200
+    assert bench.hold("image", metadata="1").code == "too_many_holds"
+    assert bench.hold("image").status == 200, "10 of the allowance, 22 of the bundle: three parts in all"
+    assert bench.hold("image").code == "too_many_holds"
+
+
+def test_all_holds_that_expire_at_once_fit_into_one_events_facts() -> None:
+    """At a month's last second, so that each release is followed by what expires with the allowance."""
+    bench = Bench("scale")
+    at_ms = bench.account.renews_at_ms - 1_000
+    for _ in range(holds.HOLDS_MAX):
+        bench.account.window = None
+        assert bench.hold("image", seconds=600, at_ms=at_ms).status == 200
+    accounts = {"p1": bench.account}
+    fold(0, [IntakeItem(10_000, at_ms, create_project("p2", correlation="c2"))], accounts, {}, "intake")
+    tick = IntakeItem(10_001, at_ms + 40 * DAY_MS, Tick(["p1", "p2"]))
+    facts = fold(0, [tick], accounts, {}, "intake").facts
+    assert Counter(fact.reason for fact in facts if fact.project == "p1")["expired"] == holds.HOLDS_MAX
+    names = [(fact.offset, fact.index) for fact in facts]
+    assert names == sorted(set(names)), "no fact has another's name, nor a later one's place"
+    assert holds.PARTS_MAX * 2 < FACTS_PER_SLOT * 3 // 4
+
+
+def test_an_account_full_of_holds_fits_into_a_record() -> None:
+    bench = Bench()
+    wide = "\U0001f600"
+    for number in range(holds.HOLDS_MAX):
+        bench.account.window = None
+        texts = {"source": 256 * wide, "job_id": f"{number}{120 * wide}", "metadata": f'{{"a":"{490 * wide}"}}'}
+        used = usage(f"{number}{250 * wide}", operation="read", **texts)
+        assert command_reply(bench.booking(), admit(used, hold_seconds=600), False).status == 200
+    assert len(msgspec.msgpack.encode(bench.account)) < REQUEST_BYTES_MAX * 3 // 4
 
 
 def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:

@@ -2,14 +2,16 @@
 
 from datetime import UTC, datetime
 
+import msgspec
+
 from schemas.commands import CloseProject, Envelope, PublishPrices, ReleaseHold, SetItem, Tick
 from schemas.ledger import Fact
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
-from streams.core.booking import available
+from streams.core.booking import FACTS_PER_SLOT, available
 from streams.core.decisions import command_reply
-from streams.core.items import metered, unpaid
+from streams.core.items import UNITS_MAX, metered, unpaid
 from streams.core.owner import IntakeItem, fold
-from streams.core.price_list import PRICES_ID, Prices
+from streams.core.price_list import HOURLY_RATE_MAX, PRICES_ID, Prices
 from tests.core.builders import CREDIT, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
@@ -125,8 +127,17 @@ def test_a_project_that_never_pays_states_each_months_debt_once() -> None:
     stated = bench.facts[first:]
     refusals = [(f.operation, f.occurred_at_ms) for f in stated if f.kind == "refusal"]
     assert len(refusals) == len(set(refusals)) == 2 * 60
-    assert len(stated) < 1_024
+    assert len(stated) < FACTS_PER_SLOT // 4
     assert available(bench.account, "production") == 0
+
+
+def test_the_dearest_month_of_the_most_units_can_be_written_down() -> None:
+    bench = opened(prices=Prices([book("dear", at("2026-05-01"), domain=HOURLY_RATE_MAX)]))
+    set_item(bench, "domain", UNITS_MAX, JUNE)
+    bench.booking(at("2026-08-01"))
+    most = HOURLY_RATE_MAX * UNITS_MAX * 31 * 24
+    assert bench.account.items[0].accruals[-1].amount == most < 1 << 63
+    assert msgspec.msgpack.encode(bench.account)
 
 
 def test_an_item_that_the_price_book_dropped_can_still_be_ended() -> None:

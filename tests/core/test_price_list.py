@@ -69,11 +69,31 @@ def test_whatever_is_worse_for_anyone_takes_thirty_days_notice(worse: dict[str, 
 def test_what_disappears_is_an_increase_too() -> None:
     without = {name: rate for name, rate in RATES.items() if name != "image"}
     gone = PriceBook("gone", START_MS, without, GATES, {}, START_MS)
-    assert increases(FIRST_PRICE_BOOK, gone) == ["image"]
+    assert increases([FIRST_PRICE_BOOK], gone) == ["image"]
     assert code(gone) == "price_notice_too_short"
     hourly = book("hourly", hourly={"domain": 5})
     assert code(book("dearer", 1, hourly={"domain": 6}), hourly) == "price_notice_too_short"
     assert code(book("dropped", 1), hourly) == "price_notice_too_short"
+
+
+def test_what_disappears_and_comes_back_dearer_takes_notice_too() -> None:
+    """Or two books, a moment apart, would hide an increase that nobody was told of."""
+    without = {name: rate for name, rate in RATES.items() if name != "image"}
+    gone = PriceBook("gone", START_MS + 30 * DAY_MS, without, GATES, {}, START_MS)
+    back: dict[str, Any] = {"days": 31, "announced_at_ms": START_MS + 29 * DAY_MS}
+    assert code(book("dearer", **back, rates={"image": RATES["image"] + 1}), gone) == "price_notice_too_short"
+    assert code(book("gated", **back, gates=GATES | {"image": "hobby"}), gone) == "price_notice_too_short"
+    assert code(book("as-it-was", **back), gone) == ""
+    hourly, dropped = book("hourly", 1, hourly={"domain": 5}), book("dropped", 31)
+    again: dict[str, Any] = {"days": 32, "announced_at_ms": START_MS + 31 * DAY_MS}
+    assert code(book("dearer", **again, hourly={"domain": 6}), hourly, dropped) == "price_notice_too_short"
+    assert code(book("as-it-was", **again, hourly={"domain": 5}), hourly, dropped) == ""
+
+
+def test_a_decrease_that_is_taken_back_soon_is_an_increase() -> None:
+    cheap = book("cheap", 1, rates={"image": 1})
+    assert code(book("back", 2), cheap) == "price_notice_too_short"
+    assert code(book("back", 30), cheap) == ""
 
 
 @pytest.mark.parametrize(
@@ -100,6 +120,7 @@ def test_what_is_cheaper_or_new_counts_at_once(better: dict[str, Any]) -> None:
         ({"rates": {"image": -1}}, "invalid_request"),
         ({"rates": {"Image!": 1}}, "invalid_request"),
         ({"hourly": {"image": 1}}, "invalid_request"),
+        ({"hourly": {"domain": 10_000 * CREDIT + 1}}, "invalid_request"),
         ({"gates": GATES | {"image": "gold"}}, "invalid_request"),
         ({"gates": GATES | {"no.price": "build"}}, "invalid_request"),
     ],
@@ -129,6 +150,13 @@ def test_a_capture_costs_what_was_held_whatever_prices_do() -> None:
     placed = bench.hold("image", seconds=3 * 86_400)
     bench.do(CaptureHold, START_MS + 2 * DAY_MS, hold_id=placed.entry_id, environment="")
     assert (bench.facts[-1].amount, bench.facts[-1].price_version) == (-32 * CREDIT, "2026-01")
+
+
+def test_a_surcharge_may_need_a_higher_plan_than_what_it_is_on() -> None:
+    bench = Bench(prices=Prices([book("gated", gates=GATES | {"social_post.video": "hobby"})]))
+    assert bench.charge("social_post.text", surcharge="social_post.image").code == ""
+    assert bench.charge("social_post.text", surcharge="social_post.video").code == "plan_required"
+    assert bench.hold("social_post.text", surcharge="social_post.video").code == "plan_required"
 
 
 def test_an_operation_that_its_times_book_does_not_have_is_refused() -> None:

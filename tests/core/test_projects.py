@@ -162,6 +162,14 @@ def test_keys_are_made_and_ended_once() -> None:
     assert create("one.more").code == "invalid_request"
 
 
+def test_a_preview_key_has_content_scopes_only() -> None:
+    bench = Bench()
+    for scopes, code in ((["*"], "invalid_request"), (["content:read", "billing:read"], "invalid_request"), ([], "")):
+        fields = {"key_id": f"k{len(scopes)}", "key_hash": b"", "scopes": scopes}
+        assert bench.do(CreateKey, environment="preview", **fields).code == code
+    assert bench.do(CreateKey, environment="production", key_id="live", key_hash=b"", scopes=["*"]).code == ""
+
+
 def test_a_contract_without_an_allowance_is_due_once_a_month_however_often_it_is_reopened() -> None:
     bench = Bench("enterprise")
     bench.do(ChangePlan, START_MS, plan="enterprise", contract_allowance=0, contract_cents=700_00)

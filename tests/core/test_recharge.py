@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from schemas.commands import CloseProject, SetAutoRecharge, SettleRecharge
+from schemas.commands import ChangePlan, CloseProject, SetAutoRecharge, SettleRecharge
 from streams.core.booking import available
 from tests.core.builders import CREDIT, START_MS
 from tests.core.test_ledger import Bench
@@ -143,6 +143,14 @@ def test_a_hold_and_a_refusal_show_that_the_balance_is_low_too() -> None:
     settle_purchase(bench, requested(bench), False)
     bench.charge("website", at_ms=START_MS + HOUR_MS)
     assert stated(bench) == ["on", "requested", "failed", "requested"], "nothing was charged, and yet it is needed"
+
+
+def test_an_allowance_that_expires_and_is_followed_by_a_smaller_one_brings_the_balance_down_too() -> None:
+    bench = Bench("hobby")
+    turn_on(bench, threshold=1_000)
+    bench.do(ChangePlan, plan="free", contract_allowance=0)
+    bench.booking(bench.account.renews_at_ms)
+    assert stated(bench) == ["on", "requested"], "before anybody is refused for it"
 
 
 def test_preview_is_not_recharged() -> None:

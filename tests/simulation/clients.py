@@ -16,12 +16,15 @@ from schemas.commands import (
     ChangePlan,
     CloseProject,
     Correct,
+    CountRequest,
     CreateKey,
     CreateProject,
+    EndRaise,
     ExtendHold,
     GivenBack,
     OpenBillingAccount,
     PublishPrices,
+    RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
@@ -30,14 +33,15 @@ from schemas.commands import (
     SetBadge,
     SetBillingAccount,
     SetItem,
+    SetLimits,
     SetStanding,
     SettleRecharge,
     Tick,
     TopUp,
 )
-from schemas.ledger import Grant
+from schemas.ledger import Grant, Limits
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
-from streams.codecs import encode, encode_envelope, packed
+from streams.codecs import encode, encode_commands, encode_envelope, packed
 from streams.core.acceptance import accept_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
@@ -65,6 +69,7 @@ _MALFORMED = [b"", b"{", b"[1]", b'{"specversion":"1.0"}', b'[{"specversion":"1.
 
 
 # What is sent, and how often.
+_NOT_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CHOICES = {
     "usage": 24,
     "http": 14,
@@ -83,6 +88,10 @@ _CHOICES = {
     "set": 6,
     "item": 8,
     "prices": 4,
+    "count": 8,
+    "limits": 5,
+    "raise": 4,
+    "end_raise": 3,
     "tick": 6,
     "again": 20,
     "malformed": 3,
@@ -100,8 +109,9 @@ class Request:
     # Where its project is; prices go to every partition.
     partition: int
     correlations: list[str] = field(default_factory=list)
-    # Of its first attempt, on intake.
+    # Of its first attempt, on intake, and the index of the first fact that it may leave.
     offset: int = -1
+    index: int = 0
 
 
 class Clients:
@@ -117,11 +127,25 @@ class Clients:
         self.malformed: set[tuple[str, int, int, int]] = set()
         self.books: list[PriceBook] = []
         self._attempts = 0
+        # Commands that wait for others to share a record with, by partition.
+        self._together: dict[int, list[AnyCommand]] | None = None
 
     def act(self) -> None:
-        """Send one thing."""
+        """Send one thing, or several commands that share records."""
         rng = self.rng
-        choice = rng.choices(list(_CHOICES), list(_CHOICES.values()))[0]
+        if rng.random() < 0.8:
+            self._act(rng.choices(list(_CHOICES), list(_CHOICES.values()))[0])
+            return
+        commands = {choice: weight for choice, weight in _CHOICES.items() if choice not in _NOT_COMMANDS}
+        self._together = {}
+        for choice in rng.choices(list(commands), list(commands.values()), k=rng.choice([2, 3, 3, 4, 6])):
+            self._act(choice)
+        for partition in range(self.world.partitions):
+            self._send_together(partition)
+        self._together = None
+
+    def _act(self, choice: str) -> None:
+        rng = self.rng
         project = rng.choice(self.projects)
         if choice == "usage":
             self._send_usage([self._event() for _ in range(rng.choice([1, 1, 2, 4]))])
@@ -170,6 +194,14 @@ class Clients:
             self._ask(SetItem, project, operation=operation, quantity=rng.choice([0, 1, 7, 3_000]))
         elif choice == "prices":
             self._publish()
+        elif choice == "count":
+            self._count_request(project)
+        elif choice == "limits":
+            self._ask(SetLimits, project, limits=self._limits(), is_shadow=rng.random() < 0.5, reason="")
+        elif choice == "raise":
+            self._raise(project)
+        elif choice == "end_raise":
+            self._end_raise()
         elif choice == "tick":
             partition = rng.randrange(self.world.partitions)
             due = [name for name in self.projects if partition_of(name, self.world.partitions) == partition]
@@ -207,7 +239,7 @@ class Clients:
         asked = [request for request in self.requests if isinstance(request.command, TopUp)]
         if asked:
             request = self.rng.choice(asked)
-            grant_id = f"top_up-{request.offset}-{self.rng.choice([0, 0, 0, 1])}"
+            grant_id = f"top_up-{request.offset}-{request.index + self.rng.choice([0, 0, 0, 1])}"
             project = request.command.project
             self._request(RefundTopUp(project=project, grant_id=grant_id, reason="", **self._addressed(self._key())))
 
@@ -236,7 +268,8 @@ class Clients:
             return
         request = rng.choice(asked)
         project = request.command.project
-        hold = {"hold_id": f"{request.partition}-{request.offset}-{rng.choice([0, 0, 0, 0, 1, 3])}", "environment": ""}
+        index = request.index + rng.choice([0, 0, 0, 0, 1, 3])
+        hold = {"hold_id": f"{request.partition}-{request.offset}-{index}", "environment": ""}
         roll = rng.random()
         if roll < 0.5:
             self._ask(CaptureHold, project, amount=rng.choice([-1, -1, 0, 1, 3 * _CREDIT, 900 * _CREDIT]), **hold)
@@ -244,6 +277,34 @@ class Clients:
             self._ask(ReleaseHold, project, reason="", **hold)
         else:
             self._ask(ExtendHold, project, seconds=rng.choice([1, 3_600, 7 * 86_400]), **hold)
+
+    def _count_request(self, project: str) -> None:
+        """Of our own API, by some key."""
+        addressed = self._addressed("") | {"actor": self.rng.choice(["k0", "k1"])}
+        self._request(CountRequest(project=project, operation="GET /v1/balance", environment="production", **addressed))
+
+    def _limits(self) -> Limits:
+        """So low that a few requests reach them, or none, or wrong ones."""
+        rng = self.rng
+        requests, burst = rng.choice([(0, 0), (2, 0), (2, 4), (3, 3), (5, 7), (0, 61), (-1, 0)])
+        return Limits(requests, burst, rng.choice([0, 10, 33, 100, 500]) * _CREDIT)
+
+    def _raise(self, project: str) -> None:
+        rng, now_ms = self.rng, self.world.now_ms
+        starts_at_ms = rng.choice([0, 0, now_ms + 500, now_ms + _DAY_MS])
+        ends_at_ms = now_ms + rng.choice([1_000, 3_000, 3_000, 2 * _DAY_MS, 400 * _DAY_MS])
+        limits = Limits(rng.choice([0, 4, 40]), rng.choice([0, 9]), rng.choice([0, 50, 900]) * _CREDIT)
+        self._ask(
+            RaiseLimits, project, limits=limits, starts_at_ms=starts_at_ms, ends_at_ms=ends_at_ms, reason="launch"
+        )
+
+    def _end_raise(self) -> None:
+        """One that was asked for, and may be planned, on, over, or refused."""
+        asked = [each for each in self.requests if isinstance(each.command, RaiseLimits)]
+        if asked:
+            request = self.rng.choice(asked)
+            raise_id = f"{request.partition}-{request.offset}-{request.index}"
+            self._ask(EndRaise, request.command.project, raise_id=raise_id)
 
     def _end_purchase(self) -> None:
         """Of one that history knows of; whoever carries it out may say so twice."""
@@ -266,10 +327,16 @@ class Clients:
             source, event_id, project = row["source"], row["event_id"], row["project"]
             same = [each for each in rows if _of_event(each) == _of_event(row)]
             given_back = [
-                GivenBack(grant, each["operation"], each["quantity"], -each["amount"])
+                GivenBack(grant, each["operation"], each["quantity"], -each["amount"], each["price_version"])
                 for each in same
                 if (grant := self._grant(each)) is not None
             ]
+        refused = [row for row in self._history("refusal") if row["event_id"]]
+        refused_offset = -1
+        if refused and rng.random() < 0.1:
+            row, given_back = rng.choice(refused), []
+            source, event_id, project = row["source"], row["event_id"], row["project"]
+            refused_offset = rng.choice([row["offset"], row["offset"], -1])
         is_charged = rng.random() < 0.5
         again = msgspec.structs.replace(usage, project=project, source=source, event_id=event_id)
         sequence = len({each["offset"] for each in self._history("correction") if each["event_id"] == event_id})
@@ -282,6 +349,7 @@ class Clients:
             given_back=given_back,
             usage=again if is_charged else None,
             metadata="",
+            refused_offset=refused_offset,
         )
 
     def _grant(self, charge: dict[str, Any]) -> Grant | None:
@@ -366,18 +434,33 @@ class Clients:
     def _request(self, command: AnyCommand, partition: int | None = None) -> None:
         if partition is None:
             partition = partition_of(command.project, self.world.partitions)
-        offset = self._write(command, partition)
-        self.requests.append(Request(command, partition, [command.correlation], offset))
+        offset, index = self._write(command, partition)
+        self.requests.append(Request(command, partition, [command.correlation], offset, index))
 
-    def _write(self, command: AnyCommand, partition: int) -> int:
-        record = self.world.append(self.world.topics.intake, partition, encode(command))
+    def _write(self, command: AnyCommand, partition: int) -> tuple[int, int]:
+        """Where it stands on intake, or will: its record's offset, and the index of its first fact."""
+        together = self._together.setdefault(partition, []) if self._together is not None else []
+        offset = self.world.kafka.log(self.world.topics.intake, partition).end
+        index = len(together) * 4096
+        together.append(command)
+        if self._together is None:
+            self._write_all(together, partition)
+        return offset, index
+
+    def _send_together(self, partition: int) -> None:
+        """What waits is written, before anything else is."""
+        if self._together and (commands := self._together.pop(partition, None)):
+            self._write_all(commands, partition)
+
+    def _write_all(self, commands: list[AnyCommand], partition: int) -> None:
+        record = self.world.append(self.world.topics.intake, partition, encode_commands(commands))
         self.world.say(
-            lambda: (
+            lambda: " ".join(
                 f"api: {type(command).__name__} {command.correlation} key={command.idempotency_key!r} "
                 f"{command.project} -> intake-{partition}@{record.offset}"
+                for command in commands
             )
         )
-        return record.offset
 
     def _event(self) -> dict[str, Any]:
         """A new event, or one that was sent before, or what only looks like one that was."""
@@ -414,6 +497,7 @@ class Clients:
             usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
             by_partition.setdefault(partition_of(usage.project, self.world.partitions), []).append(usage)
         for partition, usages in by_partition.items():
+            self._send_together(partition)
             for value in packed(usages, encode_envelope):
                 record = self.world.append(self.world.topics.intake, partition, value)
                 self.world.say(
@@ -437,6 +521,7 @@ class Clients:
             "correlation": f"c{self._attempts}",
             "reply_instance": "api",
             "reply_partition": self.rng.randrange(self.world.partitions),
+            "actor": self.rng.choice(["", "k0"]),
         }
 
 

@@ -21,14 +21,18 @@ from schemas.commands import (
     CaptureHold,
     ChangePlan,
     CloseProject,
+    Commands,
     Correct,
+    CountRequest,
     CreateKey,
     CreateProject,
+    EndRaise,
     Envelope,
     ExtendHold,
     GivenBack,
     OpenBillingAccount,
     PublishPrices,
+    RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
@@ -37,12 +41,14 @@ from schemas.commands import (
     SetBadge,
     SetBillingAccount,
     SetItem,
+    SetLimits,
     SetStanding,
     SettleRecharge,
     Tick,
     TopUp,
 )
 from schemas.events import Usage
+from schemas.ledger import Limits, Reply
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 
 CREDIT = 1_000_000
@@ -55,8 +61,10 @@ RANK = {plan: rank for rank, plan in enumerate(PLANS)}
 BURN_DOWN = ("allowance", "promotional", "top_up")
 WEEK_SECONDS = 7 * 86_400
 
-# Requests a minute, and how many at once after a rest.
-LIMITS = {"free": (30, 60), "hobby": (60, 120), "build": (240, 480), "scale": (1000, 2000), "enterprise": (1000, 2000)}
+MINUTE_MS = 60_000
+RAISES_MAX = 20
+RAISE_DAYS_MAX = 366
+LIMITS_MAX = (1_000_000, 2_000_000, 1_000_000_000 * CREDIT)
 STATUS = {
     "": 200,
     "out_of_credits": 402,
@@ -66,6 +74,8 @@ STATUS = {
     "unknown_grant": 404,
     "unknown_hold": 404,
     "unknown_key": 404,
+    "unknown_raise": 404,
+    "over_cost_ceiling": 403,
     "unknown_operation": 422,
     "rate_limited": 429,
     "invalid_request": 422,
@@ -107,6 +117,24 @@ class Answer(NamedTuple):
     available: int
     entry_id: str
     hold_id: str = ""
+    # Of the request window: its limit, what remains of it, when it is full again, when to try again.
+    rate: tuple[int, int, int, int] | None = None
+    shadow: str = ""
+
+
+def answer_of(reply: Reply) -> Answer:
+    """A reply in the model's words."""
+    rate = reply.rate
+    return Answer(
+        reply.status,
+        reply.code,
+        reply.amount,
+        reply.available,
+        reply.entry_id,
+        reply.hold_id,
+        rate and (rate.limit, rate.remaining, rate.reset_at_ms, rate.retry_at_ms),
+        reply.shadow,
+    )
 
 
 class Refused(Exception):
@@ -147,6 +175,101 @@ class Hold:
 
     def total(self) -> int:
         return sum(amount for _, amount in self.kept)
+
+
+class Ceilings(NamedTuple):
+    """Requests a minute, how many at once after a rest, and microcredits a minute."""
+
+    requests: int
+    burst: int
+    cost: int
+
+    def under(self, limits: Limits) -> Ceilings:
+        """These, but for what other limits say."""
+        requests = limits.requests_per_minute or self.requests
+        burst = max(limits.burst or self.burst, requests)
+        return Ceilings(requests, burst, limits.cost_ceiling or self.cost)
+
+
+LIMITS = {
+    "free": Ceilings(30, 60, 300 * CREDIT),
+    "hobby": Ceilings(60, 120, 300 * CREDIT),
+    "build": Ceilings(240, 480, 400 * CREDIT),
+    "scale": Ceilings(1000, 2000, 1600 * CREDIT),
+    "enterprise": Ceilings(1000, 2000, 1600 * CREDIT),
+}
+
+
+class Window:
+    """The last minute: when each request came, what each cost and when, and how many burst tokens are spent."""
+
+    def __init__(self, at_ms: int) -> None:
+        self.at_ms = at_ms
+        self.requests: list[int] = []
+        self.costs: list[tuple[int, int]] = []
+        self.spent = Fraction(0)
+
+    def move_to(self, now_ms: int, limits: Ceilings) -> None:
+        """Time passes under these limits. Tokens come back from when there are fewer requests than the limit."""
+        self.spent = min(self.spent, Fraction(limits.burst - limits.requests))
+        is_full = len(self.requests) >= limits.requests
+        below_ms = self.requests[-limits.requests] + MINUTE_MS if is_full else self.at_ms
+        rested_ms = now_ms - max(below_ms, self.at_ms)
+        if rested_ms > 0 and self.spent:
+            self.spent = max(Fraction(0), self.spent - Fraction(rested_ms * limits.requests, MINUTE_MS))
+        self.at_ms = now_ms
+        self.requests = [at for at in self.requests if at + MINUTE_MS > now_ms]
+        self.costs = [(at, cost) for at, cost in self.costs if at + MINUTE_MS > now_ms]
+
+    def wait_for_request(self, limits: Ceilings) -> int:
+        """When a request would pass; 0 is now."""
+        if len(self.requests) < limits.requests or self.spent + 1 <= limits.burst - limits.requests:
+            return 0
+        return self.requests[-limits.requests] + MINUTE_MS
+
+    def wait_for_cost(self, limits: Ceilings, cost: int) -> int:
+        """When that much could be spent; 0 is now, or never: what costs nothing is not stopped."""
+        if not cost or cost > limits.cost:
+            return 0
+        for gone, at in enumerate([0, *(at + MINUTE_MS for at, _ in self.costs)]):
+            if sum(each for _, each in self.costs[gone:]) + cost <= limits.cost:
+                return at
+        raise AssertionError("an empty window has room for all that is under its ceiling")
+
+    def take(self, limits: Ceilings) -> bool:
+        """Count a request, if it passes."""
+        if self.wait_for_request(limits):
+            return False
+        if len(self.requests) >= limits.requests:
+            self.spent += 1
+        self.requests = [self._as_of_now(at) for at in self.requests] + [self.at_ms]
+        return True
+
+    def add_cost(self, cost: int) -> None:
+        """Of a request that passed."""
+        if cost:
+            self.costs = [(self._as_of_now(at), each) for at, each in self.costs] + [(self.at_ms, cost)]
+
+    def _as_of_now(self, at_ms: int) -> int:
+        """A tenth of a second is as old as the last that came in it."""
+        return self.at_ms if at_ms // 100 == self.at_ms // 100 else at_ms
+
+    def told(self, limits: Ceilings, wait_until_ms: int) -> tuple[int, int, int, int]:
+        """What a caller is told of it."""
+        remaining = max(0, limits.requests - len(self.requests))
+        full_at_ms = max((at + MINUTE_MS for at in self.requests), default=self.at_ms)
+        return limits.requests, remaining, full_at_ms, wait_until_ms
+
+
+class Raise:
+    """Higher limits for a while."""
+
+    def __init__(self, raise_id: str, limits: Limits, starts_ms: int, ends_ms: int) -> None:
+        self.id = raise_id
+        self.limits = limits
+        self.starts_ms = starts_ms
+        self.ends_ms = ends_ms
+        self.is_on = False
 
 
 class Bill:
@@ -195,9 +318,10 @@ class Project:
         self.renewals = 0
         self.clock_ms = at_ms
         self.months_begun: set[int] = set()
-        self.requests: list[int] = []
-        self.tokens: Fraction | None = None
-        self.tokens_at_ms = 0
+        self.window: Window | None = None
+        self.contract: Limits | None = None
+        self.raises: list[Raise] = []
+        self.trial: tuple[Limits, Window] | None = None
         self.grants: list[Grant] = []
         self.holds: list[Hold] = []
         self.items: dict[str, Item] = {}
@@ -223,12 +347,22 @@ class Project:
     def renews_at_ms(self) -> int:
         return _months_after(self.signed_up_at_ms, self.renewals + 1)
 
+    def limits(self) -> Ceilings:
+        """Those that hold now: of raises the highest."""
+        plan = LIMITS[self.plan]
+        held = plan.under(self.contract) if self.contract is not None else plan
+        raised = [each.limits for each in self.raises if each.is_on]
+        requests = max([held.requests, *(each.requests_per_minute for each in raised)])
+        burst = max([held.burst, requests, *(each.burst for each in raised)])
+        return Ceilings(requests, burst, max([held.cost, *(each.cost_ceiling for each in raised)]))
+
     def next_due(self) -> tuple[int, int, int]:
-        """What time brings next: (when, which of the three kinds, which hold)."""
+        """What time brings next: (when, which of the four kinds, which hold or raise)."""
         due = [(hold.expires_at_ms, 0, number) for number, hold in enumerate(self.holds)]
         if self.month_end_ms is not None:
             due.append((self.month_end_ms, 1, 0))
-        return min([*due, (self.renews_at_ms(), 2, 0)])
+        due += [(each.ends_ms if each.is_on else each.starts_ms, 2, number) for number, each in enumerate(self.raises)]
+        return min([*due, (self.renews_at_ms(), 3, 0)])
 
     def due_at_ms(self) -> int:
         """When something happens by itself next."""
@@ -248,17 +382,22 @@ class Model:
         self.answers: dict[str, Answer] = {}
         self.dead: set[tuple[int, int, str]] = set()
         self._first_day: dict[Any, int] = {}
+        # By event that came as usage: the record that refused it, or None.
+        self._refused_at: dict[Any, int | None] = {}
         self._offset = 0
         self._index = 0
         self._at_ms = 0
+        self._actor = ""
 
     def all_grants(self) -> list[Grant]:
         """Of all its projects, as far as anything is left of them."""
         return [grant for project in self.projects.values() for grant in project.grants]
 
-    def apply(self, offset: int, at_ms: int, body: Envelope | Tick | AnyCommand | None) -> None:
-        """The next record; None is one that can't be read."""
-        self._offset, self._at_ms = offset, at_ms
+    def apply(
+        self, offset: int, at_ms: int, body: Envelope | Tick | Commands | AnyCommand | None, slot: int = 0
+    ) -> None:
+        """The next record, or the next command of this one, at its place in it; None is one that can't be read."""
+        self._offset, self._at_ms, self._actor = offset, at_ms, ""
         if body is None:
             self.dead.add((offset, 0, "unreadable_record"))
         elif isinstance(body, Envelope):
@@ -267,11 +406,14 @@ class Model:
             for slot, name in enumerate(body.projects):
                 project = self.projects.get(name)
                 if project is not None and project.is_project and self._now(project) >= project.due_at_ms():
-                    self._index = slot * 1024
+                    self._index = slot * 4096
                     self._settle(project)
                     self._touch(project)
+        elif isinstance(body, Commands):
+            for slot, command in enumerate(body.commands):
+                self.apply(offset, at_ms, command, slot)
         else:
-            self._index = 0
+            self._index = slot * 4096
             self.answers[body.correlation] = self._command(body)
 
     def _envelope(self, envelope: Envelope) -> None:
@@ -282,7 +424,7 @@ class Model:
                 self.dead.add((self._offset, slot, "unknown_project"))
                 continue
             touched.add(project)
-            self._index = slot * 1024
+            self._index = slot * 4096
             self._settle(project)
             event = ("event", usage.project, usage.source, usage.event_id)
             if not self._is_seen(event) and _is_held(project, usage):
@@ -291,7 +433,10 @@ class Model:
                 self._state_use(project, "duplicate", usage)
             else:
                 self._mark(event)
-                self._charge(project, usage)
+                code, book, lines = self._priced(project, usage)
+                if not code:
+                    self._charge_lines(project, usage, book, lines)
+                self._refused_at[event] = self._offset if code else None
         for project in touched:
             self._touch(project)
 
@@ -313,6 +458,7 @@ class Model:
             return Answer(409, "idempotency_reply_expired", 0, 0, "")
         if project.is_project:
             self._settle(project)
+        self._actor = command.actor
         try:
             answer = self._decide(project, command)
         except Refused as refused:
@@ -322,6 +468,7 @@ class Model:
 
     def _first(self, command: AnyCommand) -> Answer:
         """To what is not there yet."""
+        self._actor, index = command.actor, self._index
         if isinstance(command, CreateProject):
             if command.plan not in PLANS:
                 return Answer(422, "invalid_request", 0, 0, "")
@@ -330,13 +477,13 @@ class Model:
             project.billing_account = command.billing_account
             self._state(project, "project", reason=command.plan)
             self._begin_month(project, self._at_ms)
-            answer = Answer(201, "", allowance, allowance, self._entry_id(0))
+            answer = Answer(201, "", allowance, allowance, self._entry_id(index))
         elif isinstance(command, OpenBillingAccount):
             if command.is_change:
                 return Answer(404, "unknown_billing_account", 0, 0, "")
             project = Project(command.project, self._at_ms)
             self._state(project, "billing_account", reason="opened")
-            answer = Answer(201, "", 0, 0, self._entry_id(0))
+            answer = Answer(201, "", 0, 0, self._entry_id(index))
         elif isinstance(command, PublishPrices):
             if code := self._why_not(command.book, command.after):
                 return Answer(STATUS.get(code, 409), code, 0, 0, "")
@@ -356,7 +503,9 @@ class Model:
         if answer.status < 300 and not (isinstance(command, Admit) and command.hold_seconds):
             for claim in _claims(command):
                 self._mark(claim)
-        project.answers.append((key or command.correlation, _asked(command), answer))
+        # To ask again is another request, where one is counted.
+        if not isinstance(command, CountRequest):
+            project.answers.append((key or command.correlation, _asked(command), answer))
         del project.answers[: -self.replies_kept]
         self._touch(project)
         return answer
@@ -394,6 +543,19 @@ class Model:
                 return self._key(project, command)
             case Admit():
                 return self._admit(project, command)
+            case CountRequest():
+                return self._count_request(project, command)
+            case SetLimits():
+                return self._set_limits(project, command)
+            case RaiseLimits():
+                return self._raise_limits(project, command)
+            case EndRaise():
+                for each in project.raises:
+                    if each.id == command.raise_id:
+                        index = self._index
+                        self._end_raise(project, each, self._now(project))
+                        return self._answer(project, "production", 0, index)
+                raise Refused("unknown_raise")
             case CaptureHold():
                 return self._capture(project, command)
             case ReleaseHold():
@@ -469,6 +631,7 @@ class Model:
             project.next_plan = (command.plan, allowance, cents)
             self._state(project, "plan", reason=command.plan, occurred_at_ms=project.renews_at_ms())
             return self._answer(project, "production", 0, index)
+        self._limits_change(project, now_ms)
         project.plan, project.allowance, project.cents, project.next_plan = command.plan, allowance, cents, None
         self._state(project, "plan", reason=command.plan)
         if dearer > 0:
@@ -493,10 +656,9 @@ class Model:
     # What time brings.
 
     def _settle(self, project: Project) -> None:
-        while True:
+        is_anything_due = project.due_at_ms() <= self._now(project)
+        while project.due_at_ms() <= self._now(project):
             due_ms, what, which = project.next_due()
-            if due_ms > self._now(project):
-                return
             if what == 0:
                 self._let_go(project, project.holds[which], "expired", due_ms)
             elif what == 1:
@@ -506,8 +668,14 @@ class Model:
                         bill.month_end_ms = bill.month_end_ms or due_ms
                 project.month_end_ms = _month_end_after(due_ms)
                 self._pay_bills(project, due_ms)
+            elif what == 2 and project.raises[which].is_on:
+                self._end_raise(project, project.raises[which], due_ms)
+            elif what == 2:
+                self._begin_raise(project, project.raises[which])
             else:
                 self._renew(project, due_ms)
+        if is_anything_due:
+            self._recharge_if_low(project)
 
     def _renew(self, project: Project, due_ms: int) -> None:
         project.renewals += 1
@@ -517,6 +685,7 @@ class Model:
                 grant.left -= free
                 self._state_expiry(project, grant, free, due_ms)
         if project.next_plan:
+            self._limits_change(project, due_ms)
             (project.plan, project.allowance, project.cents), project.next_plan = project.next_plan, None
             self._state(project, "plan", reason=project.plan, occurred_at_ms=due_ms)
         if project.closed_ms is None:
@@ -594,83 +763,162 @@ class Model:
         usage, index = command.usage, self._index
         if not 0 <= command.hold_seconds <= WEEK_SECONDS:
             raise Refused("invalid_request")
-        if not self._passes_window(project):
-            self._state_use(project, "refusal", usage, reason="rate_limited")
-            return Answer(429, "rate_limited", 0, project.available(usage.environment), self._entry_id(index))
+        limits, window = self._open_window(project)
+        if not window.take(limits):
+            return self._stopped(project, usage, limits, window)
         found = ""
         for hold in project.holds:
             of_job = command.hold_seconds and usage.job_id and _job(hold.usage) == _job(usage)
             if of_job or (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id):
                 found = hold.id
                 break
+        code, amount, wait_ms = "", 0, 0
         if found or any(self._is_seen(claim) for claim in _claims(command)):
             self._state_use(project, "duplicate", usage)
-            return Answer(200, "", 0, project.available(usage.environment), self._entry_id(index), found)
-        if command.hold_seconds:
-            code, amount = self._place(project, usage, command.hold_seconds)
         else:
-            code, amount = self._charge(project, usage)
+            open_holds_max = 1_000 if command.hold_seconds else None
+            code, book, lines = self._priced(project, usage, open_holds_max, (limits, window))
+            cost = sum(rate for _, rate in lines) * usage.quantity
+            if code == "rate_limited":
+                wait_ms = max(window.wait_for_cost(limits, cost), window.wait_for_request(limits))
+            elif not code:
+                amount = cost
+                window.add_cost(cost)
+                if command.hold_seconds:
+                    found = self._place(project, usage, book, lines, command.hold_seconds)
+                else:
+                    self._charge_lines(project, usage, book, lines)
         left = project.available(usage.environment)
-        hold_id = project.holds[-1].id if command.hold_seconds and not code else ""
-        return Answer(STATUS.get(code, 409), code, amount, left, self._entry_id(index), hold_id)
+        told = window.told(limits, wait_ms)
+        shadow = self._try(project, usage, amount)
+        return Answer(STATUS.get(code, 409), code, amount, left, self._entry_id(index), found, told, shadow)
 
-    def _passes_window(self, project: Project) -> bool:
-        limit, burst = LIMITS[project.plan]
+    def _count_request(self, project: Project, command: CountRequest) -> Answer:
+        index, now_ms = self._index, self._now(project)
+        named = (command.operation, 1, "", command.environment, now_ms, "", command.actor, "")
+        usage = Usage(project.name, b"", "", "", *named)
+        limits, window = self._open_window(project)
+        if not window.take(limits):
+            return self._stopped(project, usage, limits, window)
+        self._state_use(project, "request", usage)
+        left, told = project.available(usage.environment), window.told(limits, 0)
+        return Answer(200, "", 0, left, self._entry_id(index), "", told, self._try(project, usage, 0))
+
+    def _open_window(self, project: Project) -> tuple[Ceilings, Window]:
+        """As of now."""
+        now_ms, limits = self._now(project), project.limits()
+        window = project.window = project.window or Window(now_ms)
+        window.move_to(now_ms, limits)
+        return limits, window
+
+    def _stopped(self, project: Project, usage: Usage, limits: Ceilings, window: Window) -> Answer:
+        index = self._index
+        self._state_use(project, "refusal", usage, reason="rate_limited")
+        left, told = project.available(usage.environment), window.told(limits, window.wait_for_request(limits))
+        shadow = self._try(project, usage, 0)
+        return Answer(429, "rate_limited", 0, left, self._entry_id(index), "", told, shadow)
+
+    # Limits.
+
+    def _try(self, project: Project, usage: Usage, cost: int) -> str:
+        """What the limits on trial would have said."""
+        if project.trial is None:
+            return ""
+        limits, window = project.limits().under(project.trial[0]), project.trial[1]
+        window.move_to(self._now(project), limits)
+        code = ""
+        if not window.take(limits):
+            code = "rate_limited"
+        elif cost > limits.cost:
+            code = "over_cost_ceiling"
+        elif window.wait_for_cost(limits, cost):
+            code = "rate_limited"
+        else:
+            window.add_cost(cost)
+        if code:
+            self._state_use(project, "shadow", usage, reason=code)
+        return code
+
+    def _limits_change(self, project: Project, at_ms: int) -> None:
+        """From then on; until then the old ones held."""
+        if project.window is not None:
+            project.window.move_to(at_ms, project.limits())
+        if project.trial is not None:
+            project.trial[1].move_to(at_ms, project.limits().under(project.trial[0]))
+
+    def _set_limits(self, project: Project, command: SetLimits) -> Answer:
+        said = _said(command.limits)
+        self._limits_change(project, self._now(project))
+        if command.is_shadow:
+            project.trial = (command.limits, Window(self._now(project))) if any(said) else None
+        else:
+            project.contract = command.limits if any(said) else None
+        return self._done(project, "limits", reason="shadow" if command.is_shadow else "set")
+
+    def _raise_limits(self, project: Project, command: RaiseLimits) -> Answer:
         now_ms = self._now(project)
-        if project.tokens is None:
-            project.tokens, project.tokens_at_ms = Fraction(burst - limit), now_ms
-        # Tokens come back from when there are fewer than the limit.
-        gone_at = [at + 60_000 for at in project.requests]
-        below_ms = gone_at[-limit] if len(gone_at) >= limit else project.tokens_at_ms
-        if now_ms > below_ms:
-            rested_ms = now_ms - max(below_ms, project.tokens_at_ms)
-            project.tokens = min(Fraction(burst - limit), project.tokens + Fraction(rested_ms * limit, 60_000))
-        project.tokens_at_ms = now_ms
-        recent = [at for at in project.requests if at + 60_000 > now_ms]
-        project.requests = recent
-        if len(recent) >= limit:
-            if project.tokens < 1:
-                return False
-            project.tokens -= 1
-        # A tenth of a second is as old as the last request in it.
-        project.requests = [now_ms if at // 100 == now_ms // 100 else at for at in recent] + [now_ms]
-        return True
+        starts_ms, ends_ms = max(now_ms, command.starts_at_ms), command.ends_at_ms
+        if not any(_said(command.limits)) or not starts_ms < ends_ms <= now_ms + RAISE_DAYS_MAX * DAY_MS:
+            raise Refused("invalid_request")
+        if len(project.raises) == RAISES_MAX:
+            raise Refused("too_many_raises")
+        planned = Raise(self._entry_id(self._index), command.limits, starts_ms, ends_ms)
+        answer = self._done(project, "limits", reason="raise_planned")
+        project.raises.append(planned)
+        if starts_ms == now_ms:
+            self._begin_raise(project, planned)
+        return answer
+
+    def _begin_raise(self, project: Project, each: Raise) -> None:
+        self._limits_change(project, each.starts_ms)
+        each.is_on = True
+        self._state(project, "limits", reason="raise_begun", occurred_at_ms=each.starts_ms)
+
+    def _end_raise(self, project: Project, each: Raise, at_ms: int) -> None:
+        self._limits_change(project, at_ms)
+        project.raises.remove(each)
+        self._state(project, "limits", reason="raise_ended", occurred_at_ms=at_ms)
+
+    # What a use costs.
 
     def _priced(
-        self, project: Project, usage: Usage, open_holds_max: int | None = None
+        self,
+        project: Project,
+        usage: Usage,
+        open_holds_max: int | None = None,
+        within: tuple[Ceilings, Window] | None = None,
     ) -> tuple[str, PriceBook, list[tuple[str, int]]]:
         """Why a use may not be, or "", and its lines of (operation, rate) in the price book of its time."""
         book = self._book_at(usage.occurred_at_ms)
         lines = [(name, book.rates.get(name, -1)) for name in (usage.operation, usage.surcharge) if name]
-        plan = book.plan_required.get(usage.operation, "free")
+        rank = max(RANK[book.plan_required.get(name, "free")] for name, _ in lines)
+        cost = sum(rate for _, rate in lines) * usage.quantity
         code = ""
         if project.closed_ms is not None and project.closed_ms <= usage.occurred_at_ms:
             code = "project_closed"
-        elif RANK[project.plan] < RANK[plan]:
+        elif RANK[project.plan] < rank:
             code = "plan_required"
         elif any(rate < 0 for _, rate in lines):
             code = "unknown_operation"
-        elif sum(rate for _, rate in lines) * usage.quantity > project.available(usage.environment):
+        elif cost > project.available(usage.environment):
             code = "out_of_credits"
         elif open_holds_max is not None and len(project.holds) >= open_holds_max:
             code = "too_many_holds"
+        elif within is not None and cost > within[0].cost:
+            code = "over_cost_ceiling"
+        elif within is not None and within[1].wait_for_cost(within[0], cost):
+            code = "rate_limited"
         if code:
             self._state_use(project, "refusal", usage, reason=code, price_version=book.version)
         if code == "out_of_credits":
             self._recharge_if_low(project)
         return code, book, lines
 
-    def _charge(self, project: Project, usage: Usage) -> tuple[str, int]:
-        """Returns a refusal's code or "", and what was charged."""
-        code, book, lines = self._priced(project, usage)
-        if code:
-            return code, 0
-        total = 0
+    def _charge_lines(self, project: Project, usage: Usage, book: PriceBook, lines: list[tuple[str, int]]) -> None:
         for operation, rate in lines:
             fields = {"operation": operation, "price_version": book.version}
-            total += self._spend(project, "charge", usage, usage.quantity, rate * usage.quantity, **fields)
+            self._spend(project, "charge", usage, usage.quantity, rate * usage.quantity, **fields)
         self._recharge_if_low(project)
-        return "", total
 
     def _spend(self, project: Project, kind: str, usage: Usage, quantity: int, amount: int, **fields: Any) -> int:
         """One line: an entry on each grant that pays for it, or one without a grant where it costs nothing."""
@@ -691,10 +939,10 @@ class Model:
 
     # Holds.
 
-    def _place(self, project: Project, usage: Usage, seconds: int) -> tuple[str, int]:
-        code, book, lines = self._priced(project, usage, 1_000)
-        if code:
-            return code, 0
+    def _place(
+        self, project: Project, usage: Usage, book: PriceBook, lines: list[tuple[str, int]], seconds: int
+    ) -> str:
+        """Returns the hold's id."""
         expires_at_ms = self._now(project) + seconds * 1000
         hold = Hold(self._entry_id(self._index), usage, lines, book.version, expires_at_ms)
         total = sum(rate for _, rate in lines) * usage.quantity
@@ -708,7 +956,7 @@ class Model:
             self._state_hold(project, hold, quantity=quantity)
         project.holds.append(hold)
         self._recharge_if_low(project)
-        return "", total
+        return hold.id
 
     def _open_hold(self, project: Project, command: CaptureHold | ReleaseHold | ExtendHold) -> Hold:
         for hold in project.holds:
@@ -906,13 +1154,17 @@ class Model:
 
     def _correct(self, project: Project, command: Correct) -> Answer:
         usage, index = command.usage, self._index
-        if any(self._is_seen(claim) for claim in _claims(command)):
+        event = ("event", command.project, command.source, command.event_id)
+        is_known = self._refused_at.get(event) == command.refused_offset
+        if any(self._is_seen(claim) and not (claim == event and is_known) for claim in _claims(command)):
             raise Refused("already_corrected")
         if usage is None and not command.given_back:
             raise Refused("invalid_request")
         costs: list[tuple[str, int]] = []
         version = ""
         if usage is not None:
+            if not command.given_back and _is_held(project, usage):
+                raise Refused("event_held")
             book = self._book_at(usage.occurred_at_ms)
             version = book.version
             names = [name for name in (usage.operation, usage.surcharge) if name]
@@ -930,6 +1182,7 @@ class Model:
             change += each.amount
             fields = {"operation": each.operation, "quantity": -each.quantity, "amount": each.amount} | told
             fields |= {"grant_id": grant.id, "environment": grant.environment, "reason": "given_back"}
+            fields["price_version"] = each.price_version
             self._state(project, "correction", usage, **fields)
         if usage is not None:
             for name, cost in costs:
@@ -976,10 +1229,13 @@ class Model:
             return "invalid_request"
         if not book.rates or min([*book.rates.values(), *book.hourly.values()]) < 0:
             return "invalid_request"
-        before, after = last.rates | last.hourly, book.rates | book.hourly
-        is_worse = any(name not in after or after[name] > before[name] for name in before)
-        for name in before:
-            is_worse |= RANK[book.plan_required.get(name, "free")] > RANK[last.plan_required.get(name, "free")]
+        after = book.rates | book.hourly
+        is_worse = any(name not in after for name in last.rates | last.hourly)
+        for name, rate in after.items():
+            before = [each for each in self.books if name in each.rates or name in each.hourly][-1:]
+            for each in before:
+                is_worse |= rate > each.rates.get(name, each.hourly.get(name, 0))
+                is_worse |= RANK[book.plan_required.get(name, "free")] > RANK[each.plan_required.get(name, "free")]
         if is_worse and book.effective_at_ms < book.announced_at_ms + 30 * DAY_MS:
             return "price_notice_too_short"
         return ""
@@ -1052,7 +1308,7 @@ class Model:
                 source,
                 event_id,
                 job_id,
-                key_id,
+                key_id or self._actor,
                 now_ms if occurred_at_ms is None else occurred_at_ms,
                 now_ms,
                 held,
@@ -1117,11 +1373,19 @@ def _job(usage: Usage) -> tuple[str, str, str]:
 def _asked(command: AnyCommand) -> Any:
     """What a request asks for, without who asks and when."""
     asked = msgspec.structs.asdict(command)
-    for name in ("correlation", "reply_instance", "reply_partition"):
+    for name in ("actor", "correlation", "reply_instance", "reply_partition"):
         del asked[name]
     if isinstance(command, Admit):
         asked["usage"] = msgspec.structs.asdict(command.usage) | {"occurred_at_ms": None}
     return type(command), asked
+
+
+def _said(limits: Limits) -> tuple[int, int, int]:
+    """Which limits they are, where they may be."""
+    said = (limits.requests_per_minute, limits.burst, limits.cost_ceiling)
+    if any(not 0 <= limit <= most for limit, most in zip(said, LIMITS_MAX, strict=True)):
+        raise Refused("invalid_request")
+    return said
 
 
 def _terms(command: CreateProject | ChangePlan) -> tuple[int, int]:

@@ -155,6 +155,9 @@ class Worker:
     async def _run(self, topic: str, apply: Callable[[list[Any]], Awaitable[None]]) -> None:
         async def counted(events: list[Any]) -> None:
             self.world.say(lambda: f"{self.name} takes {_places(events)}")
+            self.world.taken.update(
+                (each.message.topic, each.message.partition, each.message.offset) for each in events
+            )
             self.busy += 1
             try:
                 await apply(events)

@@ -14,17 +14,18 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.stack import Stack
-from schemas.ledger import Fact
+from schemas.ledger import ENTRY_KINDS, Fact
 from streams.codecs import encode
 from streams.settings import Settings
 from tests.client import Operator, eventually
-from tests.streams.agency import MONTHS, Life, renewal_days
+from tests.streams.agency import CREDIT, MONTHS, Life, renewal_days
 from tests.streams.written_log import write_intake
 
 PARTITIONS = 2
@@ -157,12 +158,18 @@ def test_golden_invoices(replayed: Replayed, account: str, month: str) -> None:
 
 
 def test_invoices_add_up_to_the_entries_and_to_the_cent(replayed: Replayed) -> None:
-    """Every month of both accounts, against the facts that the core stated while the life was written."""
+    """Every month of both accounts, against the facts that the core stated while the life was written: the money, and
+    by project the change of the balance, to the microcredit, and how many facts that are."""
     expected: Counter[tuple[str, str]] = Counter()
+    changes: Counter[tuple[str, str, str]] = Counter()
+    counts: Counter[tuple[str, str, str]] = Counter()
     for facts in replayed.facts.values():
         for fact in facts:
             month = datetime.fromtimestamp(fact.booked_at_ms / 1000, UTC).strftime("%Y-%m")
             expected[fact.billing_account, month] += fact.cents
+            if fact.kind in (*ENTRY_KINDS, "subscription"):
+                changes[fact.billing_account, month, fact.project] += fact.amount
+                counts[fact.billing_account, month, fact.project] += 1
     total = 0
     for account in ("northwind", "contoso"):
         months = replayed.operator.http.get(f"/v1/admin/billing-accounts/{account}/invoices").json()["invoices"]
@@ -174,8 +181,13 @@ def test_invoices_add_up_to_the_entries_and_to_the_cent(replayed: Replayed) -> N
             assert sum(project["total_cents"] for project in projects) == invoice["total_cents"]
             for project in projects:
                 assert sum(line["cents"] for line in project["lines"]) == project["total_cents"]
+                key = (account, month, project["project"])
+                credits = sum(Decimal(line["credits"]) for line in project["lines"])
+                assert credits == Decimal(project["credits_change"]) == Decimal(changes.pop(key)) / CREDIT, key
+                assert sum(line["facts"] for line in project["lines"]) == project["facts"] == counts[key], key
             total += invoice["total_cents"]
     assert total == sum(expected.values()) > 0
+    assert not changes, "a fact of a project is on no invoice"
 
 
 def test_a_plan_that_never_changed_costs_its_price_a_month(replayed: Replayed) -> None:

@@ -1,0 +1,217 @@
+"""What would other limits have done?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response, StreamingResponse
+
+from api.dependencies import AdminDep, ServicesDep, account_for, utc
+from api.errors import problem_of, request_id_of
+from api.routes.rehearsals import one_at_a_time
+from api.services import Services
+from schemas.ledger import Limits
+from schemas.problems import Problem, Rejection
+from schemas.rehearsals import (
+    BusiestMinute,
+    LimitRehearsalResult,
+    LimitRehearsalTotals,
+    LimitRehearsedProject,
+    LimitTerms,
+    NewLimitRehearsal,
+    ProposedRefusals,
+    RecordedRefusals,
+    RehearsalProgress,
+)
+from streams.core.booking import format_credits, parse_credits
+from streams.core.limits import check_limits, contract_limits, over
+from streams.limit_rehearsal import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(
+    prefix="/v1/admin",
+    tags=["administration"],
+    responses={code: {"model": Problem} for code in (401, 403, 404, 422, 503)},
+)
+
+LINES = "application/x-ndjson"
+PROGRESS_SECONDS = 0.5
+_ABOUT_LINES = f"With {LINES}, a JSON object a line: `done` of `all`; the last one has the `result`, or a `problem`"
+_DAY_MS = 86_400_000
+
+OnProgress = Callable[[int, int], None]
+
+
+@router.post(
+    "/rehearsals/limits",
+    response_model=LimitRehearsalResult,
+    responses={200: {"content": {LINES: {"schema": {"type": "string"}}}}},
+)
+async def rehearse(
+    request: Request,
+    services: ServicesDep,
+    caller: AdminDep,
+    asked: NewLimitRehearsal,
+    accept: Annotated[str, Header(description=_ABOUT_LINES)] = "",
+) -> Response | LimitRehearsalResult:
+    """The recorded requests of the last days once more, by the rules that decide, under other limits.
+
+    Each admission and each counted call of the API is a request, and each usage event, unless they are left out.
+    Repeats of an event or a job, captures and corrections are none. A request that was limited costs what the price
+    book says, one that was refused for another reason nothing. Nobody is taken to have tried again because of the
+    proposal, or not to have because of it. 404 `no_traffic` where nothing was recorded.
+    """
+    proposed = _proposed(asked)
+    if not services.accounts.is_ready:
+        raise Rejection("not_ready", "This process is still reading the accounts")
+    if asked.project is not None:
+        account_for(services, asked.project)
+    if LINES in accept:
+        return StreamingResponse(_lines(request, services, asked, proposed), media_type=LINES)
+    return await _rehearsed(services, asked, proposed, lambda _done, _all: None)
+
+
+def result_of(days: int, rehearsal: LimitRehearsal) -> LimitRehearsalResult:
+    """A rehearsal as it is shown."""
+    return LimitRehearsalResult(
+        days=days,
+        since=utc(rehearsal.since_ms),
+        until=utc(rehearsal.until_ms),
+        projects=rehearsal.projects,
+        projects_hurt=rehearsal.projects_hurt,
+        totals=_totals(rehearsal.total),
+        worst=[_project(outcome) for outcome in rehearsal.worst],
+    )
+
+
+async def _rehearsed(
+    services: Services, asked: NewLimitRehearsal, proposed: Limits, on_progress: OnProgress
+) -> LimitRehearsalResult:
+    def limits_for(project: str) -> tuple[str, Limits] | None:
+        account = services.accounts.get(project)
+        if account is None or (asked.plan is not None and account.plan != asked.plan):
+            return None
+        return account.plan, over(contract_limits(account), proposed)
+
+    async with one_at_a_time:
+        now_ms = time.time_ns() // 1_000_000
+        rehearsal = await asyncio.to_thread(
+            rehearse_limits,
+            services.clickhouse,
+            services.accounts.prices(),
+            limits_for,
+            now_ms - asked.days * _DAY_MS,
+            now_ms,
+            project=asked.project,
+            with_events=asked.with_events,
+            worst_max=asked.worst_max,
+            on_progress=on_progress,
+        )
+    return result_of(asked.days, rehearsal)
+
+
+async def _lines(
+    request: Request, services: Services, asked: NewLimitRehearsal, proposed: Limits
+) -> AsyncIterator[bytes]:
+    """A line now and then while it goes on, and the last one. Once nobody reads them it ends with its present page."""
+    line = RehearsalProgress(done=0, all=0)
+    nobody_reads = threading.Event()
+
+    def on_progress(done: int, of: int) -> None:
+        if nobody_reads.is_set():
+            raise _NobodyReads
+        line.done, line.all = done, of
+
+    running = asyncio.create_task(_rehearsed(services, asked, proposed, on_progress))
+    # Whoever left is not told how it ended.
+    running.add_done_callback(lambda task: task.cancelled() or task.exception())
+    try:
+        while not running.done():
+            yield _encoded(line)
+            await asyncio.wait([running], timeout=PROGRESS_SECONDS)
+        try:
+            line.result = running.result()
+        except Rejection as rejection:
+            line.problem = problem_of(request_id_of(request), rejection.code, rejection.detail, field=rejection.field)
+        except Exception:
+            log.exception("request %s failed", request_id_of(request))
+            line.problem = problem_of(request_id_of(request), "internal_error", "Something went wrong on our side")
+        yield _encoded(line)
+    finally:
+        nobody_reads.set()
+
+
+class _NobodyReads(Exception):
+    """Ends a rehearsal that nobody waits for."""
+
+
+def _encoded(line: RehearsalProgress) -> bytes:
+    return line.model_dump_json(exclude_defaults=True).encode() + b"\n"
+
+
+def _proposed(asked: NewLimitRehearsal) -> Limits:
+    """What is proposed, 0 where it says nothing. Raises Rejection."""
+    if asked.project is not None and asked.plan is not None:
+        raise Rejection("invalid_request", "One project, or the projects of a plan: not both", "plan")
+    if asked.requests_per_minute is None and asked.burst is None and asked.cost_ceiling is None:
+        raise Rejection("invalid_request", "Say which limit is to be another", "requests_per_minute")
+    ceiling = 0
+    if asked.cost_ceiling is not None:
+        ceiling = parse_credits(asked.cost_ceiling, "cost_ceiling")
+        if not ceiling:
+            raise Rejection("invalid_request", "A cost ceiling is above 0", "cost_ceiling")
+    limits = Limits(asked.requests_per_minute or 0, asked.burst or 0, ceiling)
+    check_limits(limits)
+    if 0 < limits.burst < limits.requests_per_minute:
+        raise Rejection("invalid_request", "The burst is at least the requests a minute", "burst")
+    return limits
+
+
+def _totals(counts: Counts) -> LimitRehearsalTotals:
+    return LimitRehearsalTotals(
+        requests=counts.requests,
+        maybe_events=counts.maybe_events,
+        recorded=RecordedRefusals(limited=counts.was_limited, over_cost_ceiling=counts.was_above_ceiling),
+        proposed=ProposedRefusals(
+            by_window=counts.by_window,
+            by_ceiling=counts.by_ceiling,
+            over_cost_ceiling=counts.above_ceiling,
+            credits=format_credits(counts.amount_refused),
+            first_at=_at(counts.first_at_ms),
+            last_at=_at(counts.last_at_ms),
+        ),
+    )
+
+
+def _project(outcome: LimitOutcome) -> LimitRehearsedProject:
+    limits, requests, cost = outcome.limits, outcome.busiest_requests, outcome.busiest_cost
+    return LimitRehearsedProject.model_validate(
+        _totals(outcome.counts).model_dump()
+        | {
+            "project": outcome.project,
+            "plan": outcome.plan,
+            "limits": LimitTerms(
+                requests_per_minute=limits.requests_per_minute,
+                burst=limits.burst,
+                cost_ceiling=format_credits(limits.cost_ceiling),
+            ),
+            "busiest_minute": BusiestMinute(
+                requests=requests.amount,
+                requests_at=_at(requests.at_ms),
+                credits=format_credits(cost.amount),
+                credits_at=_at(cost.at_ms),
+            ),
+        }
+    )
+
+
+def _at(at_ms: int | None) -> datetime | None:
+    return None if at_ms is None else utc(at_ms)
