@@ -10,16 +10,18 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import errors
-from api.middleware import BodyLimit, RequestIds
+from api.middleware import BodyLimit, Failures, Limits, RequestIds
 from api.openapi import describe
 from api.routes import (
     administration,
     admissions,
+    audit,
     corrections,
     health,
     holds,
     invoices,
     limit_rehearsals,
+    limits,
     prices,
     reading,
     receipts,
@@ -28,6 +30,18 @@ from api.routes import (
 )
 from api.services import running_services
 from streams.settings import Settings
+
+_DESCRIPTION = """
+Every call with a project's key is one request of that project, reads and writes alike; a batch of admissions is one
+for each of its items. While the last 60 seconds hold fewer requests than the limit, a request passes; above that it
+spends a burst token. A rested project has `burst - limit` of them, and they refill at `limit / 60` a second while it is
+below its limit. Every answer says how the window stands, in `X-RateLimit-Limit`, `-Remaining` and `-Reset` (the Unix
+second when it will be full again). A call beyond it is a 429 `rate_limited`, and does nothing: send it again after
+`Retry-After` seconds.
+
+What comes without a valid key is held to a window of its address in the same way. Calls with an admin key are the
+operator's and are not limited; an admission that one asks for counts in the window of the project that it names.
+"""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -43,6 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Meterline",
         version=version("meterline"),
         summary="Usage metering and prepaid credits.",
+        description=_DESCRIPTION,
         lifespan=lifespan,
     )
     errors.install(app)
@@ -56,13 +71,17 @@ def create_app(settings: Settings) -> FastAPI:
         limit_rehearsals,
         prices,
         administration,
+        limits,
         corrections,
+        audit,
         invoices,
         health,
     ):
         app.include_router(routes.router)
     # The last one added is the outermost.
+    app.add_middleware(Failures)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
+    app.add_middleware(Limits, settings=settings)
     app.add_middleware(RequestIds)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

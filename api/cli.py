@@ -43,7 +43,9 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(operator_cli.projects, name="projects")
 app.add_typer(operator_cli.credits, name="credits")
 app.add_typer(operator_cli.holds, name="holds")
+app.add_typer(operator_cli.limits, name="limits")
 app.add_typer(operator_cli.prices, name="prices")
+app.add_typer(operator_cli.audit, name="audit")
 app.add_typer(operator_cli.billing, name="billing")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Header, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.keys import ADMIN_PREFIX, Caller, caller_of, is_admin_key, project_of_key
+from api.calls import call_of, count, operation_of
+from api.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
 from api.services import Services
 from schemas.commands import AnyCommand
 from schemas.events import PROJECT_ID_PATTERN
@@ -17,8 +18,10 @@ from schemas.problems import Rejection
 from streams.core.acceptance import Origin
 from streams.core.projects import BILLING_PREFIX
 
-# Dependencies are coroutines even where they wait for nothing: FastAPI gives any other a thread for each request.
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
+
+
+# Each of these is a coroutine, since FastAPI runs what is none in a thread.
 
 
 async def services_of(request: Request) -> Services:
@@ -30,17 +33,12 @@ async def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-async def authenticated(
-    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Caller:
-    """Who is calling. Raises Rejection `unauthenticated` or `key_revoked`."""
-    if credentials is None:
-        raise Rejection("unauthenticated", "There is no bearer token")
-    key = credentials.credentials
+def caller_with(services: Services, key: str) -> Caller:
+    """Whose key it is. Raises Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
     if key.startswith(ADMIN_PREFIX):
         if not is_admin_key(key, services.settings.admin_key_hashes):
             raise Rejection("unauthenticated", "The key is not known")
-        return Caller(None, "admin", "production", ("*",))
+        return Caller(None, admin_key_id(key), "production", ("*",))
     project = project_of_key(key)
     account = known_account(services, project) if project else None
     if account is None:
@@ -48,7 +46,28 @@ async def authenticated(
     return caller_of(account, key)
 
 
-CallerDep = Annotated[Caller, Depends(authenticated)]
+async def authenticated(
+    request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """Who is calling, as api.middleware.Limits has found. Raises Rejection `unauthenticated`, `key_revoked` or
+    `not_ready`."""
+    call = call_of(request.scope)
+    if call.caller is None:
+        raise call.refusal or Rejection("unauthenticated", "There is no bearer token")
+    return call.caller
+
+
+# For a call that is a request by its own command, and so must not be counted before it.
+UncountedCallerDep = Annotated[Caller, Depends(authenticated)]
+
+
+async def counted(request: Request, services: ServicesDep, caller: UncountedCallerDep) -> Caller:
+    """Who is calling, once that is counted. Raises Rejection, `rate_limited` among others."""
+    await count(services, call_of(request.scope), operation_of(request.scope))
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(counted)]
 
 
 async def admin(caller: CallerDep) -> Caller:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,13 +11,31 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.problems import Rejection
-from streams.problems import problem_of, problem_response
-
-__all__ = ["install", "problem_of", "problem_response", "request_id_of"]
+from streams.problems import problem_of, problem_response, response_of
 
 log = logging.getLogger(__name__)
 
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
+
+
+class Refused(Rejection):
+    """A request that was decided, and refused; `extra` are the members that its problem has beside the usual ones."""
+
+    def __init__(self, code: str, detail: str, extra: dict[str, Any], field: str | None = None) -> None:
+        super().__init__(code, detail, field)
+        self.extra = extra
+
+
+def problem_of_rejection(request_id: str, rejection: Rejection) -> dict[str, Any]:
+    """The members of a rejection's problem."""
+    extra = rejection.extra if isinstance(rejection, Refused) else None
+    return problem_of(request_id, rejection.code, rejection.detail, field=rejection.field, extra=extra)
+
+
+def problem_of_failure(request_id: str, error: BaseException) -> dict[str, Any]:
+    """The members of the problem that an error of ours is to others; it is logged."""
+    log.error("request %s failed", request_id, exc_info=error)
+    return problem_of(request_id, "internal_error", "Something went wrong on our side")
 
 
 def request_id_of(request: Request) -> str:
@@ -29,7 +48,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Rejection)
     async def _rejected(request: Request, rejection: Rejection) -> Response:
-        return problem_response(request_id_of(request), rejection.code, rejection.detail, field=rejection.field)
+        return response_of(problem_of_rejection(request_id_of(request), rejection))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -46,7 +65,9 @@ def install(app: FastAPI) -> None:
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
 
+    # What a route raises is answered further in, by api.middleware.Failures: this is outside of all that is ours.
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
-        log.error("request %s failed", request_id_of(request), exc_info=error)
-        return problem_response(request_id_of(request), "internal_error", "Something went wrong on our side")
+        response = response_of(problem_of_failure(request_id_of(request), error))
+        response.headers["x-request-id"] = request_id_of(request)
+        return response

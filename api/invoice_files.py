@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from api.csv_cells import harmless
 from schemas.invoices import Invoice, InvoiceLine
 from streams.invoices import format_usd
 
@@ -37,8 +38,8 @@ def as_csv(invoice: Invoice) -> str:
             )  # fmt: skip
             writer.writerow(
                 [
-                    *map(_harmless, texts), line.count, line.quantity, line.credits, invoice.currency, line.unit_cents,
-                    line.cents, _harmless(" ".join(line.price_versions)), line.facts,
+                    *map(harmless, texts), line.count, line.quantity, line.credits, invoice.currency, line.unit_cents,
+                    line.cents, harmless(" ".join(line.price_versions)), line.facts,
                 ]
             )  # fmt: skip
     return file.getvalue()
@@ -64,12 +65,6 @@ def describe(line: InvoiceLine) -> str:
     if line.kind == "usage":
         return f"{line.item}{where}"
     return f"{_KIND_TEXTS[line.kind]}: {line.item.replace('_', '-')} credits{where}"
-
-
-def _harmless(text: str) -> str:
-    # Full-width signs begin a formula in some locales; white space before a sign is passed over by some programs.
-    begins_formula = text.strip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
-    return f"'{text}" if begins_formula or text.startswith(("\t", "\r", "\n")) else text
 
 
 def _last_day(period_to: datetime) -> str:

@@ -60,6 +60,11 @@ def is_admin_key(key: str, admin_hashes: Iterable[str]) -> bool:
     return any(matches)
 
 
+def admin_key_id(key: str) -> str:
+    """What an admin key is called where it says who did something."""
+    return f"admin:{hash_key(key).hex()[:8]}"
+
+
 def project_of_key(key: str) -> str | None:
     """The project a key names, or None where it is no project's key."""
     for prefix in PREFIXES.values():

@@ -1,11 +1,23 @@
-"""Around every request: its id, and a bound on its body. Plain ASGI, so that streams stay streams."""
+"""Around every request: its id, its limits, a bound on its body, and an answer where we fail. Plain ASGI, so that
+streams stay streams."""
 
 from __future__ import annotations
 
+import time
+
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streams.problems import problem_response, request_id_for
+from api.addresses import AddressLimits, client_address
+from api.calls import Call, begin_call, count, known_rate, operation_of
+from api.dependencies import caller_with
+from api.errors import problem_of_failure, problem_of_rejection
+from api.keys import hash_key
+from schemas.ledger import Limits as WindowLimits
+from schemas.problems import Rejection
+from streams.problems import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
+from streams.settings import Settings
 
 
 class RequestIds:
@@ -27,6 +39,128 @@ class RequestIds:
             await send(message)
 
         await self.app(scope, receive, send_with_id)
+
+
+class Limits:
+    """Finds out who calls, holds what comes without a valid key to its address' window, and puts the limit headers on
+    every answer to a project's key, or to no key.
+
+    What a route has not counted in its project's window by the time it answers is counted then: an unknown path, a body
+    that can't be read, an admission that never became one. Where the window is full, that is the answer instead.
+    """
+
+    # Probes and scrapers come often, and from one address.
+    UNCAPPED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._trusted = settings.trusted_proxies
+        self._addresses = AddressLimits(
+            WindowLimits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        call = begin_call(scope)
+        is_replaced = False
+
+        async def send_limited(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start":
+                try:
+                    await self._count(scope, call)
+                except Rejection as rejection:
+                    is_replaced = True
+                    await refuse(rejection)
+            if not is_replaced:
+                await send_with_headers(message)
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start" and call.rate is not None:
+                MutableHeaders(scope=message).update(rate_headers(call.rate, message["status"]))
+            await send(message)
+
+        async def refuse(rejection: Rejection) -> None:
+            response = response_of(problem_of_rejection(_request_id(scope), rejection))
+            await response(scope, receive, send_with_headers)
+
+        limited = self._find_caller(scope, call)
+        if limited is not None:
+            await refuse(limited)
+        else:
+            await self.app(scope, receive, send_limited)
+
+    def _find_caller(self, scope: Scope, call: Call) -> Rejection | None:
+        """Look the key up, or count the address; a Rejection where that one's window is full."""
+        headers = Headers(scope=scope)
+        scheme, key = get_authorization_scheme_param(headers.get("authorization"))
+        key = key if scheme.lower() == "bearer" else ""
+        key_hash = hash_key(key)
+        peer = scope["client"][0] if scope.get("client") else ""
+        address = client_address(peer, headers.getlist("x-forwarded-for"), self._trusted)
+        is_suspect = not key or self._addresses.was_refused(address, key_hash)
+        if is_suspect and (limited := self._count_address(scope, call, address)) is not None:
+            return limited
+        if key:
+            try:
+                call.caller = caller_with(scope["app"].state.services, key)
+                call.rate = None
+                return None
+            except Rejection as rejection:
+                call.refusal = rejection
+                if rejection.code == "not_ready":
+                    return None
+        if not is_suspect:
+            limited = self._count_address(scope, call, address)
+            self._addresses.refuse(address, key_hash)
+            return limited
+        return None
+
+    def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
+        if scope["path"] in self.UNCAPPED_PATHS:
+            return None
+        call.rate = self._addresses.count(address, time.time_ns() // 1_000_000)
+        if not call.rate.retry_at_ms:
+            return None
+        seconds = retry_after_seconds(call.rate)
+        return Rejection("rate_limited", f"Rate limit exceeded for address {address}. Retry after {seconds} seconds")
+
+    async def _count(self, scope: Scope, call: Call) -> None:
+        if call.project is None:
+            return
+        services = scope["app"].state.services
+        await count(services, call, operation_of(scope))
+        if call.rate is None:
+            call.rate = known_rate(services, call.project)
+
+
+class Failures:
+    """Answers 500 where something is raised that nobody foresaw, so that this answer has its headers too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        is_answered = False
+
+        async def send_noted(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_noted)
+        except Exception as error:
+            if is_answered:
+                raise
+            await response_of(problem_of_failure(_request_id(scope), error))(scope, receive, send)
 
 
 class BodyLimit:
@@ -69,11 +203,13 @@ class BodyLimit:
             await self._refuse(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = problem_response(
-            scope.get("meterline.request_id", ""), "body_too_large", f"At most {self.bytes_max} bytes are taken"
-        )
+        response = problem_response(_request_id(scope), "body_too_large", f"At most {self.bytes_max} bytes are taken")
         await response(scope, receive, send)
 
 
 class _BodyTooLarge(BaseException):
     """Not an Exception: no handler on the way may take it for an error of its own."""
+
+
+def _request_id(scope: Scope) -> str:
+    return str(scope.get("meterline.request_id", ""))

@@ -34,7 +34,13 @@ _LIMIT_HEADERS = {
 def describe(app: FastAPI) -> dict[str, Any]:
     """The app's document."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            description=app.description,
+            routes=app.routes,
+        )
         for path, operation in _operations(document):
             responses = operation["responses"]
             # FastAPI's own answer to what is invalid; ours is a problem.

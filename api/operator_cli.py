@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from typer.core import TyperGroup
 
 from streams.errors import OperatorError
 from streams.running import find_running
@@ -28,13 +29,36 @@ KeyOption = Annotated[
     typer.Option("--idempotency-key", help="The same key acts once, however often it is sent; a new one unless given."),
 ]
 
+RequestsOption = Annotated[int | None, typer.Option("--requests", min=1, help="Requests a minute.")]
+BurstOption = Annotated[int | None, typer.Option("--burst", min=1, help="Requests at once, after a rest.")]
+CeilingOption = Annotated[str | None, typer.Option("--ceiling", help="Credits a minute, such as 500 or 0.5.")]
+
 _WHERE = "The API is that of a running `meterline up`, or METERLINE_API_URL; the key METERLINE_ADMIN_KEY."
 
 projects = typer.Typer(help=f"Open projects, put them on plans, close them. {_WHERE}", no_args_is_help=True)
 credits = typer.Typer(help=f"Bundles, refunds, auto-recharge, balances. {_WHERE}", no_args_is_help=True)
 holds = typer.Typer(help=f"Jobs whose credits are held. {_WHERE}", no_args_is_help=True)
 prices = typer.Typer(help=f"Price books. {_WHERE}", no_args_is_help=True)
+limits = typer.Typer(
+    help=f"Requests and credits a minute: by contract, on trial, or raised for a while. {_WHERE}",
+    no_args_is_help=True,
+)
 billing = typer.Typer(help=f"Billing accounts and invoices. {_WHERE}", no_args_is_help=True)
+
+
+class _ListsByDefault(TyperGroup):
+    """A group whose command `list` need not be named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+audit = typer.Typer(
+    help=f"What was refused, what was done and with whose key: `audit`, `audit PROJECT`, `audit keys`. {_WHERE}",
+    cls=_ListsByDefault,
+)
 
 
 class Api:
@@ -359,6 +383,73 @@ def extend(
     show(Api().call("POST", url, {"seconds": seconds}, project=project).json(), as_json)
 
 
+@limits.command("show")
+def show_limits(project: ProjectArgument, as_json: JsonOption = False) -> None:
+    """The limits in force now, and what they come from: plan, contract, raises; those on trial."""
+    show(Api().call("GET", f"/v1/admin/projects/{project}/limits").json(), as_json)
+
+
+@limits.command("set")
+def set_limits(
+    project: ProjectArgument,
+    requests: RequestsOption = None,
+    burst: BurstOption = None,
+    ceiling: CeilingOption = None,
+    end: Annotated[bool, typer.Option("--end", help="Go back to the plan's.")] = False,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Other limits than the plan's, for good: a contract. They replace those set before; what is left out is the
+    plan's."""
+    _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, as_json, is_shadow=False)
+
+
+@limits.command("shadow")
+def shadow_limits(
+    project: ProjectArgument,
+    requests: RequestsOption = None,
+    burst: BurstOption = None,
+    ceiling: CeilingOption = None,
+    end: Annotated[bool, typer.Option("--end", help="End the trial.")] = False,
+    reason: ReasonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Try limits: what they would have refused is in `audit --kind shadow`, and nothing is refused."""
+    _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, as_json, is_shadow=True)
+
+
+@limits.command("raise")
+def raise_limits(
+    project: ProjectArgument,
+    until: Annotated[str, typer.Option("--until", help="When it ends: RFC 3339 with a zone")],
+    reason: Annotated[str, typer.Option("--reason", help="Such as the launch it is for; kept in the audit log.")],
+    since: Annotated[str | None, typer.Option("--from", help="When it begins: RFC 3339 with a zone; now")] = None,
+    requests: RequestsOption = None,
+    burst: BurstOption = None,
+    ceiling: CeilingOption = None,
+    idempotency_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Raise limits for a window of time, without changing the plan."""
+    body = _some_limits(requests, burst, ceiling) | {"ends_at": until, "reason": reason}
+    if since is not None:
+        body["starts_at"] = since
+    url = f"/v1/admin/projects/{project}/limit-raises"
+    show(Api().call("POST", url, body, key=idempotency_key).json(), as_json)
+
+
+@limits.command("end-raise")
+def end_raise(
+    project: ProjectArgument,
+    raise_id: Annotated[str, typer.Argument(help="From `limits show`")],
+    as_json: JsonOption = False,
+) -> None:
+    """End a raise now, or take back one that has not begun. Prints the limits without it."""
+    api = Api()
+    api.call("DELETE", f"/v1/admin/projects/{project}/limit-raises/{raise_id}")
+    show(api.call("GET", f"/v1/admin/projects/{project}/limits").json(), as_json)
+
+
 @prices.command("list")
 def list_prices(
     at: Annotated[str | None, typer.Option("--at", help="RFC 3339; a future time shows what is announced")] = None,
@@ -479,6 +570,84 @@ def _invoices(account: str | None, project: str | None) -> str:
     if (account is None) == (project is None):
         raise OperatorError("Name a billing account, or a --project")
     return "/v1/invoices" if account is None else f"/v1/admin/billing-accounts/{account}/invoices"
+
+
+def _some_limits(requests: int | None, burst: int | None, ceiling: str | None) -> dict[str, Any]:
+    asked = {"requests_per_minute": requests, "burst": burst, "cost_ceiling": ceiling}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _set_limits(project: str, some: dict[str, Any], end: bool, reason: str, as_json: bool, *, is_shadow: bool) -> None:
+    if bool(some) == end:
+        raise OperatorError("Name the limits (--requests, --burst, --ceiling), or --end and none of them")
+    body = some | {"is_shadow": is_shadow, "reason": reason}
+    show(Api().call("PUT", f"/v1/admin/projects/{project}/limits", body).json(), as_json)
+
+
+AuditedProject = Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Its id; without it, all projects")]
+SinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago")]
+UntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Lines at most")]
+CursorOption = Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its next_cursor")]
+
+
+@audit.command("list")
+def list_audit(
+    project: AuditedProject = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="refusals, shadow, limits, prices, grants, projects, keys, billing or recharge"),
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What was refused and what was done, the newest first; `list` need not be said. `explain ENTRY_ID` says more."""
+    asked: dict[str, Any] = {
+        "project": project,
+        "kind": kind,
+        "from": since,
+        "to": until,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    page = Api().call("GET", "/v1/audit", **asked).json()
+    columns = ("at", "entry_id", "project", "actor", "action", "code", "detail")
+    _show_page(page, page["entries"], columns, as_json)
+
+
+@audit.command("keys")
+def audit_keys(
+    project: AuditedProject = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What each key was used for, by the hour, the newest hour first."""
+    asked: dict[str, Any] = {"project": project, "from": since, "to": until, "limit": limit, "cursor": cursor}
+    page = Api().call("GET", "/v1/audit/keys", **asked).json()
+    columns = ("hour", "project", "key_id", "environment", "operation", "uses", "refused", "first_at", "last_at")
+    _show_page(page, page["rows"], columns, as_json)
+
+
+def _show_page(page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    """As JSON, or as columns under their names."""
+    if as_json:
+        show(page, as_json)
+        return
+    lines = [
+        columns,
+        *(tuple(str(row[name]) if row[name] not in ("", None) else "-" for name in columns) for row in rows),
+    ]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if page["next_cursor"]:
+        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)
 
 
 def read_json(file: Path) -> Any:

@@ -44,6 +44,8 @@ def run_api(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        # It would believe any X-Forwarded-For from this host; whom to believe is METERLINE_TRUSTED_PROXIES' to say.
+        proxy_headers=False,
         timeout_graceful_shutdown=5,
     )
     tune_collector()

@@ -10,7 +10,7 @@ from msgspec import Meta
 from pydantic import BaseModel, Field
 
 from schemas.events import PROJECT_ID_PATTERN, Name, ProjectId, UsageData
-from schemas.problems import EventError
+from schemas.problems import EventError, Problem
 
 Credits = Annotated[str, Field(description="Credits as a decimal string", examples=["32", "0.02"])]
 EnvironmentName = Literal["production", "preview"]
@@ -32,6 +32,26 @@ class AdmissionRequest(UsageData, forbid_unknown_fields=True, omit_defaults=True
     hold_seconds: Annotated[int, Meta(ge=1, le=604_800)] | None = None
 
 
+BATCH_REQUESTS_MAX = 100
+
+
+class BatchAdmissionRequest(AdmissionRequest, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One request of a batch. The same `idempotency_key` with the same content gives the same answer."""
+
+    idempotency_key: Annotated[str, Meta(max_length=255)] = ""
+
+
+class AdmissionBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """Requests that are decided at once, each by itself."""
+
+    requests: Annotated[list[BatchAdmissionRequest], Meta(min_length=1, max_length=BATCH_REQUESTS_MAX)]
+
+
+ShadowCode = Annotated[
+    str | None, Field(description="What the project's limits on trial would have refused it with; absent where nothing")
+]
+
+
 class Admission(BaseModel):
     """An admitted request. `offset` may be given to GET /v1/balance as `min_offset`."""
 
@@ -45,6 +65,44 @@ class Admission(BaseModel):
     already_decided: bool = Field(description="The event was decided before; nothing was charged now")
     hold_id: str | None = Field(None, description="The job's open hold: capture or release it")
     hold_expires_at: datetime | None = None
+    shadow_code: ShadowCode = None
+
+
+class AdmissionProblem(Problem):
+    """A refused request. What was decided has a receipt, by its `entry_id`."""
+
+    project: str | None = None
+    available: Credits | None = None
+    entry_id: str | None = None
+    shadow_code: ShadowCode = None
+
+
+class RateInfo(BaseModel):
+    """How the project's window stood after a request; one that was limited would pass after `retry_after_seconds`."""
+
+    limit: int
+    remaining: int
+    reset_at: datetime
+    retry_after_seconds: int | None = None
+
+
+class BatchAdmission(Admission):
+    """An admitted request of a batch."""
+
+    status: Literal[200] = 200
+    rate: RateInfo | None = None
+
+
+class BatchProblem(AdmissionProblem):
+    """A refused request of a batch."""
+
+    rate: RateInfo | None = None
+
+
+class AdmissionDecisions(BaseModel):
+    """What became of each request of a batch, in their order."""
+
+    decisions: list[BatchAdmission | BatchProblem]
 
 
 class EventsAccepted(BaseModel):
@@ -205,6 +263,7 @@ class ProjectInfo(BaseModel):
     requests_per_minute: int
     burst: int
     cost_ceiling: Credits
+    raised_until: datetime | None = Field(description="When a raise of these limits ends; None where none is on")
     signed_up_at: datetime
     renews_at: datetime
     next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")

@@ -85,6 +85,11 @@ CODES: dict[str, ProblemCode] = {
     ),
     "price_version_exists": ProblemCode(409, "Price version exists", "Give the price book a version of its own."),
     "key_exists": ProblemCode(409, "Key exists", "Choose another key id."),
+    "key_shown_before": ProblemCode(
+        409,
+        "Key shown before",
+        "Its secret can't be shown again: revoke it, and make another under a new Idempotency-Key.",
+    ),
     "idempotency_key_reused": ProblemCode(
         409, "Idempotency key reused", "Use a new Idempotency-Key for a request with other content."
     ),

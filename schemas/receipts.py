@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from schemas.answers import Credits
+from schemas.limits import LimitValues, SomeLimits
 
 
 class ReceiptEntry(BaseModel):
@@ -90,6 +91,23 @@ class RefusalReason(BaseModel):
     needed_plan: str | None = None
 
 
+class ReceiptLimits(BaseModel):
+    """The limits that held then, what they came from, and the minute before.
+
+    That minute is what the history has of it: usage events that were sent by HTTP are among the requests and credits,
+    though they are not counted against a limit.
+    """
+
+    plan: str
+    contract: SomeLimits | None
+    raises: list[str] = Field(description="The ids of those that were on")
+    in_force: LimitValues
+    shadow: LimitValues | None = Field(description="On trial: they refused nothing")
+    requests_before: int = Field(description="Requests of the 60 seconds before")
+    credits_before: Credits = Field(description="What those cost or held")
+    retry_after_seconds: int | None = Field(description="Of a 429, where the history shows it")
+
+
 class BookedWith(BaseModel):
     """What time had brought, and was booked by the same intake record."""
 
@@ -104,7 +122,7 @@ class Receipt(BaseModel):
 
     id: str = Field(description="The first fact of the decision")
     project: str
-    outcome: str = Field(examples=["charged", "refused", "held", "captured", "duplicate", "renewed"])
+    outcome: str = Field(examples=["charged", "refused", "held", "captured", "duplicate", "counted", "renewed"])
     summary: str
     inputs: ReceiptInputs
     price: ReceiptPrice | None
@@ -112,6 +130,8 @@ class Receipt(BaseModel):
     before: Budget | None = Field(description="None where it is about no environment's budget")
     after: Budget | None
     refusal: RefusalReason | None
+    shadow: RefusalReason | None = Field(description="What limits on trial would have refused it with")
+    limits: ReceiptLimits | None = Field(description="Where limits, or limits on trial, have to do with it")
     hold_id: str | None
     first_decision: str | None = Field(description="What a duplicate repeats")
     partition: int

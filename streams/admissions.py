@@ -34,6 +34,7 @@ from streams.commands import CommandClient
 from streams.core.acceptance import Origin, decoding_rejection, to_usage
 from streams.core.booking import format_credits, parse_credits
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.problems import rate_headers
 from streams.publisher import Publisher
 from streams.settings import Settings
 
@@ -61,7 +62,12 @@ class Details(TypedDict, total=False):
 
 
 class MeterlineAway(Exception):
-    """There is no answer: not reachable, none in time, or not for this gateway's key."""
+    """There is no answer: not reachable, none in time, or not for this gateway's key. Unless `is_unsent`, it may have
+    been decided all the same, or may yet be."""
+
+    def __init__(self, detail: str, *, is_unsent: bool = False) -> None:
+        super().__init__(detail)
+        self.is_unsent = is_unsent
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +102,7 @@ class Decision:
 
     def headers(self) -> dict[str, str]:
         """The limit headers: Unix seconds, rounded up; `Retry-After` in seconds, on a 429 alone."""
-        if self.rate is None:
-            return {}
-        headers = {
-            "X-RateLimit-Limit": str(self.rate.limit),
-            "X-RateLimit-Remaining": str(self.rate.remaining),
-            "X-RateLimit-Reset": str(-(-self.rate.reset_at_ms // 1000)),
-        }
-        if self.status == 429 and self.rate.retry_at_ms:
-            headers["Retry-After"] = str(max(1, -(-(self.rate.retry_at_ms - _now_ms()) // 1000)))
-        return headers
+        return rate_headers(self.rate, self.status) if self.rate is not None else {}
 
 
 class Admissions(Protocol):
@@ -264,13 +261,15 @@ class KafkaAdmissions:
         self, operation: str, command_of: Callable[[dict[str, Any]], AnyCommand], idempotency_key: str, actor: str = ""
     ) -> Decision:
         """Send it until there is a reply or the time is up; the same key makes it one decision."""
+        was_sent = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 while True:
                     commands = self._commands
                     if commands is None:
-                        raise MeterlineAway("There is no connection to Kafka")
+                        raise MeterlineAway("There is no connection to Kafka", is_unsent=not was_sent)
                     command = command_of(commands.addressing(idempotency_key, actor))
+                    was_sent = True
                     try:
                         reply, offset = await commands.decide(command)
                         break
@@ -427,6 +426,7 @@ class HttpAdmissions:
         assert self._client is not None, "use `async with`"
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
         params = {} if path == "/v1/admissions" else {"project": project}
+        is_unsent = True
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 for attempt in range(self._attempts_max):
@@ -435,14 +435,15 @@ class HttpAdmissions:
                     try:
                         response = await self._client.post(self._url + path, json=body, params=params, headers=headers)
                     except httpx.TransportError as error:
+                        is_unsent = is_unsent and isinstance(error, httpx.ConnectError)
                         why = f"{type(error).__name__} {error}".strip()
                         continue
                     if response.status_code < 500:
                         return _decision_of(response, project, operation)
-                    why = f"the API answered {response.status_code}"
+                    is_unsent, why = False, f"the API answered {response.status_code}"
         except TimeoutError:
             raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
-        raise MeterlineAway(f"No decision in {self._attempts_max} tries: {why}")
+        raise MeterlineAway(f"No decision in {self._attempts_max} tries: {why}", is_unsent=is_unsent)
 
 
 class _FetchedPrices:

@@ -65,6 +65,18 @@ def decisions(
     return list(_grouped((row[0], Fact(*row[1:])) for row in clickhouse.query(sql, parameters)))
 
 
+def newest_facts(
+    clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int
+) -> list[tuple[int, Fact]]:
+    """(partition, fact) of those under a condition, the newest first; at most `limit`."""
+    rows = clickhouse.query(
+        f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} "
+        f"ORDER BY booked_at DESC, partition DESC, offset DESC, position DESC LIMIT {limit:d}",
+        parameters,
+    )
+    return [(row[0], Fact(*row[1:])) for row in rows]
+
+
 def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[Decision]:
     """What happened to a project after a time, oldest first, a page at a time. A decision is there from its first fact
     that counts from after `at_ms` on."""

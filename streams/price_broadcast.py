@@ -32,13 +32,13 @@ class PriceBroadcast:
         self._accounts = accounts
         self._partitions = partitions
 
-    async def announce(self, book: PriceBook, after: str) -> None:
-        """Announce it behind the version `after`. Returns once every partition has it.
+    async def announce(self, book: PriceBook, after: str, actor: str = "") -> None:
+        """Announce it behind the version `after`, with the key `actor`. Returns once every partition has it.
 
         Raises the Rejection of the first partition; `decision_timeout` where another one does not answer: it is told
         again by `run`.
         """
-        reply = await self._tell(0, book, after)
+        reply = await self._tell(0, book, after, actor)
         if reply.code:
             raise Rejection(reply.code, reply.detail, reply.field or None)
         while self._accounts.prices().version(book.version) is None:
@@ -67,7 +67,7 @@ class PriceBroadcast:
                     # It lacks the one before, or another process was quicker: the next round sees.
                     log.warning("price book %s: partition %d says %s", book.version, partition, reply.detail)
 
-    async def _tell(self, partition: int, book: PriceBook, after: str) -> Reply:
-        command = PublishPrices(project=PRICES_ID, book=book, after=after, **self._commands.addressing())
+    async def _tell(self, partition: int, book: PriceBook, after: str, actor: str = "") -> Reply:
+        command = PublishPrices(project=PRICES_ID, book=book, after=after, **self._commands.addressing(actor=actor))
         reply, _ = await self._commands.decide(command, partition)
         return reply

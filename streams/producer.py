@@ -10,6 +10,8 @@ Leaving the block flushes. An event whose acknowledgement failed may be sent aga
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Generator
@@ -28,6 +30,9 @@ from streams.settings import Settings
 from streams.topics import partition_of, topics_of
 
 EVENT_TYPE = "dev.meterline.usage"
+
+_TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
+_APART_SECONDS_MAX = 0.25
 
 _encode = msgspec.json.Encoder().encode
 
@@ -247,7 +252,14 @@ class KafkaProducer(Producer):
 
 
 class HttpProducer(Producer):
-    """Through POST /v1/events, with a key. An event that is refused raises its Rejection from its own `await`."""
+    """Through POST /v1/events, with a key. An event that is refused raises its Rejection from its own `await`.
+
+    A pack is sent again until it is taken: a repeat is harmless, since each event is billed once. Over the request
+    limit (429) it waits as long as Retry-After says, however often, until `give_up_seconds` have passed since it was
+    first sent; other failures are tried `attempts_max` times in all. Then, and only then, its events raise
+    ProducerError from their `await`, and are the caller's to send again. `send` waits meanwhile, once
+    `events_pending_max` are under way.
+    """
 
     def __init__(
         self,
@@ -259,6 +271,7 @@ class HttpProducer(Producer):
         events_pending_max: int = 20_000,
         attempts_max: int = 8,
         retry_seconds: float = 0.2,
+        give_up_seconds: float = 900.0,
     ) -> None:
         super().__init__(
             events_per_pack=events_per_pack,
@@ -270,6 +283,7 @@ class HttpProducer(Producer):
         self._key = key
         self._attempts_max = attempts_max
         self._retry_seconds = retry_seconds
+        self._give_up_seconds = give_up_seconds
         self._client: httpx.AsyncClient | None = None
 
     def _bucket(self, event: UsageEvent | dict[str, Any] | bytes) -> int:
@@ -287,21 +301,33 @@ class HttpProducer(Producer):
 
     async def _post(self, body: bytes) -> httpx.Response:
         assert self._client is not None, "use `async with`"
-        for attempt in range(1, self._attempts_max + 1):
+        give_up_at = time.monotonic() + self._give_up_seconds
+        failures = 0
+        while True:
+            pause_seconds = self._retry_seconds * 2**failures
             try:
                 response = await self._client.post(
                     f"{self._url}/v1/events",
                     content=body,
                     headers={"content-type": "application/cloudevents-batch+json"},
                 )
-                if response.status_code not in (429, 500, 502, 503, 504) or attempt == self._attempts_max:
-                    return response
             except httpx.TransportError:
-                if attempt == self._attempts_max:
+                failures += 1
+                if failures == self._attempts_max:
                     raise
-            # The events' ids make a repeat harmless, so whatever went wrong is simply tried again.
-            await asyncio.sleep(self._retry_seconds * 2 ** (attempt - 1))
-        raise AssertionError("unreachable")
+            else:
+                if response.status_code not in _TRIED_AGAIN:
+                    return response
+                pause_seconds = max(pause_seconds, _retry_after_seconds(response))
+                if response.status_code == 429:
+                    if time.monotonic() + pause_seconds > give_up_at:
+                        return response
+                else:
+                    failures += 1
+                    if failures == self._attempts_max:
+                        return response
+            # Apart from each other, so that packs that were stopped together do not come back together.
+            await asyncio.sleep(pause_seconds + random.uniform(0, _APART_SECONDS_MAX))
 
     async def _connect(self) -> None:
         self._client = httpx.AsyncClient(headers={"authorization": f"Bearer {self._key}"}, timeout=30.0)
@@ -309,3 +335,9 @@ class HttpProducer(Producer):
     async def _disconnect(self) -> None:
         if self._client is not None:
             await self._client.aclose()
+
+
+def _retry_after_seconds(response: httpx.Response) -> float:
+    """What Retry-After says, in seconds; 0 where it says nothing of that kind."""
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isdecimal() else 0.0

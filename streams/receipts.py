@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.ledger import Fact, entry_id
+from schemas.ledger import Fact, Limits, entry_id
 from schemas.problems import CODES, Rejection
 from schemas.receipts import (
     BookedWith,
@@ -26,6 +26,7 @@ from schemas.receipts import (
     ReceiptEntry,
     ReceiptGrant,
     ReceiptInputs,
+    ReceiptLimits,
     ReceiptLine,
     ReceiptPrice,
     RefusalReason,
@@ -37,6 +38,8 @@ from streams.core.plans import PLANS
 from streams.core.price_list import Prices
 from streams.history import POLL_SECONDS, Decision, decisions, held_before, marks
 from streams.past_balance import plan_at
+from streams.past_limits import PastLimits, PastMinute, limits_at, minute_before
+from streams.shown_limits import limit_values, limits_text, some_limits
 
 WAIT_SECONDS = 3.0
 FACTS_SHOWN_MAX = 2_000
@@ -85,7 +88,8 @@ def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: Decision, posit
     facts = next(part for part in parts if any(fact.index == position for fact in part))
     first = facts[0]
     head = next((fact for fact in facts if fact.source), first)
-    refusal = _refusal(clickhouse, prices, facts)
+    limits, minute = _limits(clickhouse, prices, facts)
+    refusal = _refusal(clickhouse, prices, facts, limits, minute)
     hold_id = _hold_id(clickhouse, decision.partition, facts)
     first_decision = _first_decision(clickhouse, head) if head.kind == "duplicate" else None
     before, after = _budgets(clickhouse, facts)
@@ -101,6 +105,8 @@ def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: Decision, posit
         project=first.project,
         outcome=_outcome(facts),
         summary=_summary(prices, facts, refusal, hold_id, first_decision),
+        shadow=_shadow(facts, limits),
+        limits=None if limits is None else _limits_shown(limits, minute),
         inputs=_inputs(head),
         price=_price(prices, facts),
         grants=_grants(facts),
@@ -164,7 +170,11 @@ def receipts_of_event(
                 project=each.facts[0].project,
                 outcome=_outcome(each.facts),
                 summary=_summary(
-                    prices, each.facts, _refusal(clickhouse, prices, each.facts), _hold_in(each.facts), None
+                    prices,
+                    each.facts,
+                    _refusal(clickhouse, prices, each.facts, *_limits(clickhouse, prices, each.facts)),
+                    _hold_in(each.facts),
+                    None,
                 ),
                 environment=each.facts[0].environment,
                 amount=format_credits(sum(fact.amount for fact in each.facts)),
@@ -202,6 +212,14 @@ def explain_text(receipt: dict[str, Any]) -> str:
         row("total", f"{price['total']} credits")
     if refusal := receipt["refusal"]:
         row("refused", f"{refusal['status']} {refusal['code']}: {refusal['detail']}")
+    if shadow := receipt["shadow"]:
+        row("on trial", f"{shadow['status']} {shadow['code']}: {shadow['detail']}")
+    if limits := receipt["limits"]:
+        came_from = [f"plan {limits['plan']}", *(["contract"] if limits["contract"] else []), *limits["raises"]]
+        row("limits", f"{limits_text(limits['in_force'])} ({', '.join(came_from)})")
+        row("minute before", f"{limits['requests_before']} requests, {limits['credits_before']} credits")
+        if limits["retry_after_seconds"] is not None:
+            row("retry after", f"{limits['retry_after_seconds']} seconds")
     row("hold", receipt["hold_id"])
     row("repeats", receipt["first_decision"])
     for grant in receipt["grants"]:
@@ -287,9 +305,14 @@ def _outcome(facts: Sequence[Fact]) -> str:
             return "hold extended" if (kind, "extended") in said else outcome
     if any(fact.kind == "charge" and fact.source for fact in facts):
         return "charged"
-    if any(fact.kind == "refusal" and fact.source for fact in facts):
+    if any(_refuses(fact) for fact in facts):
         return "refused"
     for key, outcome in (
+        (("limits", "set"), "limits set"),
+        (("limits", "shadow"), "limits on trial"),
+        (("limits", "raise_planned"), "limits raised"),
+        (("limits", "raise_begun"), "raise begun"),
+        (("limits", "raise_ended"), "raise ended"),
         (("release", "released"), "released"),
         (("release", "expired"), "hold expired"),
         (("project", "closed"), "project closed"),
@@ -309,7 +332,7 @@ def _outcome(facts: Sequence[Fact]) -> str:
         return "month billed"
     if "refusal" in kinds:
         return "month unpaid"
-    return {"key": f"key {facts[0].reason}", "recharge": f"recharge {facts[0].reason}"}.get(
+    return {"request": "counted", "key": f"key {facts[0].reason}", "recharge": f"recharge {facts[0].reason}"}.get(
         facts[0].kind, facts[0].kind.replace("_", " ")
     )
 
@@ -354,6 +377,10 @@ def _summary(
         case "refunded":
             amount = format_credits(-sum(fact.amount for fact in facts if fact.kind == "refund"))
             return f"Took back {amount} credits of bundle {head.grant_id}, for {_dollars(-head.cents)} given back"
+        case "counted":
+            return f"Counted {head.operation} in the project's request window; it cost nothing"
+        case "limits set" | "limits on trial" | "limits raised" | "raise begun" | "raise ended" as outcome:
+            return _limits_summary(facts, outcome)
         case "granted":
             grant = next(fact for fact in facts if fact.kind == "grant")
             price = f", for {_dollars(grant.cents)}" if grant.cents else ""
@@ -369,7 +396,7 @@ def _summary(
             plan = next(fact for fact in facts if fact.kind == "plan")
             granted = sum(fact.amount for fact in facts if fact.kind == "grant")
             more = f"; {format_credits(granted)} credits granted" if granted else ""
-            return f"On plan {plan.reason} from {_at(plan.occurred_at_ms):%Y-%m-%d %H:%M:%S} UTC{more}"
+            return f"On plan {plan.reason} from {_second(plan.occurred_at_ms)}{more}"
         case "month billed":
             return f"Charged {charged} credits for recurring items of {said.get('month', 'a month')}"
         case "month unpaid":
@@ -380,9 +407,15 @@ def _summary(
             return f"{outcome.capitalize()} {detail}".strip()
 
 
-def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> RefusalReason | None:
+def _refusal(
+    clickhouse: ClickHouse,
+    prices: Prices,
+    facts: Sequence[Fact],
+    limits: PastLimits | None,
+    minute: PastMinute | None,
+) -> RefusalReason | None:
     fact = next((fact for fact in facts if fact.kind == "refusal"), None)
-    if fact is None or (not fact.source and _outcome(facts) != "month unpaid"):
+    if fact is None or _outcome(facts) not in ("refused", "month unpaid"):
         return None
     status = CODES[fact.reason].status if fact.reason in CODES else 402
     book = prices.version(fact.price_version)
@@ -401,11 +434,11 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
             refusal.needed_plan = gates.get(operation)
             needs = refusal.needed_plan or "higher"
             refusal.detail = f"{operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
-        case "rate_limited":
-            refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
-            limits = PLANS[refusal.plan].limits if refusal.plan in PLANS else None
-            allowed = f", {limits.requests_per_minute} a minute and {limits.burst} at once," if limits else ""
-            refusal.detail = f"The requests that the {refusal.plan} plan allows{allowed} were used up"
+        case "rate_limited" | "over_cost_ceiling" if limits is not None and minute is not None:
+            refusal.plan = limits.plan
+            refusal.detail = _over_limits(prices, fact, limits.in_force, minute)
+            if fact.price_version and (needed := _cost(prices, fact)) is not None:
+                refusal.needed = format_credits(needed)
         case "project_closed":
             refusal.detail = f"The project was closed when {fact.operation} was used"
         case "unknown_operation":
@@ -413,6 +446,99 @@ def _refusal(clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]) -> R
         case "too_many_holds":
             refusal.detail = "The project had as many open holds as it may have"
     return refusal
+
+
+def _over_limits(prices: Prices, fact: Fact, limits: Limits, minute: PastMinute) -> str:
+    """Why a request was over the limits. The ceiling's refusals have a price book, the window's have none."""
+    cost = _cost(prices, fact)
+    costs = f"{_what(fact)} costs {'?' if cost is None else format_credits(cost)} credits"
+    ceiling = f"{format_credits(limits.cost_ceiling)} that may be spent in a minute"
+    if fact.reason == "over_cost_ceiling":
+        return f"{costs}, more than the {ceiling}"
+    wait = f"; it would have passed {_seconds(minute.retry_after_ms)} seconds later" if minute.retry_after_ms else ""
+    if fact.price_version:
+        return f"{costs}; {format_credits(minute.cost)} of the {ceiling} were spent in the 60 seconds before{wait}"
+    allowed = f"{limits.requests_per_minute} a minute and {limits.burst} at once"
+    return f"{minute.requests} requests of the 60 seconds before had used up what was allowed, {allowed}{wait}"
+
+
+def _limits(
+    clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]
+) -> tuple[PastLimits, PastMinute] | tuple[None, None]:
+    """The limits that held for a decision that limits have to do with, and the minute before it; of one that changes
+    limits, those that held then on."""
+    fact = next((fact for fact in facts if _is_about_limits(fact)), None)
+    if fact is None:
+        return None, None
+    if fact.kind == "limits":
+        fact = [each for each in facts if each.kind == "limits"][-1]
+        mark = (fact.offset, fact.index + 1)
+    else:
+        mark = (facts[0].offset, facts[0].index)
+    limits = limits_at(clickhouse, fact.project, mark, fact.booked_at_ms)
+    cost = _cost(prices, fact) or 0 if fact.kind == "refusal" and fact.price_version else None
+    return limits, minute_before(clickhouse, fact.project, mark, fact.booked_at_ms, limits.in_force, cost)
+
+
+def _is_about_limits(fact: Fact) -> bool:
+    return fact.kind in ("request", "limits", "shadow") or (
+        fact.kind == "refusal" and fact.reason in ("rate_limited", "over_cost_ceiling")
+    )
+
+
+def _limits_shown(limits: PastLimits, minute: PastMinute | None) -> ReceiptLimits:
+    assert minute is not None
+    return ReceiptLimits(
+        plan=limits.plan,
+        contract=None if limits.contract is None else some_limits(limits.contract),
+        raises=limits.raises,
+        in_force=limit_values(limits.in_force),
+        shadow=None if limits.shadow is None else limit_values(limits.shadow),
+        requests_before=minute.requests,
+        credits_before=format_credits(minute.cost),
+        retry_after_seconds=_seconds(minute.retry_after_ms) if minute.retry_after_ms else None,
+    )
+
+
+def _shadow(facts: Sequence[Fact], limits: PastLimits | None) -> RefusalReason | None:
+    """What limits on trial would have refused it with."""
+    fact = next((fact for fact in facts if fact.kind == "shadow"), None)
+    if fact is None or limits is None:
+        return None
+    tried = f", {limits_text(limit_values(limits.shadow).model_dump())}," if limits.shadow is not None else ""
+    detail = f"The limits on trial{tried} would have refused it"
+    return RefusalReason(code=fact.reason, status=CODES[fact.reason].status, detail=detail)
+
+
+def _limits_summary(facts: Sequence[Fact], outcome: str) -> str:
+    """A change of limits in a sentence."""
+    fact = next(fact for fact in facts if fact.kind == "limits")
+    said = _note(fact)
+    named = limits_text(said)
+    why = f" ({said['reason']})" if said.get("reason") else ""
+    match outcome:
+        case "limits set":
+            return f"Limits of its own from now on: {named}{why}" if named else f"Its plan's limits from now on{why}"
+        case "limits on trial":
+            return f"Limits on trial from now on: {named}{why}" if named else f"No limits on trial any more{why}"
+        case "limits raised":
+            period = f"from {_second(said['starts_at_ms'])} until {_second(said['ends_at_ms'])}"
+            return f"Limits raised to {named} {period}{why}"
+        case _:
+            return f"Raise {said['raise_id']} {outcome.removeprefix('raise ')}: {named}"
+
+
+def _refuses(fact: Fact) -> bool:
+    """Whether it refuses a request, and does not say that a month is unpaid."""
+    return fact.kind == "refusal" and (bool(fact.source) or fact.reason == "rate_limited")
+
+
+def _seconds(milliseconds: int) -> int:
+    return -(-milliseconds // 1000)
+
+
+def _second(at_ms: int) -> str:
+    return f"{_at(at_ms):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _price(prices: Prices, facts: Sequence[Fact]) -> ReceiptPrice | None:

@@ -94,7 +94,7 @@ class LedgerQuestion:
             conditions.append("environment = {environment:String}")
             parameters["environment"] = self.environment
         if self.cursor:
-            at_ms, partition, offset, position = _decode_cursor(self.cursor)
+            at_ms, partition, offset, position = decode_cursor(self.cursor)
             conditions.append(
                 "(booked_at, partition, offset, position) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
                 "{partition:UInt16}, {offset:UInt64}, {position:UInt32})"
@@ -115,7 +115,12 @@ def ledger_page(clickhouse: ClickHouse, question: LedgerQuestion) -> tuple[list[
     if len(rows) <= question.limit:
         return rows, None
     rows = rows[: question.limit]
-    return rows, _encode_cursor(rows[-1])
+    last = rows[-1]
+    booked_at: datetime = last["booked_at"]
+    if booked_at.tzinfo is None:
+        booked_at = booked_at.replace(tzinfo=UTC)
+    at_ms = round(booked_at.timestamp() * 1000)
+    return rows, encode_cursor(at_ms, last["partition"], last["offset"], last["position"])
 
 
 def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> list[tuple[dict[str, str], int, int, int]]:
@@ -151,15 +156,14 @@ def _heading(group: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in group)
 
 
-def _encode_cursor(row: dict[str, Any]) -> str:
-    booked_at: datetime = row["booked_at"]
-    if booked_at.tzinfo is None:
-        booked_at = booked_at.replace(tzinfo=UTC)
-    text = f"{round(booked_at.timestamp() * 1000)}.{row['partition']}.{row['offset']}.{row['position']}"
+def encode_cursor(at_ms: int, partition: int, offset: int, position: int) -> str:
+    """A page's last fact, as the cursor of what comes after it."""
+    text = f"{at_ms}.{partition}.{offset}.{position}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def _decode_cursor(cursor: str) -> tuple[int, int, int, int]:
+def decode_cursor(cursor: str) -> tuple[int, int, int, int]:
+    """(booked at in Unix milliseconds, partition, offset, position). Raises Rejection."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at_ms, partition, offset, position = (int(part) for part in text.split("."))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams.errors import OperatorError
@@ -71,6 +71,15 @@ class Settings(BaseSettings):
     )
     admin_key: SecretStr | None = Field(None, description="The admin key that the operator's commands use")
     reply_timeout_seconds: float = Field(5.0, gt=0, description="How long the API waits for a decision")
+    count_wait_seconds: float = Field(
+        1.0, gt=0, description="How long a call waits to be counted in its project's window before it goes on uncounted"
+    )
+    public_requests_per_minute: int = Field(300, ge=1, description="From one address, without a valid key")
+    public_burst: int = Field(600, ge=1, description="How many of those at once after a rest")
+    trusted_proxies: list[IPvAnyNetwork] = Field(
+        default_factory=list,
+        description="JSON list of addresses or networks whose X-Forwarded-For is believed; of nobody unless named",
+    )
     request_body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
     events_per_request_max: int = Field(1000, ge=1)
 

@@ -9,6 +9,10 @@ from typing import Any
 import httpx
 
 from api.stack import Stack
+from schemas.commands import SetLimits
+from schemas.ledger import Limits
+from streams.core.limits import CEILING_MAX, REQUESTS_MAX
+from tests.intake import decide
 
 
 class Operator:
@@ -17,6 +21,7 @@ class Operator:
     began_ms = 0
 
     def __init__(self, stack: Stack) -> None:
+        self.settings = stack.settings
         self.url = stack.url
         self.clickhouse_url = stack.clickhouse_url
         self.http = self.client(stack.admin_key)
@@ -38,9 +43,23 @@ class Operator:
         assert response.status_code == 201, response.text
         return response.json()
 
-    def customer(self, plan: str = "free", environment: str = "production") -> tuple[str, httpx.Client]:
-        """A new project and a client with a key of it."""
+    def lift_limits(self, project: str) -> None:
+        """Let a project make any number of requests, whatever they cost: for what is not about limits."""
+        limits = Limits(REQUESTS_MAX, 2 * REQUESTS_MAX, CEILING_MAX)
+
+        def set_limits(addressing: dict[str, Any]) -> SetLimits:
+            return SetLimits(project=project, limits=limits, is_shadow=False, reason="test", **addressing)
+
+        ((reply, _),) = decide(self.settings, set_limits)
+        assert reply.status == 200, reply
+
+    def customer(
+        self, plan: str = "free", environment: str = "production", *, is_limited: bool = False
+    ) -> tuple[str, httpx.Client]:
+        """A new project and a client with a key of it; without its plan's request limit, unless asked for."""
         project = self.project(plan)
+        if not is_limited:
+            self.lift_limits(project)
         return project, self.client(self.key(project, environment)["key"])
 
     def rows(self, clickhouse_url: str, sql: str) -> list[list[str]]:

@@ -59,6 +59,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         tick_seconds=0.5,
         price_lead_seconds=0,
+        # So that a test may come from an address of its own.
+        trusted_proxies=["127.0.0.1"],
     )
     with Stack(settings, progress=True) as running:
         yield running

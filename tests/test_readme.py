@@ -21,6 +21,10 @@ README = (PROJECT_ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 BASH = [text.strip() for language, text in BLOCKS if language == "bash"]
 DEMO, TEST, UP, *WALKTHROUGH = BASH
+PRODUCER, SERVICE = (text for language, text in BLOCKS if language == "python")
+# These have a terminal, and a test, of their own.
+SERVE, CALLS = (text for text in WALKTHROUGH if ":app --port" in text or ":9000" in text)
+WALKTHROUGH = [text for text in WALKTHROUGH if text not in (SERVE, CALLS)]
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +115,10 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
 
 
 def test_the_producer(home: dict[str, str], running: str, tmp_path: Path) -> None:
-    (program,) = (text for language, text in BLOCKS if language == "python")
-    (tmp_path / "producer.py").write_text(program)
-    kafka = re.search(r"Kafka +(\S+)", running)
-    assert kafka is not None
+    (tmp_path / "producer.py").write_text(PRODUCER)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "producer.py")],
-        env=home | {"METERLINE_KAFKA_URL": kafka[1]},
+        env=home | {"METERLINE_KAFKA_URL": kafka_of(running)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -126,6 +127,49 @@ def test_the_producer(home: dict[str, str], running: str, tmp_path: Path) -> Non
     front = f"http://127.0.0.1:{home['METERLINE_CLICKHOUSE_FRONT_PORT']}/"
     sql = "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')"
     eventually(lambda: httpx.post(front, content=sql).text == "1000\n")
+
+
+def test_the_service_behind_the_gateway(home: dict[str, str], running: str, tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    admin_key = (Path(home["HOME"]) / ".local/share/meterline/admin-key").read_text()
+    api = f"http://127.0.0.1:{home['METERLINE_API_PORT']}"
+    with httpx.Client(base_url=api, headers={"authorization": f"Bearer {admin_key}"}) as admin:
+        # Not acme: what that has spent within the last minute counts against its cost ceiling.
+        assert admin.post("/v1/admin/projects", json={"project": "umbrella", "plan": "free"}).status_code == 201
+        port = str(lifeline.free_port())
+        serve = SERVE.replace("service:app", f"--app-dir {tmp_path} service:app").replace("9000", port)
+        env = home | {"METERLINE_KAFKA_URL": kafka_of(running)}
+        log = tmp_path / "service.log"
+        process = lifeline.start("service", ["bash", "-c", f"exec {serve}"], log_path=log, env=env, guarded=True)
+        try:
+            eventually(lambda: "Uvicorn running" in log.read_text() or process.poll() is not None, 60)
+            assert process.poll() is None, log.read_text()
+            calls = CALLS.replace("acme", "umbrella").replace("9000", port)
+            script = "set -euo pipefail\n" + calls.replace("\n", "\necho; echo '=== next'\n")
+            done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            made, refused = done.stdout.split("=== next\n")
+            assert made.startswith("HTTP/1.1 200 OK")
+            assert "x-ratelimit-limit: 30\n" in made.lower().replace("\r", "")
+            assert '{"url":"https://cdn.example/1.png"}' in made
+            problem = json.loads(refused)
+            assert (problem["status"], problem["code"]) == (402, "plan_required")
+
+            def balance() -> tuple[str, str]:
+                found = admin.get("/v1/balance", params={"project": "umbrella"}).json()
+                return found["available"], found["held"]
+
+            eventually(lambda: balance() == ("218", "0"))
+        finally:
+            process.stop(30)
+            assert "Application shutdown complete" in log.read_text()
+
+
+def kafka_of(running: str) -> str:
+    """The broker's address, as `meterline up` told it."""
+    kafka = re.search(r"Kafka +(\S+)", running)
+    assert kafka is not None
+    return kafka[1]
 
 
 def test_settings_named_in_the_readme_exist() -> None:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for, billing_account_for, decided, utc
 from api.keys import DEFAULT_SCOPES, new_project_key
-from api.routes.reading import item_list, project_info
+from api.routes.reading import item_list, project_now
 from schemas.answers import (
     AutoRechargeInfo,
     AutoRechargeTerms,
@@ -48,7 +48,8 @@ from schemas.commands import (
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.ledger import Account, AutoRecharge
 from schemas.prices import MICROCREDITS_PER_CREDIT
-from schemas.problems import Problem
+from schemas.problems import Problem, Rejection
+from streams.core.acceptance import dedup_hash
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
@@ -78,44 +79,58 @@ async def create_project(
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
             contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
-    return project_info(account_for(services, asked.project))
+    return project_now(services, asked.project)
 
 
 @router.get("/projects/{project}", response_model=ProjectInfo)
 async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectInfo:
     """A project as it is."""
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.post("/projects/{project}/keys", status_code=201, response_model=CreatedKey)
-async def create_key(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey) -> CreatedKey:
-    """Make a key. It is shown in this answer alone."""
+async def create_key(
+    services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey, idempotency_key: IdempotencyKey = ""
+) -> CreatedKey:
+    """Make a key. It is shown in this answer alone: under an Idempotency-Key it is made once, and a repeat is a 409
+    `key_shown_before` that names its id."""
     scopes = asked.scopes or DEFAULT_SCOPES[asked.environment]
     key, key_hash = new_project_key(project, asked.environment)
     key_id = f"key_{secrets.token_hex(6)}"
-    await decided(
-        services,
-        CreateKey(
-            project=project,
-            key_id=key_id,
-            key_hash=key_hash,
-            environment=asked.environment,
-            scopes=scopes,
-            **services.commands.addressing(),
-        ),
+    if idempotency_key:
+        # Of which the owner makes one; the secret can't be made again.
+        key_id = f"key_{dedup_hash(project, 'meterline:key', idempotency_key).hex()[:12]}"
+    command = CreateKey(
+        project=project,
+        key_id=key_id,
+        key_hash=key_hash,
+        environment=asked.environment,
+        scopes=scopes,
+        **services.commands.addressing(actor=caller.key_id),
     )
+    try:
+        await decided(services, command)
+    except Rejection as rejection:
+        if rejection.code == "key_exists":
+            raise Rejection("key_shown_before", f"Key {key_id} was made under this Idempotency-Key") from None
+        raise
     return CreatedKey(key_id=key_id, key=key, environment=asked.environment, scopes=scopes)
 
 
 @router.delete("/projects/{project}/keys/{key_id}", status_code=204)
 async def revoke_key(
-    services: ServicesDep, caller: AdminDep, project: ProjectPath, key_id: Annotated[str, Path(max_length=64)]
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    key_id: Annotated[str, Path(max_length=64)],
+    idempotency_key: IdempotencyKey = "",
 ) -> Response:
     """End a key at once."""
-    await decided(services, RevokeKey(project=project, key_id=key_id, **services.commands.addressing()))
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    await decided(services, RevokeKey(project=project, key_id=key_id, **addressing))
     return Response(status_code=204)
 
 
@@ -135,7 +150,7 @@ async def top_up(
             environment=asked.environment,
             bundle_usd=asked.bundle_usd,
             reference=asked.reference,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return TopUpResult(
@@ -164,7 +179,7 @@ async def refund(
             project=project,
             grant_id=asked.grant_id,
             reason=asked.reason,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return RefundResult(
@@ -195,10 +210,10 @@ async def change_plan(
             plan=asked.plan,
             contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
             contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/state", response_model=ProjectInfo)
@@ -210,32 +225,40 @@ async def close_or_reopen(
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
     """Close a project, or open it again. Reads go on working while it is closed."""
-    addressing = services.commands.addressing(idempotency_key)
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
     command: AnyCommand = (
         CloseProject(project=project, reason=asked.reason, **addressing)
         if asked.closed
         else ReopenProject(project=project, **addressing)
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/standing", response_model=ProjectInfo)
-async def set_standing(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Standing) -> ProjectInfo:
+async def set_standing(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: Standing,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
     """Good or not; kept with its reason."""
-    command = SetStanding(
-        project=project, is_good=asked.good_standing, reason=asked.reason, **services.commands.addressing()
-    )
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command = SetStanding(project=project, is_good=asked.good_standing, reason=asked.reason, **addressing)
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/badge", response_model=ProjectInfo)
-async def set_badge(services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge) -> ProjectInfo:
+async def set_badge(
+    services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge, idempotency_key: IdempotencyKey = ""
+) -> ProjectInfo:
     """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
-    command = SetBadge(project=project, is_off=not asked.shown, **services.commands.addressing())
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command = SetBadge(project=project, is_off=not asked.shown, **addressing)
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.put("/projects/{project}/items/{item}", response_model=ItemList)
@@ -252,7 +275,7 @@ async def set_item(
         project=project,
         operation=item,
         quantity=asked.quantity,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return item_list(account_for(services, project), services.accounts.prices(), time.time_ns() // 1_000_000)
@@ -280,7 +303,7 @@ async def set_auto_recharge(
         bundle_usd=asked.bundle_usd,
         cap_cents=asked.cap_usd * 100,
         payment_method=asked.payment_method,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return _auto_recharge(account_for(services, project))

@@ -1,84 +1,165 @@
-"""May this project do this now?"""
+"""May this project do this now? One request, or several at once."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.dependencies import CallerDep, IdempotencyKey, ServicesDep, origin_of, project_for, utc
-from api.errors import problem_response, request_id_of
-from schemas.answers import Admission, AdmissionRequest, request_schema
+from api.calls import Call, call_of, count, operation_of
+from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for, utc
+from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
+from api.keys import Caller
+from api.services import Services
+from schemas.answers import (
+    BATCH_REQUESTS_MAX,
+    Admission,
+    AdmissionBatch,
+    AdmissionDecisions,
+    AdmissionProblem,
+    AdmissionRequest,
+    BatchAdmissionRequest,
+    RateInfo,
+    request_schema,
+)
 from schemas.commands import ADMISSION_SOURCE, Admit
-from schemas.events import UsageData, UsageEvent
-from schemas.ledger import RateState
-from schemas.problems import CODES, Problem, Rejection
+from schemas.events import Usage, UsageData, UsageEvent
+from schemas.ledger import RateState, Reply
+from schemas.problems import Problem, Rejection
+from streams.codecs import encode_json
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.problems import retry_after_seconds
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch whose requests are not looked at yet."""
+
+    requests: list[msgspec.Raw]
+
+
 _decode = msgspec.json.Decoder(AdmissionRequest).decode
+_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
 _DATA_FIELDS = UsageData.__struct_fields__
+
+T = TypeVar("T")
+
+
+def _problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": model} for status in statuses}
+
+
+def _takes(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": request_schema(kind)}}}}
 
 
 @router.post(
     "/admissions",
     response_model=Admission,
-    responses={code: {"model": Problem} for code in (400, 401, 402, 403, 404, 409, 413, 422, 429, 503)},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": request_schema(AdmissionRequest)}},
-        }
-    },
+    responses=_problems(400, 401, 404, 409, 413, 422, 503) | _problems(402, 403, model=AdmissionProblem),
+    openapi_extra=_takes(AdmissionRequest),
 )
 async def admit(
-    request: Request, services: ServicesDep, caller: CallerDep, idempotency_key: IdempotencyKey = ""
+    request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
 ) -> Response:
     """Decide one request and charge it, or hold its credits for a job: 200, or 402 `out_of_credits` or `plan_required`
     and nothing is charged. A job is held for once, however often it is asked for. 429 `rate_limited` where the
     project's request window is full: that comes before all else, costs nothing, and may be sent again under its key."""
     caller.require("content:write")
-    body = await request.body()
+    asked = _decoded(_decode, await request.body())
+    admission = await _admitted(services, call_of(request.scope), caller, asked, idempotency_key)
+    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
+
+
+@router.post(
+    "/admissions/batch",
+    response_model=AdmissionDecisions,
+    responses=_problems(400, 401, 403, 413, 422, 503),
+    openapi_extra=_takes(AdmissionBatch),
+)
+async def admit_batch(
+    request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
+) -> Response:
+    """Decide several requests at once, each by itself, as POST /v1/admissions would; the answers are in their order.
+
+    Each counts as one request of its project, and the call as none. One that is refused, or is no request at all, does
+    nothing to its neighbours. A request without an `idempotency_key` has the call's Idempotency-Key and its place.
+    """
+    caller.require("content:write")
+    items = _decoded(_decode_batch, await request.body()).requests
+    if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
+        raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
+    call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
+    call.is_counted = True
+    calls = [Call(caller) for _ in items]
+
+    async def decision(place: int) -> dict[str, Any]:
+        mine = calls[place]
+        try:
+            admission = await _admitted_of_batch(services, mine, caller, items[place], place, idempotency_key)
+            found = {"status": 200} | admission.model_dump(mode="json", exclude_none=True)
+        except Exception as error:
+            found = await _problem(services, mine, operation, request_id, error)
+        return found | ({"rate": _rate_info(mine.rate)} if mine.rate is not None else {})
+
+    decisions = await asyncio.gather(*map(decision, range(len(items))))
+    if call.project is not None:
+        rates = [each.rate for each in calls if each.rate is not None]
+        call.rate = min(rates, key=lambda rate: rate.remaining, default=None)
+    return Response(encode_json({"decisions": decisions}), media_type="application/json")
+
+
+async def _admitted_of_batch(
+    services: Services, call: Call, caller: Caller, item: msgspec.Raw, place: int, idempotency_key: str
+) -> Admission:
+    asked = _decoded(_decode_item, item)
+    key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
+    return await _admitted(services, call, caller, asked, key)
+
+
+async def _problem(services: Services, call: Call, operation: str, request_id: str, error: Exception) -> dict[str, Any]:
+    """The problem of a request of a batch, which is counted if it did not come to be decided."""
     try:
-        asked = _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise decoding_rejection(error) from None
+        await count(services, call, operation)
+    except Rejection as limited:
+        error = limited
+    if isinstance(error, Rejection):
+        return problem_of_rejection(request_id, error)
+    return problem_of_failure(request_id, error)
+
+
+async def _admitted(
+    services: Services, call: Call, caller: Caller, asked: AdmissionRequest, idempotency_key: str
+) -> Admission:
+    """Have one request decided, and note in `call` how its window stands. Raises Rejection."""
     if asked.hold and not asked.job_id:
         raise Rejection("missing_field", "A hold is for a job: `job_id` is missing", "job_id")
     if asked.hold_seconds is not None and not asked.hold:
         raise Rejection("invalid_request", "`hold_seconds` belongs to a `hold`", "hold_seconds")
     hold_seconds = (asked.hold_seconds or HOLD_SECONDS_DEFAULT) if asked.hold else 0
     project = project_for(caller, asked.project)
-    addressing = services.commands.addressing(idempotency_key)
-    event = UsageEvent(
-        "1.0",
-        asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"]),
-        asked.source or ADMISSION_SOURCE,
-        "",
-        project,
-        UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
-    )
-    try:
-        usage = to_usage(event, time.time_ns() // 1_000_000, services.accounts.prices().operations(), origin_of(caller))
-    except Rejection as rejection:
-        # Here the fields of `data` stand at the top.
-        field = rejection.field.removeprefix("data.") if rejection.field else None
-        raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    event_id = asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"])
+    usage = _usage_of(services, caller, project, asked, event_id)
+    # From here on it is a request by itself, whether or not there is a reply in time.
+    call.is_counted = True
     reply, offset = await services.commands.decide(
         Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
     )
-    headers = _rate_headers(reply.rate)
+    call.rate = reply.rate
+    call.is_counted = reply.rate is not None
     if reply.code:
-        extra = {}
-        if CODES[reply.code].status in (402, 429):
-            extra = {"project": project, "available": format_credits(reply.available), "entry_id": reply.entry_id}
-        return problem_response(request_id_of(request), reply.code, reply.detail, extra=extra, headers=headers)
-    admission = Admission(
+        raise Refused(reply.code, reply.detail, _refusal_members(project, reply), reply.field or None)
+    return Admission(
         project=project,
         operation=usage.operation,
         credits=format_credits(reply.amount),
@@ -88,20 +169,48 @@ async def admit(
         already_decided=bool(reply.detail),
         hold_id=reply.hold_id or None,
         hold_expires_at=utc(reply.hold_expires_at_ms) if reply.hold_id else None,
+        shadow_code=reply.shadow or None,
     )
-    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json", headers=headers)
 
 
-def _rate_headers(rate: RateState | None) -> dict[str, str]:
-    """The limit headers: Unix seconds, rounded up; `Retry-After` in seconds, where the request was limited."""
-    if rate is None:
-        return {}
-    headers = {
-        "X-RateLimit-Limit": str(rate.limit),
-        "X-RateLimit-Remaining": str(rate.remaining),
-        "X-RateLimit-Reset": str(-(-rate.reset_at_ms // 1000)),
-    }
-    if rate.retry_at_ms:
-        now_ms = time.time_ns() // 1_000_000
-        headers["Retry-After"] = str(max(1, -(-(rate.retry_at_ms - now_ms) // 1000)))
-    return headers
+def _usage_of(services: Services, caller: Caller, project: str, asked: AdmissionRequest, event_id: str) -> Usage:
+    event = UsageEvent(
+        "1.0",
+        event_id,
+        asked.source or ADMISSION_SOURCE,
+        "",
+        project,
+        UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
+    )
+    try:
+        return to_usage(event, time.time_ns() // 1_000_000, services.accounts.prices().operations(), origin_of(caller))
+    except Rejection as rejection:
+        # Here the fields of `data` stand at the top.
+        field = rejection.field.removeprefix("data.") if rejection.field else None
+        raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
+
+
+def _decoded(decode: Callable[[Any], T], body: object) -> T:
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise decoding_rejection(error) from None
+
+
+def _refusal_members(project: str, reply: Reply) -> dict[str, Any]:
+    members: dict[str, Any] = {}
+    if reply.entry_id:
+        members = {"project": project, "available": format_credits(reply.available), "entry_id": reply.entry_id}
+    if reply.shadow:
+        members["shadow_code"] = reply.shadow
+    return members
+
+
+def _rate_info(rate: RateState) -> dict[str, Any]:
+    info = RateInfo(
+        limit=rate.limit,
+        remaining=rate.remaining,
+        reset_at=utc(rate.reset_at_ms),
+        retry_after_seconds=retry_after_seconds(rate) if rate.retry_at_ms else None,
+    )
+    return info.model_dump(mode="json", exclude_none=True)

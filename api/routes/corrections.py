@@ -70,7 +70,7 @@ async def correct(
             services.accounts.prices(),
             caller.key_id,
             idempotency_key,
-            services.commands.addressing(idempotency_key),
+            services.commands.addressing(idempotency_key, caller.key_id),
         )
         reply, offset = await services.commands.decide(command)
         if reply.code:

@@ -77,7 +77,7 @@ async def capture(
             hold_id=hold_id,
             environment=_environment(caller),
             amount=amount,
-            **services.commands.addressing(key),
+            **services.commands.addressing(key, caller.key_id),
         ),
     )
     return _result(hold_id, "captured", reply, offset)
@@ -95,6 +95,7 @@ async def release(
     """Charge nothing: the job failed, and not for a reason of the customer's. A repeat gets the same answer."""
     caller.require("content:write")
     reason = asked.reason if asked is not None else ""
+    key = idempotency_key or f"release:{_environment(caller)}:{hold_id}:{reason}"
     reply, offset = await decided(
         services,
         ReleaseHold(
@@ -102,7 +103,7 @@ async def release(
             hold_id=hold_id,
             environment=_environment(caller),
             reason=reason,
-            **services.commands.addressing(idempotency_key or f"release:{_environment(caller)}:{hold_id}:{reason}"),
+            **services.commands.addressing(key, caller.key_id),
         ),
     )
     return _result(hold_id, "released", reply, offset)
@@ -126,7 +127,7 @@ async def extend(
             hold_id=hold_id,
             environment=_environment(caller),
             seconds=asked.seconds,
-            **services.commands.addressing(idempotency_key),
+            **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
     return _result(hold_id, "extended", reply, offset)

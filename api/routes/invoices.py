@@ -23,7 +23,7 @@ from api.dependencies import (
 )
 from api.invoice_files import as_csv, as_html
 from api.routes.administration import ProjectPath
-from api.routes.reading import project_info
+from api.routes.reading import project_now
 from api.services import Services
 from schemas.answers import ProjectInfo
 from schemas.commands import OpenBillingAccount, SetBillingAccount
@@ -78,7 +78,7 @@ async def open_billing_account(
         project=BILLING_PREFIX + asked.id,
         name=asked.name,
         email=asked.email,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return _shown(billing_account_for(services, asked.id))
@@ -127,7 +127,7 @@ async def change_billing_account(
         name=asked.name,
         email=asked.email,
         is_change=True,
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
     return _shown(billing_account_for(services, billing_account))
@@ -147,10 +147,10 @@ async def set_billing_account(
     command = SetBillingAccount(
         project=project,
         billing_account=asked.billing_account or "",
-        **services.commands.addressing(idempotency_key),
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
-    return project_info(account_for(services, project))
+    return project_now(services, project)
 
 
 @router.get("/admin/billing-accounts/{billing_account}/invoices", response_model=InvoiceList)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +13,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.dependencies import AdminDep, ServicesDep, account_for, utc
-from api.errors import problem_of, request_id_of
+from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
 from schemas.ledger import Limits
@@ -33,8 +32,6 @@ from schemas.rehearsals import (
 from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import check_limits, contract_limits, over
 from streams.limit_rehearsal import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
-
-log = logging.getLogger(__name__)
 
 router = APIRouter(
     prefix="/v1/admin",
@@ -140,10 +137,9 @@ async def _lines(
         try:
             line.result = running.result()
         except Rejection as rejection:
-            line.problem = problem_of(request_id_of(request), rejection.code, rejection.detail, field=rejection.field)
-        except Exception:
-            log.exception("request %s failed", request_id_of(request))
-            line.problem = problem_of(request_id_of(request), "internal_error", "Something went wrong on our side")
+            line.problem = Problem.model_validate(problem_of_rejection(request_id_of(request), rejection))
+        except Exception as error:
+            line.problem = Problem.model_validate(problem_of_failure(request_id_of(request), error))
         yield _encoded(line)
     finally:
         nobody_reads.set()

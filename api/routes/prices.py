@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, ServicesDep, instant, utc
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, utc
 from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Problem, Rejection
@@ -40,14 +41,19 @@ async def changelog(services: ServicesDep) -> PriceChangelog:
 
 
 @router.post("/admin/price-books", status_code=201, response_model=PriceBookInfo)
-async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook) -> PriceBookInfo:
+async def announce(
+    services: ServicesDep, caller: AdminDep, asked: NewPriceBook, idempotency_key: IdempotencyKey = ""
+) -> PriceBookInfo:
     """Announce a price book, for good: it can't be changed or taken back, only followed by another one.
 
-    What it makes dearer needs 30 days between announcement and effect. Sent again with the same version it is refused.
+    What it makes dearer needs 30 days between announcement and effect. Sent again with the same version it is refused;
+    to the letter and with an Idempotency-Key it is answered as before.
     """
     now_ms = _now_ms()
     before = services.accounts.prices()
     effective_at_ms = _at_ms(asked.effective_at, "effective_at")
+    if idempotency_key and _is_announced(before, asked, effective_at_ms):
+        return _info(before, asked.version)
     lead_ms = round(services.settings.price_lead_seconds * 1000)
     if effective_at_ms < now_ms + lead_ms:
         raise Rejection(
@@ -57,9 +63,8 @@ async def announce(services: ServicesDep, caller: AdminDep, asked: NewPriceBook)
             "effective_at",
         )
     last = before.books[-1]
-    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version)
-    found = changelog_of(services.accounts.prices(), _now_ms()).books
-    return next(book for book in found if book.version == asked.version)
+    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version, caller.key_id)
+    return _info(services.accounts.prices(), asked.version)
 
 
 def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announced_at_ms: int) -> PriceBook:
@@ -99,6 +104,18 @@ def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
             for number, book in reversed(list(enumerate(books)))
         ]
     )
+
+
+def _is_announced(prices: Prices, asked: NewPriceBook, effective_at_ms: int) -> bool:
+    return any(
+        book == book_of(asked, last, effective_at_ms, book.announced_at_ms)
+        for last, book in pairwise(prices.books)
+        if book.version == asked.version
+    )
+
+
+def _info(prices: Prices, version: str) -> PriceBookInfo:
+    return next(book for book in changelog_of(prices, _now_ms()).books if book.version == version)
 
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:

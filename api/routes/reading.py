@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for, utc
 from api.past_balance import account_as_of
+from api.services import Services
 from schemas.answers import (
     AllowanceBalance,
     Balance,
@@ -68,7 +69,6 @@ async def balance(
     lag_ms = services.accounts.lag_ms(name)
     account = account_for(services, name)
     now_ms = time.time_ns() // 1_000_000
-    # Renewals are booked when an account is next touched; until then they are due, and an answer counts them in.
     settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
     return balance_of(account, environment or caller.environment, now_ms, lag_ms)
 
@@ -159,9 +159,9 @@ async def usage(
 
 @router.get("/projects/me", response_model=ProjectInfo)
 async def me(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> ProjectInfo:
-    """The project this key belongs to."""
+    """The project this key belongs to, with the limits that hold now."""
     caller.require("content:read")
-    return project_info(account_for(services, project_for(caller, project)))
+    return project_now(services, project_for(caller, project))
 
 
 @router.get("/items", response_model=ItemList)
@@ -231,8 +231,21 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
     )
 
 
-def project_info(account: Account) -> ProjectInfo:
-    """An account as its project is shown; no hash leaves the process."""
+def settled_account(services: Services, project: str) -> Account:
+    """The project's account as it is now. What time brings is booked when an account is next touched; until then it is
+    due, and an answer counts it in. Raises Rejection `unknown_project` or `not_ready`."""
+    account = account_for(services, project)
+    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], services.accounts.prices()))
+    return account
+
+
+def project_now(services: Services, project: str) -> ProjectInfo:
+    """A project as it is shown now. Raises Rejection `unknown_project` or `not_ready`."""
+    return _project_info(settled_account(services, project))
+
+
+def _project_info(account: Account) -> ProjectInfo:
+    """No hash leaves the process."""
     limits = limits_of(account)
     return ProjectInfo(
         project=account.project,
@@ -241,6 +254,7 @@ def project_info(account: Account) -> ProjectInfo:
         requests_per_minute=limits.requests_per_minute,
         burst=limits.burst,
         cost_ceiling=format_credits(limits.cost_ceiling),
+        raised_until=min((utc(each.ends_at_ms) for each in account.raises if each.is_on), default=None),
         signed_up_at=utc(account.signed_up_at_ms),
         renews_at=utc(account.renews_at_ms),
         next_plan=account.next_plan or None,

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.dependencies import CallerDep, ServicesDep, origin_of
-from api.errors import problem_response, request_id_of
+from api.errors import request_id_of
 from api.services import Services
 from schemas.answers import EventsAccepted, request_schema
 from schemas.events import Usage, UsageEvent
@@ -17,6 +17,7 @@ from schemas.problems import EventError, Problem, Rejection
 from streams.agents import Envelopes
 from streams.codecs import encode_json
 from streams.core.acceptance import accept_record, event_id_of
+from streams.problems import problem_response
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 

@@ -182,7 +182,7 @@ def create_key(booking: Booking, command: CreateKey) -> Reply:
     if len(keys) >= KEYS_MAX:
         raise Rejection("invalid_request", f"A project has at most {KEYS_MAX} keys, revoked ones too")
     keys.append(ApiKey(command.key_id, command.key_hash, command.environment, command.scopes, booking.at_ms, 0))
-    fact_id = booking.state("key", environment=command.environment, reason="created", key_id=command.key_id)
+    fact_id = _state_key(booking, command.environment, command.key_id, "created")
     return Reply(200, "", "", 0, available(booking.account, command.environment), fact_id)
 
 
@@ -191,7 +191,7 @@ def revoke_key(booking: Booking, command: RevokeKey) -> Reply:
     for key in booking.account.keys:
         if key.id == command.key_id:
             key.revoked_at_ms = key.revoked_at_ms or booking.at_ms
-            fact_id = booking.state("key", environment=key.environment, reason="revoked", key_id=key.id)
+            fact_id = _state_key(booking, key.environment, key.id, "revoked")
             return Reply(200, "", "", 0, available(booking.account, key.environment), fact_id)
     raise Rejection("unknown_key", f"Project {command.project!r} has no key {command.key_id!r}", "key_id")
 
@@ -222,6 +222,11 @@ def _terms(plan: Plan, contract_allowance: int, contract_cents: int) -> tuple[in
 def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:
     if cents:
         booking.state("subscription", reason=booking.account.plan, occurred_at_ms=at_ms, cents=cents)
+
+
+def _state_key(booking: Booking, environment: str, key_id: str, what: str) -> str:
+    """The fact bears the key that it is about, so who did it stands beside that."""
+    return booking.state("key", environment=environment, reason=what, key_id=key_id, metadata=note(by=booking.actor))
 
 
 def _state_plan(booking: Booking, plan: str, effective_at_ms: int) -> str:

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from api.keys import hash_key
 from api.stack import Stack
-from schemas.commands import AnyCommand, CreateProject, SetStanding, Tick, TopUp
+from schemas.commands import AnyCommand, CountRequest, CreateKey, CreateProject, SetLimits, SetStanding, Tick, TopUp
+from schemas.ledger import Limits
 from streams.broker import EmbeddedBroker
 from streams.codecs import encode
+from streams.core.limits import CEILING_MAX
+from streams.producer import HttpProducer, usage_event
 from streams.settings import Settings
 from tests.client import Operator, eventually
 from tests.core.builders import addressed, admit, usage
@@ -26,14 +30,53 @@ DAY_MS = 86_400_000
 TIME_OF_DAY_MS = 15 * 3_600_000
 # For the stack to start and to read what is written.
 LATER_MS = 20_000
+# Bursts that age out one after the other, so that one does about when a test comes to it, however late that is.
+BURSTS = 30
+
+
+def burst_ms(number: int) -> int:
+    """When it comes, from the beginning on."""
+    return 10_000 * number - 40_000
 
 
 def day_ms(text: str) -> int:
     return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
 
 
+def until_later(operator: Operator) -> None:
+    while time.time_ns() // 1_000_000 < operator.began_ms + LATER_MS:
+        time.sleep(0.02)
+
+
+def aging_burst(operator: Operator) -> tuple[str, str]:
+    """(key, project) of the first burst that is not over yet, 3 seconds before it is."""
+    aging_ms = operator.began_ms + 60_000 - 3_000
+    number = next(each for each in range(BURSTS) if aging_ms + burst_ms(each) > time.time_ns() // 1_000_000)
+    while time.time_ns() // 1_000_000 < aging_ms + burst_ms(number):
+        time.sleep(0.02)
+    return f"mtl_live_waiting_{number}.secret", f"waiting_{number}"
+
+
 def create(project: str) -> AnyCommand:
     return CreateProject(project=project, name="", plan="free", contract_allowance=0, **addressed(project))
+
+
+def key_of(project: str) -> AnyCommand:
+    """The key `mtl_live_<project>.secret`."""
+    return CreateKey(
+        project=project,
+        key_id="key_1",
+        key_hash=hash_key(f"mtl_live_{project}.secret"),
+        environment="production",
+        scopes=["*"],
+        **addressed(f"key-{project}"),
+    )
+
+
+def read(project: str, name: str) -> AnyCommand:
+    return CountRequest(
+        project=project, operation="GET /v1/balance", environment="production", **addressed(f"{project}-{name}")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +94,30 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         bought_ms = now_ms - case["days"] * DAY_MS + (60_000 if case["refundable"] else 0)
         bundle = TopUp(project=project, environment="preview", bundle_usd=20, reference="", **addressed(f"t{number}"))
         records += [(bought_ms, create(project)), (bought_ms, bundle)]
+        # What is used of them is more than a minute may cost.
+        lifted = Limits(0, 0, cost_ceiling=CEILING_MAX)
+        limits = SetLimits(project=project, limits=lifted, is_shadow=False, reason="", **addressed(f"l{number}"))
+        records.append((bought_ms, limits))
         if not case.get("good_standing", True):
             bad = SetStanding(project=project, is_good=False, reason="unpaid", **addressed(f"s{number}"))
             records.append((bought_ms, bad))
     for number, case in enumerate(RATE_LIMITS):
         project = f"limit_{number}"
         records.append((now_ms - 300_000, create(project)))
+        # The same once more for calls that are no admissions.
+        records.append((now_ms - 300_000, create(f"calls_{number}")))
+        records.append((now_ms - 300_000, key_of(f"calls_{number}")))
         *steps, last = case["steps"]
         for step in steps:
             # The last step is made by HTTP, about now; the ones before it happened as long ago as the case says.
             at_ms = now_ms + LATER_MS - round((last["t"] - step["t"]) * 1000)
             names = [f"{number}-{step['t']}-{each}" for each in range(step["n"])]
             records += [(at_ms, admit(usage(name, project, operation="read"), name)) for name in names]
+            records += [(at_ms, read(f"calls_{number}", name)) for name in names]
+    for number in range(BURSTS):
+        project = f"waiting_{number}"
+        records += [(now_ms - 300_000, create(project)), (now_ms - 300_000, key_of(project))]
+        records += [(now_ms + burst_ms(number), read(project, f"{each}")) for each in range(60)]
     settings = Settings(
         kafka_url=broker.url,
         topic_prefix="conformance",
@@ -84,8 +139,7 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
 def test_conformance_rate_limits(operator: Operator, number: int) -> None:
     case, project = RATE_LIMITS[number], f"limit_{number}"
     *steps, last = case["steps"]
-    while time.time_ns() // 1_000_000 < operator.began_ms + LATER_MS:
-        time.sleep(0.02)
+    until_later(operator)
     answers = [
         operator.http.post("/v1/admissions", json={"project": project, "operation": "read"}) for _ in range(last["n"])
     ]
@@ -112,6 +166,62 @@ def test_conformance_rate_limits(operator: Operator, number: int) -> None:
     asked = sum(step["n"] for step in case["steps"])
     eventually(lambda: sum(told()) == asked)
     assert told() == (expected, asked - expected)
+
+
+@pytest.mark.parametrize("number", range(len(RATE_LIMITS)), ids=[case["name"] for case in RATE_LIMITS])
+def test_conformance_rate_limits_of_calls(operator: Operator, number: int) -> None:
+    *steps, last = RATE_LIMITS[number]["steps"]
+    until_later(operator)
+    with operator.client(f"mtl_live_calls_{number}.secret") as client:
+        answers = [client.get("/v1/balance") for _ in range(last["n"])]
+    assert sum(answer.status_code == 200 for answer in answers) == last["admitted"]
+    for answer in answers:
+        assert answer.headers["x-ratelimit-limit"] == "30"
+        assert ("retry-after" in answer.headers) == (answer.status_code == 429)
+    counts = "countIf(kind = 'request'), countIf(reason = 'rate_limited')"
+    sql = f"SELECT {counts} FROM facts WHERE project = 'calls_{number}'"
+    asked, admitted = (sum(step[what] for step in [*steps, last]) for what in ("n", "admitted"))
+    wanted = [[str(admitted), str(asked - admitted)]]
+    eventually(lambda: operator.rows(operator.clickhouse_url, sql) == wanted)
+
+
+def test_a_call_passes_after_as_long_as_retry_after_says_and_not_much_before(operator: Operator) -> None:
+    key, _ = aging_burst(operator)
+    with operator.client(key) as client:
+        answer = client.get("/v1/balance")
+        assert answer.status_code == 429
+        seconds = int(answer.headers["retry-after"])
+        told_at = time.monotonic()
+        assert 1 <= seconds <= 5
+        while time.monotonic() < told_at + seconds - 1.2:
+            assert client.get("/v1/balance").status_code == 429
+        while time.monotonic() < told_at + seconds:
+            time.sleep(0.01)
+        assert client.get("/v1/balance").status_code == 200
+
+
+def test_a_producer_over_its_limit_waits_and_loses_no_event(operator: Operator) -> None:
+    key, project = aging_burst(operator)
+
+    async def send() -> HttpProducer:
+        async with HttpProducer(operator.url, key, events_per_pack=1, attempts_max=1) as producer:
+            for number in range(3):
+                await producer.send(usage_event(project, "read", id=str(number), source="/h"))
+        return producer
+
+    began_at = time.monotonic()
+    producer = asyncio.run(send())
+    assert (producer.acknowledged, dict(producer.errors)) == (3, {})
+    assert time.monotonic() - began_at > 0.5
+
+
+def test_a_forwarded_address_is_not_believed_unless_told_so(operator: Operator) -> None:
+    with operator.client(None) as client:
+        left = [
+            int(client.get("/v1/prices", headers={"x-forwarded-for": address}).headers["x-ratelimit-remaining"])
+            for address in ("198.51.100.1", "198.51.100.2", "198.51.100.3")
+        ]
+    assert left == [left[0], left[0] - 1, left[0] - 2]
 
 
 @pytest.mark.parametrize("number", range(len(RENEWALS)), ids=[case["name"] for case in RENEWALS])

@@ -1,12 +1,11 @@
 """What a route is given while the process's copy of the accounts is still being read."""
 
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
-from fastapi.security import HTTPAuthorizationCredentials
 
-from api.dependencies import account_for, authenticated
+from api.dependencies import account_for, caller_with
 from api.keys import new_project_key
 from api.services import Services
 from schemas.problems import Rejection
@@ -28,7 +27,6 @@ def test_a_project_is_unknown_only_once_the_copy_was_complete(lag_ms: int, code:
 @pytest.mark.parametrize(("lag_ms", "code"), [(-1, "not_ready"), (0, "unauthenticated")])
 def test_a_key_is_refused_only_once_the_copy_was_complete(lag_ms: int, code: str) -> None:
     key, _ = new_project_key("prj_1", "production")
-    credentials: Any = HTTPAuthorizationCredentials(scheme="Bearer", credentials=key)
     with pytest.raises(Rejection) as refused:
-        authenticated(services(lag_ms), credentials)
+        caller_with(services(lag_ms), key)
     assert refused.value.code == code

@@ -1,6 +1,9 @@
 """The producer library's HTTP way, against the whole stack."""
 
 import asyncio
+import re
+import time
+from itertools import pairwise
 
 import pytest
 
@@ -12,6 +15,7 @@ from tests.client import Operator, eventually
 
 def test_each_event_is_acknowledged_or_refused_by_itself(stack: Stack, operator: Operator) -> None:
     project = operator.project("hobby")
+    operator.lift_limits(project)
     key = operator.key(project)["key"]
 
     async def send() -> None:
@@ -49,9 +53,55 @@ def test_an_api_that_is_away_is_tried_again_and_then_named(operator: Operator) -
     asyncio.run(send())
 
 
+class Answers:
+    """An HTTP server that gives these answers, one after the other, and remembers what it was sent, and when."""
+
+    def __init__(self, *answers: tuple[int, dict[str, str]]) -> None:
+        self.answers = list(answers)
+        self.sent: list[tuple[float, bytes]] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(re.search(rb"content-length: (\d+)", head.lower())[1])
+                self.sent.append((time.monotonic(), await reader.readexactly(length)))
+                status, headers = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+                lines = [f"HTTP/1.1 {status} -", "content-length: 2", *(f"{k}: {v}" for k, v in headers.items())]
+                writer.write("\r\n".join(lines).encode() + b"\r\n\r\n{}")
+        except asyncio.IncompleteReadError:
+            writer.close()
+
+    async def deliver_to(self, **producer: float) -> HttpProducer:
+        """Send one event here; gives the closed producer."""
+        server = await asyncio.start_server(self, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, HttpProducer(url, "k", **producer) as sending:
+            await sending.send(usage_event("p", "image", id="1", source="/h"))
+        return sending
+
+
+def test_over_the_limit_it_waits_as_long_as_it_is_told_and_loses_nothing() -> None:
+    answers = Answers((429, {"retry-after": "1"}), (503, {"retry-after": "1"}), (429, {}), (429, {}), (202, {}))
+    producer = asyncio.run(answers.deliver_to(attempts_max=2, retry_seconds=0.01))
+    assert (producer.acknowledged, dict(producer.errors)) == (1, {})
+    times, bodies = zip(*answers.sent, strict=True)
+    assert len(bodies) == 5
+    assert len(set(bodies)) == 1
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    assert [pause >= 1 for pause in pauses] == [True, True, False, False]
+
+
+def test_over_the_limit_for_too_long_it_says_so_instead_of_dropping_events() -> None:
+    answers = Answers((429, {"retry-after": "600"}))
+    producer = asyncio.run(answers.deliver_to(give_up_seconds=5))
+    assert (producer.acknowledged, dict(producer.errors)) == (0, {"not_acknowledged": 1})
+    assert len(answers.sent) == 1
+
+
 def test_large_batches_fit_through(stack: Stack, operator: Operator) -> None:
     """Each event near its own limit: the envelopes must still be taken by the broker, and the facts as well."""
     project = operator.project("scale")
+    operator.lift_limits(project)
     key = operator.key(project)["key"]
     metadata = {f"key-{n}": "x" * 500 for n in range(32)}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.client import Operator, event
+from tests.client import Operator, event, eventually
 
 
 @pytest.mark.parametrize("key", [None, "nonsense", "mtl_live_ghost.secret", "mtl_live_", "mtl_admin_wrong", "é"])
@@ -67,6 +67,42 @@ def test_scopes_are_kept_to(operator: Operator) -> None:
         f"/v1/admin/projects/{project}/keys", json={"environment": "preview", "scopes": ["billing:read"]}
     )
     assert (wide.status_code, wide.json()["field"]) == (422, "scopes")
+
+
+def test_a_key_is_made_once_under_an_idempotency_key(operator: Operator) -> None:
+    project = operator.project()
+    url, headers = f"/v1/admin/projects/{project}/keys", {"idempotency-key": "key-1"}
+    made = operator.http.post(url, json={}, headers=headers)
+    assert made.status_code == 201
+    again = operator.http.post(url, json={}, headers=headers)
+    assert (again.status_code, again.json()["code"]) == (409, "key_shown_before")
+    assert made.json()["key_id"] in again.json()["detail"]
+    assert made.json()["key"] not in again.text
+    assert operator.http.post(url, json={}, headers={"idempotency-key": "key-2"}).status_code == 201
+    assert operator.http.post(url, json={}).status_code == 201
+    assert len(operator.http.get(f"/v1/admin/projects/{project}").json()["keys"]) == 3
+
+
+def test_what_sets_something_acts_once_under_an_idempotency_key(operator: Operator) -> None:
+    project, _ = operator.customer("hobby")
+    key_id = operator.key(project)["key_id"]
+    url, facts = f"/v1/admin/projects/{project}", f"SELECT count() FROM facts WHERE project = '{project}'"
+    calls = [
+        ("PUT", f"{url}/standing", {"good_standing": False, "reason": "unpaid"}),
+        ("PUT", f"{url}/badge", {"shown": False}),
+        ("DELETE", f"{url}/keys/{key_id}", None),
+    ]
+    for number, (method, path, body) in enumerate(calls):
+        for _ in range(2):
+            answer = operator.http.request(method, path, json=body, headers={"idempotency-key": f"once-{number}"})
+            assert answer.is_success, answer.text
+    # What comes after them on the log is last in the history as well.
+    operator.http.put(f"{url}/standing", json={"good_standing": True, "reason": "paid"})
+    last = f"{facts} AND kind = 'standing' AND metadata LIKE '%\"paid\"%'"
+    eventually(lambda: operator.rows(operator.clickhouse_url, last) == [["1"]])
+    for kind, reason, count in (("standing", "%", 2), ("key", "revoked", 1)):
+        found = operator.rows(operator.clickhouse_url, f"{facts} AND kind = '{kind}' AND reason LIKE '{reason}'")
+        assert found == [[str(count)]], kind
 
 
 def test_no_secret_is_kept_or_shown(operator: Operator, stack) -> None:

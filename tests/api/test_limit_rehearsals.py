@@ -38,7 +38,7 @@ def recorded(operator: Operator, project: str, requests: int) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def busy(operator: Operator) -> str:
     """A free project that asked for five images (32 credits each), one of them as a job, and sent two messages."""
-    project, client = operator.customer()
+    project, client = operator.customer(is_limited=True)
     for number in range(5):
         body = {"operation": "image", "hold": number == 4, "job_id": f"job-{number}"}
         assert client.post("/v1/admissions", json=body).status_code == 200

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from typer.testing import CliRunner
@@ -95,7 +96,7 @@ def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path
         json.dumps(
             {
                 "version": secrets.token_hex(4),
-                "effective_at": (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat(),
+                "effective_at": (datetime.now(UTC) + timedelta(seconds=2)).isoformat(),
                 "rates": {operation: "2.5"},
                 "hourly": {f"{operation}.hour": "0.5"},
             }
@@ -159,6 +160,52 @@ def test_any_id_explains_itself(run: Run, operator: Operator, monkeypatch: pytes
     assert stranger.get(f"/v1/receipts/{wanted}").json()["code"] == "unknown_receipt"
 
 
+def test_limits(run: Run, operator: Operator) -> None:
+    project = operator.project("free")
+    assert run("limits", "show", project)["in_force"]["requests_per_minute"] == 30
+    contract = run("limits", "set", project, "--requests", "50", "--ceiling", "12.5", "--reason", "contract 7")
+    assert contract["in_force"] == {"requests_per_minute": 50, "burst": 60, "cost_ceiling": "12.5"}
+    assert run("limits", "shadow", project, "--burst", "5")["shadow"]["burst"] == 5
+    assert run("limits", "shadow", project, "--end")["shadow"] is None
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    options = ("--until", tomorrow, "--burst", "900", "--reason", "launch", "--idempotency-key", "k1")
+    made = [run("limits", "raise", project, *options) for _ in range(2)]
+    assert made[0]["id"] == made[1]["id"] and made[1]["limits"]["in_force"]["burst"] == 900
+    assert run("limits", "end-raise", project, made[0]["id"])["raises"] == []
+    assert run("limits", "set", project, "--end")["contract"] is None
+
+
+def test_audit(run: Run, operator: Operator, stack: Stack) -> None:
+    project = operator.project("free")
+    client = operator.client(operator.key(project)["key"])
+    refused = client.post("/v1/admissions", json={"operation": "video", "tier": "premium"}).json()
+    run("limits", "set", project, "--burst", "500", "--reason", "contract 7")
+    eventually(lambda: len(run("audit", project)["entries"]) == 4)
+    (entry,) = run("audit", project, "--kind", "refusals")["entries"]
+    assert (entry["entry_id"], entry["code"]) == (refused["entry_id"], "plan_required")
+    assert run("audit", project, "--to", entry["at"], "--kind", "refusals")["entries"] == []
+    assert run("audit", "list", project) == run("audit", project) | {"since": ANY, "until": ANY}
+    assert project in [each["project"] for each in run("audit", "--kind", "keys", "--limit", "1000")["entries"]]
+    (use,) = [row for row in run("audit", "keys", project)["rows"] if row["operation"] == "video.premium"]
+    assert (use["uses"], use["refused"]) == (1, 1)
+    shown = CliRunner().invoke(app, ["audit", project, "--limit", "1"])
+    head, line = shown.stdout.splitlines()
+    assert head.split()[:2] == ["at", "entry_id"] and line.endswith("500 at once (contract 7)")
+    assert "--cursor" in shown.stderr
+    assert project in CliRunner().invoke(app, ["audit", "keys", project]).stdout
+
+
+def test_help_says_how(run: Run) -> None:
+    for argv, words in (
+        (["limits"], ["set", "shadow", "raise", "end-raise", "show"]),
+        (["limits", "raise", "--help"], ["--until", "RFC 3339", "--ceiling"]),
+        (["audit", "--help"], ["keys", "list"]),
+        (["audit", "list", "--help"], ["--kind", "refusals", "--from"]),
+    ):
+        done = CliRunner().invoke(app, argv, terminal_width=200)
+        assert all(word in done.output for word in words), done.output
+
+
 def test_what_is_refused_says_why_in_one_line(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -173,6 +220,9 @@ def test_what_is_refused_says_why_in_one_line(
 
     monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
     assert "unknown_project" in fails("projects", "show", "prj_nobody")
+    assert "unknown_raise" in fails("limits", "end-raise", Operator(stack).project(), "0-0-0")
+    assert "--end" in fails("limits", "set", "prj_nobody")
+    assert "ends_at" in fails("limits", "raise", "prj_nobody", "--until", "tomorrow", "--reason", "x", "--burst", "5")
     assert "is no JSON" in fails("prices", "announce", __file__)
     monkeypatch.setenv("METERLINE_DATA_DIR", str(tmp_path))
     assert "METERLINE_ADMIN_KEY" in fails("projects", "show", "prj_nobody")

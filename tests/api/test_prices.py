@@ -119,6 +119,19 @@ def test_a_version_is_announced_once(operator: Operator) -> None:
     assert (again.status_code, again.json()["code"]) == (409, "price_version_exists")
 
 
+def test_an_announcement_is_repeated_safely_under_an_idempotency_key(operator: Operator) -> None:
+    asked, headers = book(rates={"op.repeated": "1"}), {"idempotency-key": secrets.token_hex(4)}
+    first = operator.http.post("/v1/admin/price-books", json=asked, headers=headers)
+    assert first.status_code == 201, first.text
+    count = len(versions(operator))
+    again = operator.http.post("/v1/admin/price-books", json=asked, headers=headers)
+    assert again.status_code == 201
+    assert again.json() | {"in_force": None} == first.json() | {"in_force": None}
+    other = operator.http.post("/v1/admin/price-books", json=asked | {"rates": {}}, headers=headers)
+    assert (other.status_code, other.json()["code"]) == (409, "price_version_exists")
+    assert len(versions(operator)) == count
+
+
 def test_items_are_metered_and_listed(operator: Operator) -> None:
     name = f"domain_{secrets.token_hex(3)}"
     announced = announce(operator, book(hourly={name: "0.05"}))

@@ -149,8 +149,8 @@ def test_metadata_keys_are_bound_and_never_sql(used) -> None:
     assert {row["group"]["metadata.x') FROM facts --"] for row in response.json()["rows"]} == {""}
 
 
-def test_project_me(used) -> None:
-    project, client = used
+def test_project_me(operator: Operator) -> None:
+    project, client = operator.customer("hobby", is_limited=True)
     me = client.get("/v1/projects/me").json()
     assert (me["project"], me["plan"], me["requests_per_minute"], me["burst"]) == (project, "hobby", 60, 120)
     assert (me["badge_required"], len(me["keys"])) == (False, 1)

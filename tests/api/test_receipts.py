@@ -152,10 +152,11 @@ def test_a_dead_letter_is_found_by_its_events_id(operator: Operator, stack: Stac
 
 
 def test_a_429_explains_itself(operator: Operator) -> None:
-    _, client = operator.customer("free")
+    project, client = operator.customer("free", is_limited=True)
     answers = [client.post("/v1/admissions", json={"operation": "read"}) for _ in range(61)]
     (limited,) = [answer for answer in answers if answer.status_code == 429]
     assert limited.json()["detail"].startswith("Rate limit exceeded for project")
+    operator.lift_limits(project)
     found = receipt(client, limited.json()["entry_id"])
     assert (found["refusal"]["code"], found["refusal"]["status"]) == ("rate_limited", 429)
     assert "30 a minute and 60 at once" in found["refusal"]["detail"]

@@ -115,6 +115,33 @@ def history() -> list[Row]:
         fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
         fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
         charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
+        # Limits on trial: tried and ended, then tried again; counted calls, one of them too many for the trial.
+        fact(9 * day, 3, 1, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":1}', key_id="op"),
+        fact(9 * day, 3, 2, 0, "request", "tried", operation="GET /v1/old", key_id="k1", source=""),
+        fact(
+            9 * day, 3, 2, 1, "shadow", "tried", operation="GET /v1/old", key_id="k1", source="", reason="rate_limited"
+        ),
+        fact(8 * day, 3, 3, 0, "limits", "tried", environment="", reason="shadow", metadata='{"reason":"enough"}'),
+        fact(7 * day - hour, 3, 4, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":2}'),
+        fact(2 * day, 3, 5, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(2 * day, 3, 6, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(
+            2 * day,
+            3,
+            6,
+            1,
+            "shadow",
+            "tried",
+            operation="GET /v1/balance",
+            key_id="k1",
+            source="",
+            reason="rate_limited",
+        ),
+        fact(2 * day, 3, 7, 0, "hold", "tried", operation="website", key_id="k2", held=240),
+        fact(2 * day, 3, 7, 1, "hold", "tried", operation="website", key_id="k2", held=240),
+        fact(2 * day, 3, 7, 2, "shadow", "tried", operation="website", key_id="k2", reason="over_cost_ceiling"),
+        fact(2 * day, 3, 9, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(2 * day, 3, 10, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
         # Uses nothing that costs.
         fact(5 * day, 0, 1, 0, "grant", "idle", "250", "250", reason="allowance"),
         charge(2 * hour, 0, 2, 0, "idle", "read × 1 0 250"),
@@ -306,3 +333,30 @@ def test_revenue_by_month(filled: ClickHouse) -> None:
         (month_now, 2, Decimal("119.00"), Decimal("0.20"), Decimal("-1.00"), Decimal("118.20")),
         (month_before, 1, Decimal("25.00"), Decimal(0), Decimal(0), Decimal("25.00")),
     ]
+
+
+def test_audit_key_use_by_hour(filled: ClickHouse) -> None:
+    more = [
+        fact(timedelta(days=2), 3, 8, 0, "charge", "tried", operation="website", key_id="k2", reason="captured"),
+        fact(timedelta(days=2), 3, 11, 0, "refusal", "tried", operation="image", key_id="k2", reason="out_of_credits"),
+        fact(
+            timedelta(days=2), 3, 12, 0, "refusal", "tried", operation="item", key_id="op", source="", reason="unpaid"
+        ),
+    ]
+    insert(filled, journal_sink(Settings()), more)
+    rows = ask(filled, "audit_key_use_by_hour", "project, key_id, environment, operation, uses, refused")
+    assert rows == [
+        ("tried", "k1", "production", "GET /v1/balance", 4, 0),
+        ("tried", "k2", "production", "image", 1, 1),
+        ("tried", "k2", "production", "website", 1, 0),
+    ]
+    (hour,) = {row[0] for row in ask(filled, "audit_key_use_by_hour", "hour")}
+    assert (hour.minute, hour.second) == (0, 0)
+
+
+def test_limits_that_would_have_refused_counts_the_newest_trial(filled: ClickHouse) -> None:
+    columns = "project, limits_on_trial, requests, would_be_refused, rate_limited, never, share_percent"
+    assert ask(filled, "limits_that_would_have_refused", columns) == [("tried", '{"burst":2}', 5, 2, 1, 1, 40.0)]
+    ended = fact(timedelta(days=2, hours=1), 3, 5, 1, "limits", "tried", environment="", reason="shadow")
+    insert(filled, journal_sink(Settings()), [ended])
+    assert ask(filled, "limits_that_would_have_refused", columns) == [], "none in the time that it lasted"

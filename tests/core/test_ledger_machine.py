@@ -57,7 +57,7 @@ from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX, NEVER_MS
 from tests.core.builders import CREDIT, START_MS, addressed, usage
 from tests.simulation.checks import stored_use, used
-from tests.simulation.model import Line, Model, answer_of
+from tests.simulation.model import Hold, Line, Model, answer_of
 
 STEPS_MIN = int(os.environ.get("METERLINE_LEDGER_STEPS", "100000"))
 STEPS_AN_EXAMPLE = 100
@@ -148,9 +148,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(
         plans=st.tuples(*[st.sampled_from(("free", "hobby", "build", "enterprise"))] * len(PROJECTS)),
         sizes=st.lists(st.sampled_from((1, 1, 1, 3, 6)), min_size=1, max_size=4),
+        record_size=st.sampled_from((1, 1, 2, 6, 40)),
         has_prices=often,
     )
-    def open(self, plans: tuple[str, ...], sizes: list[int], has_prices: bool) -> None:
+    def open(self, plans: tuple[str, ...], sizes: list[int], record_size: int, has_prices: bool) -> None:
+        self.record_size = record_size
         for project, plan in zip(PROJECTS, plans, strict=True):
             self.send(CreateProject, project, name="", plan=plan, contract_allowance=900 * CREDIT, contract_cents=90_00)
         if has_prices:
@@ -204,12 +206,14 @@ class LedgerMachine(RuleBasedStateMachine):
         number=numbers,
         environment=environments,
         hours=st.sampled_from((0, 0, 24, 168, 168, 168, 169, -1)),
+        is_once=often,
     )
-    def admit(self, project: str, operation: str, number: int, environment: str, hours: int) -> None:
-        """Charge it at once, or hold it for some hours."""
+    def admit(self, project: str, operation: str, number: int, environment: str, hours: int, is_once: bool) -> None:
+        """Charge it at once, or hold it for some hours; and perhaps it is asked for by two."""
         self.step()
         event = self.use(project, operation, number, environment)
-        self.send(Admit, project, usage=event, hold_seconds=hours * 3_600)
+        for _ in range(1 if is_once else 2):
+            self.send(Admit, project, usage=event, hold_seconds=hours * 3_600)
 
     @rule(project=projects, environment=environments)
     def count_request(self, project: str, environment: str) -> None:
@@ -244,14 +248,17 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.has_holds())
     @rule(number=numbers, how=st.sampled_from((-1, -1, 0, 1, 2, 3, 4, 9, 9, *["released"] * 6)))
     def job_ends(self, number: int, how: int | str) -> None:
-        """All of its hold is charged, or so many quarters, or none."""
+        """All of its hold is charged, or so many quarters, or none; and perhaps it is queued again."""
         self.step()
-        project, hold_id, environment, total = self.open_hold(number)
+        project, hold_id, environment, hold = self.open_hold(number)
+        total = hold.total()
         if how == "released":
             self.send(ReleaseHold, project, hold_id=hold_id, environment=environment, reason="failed")
         else:
             amount = -1 if how < 0 else how * (total or 1) // 4
             self.send(CaptureHold, project, hold_id=hold_id, environment=environment, amount=amount)
+        if number % 4 == 0:
+            self.send(Admit, project, usage=hold.usage, hold_seconds=3_600)
 
     @precondition(lambda self: self.has_holds())
     @rule(number=numbers, seconds=st.sampled_from((0, 1, 3_600, 7 * 86_400)))
@@ -404,7 +411,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.send(CloseProject, project, reason="")
 
     @rule(
-        project=projects,
+        project=st.sampled_from((*PROJECTS * 3, "nobody")),
         what=st.sampled_from(
             ("create", "badge", "badge", *["standing"] * 4, *["join"] * 4, "billing account", "billing account")
         ),
@@ -579,6 +586,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """The record is full: it waits with those of its batch."""
         if self.record:
             body = Commands(self.record) if len(self.record) > 1 else self.record[0]
+            tally["records of several commands"] += len(self.record) > 1
             self.record = []
         if body is not None:
             self.waiting.append(IntakeItem(self.offset, self.at_ms, body))
@@ -725,12 +733,12 @@ class LedgerMachine(RuleBasedStateMachine):
             if known.recharge is not None and known.recharge.pending
         ]
 
-    def open_hold(self, number: int) -> tuple[str, str, str, int]:
-        """(project, id, environment, total) of a hold that is open, mostly."""
+    def open_hold(self, number: int) -> tuple[str, str, str, Hold]:
+        """(project, id, environment, hold) of one that is open; the id is another's now and then."""
         open_ones = [(name, hold) for name, known in self.model.projects.items() for hold in known.holds]
         project, hold = pick(open_ones, number)
         hold_id = "0-999999-0" if number % 6 == 5 else hold.id
-        return project, hold_id, pick(("", "", hold.usage.environment, "production"), number), hold.total()
+        return project, hold_id, pick(("", "", hold.usage.environment, "production"), number), hold
 
     def to_give_back(self, event: tuple[str, str, str]) -> list[GivenBack]:
         """What history says that the event was charged on each grant, and not given back yet."""
@@ -795,5 +803,6 @@ def test_any_commands_in_any_order_do_what_the_model_says(record_property: Calla
     for kind in COMMANDS:
         assert done[kind] >= each_min, f"{kind} was done {done[kind]} times only"
         assert refused[kind] >= each_min or kind in NEVER_REFUSED, f"{kind} was refused {refused[kind]} times only"
+    assert tally["records of several commands"] >= 10 * each_min
     for what in STATED:
         assert tally[f"stated: {what}"] >= each_min, f"{what} came about {tally[f'stated: {what}']} times only"

@@ -162,6 +162,19 @@ def test_keys_are_made_and_ended_once() -> None:
     assert create("one.more").code == "invalid_request"
 
 
+def test_a_key_made_or_ended_says_whose_key_did_it() -> None:
+    made = CreateKey(
+        project="p1", key_id="k0", key_hash=b"", environment="preview", scopes=[], actor="admin:1", **addressed("k")
+    )
+    ended = RevokeKey(project="p1", key_id="k0", actor="admin:2", **addressed("r"))
+    items = [IntakeItem(number, START_MS, each) for number, each in enumerate((create_project(), made, ended))]
+    facts = [fact for fact in fold(0, items, {}, {}, "intake").facts if fact.kind == "key"]
+    assert [(fact.key_id, fact.reason, fact.metadata) for fact in facts] == [
+        ("k0", "created", '{"by":"admin:1"}'),
+        ("k0", "revoked", '{"by":"admin:2"}'),
+    ]
+
+
 def test_a_preview_key_has_content_scopes_only() -> None:
     bench = Bench()
     for scopes, code in ((["*"], "invalid_request"), (["content:read", "billing:read"], "invalid_request"), ([], "")):

@@ -69,7 +69,6 @@ _MALFORMED = [b"", b"{", b"[1]", b'{"specversion":"1.0"}', b'[{"specversion":"1.
 
 
 # What is sent, and how often.
-_NOT_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CHOICES = {
     "usage": 24,
     "http": 14,
@@ -97,6 +96,8 @@ _CHOICES = {
     "malformed": 3,
     "junk": 1,
 }
+# What can't share a record of commands.
+_NO_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CREDIT = 1_000_000
 _DAY_MS = 86_400_000
 
@@ -133,10 +134,10 @@ class Clients:
     def act(self) -> None:
         """Send one thing, or several commands that share records."""
         rng = self.rng
-        if rng.random() < 0.8:
+        if rng.random() < 0.75:
             self._act(rng.choices(list(_CHOICES), list(_CHOICES.values()))[0])
             return
-        commands = {choice: weight for choice, weight in _CHOICES.items() if choice not in _NOT_COMMANDS}
+        commands = {choice: weight for choice, weight in _CHOICES.items() if choice not in _NO_COMMANDS}
         self._together = {}
         for choice in rng.choices(list(commands), list(commands.values()), k=rng.choice([2, 3, 3, 4, 6])):
             self._act(choice)

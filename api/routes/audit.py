@@ -1,0 +1,130 @@
+"""Who did what, what was refused, and what keys were used for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from api.csv_cells import as_csv
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for
+from api.keys import Caller
+from api.services import Services
+from schemas.audit import AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
+from schemas.problems import Problem
+from streams.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
+
+router = APIRouter(
+    prefix="/v1/audit", tags=["audit"], responses={code: {"model": Problem} for code in (401, 403, 404, 422, 503)}
+)
+
+DAYS = 30
+ROWS, CSV_ROWS = 100, 10_000
+
+SinceQuery = Annotated[datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago")]
+UntilQuery = Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")]
+LimitQuery = Annotated[int | None, Query(ge=1, le=CSV_ROWS, description=f"{ROWS}, of a CSV {CSV_ROWS}")]
+CursorQuery = Annotated[str | None, Query(min_length=1, max_length=1000)]
+FormatQuery = Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")]
+Accept = Annotated[str, Header()]
+_CSV: dict[int | str, dict[str, object]] = {
+    200: {
+        "content": {"text/csv": {"schema": {"type": "string"}}},
+        "headers": {"Link": {"schema": {"type": "string"}, "description": 'Of a CSV: rel="next"'}},
+    }
+}
+
+
+@router.get("", response_model=AuditPage, responses=_CSV)
+async def audit(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    kind: AuditKind | None = None,
+    since: SinceQuery = None,
+    until: UntilQuery = None,
+    limit: LimitQuery = None,
+    cursor: CursorQuery = None,
+    format: FormatQuery = None,
+    accept: Accept = "",
+) -> Response | AuditPage:
+    """What was refused and what was done, newest first: by project, or by all projects where an admin key names none.
+
+    `kind`: `refusals` (402, 403, 429 and what else was decided against), `shadow` (what limits on trial would have
+    refused), `limits`, `prices`, `grants` (bundles, refunds, corrections), `projects` (opened, closed, plan, standing,
+    badge, items), `keys` (made, revoked), `billing`, `recharge`. What keys were used for: GET /v1/audit/keys.
+    """
+    named = _named(services, caller, project)
+    begin, end = _period(since, until)
+    is_csv = _wants_csv(format, accept)
+    question = AuditQuestion(named, begin, end, limit or (CSV_ROWS if is_csv else ROWS), kind, cursor)
+    entries, following = await asyncio.to_thread(audit_page, services.clickhouse, question)
+    if is_csv:
+        return _csv(request, "audit", list(AuditEntry.model_fields), entries, following)
+    return AuditPage(since=begin, until=end, entries=entries, next_cursor=following)
+
+
+@router.get("/keys", response_model=KeyUsePage, responses=_CSV)
+async def key_use(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    since: SinceQuery = None,
+    until: UntilQuery = None,
+    limit: LimitQuery = None,
+    cursor: CursorQuery = None,
+    format: FormatQuery = None,
+    accept: Accept = "",
+) -> Response | KeyUsePage:
+    """What each key was used for, by the hour: first and last use, how often, and how many of them were refused.
+
+    It is summed up when it is asked for; each single use stays in the history. What an admin key did to a project is in
+    GET /v1/audit.
+    """
+    named = _named(services, caller, project)
+    begin, end = _period(since, until)
+    is_csv = _wants_csv(format, accept)
+    question = KeyUseQuestion(named, begin, end, limit or (CSV_ROWS if is_csv else ROWS), cursor)
+    rows, following = await asyncio.to_thread(key_use_page, services.clickhouse, question)
+    if is_csv:
+        return _csv(request, "key-use", list(KeyUse.model_fields), rows, following)
+    return KeyUsePage(since=begin, until=end, rows=rows, next_cursor=following)
+
+
+def _named(services: Services, caller: Caller, project: str | None) -> str | None:
+    """The project that is asked about; None is all, for an admin key. Raises Rejection."""
+    caller.require("audit:read")
+    if caller.project is None and project is None:
+        return None
+    name = project_for(caller, project)
+    account_for(services, name)
+    return name
+
+
+def _period(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+    end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
+    return end - timedelta(days=DAYS) if since is None else instant(since, "from"), end
+
+
+def _wants_csv(format: str | None, accept: str) -> bool:
+    return format == "csv" or (format is None and "text/csv" in accept)
+
+
+def _csv(
+    request: Request,
+    name: str,
+    columns: Sequence[str],
+    entries: Sequence[AuditEntry] | Sequence[KeyUse],
+    following: str | None,
+) -> Response:
+    headers = {"vary": "accept", "content-disposition": f'attachment; filename="{name}.csv"'}
+    if following is not None:
+        url = request.url.include_query_params(cursor=following)
+        headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return Response(as_csv(columns, rows_of(entries)), 200, headers, "text/csv; charset=utf-8; header=present")

@@ -1,0 +1,136 @@
+"""A project's limits: what a contract has over its plan, raises for a window of time, limits on trial."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, decided, instant, utc
+from api.routes.administration import ProjectPath
+from api.routes.reading import settled_account
+from api.services import Services
+from schemas.commands import EndRaise, RaiseLimits, SetLimits
+from schemas.ledger import Limits
+from schemas.limits import (
+    LimitRaiseInfo,
+    LimitRaiseResult,
+    NewLimitRaise,
+    NewLimits,
+    ProjectLimits,
+    SomeLimits,
+)
+from schemas.problems import Problem, Rejection
+from streams.core.booking import parse_credits
+from streams.core.limits import limits_of
+from streams.core.plans import PLANS
+from streams.shown_limits import limit_values, some_limits
+
+router = APIRouter(
+    prefix="/v1/admin/projects/{project}",
+    tags=["limits"],
+    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+)
+
+
+@router.get("/limits", response_model=ProjectLimits)
+async def get_limits(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectLimits:
+    """The plan's limits, the contract's, raises on and planned, those in force now, and those on trial."""
+    return limits_shown(services, project)
+
+
+@router.put("/limits", response_model=ProjectLimits)
+async def set_limits(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewLimits,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectLimits:
+    """Have these limits over the plan's from now on, or on trial; without any, have them end. They replace those that
+    were set before: what is left out is the plan's again."""
+    command = SetLimits(
+        project=project,
+        limits=_limits(asked),
+        is_shadow=asked.is_shadow,
+        reason=asked.reason,
+        **services.commands.addressing(idempotency_key, caller.key_id),
+    )
+    await decided(services, command)
+    return limits_shown(services, project)
+
+
+@router.post("/limit-raises", status_code=201, response_model=LimitRaiseResult)
+async def raise_limits(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewLimitRaise,
+    idempotency_key: IdempotencyKey = "",
+) -> LimitRaiseResult:
+    """Raise limits for a window of time, such as a launch. Send an Idempotency-Key: without one, a repeat is another
+    raise."""
+    command = RaiseLimits(
+        project=project,
+        limits=_limits(asked),
+        starts_at_ms=0 if asked.starts_at is None else _at_ms(asked.starts_at, "starts_at"),
+        ends_at_ms=_at_ms(asked.ends_at, "ends_at"),
+        reason=asked.reason,
+        **services.commands.addressing(idempotency_key, caller.key_id),
+    )
+    reply, offset = await decided(services, command)
+    return LimitRaiseResult(id=reply.entry_id, offset=offset, limits=limits_shown(services, project))
+
+
+@router.delete("/limit-raises/{raise_id}", status_code=204)
+async def end_raise(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    raise_id: Annotated[str, Path(max_length=80)],
+    idempotency_key: IdempotencyKey = "",
+) -> Response:
+    """End a raise now, or take back one that has not begun."""
+    command = EndRaise(
+        project=project, raise_id=raise_id, **services.commands.addressing(idempotency_key, caller.key_id)
+    )
+    await decided(services, command)
+    return Response(status_code=204)
+
+
+def limits_shown(services: Services, project: str) -> ProjectLimits:
+    """A project's limits as they are now. Raises Rejection `unknown_project` or `not_ready`."""
+    account = settled_account(services, project)
+    return ProjectLimits(
+        project=project,
+        plan=account.plan,
+        plan_limits=limit_values(PLANS[account.plan].limits),
+        contract=None if account.limits is None else some_limits(account.limits),
+        raises=[
+            LimitRaiseInfo(
+                id=each.id,
+                starts_at=utc(each.starts_at_ms),
+                ends_at=utc(each.ends_at_ms),
+                is_on=each.is_on,
+                **some_limits(each.limits).model_dump(),
+            )
+            for each in account.raises
+        ],
+        in_force=limit_values(limits_of(account)),
+        shadow=None if account.shadow is None else some_limits(account.shadow.limits),
+    )
+
+
+def _at_ms(at: datetime, field: str) -> int:
+    return round(instant(at, field).timestamp() * 1000)
+
+
+def _limits(asked: SomeLimits) -> Limits:
+    ceiling = 0
+    if asked.cost_ceiling is not None:
+        ceiling = parse_credits(asked.cost_ceiling, "cost_ceiling")
+        if not ceiling:
+            raise Rejection("invalid_request", "A cost ceiling is above 0; leave it out for none", "cost_ceiling")
+    return Limits(asked.requests_per_minute or 0, asked.burst or 0, ceiling)
