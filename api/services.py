@@ -25,6 +25,7 @@ from streams.migrations import migrate
 from streams.payments import payments_of
 from streams.price_broadcast import PriceBroadcast
 from streams.publisher import Publisher
+from streams.runtime import tune_collector
 from streams.settings import Settings
 from streams.topics import Topics, create_topics, topics_of
 
@@ -120,6 +121,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.drift.run()),
                 asyncio.create_task(services.price_broadcast.run()),
             ]
+            tune_collector()
             try:
                 yield services
             finally:

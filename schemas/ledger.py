@@ -200,13 +200,16 @@ def refusal(rejection: Rejection) -> Reply:
     return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "", field=rejection.field or "")
 
 
-class StoredReply(msgspec.Struct, array_like=True):
-    """A reply kept for a repeat of its command. `key` and `fingerprint` are 16-byte hashes; `offset` the record's."""
+class StoredReply(msgspec.Struct, array_like=True, gc=False):
+    """A reply kept for a repeat of its command. `key` and `fingerprint` are 16-byte hashes; `offset` the record's.
+
+    `reply` is a Reply as MessagePack: an account has dozens, and hardly one is ever read again.
+    """
 
     key: bytes
     fingerprint: bytes
     offset: int
-    reply: Reply
+    reply: msgspec.Raw
 
 
 class Account(msgspec.Struct, array_like=True):

@@ -29,6 +29,10 @@ from streams.topics import FETCH_BYTES, kafka_client_settings, partition_of, top
 log = logging.getLogger(__name__)
 
 _FETCH_WAIT_MS = 100
+# While accounts change all the time, the changes of so long are taken together: an account that changed often is then
+# written once, and the broker is asked less. The first change after a rest is taken at once.
+_GATHER_SECONDS = 0.01
+_RECORDS_MAX = 5000
 _SILENCE_SECONDS_MAX = 30.0
 
 
@@ -181,7 +185,7 @@ class AccountsView:
 
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         while True:
-            records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=5000)
+            records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
                 rows = [(record.key, record.value) for record in partition_records]
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
@@ -194,6 +198,8 @@ class AccountsView:
             if records:
                 async with self._advanced:
                     self._advanced.notify_all()
+                if sum(map(len, records.values())) < _RECORDS_MAX:
+                    await asyncio.sleep(_GATHER_SECONDS)
 
 
 @asynccontextmanager

@@ -214,7 +214,7 @@ class Decider:
 
 
 class Owner:
-    """Decide intake records and publish what follows: journal, then changelogs, then local tables, then replies."""
+    """Decide intake records and publish what follows: journal and dedup index, then accounts and replies."""
 
     def __init__(
         self,
@@ -270,41 +270,50 @@ class Owner:
                 partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
             }
             self.lease.check()
-            await asyncio.gather(*(self._publish_facts(partition, each) for partition, each in decided.items()))
+            # An account's value says that its records are applied: by then their facts, and what they made seen, must
+            # be safe. Without it they are decided again, and give the same facts and the same index.
+            seen_offsets = await asyncio.gather(
+                *(
+                    self._publish_facts(partition, each, by_partition[partition][0])
+                    for partition, each in decided.items()
+                )
+            )
+            # Whoever was paused in between must not write accounts that are older than its successor's, nor note their
+            # offset as if it had all that is before it.
             self.lease.check()
             await asyncio.gather(
-                *(self._store(partition, each, by_partition[partition][0]) for partition, each in decided.items())
+                *(
+                    self._store(partition, each, by_partition[partition][0], seen_offset)
+                    for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
+                ),
+                # The facts are on the log, so this is how it was decided, whatever becomes of us.
+                self._reply([reply for each in decided.values() for reply in each.replies]),
             )
         except BaseException:
             # The accounts in it are changed already, and nothing says that this was ever written.
             self.decider.forget()
             raise
-        await self._reply([reply for each in decided.values() for reply in each.replies])
 
-    async def _publish_facts(self, partition: int, decided: Decided) -> None:
-        await asyncio.gather(
+    async def _publish_facts(self, partition: int, decided: Decided, first: Any) -> int | None:
+        """Journal, dead letters and dedup index; gives the index's offset in its changelog."""
+        # In key order, which is the quickest to write.
+        decided.seen = dict(sorted(decided.seen.items()))
+        seen = seen_records(decided.seen, day_of(_at_ms(first)), first.offset)
+        _, _, seen_offset = await asyncio.gather(
             self.publisher.send_all(self.topics.journal, partition, decided.journal),
             self.publisher.send_all(self.topics.dead_letters, partition, decided.dead_letters),
+            self.publisher.send_all(self.topics.seen_changelog, partition, seen),
         )
+        return seen_offset
 
-    async def _store(self, partition: int, decided: Decided, first: Any) -> None:
-        day = day_of(_at_ms(first))
+    async def _store(self, partition: int, decided: Decided, first: Any, seen_offset: int | None) -> None:
         accounts = [(project.encode(), encode_account(account)) for project, account in decided.accounts.items()]
-        # In key order, which is the quickest to write.
-        seen = dict(sorted(decided.seen.items()))
-        # The index first: an account's value says that its records are applied, so what they made seen must be safe by
-        # then. And both are acknowledged before either is applied: the local tables never lead their changelogs.
-        seen_offset = await self.publisher.send_all(
-            self.topics.seen_changelog, partition, seen_records(seen, day, first.offset)
-        )
-        # Whoever was paused in between must not write accounts that are older than its successor's, nor note their
-        # offset as if it had all that is before it.
-        self.lease.check()
         accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
+        # Both changelogs have it before either table does: the local tables never lead them.
         if accounts_offset is not None:
             self.decider.accounts.file(partition).write(accounts, accounts_offset)
         if seen_offset is not None:
-            self.decider.seen.file(partition).write(seen_rows(seen, day), seen_offset)
+            self.decider.seen.file(partition).write(seen_rows(decided.seen, day_of(_at_ms(first))), seen_offset)
 
     async def _reply(self, replies: list[tuple[AnyCommand, Reply]]) -> None:
         """Those of one process together, in as few records as they fit in."""

@@ -39,6 +39,7 @@ PAUSE_SECONDS_MAX = 300.0
 TELLING_PAUSE_SECONDS_MAX = 5.0
 _COMMIT_SECONDS = 1.0
 _POLL_MS = 200
+_FETCH_MIN_BYTES = 64 * 1024
 _RECORDS_MAX = 64
 # In every fact that is about a purchase, as it stands in the journal: most records need not be taken apart.
 _WORD = b"recharge"
@@ -111,6 +112,8 @@ class Cashier:
             group_id=topics_of(self.settings).cashier_group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            fetch_min_bytes=_FETCH_MIN_BYTES,
+            fetch_max_wait_ms=_POLL_MS,
             max_partition_fetch_bytes=FETCH_BYTES,
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),

@@ -58,7 +58,8 @@ class CommandClient:
             **kafka_client_settings(self._settings),
             enable_auto_commit=False,
             auto_offset_reset="latest",
-            fetch_max_wait_ms=100,
+            # The first reply ends it, however long it would wait.
+            fetch_max_wait_ms=500,
         )
         await consumer.start()
         partition = TopicPartition(self._topics.replies, self.reply_partition)

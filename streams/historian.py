@@ -29,6 +29,7 @@ from streams.topics import FETCH_BYTES, kafka_client_settings, topics_of
 log = logging.getLogger(__name__)
 
 BEHIND_FLUSH_SECONDS = 2.0
+FETCH_MIN_BYTES = 64 * 1024
 
 Mark = tuple[int, int]
 Row = list[Any]
@@ -114,6 +115,8 @@ class Historian:
             group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
+            # Nobody is kept waiting for a fact by less than the insert does, and fetches of one record each are dear.
+            fetch_min_bytes=FETCH_MIN_BYTES,
             fetch_max_wait_ms=min(100, self.settings.historian_flush_ms),
             max_partition_fetch_bytes=FETCH_BYTES,
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),

@@ -7,6 +7,7 @@ another partition wait behind it.
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
@@ -14,7 +15,11 @@ from faust.transport.drivers import aiokafka as driver
 from streams.lease import Lease
 from streams.membership import note_member
 
+# While records come, those of a partition that was not fetched at once may wait this long behind the others.
 FETCH_WAIT_MS = 20
+# Once none do, one fetch waits for all partitions, and the first record of any ends it: asking seldom costs nothing.
+IDLE_FETCH_WAIT_MS = 250
+IDLE_AFTER_SECONDS = 1.0
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -30,6 +35,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._seeks = 0
         self._is_seeking = False
         self._fetches: set[asyncio.Future[Any]] = set()
+        self._found_at = 0.0
 
     async def getmany(self, active_partitions: Any, timeout: float) -> Any:
         """Records by partition. Called in Faust's thread, which may come to see them after a seek."""
@@ -48,7 +54,17 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         finally:
             self._fetches.discard(fetch)
             fetch.cancel()
-        return seeks, {} if fetch.cancelled() else fetch.result()
+        records = {} if fetch.cancelled() else fetch.result()
+        self._pace(bool(records))
+        return seeks, records
+
+    def _pace(self, has_found: bool) -> None:
+        """Say how long the broker may sit on the next fetch."""
+        now = time.monotonic()
+        if has_found:
+            self._found_at = now
+        is_idle = now - self._found_at > IDLE_AFTER_SECONDS
+        self._ensure_consumer()._fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if is_idle else FETCH_WAIT_MS
 
     async def seek_to_committed(self) -> Any:
         """Back to what is committed, in every partition; gives the offsets."""

@@ -241,6 +241,18 @@ class BenchChild:
             return (self._dir / name).read_text()
         return None
 
+    def result(self, name: str, seconds_max: float) -> str:
+        """Wait until the child has written this note. Raises BaselineError where it ends without, or takes longer."""
+        deadline = time.monotonic() + seconds_max
+        while time.monotonic() < deadline:
+            ended = self._child is None or self._child.poll() is not None
+            if (text := self.note(name)) is not None:
+                return text
+            if ended:
+                raise self._failure(f"ended without {name!r}")
+            time.sleep(_POLL_SECONDS)
+        raise self._failure(f"had no {name!r} after {seconds_max:.0f} s")
+
     def check(self, what: str) -> None:
         """Raises BaselineError, with `what` it did, where it has ended."""
         if self._child is None or self._child.poll() is not None:

@@ -46,6 +46,9 @@ from streams.core.price_list import PRICES_ID, Prices, check_book
 
 REPLIES_KEPT = 32
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+
 
 def open_account(
     command: AnyCommand,
@@ -117,7 +120,7 @@ def fingerprint(command: AnyCommand) -> bytes:
     neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0, actor="")
     if isinstance(neutral, Admit):
         neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
-    return blake2b(msgspec.msgpack.encode(neutral), digest_size=16).digest()
+    return blake2b(_encode(neutral), digest_size=16).digest()
 
 
 def claimed(command: AnyCommand, reply: Reply) -> list[bytes]:
@@ -151,9 +154,15 @@ def is_reply_kept(command: AnyCommand) -> bool:
     return not isinstance(command, CountRequest)
 
 
+def kept_reply(stored: StoredReply) -> Reply:
+    """The reply that was kept."""
+    return _decode_reply(stored.reply)
+
+
 def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
     """Remember a reply for a repeat of its command; the oldest goes once there are too many."""
-    account.replies.append(StoredReply(reply_key(command, reply), fingerprint(command), offset, reply))
+    stored = StoredReply(reply_key(command, reply), fingerprint(command), offset, msgspec.Raw(_encode(reply)))
+    account.replies.append(stored)
     if len(account.replies) > REPLIES_KEPT:
         del account.replies[: len(account.replies) - REPLIES_KEPT]
 

@@ -35,6 +35,7 @@ from streams.core.decisions import (
     fingerprint,
     is_reply_kept,
     keep_reply,
+    kept_reply,
     open_account,
     reply_key,
 )
@@ -265,9 +266,9 @@ class _Batch:
         for stored in account.replies:
             # Its own comes before that of a later command with the same key: one that was limited may have been sent
             # again in the same record.
-            if stored.offset == item.offset and stored.key == reply_key(command, stored.reply):
+            if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
                 self._reply(command, _repeated(command, stored))
-                self._mark_command_seen(item, command, stored.reply)
+                self._mark_command_seen(item, command, kept)
                 return
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
@@ -353,7 +354,7 @@ _REPLY_EXPIRED = Reply(
 
 
 def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:
-    return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
+    return kept_reply(stored) if stored.fingerprint == fingerprint(command) else _KEY_REUSED
 
 
 def _no_project(command: AnyCommand) -> Reply:

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
-from streams.transport import _ConsumerThread
+from streams import transport
+from streams.transport import FETCH_WAIT_MS, IDLE_AFTER_SECONDS, IDLE_FETCH_WAIT_MS, _ConsumerThread
 
 
 class Client:
@@ -19,6 +21,7 @@ class Client:
         self.position = 0
         self.log: list[str] = []
         self.arrived = asyncio.Event()
+        self._fetcher = SimpleNamespace(_fetch_max_wait_ms=-1)
 
     async def fetch(self) -> dict[str, list[str]]:
         while self.position == len(self.log):
@@ -43,7 +46,7 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch_records)
     made = _ConsumerThread.__new__(_ConsumerThread)
-    made._seeks, made._is_seeking, made._fetches = 0, False, set()
+    made._seeks, made._is_seeking, made._fetches, made._found_at = 0, False, set(), 0.0
     return made
 
 
@@ -103,5 +106,28 @@ def test_a_fetch_that_fails_says_so(thread: Any) -> None:
         with pytest.raises(ConnectionError):
             await thread.getmany(None, 1.0)
         assert not thread._fetches
+
+    run(thread, scenario)
+
+
+def test_the_broker_may_sit_longer_on_a_fetch_once_no_records_come(
+    thread: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(client: Client) -> None:
+        now = 1000.0
+        monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: now))
+        client.arrives("first")
+        await thread.getmany(None, 1.0)
+        assert client._fetcher._fetch_max_wait_ms == FETCH_WAIT_MS
+        monkeypatch.setattr(Client, "fetch", nothing)
+        now += IDLE_AFTER_SECONDS / 2
+        await thread.getmany(None, 1.0)
+        assert client._fetcher._fetch_max_wait_ms == FETCH_WAIT_MS
+        now += IDLE_AFTER_SECONDS
+        await thread.getmany(None, 1.0)
+        assert client._fetcher._fetch_max_wait_ms == IDLE_FETCH_WAIT_MS
+
+    async def nothing(_client: Client) -> dict[str, list[str]]:
+        return {}
 
     run(thread, scenario)

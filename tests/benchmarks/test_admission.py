@@ -1,0 +1,169 @@
+"""bench admission does what it says; not a credit is overspent or can't be spent; and its yardstick is fair."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.bench import baseline_redis
+from api.bench.admission import LEVELS, measure, passed
+from api.bench.lean_http import LeanConnection
+from api.bench.spenders import COST, ZERO_FIGURES, Told, compare, spend
+from api.stack import Stack, settings_apart
+from schemas.ledger import Limits
+from streams.core.windows import count_request, rested
+
+SPENDERS, CREDITS = 1000, 10_000
+
+
+def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
+    result = measure(True, print)
+    assert passed(result), result["spenders"]
+    assert [level["callers"] for level in result["client"]] == LEVELS
+    for level in (*result["client"], *result["http"]):
+        assert level["decisions_per_second"] > 0
+        assert 0 < level["p50_ms"] <= level["p99_ms"]
+        assert level["answers"] == {"200": level["decisions"]}
+        assert level["asked"] >= level["decisions"]
+    assert [level["callers"] for level in result["http"]] == [64]
+    assert set(result["idle_percent_of_a_core"]) == {"api", "worker-1", "kafka"}
+    assert result["idle_worker_and_api_percent"] > 0
+    assert result["overspent_microcredits"] == result["unspendable_microcredits"] == 0
+    assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "worker-1", "kafka"}
+    for row in result["redis"]:
+        if (missing := baseline_redis.missing()) is not None:
+            assert row["skipped"] == missing
+            continue
+        assert [level["callers"] for level in row["levels"]] == LEVELS
+        assert all(level["answers"] == {"200": level["decisions"]} for level in row["levels"])
+        assert "history" in row["does_not_give"]
+
+
+def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_worker_is_killed(tmp_path: Path) -> None:
+    with Stack(settings_apart(tmp_path, session_timeout_seconds=3.0)) as stack:
+        live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
+        result = spend(stack, live, SPENDERS, CREDITS, print)
+    assert {name: result[name] for name in ZERO_FIGURES} == dict.fromkeys(ZERO_FIGURES, 0), result
+    assert result["kills"] == 2
+    assert result["charges"] == CREDITS == result["admitted"] + result["replies_expired_and_charged"]
+    assert result["spent_by_the_last_one_microcredits"] == result["left_by_the_spenders_microcredits"] == 0
+
+
+# Two credits, both spent: one was answered, the other's reply was no longer kept.
+CHARGES = {"a": (1, COST), "b": (1, COST)}
+
+
+def told() -> Told:
+    return Told(admitted={"a": COST}, refused={"c": 0}, expired={"b"})
+
+
+def wrong(book: Told, charges: dict[str, tuple[int, int]], ledger: int = 0, available: int = 0) -> dict[str, int]:
+    figures = compare(book, charges, 2 * COST, ledger, available)
+    return {name: figures[name] for name in ZERO_FIGURES if figures[name]}
+
+
+def test_spenders_who_were_told_what_the_history_holds_have_only_zeros() -> None:
+    assert wrong(told(), CHARGES) == {}
+
+
+def test_credits_too_many_or_left_over_are_seen() -> None:
+    assert wrong(told(), CHARGES | {"d": (1, COST)}) == {"overspent_microcredits": COST, "charged_unasked": 1}
+    assert wrong(told(), {"a": (1, COST)}, COST, COST) == {"unspendable_microcredits": COST}
+    assert wrong(told(), CHARGES, 1, 0) == {"ledger_and_balance_differ_microcredits": 1}
+
+
+def test_answers_that_the_history_does_not_bear_out_are_seen() -> None:
+    book = told()
+    book.refused["d"] = COST
+    assert wrong(book, CHARGES) == {"refused_with_credits": 1}
+    book = told()
+    book.admitted["d"] = 0
+    assert wrong(book, CHARGES) == {"admitted_but_not_charged": 1}
+    book = told()
+    book.refused["a"] = 0
+    assert wrong(book, CHARGES) == {"refused_but_charged": 1}
+    twice = {"a": (2, 2 * COST), "b": (1, COST)}
+    assert wrong(told(), twice) == {"overspent_microcredits": COST, "charged_twice": 1}
+    book = told()
+    book.unexpected["plan_required"] += 1
+    assert wrong(book, CHARGES) == {"unexpected_answers": 1}
+
+
+@pytest.fixture
+def redis_address() -> Iterator[str | None]:
+    """None where a part is not installed, which the result says: see the first test."""
+    if baseline_redis.missing() is not None:
+        yield None
+        return
+    with baseline_redis.server(fsync=False) as address:
+        yield address
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | None, seed: int) -> None:
+    if redis_address is None:
+        return
+    import redis
+
+    chance = random.Random(seed)
+    limits = Limits(chance.randint(3, 30), chance.randint(30, 60), 0)
+    now_ms = 1_800_000_000_000
+    window = rested(now_ms)
+    with redis.Redis.from_url(redis_address) as client:
+        client.hset("a", "balance", 10**15)
+        decide = client.register_script(baseline_redis.SCRIPT)
+        statuses = []
+        for _ in range(600):
+            now_ms += chance.choice((0, 1, 30, 99, 700, 2_000, 9_000))
+            state = count_request(window, limits, now_ms)
+            expected = [429 if state.retry_at_ms else 200, state.remaining, state.retry_at_ms]
+            args = [7, limits.requests_per_minute, limits.burst, now_ms]
+            assert decide(keys=["a", "a:w"], args=args) == expected
+            statuses.append(expected[0])
+        assert set(statuses) == {200, 429}
+        assert int(client.hget("a", "balance")) == 10**15 - 7 * statuses.count(200)
+
+
+def test_the_yardstick_spends_a_balance_whole_and_no_more(redis_address: str | None) -> None:
+    if redis_address is None:
+        return
+    import redis
+
+    with redis.Redis.from_url(redis_address) as client:
+        client.hset("b", "balance", 25)
+        decide = client.register_script(baseline_redis.SCRIPT)
+        answers = [decide(keys=["b", "b:w"], args=[10, 100, 200, 0])[0] for _ in range(4)]
+        assert answers == [200, 200, 402, 402]
+        assert int(client.hget("b", "balance")) == 5
+        assert decide(keys=["absent", "absent:w"], args=[10, 100, 200, 0])[0] == 404
+
+
+def test_the_lean_client_reads_answers_however_they_are_cut() -> None:
+    answers = [
+        b"HTTP/1.1 402 x\r\nContent-Length: 11\r\n\r\nhello world",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    ]
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.readuntil(b"\r\n\r\n")
+            for byte in answer:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+    async def ask() -> list[int]:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with server:
+            connection = await LeanConnection.open("127.0.0.1", server.sockets[0].getsockname()[1])
+            statuses = [await connection.ask(b"GET / HTTP/1.1\r\n\r\n") for _ in answers]
+            with pytest.raises(ConnectionError):
+                await connection.ask(b"GET / HTTP/1.1\r\n\r\n")
+            return statuses
+
+    assert asyncio.run(ask()) == [402, 200]
