@@ -129,10 +129,11 @@ class Limits:
         return Rejection("rate_limited", f"Rate limit exceeded for address {address}. Retry after {seconds} seconds")
 
     async def _count(self, scope: Scope, call: Call) -> None:
-        if call.project is None or scope["path"] in self.UNCAPPED_PATHS:
+        if call.project is None:
             return
         services = scope["app"].state.services
-        await count(services, call, operation_of(scope))
+        if scope["path"] not in self.UNCAPPED_PATHS:
+            await count(services, call, operation_of(scope))
         if call.rate is None:
             call.rate = known_rate(services, call.project)
 
