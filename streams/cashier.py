@@ -119,8 +119,9 @@ class Cashier:
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
         )
         consumer.subscribe([topics_of(self.settings).journal], listener=_OnAssigned(self))
-        await consumer.start()
         try:
+            # In here: one that is told to stop while it joins must leave, or the others wait for it.
+            await consumer.start()
             while True:
                 if not (self._publisher.is_alive and self._commands.is_alive):
                     raise RuntimeError("commands can't be sent any more")

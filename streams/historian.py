@@ -123,8 +123,9 @@ class Historian:
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
         )
         consumer.subscribe([self.sink.topic], listener=_OnAssigned(self))
-        await consumer.start()
         try:
+            # In here: one that is told to stop while it joins must leave, or the others wait for it.
+            await consumer.start()
             while True:
                 try:
                     if self._interrupted:

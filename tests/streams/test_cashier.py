@@ -467,6 +467,21 @@ def test_two_cashiers_share_the_work_and_buy_once(worker: Worker) -> None:
     run(worker, scenario)
 
 
+def test_one_that_stops_while_it_joins_does_not_hold_up_the_others(worker: Worker) -> None:
+    async def scenario(shop: Shop) -> None:
+        async with shop.open() as one:
+            project = await shop.low_customer()
+            await shop.settled(project, ["on", "requested", "top_up"])
+            for steps in range(10):
+                async with shop.open():
+                    await asyncio.sleep(0.03 * steps)
+            project = await shop.low_customer()
+            await asyncio.wait_for(shop.settled(project, ["on", "requested", "top_up"]), 20)
+            assert one.paid == 2
+
+    run(worker, scenario)
+
+
 def test_it_ends_once_no_command_can_be_sent(worker: Worker) -> None:
     async def scenario(shop: Shop) -> None:
         cashier = Cashier(shop.settings, shop.till, shop.publisher, shop.commands)

@@ -3,20 +3,23 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from api.stack import Stack
-from streams.agents import Decided, Owner
+from schemas.ledger import Reply
+from streams.agents import Decided, Decider, Owner
 from streams.clickhouse import ClickHouse
+from streams.core.projects import new_project
 from streams.lease import Lease, LeaseLostError
 from streams.settings import Settings
 from streams.topics import topics_of
 from streams.verify import verify
 from tests.client import Operator, eventually
+from tests.core.builders import create_project
 
 
 def test_a_new_lease_is_not_valid() -> None:
@@ -37,26 +40,38 @@ def test_it_counts_from_when_the_heartbeat_was_sent() -> None:
 
 
 @pytest.mark.asyncio
-async def test_a_pause_between_the_two_changelogs_is_noticed() -> None:
+async def test_a_pause_between_the_facts_and_the_accounts_is_noticed() -> None:
     """Found by the simulation: accounts of a worker that woke late took the place of its successor's."""
     lease = Lease(0.3)
     topics = topics_of(Settings())
     written = []
 
     class Paused:
-        async def send_all(self, topic: str, partition: int, records: object) -> int:
-            written.append(topic)
-            await asyncio.sleep(0.4)
+        async def send_all(self, topic: str, partition: int, records: Iterable[object]) -> int:
+            if list(records):
+                written.append(topic)
+                await asyncio.sleep(0.4)
             return 7
 
+    opening = create_project()
+    decided = Decided(
+        journal=[(None, b"facts")],
+        seen={b"e" * 16: 0},
+        accounts={"p1": new_project(opening, 0, 1000)},
+        replies=[(opening, Reply(201, "", "", 0, 0, ""))],
+    )
     parts: Any = (Paused(), None, None, lease, lambda _partition: None)
     owner = Owner(Settings(), topics, *parts)
+    forgotten = []
+    owner.decider = cast(
+        Decider, SimpleNamespace(decide=lambda *_: decided, forget=lambda: forgotten.append("what was decided"))
+    )
     lease.renew(lease.now())
     lease.check()
-    first = SimpleNamespace(timestamp=1.0, offset=0)
     with pytest.raises(LeaseLostError):
-        await owner._store(0, Decided(seen={b"e" * 16: 0}), first)
-    assert written == [topics.seen_changelog]
+        await owner._apply_day([SimpleNamespace(partition=0, timestamp=1.0, offset=0)])
+    assert sorted(written) == sorted([topics.journal, topics.seen_changelog])
+    assert forgotten
 
 
 def test_a_worker_that_was_paused_past_its_session_exits_and_its_successor_decides(
