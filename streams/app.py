@@ -16,7 +16,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from yarl import URL
 
-from streams.agents import Accept, Owner, work
+from streams.agents import GATHER_SECONDS, Accept, Owner, work
 from streams.lease import Lease
 from streams.local_state import claim
 from streams.membership import leave_for_predecessor, lock
@@ -114,7 +114,7 @@ def create_app(settings: Settings) -> WorkerApp:
 
     @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
     async def own_accounts(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply, GATHER_SECONDS))
 
     @app.task  # type: ignore[untyped-decorator]
     async def tick() -> None:
