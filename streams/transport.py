@@ -42,12 +42,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         seeks, records = await super().getmany(active_partitions, timeout)
         return records if seeks == self._seeks else {}
 
-    async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
         """In this thread: the records, and after how many seeks they were fetched."""
         seeks = self._seeks
         if self._is_seeking:
             return seeks, {}
-        fetch = asyncio.ensure_future(super()._fetch_records(*args, **kwargs))
+        fetch = asyncio.ensure_future(super()._fetch_records(consumer, *args, **kwargs))
         self._fetches.add(fetch)
         try:
             await asyncio.wait({fetch})
@@ -55,16 +55,16 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self._fetches.discard(fetch)
             fetch.cancel()
         records = {} if fetch.cancelled() else fetch.result()
-        self._pace(bool(records))
+        self._pace(consumer, bool(records))
         return seeks, records
 
-    def _pace(self, has_found: bool) -> None:
+    def _pace(self, consumer: Any, has_found: bool) -> None:
         """Say how long the broker may sit on the next fetch."""
         now = time.monotonic()
         if has_found:
             self._found_at = now
         is_idle = now - self._found_at > IDLE_AFTER_SECONDS
-        self._ensure_consumer()._fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if is_idle else FETCH_WAIT_MS
+        consumer._fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if is_idle else FETCH_WAIT_MS
 
     async def seek_to_committed(self) -> Any:
         """Back to what is committed, in every partition; gives the offsets."""
