@@ -105,13 +105,16 @@ def _opening(project: str) -> list[AnyCommand]:
     ]
 
 
-def measure(quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run all of it: the figures, and those that must be zero. `quick` is for a look: its times are worth little."""
+def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> dict[str, Any]:
+    """Run all of it: the figures, and those that must be zero. `quick` is for a look: its times are worth little.
+
+    One partition is what one worker on one machine needs; each more divides the same callers into smaller groups.
+    """
     sizes = QUICK if quick else FULL
     load_before = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
-        Stack(settings_apart(Path(directory)), tell=tell) as stack,
+        Stack(settings_apart(Path(directory), partitions=partitions), tell=tell) as stack,
     ):
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         tell(f"opening {PROJECTS:,} projects")
@@ -145,6 +148,7 @@ def measure(quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
         "targets": _targets(client, http, idle),
         "durability": DURABILITY,
         "projects": PROJECTS,
+        "partitions": partitions,
         "cpu_microseconds_per_decision": {
             "client": _cpu_microseconds(client_usage, client),
             "http": _cpu_microseconds(http_usage, http),

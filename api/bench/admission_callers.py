@@ -78,7 +78,11 @@ def run_callers(settings: Settings, plan: Plan) -> list[Level]:
     """Run the plan in a process of its own. Raises BaselineError where that fails."""
     seconds_max = 60.0 + 3 * plan.seconds * len(plan.levels)
     with BenchChild(
-        __name__, settings.kafka_url or "", settings.topic_prefix, msgspec.json.encode(plan).decode()
+        __name__,
+        settings.kafka_url or "",
+        settings.topic_prefix,
+        msgspec.json.encode(plan).decode(),
+        str(settings.partitions),
     ) as child:
         return msgspec.json.decode(child.result(_RESULT, seconds_max), type=list[Level])
 
@@ -197,13 +201,15 @@ def _redis_way(_settings: Settings, plan: Plan, callers: int) -> AbstractAsyncCo
     return redis_way(plan.address, callers, REQUESTS_A_MINUTE, BURST)
 
 
-def _run_child(broker_url: str, prefix: str, directory: Path, plan: Plan) -> None:
+def _run_child(broker_url: str, prefix: str, directory: Path, plan: Plan, partitions: int) -> None:
     tune_collector()
-    settings = Settings(kafka_url=broker_url, topic_prefix=prefix)
+    settings = Settings(kafka_url=broker_url, topic_prefix=prefix, partitions=partitions)
     levels = uvloop.run(_run_plan(settings, plan))
     write_note(directory, _RESULT, msgspec.json.encode(levels).decode())
 
 
 if __name__ == "__main__":
     lifeline.watch()
-    _run_child(sys.argv[1], sys.argv[2], Path(sys.argv[3]), msgspec.json.decode(sys.argv[4], type=Plan))
+    _run_child(
+        sys.argv[1], sys.argv[2], Path(sys.argv[3]), msgspec.json.decode(sys.argv[4], type=Plan), int(sys.argv[5])
+    )

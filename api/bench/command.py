@@ -71,13 +71,17 @@ def dedup(
 
 
 @app.command()
-def admission(as_json: JsonOption = False, quick: QuickOption = False) -> None:
+def admission(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    partitions: Annotated[int, typer.Option(min=1, max=64, help="Of every topic: one is enough for one worker.")] = 1,
+) -> None:
     """Admissions a second and how soon each is answered, by client library, HTTP and Redis; 1,000 spenders of one
     balance while the worker is killed; idle. Exits with 1 if a credit was overspent or could not be spent."""
     from api.bench.admission import measure, passed
 
     with console.status("") as status:
-        result = measure(quick, status.update)
+        result = measure(quick, status.update, partitions)
     _show(result, as_json)
     if not passed(result):
         raise typer.Exit(1)
