@@ -254,8 +254,9 @@ class Owner:
             message = event.message
             expected = self._next_offsets.get(message.partition)
             if expected is None:
-                expected = self.committed(message.partition)
-            if expected is not None and message.offset > expected:
+                # Where nothing is committed yet, the first record there is.
+                expected = self.committed(message.partition) or 0
+            if message.offset > expected:
                 raise IntakeGapError(
                     f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
                 )

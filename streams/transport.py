@@ -14,6 +14,7 @@ from faust.transport.drivers import aiokafka as driver
 
 from streams.lease import Lease
 from streams.membership import note_member
+from streams.topics import topics_of
 
 # While records come, those of a partition that was not fetched at once may wait this long behind the others.
 FETCH_WAIT_MS = 20
@@ -79,7 +80,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             if fetches:
                 await asyncio.wait(fetches)
             self._seeks += 1
-            return await self._ensure_consumer().seek_to_committed()
+            consumer = self._ensure_consumer()
+            offsets = await consumer.seek_to_committed()
+            # aiokafka leaves a partition where it is for which nothing is committed yet: what was fetched of it before,
+            # and is let go now, would never come again.
+            topics = topics_of(self.app.settings)
+            for tp, offset in offsets.items():
+                if not offset and tp.topic in (topics.usage, topics.intake):
+                    consumer.seek(tp, 0)
+            return offsets
         finally:
             self._is_seeking = False
 

@@ -45,10 +45,24 @@ def events(*offsets: int, generation: int = 1) -> list[Any]:
     ]
 
 
-def owner(committed: int | None = None) -> Any:
+def owner(committed: int | None = None, again: int | None = None) -> Any:
     settings = Settings(kafka_url="127.0.0.1:9092")
     nothing: Any = None
-    made = Owner(settings, topics_of(settings), nothing, nothing, nothing, nothing, lambda _partition: committed)
+    # At the first assignment, and at the next.
+    places = [committed if again is None else again, committed]
+
+    def committed_now(_partition: int) -> int | None:
+        return places.pop() if len(places) > 1 else places[0]
+
+    made = Owner(
+        settings,
+        topics_of(settings),
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        lambda _partition: places.pop() if len(places) > 1 else places[0],
+    )
 
     class DecidedError(Exception):
         pass
@@ -60,7 +74,7 @@ def owner(committed: int | None = None) -> Any:
     return made, DecidedError
 
 
-@pytest.mark.parametrize("batches", [[(0, 2)], [(0, 1), (3,)]])
+@pytest.mark.parametrize("batches", [[(0, 2)], [(0, 1), (3,)], [(1,)]])
 def test_an_owner_decides_nothing_after_a_gap(batches: list[tuple[int, ...]]) -> None:
     owning, decided = owner()
     for offsets in batches[:-1]:
@@ -79,7 +93,7 @@ def test_an_assignment_begins_where_it_was_committed() -> None:
 
 
 def test_a_redelivery_or_another_assignment_is_no_gap() -> None:
-    owning, decided = owner()
+    owning, decided = owner(committed=5, again=20)
     for batch in (events(5, 6, 7), events(6, 7, 8), events(20, 21, generation=2)):
         with pytest.raises(decided):
             asyncio.run(owning.apply(batch))

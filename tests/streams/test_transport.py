@@ -6,10 +6,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
 from streams import transport
+from streams.settings import Settings
+from streams.topics import topics_of
 from streams.transport import FETCH_WAIT_MS, IDLE_AFTER_SECONDS, IDLE_FETCH_WAIT_MS, _ConsumerThread
+
+SETTINGS = Settings(kafka_url="127.0.0.1:9092")
+INTAKE = TopicPartition(topics_of(SETTINGS).intake, 0)
+CHANGELOG = TopicPartition(topics_of(SETTINGS).accounts_changelog, 0)
 
 
 class Client:
@@ -19,6 +26,7 @@ class Client:
 
     def __init__(self) -> None:
         self.position = 0
+        self.committed: int | None = None
         self.log: list[str] = []
         self.arrived = asyncio.Event()
         self._fetcher = SimpleNamespace(_fetch_max_wait_ms=-1)
@@ -34,9 +42,15 @@ class Client:
         self.log.append(record)
         self.arrived.set()
 
-    async def seek_to_committed(self) -> dict[str, int]:
-        self.position = 0
-        return {"tp": 0}
+    async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
+        """As aiokafka does: where nothing is committed, the position stays."""
+        if self.committed is not None:
+            self.position = self.committed
+        return {INTAKE: self.committed, CHANGELOG: None}
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        assert partition == INTAKE, "recovery alone says where changelogs are read"
+        self.position = offset
 
 
 @pytest.fixture
@@ -46,6 +60,7 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch_records)
     made = _ConsumerThread.__new__(_ConsumerThread)
+    made.app = SimpleNamespace(settings=SETTINGS)
     made._seeks, made._is_seeking, made._fetches, made._found_at = 0, False, set(), 0.0
     return made
 
