@@ -93,7 +93,8 @@ class Filler:
             intake = [TopicPartition(topics_of(self.settings).intake, n) for n in range(self.settings.partitions)]
             consumer.assign(intake)
             ends = await consumer.end_offsets(intake)
-            with _owner(self.settings, self.publisher, directory) as owner:
+            committed = {tp.partition: await consumer.committed(tp) for tp in intake}
+            with _owner(self.settings, self.publisher, directory, committed.get) as owner:
                 collector = CycleCollector()
                 for tp in intake:
                     consumer.pause(*intake)
@@ -190,14 +191,16 @@ class _Event:
 
 
 @contextmanager
-def _owner(settings: Settings, publisher: Publisher, directory: Path) -> Iterator[Owner]:
+def _owner(
+    settings: Settings, publisher: Publisher, directory: Path, committed: Callable[[int], int | None]
+) -> Iterator[Owner]:
     accounts = _Files(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
     seen = _Files(lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days))
     lease = Lease(float("inf"))
     lease.renew(Lease.now())
     tables = cast(BatchTable, accounts), cast(BatchTable, seen)
     try:
-        yield Owner(settings, topics_of(settings), publisher, *tables, lease, lambda _partition: None)
+        yield Owner(settings, topics_of(settings), publisher, *tables, lease, committed)
     finally:
         for file in (*accounts.values(), *seen.values()):
             file.close()
