@@ -26,7 +26,7 @@ from streams.topics import kafka_client_settings, partition_of, topics_of
 log = logging.getLogger(__name__)
 
 
-# Each is well under 10 KB, but for price books and corrections, which come alone as a rule.
+# The largest, with all the metadata that there may be, have some 70 KB: so many fit into a record, with room to spare.
 COMMANDS_A_RECORD_MAX = 64
 
 
