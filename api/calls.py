@@ -35,12 +35,14 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 @dataclass(slots=True)
 class Call:
     """`caller` is who makes it, or `refusal` says why that is nobody. `rate` is how its window stands: the project's,
-    or, where nobody makes it, the address'. `is_counted` once it needs no counting in a project's window any more."""
+    or, where nobody makes it, the address'. `is_counted` once it needs no counting in a project's window any more;
+    `offset` is then the intake record that it was counted by, where the owner has said so."""
 
     caller: Caller | None = None
     refusal: Rejection | None = None
     rate: RateState | None = None
     is_counted: bool = False
+    offset: int | None = None
 
     @property
     def project(self) -> str | None:
@@ -84,7 +86,7 @@ async def count(services: Services, call: Call, operation: str) -> None:
     )
     try:
         async with asyncio.timeout(services.settings.count_wait_seconds):
-            reply, _ = await services.commands.decide(command)
+            reply, call.offset = await services.commands.decide(command)
     except (TimeoutError, Rejection, KafkaError) as error:
         log.warning("a call of project %s goes on uncounted: %r", caller.project, error)
         return

@@ -70,6 +70,19 @@ async def counted(request: Request, services: ServicesDep, caller: UncountedCall
 CallerDep = Annotated[Caller, Depends(counted)]
 
 
+async def current(request: Request, services: ServicesDep, caller: CallerDep) -> Caller:
+    """Who is calling, once the copy of their account holds all that was decided before the call: it was counted after
+    that. While the owner is away it is read as it is, and an admin key's calls, which are not counted, may read it some
+    milliseconds old."""
+    offset = call_of(request.scope).offset
+    if caller.project is not None and offset is not None:
+        await services.accounts.wait_for(caller.project, offset, services.settings.count_wait_seconds)
+    return caller
+
+
+CurrentCallerDep = Annotated[Caller, Depends(current)]
+
+
 async def admin(caller: CallerDep) -> Caller:
     """The operator, or Rejection `missing_scope`."""
     if caller.project is not None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path
 
 from api.dependencies import (
     CallerDep,
+    CurrentCallerDep,
     IdempotencyKey,
     ProjectQuery,
     ServicesDep,
@@ -36,7 +37,7 @@ HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the 
 
 
 @router.get("", response_model=HoldPage)
-async def open_holds(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> HoldPage:
+async def open_holds(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> HoldPage:
     """The open holds, the oldest first; those of its own environment for a project's key."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))
@@ -45,7 +46,7 @@ async def open_holds(services: ServicesDep, caller: CallerDep, project: ProjectQ
 
 @router.get("/{hold_id}", response_model=HoldInfo)
 async def one_hold(
-    services: ServicesDep, caller: CallerDep, hold_id: HoldPath, project: ProjectQuery = None
+    services: ServicesDep, caller: CurrentCallerDep, hold_id: HoldPath, project: ProjectQuery = None
 ) -> HoldInfo:
     """One open hold."""
     caller.require("content:read")

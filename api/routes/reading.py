@@ -11,7 +11,16 @@ import msgspec
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for, utc
+from api.dependencies import (
+    CallerDep,
+    CurrentCallerDep,
+    ProjectQuery,
+    ServicesDep,
+    account_for,
+    instant,
+    project_for,
+    utc,
+)
 from api.past_balance import account_as_of
 from api.services import Services
 from schemas.answers import (
@@ -47,7 +56,7 @@ _UNTIL_NOW = "RFC 3339 with a zone; exclusive"
 @router.get("/balance", response_model=Balance)
 async def balance(
     services: ServicesDep,
-    caller: CallerDep,
+    caller: CurrentCallerDep,
     project: ProjectQuery = None,
     environment: EnvironmentName | None = None,
     min_offset: Annotated[
@@ -158,14 +167,14 @@ async def usage(
 
 
 @router.get("/projects/me", response_model=ProjectInfo)
-async def me(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> ProjectInfo:
+async def me(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ProjectInfo:
     """The project this key belongs to, with the limits that hold now."""
     caller.require("content:read")
     return project_now(services, project_for(caller, project))
 
 
 @router.get("/items", response_model=ItemList)
-async def items(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> ItemList:
+async def items(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ItemList:
     """The project's recurring line items, and what they come to so far this month."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))

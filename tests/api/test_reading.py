@@ -41,6 +41,17 @@ def test_balance(used) -> None:
     assert client.get("/v1/balance", params={"environment": "preview"}).json()["available"] == "0"
 
 
+def test_a_projects_own_balance_holds_all_that_was_decided_before_it_was_asked(operator: Operator) -> None:
+    project, client = operator.customer("scale")
+    for number in range(60):
+        admitted = operator.http.post(
+            "/v1/admissions", json={"project": project, "operation": "chat.message", "id": str(number), "source": "/t"}
+        ).json()
+        balance = client.get("/v1/balance").json()
+        assert balance["offset"] >= admitted["offset"], f"read {number} is older than the decision before it"
+        assert balance["available"] == admitted["available"]
+
+
 def test_ledger_is_newest_first_and_paged_without_gaps(used) -> None:
     _, client = used
     entries = client.get("/v1/ledger").json()["entries"]

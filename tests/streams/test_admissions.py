@@ -28,14 +28,15 @@ def connect(request: pytest.FixtureRequest, stack: Stack) -> Connect:
     return lambda: HttpAdmissions(stack.url, stack.admin_key)
 
 
-def available(operator: Operator, project: str) -> str:
-    return operator.http.get("/v1/balance", params={"project": project}).json()["available"]
+def available(operator: Operator, project: str, min_offset: int = 0) -> str:
+    asked = {"project": project, "min_offset": min_offset}
+    return operator.http.get("/v1/balance", params=asked).json()["available"]
 
 
 def test_a_request_is_charged_refused_and_says_how_the_window_stands(operator: Operator, connect: Connect) -> None:
     project = operator.project()
 
-    async def scenario() -> None:
+    async def scenario() -> int:
         async with connect() as admissions:
             charged = await admissions.admit(project, "website", id="1", source="/t", metadata={"customer_id": "c"})
             assert (charged.allowed, charged.status, charged.code) == (True, 200, "")
@@ -50,9 +51,10 @@ def test_a_request_is_charged_refused_and_says_how_the_window_stands(operator: O
             assert refused.available == 10 * CREDIT
             gated = await admissions.admit(project, "video", id="3", source="/t", tier="premium")
             assert (gated.status, gated.code) == (402, "plan_required")
+            return charged.offset
 
-    asyncio.run(scenario())
-    assert available(operator, project) == "10"
+    offset = asyncio.run(scenario())
+    assert available(operator, project, offset) == "10"
 
 
 def test_the_event_of_an_admission_is_not_billed_again(operator: Operator, connect: Connect) -> None:
