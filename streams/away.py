@@ -42,6 +42,8 @@ SETTLED_AT_ONCE_MAX = 16
 PRICES_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.2
 PAUSE_SECONDS_MAX = 5.0
+# Since the last request that waited in vain. What was admitted meanwhile is settled, which asks again more often.
+SILENCE_SECONDS = 15.0
 _REFUSED_PROJECTS_MAX = 10_000
 _NO_CREDITS = ("out_of_credits", "project_closed", "unknown_project")
 # Decided before, and the answer is no longer kept.
@@ -93,6 +95,7 @@ class Away:
         self._leased_total = 0
         self._refused: OrderedDict[str, None] = OrderedDict()
         self._decided_at: float | None = None
+        self._silent_at: float | None = None
         self._book: PriceBook | None = None
         self._priced_at = 0.0
         self._admitted = self._settled = self._uncovered = 0
@@ -132,9 +135,28 @@ class Away:
             await asyncio.gather(self._settling, return_exceptions=True)
             await self._journal.close()
 
-    def decided(self, decision: Decision) -> None:
-        """Meterline has answered: the lease's time begins anew."""
+    @property
+    def is_silent(self) -> bool:
+        """Whether the last that was asked waited in vain, and nobody else had an answer meanwhile. Whoever can have a
+        lease need not wait for it too."""
+        return self._silent_at is not None and time.monotonic() - self._silent_at < SILENCE_SECONDS
+
+    async def ask(self, asked: Asked, idempotency_key: str = "") -> Decision:
+        """Meterline's decision; the lease's time begins anew with it. Raises MeterlineAway."""
+        assert self._admissions is not None
+        asked_at = time.monotonic()
+        try:
+            decision = await asked.ask(self._admissions, idempotency_key)
+        except MeterlineAway:
+            if self._decided_at is None or self._decided_at < asked_at:
+                self._silent_at = time.monotonic()
+            raise
+        self._decided(decision)
+        return decision
+
+    def _decided(self, decision: Decision) -> None:
         self._decided_at = time.monotonic()
+        self._silent_at = None
         if decision.code in _NO_CREDITS:
             self._refused[decision.project] = None
             self._refused.move_to_end(decision.project)
@@ -359,12 +381,10 @@ class Away:
         return entry.leased if entry.credits is None else min(entry.credits, entry.leased)
 
     async def _ask(self, asked: Asked, idempotency_key: str = "") -> Decision:
-        assert self._admissions is not None
-        decision = await asked.ask(self._admissions, idempotency_key)
+        decision = await self.ask(asked, idempotency_key)
         if decision.code == _EXPIRED:
             # The event's own id still says whether it was charged, or that its hold is open.
-            decision = await asked.ask(self._admissions, f"{idempotency_key or asked.idempotency_key}:again")
-        self.decided(decision)
+            decision = await self.ask(asked, f"{idempotency_key or asked.idempotency_key}:again")
         return decision
 
     async def _record(self, asked: Asked) -> None:

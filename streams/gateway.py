@@ -302,20 +302,19 @@ class Gateway:
         if self._repeats == "refuse" and self.away.has_succeeded(asked):
             return _repeated(undecided), None
         self.away.take_up(asked)
+        if self.away.is_silent and (leased := await self.away.admit(asked)) is not None:
+            return _leased(undecided, *leased)
         try:
-            decision = await asked.ask(self._admissions)
+            decision = await self.away.ask(asked)
         except MeterlineAway as error:
-            leased = await self.away.admit(asked)
-            if leased is not None:
-                entry, amount = leased
-                return replace(undecided, credits=amount), entry
+            if (leased := await self.away.admit(asked)) is not None:
+                return _leased(undecided, *leased)
             log.warning("a request of project %s is refused, since there is no decision: %s", asked.project, error)
             if not error.is_unsent:
                 self.away.abandon(asked)
                 self._owe(asked, is_named)
             detail = "It can't be decided now whether this may run"
             return replace(undecided, status=503, code="admission_unavailable", detail=detail), None
-        self.away.decided(decision)
         is_owed = self._is_owed(asked)
         is_repeat = decision.already_decided and not decision.hold_id
         if is_repeat and self._repeats == "refuse" and not is_owed:
@@ -466,6 +465,10 @@ def _refusal(request_id: str, decision: Decision) -> Response:
         extra=extra,
         headers=decision.headers(),
     )
+
+
+def _leased(undecided: Decision, entry: int, amount: int) -> tuple[Decision, int]:
+    return replace(undecided, credits=amount), entry
 
 
 def _repeated(decision: Decision) -> Decision:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 
 import structlog
 
@@ -15,6 +16,38 @@ _QUIET = (
     *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn", "stripe", "urllib3"),
     *("streams.app", "streams.recovery", "streams.tables", "streams.transport"),
 )
+
+# While Kafka is away its client says so ten times a second and connection.
+_REPETITIVE = "aiokafka"
+_REPEAT_SECONDS = 10.0
+_KINDS_MAX = 1000
+
+
+class OnceInAWhile(logging.Filter):
+    """Lets one record of a kind through in `seconds`, and says with the next how many there were; of loggers under
+    `name` alone. Records of one kind have the same template and level."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name)
+        self._seconds = seconds
+        self._passed: dict[tuple[str, int, object], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is let through."""
+        if not super().filter(record):
+            return True
+        kind = (record.name, record.levelno, record.msg)
+        now = time.monotonic()
+        passed_at, held_back = self._passed.get(kind, (None, 0))
+        if passed_at is not None and now - passed_at < self._seconds:
+            self._passed[kind] = (passed_at, held_back + 1)
+            return False
+        if len(self._passed) >= _KINDS_MAX:
+            self._passed.clear()
+        self._passed[kind] = (now, 0)
+        if held_back:
+            record.msg, record.args = f"{record.getMessage()} (and {held_back} more like it since the last)", ()
+        return True
 
 
 def configure(settings: Settings, process: str) -> None:
@@ -39,6 +72,7 @@ def configure(settings: Settings, process: str) -> None:
             processors=[_add_process(process), structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(OnceInAWhile(_REPETITIVE, _REPEAT_SECONDS))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level)
