@@ -20,7 +20,7 @@ from typing import Any, cast
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from api.bench.workload import OPENING_BALANCE, Workload
-from schemas.commands import CreateKey, CreateProject, TopUp
+from schemas.commands import CountRequest, CreateKey, CreateProject, TopUp
 from schemas.prices import FIRST_PRICE_BOOK
 from streams.agents import Envelopes, Owner
 from streams.codecs import encode
@@ -115,6 +115,8 @@ class Filler:
         for project in topped_up:
             self.expected[project] += BUNDLES[_BUNDLE_USD]
         replies = await asyncio.gather(*(self.commands.decide(self._top_up(project)) for project in topped_up))
+        # An answer may be out before the account is stored. Once there is one to what came after it, it is.
+        await asyncio.gather(*(self.commands.decide(self._count(project)) for project in topped_up))
         return sum(
             reply.status != 200 or reply.available != self.expected[project]
             for project, (reply, _) in zip(topped_up, replies, strict=True)
@@ -139,6 +141,9 @@ class Filler:
             reference="bench",
             **self.commands.addressing(),
         )
+
+    def _count(self, project: str) -> CountRequest:
+        return CountRequest(project=project, operation="bench", environment=ENVIRONMENT, **self.commands.addressing())
 
     async def _send(self, by_partition: dict[int, list[tuple[bytes | None, bytes]]]) -> None:
         topic = topics_of(self.settings).intake

@@ -15,7 +15,7 @@ from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, Pri
 from schemas.prices import PriceBook
 from schemas.problems import Problem, Rejection
 from streams.core.booking import format_credits, parse_credits
-from streams.core.price_list import Prices
+from streams.core.price_list import Prices, version_exists
 
 router = APIRouter(
     prefix="/v1", tags=["prices"], responses={code: {"model": Problem} for code in (401, 403, 409, 422, 503)}
@@ -54,6 +54,8 @@ async def announce(
     effective_at_ms = _at_ms(asked.effective_at, "effective_at")
     if idempotency_key and _is_announced(before, asked, effective_at_ms):
         return _info(before, asked.version)
+    if before.version(asked.version) is not None:
+        raise version_exists(asked.version)
     lead_ms = round(services.settings.price_lead_seconds * 1000)
     if effective_at_ms < now_ms + lead_ms:
         raise Rejection(

@@ -71,6 +71,11 @@ class Prices:
         return self.books[0], -_FOREVER_MS, self.books[1].effective_at_ms if len(self.books) > 1 else _FOREVER_MS
 
 
+def version_exists(version: str) -> Rejection:
+    """What is said of a book whose version was announced before."""
+    return Rejection("price_version_exists", f"Version {version!r} was announced before", "version")
+
+
 def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
     """Whether a book may be announced after these, the last of which is to be `after`, where that is said.
 
@@ -81,7 +86,7 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
     if not _VERSION.fullmatch(book.version):
         raise _invalid("A version has up to 32 letters, digits, dots, dashes and underscores", "version")
     if prices.version(book.version) is not None:
-        raise Rejection("price_version_exists", f"Version {book.version!r} was announced before", "version")
+        raise version_exists(book.version)
     if len(prices.books) >= BOOKS_MAX:
         raise _invalid(f"There are at most {BOOKS_MAX} price books", "version")
     last = prices.books[-1]

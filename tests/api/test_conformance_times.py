@@ -90,8 +90,8 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         records += [(day_ms(day) + TIME_OF_DAY_MS + 1, Tick([project])) for day in case["renewals"]]
     for number, case in enumerate(REFUNDS):
         project = f"refund_{number}"
-        # A minute short of the day, for the time until the refund is asked for.
-        bought_ms = now_ms - case["days"] * DAY_MS + (60_000 if case["refundable"] else 0)
+        # An hour short of the day, for the time until the refund is asked for.
+        bought_ms = now_ms - case["days"] * DAY_MS + (3_600_000 if case["refundable"] else 0)
         bundle = TopUp(project=project, environment="preview", bundle_usd=20, reference="", **addressed(f"t{number}"))
         records += [(bought_ms, create(project)), (bought_ms, bundle)]
         # What is used of them is more than a minute may cost.

@@ -12,7 +12,7 @@ from tests.client import Operator, event, eventually
 def book(**changes: object) -> dict:
     return {
         "version": f"v{secrets.token_hex(4)}",
-        "effective_at": (datetime.now(UTC) + timedelta(milliseconds=300)).isoformat(),
+        "effective_at": (datetime.now(UTC) + timedelta(seconds=1)).isoformat(),
         **changes,
     }
 

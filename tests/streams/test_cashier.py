@@ -142,11 +142,13 @@ class Shop:
         try:
             consumer.assign([tp])
             end = (await consumer.end_offsets([tp]))[tp]
-            found = []
+            # A worker that was stopped between the journal and the accounts states the same facts again.
+            found: dict[tuple[int, int], Any] = {}
             while await consumer.position(tp) < end:
                 for record in (await consumer.getmany(tp, timeout_ms=500)).get(tp, []):
-                    found += [(record.offset, record.value, each) for each in decode_facts(record.value)]
-            return [each for each in found if each[2].project == project]
+                    for each in decode_facts(record.value):
+                        found.setdefault((each.offset, each.index), (record.offset, record.value, each))
+            return [each for each in found.values() if each[2].project == project]
         finally:
             await consumer.stop()
 
