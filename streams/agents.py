@@ -33,7 +33,7 @@ from streams.codecs import (
 from streams.core.acceptance import accept_record, dead_letter
 from streams.core.owner import Effects, IntakeItem, Unreadable, fold, needed
 from streams.core.price_list import PRICES_ID, Prices
-from streams.lease import Lease
+from streams.lease import AssignmentEndedError, Lease
 from streams.publisher import Publisher
 from streams.runtime import CycleCollector
 from streams.settings import Settings
@@ -242,8 +242,9 @@ class Owner:
     async def apply(self, events: list[Any]) -> None:
         """Apply these intake records; returns once all that follows from them is acknowledged.
 
-        Raises, before a write, LeaseLostError once the partitions may be another's, and IntakeGapError where a record
-        is missing: intake is written without transactions and never compacted, so its offsets have no gaps.
+        They are of one assignment. Raises, before a write, AssignmentEndedError once that has ended, LeaseLostError
+        once the partitions may be another's, and IntakeGapError where a record is missing: intake is written without
+        transactions and never compacted, so its offsets have no gaps.
         """
         if events[0].message.generation_id != self._generation:
             # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
@@ -269,11 +270,12 @@ class Owner:
         by_partition: dict[int, list[Any]] = defaultdict(list)
         for message in messages:
             by_partition[message.partition].append(message)
+        generation = messages[0].generation_id
         try:
             decided = {
                 partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
             }
-            self.lease.check()
+            self.lease.check(generation)
             # An account's value says that its records are applied: by then their facts, and what they made seen, must
             # be safe. Without it they are decided again, and give the same facts and the same index.
             seen_offsets = await asyncio.gather(
@@ -282,12 +284,16 @@ class Owner:
                     for partition, each in decided.items()
                 )
             )
-            # Whoever was paused in between must not write accounts that are older than its successor's, nor note their
-            # offset as if it had all that is before it.
-            self.lease.check()
+            stored = {
+                partition: [(project.encode(), encode_account(account)) for project, account in each.accounts.items()]
+                for partition, each in decided.items()
+            }
+            # Whoever was paused in between, or has given a partition away, must not write accounts that are older than
+            # its successor's, nor note their offset as if it had all that is before it.
+            self.lease.check(generation)
             await asyncio.gather(
                 *(
-                    self._store(partition, each, by_partition[partition][0], seen_offset)
+                    self._store(partition, stored[partition], each.seen, by_partition[partition][0], seen_offset)
                     for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
                 ),
                 # The facts are on the log, so this is how it was decided, whatever becomes of us.
@@ -310,14 +316,20 @@ class Owner:
         )
         return seen_offset
 
-    async def _store(self, partition: int, decided: Decided, first: Any, seen_offset: int | None) -> None:
-        accounts = [(project.encode(), encode_account(account)) for project, account in decided.accounts.items()]
+    async def _store(
+        self,
+        partition: int,
+        accounts: list[tuple[bytes, bytes]],
+        seen: dict[bytes, int],
+        first: Any,
+        seen_offset: int | None,
+    ) -> None:
         accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
         # Both changelogs have it before either table does: the local tables never lead them.
         if accounts_offset is not None:
             self.decider.accounts.file(partition).write(accounts, accounts_offset)
         if seen_offset is not None:
-            self.decider.seen.file(partition).write(seen_rows(decided.seen, day_of(_at_ms(first))), seen_offset)
+            self.decider.seen.file(partition).write(seen_rows(seen, day_of(_at_ms(first))), seen_offset)
 
     async def _reply(self, replies: list[tuple[AnyCommand, Reply]]) -> None:
         """Those of one process together, in as few records as they fit in."""
@@ -377,9 +389,14 @@ async def work(
     """
     collector = CycleCollector()
     async for batch in batches(stream, records_max, gather_seconds):
-        current = [event for event in batch if is_current(event)]
+        newest = batch[-1].message.generation_id
+        current = [event for event in batch if event.message.generation_id == newest and is_current(event)]
         if current:
-            await apply(current)
+            try:
+                await apply(current)
+            except AssignmentEndedError as ended:
+                log.info("%s records are let go: %s", len(current), ended)
+                continue
             for event in current:
                 event.ack()
             collector.tick()

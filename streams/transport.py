@@ -114,11 +114,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 
 class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
+    def on_partitions_revoked(self, revoked: Any) -> Any:
+        # Before the coordinator hears of it: what is being written now is on the log before others read it.
+        self._thread.app.lease.revoke()
+        return super().on_partitions_revoked(revoked)
+
     async def on_partitions_assigned(self, assigned: Any) -> None:
-        # The coordinator answered our join a moment ago, and its session timer runs from there.
-        app = self._thread.app
-        app.lease.renew(Lease.now())
-        note_member(app.settings.worker_dir, self._thread._ensure_consumer()._coordinator.member_id)
+        app, coordinator = self._thread.app, self._thread._ensure_consumer()._coordinator
+        app.lease.assign(coordinator.generation)
+        note_member(app.settings.worker_dir, coordinator.member_id)
         await super().on_partitions_assigned(assigned)
 
 

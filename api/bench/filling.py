@@ -40,6 +40,7 @@ ENVIRONMENT = "production"
 DECISION_SECONDS_MAX = 600.0
 
 _PACK = 1000
+_GENERATION = 1
 _BATCH_RECORDS_MAX = 4000
 _BATCH_BYTES_MAX = 4 * 1024 * 1024
 _ROUND_PROJECTS = 20_000
@@ -187,7 +188,7 @@ class _Message:
     offset: int
     timestamp: float
     value: bytes
-    generation_id: int = 1
+    generation_id: int = _GENERATION
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +203,7 @@ def _owner(
     accounts = _Files(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
     seen = _Files(lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days))
     lease = Lease(float("inf"))
-    lease.renew(Lease.now())
+    lease.assign(_GENERATION)
     tables = cast(BatchTable, accounts), cast(BatchTable, seen)
     try:
         yield Owner(settings, topics_of(settings), publisher, *tables, lease, committed)

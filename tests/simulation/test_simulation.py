@@ -9,6 +9,7 @@ import pytest
 
 from streams import agents
 from streams.core import owner
+from streams.lease import Lease
 from streams.rocks import SegmentedFile
 from tests.simulation.checks import simulate
 
@@ -58,7 +59,15 @@ def _redelivery_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(owner._Batch, "_applied", forgetful)
 
 
-@pytest.mark.parametrize("spoil", [_nothing_is_seen, _segments_flush_apart, _redelivery_is_not_told])
+def _assignments_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = Lease.check
+    monkeypatch.setattr(Lease, "check", lambda self, generation: check(self, self._generation))
+    monkeypatch.setattr(Lease, "revoke", lambda self: None)
+
+
+@pytest.mark.parametrize(
+    "spoil", [_nothing_is_seen, _segments_flush_apart, _redelivery_is_not_told, _assignments_do_not_end]
+)
 def test_the_simulation_finds_what_is_broken(
     monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pytest.MonkeyPatch], None]
 ) -> None:

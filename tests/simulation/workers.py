@@ -119,7 +119,6 @@ class Worker:
         self.is_deaf = False
         self.is_slow = False
         self.is_member = False
-        self.busy = 0
         self.generation = -1
         self.assigned: tuple[int, ...] = ()
         self.recoveries: list[Recovery] = []
@@ -158,11 +157,7 @@ class Worker:
             self.world.taken.update(
                 (each.message.topic, each.message.partition, each.message.offset) for each in events
             )
-            self.busy += 1
-            try:
-                await apply(events)
-            finally:
-                self.busy -= 1
+            await apply(events)
 
         await agents.work(self.streams[topic], self.world.batch_records_max, self._is_current, counted)
 
@@ -198,8 +193,7 @@ class Worker:
         world = self.world
         self.is_member = True
         self.generation = generation
-        self.lease.renew(self.lease.now())
-        self.lease.generation = generation
+        self.lease.assign(generation)
         for stream in self.streams.values():
             stream.arrived.clear()
         for table in self.tables.values():
