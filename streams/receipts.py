@@ -42,6 +42,8 @@ from streams.past_limits import PastLimits, PastMinute, limits_at, minute_before
 from streams.shown_limits import limit_values, limits_text, some_limits
 
 WAIT_SECONDS = 3.0
+# History does not come so far in that time: what is further ahead is no id that anyone was told.
+RECORDS_AHEAD_MAX = 100_000
 FACTS_SHOWN_MAX = 2_000
 DEAD_LETTERS_SHOWN_MAX = 100
 
@@ -77,7 +79,8 @@ async def find_decision(clickhouse: ClickHouse, project: str | None, receipt_id:
         found = await asyncio.to_thread(_at_place, clickhouse, project, partition, offset, position // FACTS_PER_SLOT)
         if found is not None and any(fact.index == position for fact in found.facts):
             return found, position
-        if mark >= (offset, position) or time.monotonic() > deadline:
+        is_far = offset > mark[0] + RECORDS_AHEAD_MAX
+        if mark >= (offset, position) or is_far or time.monotonic() > deadline:
             raise unknown
         await asyncio.sleep(POLL_SECONDS)
 

@@ -4,6 +4,7 @@ each is as the document says. A 503 is one that the document names: not ready ye
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import schemathesis
@@ -16,6 +17,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
+from api.stack import Stack
+from streams.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.client import Operator
 
@@ -28,6 +31,21 @@ CHECKS = [
 ]
 
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
+
+
+@pytest.fixture(scope="module")
+def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """At a stack of its own: what other tests have left would be gone through again by each rehearsal."""
+    settings = Settings(
+        kafka_url=broker.url,
+        topic_prefix="contract",
+        partitions=1,
+        data_dir=tmp_path_factory.mktemp("contract"),
+        api_port=0,
+        clickhouse_front_port=0,
+    )
+    with Stack(settings) as stack:
+        yield Operator(stack)
 
 
 @pytest.fixture(scope="module")

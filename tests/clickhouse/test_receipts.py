@@ -149,6 +149,9 @@ def test_what_is_not_there_is_unknown_at_once_where_the_history_is_past_it(embed
         (None, "0-0"),
         (None, "9-9-9-9"),
         (None, "x"),
+        # Not even where it is not past it yet, if it is not nearly there.
+        (None, "0-5000000-0"),
+        (None, "7-5000000-0"),
     ):
         with pytest.raises(Rejection, match="There is no decision"):
             asyncio.run(asyncio.wait_for(find_decision(clickhouse, project, wrong), 1.0))
