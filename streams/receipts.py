@@ -58,8 +58,11 @@ def is_receipt_id(text: str) -> bool:
     return bool(_PLACE.fullmatch(text) or _GRANT.fullmatch(text))
 
 
-async def find_decision(clickhouse: ClickHouse, project: str | None, receipt_id: str) -> tuple[Decision, int]:
-    """The decision that a fact belongs to, and the fact's position. What may yet come is waited for a little.
+async def find_decision(
+    clickhouse: ClickHouse, project: str | None, receipt_id: str, partitions: int
+) -> tuple[Decision, int]:
+    """The decision that a fact belongs to, and the fact's position. What may yet come, in one of the `partitions` that
+    there are, is waited for a little.
 
     A purchase of auto-recharge is explained by what wanted it, a grant by what granted it. Raises Rejection
     `unknown_receipt`; `invalid_request` for a grant of that id that several projects have.
@@ -72,6 +75,8 @@ async def find_decision(clickhouse: ClickHouse, project: str | None, receipt_id:
         raise unknown
     partition, offset, position = (int(part) for part in place.groups())
     if any(number >> bits for number, bits in zip((partition, offset, position), _BITS, strict=True)):
+        raise unknown
+    if partition >= partitions:
         raise unknown
     deadline = time.monotonic() + WAIT_SECONDS
     while True:

@@ -37,7 +37,7 @@ async def receipt(
     """
     caller.require("content:read")
     named = project if caller.project is None else project_for(caller, project)
-    decision, position = await find_decision(services.clickhouse, named, id)
+    decision, position = await find_decision(services.clickhouse, named, id, services.settings.partitions)
     return await asyncio.to_thread(receipt_of, services.clickhouse, services.accounts.prices(), decision, position)
 
 

@@ -75,7 +75,7 @@ def history(embedded: ClickHouse) -> ClickHouse:
 
 
 def receipt(history: ClickHouse, fact_id: str) -> Receipt:
-    decision, position = asyncio.run(find_decision(history, None, fact_id))
+    decision, position = asyncio.run(find_decision(history, None, fact_id, 1))
     found = receipt_of(history, Prices(), decision, position)
     assert found.summary in explain_text(found.model_dump(mode="json"))
     return found

@@ -23,7 +23,7 @@ ENVIRONMENTS = ("production", "preview")
 
 
 def receipt(clickhouse: ClickHouse, life: Life, fact_id: str, project: str | None = None) -> Receipt:
-    decision, position = asyncio.run(find_decision(clickhouse, project, fact_id))
+    decision, position = asyncio.run(find_decision(clickhouse, project, fact_id, 1))
     return receipt_of(clickhouse, life.prices, decision, position)
 
 
@@ -151,8 +151,9 @@ def test_what_is_not_there_is_unknown_at_once_where_the_history_is_past_it(embed
         (None, "x"),
         # Not even where it is not past it yet, if it is not nearly there.
         (None, "0-5000000-0"),
-        (None, "7-5000000-0"),
+        (None, "1-5000000-0"),
+        (None, "2-0-0"),
     ):
         with pytest.raises(Rejection, match="There is no decision"):
-            asyncio.run(asyncio.wait_for(find_decision(clickhouse, project, wrong), 1.0))
+            asyncio.run(asyncio.wait_for(find_decision(clickhouse, project, wrong, 2), 1.0))
     assert receipt(clickhouse, life, mine, "p1").project == "p1"
