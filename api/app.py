@@ -10,22 +10,28 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import errors
+from api.metrics import registry_of
 from api.middleware import BodyLimit, Failures, Limits, RequestIds
 from api.openapi import describe
 from api.routes import (
-    administration,
     admissions,
     audit,
+    balance,
     corrections,
+    credits,
     health,
     holds,
     invoices,
+    items,
+    keys,
+    ledger,
     limit_rehearsals,
     limits,
     prices,
-    reading,
+    projects,
     receipts,
     rehearsals,
+    usage,
     usage_events,
 )
 from api.services import running_services
@@ -44,6 +50,31 @@ operator's and are not limited; an admission that one asks for counts in the win
 """
 
 
+_ROUTERS = (
+    admissions.router,
+    holds.router,
+    usage_events.router,
+    balance.router,
+    ledger.router,
+    usage.router,
+    projects.router,
+    items.router,
+    receipts.router,
+    rehearsals.router,
+    limit_rehearsals.router,
+    prices.router,
+    projects.admin_router,
+    keys.router,
+    credits.router,
+    items.admin_router,
+    limits.router,
+    corrections.router,
+    audit.router,
+    invoices.router,
+    health.router,
+)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """The app; its services start and stop with it."""
 
@@ -51,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running_services(settings) as services:
             app.state.services = services
+            app.state.metrics = registry_of(services)
             yield
 
     app = FastAPI(
@@ -61,23 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     errors.install(app)
-    for routes in (
-        admissions,
-        holds,
-        usage_events,
-        reading,
-        receipts,
-        rehearsals,
-        limit_rehearsals,
-        prices,
-        administration,
-        limits,
-        corrections,
-        audit,
-        invoices,
-        health,
-    ):
-        app.include_router(routes.router)
+    for router in _ROUTERS:
+        app.include_router(router)
     # The last one added is the outermost.
     app.add_middleware(Failures)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)

@@ -5,18 +5,25 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends, Header, Query, Request, Security
+from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.calls import call_of, count, operation_of
-from api.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
+from api.callers.calls import call_of, count, operation_of
+from api.callers.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
 from api.services import Services
+from schemas.accounts import Account
 from schemas.commands import AnyCommand
 from schemas.events import PROJECT_ID_PATTERN
-from schemas.ledger import Account, Reply
-from schemas.problems import Rejection
+from schemas.problems import Problem, Rejection
+from schemas.replies import Reply
 from streams.core.acceptance import Origin
 from streams.core.projects import BILLING_PREFIX
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """What a router tells of the problems its calls may answer, for the OpenAPI document."""
+    return {status: {"model": Problem} for status in statuses}
+
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
@@ -171,3 +178,6 @@ def instant(at: datetime, field: str) -> datetime:
 def utc(at_ms: int) -> datetime:
     """Unix milliseconds as a time."""
     return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+ProjectPath = Annotated[str, Path(pattern=PROJECT_ID_PATTERN)]

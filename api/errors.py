@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.problems import Rejection
-from streams.problems import problem_of, problem_response, response_of
+from streams.http_answers import problem_of, problem_response, response_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
     from api.services import Services
-    from streams.cashier import Cashier
+    from streams.cashier.purchases import Cashier
 
 
 def registry_of(services: Services) -> CollectorRegistry:

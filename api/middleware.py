@@ -9,14 +9,14 @@ from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.addresses import AddressLimits, client_address
-from api.calls import Call, begin_call, count, known_rate, operation_of
+from api.callers.addresses import AddressLimits, client_address
+from api.callers.calls import Call, begin_call, count, known_rate, operation_of
+from api.callers.keys import hash_key
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
-from api.keys import hash_key
-from schemas.ledger import Limits as WindowLimits
+from schemas.accounts import Limits as WindowLimits
 from schemas.problems import Rejection
-from streams.problems import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
+from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
 from streams.settings import Settings
 
 

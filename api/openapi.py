@@ -1,22 +1,14 @@
-"""The OpenAPI document: FastAPI's own, with what every call may answer besides; committed as `api/openapi.json`, so
-that an API change shows as a diff.
-
-Write it anew with `uv run python -m api.openapi`.
-"""
+"""The OpenAPI document: FastAPI's own, with what every call may answer besides."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from schemas.problems import CODES, Problem
-
-DOCUMENT_PATH = Path(__file__).with_name("openapi.json")
 
 _PROBLEM_REF = f"#/components/schemas/{Problem.__name__}"
 # What authentication, limits and bounds answer on any call of the API.
@@ -80,15 +72,3 @@ def _describe_response(status: str, response: dict[str, Any]) -> None:
     if status == "429":
         description = "Seconds after which the same request would pass"
         headers.setdefault("Retry-After", {"description": description, "schema": {"type": "integer", "minimum": 1}})
-
-
-def document() -> str:
-    """The document of the app as it is now."""
-    from api.app import create_app
-    from streams.settings import Settings
-
-    return json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
-
-
-if __name__ == "__main__":
-    DOCUMENT_PATH.write_text(document())

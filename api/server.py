@@ -14,17 +14,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
 from api.services import historians_of
-from streams.cashier import Cashier
-from streams.clickhouse import ClickHouse
-from streams.clickhouse_front import create_front
-from streams.commands import CommandClient
+from streams.cashier.payments import payments_of
+from streams.cashier.purchases import Cashier
+from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.migrations import migrate
+from streams.collector import tune_collector
+from streams.embedded.clickhouse_front import create_front
 from streams.errors import OperatorError
-from streams.migrations import migrate
-from streams.payments import payments_of
-from streams.publisher import Publisher
-from streams.runtime import tune_collector
+from streams.kafka.command_client import CommandClient
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import create_topics
 from streams.settings import Settings
-from streams.topics import create_topics
 
 log = logging.getLogger(__name__)
 

@@ -11,23 +11,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry
-
-from api.metrics import registry_of
-from streams.accounts_view import AccountsView
-from streams.cashier import Cashier
-from streams.clickhouse import ClickHouse
-from streams.closing import Closing
-from streams.commands import CommandClient
-from streams.drift import DriftCheck
-from streams.historian import Historian, dead_letter_sink, journal_sink
-from streams.migrations import migrate
-from streams.payments import payments_of
-from streams.price_broadcast import PriceBroadcast
-from streams.publisher import Publisher
-from streams.runtime import tune_collector
+from streams.cashier.payments import payments_of
+from streams.cashier.purchases import Cashier
+from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
+from streams.clickhouse.migrations import migrate
+from streams.collector import tune_collector
+from streams.history.month_end import Closing
+from streams.kafka.command_client import CommandClient
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import Topics, create_topics, topics_of
+from streams.reconcile.drift import DriftCheck
 from streams.settings import Settings
-from streams.topics import Topics, create_topics, topics_of
+from streams.state.accounts_view import AccountsView
+from streams.state.price_broadcast import PriceBroadcast
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +43,10 @@ class Services:
     price_broadcast: PriceBroadcast
     historians: list[Historian] = field(default_factory=list)
     cashier: Cashier | None = None
-    metrics: CollectorRegistry = field(init=False)
     closing: Closing = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.metrics = registry_of(self)
         self.closing = Closing(self.settings, self.clickhouse)
 
     async def watch(self) -> None:

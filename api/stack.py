@@ -17,13 +17,13 @@ from typing import Self
 
 import httpx
 
-from api.keys import hash_key, new_admin_key
-from streams import lifeline
-from streams.broker import BrokerError, EmbeddedBroker
+from api.callers.keys import hash_key, new_admin_key
+from streams.embedded import lifeline
+from streams.embedded.broker import BrokerError, EmbeddedBroker
+from streams.embedded.running import note_running
 from streams.errors import OperatorError
-from streams.running import note_running
+from streams.kafka.topics import create_topics
 from streams.settings import Settings
-from streams.topics import create_topics
 
 READY_SECONDS_MAX = 120.0
 BROKER_STARTS_MAX = 6

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
+from schemas.accounts import Grant, Limits
 from schemas.events import Usage
-from schemas.ledger import Grant, Limits, Reply
 from schemas.prices import PriceBook
+from schemas.replies import Reply
 
 # The source of an admission that names no event of its own.
 ADMISSION_SOURCE = "/admissions"

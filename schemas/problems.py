@@ -113,6 +113,16 @@ CODES: dict[str, ProblemCode] = {
 }
 
 
+class EventError(BaseModel):
+    """Why one event of a batch was not accepted."""
+
+    index: int = Field(description="Its place in the batch, from 0")
+    id: str | None = None
+    code: str
+    detail: str
+    field: str | None = None
+
+
 class Problem(BaseModel):
     """RFC 9457 problem details, as `application/problem+json`."""
 
@@ -124,16 +134,6 @@ class Problem(BaseModel):
     instance: str = Field(description="The request id, as in the x-request-id header")
     field: str | None = Field(None, description="Where in the request the error is, if it is in one place")
     errors: list[EventError] | None = Field(None, description="Per event, for POST /v1/events")
-
-
-class EventError(BaseModel):
-    """Why one event of a batch was not accepted."""
-
-    index: int = Field(description="Its place in the batch, from 0")
-    id: str | None = None
-    code: str
-    detail: str
-    field: str | None = None
 
 
 class Rejection(Exception):

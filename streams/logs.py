@@ -14,7 +14,7 @@ from streams.settings import Settings
 # Classes of Faust's log under the module that derives from them, so four modules of ours stand here.
 _QUIET = (
     *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn", "stripe", "urllib3"),
-    *("streams.app", "streams.recovery", "streams.tables", "streams.transport"),
+    *("streams.worker.app", "streams.worker.recovery", "streams.worker.tables", "streams.worker.transport"),
 )
 
 # While Kafka is away its client says so ten times a second and connection.

@@ -12,9 +12,11 @@ import hypothesis
 import pytest
 
 from api.stack import Stack
-from streams.broker import EmbeddedBroker
+from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
-from tests.client import Operator
+from tests.calls import Operator
+
+pytest_plugins = ["tests.engine"]
 
 # Short, so that a killed worker's partitions come back within a test's patience.
 SESSION_TIMEOUT_SECONDS = 3.0

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from schemas.commands import AnyCommand
-from schemas.ledger import Reply
-from streams.commands import CommandClient
-from streams.publisher import Publisher
+from schemas.replies import Reply
+from streams.kafka.command_client import CommandClient
+from streams.kafka.publisher import Publisher
 from streams.settings import Settings
 
 MakeCommand = Callable[[dict[str, Any]], AnyCommand]

@@ -14,9 +14,9 @@ import pytest
 import typer
 import yaml
 
-from api.cli import app
-from api.keys import is_admin_key, new_admin_key
-from streams.migrations import MIGRATIONS_DIR
+from api.callers.keys import is_admin_key, new_admin_key
+from api.cli.main import app
+from streams.clickhouse.migrations import MIGRATIONS_DIR
 from streams.settings import PROJECT_ROOT, Settings
 
 COMPOSE_PATH = PROJECT_ROOT / "docker-compose.yml"

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from streams import lifeline
+from streams.embedded import lifeline
 from streams.settings import PROJECT_ROOT, Settings
-from tests.client import eventually
+from tests.calls import eventually
 
 README = (PROJECT_ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

@@ -1,1 +1,1 @@
-"""The calls, by what they are for."""
+"""The HTTP calls, one file a noun: each checks who asks, sends a command or reads, and shapes the answer."""

@@ -11,12 +11,14 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.calls import Call, call_of, count, operation_of
+from api.callers.calls import Call, call_of, count, operation_of
+from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for, utc
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
-from api.keys import Caller
 from api.services import Services
-from schemas.answers import (
+from schemas.commands import ADMISSION_SOURCE, Admit
+from schemas.events import Usage, UsageData, UsageEvent
+from schemas.http.admissions import (
     BATCH_REQUESTS_MAX,
     Admission,
     AdmissionBatch,
@@ -25,17 +27,15 @@ from schemas.answers import (
     AdmissionRequest,
     BatchAdmissionRequest,
     RateInfo,
-    request_schema,
 )
-from schemas.commands import ADMISSION_SOURCE, Admit
-from schemas.events import Usage, UsageData, UsageEvent
-from schemas.ledger import RateState, Reply
+from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
-from streams.codecs import encode_json
+from schemas.replies import RateState, Reply
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
 from streams.core.holds import HOLD_SECONDS_DEFAULT
-from streams.problems import retry_after_seconds
+from streams.http_answers import retry_after_seconds
+from streams.kafka.codecs import encode_json
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 

@@ -10,17 +10,14 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
-from api.csv_cells import as_csv
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, project_for
-from api.keys import Caller
+from api.callers.keys import Caller
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, problems, project_for
 from api.services import Services
-from schemas.audit import AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
-from schemas.problems import Problem
-from streams.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
+from api.views.csv_cells import as_csv
+from schemas.http.audit import AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
+from streams.history.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
 
-router = APIRouter(
-    prefix="/v1/audit", tags=["audit"], responses={code: {"model": Problem} for code in (401, 403, 404, 422, 503)}
-)
+router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=problems(401, 403, 404, 422, 503))
 
 DAYS = 30
 ROWS, CSV_ROWS = 100, 10_000

@@ -8,20 +8,20 @@ from typing import Annotated
 import msgspec
 from fastapi import APIRouter, Path, Request
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for
-from schemas.answers import request_schema
-from schemas.corrections import CorrectionRequest, CorrectionResult
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for, problems
 from schemas.events import PROJECT_ID_PATTERN
-from schemas.problems import Problem, Rejection
+from schemas.http.common import request_schema
+from schemas.http.corrections import CorrectionRequest, CorrectionResult
+from schemas.problems import Rejection
 from streams.core.acceptance import decoding_rejection
-from streams.corrections import charged_for, correction_of, done_before, hash_of, result_of
-from streams.history import wait_for
-from streams.topics import partition_of
+from streams.history.corrections import charged_for, correction_of, done_before, hash_of, result_of
+from streams.history.facts import wait_for
+from streams.kafka.topics import partition_of
 
 router = APIRouter(
     prefix="/v1/admin",
     tags=["administration"],
-    responses={code: {"model": Problem} for code in (400, 401, 402, 403, 404, 409, 422, 503)},
+    responses=problems(400, 401, 402, 403, 404, 409, 422, 503),
 )
 
 _decode = msgspec.json.Decoder(CorrectionRequest).decode

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from api.dependencies import ServicesDep
-from schemas.answers import Health
+from schemas.http.projects import Health
 
 router = APIRouter(tags=["health"])
 
@@ -29,6 +29,6 @@ async def readyz(services: ServicesDep, response: Response) -> Health:
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(services: ServicesDep) -> Response:
+async def metrics(request: Request) -> Response:
     """Figures for Prometheus, of this process and of what it follows."""
-    return Response(generate_latest(services.metrics), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)

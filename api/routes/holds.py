@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
 
+from api.callers.keys import Caller
 from api.dependencies import (
     CallerDep,
     CurrentCallerDep,
@@ -15,14 +16,15 @@ from api.dependencies import (
     ServicesDep,
     account_for,
     decided,
+    problems,
     project_for,
     utc,
 )
-from api.keys import Caller
-from schemas.answers import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
+from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
-from schemas.ledger import Account, Hold, Reply
-from schemas.problems import Problem, Rejection
+from schemas.http.holds import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
+from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, format_credits, parse_credits
 from streams.core.ledger import settle
 from streams.core.price_list import Prices
@@ -30,7 +32,7 @@ from streams.core.price_list import Prices
 router = APIRouter(
     prefix="/v1/holds",
     tags=["holds"],
-    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+    responses=problems(401, 403, 404, 409, 422, 503),
 )
 
 HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the admission")]

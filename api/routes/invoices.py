@@ -14,20 +14,21 @@ from api.dependencies import (
     AdminDep,
     CallerDep,
     IdempotencyKey,
+    ProjectPath,
     ProjectQuery,
     ServicesDep,
     account_for,
     billing_account_for,
     decided,
+    problems,
     project_for,
 )
-from api.invoice_files import as_csv, as_html
-from api.routes.administration import ProjectPath
-from api.routes.reading import project_now
 from api.services import Services
-from schemas.answers import ProjectInfo
+from api.views.accounts import project_now
+from api.views.invoice_files import as_csv, as_html
+from schemas.accounts import Account
 from schemas.commands import OpenBillingAccount, SetBillingAccount
-from schemas.invoices import (
+from schemas.http.invoices import (
     BILLING_ACCOUNT_ID_PATTERN,
     MONTH_PATTERN,
     BillingAccount,
@@ -42,15 +43,15 @@ from schemas.invoices import (
     ProjectBillingAccount,
     Status,
 )
-from schemas.ledger import Account
-from schemas.problems import Problem, Rejection
+from schemas.http.projects import ProjectInfo
+from schemas.problems import Rejection
 from streams.core.projects import BILLING_PREFIX
-from streams.invoices import Month, Payer, read_invoice, read_months, summary
+from streams.history.invoices import Month, Payer, read_invoice, read_months, summary
 
 router = APIRouter(
     prefix="/v1",
     tags=["invoices"],
-    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+    responses=problems(401, 403, 404, 409, 422, 503),
 )
 
 # A page of ours runs nothing and loads nothing; a browser that is told so holds even a mistake of ours to it.

@@ -12,13 +12,12 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import AdminDep, ServicesDep, account_for, utc
+from api.dependencies import AdminDep, ServicesDep, account_for, problems, utc
 from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
-from schemas.ledger import Limits
-from schemas.problems import Problem, Rejection
-from schemas.rehearsals import (
+from schemas.accounts import Limits
+from schemas.http.rehearsals import (
     BusiestMinute,
     LimitRehearsalResult,
     LimitRehearsalTotals,
@@ -29,14 +28,15 @@ from schemas.rehearsals import (
     RecordedRefusals,
     RehearsalProgress,
 )
+from schemas.problems import Problem, Rejection
 from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import check_limits, contract_limits, over
-from streams.limit_rehearsal import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
+from streams.rehearsals.limits import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
 
 router = APIRouter(
     prefix="/v1/admin",
     tags=["administration"],
-    responses={code: {"model": Problem} for code in (401, 403, 404, 422, 503)},
+    responses=problems(401, 403, 404, 422, 503),
 )
 
 LINES = "application/x-ndjson"

@@ -8,30 +8,22 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, decided, instant, utc
-from api.routes.administration import ProjectPath
-from api.routes.reading import settled_account
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, decided, instant, problems, utc
 from api.services import Services
+from api.views.accounts import settled_account
+from schemas.accounts import Limits
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
-from schemas.ledger import Limits
-from schemas.limits import (
-    LimitRaiseInfo,
-    LimitRaiseResult,
-    NewLimitRaise,
-    NewLimits,
-    ProjectLimits,
-    SomeLimits,
-)
-from schemas.problems import Problem, Rejection
+from schemas.http.limits import LimitRaiseInfo, LimitRaiseResult, NewLimitRaise, NewLimits, ProjectLimits, SomeLimits
+from schemas.problems import Rejection
 from streams.core.booking import parse_credits
 from streams.core.limits import limits_of
 from streams.core.plans import PLANS
-from streams.shown_limits import limit_values, some_limits
+from streams.history.limit_words import limit_values, some_limits
 
 router = APIRouter(
     prefix="/v1/admin/projects/{project}",
     tags=["limits"],
-    responses={code: {"model": Problem} for code in (401, 403, 404, 409, 422, 503)},
+    responses=problems(401, 403, 404, 409, 422, 503),
 )
 
 

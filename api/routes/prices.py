@@ -10,16 +10,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, utc
-from schemas.answers import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, problems, utc
+from schemas.http.prices import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
-from schemas.problems import Problem, Rejection
+from schemas.problems import Rejection
 from streams.core.booking import format_credits, parse_credits
 from streams.core.price_list import Prices, version_exists
 
-router = APIRouter(
-    prefix="/v1", tags=["prices"], responses={code: {"model": Problem} for code in (401, 403, 409, 422, 503)}
-)
+router = APIRouter(prefix="/v1", tags=["prices"], responses=problems(401, 403, 409, 422, 503))
 
 
 @router.get("/prices", response_model=PriceList)

@@ -7,14 +7,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, project_for
-from schemas.problems import Problem
-from schemas.receipts import EventReceipts, Receipt
-from streams.receipts import find_decision, receipt_of, receipts_of_event
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, problems, project_for
+from schemas.http.receipts import EventReceipts, Receipt
+from streams.history.receipts import find_decision, receipt_of, receipts_of_event
 
-router = APIRouter(
-    prefix="/v1", tags=["receipts"], responses={code: {"model": Problem} for code in (401, 403, 404, 422, 503)}
-)
+router = APIRouter(prefix="/v1", tags=["receipts"], responses=problems(401, 403, 404, 422, 503))
 
 
 @router.get("/receipts/{id}", response_model=Receipt)

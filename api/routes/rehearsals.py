@@ -8,23 +8,17 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter
 
-from api.dependencies import AdminDep, ServicesDep
+from api.dependencies import AdminDep, ServicesDep, problems
 from api.routes.prices import book_of
-from schemas.problems import Problem
-from schemas.rehearsals import (
-    NewRehearsal,
-    RehearsalResult,
-    RehearsalTotals,
-    RehearsedProject,
-)
+from schemas.http.rehearsals import NewRehearsal, RehearsalResult, RehearsalTotals, RehearsedProject
 from streams.core.booking import format_credits
 from streams.core.price_list import NOTICE_DAYS
-from streams.rehearsal import Outcome, Rehearsal, rehearse
+from streams.rehearsals.prices import Outcome, Rehearsal, rehearse
 
 router = APIRouter(
     prefix="/v1/admin",
     tags=["administration"],
-    responses={code: {"model": Problem} for code in (401, 403, 422, 503)},
+    responses=problems(401, 403, 422, 503),
 )
 
 # It reads the history of all projects: one at a time leaves room for everybody else.

@@ -8,16 +8,17 @@ import time
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.dependencies import CallerDep, ServicesDep, origin_of
+from api.dependencies import CallerDep, ServicesDep, origin_of, problems
 from api.errors import request_id_of
 from api.services import Services
-from schemas.answers import EventsAccepted, request_schema
 from schemas.events import Usage, UsageEvent
-from schemas.problems import EventError, Problem, Rejection
-from streams.agents import Envelopes
-from streams.codecs import encode_json
+from schemas.http.common import request_schema
+from schemas.http.usage import EventsAccepted
+from schemas.problems import EventError, Rejection
 from streams.core.acceptance import accept_record, event_id_of
-from streams.problems import problem_response
+from streams.http_answers import problem_response
+from streams.kafka.codecs import encode_json
+from streams.kafka.envelopes import Envelopes
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 
@@ -30,7 +31,7 @@ _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
     "/events",
     status_code=202,
     response_model=EventsAccepted,
-    responses={code: {"model": Problem} for code in (400, 401, 403, 413, 415, 422, 503)},
+    responses=problems(400, 401, 403, 413, 415, 422, 503),
     openapi_extra={
         "requestBody": {
             "required": True,

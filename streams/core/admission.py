@@ -17,10 +17,12 @@ one request with a `quantity`; a job is one request when it is queued.
 
 from __future__ import annotations
 
+from schemas.accounts import Hold, Limits
 from schemas.commands import Admit, CountRequest
 from schemas.events import Usage
-from schemas.ledger import Hold, Limits, RateState, Reply, entry_id
+from schemas.facts import entry_id
 from schemas.problems import CODES, Rejection
+from schemas.replies import RateState, Reply
 from streams.core import holds
 from streams.core.booking import Booking, available
 from streams.core.ledger import charge, duplicate, hold, price_of

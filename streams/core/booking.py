@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from schemas.accounts import Account, Grant
 from schemas.events import Usage
-from schemas.ledger import Account, Fact, Grant, entry_id
+from schemas.facts import Fact, entry_id
 from schemas.problems import Rejection
 from streams.core.price_list import Prices
 

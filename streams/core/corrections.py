@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from schemas.accounts import Account, Grant
 from schemas.commands import Correct, GivenBack
 from schemas.events import Usage
-from schemas.ledger import Account, Grant, Reply, entry_id
+from schemas.facts import entry_id
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, drop_spent, format_credits
 from streams.core.grants import add_grant
 from streams.core.holds import open_for

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from typing import Any
 
-import msgspec
-
+from schemas.accounts import Account, AnnouncedBook
 from schemas.commands import (
     Admit,
     AnyCommand,
@@ -36,18 +34,13 @@ from schemas.commands import (
     SettleRecharge,
     TopUp,
 )
-from schemas.ledger import Account, AnnouncedBook, Fact, Reply, StoredReply, refusal
+from schemas.facts import Fact
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
+from schemas.replies import Reply, refusal
 from streams.core import admission, corrections, grants, holds, items, limits, projects, recharge
-from streams.core.acceptance import dedup_hash
 from streams.core.booking import FACTS_PER_SLOT, Booking
 from streams.core.price_list import PRICES_ID, Prices, check_book
-
-REPLIES_KEPT = 32
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
 def open_account(
@@ -94,77 +87,6 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
         return _DECISIONS[type(command)](booking, command)
     except Rejection as rejection:
         return refusal(rejection)
-
-
-def claims(command: AnyCommand) -> list[bytes]:
-    """The dedup hashes of what a command may do once only: bill an event, charge a job, make an event's nth correction.
-
-    Where one of them was claimed by an earlier record, it is not done again. They are claimed by success (`claimed`).
-    """
-    if isinstance(command, Admit):
-        usage = command.usage
-        if command.hold_seconds and usage.job_id:
-            return [usage.dedup_hash, holds.job_hash(usage.project, usage.environment, usage.job_id)]
-        return [usage.dedup_hash]
-    if isinstance(command, Correct):
-        identity = f"{len(command.source)}:{command.source}{command.event_id}"
-        mine = dedup_hash(command.project, f"meterline:correction:{command.sequence}", identity)
-        if command.usage is not None and not command.given_back and not command.sequence:
-            return [mine, dedup_hash(command.project, command.source, command.event_id)]
-        return [mine]
-    return []
-
-
-def fingerprint(command: AnyCommand) -> bytes:
-    """16 bytes over what a command asks, leaving out who waits for the reply and when it was sent."""
-    neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0, actor="")
-    if isinstance(neutral, Admit):
-        neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
-    return blake2b(_encode(neutral), digest_size=16).digest()
-
-
-def claimed(command: AnyCommand, reply: Reply) -> list[bytes]:
-    """The dedup hashes that a command claims by its reply.
-
-    A refused request did not run: the event that names it may still come, once it has. A hold claims nothing before it
-    is captured (`Reply.claims`): a job that was released may be queued again.
-    """
-    if reply.status >= 300:
-        return []
-    if isinstance(command, Admit) and command.hold_seconds:
-        return []
-    return claims(command)
-
-
-def decides(reply: Reply) -> bool:
-    """Whether a reply settles what was asked. A request that the window stopped may be sent again under its key."""
-    return reply.code != "rate_limited"
-
-
-def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
-    """16 bytes under which a command's reply is kept: its idempotency key, or else the request itself."""
-    has_key = command.idempotency_key and (reply is None or decides(reply))
-    text = f"key:{command.idempotency_key}" if has_key else f"request:{command.correlation}"
-    return blake2b(text.encode(), digest_size=16, key=command.project.encode()[:64]).digest()
-
-
-def is_reply_kept(command: AnyCommand) -> bool:
-    """Whether a repeat of this command is answered as it was. A counted request is not worth an account's room: asking
-    again is another request."""
-    return not isinstance(command, CountRequest)
-
-
-def kept_reply(stored: StoredReply) -> Reply:
-    """The reply that was kept."""
-    return _decode_reply(stored.reply)
-
-
-def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
-    """Remember a reply for a repeat of its command; the oldest goes once there are too many."""
-    stored = StoredReply(reply_key(command, reply), fingerprint(command), offset, msgspec.Raw(_encode(reply)))
-    account.replies.append(stored)
-    if len(account.replies) > REPLIES_KEPT:
-        del account.replies[: len(account.replies) - REPLIES_KEPT]
 
 
 def _publish(booking: Booking, book: PriceBook) -> Reply:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from schemas.accounts import Account, Grant
 from schemas.commands import RefundTopUp, SettleRecharge, TopUp
-from schemas.ledger import Account, Grant, Reply
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, note
 from streams.core.items import bill_due
 from streams.core.plans import BUNDLES, not_refundable, refund_cents

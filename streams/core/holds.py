@@ -7,10 +7,12 @@ extra?".
 
 from __future__ import annotations
 
+from schemas.accounts import Account, HeldPart, Hold, Line
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
-from schemas.ledger import Account, HeldPart, Hold, Line, Reply, entry_id
+from schemas.facts import entry_id
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.acceptance import dedup_hash
 from streams.core.booking import Booking, available, drop_spent, format_credits, note
 from streams.core.items import bill_due

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from schemas.accounts import Account, Accrual, RecurringItem
 from schemas.commands import SetItem
-from schemas.ledger import Account, Accrual, RecurringItem, Reply
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, drop_spent, note
 from streams.core.price_list import Prices
 from streams.core.recharge import recharge_if_low

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from schemas.accounts import Account, Hold, Line
 from schemas.events import Usage
-from schemas.ledger import Account, Fact, Hold, Line
+from schemas.facts import Fact
 from schemas.prices import PriceBook
 from streams.core import holds
 from streams.core.booking import Booking, available, balance, drop_spent, format_credits

@@ -5,9 +5,10 @@ Source: rate-limits, "Asking for higher limits": a ceiling is raised for a launc
 
 from __future__ import annotations
 
+from schemas.accounts import Account, LimitRaise, Limits, Shadow
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
-from schemas.ledger import Account, LimitRaise, Limits, Reply, Shadow
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, format_credits, note
 from streams.core.plans import PLANS
 from streams.core.windows import advance, rested

@@ -9,7 +9,7 @@ from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from schemas.ledger import Limits
+from schemas.accounts import Limits
 from schemas.prices import MICROCREDITS_PER_CREDIT
 
 _CREDIT = MICROCREDITS_PER_CREDIT

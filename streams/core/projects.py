@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from schemas.accounts import Account, ApiKey
 from schemas.commands import (
     ChangePlan,
     CloseProject,
@@ -13,8 +14,8 @@ from schemas.commands import (
     SetBillingAccount,
     SetStanding,
 )
-from schemas.ledger import Account, ApiKey, Reply
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, note
 from streams.core.grants import grant_credits
 from streams.core.items import end_all

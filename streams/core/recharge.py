@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from schemas.accounts import Account, AutoRecharge
 from schemas.commands import SetAutoRecharge
-from schemas.ledger import Account, AutoRecharge, Reply
 from schemas.problems import Rejection
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, note
 from streams.core.plans import BUNDLES
 

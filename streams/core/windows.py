@@ -13,7 +13,8 @@ ages out does so less than a tenth of a second late.
 
 from __future__ import annotations
 
-from schemas.ledger import Limits, RateState, Window
+from schemas.accounts import Limits, Window
+from schemas.replies import RateState
 
 WINDOW_MS = 60_000
 SLOT_MS = 100

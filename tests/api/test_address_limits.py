@@ -8,11 +8,11 @@ from typing import TypeVar
 import httpx
 import pytest
 
-from api.addresses import AddressLimits, client_address
 from api.app import create_app
-from schemas.ledger import Limits
+from api.callers.addresses import AddressLimits, client_address
+from schemas.accounts import Limits
 from streams.settings import Settings
-from tests.client import Operator
+from tests.calls import Operator
 
 PROXIES = [ip_network("10.0.0.0/8"), ip_network("2001:db8:1::/48")]
 T = TypeVar("T")

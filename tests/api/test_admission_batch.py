@@ -6,7 +6,7 @@ from datetime import datetime
 import httpx
 import pytest
 
-from tests.client import Operator
+from tests.calls import Operator
 
 IMAGE = {"operation": "image"}
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 
 
 def test_a_first_charge_and_a_first_402(operator: Operator) -> None:

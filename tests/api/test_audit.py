@@ -10,11 +10,11 @@ from typing import get_args
 import httpx
 import pytest
 
-from api.keys import admin_key_id
+from api.callers.keys import admin_key_id
 from api.stack import Stack
-from schemas.audit import AuditKind
-from streams.audit import KINDS
-from tests.client import Operator, event, eventually
+from schemas.http.audit import AuditKind
+from streams.history.audit import KINDS
+from tests.calls import Operator, event, eventually
 
 
 def customer(operator: Operator, plan: str = "free") -> tuple[str, httpx.Client]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streams.trace import BUNDLED_TRACE
-from tests.client import eventually
+from api.demo.trace import BUNDLED_TRACE
+from tests.calls import eventually
 
 COMMAND = [sys.executable, "-m", "api.cli"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 
 CASES = json.loads((Path(__file__).parent.parent / "conformance" / "refund.json").read_text())["cases"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 
 CASES = json.loads((Path(__file__).parent.parent / "conformance" / "pricing.json").read_text())["cases"]
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from api.keys import hash_key
+from api.callers.keys import hash_key
 from api.stack import Stack
+from schemas.accounts import Limits
 from schemas.commands import AnyCommand, CountRequest, CreateKey, CreateProject, SetLimits, SetStanding, Tick, TopUp
-from schemas.ledger import Limits
-from streams.broker import EmbeddedBroker
-from streams.codecs import encode
+from streams.client.producer import HttpProducer, usage_event
 from streams.core.limits import CEILING_MAX
-from streams.producer import HttpProducer, usage_event
+from streams.embedded.broker import EmbeddedBroker
+from streams.kafka.codecs import encode
 from streams.settings import Settings
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 from tests.core.builders import addressed, admit, usage
-from tests.streams.written_log import write_intake
+from tests.kafka.written_log import write_intake
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
 RATE_LIMITS = json.loads((CONFORMANCE / "rate_limit.json").read_text())["cases"]

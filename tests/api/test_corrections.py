@@ -9,7 +9,7 @@ import pytest
 
 from api.stack import Stack
 from schemas.commands import Admit, CaptureHold
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 from tests.core.builders import usage
 from tests.intake import decide
 

@@ -5,8 +5,8 @@ from typing import cast
 
 import pytest
 
+from api.callers.keys import new_project_key
 from api.dependencies import account_for, caller_with
-from api.keys import new_project_key
 from api.services import Services
 from schemas.problems import Rejection
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 

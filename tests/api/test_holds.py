@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 
 
 def hold(client: httpx.Client, job: str, operation: str = "image", **more: object) -> httpx.Response:

@@ -9,8 +9,8 @@ import pytest
 
 from api.stack import Stack
 from schemas.problems import Rejection
-from streams.producer import HttpProducer, ProducerError, usage_event
-from tests.client import Operator, eventually
+from streams.client.producer import HttpProducer, ProducerError, usage_event
+from tests.calls import Operator, eventually
 
 
 def test_each_event_is_acknowledged_or_refused_by_itself(stack: Stack, operator: Operator) -> None:

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api.routes.invoices import wanted_format
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 
 
 def this_month() -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 
 
 @pytest.mark.parametrize("key", [None, "nonsense", "mtl_live_ghost.secret", "mtl_live_", "mtl_admin_wrong", "é"])

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from api import cli
+from api.cli import main
 from api.stack import Stack
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 
 URL = "/v1/admin/rehearsals/limits"
 
@@ -132,17 +132,17 @@ def test_by_command(
 ) -> None:
     monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
     argv = ["rehearse", "--project", busy, "--cost-ceiling", "100"]
-    found = CliRunner().invoke(cli.app, [*argv, "--json"], catch_exceptions=False)
+    found = CliRunner().invoke(main.app, [*argv, "--json"], catch_exceptions=False)
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout)["worst"][0]["proposed"]["by_ceiling"] == 2
-    shown = CliRunner().invoke(cli.app, argv, catch_exceptions=False)
+    shown = CliRunner().invoke(main.app, argv, catch_exceptions=False)
     assert busy in shown.stdout and "1 of 1 projects would have had more requests refused" in shown.stdout
     assert "may have come as usage events" in shown.stdout
 
     def fails(*argv: str) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["meterline", *argv])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         return ended.value.code, capfd.readouterr().err
 
     for code, said, argv in (

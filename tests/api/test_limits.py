@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 
 FREE = {"requests_per_minute": 30, "burst": 60, "cost_ceiling": "300"}
 

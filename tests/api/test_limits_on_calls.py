@@ -10,14 +10,14 @@ import httpx
 import pytest
 
 from api.app import create_app
-from api.keys import new_project_key
+from api.callers.keys import new_project_key
 from api.middleware import Limits as LimitsMiddleware
 from api.stack import Stack
+from schemas.accounts import Account, ApiKey, Limits
 from schemas.commands import SetLimits
-from schemas.ledger import Account, ApiKey, Limits
 from streams.core.price_list import Prices
 from streams.settings import Settings
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 from tests.intake import decide
 
 UNCAPPED_PATHS = LimitsMiddleware.UNCAPPED_PATHS

@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import create_app
 from api.stack import Stack
-from streams.broker import EmbeddedBroker
+from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
-from tests.client import Operator
+from tests.calls import Operator
 
 EXAMPLES = int(os.environ.get("METERLINE_OPENAPI_EXAMPLES", "8"))
 CHECKS = [

@@ -11,9 +11,9 @@ from unittest.mock import ANY
 import pytest
 from typer.testing import CliRunner
 
-from api.cli import app
+from api.cli.main import app
 from api.stack import Stack
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 
 Run = Callable[..., Any]
 
@@ -209,12 +209,12 @@ def test_help_says_how(run: Run) -> None:
 def test_what_is_refused_says_why_in_one_line(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from api import cli
+    from api.cli import main
 
     def fails(*argv: str) -> str:
         monkeypatch.setattr("sys.argv", ["meterline", *argv])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main.main()
         assert ended.value.code == 1
         return capfd.readouterr().err
 

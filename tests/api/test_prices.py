@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from tests.client import Operator, event, eventually
+from tests.calls import Operator, event, eventually
 
 
 def book(**changes: object) -> dict:

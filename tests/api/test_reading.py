@@ -7,8 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from api.openapi import DOCUMENT_PATH, document
-from tests.client import Operator, event, eventually
+from api.openapi_document import DOCUMENT_PATH, document
+from tests.calls import Operator, event, eventually
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 
@@ -185,7 +185,7 @@ def test_health_and_docs(operator: Operator) -> None:
 
 
 def test_the_committed_document_is_the_apps_own() -> None:
-    assert DOCUMENT_PATH.read_text() == document(), "run `uv run python -m api.openapi` and look at the diff"
+    assert DOCUMENT_PATH.read_text() == document(), "run `uv run python -m api.openapi_document` and look at the diff"
 
 
 def test_what_is_not_there_is_a_problem_too(operator: Operator) -> None:

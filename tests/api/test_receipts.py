@@ -6,11 +6,11 @@ import time
 
 import httpx
 
+from api.cli.explain import explain_text
 from api.stack import Stack
 from schemas.commands import Admit
-from streams.producer import KafkaProducer
-from streams.receipts import explain_text
-from tests.client import Operator, event, eventually
+from streams.client.producer import KafkaProducer
+from tests.calls import Operator, event, eventually
 from tests.core.builders import usage
 from tests.intake import decide
 

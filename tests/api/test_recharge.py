@@ -13,11 +13,11 @@ import pytest
 from pydantic import SecretStr
 
 from api.stack import Stack
-from streams.payments import LocalPayments
+from streams.cashier.payments import LocalPayments
 from streams.settings import PROJECT_ROOT, Settings
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
+from tests.cashier.stripe_server import CUSTOMER, SECRET_KEY, StripeServer
 from tests.conftest import SESSION_TIMEOUT_SECONDS
-from tests.streams.stripe_server import CUSTOMER, SECRET_KEY, StripeServer
 
 
 def set_auto_recharge(operator: Operator, project: str, payment_method: str) -> None:

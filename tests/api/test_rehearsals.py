@@ -1,6 +1,6 @@
 """POST /v1/admin/rehearsals on the whole stack."""
 
-from tests.client import Operator, eventually
+from tests.calls import Operator, eventually
 
 
 def proposal(**rates: str) -> dict:

@@ -6,7 +6,7 @@ import pytest
 
 from api import stack as stack_module
 from api.stack import BROKER_STARTS_MAX, Stack
-from streams.broker import BrokerError
+from streams.embedded.broker import BrokerError
 from streams.settings import Settings
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from api.bench import baseline_redis
-from api.bench.admission import LEVELS, measure, passed
-from api.bench.lean_http import LeanConnection
-from api.bench.spenders import COST, ZERO_FIGURES, Told, compare, spend
 from api.stack import Stack, settings_apart
-from schemas.ledger import Limits
+from schemas.accounts import Limits
 from streams.core.windows import count_request, rested
+from tests.benchmarks.admission.lean_http import LeanConnection
+from tests.benchmarks.admission.run import LEVELS, measure, passed
+from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Told, compare, spend
+from tests.benchmarks.rivals import redis_script
 
 SPENDERS, CREDITS = 1000, 10_000
 
@@ -35,7 +35,7 @@ def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
     assert result["overspent_microcredits"] == result["unspendable_microcredits"] == 0
     assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "worker-1", "kafka"}
     for row in result["redis"]:
-        if (missing := baseline_redis.missing()) is not None:
+        if (missing := redis_script.missing()) is not None:
             assert row["skipped"] == missing
             continue
         assert [level["callers"] for level in row["levels"]] == LEVELS
@@ -96,10 +96,10 @@ def test_answers_that_the_history_does_not_bear_out_are_seen() -> None:
 @pytest.fixture
 def redis_address() -> Iterator[str | None]:
     """None where a part is not installed, which the result says: see the first test."""
-    if baseline_redis.missing() is not None:
+    if redis_script.missing() is not None:
         yield None
         return
-    with baseline_redis.server(fsync=False) as address:
+    with redis_script.server(fsync=False) as address:
         yield address
 
 
@@ -115,7 +115,7 @@ def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | 
     window = rested(now_ms)
     with redis.Redis.from_url(redis_address) as client:
         client.hset("a", "balance", 10**15)
-        decide = client.register_script(baseline_redis.SCRIPT)
+        decide = client.register_script(redis_script.SCRIPT)
         statuses = []
         for _ in range(600):
             now_ms += chance.choice((0, 1, 30, 99, 700, 2_000, 9_000))
@@ -135,7 +135,7 @@ def test_the_yardstick_spends_a_balance_whole_and_no_more(redis_address: str | N
 
     with redis.Redis.from_url(redis_address) as client:
         client.hset("b", "balance", 25)
-        decide = client.register_script(baseline_redis.SCRIPT)
+        decide = client.register_script(redis_script.SCRIPT)
         answers = [decide(keys=["b", "b:w"], args=[10, 100, 200, 0])[0] for _ in range(4)]
         assert answers == [200, 200, 402, 402]
         assert int(client.hget("b", "balance")) == 5

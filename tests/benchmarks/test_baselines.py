@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
-from api.bench import baseline_postgres, baseline_quix
-from api.bench.baseline_faust import faust_baseline
-from api.bench.baseline_postgres import find_binaries, postgres_baseline
-from api.bench.baseline_quix import quix_baseline
-from api.bench.baseline_raw import raw_baseline
-from api.bench.baselines import BaselineError, BaselineResult, BenchChild, Run, measured
-from api.bench.workload import Workload
 from schemas.prices import FIRST_PRICE_BOOK
-from streams.broker import EmbeddedBroker
 from streams.core.acceptance import accept_record
-from streams.topics import partition_of
+from streams.embedded.broker import EmbeddedBroker
+from streams.kafka.topics import partition_of
+from tests.benchmarks.rivals import postgres, quix
+from tests.benchmarks.rivals.faust_app import faust_baseline
+from tests.benchmarks.rivals.postgres import find_binaries, postgres_baseline
+from tests.benchmarks.rivals.quix import quix_baseline
+from tests.benchmarks.rivals.raw import raw_baseline
+from tests.benchmarks.rivals.rival import BaselineError, BaselineResult, BenchChild, Run, measured
+from tests.benchmarks.workload import Workload
 
 SECONDS_MAX = 120.0
 WORKLOAD = Workload(events=3000, projects=150, seed=5)
@@ -111,9 +111,9 @@ def test_a_baseline_stops_when_its_time_is_up_and_says_so(broker: EmbeddedBroker
 
 
 def test_what_is_not_installed_is_said_and_not_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(baseline_postgres, "_DEBIAN_BINARIES", tmp_path)
+    monkeypatch.setattr(postgres, "_DEBIAN_BINARIES", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(baseline_quix, "find_spec", lambda _name: None)
+    monkeypatch.setattr(quix, "find_spec", lambda _name: None)
     assert postgres_baseline("", WORKLOAD, 1.0) == not_measured(
         "postgres", "PostgreSQL is not installed: apt-get install postgresql"
     )
@@ -123,7 +123,7 @@ def test_what_is_not_installed_is_said_and_not_failed(monkeypatch: pytest.Monkey
 
 
 def test_the_newest_postgres_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(baseline_postgres, "_DEBIAN_BINARIES", tmp_path)
+    monkeypatch.setattr(postgres, "_DEBIAN_BINARIES", tmp_path)
     for version in ("9", "15", "17"):
         (tmp_path / version / "bin").mkdir(parents=True)
     for version in ("9", "15"):
@@ -149,7 +149,7 @@ def test_a_note_tells_a_stall_from_a_bound_and_from_a_wrong_sum() -> None:
 
 def test_a_child_that_ends_is_an_error_that_quotes_its_log() -> None:
     async def follow() -> None:
-        with BenchChild("api.bench.absent", "127.0.0.1:1", "x") as child:
+        with BenchChild("tests.benchmarks.absent", "127.0.0.1:1", "x") as child:
             await child.follow(lambda: asyncio.sleep(0, 0), 1, 1.0)
 
     with pytest.raises(BaselineError, match="(?s)ended before it consumed an event.*No module named"):

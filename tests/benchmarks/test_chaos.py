@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import pytest
 
-from api.bench.chaos import ZERO_FIGURES, measure, passed
-from api.bench.chaos_check import compare, fold_history
-from api.bench.chaos_faults import plan
-from api.bench.chaos_load import Book, Told
+from tests.benchmarks.chaos.check import compare, fold_history
+from tests.benchmarks.chaos.faults import plan
+from tests.benchmarks.chaos.load import Book, Told
+from tests.benchmarks.chaos.run import ZERO_FIGURES, measure, passed
 
 # A plan with everything in it: workers, API and broker killed, singly and together, and both kinds of wipes.
 SECONDS, SEED = 18.0, 2236
@@ -52,7 +53,7 @@ def told() -> Book:
     return book
 
 
-def wrong(book: Book, rows: list[tuple[object, ...]], available: tuple[int, int] = (30, 30)) -> dict[str, int]:
+def wrong(book: Book, rows: Sequence[tuple[object, ...]], available: tuple[int, int] = (30, 30)) -> dict[str, int]:
     figures, examples = compare(book, fold_history(rows), {"p": available})
     found = {name: figure for name, figure in figures.items() if figure}
     assert bool(found) == bool(examples) or set(found) <= {

@@ -1,11 +1,14 @@
 """bench dedup does what it says, on few ids; and it would notice an index that is not exact."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
-from api.bench import dedup_index
-from api.bench.dedup import measure
-from api.bench.dedup_ids import BATCH_IDS, ids_of
-from streams.rocks import SegmentedFile
+from streams.state.rocks import SegmentedFile
+from tests.benchmarks.dedup import index
+from tests.benchmarks.dedup.ids import BATCH_IDS, ids_of
+from tests.benchmarks.dedup.run import measure
 
 
 def test_every_contender_is_exact_or_says_what_is_not_installed() -> None:
@@ -24,10 +27,10 @@ def test_ids_are_unique_within_and_between_batches() -> None:
     assert ids_of(1) == ids_of(1) == sorted(ids_of(1))
 
 
-def test_an_index_that_forgets_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_an_index_that_forgets_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Forgetful(SegmentedFile):
-        def get_many(self, keys):
+        def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
             return [None, *super().get_many(keys)[1:]]
 
-    monkeypatch.setattr(dedup_index, "SegmentedFile", Forgetful)
-    assert dedup_index.run_index(BATCH_IDS, tmp_path)["false_new"] == 1
+    monkeypatch.setattr(index, "SegmentedFile", Forgetful)
+    assert index.run_index(BATCH_IDS, tmp_path)["false_new"] == 1

@@ -1,6 +1,6 @@
 """bench recovery does what it says, on few accounts."""
 
-from api.bench.recovery import measure
+from tests.benchmarks.recovery.run import measure
 
 
 def test_recovery_loses_nothing_and_reports_every_case() -> None:

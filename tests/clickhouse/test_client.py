@@ -16,8 +16,8 @@ import msgspec
 import pytest
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 
-from streams import clickhouse as module
-from streams.clickhouse import CALLS_AT_ONCE_MAX, INSERT_ROWS_MAX, ClickHouse, ClickHouseError, Pack
+from streams.clickhouse import client as module
+from streams.clickhouse.client import CALLS_AT_ONCE_MAX, INSERT_ROWS_MAX, ClickHouse, ClickHouseError, Pack
 from streams.settings import PROJECT_ROOT, Settings
 
 OCTOBER = datetime(2025, 10, 9, 12, 30, 15, 678_000, tzinfo=UTC)

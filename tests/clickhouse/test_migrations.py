@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from streams.clickhouse import ClickHouse
-from streams.migrations import MIGRATIONS_DIR, MigrationError, migrate, read_migrations
+from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.migrations import MIGRATIONS_DIR, MigrationError, migrate, read_migrations
 
 FIRST = """\
 -- Why: a comment may end in a semicolon;

@@ -5,12 +5,13 @@ from itertools import combinations
 
 import pytest
 
+from schemas.accounts import Account, Limits
 from schemas.commands import CaptureHold, CloseProject, CountRequest, Envelope, ReleaseHold, SetLimits
-from schemas.ledger import Account, Limits, Reply
+from schemas.replies import Reply
 from streams.core.booking import available, held
 from streams.core.decisions import command_reply
+from streams.core.fold import IntakeItem, fold
 from streams.core.holds import HOLDS_MAX
-from streams.core.owner import IntakeItem, fold
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 

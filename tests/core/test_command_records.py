@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.accounts import Limits
 from schemas.commands import (
     AnyCommand,
     CaptureHold,
@@ -20,14 +21,14 @@ from schemas.commands import (
     SetLimits,
     SetStanding,
 )
-from schemas.ledger import Fact, Limits
+from schemas.facts import Fact
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from streams.core.booking import FACTS_PER_SLOT
-from streams.core.decisions import REPLIES_KEPT
-from streams.core.owner import Effects, IntakeItem
+from streams.core.fold import Effects, IntakeItem
 from streams.core.price_list import PRICES_ID
+from streams.core.replies import REPLIES_KEPT
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
-from tests.core.test_owner import State, kinds, opened, replies
+from tests.core.test_fold import State, kinds, opened, replies
 
 MONTH_MS = 31 * 86_400_000
 

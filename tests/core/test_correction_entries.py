@@ -1,8 +1,9 @@
 """An event put right: what is given back, what is charged instead, and what each entry says."""
 
+from schemas.accounts import Grant
 from schemas.commands import Correct, GivenBack
 from schemas.events import Usage
-from schemas.ledger import Grant, Reply
+from schemas.replies import Reply
 from streams.core.booking import available
 from streams.core.decisions import command_reply
 from tests.core.builders import CREDIT, START_MS, addressed, usage

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from schemas.accounts import Account, Grant
 from schemas.commands import CaptureHold, Correct, Envelope, GivenBack, RefundTopUp
 from schemas.events import Usage
-from schemas.ledger import Account, Fact, Grant
+from schemas.facts import Fact
 from streams.core.booking import available
-from streams.core.owner import IntakeItem, fold
+from streams.core.fold import IntakeItem, fold
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 from tests.core.test_ledger import Bench
 

@@ -5,6 +5,7 @@ from collections import Counter
 import msgspec
 import pytest
 
+from schemas.accounts import Account
 from schemas.commands import (
     CaptureHold,
     CloseProject,
@@ -15,12 +16,11 @@ from schemas.commands import (
     ReopenProject,
     Tick,
 )
-from schemas.ledger import Account
 from streams.core import holds
 from streams.core.booking import FACTS_PER_SLOT, available, balance, held
 from streams.core.decisions import command_reply
-from streams.core.owner import IntakeItem, fold
-from streams.publisher import REQUEST_BYTES_MAX
+from streams.core.fold import IntakeItem, fold
+from streams.kafka.publisher import REQUEST_BYTES_MAX
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 

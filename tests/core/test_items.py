@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from schemas.commands import CloseProject, Envelope, PublishPrices, ReleaseHold, SetItem, Tick
-from schemas.ledger import Fact
+from schemas.facts import Fact
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from streams.core.booking import FACTS_PER_SLOT, available
 from streams.core.decisions import command_reply
+from streams.core.fold import IntakeItem, fold
 from streams.core.items import UNITS_MAX, metered, unpaid
-from streams.core.owner import IntakeItem, fold
 from streams.core.price_list import HOURLY_RATE_MAX, PRICES_ID, Prices
 from tests.core.builders import CREDIT, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench

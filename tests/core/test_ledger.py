@@ -5,7 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.ledger import ENTRY_KINDS, Account, Fact, Grant, Limits, Reply
+from schemas.accounts import Account, Grant, Limits
+from schemas.facts import ENTRY_KINDS, Fact
+from schemas.replies import Reply
 from streams.core.booking import Booking, available, format_credits
 from streams.core.decisions import command_reply, open_account
 from streams.core.ledger import settle

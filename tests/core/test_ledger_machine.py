@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
+from schemas.accounts import Account, Grant, Limits
 from schemas.commands import (
     Admit,
     AnyCommand,
@@ -46,15 +47,15 @@ from schemas.commands import (
     TopUp,
 )
 from schemas.events import Usage
-from schemas.ledger import Account, Fact, Grant, Limits
+from schemas.facts import Fact
 from schemas.prices import PriceBook
-from streams.codecs import decode_account, encode_account
 from streams.core.booking import available, balance, held
-from streams.core.decisions import REPLIES_KEPT
+from streams.core.fold import Effects, IntakeItem, fold
 from streams.core.items import unpaid
-from streams.core.owner import Effects, IntakeItem, fold
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX, NEVER_MS
+from streams.core.replies import REPLIES_KEPT
+from streams.kafka.codecs import decode_account, encode_account
 from tests.core.builders import CREDIT, START_MS, addressed, usage
 from tests.simulation.checks import stored_use, used
 from tests.simulation.model import Hold, Line, Model, answer_of

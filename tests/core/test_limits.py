@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.accounts import Account, Limits
 from schemas.commands import ChangePlan, CountRequest, EndRaise, RaiseLimits, SetLimits, Tick
-from schemas.ledger import Account, Limits, Reply
 from schemas.problems import CODES
+from schemas.replies import Reply
+from streams.core.fold import IntakeItem, fold
 from streams.core.limits import RAISE_DAYS_MAX, RAISES_MAX, limits_of
-from streams.core.owner import IntakeItem, fold
 from streams.core.plans import PLANS
 from tests.core.builders import CREDIT, START_MS, addressed, create_project, usage
 from tests.core.builders import admit as admit_command

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.ledger import Limits
+from schemas.accounts import Limits
 from schemas.prices import FIRST_PRICE_BOOK
 from streams.core.plans import BUNDLES, PLANS, renewal_after
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from schemas.accounts import Account
 from schemas.commands import CaptureHold, PublishPrices
-from schemas.ledger import Account
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.problems import Rejection
-from streams.core.owner import IntakeItem, fold
+from streams.core.fold import IntakeItem, fold
 from streams.core.price_list import PRICES_ID, Prices, check_book, increases
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench

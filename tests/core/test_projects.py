@@ -1,5 +1,6 @@
 """What a project is and is on: money due each month, billing accounts, the badge, keys, contracts."""
 
+from schemas.accounts import Account
 from schemas.commands import (
     ChangePlan,
     CloseProject,
@@ -11,11 +12,10 @@ from schemas.commands import (
     SetBadge,
     SetBillingAccount,
 )
-from schemas.ledger import Account
 from streams.core.booking import available
 from streams.core.decisions import open_account
+from streams.core.fold import IntakeItem, fold
 from streams.core.ledger import settle
-from streams.core.owner import IntakeItem, fold
 from streams.core.price_list import Prices
 from streams.core.projects import KEYS_MAX
 from tests.core.builders import CREDIT, START_MS, addressed, create_project

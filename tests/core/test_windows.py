@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.ledger import Limits, Window
+from schemas.accounts import Limits, Window
 from streams.core.windows import (
     SLOT_MS,
     TOKEN,

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
+from schemas.accounts import Account, Window
 from schemas.commands import CountRequest, Envelope
 from schemas.events import Usage
-from schemas.ledger import Account, Fact, Window
-from streams.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake
+from schemas.facts import Fact
 from streams.core.acceptance import dedup_hash
 from streams.core.projects import NEVER_MS
-from streams.tables import PartitionedStore
+from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake
+from streams.worker.tables import PartitionedStore
 from tests.simulation.disk import Disk, apply_changelog
 from tests.simulation.model import Answer, Line, Model, Project, answer_of, identity_names
 from tests.simulation.model import Window as ModelWindow

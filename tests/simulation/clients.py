@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from schemas.accounts import Grant, Limits
 from schemas.commands import (
     Admit,
     AnyCommand,
@@ -39,14 +40,13 @@ from schemas.commands import (
     Tick,
     TopUp,
 )
-from schemas.ledger import Grant, Limits
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
-from streams.codecs import encode, encode_commands, encode_envelope, packed
 from streams.core.acceptance import accept_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
-from streams.topics import partition_of
+from streams.kafka.codecs import encode, encode_commands, encode_envelope, packed
+from streams.kafka.topics import partition_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

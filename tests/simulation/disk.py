@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from streams.rocks import PartitionFile, SegmentedFile, VersionedFile
-from streams.tables import PartitionedStore, Rows, _seen_rows_of_record, day_of_row
+from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
+from streams.worker.tables import PartitionedStore, Rows, day_of_row, seen_rows_of_record
 
 _OFFSET = b"offset"
 
@@ -35,7 +35,7 @@ class Disk:
             store.to_rows = lambda key, value: [(key, value)]
             store.open_file = lambda partition: MemoryAccounts(MemoryPath(self, f"accounts/{partition}"))
         else:
-            store.to_rows = _seen_rows_of_record
+            store.to_rows = seen_rows_of_record
             store.open_file = lambda partition: SegmentedFile(
                 MemoryPath(self, f"seen/{partition}"),  # type: ignore[arg-type]
                 day_of_row,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiokafka import TopicPartition
 
-from streams import historian
-from streams.clickhouse import Pack
-from streams.historian import Sink
+from streams.clickhouse import historian
+from streams.clickhouse.client import Pack
+from streams.clickhouse.historian import Sink
 from tests.simulation.loop import Process
 
 if TYPE_CHECKING:

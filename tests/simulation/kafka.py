@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
-from streams.topics import Topics
+from streams.kafka.topics import Topics
 
 TopicPartition = tuple[str, int]
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from schemas.accounts import Limits
 from schemas.commands import (
     Admit,
     AnyCommand,
@@ -48,8 +49,8 @@ from schemas.commands import (
     TopUp,
 )
 from schemas.events import Usage
-from schemas.ledger import Limits, Reply
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.replies import Reply
 
 CREDIT = 1_000_000
 HOUR_MS = 3_600_000

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from streams import agents
-from streams.core import owner
-from streams.lease import Lease
-from streams.rocks import SegmentedFile
+from streams.core import fold
+from streams.state.rocks import SegmentedFile
+from streams.worker import decider
+from streams.worker.lease import Lease
 from tests.simulation.checks import simulate
 
 SEEDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "2000"))
@@ -36,7 +36,7 @@ def test_worlds_that_keep_few_replies_lean_on_the_dedup_index() -> None:
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agents, "first_offset_of", lambda value, since_day: None)
+    monkeypatch.setattr(decider, "first_offset_of", lambda value, since_day: None)
 
 
 def _segments_flush_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,13 +50,13 @@ def _segments_flush_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _redelivery_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    applied = owner._Batch._applied
+    applied = fold._Batch._applied
 
-    def forgetful(self: owner._Batch, account: owner.Account, item: owner.IntakeItem) -> None:
+    def forgetful(self: fold._Batch, account: fold.Account, item: fold.IntakeItem) -> None:
         applied(self, account, item)
         account.last_offset = -1
 
-    monkeypatch.setattr(owner._Batch, "_applied", forgetful)
+    monkeypatch.setattr(fold._Batch, "_applied", forgetful)
 
 
 def _assignments_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from streams import agents
-from streams.lease import Lease, LeaseLostError
+from streams.worker.accept import Accept
+from streams.worker.agents import Owner
+from streams.worker.batches import work
+from streams.worker.lease import Lease, LeaseLostError
 from tests.simulation.disk import Disk, apply_changelog
 from tests.simulation.loop import Process
 
@@ -134,8 +136,8 @@ class Worker:
         }
         settings: Any = SimpleNamespace(dedup_days=world.dedup_days, partitions=world.partitions)
         publisher: Any = self
-        accept = agents.Accept(settings, world.topics, publisher, files["accounts"])
-        owner = agents.Owner(
+        accept = Accept(settings, world.topics, publisher, files["accounts"])
+        owner = Owner(
             settings,
             world.topics,
             publisher,
@@ -159,7 +161,7 @@ class Worker:
             )
             await apply(events)
 
-        await agents.work(self.streams[topic], self.world.batch_records_max, self._is_current, counted)
+        await work(self.streams[topic], self.world.batch_records_max, self._is_current, counted)
 
     def _is_current(self, event: Event) -> bool:
         return event.message.generation_id == self.generation

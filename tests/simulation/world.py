@@ -1,6 +1,6 @@
 """A whole Meterline in one process and one thread: simulated Kafka, disks, clocks and ClickHouse under the real agents.
 
-What is real: `streams.agents` (`work`, `Accept.apply`, `Owner.apply`), the core, the codecs, the tables' stores and
+What is real: `streams.worker` (`work`, `Accept.apply`, `Owner.apply`), the core, the codecs, the tables' stores and
 their recovery, the lease, the historian. What is simulated: the broker, the consumer group, RocksDB's files,
 ClickHouse, time, clients, and everything that goes wrong. One seed decides the order of all of it: each step lands one
 record of one send, or acknowledges one send, or delivers some records, or commits, or recovers a little, or does harm.
@@ -27,13 +27,16 @@ from typing import Any
 from unittest import mock
 
 from schemas.commands import CountRequest
-from schemas.ledger import Reply
-from streams import agents, codecs, historian, rocks
-from streams.codecs import decode_account
-from streams.core import decisions
-from streams.historian import dead_letter_sink, journal_sink
+from schemas.replies import Reply
+from streams.clickhouse import historian
+from streams.clickhouse.historian import dead_letter_sink, journal_sink
+from streams.core import replies
+from streams.kafka import codecs, envelopes
+from streams.kafka.codecs import decode_account
+from streams.kafka.topics import topics_of
 from streams.settings import Settings
-from streams.topics import topics_of
+from streams.state import rocks
+from streams.worker import agents, batches, decider
 from tests.simulation.clients import Clients
 from tests.simulation.disk import Disk, MemoryFile, remove_tree
 from tests.simulation.history import AsyncioInHistory, Consumer, HistorianProcess, Tables
@@ -72,7 +75,7 @@ class World:
         self.partitions = rng.randint(1, 3)
         self.dedup_days = 32
         self.days_max = 80 if LONG_CLOCK in hazards else 30
-        self.replies_kept = rng.randint(1, 3) if FEW_REPLIES in hazards else decisions.REPLIES_KEPT
+        self.replies_kept = rng.randint(1, 3) if FEW_REPLIES in hazards else replies.REPLIES_KEPT
         self.batch_records_max = rng.choice([1, 4, 16, 64])
         self.record_items_max = rng.choice([1, 2, 5, 1000])
         self.accounts_cached_max = rng.choice([0, 1, 5_000])
@@ -519,15 +522,15 @@ def in_place_of_real_parts(world: World) -> Iterator[None]:
 
     real_seen_records = agents.seen_records
     history_clock = SimpleNamespace(monotonic=lambda: world.mono)
-    loggers = [historian.log, agents.log]
+    loggers = [historian.log, decider.log, batches.log]
     with ExitStack() as stack:
         for module, name, value in (
             (agents, "seen_records", seen_records),
-            (agents, "ACCOUNTS_CACHED_MAX", world.accounts_cached_max),
-            (agents, "PACKED_AT_ONCE", world.record_items_max),
-            (agents, "FOLDED_AT_ONCE_BYTES", world.folded_at_once_bytes),
+            (decider, "ACCOUNTS_CACHED_MAX", world.accounts_cached_max),
+            (envelopes, "PACKED_AT_ONCE", world.record_items_max),
+            (decider, "FOLDED_AT_ONCE_BYTES", world.folded_at_once_bytes),
             (codecs, "RECORD_ITEMS_MAX", world.record_items_max),
-            (decisions, "REPLIES_KEPT", world.replies_kept),
+            (replies, "REPLIES_KEPT", world.replies_kept),
             (rocks, "PartitionFile", MemoryFile),
             (rocks, "shutil", SimpleNamespace(rmtree=remove_tree)),
             (historian, "AIOKafkaConsumer", lambda **_settings: Consumer(world)),

@@ -1,0 +1,86 @@
+"""The soft cap on what comes without a valid key: a sliding window for each address, in this process alone.
+
+Whoever has a valid key is not held to it, so nobody can shut out a customer behind the same address.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from schemas.accounts import Limits, Window
+from schemas.replies import RateState
+from streams.core.windows import count_request, rested
+
+ADDRESSES_MAX = 100_000
+_IPV6_NETWORK_BITS = 64
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
+    """Whose request it is: the peer's or, where that is a trusted proxy, the rightmost of X-Forwarded-For that is none.
+
+    What a client wrote there itself stands further left. An entry that is no address ends the walk: the request is then
+    the last trusted proxy's. Of IPv6 it is the /64, which is what one customer has; "" where the peer has no address.
+    """
+    found = _parsed(peer)
+    if found is None:
+        return ""
+    entries = [entry for line in forwarded_for for entry in line.split(",")]
+    while entries and any(found in network for network in trusted):
+        further = _parsed(entries.pop())
+        if further is None:
+            break
+        found = further
+    if isinstance(found, IPv4Address):
+        return str(found)
+    return str(IPv6Network((int(found), _IPV6_NETWORK_BITS), strict=False))
+
+
+def _parsed(text: str) -> Address | None:
+    try:
+        found = ip_address(text.strip())
+    except ValueError:
+        return None
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        return found.ipv4_mapped
+    return found
+
+
+@dataclass(slots=True)
+class _Visitor:
+    window: Window
+    refused_key: bytes = b""
+
+
+class AddressLimits:
+    """The windows of the addresses that came last; those that did not come for longest are forgotten first."""
+
+    def __init__(self, limits: Limits, addresses_max: int = ADDRESSES_MAX) -> None:
+        self._limits = limits
+        self._addresses_max = addresses_max
+        self._visitors: OrderedDict[str, _Visitor] = OrderedDict()
+
+    def count(self, address: str, now_ms: int) -> RateState:
+        """Count a request, if its window is not full."""
+        visitor = self._visitors.get(address)
+        if visitor is None:
+            visitor = self._visitors[address] = _Visitor(rested(now_ms))
+            if len(self._visitors) > self._addresses_max:
+                self._visitors.popitem(last=False)
+        self._visitors.move_to_end(address)
+        return count_request(visitor.window, self._limits, max(now_ms, visitor.window.at_ms))
+
+    def refuse(self, address: str, key_hash: bytes) -> None:
+        """Remember that a key was none."""
+        if (visitor := self._visitors.get(address)) is not None:
+            visitor.refused_key = key_hash
+
+    def was_refused(self, address: str, key_hash: bytes) -> bool:
+        """Whether this is the key that was refused last from there."""
+        visitor = self._visitors.get(address)
+        return visitor is not None and visitor.refused_key == key_hash

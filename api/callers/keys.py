@@ -1,0 +1,88 @@
+"""API keys: how they look, how they are made, and how they are checked. Only hashes are ever stored.
+
+`mtl_live_<project>.<secret>` and `mtl_preview_<project>.<secret>` belong to a project, `mtl_admin_<secret>` to the
+operator. The project in the key saves an index of all keys; it proves nothing, the secret does.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+
+from schemas.accounts import Account, ApiKey
+from schemas.problems import Rejection
+
+PREFIXES = {"production": "mtl_live_", "preview": "mtl_preview_"}
+ADMIN_PREFIX = "mtl_admin_"
+DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: the operator (`project` is None), or a key of a project."""
+
+    project: str | None
+    key_id: str
+    environment: str
+    scopes: tuple[str, ...]
+
+    def require(self, scope: str) -> None:
+        """Raises Rejection `missing_scope` unless a scope of the caller covers this one."""
+        area = scope.partition(":")[0]
+        if not {"*", f"{area}:*", scope} & set(self.scopes):
+            raise Rejection("missing_scope", f"This key has no scope {scope!r}")
+
+
+def new_project_key(project: str, environment: str) -> tuple[str, bytes]:
+    """A new key for a project, and the hash to keep of it."""
+    key = f"{PREFIXES[environment]}{project}.{secrets.token_urlsafe(32)}"
+    return key, hash_key(key)
+
+
+def new_admin_key() -> tuple[str, str]:
+    """A new admin key, and the hash, in hex, for METERLINE_ADMIN_KEY_HASHES."""
+    key = ADMIN_PREFIX + secrets.token_urlsafe(32)
+    return key, hash_key(key).hex()
+
+
+def hash_key(key: str) -> bytes:
+    """SHA-256. A key has 256 random bits, so there is nothing for a slow hash to protect."""
+    return sha256(key.encode()).digest()
+
+
+def is_admin_key(key: str, admin_hashes: Iterable[str]) -> bool:
+    """Whether it is one of the operator's; every hash is compared, each in constant time."""
+    digest = hash_key(key).hex()
+    matches = [hmac.compare_digest(digest, known) for known in admin_hashes]
+    return any(matches)
+
+
+def admin_key_id(key: str) -> str:
+    """What an admin key is called where it says who did something."""
+    return f"admin:{hash_key(key).hex()[:8]}"
+
+
+def project_of_key(key: str) -> str | None:
+    """The project a key names, or None where it is no project's key."""
+    for prefix in PREFIXES.values():
+        if key.startswith(prefix):
+            project, dot, _ = key.removeprefix(prefix).rpartition(".")
+            return project if dot else None
+    return None
+
+
+def caller_of(account: Account, key: str) -> Caller:
+    """The caller behind a project's key. Raises Rejection `unauthenticated` or `key_revoked`."""
+    digest = hash_key(key)
+    found: ApiKey | None = None
+    for known in account.keys:
+        if hmac.compare_digest(known.hash, digest):
+            found = known
+    if found is None:
+        raise Rejection("unauthenticated", "The key is not known")
+    if found.revoked_at_ms:
+        raise Rejection("key_revoked", f"Key {found.id} was revoked")
+    return Caller(account.project, found.id, found.environment, tuple(found.scopes))

@@ -1,0 +1,1 @@
+"""The command line: `main` finds the command, and each other file holds one command or one group of them."""

@@ -1,0 +1,94 @@
+"""`meterline audit`: what was refused, what was done, and with whose key."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from api.cli.options import WHERE, JsonOption
+from api.cli.output import show
+from api.cli.service import Api
+
+
+class _ListsByDefault(TyperGroup):
+    """A group whose command `list` need not be named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    help=f"What was refused, what was done and with whose key: `audit`, `audit PROJECT`, `audit keys`. {WHERE}",
+    cls=_ListsByDefault,
+)
+
+
+AuditedProject = Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Its id; without it, all projects")]
+SinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago")]
+UntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Lines at most")]
+CursorOption = Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its next_cursor")]
+
+
+@app.command("list")
+def list_audit(
+    project: AuditedProject = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="refusals, shadow, limits, prices, grants, projects, keys, billing or recharge"),
+    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What was refused and what was done, the newest first; `list` need not be said. `explain ENTRY_ID` says more."""
+    asked: dict[str, Any] = {
+        "project": project,
+        "kind": kind,
+        "from": since,
+        "to": until,
+        "limit": limit,
+        "cursor": cursor,
+    }
+    page = Api().call("GET", "/v1/audit", **asked).json()
+    columns = ("at", "entry_id", "project", "actor", "action", "code", "detail")
+    _show_page(page, page["entries"], columns, as_json)
+
+
+@app.command("keys")
+def audit_keys(
+    project: AuditedProject = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What each key was used for, by the hour, the newest hour first."""
+    asked: dict[str, Any] = {"project": project, "from": since, "to": until, "limit": limit, "cursor": cursor}
+    page = Api().call("GET", "/v1/audit/keys", **asked).json()
+    columns = ("hour", "project", "key_id", "environment", "operation", "uses", "refused", "first_at", "last_at")
+    _show_page(page, page["rows"], columns, as_json)
+
+
+def _show_page(page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    """As JSON, or as columns under their names."""
+    if as_json:
+        show(page, as_json)
+        return
+    lines = [
+        columns,
+        *(tuple(str(row[name]) if row[name] not in ("", None) else "-" for name in columns) for row in rows),
+    ]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if page["next_cursor"]:
+        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)

@@ -1,0 +1,115 @@
+"""`meterline billing`: billing accounts and their invoices."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from api.cli.options import WHERE, JsonOption, ProjectArgument
+from api.cli.output import show
+from api.cli.service import Api
+from streams.errors import OperatorError
+
+app = typer.Typer(help=f"Billing accounts and invoices. {WHERE}", no_args_is_help=True)
+
+
+@app.command("create")
+def create_billing_account(
+    account: Annotated[str, typer.Argument(help="The billing account's id")],
+    name: Annotated[str, typer.Option("--name")],
+    email: Annotated[str, typer.Option("--email")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Open a billing account."""
+    body = {"id": account, "name": name, "email": email}
+    show(Api().call("POST", "/v1/admin/billing-accounts", body).json(), as_json)
+
+
+@app.command("assign")
+def assign_billing_account(
+    project: ProjectArgument,
+    account: Annotated[
+        str | None, typer.Argument(help="The billing account; without it, an invoice of its own")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a project on a billing account's invoice from now on."""
+    url = f"/v1/admin/projects/{project}/billing-account"
+    show(Api().call("PUT", url, {"billing_account": account}).json(), as_json)
+
+
+@app.command("list")
+def list_billing_accounts(
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="The `next_cursor` of the page before")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every billing account, by id."""
+    show(Api().call("GET", "/v1/admin/billing-accounts", limit=limit, cursor=cursor).json(), as_json)
+
+
+@app.command("change")
+def change_billing_account(
+    account: Annotated[str, typer.Argument(help="The billing account's id")],
+    name: Annotated[str, typer.Option("--name")],
+    email: Annotated[str, typer.Option("--email")],
+    as_json: JsonOption = False,
+) -> None:
+    """Another name and address, on every invoice of it."""
+    body = {"name": name, "email": email}
+    show(Api().call("PUT", f"/v1/admin/billing-accounts/{account}", body).json(), as_json)
+
+
+@app.command("show")
+def show_billing_account(account: Annotated[str, typer.Argument()], as_json: JsonOption = False) -> None:
+    """A billing account and its projects."""
+    show(Api().call("GET", f"/v1/admin/billing-accounts/{account}").json(), as_json)
+
+
+@app.command("invoice")
+def invoice(
+    account: Annotated[str, typer.Argument(help="The billing account's id")],
+    month: Annotated[str, typer.Argument(help="YYYY-MM")],
+    form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
+    out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
+) -> None:
+    """A month's invoice, as JSON, CSV or a page to print."""
+    _write(Api().call("GET", f"{_invoices(account, None)}/{month}", format=form), out)
+
+
+@app.command("statement")
+def statement(
+    project: ProjectArgument,
+    month: Annotated[str, typer.Argument(help="YYYY-MM")],
+    form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
+    out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
+) -> None:
+    """One project's own part of a month, whoever's invoice it is on."""
+    _write(Api().call("GET", f"{_invoices(None, project)}/{month}", format=form, project=project), out)
+
+
+def _write(answer: httpx.Response, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.write(answer.text)
+    else:
+        out.write_bytes(answer.content)
+
+
+@app.command("months")
+def months(
+    account: Annotated[str | None, typer.Argument(help="The billing account's id")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="A project's own part instead")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The months in which there is something to pay for, or was used, the newest first."""
+    show(Api().call("GET", _invoices(account, project), project=project).json(), as_json)
+
+
+def _invoices(account: str | None, project: str | None) -> str:
+    if (account is None) == (project is None):
+        raise OperatorError("Name a billing account, or a --project")
+    return "/v1/invoices" if account is None else f"/v1/admin/billing-accounts/{account}/invoices"

@@ -1,0 +1,110 @@
+"""`meterline`: finds the command that is asked for, imports that one alone, and ends expected failures in one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from typer.core import TyperGroup
+
+from api.cli.output import console
+from streams.embedded import lifeline
+from streams.errors import OperatorError
+from streams.settings import PROJECT_ROOT
+
+# Where each command lives: the module's `app` has the command, or is the group, of that name. A worker thus starts
+# without what only an operator needs.
+COMMANDS = {
+    "up": "api.cli.up",
+    "demo": "api.cli.demo",
+    "replay": "api.cli.demo",
+    "worker": "api.cli.processes",
+    "api": "api.cli.processes",
+    "historian": "api.cli.processes",
+    "cashier": "api.cli.processes",
+    "topics": "api.cli.processes",
+    "migrate": "api.cli.processes",
+    "verify": "api.cli.verify",
+    "explain": "api.cli.explain",
+    "rehearse": "api.cli.rehearse",
+    "doctor": "api.cli.doctor",
+    "keys": "api.cli.keys",
+    "projects": "api.cli.projects",
+    "credits": "api.cli.credits",
+    "holds": "api.cli.holds",
+    "limits": "api.cli.limits",
+    "prices": "api.cli.prices",
+    "audit": "api.cli.audit",
+    "billing": "api.cli.billing",
+}
+# These two are there only in a checkout: the production image has no tests.
+CHECKOUT_COMMANDS = {
+    "bench": "tests.benchmarks.command",
+    "test": "api.cli.test",
+}
+
+
+class LazyCommands(TyperGroup):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names of all commands, in the order in which help shows them."""
+        return list(_there_are())
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command or group of this name, or None where there is none."""
+        module = _there_are().get(cmd_name)
+        if module is None:
+            return None
+        group = typer.main.get_group(import_module(module).app)
+        return group.commands.get(cmd_name) or _named(group, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As click does, but a name that only a checkout has is refused with the remedy."""
+        if args and args[0] in CHECKOUT_COMMANDS and args[0] not in _there_are():
+            ctx.fail(f"{args[0]} needs a checkout with its tests: run it there, with `uv run meterline {args[0]}`")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=LazyCommands,
+    name="meterline",
+    help="Usage metering and prepaid credits: Kafka in, exact balances and admissions out, history in ClickHouse.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Without a callback, typer has no group to make."""
+
+
+def main() -> None:
+    """The console script: expected failures end with one clear line and exit code 1."""
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    lifeline.watch()
+    try:
+        app()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "METERLINE_" + "_".join(str(part) for part in problem["loc"]).upper()
+            console.print(f"[red]{name}[/]: {problem['msg']}", soft_wrap=True)
+        sys.exit(2)
+    except OperatorError as error:
+        console.print(f"[red]error:[/] {error}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _there_are() -> dict[str, str]:
+    return COMMANDS | (CHECKOUT_COMMANDS if (PROJECT_ROOT / "tests").is_dir() else {})
+
+
+def _named(group: TyperGroup, name: str) -> TyperGroup:
+    group.name = name
+    return group

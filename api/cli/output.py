@@ -1,0 +1,42 @@
+"""What commands print: results on standard output, progress and errors on standard error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+
+console = Console(stderr=True, highlight=False)
+
+
+def show(answer: Any, as_json: bool) -> None:
+    """Print an answer of the API: as JSON, or a line for each thing that it says."""
+    if as_json:
+        print_json(answer)
+        return
+    for line in _lines(answer, ""):
+        print(line)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on standard output, indented."""
+    print(json.dumps(value, indent=2))
+
+
+def _lines(value: Any, indent: str) -> list[str]:
+    if isinstance(value, list):
+        lines = []
+        for each in value:
+            inner = _lines(each, indent + "  ")
+            lines += [f"{indent}- {inner[0].lstrip()}", *inner[1:]] if inner else []
+        return lines or [f"{indent}(none)"]
+    if not isinstance(value, dict):
+        return [f"{indent}{'-' if value is None else value}"]
+    lines = []
+    for name, each in value.items():
+        if isinstance(each, dict | list) and each:
+            lines += [f"{indent}{name}:", *_lines(each, indent + "  ")]
+        else:
+            lines.append(f"{indent}{name}: {'-' if each in (None, [], {}, '') else each}")
+    return lines

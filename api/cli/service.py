@@ -1,0 +1,88 @@
+"""The HTTP service as commands call it: with the operator's key, retried under one idempotency key."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from streams.embedded.running import find_running
+from streams.errors import OperatorError
+from streams.settings import Settings
+
+RETRIES = 4
+
+
+class Api:
+    """The HTTP service, with the operator's key."""
+
+    def __init__(self, url: str | None = None, admin_key: str | None = None) -> None:
+        settings = Settings()
+        running = find_running(settings)
+        self.url = url or settings.api_url or (running.api_url if running else None)
+        self.url = self.url or f"http://{settings.api_host}:{settings.api_port}"
+        local_key = settings.data_dir / "admin-key"
+        known = settings.admin_key.get_secret_value() if settings.admin_key else ""
+        key = admin_key or known or (local_key.read_text().strip() if local_key.exists() else "")
+        if not key:
+            raise OperatorError("There is no admin key: set METERLINE_ADMIN_KEY, or start `meterline up` here first")
+        self._client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60.0)
+
+    def call(self, method: str, path: str, body: object = None, *, key: str = "", **params: Any) -> httpx.Response:
+        """Send it, again under the same key where it is not known what became of it. Raises OperatorError."""
+        headers = {"idempotency-key": key or f"cli-{secrets.token_hex(12)}"}
+        sent = {name: value for name, value in params.items() if value is not None}
+        for attempt in range(RETRIES):
+            try:
+                response = self._client.request(method, path, json=body, params=sent, headers=headers)
+            except httpx.TransportError as error:
+                if attempt + 1 == RETRIES:
+                    raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
+            else:
+                if response.is_success:
+                    return response
+                if response.status_code != 503 or attempt + 1 == RETRIES:
+                    raise OperatorError(_problem(response))
+            time.sleep(0.3 * 2**attempt)
+        raise AssertionError
+
+    def follow(self, path: str, body: object) -> Iterator[Any]:
+        """POST it once, and give each JSON line of the answer as it comes. Raises OperatorError."""
+        headers = {"accept": "application/x-ndjson"}
+        try:
+            with self._client.stream("POST", path, json=body, headers=headers) as response:
+                if not response.is_success:
+                    response.read()
+                    raise OperatorError(_problem(response))
+                for line in response.iter_lines():
+                    yield json.loads(line)
+        except httpx.TransportError as error:
+            raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
+
+
+def read_json(file: Path) -> Any:
+    """What a file says. Raises OperatorError."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OperatorError(f"{file} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise OperatorError(f"{file} is no JSON: {error}") from None
+
+
+def problem_text(problem: dict[str, Any]) -> str:
+    """A problem as one line: its code, what it says, and which field it is about."""
+    where = f" ({problem['field']})" if problem.get("field") else ""
+    return f"{problem.get('code', problem.get('status'))}: {problem['detail']}{where}"
+
+
+def _problem(response: httpx.Response) -> str:
+    try:
+        return problem_text(response.json())
+    except (ValueError, KeyError, TypeError):
+        return f"{response.status_code}: {response.text[:500]}"

@@ -1,0 +1,119 @@
+"""Bundles, refunds and auto-recharge. A call answers once its effect can be read back."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter
+
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, problems, utc
+from schemas.accounts import Account, AutoRecharge
+from schemas.commands import RefundTopUp, SetAutoRecharge, TopUp
+from schemas.http.credits import AutoRechargeInfo, AutoRechargeTerms, NewRefund, NewTopUp, RefundResult, TopUpResult
+from streams.core.booking import format_credits, parse_credits
+from streams.core.plans import refund_cents
+from streams.core.recharge import month_of
+
+router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
+
+
+@router.post("/projects/{project}/top-ups", status_code=201, response_model=TopUpResult)
+async def top_up(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewTopUp,
+    idempotency_key: IdempotencyKey = "",
+) -> TopUpResult:
+    """Grant a bundle. Send an Idempotency-Key: without one, a repeat is another bundle."""
+    reply, offset = await decided(
+        services,
+        TopUp(
+            project=project,
+            environment=asked.environment,
+            bundle_usd=asked.bundle_usd,
+            reference=asked.reference,
+            **services.commands.addressing(idempotency_key, caller.key_id),
+        ),
+    )
+    return TopUpResult(
+        project=project,
+        environment=asked.environment,
+        granted=format_credits(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+    )
+
+
+@router.post("/projects/{project}/refunds", status_code=201, response_model=RefundResult)
+async def refund(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewRefund,
+    idempotency_key: IdempotencyKey = "",
+) -> RefundResult:
+    """Take back a bundle of the last 30 days, at most a quarter used, of a project in good standing. The money is
+    paid back by the means it came by."""
+    reply, offset = await decided(
+        services,
+        RefundTopUp(
+            project=project,
+            grant_id=asked.grant_id,
+            reason=asked.reason,
+            **services.commands.addressing(idempotency_key, caller.key_id),
+        ),
+    )
+    return RefundResult(
+        project=project,
+        grant_id=asked.grant_id,
+        taken_back=format_credits(reply.amount),
+        refund_cents=refund_cents(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+    )
+
+
+@router.get("/projects/{project}/auto-recharge", response_model=AutoRechargeInfo)
+async def get_auto_recharge(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> AutoRechargeInfo:
+    """The terms of auto-recharge and how they stand."""
+    return _auto_recharge(account_for(services, project))
+
+
+@router.put("/projects/{project}/auto-recharge", response_model=AutoRechargeInfo)
+async def set_auto_recharge(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: AutoRechargeTerms,
+    idempotency_key: IdempotencyKey = "",
+) -> AutoRechargeInfo:
+    """Turn auto-recharge on with these terms, or off. It is off unless somebody asks for it."""
+    command = SetAutoRecharge(
+        project=project,
+        is_on=asked.on,
+        threshold=parse_credits(asked.threshold, "threshold"),
+        bundle_usd=asked.bundle_usd,
+        cap_cents=asked.cap_usd * 100,
+        payment_method=asked.payment_method,
+        **services.commands.addressing(idempotency_key, caller.key_id),
+    )
+    await decided(services, command)
+    return _auto_recharge(account_for(services, project))
+
+
+def _auto_recharge(account: Account) -> AutoRechargeInfo:
+    terms = account.auto_recharge or AutoRecharge(False, 0, 20, 0, "")
+    return AutoRechargeInfo(
+        on=terms.is_on,
+        threshold=format_credits(terms.threshold),
+        bundle_usd=terms.bundle_usd,
+        cap_usd=terms.cap_cents // 100,
+        payment_method=terms.payment_method,
+        spent_usd=terms.spent_cents // 100 if terms.month == month_of(time.time_ns() // 1_000_000) else 0,
+        pending=terms.pending_id or None,
+        failures=terms.failures,
+        blocked_until=utc(terms.blocked_until_ms) if terms.blocked_until_ms else None,
+    )

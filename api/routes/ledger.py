@@ -1,0 +1,55 @@
+"""A project's ledger, newest entry first, paged by cursor."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query
+
+from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, problems, project_for
+from schemas.http.common import EnvironmentName
+from schemas.http.credits import LedgerEntry, LedgerPage
+from streams.core.booking import format_credits
+from streams.history.ledger import LedgerQuestion, ledger_page
+
+router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
+
+
+@router.get("/ledger", response_model=LedgerPage)
+async def ledger(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    environment: EnvironmentName | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> LedgerPage:
+    """Every entry, newest first."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account_for(services, name)
+    question = LedgerQuestion(name, limit, cursor, environment)
+    rows, next_cursor = await asyncio.to_thread(ledger_page, services.clickhouse, question)
+    return LedgerPage(
+        entries=[
+            LedgerEntry.model_validate(
+                row
+                | {
+                    "amount": format_credits(row["amount"]),
+                    "balance": format_credits(row["balance"]),
+                    "metadata": msgspec.json.decode(row["metadata"]) if row["metadata"] else {},
+                    "occurred_at": _utc(row["occurred_at"]),
+                    "booked_at": _utc(row["booked_at"]),
+                }
+            )
+            for row in rows
+        ],
+        next_cursor=next_cursor,
+    )
+
+
+def _utc(at: datetime) -> datetime:
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

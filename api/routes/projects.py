@@ -1,0 +1,128 @@
+"""Projects: opening, plans, standing, closing; and what a key says of its own project."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.dependencies import (
+    AdminDep,
+    CurrentCallerDep,
+    IdempotencyKey,
+    ProjectPath,
+    ProjectQuery,
+    ServicesDep,
+    billing_account_for,
+    decided,
+    problems,
+    project_for,
+)
+from api.views.accounts import project_now
+from schemas.commands import AnyCommand, ChangePlan, CloseProject, CreateProject, ReopenProject, SetBadge, SetStanding
+from schemas.http.projects import Badge, NewProject, PlanChange, ProjectInfo, ProjectState, Standing
+from schemas.prices import MICROCREDITS_PER_CREDIT
+
+router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
+admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
+
+
+@admin_router.post("/projects", status_code=201, response_model=ProjectInfo)
+async def create_project(
+    services: ServicesDep, caller: AdminDep, asked: NewProject, idempotency_key: IdempotencyKey = ""
+) -> ProjectInfo:
+    """Open a project; its first allowance is granted at once."""
+    if asked.billing_account is not None:
+        billing_account_for(services, asked.billing_account)
+    await decided(
+        services,
+        CreateProject(
+            billing_account=asked.billing_account or "",
+            project=asked.project,
+            name=asked.name,
+            plan=asked.plan,
+            contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+            contract_cents=asked.contract_cents,
+            **services.commands.addressing(idempotency_key, caller.key_id),
+        ),
+    )
+    return project_now(services, asked.project)
+
+
+@admin_router.get("/projects/{project}", response_model=ProjectInfo)
+async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectInfo:
+    """A project as it is."""
+    return project_now(services, project)
+
+
+@admin_router.put("/projects/{project}/plan", response_model=ProjectInfo)
+async def change_plan(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: PlanChange,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
+    """An upgrade counts at once, with what its allowance has more for the rest of the month. A downgrade waits for the
+    renewal: `next_plan`. Asking for the plan that it is on takes a downgrade back."""
+    await decided(
+        services,
+        ChangePlan(
+            project=project,
+            plan=asked.plan,
+            contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+            contract_cents=asked.contract_cents,
+            **services.commands.addressing(idempotency_key, caller.key_id),
+        ),
+    )
+    return project_now(services, project)
+
+
+@admin_router.put("/projects/{project}/state", response_model=ProjectInfo)
+async def close_or_reopen(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: ProjectState,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
+    """Close a project, or open it again. Reads go on working while it is closed."""
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command: AnyCommand = (
+        CloseProject(project=project, reason=asked.reason, **addressing)
+        if asked.closed
+        else ReopenProject(project=project, **addressing)
+    )
+    await decided(services, command)
+    return project_now(services, project)
+
+
+@admin_router.put("/projects/{project}/standing", response_model=ProjectInfo)
+async def set_standing(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: Standing,
+    idempotency_key: IdempotencyKey = "",
+) -> ProjectInfo:
+    """Good or not; kept with its reason."""
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command = SetStanding(project=project, is_good=asked.good_standing, reason=asked.reason, **addressing)
+    await decided(services, command)
+    return project_now(services, project)
+
+
+@admin_router.put("/projects/{project}/badge", response_model=ProjectInfo)
+async def set_badge(
+    services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge, idempotency_key: IdempotencyKey = ""
+) -> ProjectInfo:
+    """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
+    addressing = services.commands.addressing(idempotency_key, caller.key_id)
+    command = SetBadge(project=project, is_off=not asked.shown, **addressing)
+    await decided(services, command)
+    return project_now(services, project)
+
+
+@router.get("/projects/me", response_model=ProjectInfo)
+async def me(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ProjectInfo:
+    """The project this key belongs to, with the limits that hold now."""
+    caller.require("content:read")
+    return project_now(services, project_for(caller, project))

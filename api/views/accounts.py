@@ -1,0 +1,118 @@
+"""What is shown of an account: its balance, its project, its recurring items."""
+
+from __future__ import annotations
+
+import time
+
+from api.dependencies import account_for, utc
+from api.services import Services
+from schemas.accounts import Account
+from schemas.http.credits import AllowanceBalance, Balance, TopUpBalance
+from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
+from streams.core.booking import Booking, available, format_credits, held
+from streams.core.items import metered, unpaid
+from streams.core.ledger import settle
+from streams.core.limits import limits_of
+from streams.core.price_list import Prices
+
+
+def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
+    """An account's recurring line items, as they are shown."""
+    book = prices.at(now_ms)
+    shown = []
+    for item in account.items:
+        unit_hours, amount = metered(item, prices, now_ms)
+        shown.append(
+            ItemInfo(
+                item=item.operation,
+                quantity=item.quantity,
+                credits_an_hour=format_credits(book.hourly.get(item.operation, 0)),
+                unit_hours=unit_hours,
+                credits=format_credits(amount),
+                unpaid=format_credits(unpaid([item])),
+            )
+        )
+    return ItemList(
+        project=account.project,
+        billed_at=utc(account.month_ends_at_ms) if account.month_ends_at_ms else None,
+        items=shown,
+    )
+
+
+def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> Balance:
+    """An account's budget in one environment, as it is shown."""
+    grants = [grant for grant in account.grants if grant.environment == environment]
+    # One that has expired is there for what a job still holds of it.
+    allowances = [grant for grant in grants if grant.kind == "allowance" and grant.expires_at_ms > now_ms]
+    return Balance(
+        project=account.project,
+        plan=account.plan,
+        environment=environment,
+        available=format_credits(available(account, environment)),
+        held=format_credits(held(account, environment)),
+        allowance=AllowanceBalance(
+            granted=format_credits(sum(grant.granted for grant in allowances)),
+            remaining=format_credits(sum(grant.remaining for grant in allowances)),
+            renews_at=utc(account.renews_at_ms),
+        )
+        if allowances
+        else None,
+        top_ups=[
+            TopUpBalance(
+                grant_id=grant.id,
+                granted=format_credits(grant.granted),
+                remaining=format_credits(grant.remaining),
+                granted_at=utc(grant.granted_at_ms),
+            )
+            for grant in grants
+            if grant.kind == "top_up"
+        ],
+        as_of=utc(now_ms - max(lag_ms, 0)),
+        lag_ms=lag_ms,
+        offset=account.last_offset,
+    )
+
+
+def settled_account(services: Services, project: str) -> Account:
+    """The project's account as it is now. What time brings is booked when an account is next touched; until then it is
+    due, and an answer counts it in. Raises Rejection `unknown_project` or `not_ready`."""
+    account = account_for(services, project)
+    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], services.accounts.prices()))
+    return account
+
+
+def project_now(services: Services, project: str) -> ProjectInfo:
+    """A project as it is shown now. Raises Rejection `unknown_project` or `not_ready`."""
+    return _project_info(settled_account(services, project))
+
+
+def _project_info(account: Account) -> ProjectInfo:
+    """No hash leaves the process."""
+    limits = limits_of(account)
+    return ProjectInfo(
+        project=account.project,
+        name=account.name,
+        plan=account.plan,
+        requests_per_minute=limits.requests_per_minute,
+        burst=limits.burst,
+        cost_ceiling=format_credits(limits.cost_ceiling),
+        raised_until=min((utc(each.ends_at_ms) for each in account.raises if each.is_on), default=None),
+        signed_up_at=utc(account.signed_up_at_ms),
+        renews_at=utc(account.renews_at_ms),
+        next_plan=account.next_plan or None,
+        good_standing=account.is_in_good_standing,
+        closed_at=utc(account.closed_at_ms) if account.closed_at_ms else None,
+        badge_required=account.plan == "free",
+        badge_shown=account.plan == "free" or not account.badge_off,
+        billing_account=account.billing_account or None,
+        keys=[
+            KeyInfo(
+                key_id=key.id,
+                environment=key.environment,
+                scopes=key.scopes,
+                created_at=utc(key.created_at_ms),
+                revoked_at=utc(key.revoked_at_ms) if key.revoked_at_ms else None,
+            )
+            for key in account.keys
+        ],
+    )

@@ -1,0 +1,77 @@
+"""An invoice as a file: CSV for a spreadsheet, HTML for reading and print."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import datetime, timedelta
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from api.views.csv_cells import harmless
+from schemas.http.invoices import Invoice, InvoiceLine
+from streams.history.invoices import format_usd
+
+CSV_COLUMNS = (
+    "invoice", "status", "month", "billing_account", "project", "project_name", "kind", "item", "detail", "environment",
+    "count", "quantity", "credits", "currency", "unit_cents", "cents", "price_versions", "facts",
+)  # fmt: skip
+
+_KIND_TEXTS = {
+    "refund": "Refund",
+    "expiry": "Expired",
+    "grant": "Granted",
+    "recurring": "Recurring",
+}
+
+
+def as_csv(invoice: Invoice) -> str:
+    """One row a line under a header, RFC 4180. A text that a spreadsheet would run as a formula has a ' before it."""
+    file = io.StringIO(newline="")
+    writer = csv.writer(file)
+    writer.writerow(CSV_COLUMNS)
+    for part in invoice.projects:
+        for line in part.lines:
+            texts = (
+                part.invoice, invoice.status, invoice.month, part.billing_account or "", part.project, part.name,
+                line.kind, line.item, line.detail, line.environment,
+            )  # fmt: skip
+            writer.writerow(
+                [
+                    *map(harmless, texts), line.count, line.quantity, line.credits, invoice.currency, line.unit_cents,
+                    line.cents, harmless(" ".join(line.price_versions)), line.facts,
+                ]
+            )  # fmt: skip
+    return file.getvalue()
+
+
+def as_html(invoice: Invoice) -> str:
+    """A page of its own that loads nothing and runs nothing, for screen and for A4 or Letter paper."""
+    return _templates.get_template("invoice.html").render(invoice=invoice)
+
+
+def describe(line: InvoiceLine) -> str:
+    """What a line is, for people."""
+    where = " (preview)" if line.environment == "preview" else ""
+    if line.kind == "subscription":
+        return f"Plan {line.item}"
+    if line.kind == "top_up":
+        how = ", bought by auto-recharge" if line.detail else ""
+        return f"Credit bundle of {format_usd(line.unit_cents)}{how}{where}"
+    if line.kind == "correction":
+        return f"Correction of {line.item}: {line.detail.replace('_', ' ')}{where}"
+    if line.kind == "recurring":
+        return f"{line.item}, unit-hours of {line.detail}"
+    if line.kind == "usage":
+        return f"{line.item}{where}"
+    return f"{_KIND_TEXTS[line.kind]}: {line.item.replace('_', '-')} credits{where}"
+
+
+def _last_day(period_to: datetime) -> str:
+    return (period_to - timedelta(days=1)).date().isoformat()
+
+
+_templates = Environment(
+    loader=PackageLoader("api"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_templates.filters |= {"describe": describe, "last_day": _last_day}

@@ -1,0 +1,209 @@
+"""What an account keeps. Amounts are integer microcredits, times are Unix milliseconds, UTC."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.prices import PriceBook
+from schemas.replies import StoredReply
+
+
+class Grant(msgspec.Struct, array_like=True, gc=False):
+    """Credits given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 means never.
+
+    `held` of what remains is kept for jobs: `remaining - held` can be spent. What is held when a grant expires stays
+    until its job is resolved.
+    """
+
+    id: str
+    kind: str
+    environment: str
+    granted: int
+    remaining: int
+    granted_at_ms: int
+    expires_at_ms: int
+    held: int = 0
+
+
+class Line(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One line of a price: `quantity` units of an operation at `rate` microcredits each."""
+
+    operation: str
+    quantity: int
+    rate: int
+
+
+class HeldPart(msgspec.Struct, array_like=True, gc=False):
+    """Microcredits of one grant that a hold keeps."""
+
+    grant_id: str
+    amount: int
+
+
+class Hold(msgspec.Struct, array_like=True):
+    """Credits kept for a job until it is resolved. `id` is the public id of the first fact it left.
+
+    `lines` and `price_version` are those of the time it was made: a capture costs what was held, whatever prices do.
+    """
+
+    id: str
+    environment: str
+    job_id: str
+    source: str
+    event_id: str
+    key_id: str
+    metadata: str
+    occurred_at_ms: int
+    price_version: str
+    lines: list[Line]
+    parts: list[HeldPart]
+    held_at_ms: int
+    expires_at_ms: int
+
+
+class Accrual(msgspec.Struct, array_like=True, gc=False):
+    """Unit-hours of a recurring item under one price version, and the microcredits not yet billed for them.
+
+    `billed_for_ms` is the end of the month it was billed for, or 0 where that month is not over.
+    """
+
+    price_version: str
+    unit_hours: int
+    amount: int
+    billed_for_ms: int = 0
+
+
+class RecurringItem(msgspec.Struct, array_like=True):
+    """A recurring line item, metered at every full hour, UTC. `metered_to_ms` is how far `accruals` go."""
+
+    operation: str
+    quantity: int
+    metered_to_ms: int
+    accruals: list[Accrual]
+
+
+class AutoRecharge(msgspec.Struct, array_like=True):
+    """Buy a bundle when less than `threshold` microcredits are available, within `cap_cents` a calendar month (UTC).
+
+    `spent_cents` counts `month` (year * 100 + month), a pending purchase included. `pending_id` names the purchase
+    under way, or is "". After a failed one nothing is bought before `blocked_until_ms`.
+    """
+
+    is_on: bool
+    threshold: int
+    bundle_usd: int
+    cap_cents: int
+    payment_method: str
+    month: int = 0
+    spent_cents: int = 0
+    pending_id: str = ""
+    pending_cents: int = 0
+    failures: int = 0
+    blocked_until_ms: int = 0
+    capped_month: int = 0
+
+
+class Limits(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Requests a minute, how many at once after a rest, and microcredits a minute. Where limits stand beside others (a
+    contract's, a raise, a trial), 0 leaves that one as it is."""
+
+    requests_per_minute: int
+    burst: int
+    cost_ceiling: int
+
+
+class Window(msgspec.Struct, array_like=True, gc=False):
+    """Requests of the last 60 seconds: Unix ms and how many, alternately, the oldest first; the burst tokens that are
+    spent, in 60,000ths, as of `at_ms`; and what the requests cost, Unix ms and microcredits alternately."""
+
+    arrivals: list[int]
+    spent: int
+    at_ms: int
+    costs: list[int] = []
+
+
+class LimitRaise(msgspec.Struct, array_like=True):
+    """Higher limits from `starts_at_ms` until `ends_at_ms`; they count while `is_on`. `id` is the public id of the fact
+    that planned it."""
+
+    id: str
+    limits: Limits
+    starts_at_ms: int
+    ends_at_ms: int
+    is_on: bool = False
+
+
+class Shadow(msgspec.Struct, array_like=True):
+    """Limits on trial: what they would have stopped is stated, and nothing is. Their window is their own."""
+
+    limits: Limits
+    window: Window
+
+
+class AnnouncedBook(msgspec.Struct, array_like=True):
+    """A price book, and the intake record that announced it, by the command at `slot`: what comes before that one does
+    not know it."""
+
+    offset: int
+    book: PriceBook
+    slot: int = 0
+
+
+class ApiKey(msgspec.Struct, array_like=True):
+    """A project's key; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use."""
+
+    id: str
+    hash: bytes
+    environment: str
+    scopes: list[str]
+    created_at_ms: int
+    revoked_at_ms: int
+
+
+class Account(msgspec.Struct, array_like=True):
+    """All that a decision about one project consults. Grants stand in burn-down order.
+
+    `allowance` is what each month grants. `opened_offset` is the intake record that opened it, `last_offset` the last
+    one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
+    `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when recurring
+    items are next billed, 0 where there are none.
+    `window` is there once a request was asked for. The plan's month that ends at `month_begun_to_ms` was begun: its
+    allowance granted, its price due. `limits` are the contract's, over the plan's. Nothing happens by itself before
+    `due_at_ms`.
+
+    What is no project is kept as an account too, under an id that no project can have (docs/decisions/0013): a billing
+    account has a name and an `email`, and a partition's price list has `books`.
+    """
+
+    project: str
+    name: str
+    plan: str
+    allowance: int
+    signed_up_at_ms: int
+    renews_at_ms: int
+    grants: list[Grant]
+    keys: list[ApiKey]
+    replies: list[StoredReply]
+    opened_offset: int
+    last_offset: int
+    last_at_ms: int
+    next_plan: str = ""
+    next_allowance: int = 0
+    is_in_good_standing: bool = True
+    closed_at_ms: int = 0
+    price_cents: int = 0
+    next_price_cents: int = 0
+    billing_account: str = ""
+    holds: list[Hold] = []
+    items: list[RecurringItem] = []
+    month_ends_at_ms: int = 0
+    auto_recharge: AutoRecharge | None = None
+    badge_off: bool = False
+    due_at_ms: int = 0
+    window: Window | None = None
+    month_begun_to_ms: int = 0
+    email: str = ""
+    books: list[AnnouncedBook] = []
+    limits: Limits | None = None
+    raises: list[LimitRaise] = []
+    shadow: Shadow | None = None

@@ -1,0 +1,131 @@
+"""Balances, ledger entries, bundles, refunds and auto-recharge over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from schemas.http.common import Credits, EnvironmentName
+
+
+class AllowanceBalance(BaseModel):
+    """This month's allowance."""
+
+    granted: Credits
+    remaining: Credits
+    renews_at: datetime
+
+
+class TopUpBalance(BaseModel):
+    """What is left of one bundle."""
+
+    grant_id: str
+    granted: Credits
+    remaining: Credits
+    granted_at: datetime
+
+
+class Balance(BaseModel):
+    """One environment's budget. `lag_ms` bounds how old it may be; `offset` is the last intake record it holds."""
+
+    project: str
+    plan: str
+    environment: EnvironmentName
+    available: Credits
+    held: Credits
+    allowance: AllowanceBalance | None
+    top_ups: list[TopUpBalance]
+    as_of: datetime
+    lag_ms: int
+    offset: int
+
+
+class LedgerEntry(BaseModel):
+    """One movement of credits on one grant; immutable."""
+
+    entry_id: str
+    kind: str
+    environment: str
+    operation: str
+    quantity: int
+    amount: Credits = Field(description="Signed: a charge is negative")
+    balance: Credits = Field(description="What the budget held after it")
+    grant_id: str
+    reason: str
+    price_version: str
+    source: str
+    event_id: str
+    job_id: str
+    customer_id: str
+    occurred_at: datetime
+    booked_at: datetime
+    metadata: dict[str, str | int | float | bool | None]
+
+
+class LedgerPage(BaseModel):
+    """Entries, newest first. `next_cursor` goes on; None at the end."""
+
+    entries: list[LedgerEntry]
+    next_cursor: str | None
+
+
+class NewTopUp(BaseModel, extra="forbid"):
+    """A bundle that was bought: $20 gives 4,000 credits, $100 20,000, $500 100,000."""
+
+    bundle_usd: Literal[20, 100, 500]
+    environment: EnvironmentName = "production"
+    reference: str = Field("", max_length=200, description="The payment's own reference, kept with the entry")
+
+
+class TopUpResult(BaseModel):
+    """A granted bundle."""
+
+    project: str
+    environment: EnvironmentName
+    granted: Credits
+    available: Credits
+    entry_id: str
+    offset: int
+
+
+class NewRefund(BaseModel, extra="forbid"):
+    """A bundle to take back; its `grant_id` is in GET /v1/balance."""
+
+    grant_id: str = Field(min_length=1, max_length=64)
+    reason: str = Field("", max_length=200)
+
+
+class RefundResult(BaseModel):
+    """What was taken back, and the money that it is worth."""
+
+    project: str
+    grant_id: str
+    taken_back: Credits
+    refund_cents: int = Field(description="US cents, for the unused credits at the bundle's price, rounded down")
+    available: Credits
+    entry_id: str
+    offset: int
+
+
+class AutoRechargeTerms(BaseModel, extra="forbid"):
+    """Buy a bundle when fewer than `threshold` credits are available, for at most `cap_usd` a calendar month (UTC).
+
+    `payment_method` names what is charged, as the payment provider does: `cus_…/pm_…` at Stripe.
+    """
+
+    on: bool
+    threshold: Credits = "0"
+    bundle_usd: Literal[20, 100, 500] = 20
+    cap_usd: int = Field(0, ge=0, le=100_000)
+    payment_method: str = Field("", max_length=200)
+
+
+class AutoRechargeInfo(AutoRechargeTerms):
+    """The terms, and how they stand."""
+
+    spent_usd: int = Field(description="This month, a purchase under way included")
+    pending: str | None = Field(description="The purchase under way")
+    failures: int = Field(description="In a row")
+    blocked_until: datetime | None = Field(description="Nothing is bought before, after a failure")

@@ -1,0 +1,70 @@
+"""A project's limits as the HTTP service takes and shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from schemas.http.common import Credits
+
+
+class LimitValues(BaseModel):
+    """Requests a minute, how many at once after a rest, and credits a minute."""
+
+    requests_per_minute: int
+    burst: int
+    cost_ceiling: Credits
+
+
+class SomeLimits(BaseModel):
+    """Limits over others; None leaves that one as it is."""
+
+    requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
+    burst: int | None = Field(None, ge=1, le=2_000_000)
+    cost_ceiling: Credits | None = None
+
+
+class NewLimits(SomeLimits, extra="forbid"):
+    """Limits over the plan's, for good; with `is_shadow` on trial: what they would have refused is stated, and nothing
+    is refused. Without any they end."""
+
+    is_shadow: bool = False
+    reason: str = Field("", max_length=200, description="Kept in the audit log")
+
+
+class NewLimitRaise(SomeLimits, extra="forbid"):
+    """Higher limits for a window of time. Of the raises that are on and the limits under them, the highest counts."""
+
+    starts_at: datetime | None = Field(None, description="RFC 3339 with a zone; now")
+    ends_at: datetime = Field(description="RFC 3339 with a zone, at most 366 days ahead")
+    reason: str = Field(min_length=1, max_length=200, description="Kept in the audit log")
+
+
+class LimitRaiseInfo(SomeLimits):
+    """A raise that has not ended."""
+
+    id: str
+    starts_at: datetime
+    ends_at: datetime
+    is_on: bool
+
+
+class ProjectLimits(BaseModel):
+    """What a project may do in a minute, and why."""
+
+    project: str
+    plan: str
+    plan_limits: LimitValues
+    contract: SomeLimits | None = Field(description="What a contract has over the plan's")
+    raises: list[LimitRaiseInfo] = Field(description="Those that are on or planned, as they were made")
+    in_force: LimitValues
+    shadow: SomeLimits | None = Field(description="On trial, over those in force: they refuse nothing")
+
+
+class LimitRaiseResult(BaseModel):
+    """A raise that was made, and the limits with it."""
+
+    id: str
+    offset: int
+    limits: ProjectLimits

@@ -1,0 +1,133 @@
+"""Projects, their keys, plans and recurring items over HTTP; and the service's health."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from schemas.events import PROJECT_ID_PATTERN
+from schemas.http.common import Credits, EnvironmentName, PlanName
+
+
+class KeyInfo(BaseModel):
+    """An API key without its secret."""
+
+    key_id: str
+    environment: EnvironmentName
+    scopes: list[str]
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class ProjectInfo(BaseModel):
+    """A project as its keys see it."""
+
+    project: str
+    name: str
+    plan: PlanName
+    requests_per_minute: int
+    burst: int
+    cost_ceiling: Credits
+    raised_until: datetime | None = Field(description="When a raise of these limits ends; None where none is on")
+    signed_up_at: datetime
+    renews_at: datetime
+    next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")
+    good_standing: bool
+    closed_at: datetime | None = Field(description="Since when it spends nothing more")
+    badge_required: bool = Field(description='Free projects carry the "Built with" badge')
+    badge_shown: bool
+    billing_account: str | None = Field(description="Whose invoice it is on; None is one of its own")
+    keys: list[KeyInfo]
+
+
+class NewProject(BaseModel, extra="forbid"):
+    """A project to open."""
+
+    project: str = Field(pattern=PROJECT_ID_PATTERN, examples=["prj_acme"])
+    name: str = Field("", max_length=200)
+    plan: PlanName = "free"
+    contract_credits: int = Field(
+        0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
+    )
+    contract_cents: int = Field(0, ge=0, le=10_000_000_000, description="Enterprise only: US cents a month by contract")
+    billing_account: str | None = Field(None, max_length=56, description="The billing account whose invoice it is on")
+
+
+class NewKey(BaseModel, extra="forbid"):
+    """A key to make. Preview keys have `content:*` only and draw on the preview budget."""
+
+    environment: EnvironmentName = "production"
+    scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z_]+:(\*|[a-z_]+))$")]] | None = Field(None, max_length=20)
+
+
+class CreatedKey(BaseModel):
+    """A new key. `key` is shown this once and stored nowhere."""
+
+    key_id: str
+    key: str
+    environment: EnvironmentName
+    scopes: list[str]
+
+
+class PlanChange(BaseModel, extra="forbid"):
+    """The plan to be on: at once where it gives more, from the renewal where it gives less."""
+
+    plan: PlanName
+    contract_credits: int = Field(
+        0, ge=0, le=10_000_000_000, description="Enterprise only: credits a month by contract"
+    )
+    contract_cents: int = Field(0, ge=0, le=10_000_000_000, description="Enterprise only: US cents a month by contract")
+
+
+class ProjectState(BaseModel, extra="forbid"):
+    """Closed, and it spends nothing more; open again, and it has its bundles, and this month's allowance if not yet."""
+
+    closed: bool
+    reason: str = Field("", max_length=200)
+
+
+class Standing(BaseModel, extra="forbid"):
+    """Whether a project is in good standing; one that is not gets no refunds."""
+
+    good_standing: bool
+    reason: str = Field("", max_length=200)
+
+
+class Badge(BaseModel, extra="forbid"):
+    """Whether the "Built with" badge is shown; a free project shows it whatever is set."""
+
+    shown: bool
+
+
+class NewItemQuantity(BaseModel, extra="forbid"):
+    """How many units of a recurring line item a project has from now on; 0 ends it."""
+
+    quantity: int = Field(ge=0, le=1_000_000)
+
+
+class ItemInfo(BaseModel):
+    """A recurring line item: metered at every full hour, billed at the end of the month (UTC)."""
+
+    item: str
+    quantity: int
+    credits_an_hour: Credits = Field(description="For one unit, now")
+    unit_hours: int = Field(description="This month, so far")
+    credits: Credits = Field(description="For those unit-hours; billed at the month's end")
+    unpaid: Credits = Field(description="Of past months, not covered by credits yet")
+
+
+class ItemList(BaseModel):
+    """A project's recurring line items."""
+
+    project: str
+    billed_at: datetime | None
+    items: list[ItemInfo]
+
+
+class Health(BaseModel):
+    """`status` is `ok`, or what is being waited for."""
+
+    status: str
+    parts: dict[str, bool] = {}

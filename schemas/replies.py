@@ -1,0 +1,54 @@
+"""Replies: what a command is answered, and the stored form of an answer for a repeat of its command."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.problems import Rejection
+
+
+class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """How a project's request window stands. `remaining` is of `limit` a minute; it is full again at `reset_at_ms`. A
+    request that was limited would pass at `retry_at_ms`; 0 where it passed."""
+
+    limit: int
+    remaining: int
+    reset_at_ms: int
+    retry_at_ms: int
+
+
+class Reply(msgspec.Struct, array_like=True, gc=False):
+    """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
+    budget's available credits after it, in microcredits. `entry_id` names the first fact it left, `hold_id` the open
+    hold that it placed or found, `field` what of the command was wrong. `claims` are dedup hashes that it claimed.
+    `shadow` is the code that limits on trial would have refused it with."""
+
+    status: int
+    code: str
+    detail: str
+    amount: int
+    available: int
+    entry_id: str
+    hold_id: str = ""
+    hold_expires_at_ms: int = 0
+    field: str = ""
+    rate: RateState | None = None
+    claims: list[bytes] = []
+    shadow: str = ""
+
+
+def refusal(rejection: Rejection) -> Reply:
+    """The reply to a command that is refused."""
+    return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "", field=rejection.field or "")
+
+
+class StoredReply(msgspec.Struct, array_like=True, gc=False):
+    """A reply kept for a repeat of its command. `key` and `fingerprint` are 16-byte hashes; `offset` the record's.
+
+    `reply` is a Reply as MessagePack: an account has dozens, and hardly one is ever read again.
+    """
+
+    key: bytes
+    fingerprint: bytes
+    offset: int
+    reply: msgspec.Raw

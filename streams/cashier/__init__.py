@@ -1,0 +1,1 @@
+"""Money: the purchases of auto-recharge, and the payment providers they go through."""

@@ -1,0 +1,22 @@
+"""The one import for a service that embeds us: producers of usage, admissions, and a gateway in front of it."""
+
+from streams.client.admissions import Admissions, Decision, MeterlineAway
+from streams.client.away import Away
+from streams.client.gateway import Gateway, Route
+from streams.client.http_admissions import HttpAdmissions
+from streams.client.kafka_admissions import KafkaAdmissions
+from streams.client.producer import HttpProducer, KafkaProducer, usage_event
+
+__all__ = [
+    "Admissions",
+    "Away",
+    "Decision",
+    "Gateway",
+    "HttpAdmissions",
+    "HttpProducer",
+    "KafkaAdmissions",
+    "KafkaProducer",
+    "MeterlineAway",
+    "Route",
+    "usage_event",
+]

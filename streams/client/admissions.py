@@ -1,0 +1,135 @@
+"""For gateways: may this project do this now? Ask the owner by Kafka, or the API by HTTP; the same methods either way.
+
+    async with KafkaAdmissions(settings) as admissions:
+        decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
+        if decision.allowed: ...
+
+A refusal is a Decision too. Where there is none to be had, MeterlineAway is raised: it may have been decided all the
+same, so ask again under the same idempotency key, or leave it to `streams.away`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
+
+from schemas.events import Environment
+from schemas.prices import PriceBook
+from schemas.replies import RateState
+from streams.http_answers import rate_headers
+
+MetadataValues = dict[str, str | int | float | bool | None]
+RETRY_SECONDS = 0.05
+
+
+class Details(TypedDict, total=False):
+    """What an operation's price depends on; see `schemas.events.UsageData`."""
+
+    quantity: int | None
+    target_languages: int | None
+    attempts: int | None
+    networks: int | None
+    tier: Literal["budget", "premium"] | None
+    media_type: Literal["none", "image", "video"] | None
+
+
+class MeterlineAway(Exception):
+    """There is no answer: not reachable, none in time, or not for this gateway's key. Unless `is_unsent`, it may have
+    been decided all the same, or may yet be."""
+
+    def __init__(self, detail: str, *, is_unsent: bool = False) -> None:
+        super().__init__(detail)
+        self.is_unsent = is_unsent
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided. `credits`, charged or held or given back, and `available` are microcredits.
+
+    `offset` may be given to GET /v1/balance as `min_offset`. `already_decided`: the event was decided before, nothing
+    was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code that
+    limits on trial would have refused it with. `field` is what of the request was wrong.
+    """
+
+    status: int
+    code: str
+    detail: str
+    project: str
+    operation: str
+    credits: int
+    available: int
+    entry_id: str
+    offset: int
+    hold_id: str = ""
+    hold_expires_at_ms: int = 0
+    already_decided: bool = False
+    shadow: str = ""
+    rate: RateState | None = None
+    field: str = ""
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request may run."""
+        return self.status < 300
+
+    def headers(self) -> dict[str, str]:
+        """The limit headers: Unix seconds, rounded up; `Retry-After` in seconds, on a 429 alone."""
+        return rate_headers(self.rate, self.status) if self.rate is not None else {}
+
+
+class Admissions(Protocol):
+    """What both clients do. Every method raises MeterlineAway where there is no answer; any number at once."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    async def admit(
+        self,
+        project: str,
+        operation: str,
+        *,
+        id: str,
+        source: str,
+        hold: bool = False,
+        hold_seconds: int | None = None,
+        job_id: str = "",
+        environment: Environment = "production",
+        metadata: MetadataValues | None = None,
+        idempotency_key: str = "",
+        key_id: str = "",
+        **details: Unpack[Details],
+    ) -> Decision:
+        """Decide one request, and charge it, or hold its credits for `job_id` (by default `id`).
+
+        (source, id) are those of the usage event that may follow: the two are billed once.
+        """
+
+    async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
+        """Charge a hold, or that many microcredits of it, and release the rest. A repeat gets the same answer."""
+
+    async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
+        """Give a hold's credits back. A repeat gets the same answer."""
+
+    async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
+        """Let a hold expire so long from now."""
+
+    async def prices(self) -> PriceBook:
+        """The price book in force, as of a minute ago or less."""
+
+
+def usage_data(
+    operation: str, environment: str, job_id: str, metadata: MetadataValues | None, details: Details
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {"operation": operation, "environment": environment, "job_id": job_id}
+    if metadata:
+        fields["metadata"] = metadata
+    return fields | {name: value for name, value in details.items() if value is not None}
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,51 @@
+"""The price book in force, as the API tells it, for gateways that price requests themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import httpx
+
+from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.client.admissions import MeterlineAway
+from streams.core.booking import parse_credits
+
+PRICES_SECONDS_DEFAULT = 60.0
+
+
+class FetchedPrices:
+    """The price book that the API says is in force, fetched again now and then."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self._client = httpx.AsyncClient(base_url=url.rstrip("/"), timeout=5.0)
+        self._seconds = seconds
+        self._fetching = asyncio.Lock()
+        self._book: PriceBook | None = None
+        self._fetched_at = 0.0
+
+    async def get(self) -> PriceBook:
+        async with self._fetching:
+            if self._book is None or time.monotonic() - self._fetched_at >= self._seconds:
+                try:
+                    response = (await self._client.get("/v1/prices")).raise_for_status()
+                    self._book = _book_of(response.json())
+                except (httpx.HTTPError, ValueError, KeyError, TypeError, Rejection) as error:
+                    raise MeterlineAway(f"The prices could not be fetched: {error}") from error
+                self._fetched_at = time.monotonic()
+            return self._book
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+def _book_of(price_list: dict[str, Any]) -> PriceBook:
+    prices = price_list["prices"]
+    return PriceBook(
+        version=price_list["version"],
+        effective_at_ms=0,
+        rates={each["operation"]: parse_credits(each["credits"], "prices") for each in prices},
+        plan_required={each["operation"]: each["plan_required"] for each in prices if each["plan_required"]},
+    )

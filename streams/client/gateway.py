@@ -1,0 +1,501 @@
+"""Plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by what became of it.
+
+    app = Gateway(
+        service,
+        admissions=KafkaAdmissions(settings),
+        producer=KafkaProducer(settings),
+        routes=[Route("POST", "/v1/images", operation="image")],
+        project_of=lambda scope: scope["state"]["project"],
+    )
+
+A refused request is answered here, with a problem and the limit headers, and never reaches the service. One that is
+admitted finds its `Charge` in `scope["meterline"]`. What it holds is captured when it is answered below 500: a failure
+that is not the platform's is charged. An answer of 500 or more, or an exception, releases it.
+
+A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: sent again
+it is charged once. What was released runs again; what was charged is refused (409), or, where `repeats` is "run", runs
+again for nothing: only a service that answers a key it knows by itself should say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import secrets
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any, Literal, Self, cast
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from schemas.problems import Rejection
+from streams.client.admissions import Admissions, Decision, Details, MeterlineAway
+from streams.client.away import Away
+from streams.client.away_journal import Asked, Outcome
+from streams.client.producer import Producer
+from streams.core.booking import format_credits
+from streams.http_answers import problem_response, request_id_for
+from streams.kafka.codecs import encode_json
+
+log = logging.getLogger(__name__)
+
+# Of a request that is answered while its client waits. A job that goes on needs longer, by its Route or `extend`.
+HOLD_SECONDS = 600
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+REASON_CHARS_MAX = 200
+_OWED_MAX = 10_000
+_EVENTS_SENDING_MAX = 10_000
+_STOP_SECONDS_MAX = 10.0
+_DETAIL_FIELDS = tuple(Details.__annotations__)
+
+Computed = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which requests are which operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
+
+    With `hold`, credits are held for `hold_seconds` and charged by the outcome; without, they are charged at once, for
+    good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and `key_id`, or a
+    function of the request that gives them, which may read its body and raise Rejection. A service that takes a path in
+    other spellings (a trailing slash) needs a route for each.
+    """
+
+    method: str
+    path: str
+    operation: str
+    hold: bool = True
+    hold_seconds: int = HOLD_SECONDS
+    details: Computed | Callable[[Request], Computed | Awaitable[Computed]] | None = None
+
+
+@dataclass(slots=True)
+class Charge:
+    """What an admitted request is charged, in `scope["meterline"]`. `is_leased`: Meterline is away, and it was admitted
+    here (see `streams.away`). A repeat that finds the hold of a job that goes on is `already_decided`. What is said
+    here is done once the request has been answered, whatever its status."""
+
+    decision: Decision
+    is_held: bool
+    is_leased: bool = False
+    outcome: Outcome | None = None
+    credits: int | None = None
+    reason: str = ""
+
+    def capture(self, credits: int | None = None) -> None:
+        """Charge what is held, or that many microcredits of it. Raises ValueError where it is more than is held."""
+        if credits is not None:
+            # A hold that was found, and not placed now, is not known to the last credit.
+            is_known = not self.decision.already_decided
+            if not self.is_held or credits < 0 or (is_known and credits > self.decision.credits):
+                raise ValueError("There are not so many credits held")
+        self.outcome, self.credits = "capture", credits
+
+    def release(self, reason: str) -> None:
+        """Charge nothing. Raises ValueError where it is charged already, without a hold."""
+        if not self.is_held:
+            raise ValueError("It was charged at once: there is nothing to release")
+        self.outcome, self.reason = "release", reason[:REASON_CHARS_MAX]
+
+    def keep(self) -> None:
+        """Leave the hold to whoever ends the job: `decision.hold_id`, or, where it is leased, the job's id."""
+        self.outcome = "keep"
+
+
+@dataclass(slots=True)
+class _Run:
+    """What was seen of a request while it ran."""
+
+    status: int | None = None
+    is_complete: bool = False
+    is_disconnected: bool = False
+    has_failed: bool = False
+
+    def outcome(self) -> Outcome:
+        """What its answer says. A client that goes away is no failure of the platform's."""
+        if self.status is None:
+            return "capture" if self.is_disconnected and not self.has_failed else "release"
+        is_cut = self.has_failed and not self.is_complete and not self.is_disconnected
+        return "release" if self.status >= 500 or is_cut else "capture"
+
+    def receiving(self, receive: Receive) -> Receive:
+        async def receive_noted() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect" and not self.is_complete:
+                self.is_disconnected = True
+            return message
+
+        return receive_noted
+
+    def sending(self, send: Send) -> Send:
+        async def send_noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.status = message["status"]
+            try:
+                await send(message)
+            except OSError:
+                self.is_disconnected = True
+                raise
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self.is_complete = True
+
+        return send_noted
+
+
+class Gateway:
+    """The middleware. It starts and stops `admissions`, `producer` and `away` with the service's lifespan, or with
+    `async with` where the service has none.
+
+    `project_of` gives the project of a request's scope, or "" where there is none: then a route answers 401, and what
+    is no route passes. The first route that matches counts. What matches none is admitted as the operation `read` (GET,
+    HEAD) or `write`, which cost nothing and count as requests, unless `others` is "pass". WebSockets pass. `source` is
+    that of the usage events.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        admissions: Admissions,
+        routes: Sequence[Route],
+        project_of: Callable[[Scope], str | Awaitable[str]],
+        producer: Producer | None = None,
+        away: Away | None = None,
+        others: Literal["count", "pass"] = "count",
+        repeats: Literal["refuse", "run"] = "refuse",
+        source: str = "/gateway",
+    ) -> None:
+        self._app = app
+        self._admissions = admissions
+        self._routes = [(route, StarletteRoute(route.path, _nowhere, methods=[route.method])) for route in routes]
+        self._project_of = project_of
+        self._producer = producer
+        self.away = away or Away()
+        self._others = others
+        self._repeats = repeats
+        self._source = source
+        self._running: set[tuple[str, str]] = set()
+        # Charged, and not answered well: the next repeat is what was paid for.
+        self._owed: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._parts = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._parts.enter_async_context(self._admissions)
+        if self._producer is not None:
+            producer = self._producer
+            self._parts.push_async_callback(_stopped, producer)
+            try:
+                await producer.__aenter__()
+            except Exception as error:
+                log.warning("the producer is not connected yet: %r", error)
+        try:
+            await self.away.start(self._admissions, self._producer)
+        except BaseException:
+            await self._parts.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._finishing or self._sending:
+            await asyncio.wait(self._finishing | self._sending, timeout=_STOP_SECONDS_MAX)
+        await self.away.stop()
+        await self._parts.aclose()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] != "OPTIONS":
+            await self._request(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = request_id_for(scope)
+        send = _with_headers(send, {"x-request-id": request_id})
+        project = self._project_of(scope)
+        if not isinstance(project, str):
+            project = await project
+        route, parameters = self._route_of(scope)
+        if route is None or (not project and route in (_READ, _WRITE)):
+            await self._app(scope, receive, send)
+            return
+        try:
+            if not project:
+                raise Rejection("unauthenticated", "This request is no project's")
+            asked, is_named, receive = await self._asked({**scope, "path_params": parameters}, receive, project, route)
+            if (project, asked.id) in self._running:
+                raise Rejection("already_running", "A request with this Idempotency-Key is running")
+        except Rejection as rejection:
+            response = problem_response(request_id, rejection.code, rejection.detail, field=rejection.field)
+            await response(scope, receive, send)
+            return
+        self._running.add((project, asked.id))
+        try:
+            decision, entry = await self._decision(asked, is_named)
+            if decision.allowed:
+                await self._run(scope, receive, send, asked, is_named, decision, entry)
+            else:
+                await _refusal(request_id, decision)(scope, receive, send)
+        finally:
+            self._running.discard((project, asked.id))
+
+    def _route_of(self, scope: Scope) -> tuple[Route | None, dict[str, Any]]:
+        """The first route that matches, with its path's parameters."""
+        for route, matcher in self._routes:
+            match, child_scope = matcher.matches(scope)
+            if match is Match.FULL:
+                return route, child_scope["path_params"]
+        if self._others == "pass":
+            return None, {}
+        return _READ if scope["method"] in ("GET", "HEAD") else _WRITE, {}
+
+    async def _asked(self, scope: Scope, receive: Receive, project: str, route: Route) -> tuple[Asked, bool, Receive]:
+        """What is asked of Meterline, whether the client named it, and the body for the service to read. Raises
+        Rejection."""
+        key = Headers(scope=scope).get("idempotency-key", "")
+        if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
+            detail = f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters"
+            raise Rejection("invalid_request", detail, "Idempotency-Key")
+        computed, receive = await _computed(route, scope, receive)
+        details = {name: computed[name] for name in _DETAIL_FIELDS if computed.get(name) is not None}
+        said = {name: value for name, value in computed.items() if name not in _DETAIL_FIELDS}
+        event_id = f"req:{secrets.token_hex(12)}"
+        if key:
+            # Another request under the same key is another event: it must not run for nothing.
+            where = (scope["method"], scope["path"], scope["query_string"].decode("latin-1"))
+            what = (route.operation, said.get("environment"), sorted(details.items()))
+            event_id = f"key:{blake2b(encode_json((key, where, what)), digest_size=16).hexdigest()}"
+        if route.hold:
+            said = {"hold": True, "hold_seconds": route.hold_seconds, "job_id": event_id} | said
+        asked = Asked(
+            project=project,
+            operation=route.operation,
+            id=event_id,
+            source=self._source,
+            idempotency_key=f"gateway:{secrets.token_hex(12)}",
+            occurred_at=datetime.now(UTC).isoformat(),
+            details=cast(Details, details),
+            **said,
+        )
+        return asked, bool(key), receive
+
+    async def _decision(self, asked: Asked, is_named: bool) -> tuple[Decision, int | None]:
+        """Whether it may run, and its entry in the journal where that was decided here."""
+        undecided = Decision(200, "", "", asked.project, asked.operation, 0, 0, "", -1)
+        if self._repeats == "refuse" and self.away.has_succeeded(asked):
+            return _repeated(undecided), None
+        self.away.take_up(asked)
+        if self.away.is_silent and (leased := await self.away.admit(asked)) is not None:
+            return _leased(undecided, *leased)
+        try:
+            decision = await self.away.ask(asked)
+        except MeterlineAway as error:
+            if (leased := await self.away.admit(asked)) is not None:
+                return _leased(undecided, *leased)
+            log.warning("a request of project %s is refused, since there is no decision: %s", asked.project, error)
+            if not error.is_unsent:
+                self.away.abandon(asked)
+                self._owe(asked, is_named)
+            detail = "It can't be decided now whether this may run"
+            return replace(undecided, status=503, code="admission_unavailable", detail=detail), None
+        is_owed = self._is_owed(asked)
+        is_repeat = decision.already_decided and not decision.hold_id
+        if is_repeat and self._repeats == "refuse" and not is_owed:
+            return _repeated(decision), None
+        return decision, None
+
+    async def _run(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        asked: Asked,
+        is_named: bool,
+        decision: Decision,
+        entry: int | None,
+    ) -> None:
+        is_held = bool(decision.hold_id) or (entry is not None and asked.hold)
+        charge = scope["meterline"] = Charge(decision, is_held, entry is not None)
+        run = _Run()
+        try:
+            await self._app(scope, run.receiving(receive), run.sending(_with_headers(send, decision.headers())))
+        except BaseException:
+            run.has_failed = True
+            raise
+        finally:
+            # Whoever cancels the request does not cancel what it costs.
+            await asyncio.shield(_kept(self._finishing, self._finish(asked, charge, run, entry, is_named)))
+
+    async def _finish(self, asked: Asked, charge: Charge, run: _Run, entry: int | None, is_named: bool) -> None:
+        """Capture, release or leave it, as the service said or its answer says."""
+        outcome = charge.outcome or run.outcome()
+        reason = charge.reason or (f"answered {run.status}" if run.status else "failed")
+        decision = charge.decision
+        if entry is not None:
+            await self.away.finish(entry, outcome, charge.credits, reason)
+        elif decision.hold_id and outcome != "keep":
+            await self._resolve(asked, decision.hold_id, outcome, charge.credits, reason)
+        elif not decision.hold_id and outcome == "release":
+            self._owe(asked, is_named)
+        elif not decision.hold_id and not decision.already_decided:
+            self._send_event(asked)
+
+    async def _resolve(self, asked: Asked, hold_id: str, outcome: Outcome, credits: int | None, reason: str) -> None:
+        try:
+            if outcome == "release":
+                await self._admissions.release(asked.project, hold_id, reason)
+                return
+            captured = await self._admissions.capture(asked.project, hold_id, credits)
+            if captured.allowed:
+                self._send_event(asked)
+                return
+            log.warning("hold %s was not captured: %s %s", hold_id, captured.code, captured.detail)
+        except MeterlineAway as error:
+            log.warning("hold %s is resolved later: %s", hold_id, error)
+        try:
+            await self.away.resolve_later(asked, hold_id, outcome, credits, reason)
+        except sqlite3.Error:
+            log.exception("hold %s is not resolved: the journal can't be written", hold_id)
+
+    def _owe(self, asked: Asked, is_named: bool) -> None:
+        """It may be charged although it was not answered well: its repeat runs."""
+        if is_named and not asked.hold:
+            self._owed[asked.project, asked.id] = None
+            if len(self._owed) > _OWED_MAX:
+                self._owed.popitem(last=False)
+
+    def _is_owed(self, asked: Asked) -> bool:
+        identity = (asked.project, asked.id)
+        is_owed = identity in self._owed
+        self._owed.pop(identity, None)
+        return is_owed
+
+    def _send_event(self, asked: Asked) -> None:
+        """Put the usage event on the log; what it costs is charged already."""
+        if self._producer is None:
+            return
+        if len(self._sending) < _EVENTS_SENDING_MAX:
+            _kept(self._sending, _sent(self._producer, asked))
+        else:
+            log.error("too many usage events wait to be sent; this one, which is charged, is not: %s", asked)
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Start before the service does, and stop after it."""
+        is_started = False
+
+        async def receive_started() -> Message:
+            nonlocal is_started
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self.__aenter__()
+                except Exception as error:
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    raise
+                is_started = True
+            return message
+
+        async def send_stopped(message: Message) -> None:
+            nonlocal is_started
+            if message["type"] != "lifespan.startup.complete" and is_started:
+                is_started = False
+                await self.__aexit__(None, None, None)
+            await send(message)
+
+        await self._app(scope, receive_started, send_stopped)
+
+
+_READ = Route("", "", "read", hold=False)
+_WRITE = Route("", "", "write", hold=False)
+
+
+async def _computed(route: Route, scope: Scope, receive: Receive) -> tuple[Computed, Receive]:
+    """The route's details, and a `receive` that gives once more what was read for them."""
+    if not callable(route.details):
+        return route.details or {}, receive
+    read: list[Message] = []
+
+    async def receive_noted() -> Message:
+        read.append(await receive())
+        return read[-1]
+
+    async def receive_again() -> Message:
+        return read.pop(0) if read else await receive()
+
+    computed = route.details(Request(scope, receive_noted))
+    return await computed if inspect.isawaitable(computed) else computed, receive_again
+
+
+def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return send_with_headers
+
+
+def _refusal(request_id: str, decision: Decision) -> Response:
+    extra = {}
+    if decision.status in (402, 429):
+        available = format_credits(decision.available)
+        extra = {"project": decision.project, "available": available, "entry_id": decision.entry_id}
+    return problem_response(
+        request_id,
+        decision.code,
+        decision.detail,
+        field=decision.field or None,
+        extra=extra,
+        headers=decision.headers(),
+    )
+
+
+def _leased(undecided: Decision, entry: int, amount: int) -> tuple[Decision, int]:
+    return replace(undecided, credits=amount), entry
+
+
+def _repeated(decision: Decision) -> Decision:
+    detail = "A request with this Idempotency-Key ran before, and was charged"
+    return replace(decision, status=409, code="idempotency_reply_expired", detail=detail)
+
+
+def _kept(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+async def _sent(producer: Producer, asked: Asked) -> None:
+    try:
+        await (await producer.send(asked.event()))
+    except Exception as error:
+        log.warning("the usage event of a request that is charged is not on the log: %s: %s", error, asked)
+
+
+async def _stopped(producer: Producer) -> None:
+    try:
+        await asyncio.wait_for(producer.__aexit__(None, None, None), _STOP_SECONDS_MAX)
+    except Exception as error:
+        log.warning("the producer did not stop well: %r", error)
+
+
+async def _nowhere(_request: Request) -> Response:
+    raise AssertionError("a route is only asked whether it matches")

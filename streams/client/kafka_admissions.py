@@ -1,0 +1,251 @@
+"""Admissions straight through Kafka: commands to intake, replies back, no HTTP between."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import msgspec
+from aiokafka.errors import KafkaError
+
+from schemas.commands import Admit, AnyCommand, CaptureHold, ExtendHold, ReleaseHold
+from schemas.events import Environment, UsageEvent
+from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.problems import Rejection
+from streams.client.admissions import (
+    RETRY_SECONDS,
+    Decision,
+    Details,
+    MetadataValues,
+    MeterlineAway,
+    now_ms,
+    usage_data,
+)
+from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
+from streams.core.acceptance import Origin, decoding_rejection, to_usage
+from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.kafka.command_client import CommandClient
+from streams.kafka.publisher import Publisher
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RECONNECT_SECONDS = 0.5
+_CONNECT_SECONDS_MAX = 10.0
+
+
+class KafkaAdmissions:
+    """Straight to the owner: callers that ask at once share records, and one alone never waits for company.
+
+    Entering connects. Where that fails, or a connection is lost for good, it goes on trying, and whoever asks meanwhile
+    gets MeterlineAway. `timeout_seconds` is how long a decision may take, by default the settings' for replies.
+
+    The owner knows all price books. `prices` asks the API at `api_url` for the one in force; without it, it is the
+    first price book, which is wrong once another one was announced.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        timeout_seconds: float | None = None,
+        api_url: str = "",
+        prices_seconds: float = PRICES_SECONDS_DEFAULT,
+    ) -> None:
+        self._timeout_seconds = timeout_seconds or settings.reply_timeout_seconds
+        self._settings = settings.model_copy(update={"reply_timeout_seconds": self._timeout_seconds})
+        self._prices = FetchedPrices(api_url, prices_seconds) if api_url else None
+        self._publisher: Publisher | None = None
+        self._commands: CommandClient | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._try_to_connect()
+        self._keeper = asyncio.create_task(self._keep_connected())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self._disconnect()
+        if self._prices is not None:
+            await self._prices.close()
+
+    async def admit(
+        self,
+        project: str,
+        operation: str,
+        *,
+        id: str,
+        source: str,
+        hold: bool = False,
+        hold_seconds: int | None = None,
+        job_id: str = "",
+        environment: Environment = "production",
+        metadata: MetadataValues | None = None,
+        idempotency_key: str = "",
+        key_id: str = "",
+        **details: Unpack[Details],
+    ) -> Decision:
+        """See Admissions."""
+        fields = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
+        event = {"specversion": "1.0", "id": id, "source": source, "type": "-", "subject": project, "data": fields}
+        try:
+            asked = msgspec.convert(event, UsageEvent)
+            usage = to_usage(asked, now_ms(), _ANY_OPERATION, Origin(key_id=key_id))
+        except msgspec.ValidationError as error:
+            return _invalid(project, operation, decoding_rejection(error))
+        except Rejection as rejection:
+            return _invalid(project, operation, rejection)
+        seconds = (HOLD_SECONDS_DEFAULT if hold_seconds is None else hold_seconds) if hold else 0
+        return await self._decide(
+            usage.operation,
+            lambda addressing: Admit(project=project, usage=usage, hold_seconds=seconds, **addressing),
+            idempotency_key or f"admission:{secrets.token_hex(12)}",
+            key_id,
+        )
+
+    async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
+        """See Admissions."""
+        amount = -1 if credits is None else credits
+        return await self._decide(
+            "",
+            lambda addressing: CaptureHold(
+                project=project, hold_id=hold_id, environment="", amount=amount, **addressing
+            ),
+            f"capture::{hold_id}:{amount}",
+        )
+
+    async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
+        """See Admissions."""
+        return await self._decide(
+            "",
+            lambda addressing: ReleaseHold(
+                project=project, hold_id=hold_id, environment="", reason=reason, **addressing
+            ),
+            f"release::{hold_id}:{reason}",
+        )
+
+    async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
+        """See Admissions."""
+        return await self._decide(
+            "",
+            lambda addressing: ExtendHold(
+                project=project, hold_id=hold_id, environment="", seconds=seconds, **addressing
+            ),
+            f"extend:{secrets.token_hex(12)}",
+        )
+
+    async def prices(self) -> PriceBook:
+        """See Admissions."""
+        return FIRST_PRICE_BOOK if self._prices is None else await self._prices.get()
+
+    async def _decide(
+        self, operation: str, command_of: Callable[[dict[str, Any]], AnyCommand], idempotency_key: str, actor: str = ""
+    ) -> Decision:
+        """Send it until there is a reply or the time is up; the same key makes it one decision."""
+        was_sent = False
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                while True:
+                    commands = self._commands
+                    if commands is None:
+                        raise MeterlineAway("There is no connection to Kafka", is_unsent=not was_sent)
+                    command = command_of(commands.addressing(idempotency_key, actor))
+                    was_sent = True
+                    try:
+                        reply, offset = await commands.decide(command)
+                        break
+                    except (KafkaError, RuntimeError) as error:
+                        log.warning("a command was not sent, it is tried again: %s", error)
+                        await asyncio.sleep(RETRY_SECONDS)
+        except TimeoutError:
+            raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
+        except Rejection as rejection:
+            raise MeterlineAway(rejection.detail) from None
+        is_allowed = not reply.code
+        return Decision(
+            reply.status,
+            reply.code,
+            "" if is_allowed else reply.detail,
+            command.project,
+            operation,
+            reply.amount,
+            reply.available,
+            reply.entry_id,
+            offset,
+            reply.hold_id,
+            reply.hold_expires_at_ms,
+            is_allowed and isinstance(command, Admit) and bool(reply.detail),
+            reply.shadow,
+            reply.rate,
+            reply.field,
+        )
+
+    async def _keep_connected(self) -> None:
+        while True:
+            await asyncio.sleep(_RECONNECT_SECONDS)
+            if self._commands is not None and not (self._commands.is_alive and self._publisher_is_alive()):
+                log.warning("the connection to Kafka is lost for good; making another one")
+                await self._disconnect()
+            if self._commands is None:
+                await self._try_to_connect()
+
+    async def _try_to_connect(self) -> None:
+        try:
+            await asyncio.wait_for(self._connect(), _CONNECT_SECONDS_MAX)
+        except Exception as error:
+            log.warning("no connection to Kafka yet: %r", error)
+
+    def _publisher_is_alive(self) -> bool:
+        return self._publisher is not None and self._publisher.is_alive
+
+    async def _connect(self) -> None:
+        publisher = Publisher(self._settings)
+        commands = CommandClient(self._settings, publisher)
+        try:
+            await publisher.start()
+            await commands.start()
+        except BaseException:
+            await _ended(commands.stop())
+            await _ended(publisher.stop())
+            raise
+        self._publisher, self._commands = publisher, commands
+
+    async def _disconnect(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        commands, self._commands = self._commands, None
+        if commands is not None:
+            await _ended(commands.stop())
+        if publisher is not None:
+            await _ended(publisher.stop())
+
+
+class _AnyOperation:
+    """The owner knows which operations have a price; what has none it refuses."""
+
+    def __contains__(self, operation: object) -> bool:
+        return True
+
+
+_ANY_OPERATION = _AnyOperation()
+
+
+def _invalid(project: str, operation: str, rejection: Rejection) -> Decision:
+    field = (rejection.field or "").removeprefix("data.")
+    detail = rejection.detail.replace("`data.", "`")
+    return Decision(rejection.status, rejection.code, detail, project, operation, 0, 0, "", -1, field=field)
+
+
+async def _ended(stopping: Coroutine[Any, Any, None]) -> None:
+    """Stop what may be broken already."""
+    with suppress(Exception):
+        await asyncio.wait_for(stopping, 5.0)

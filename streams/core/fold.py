@@ -1,0 +1,358 @@
+"""The owner's batch: fold intake records of one partition over its accounts, and say what must be written.
+
+Reading and writing are the caller's. What is folded twice, in whole or in part, in the same or other batches, gives the
+same facts under the same names and the same account values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from schemas.accounts import Account
+from schemas.commands import (
+    AnyCommand,
+    Commands,
+    Correct,
+    CreateProject,
+    Envelope,
+    IntakeRecord,
+    OpenBillingAccount,
+    PublishPrices,
+    Tick,
+)
+from schemas.events import DeadLetter, Usage
+from schemas.facts import Fact
+from schemas.problems import Rejection
+from schemas.replies import Reply, StoredReply, refusal
+from streams.core.acceptance import dead_letter, dedup_hash
+from streams.core.booking import Booking
+from streams.core.claims import claimed, claims
+from streams.core.decisions import command_reply, open_account
+from streams.core.holds import open_for
+from streams.core.ledger import charge, duplicate, reschedule, settle
+from streams.core.price_list import PRICES_ID, Prices
+from streams.core.replies import decides, fingerprint, is_reply_kept, keep_reply, kept_reply, reply_key
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A record that is none of ours, and why."""
+
+    value: bytes
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeItem:
+    """One intake record: its offset, its broker time in Unix milliseconds, and what it says."""
+
+    offset: int
+    at_ms: int
+    body: IntakeRecord | Unreadable
+
+
+@dataclass(slots=True)
+class Effects:
+    """All that a batch leads to, in the order it is to be written: facts and dead letters, state, replies.
+
+    `accounts` holds every account the batch touched, changed or not, and `seen` every id that it brought first: after a
+    crash the stored ones may be ahead of their changelog, and writing them again is what makes them agree. `replies`
+    has the command that each one answers.
+    """
+
+    facts: list[Fact] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    seen: dict[bytes, int] = field(default_factory=dict)
+    replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
+
+
+def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
+    """The projects and dedup hashes that folding `items` will look up."""
+    projects = {PRICES_ID}
+    hashes: set[bytes] = set()
+    for item in items:
+        body = item.body
+        if isinstance(body, Envelope):
+            for usage in body.events:
+                projects.add(usage.project)
+                hashes.add(usage.dedup_hash)
+        elif isinstance(body, Tick):
+            projects.update(body.projects)
+        elif not isinstance(body, Unreadable):
+            for command in _commands(body):
+                projects.add(command.project)
+                hashes.update(claims(command))
+                if command.idempotency_key:
+                    hashes.add(_idempotency_hash(command))
+    return projects, hashes
+
+
+def fold(
+    partition: int,
+    items: Sequence[IntakeItem],
+    accounts: dict[str, Account],
+    seen: dict[bytes, int],
+    intake_topic: str,
+) -> Effects:
+    """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
+
+    The partition's price list is among them.
+
+    `seen` maps a dedup hash to the offset of the record that brought it first; it is added to. An id that an earlier
+    record brought is a duplicate. At the same offset it is a redelivery; and a later offset is what a crash has left of
+    a batch that is now repeated, in which this record came first and did not claim the id.
+    """
+    effects = Effects()
+    batch = _Batch(partition, accounts, seen, intake_topic, effects)
+    for item in items:
+        if isinstance(item.body, Envelope):
+            batch.apply_envelope(item, item.body)
+        elif isinstance(item.body, Tick):
+            batch.apply_tick(item, item.body)
+        elif isinstance(item.body, Unreadable):
+            batch.dead_letter(item, 0, item.body.value, Rejection("unreadable_record", item.body.why))
+        else:
+            batch.apply_commands(item, _commands(item.body))
+    return effects
+
+
+def _commands(body: Commands | AnyCommand) -> list[AnyCommand]:
+    return body.commands if isinstance(body, Commands) else [body]
+
+
+@dataclass(slots=True)
+class _Batch:
+    partition: int
+    accounts: dict[str, Account]
+    seen: dict[bytes, int]
+    intake_topic: str
+    effects: Effects
+    _prices: Prices = field(init=False)
+    _announced: tuple[int, int] = field(init=False)
+    # What commands of the present record have claimed, and whom they have opened.
+    _fresh: set[bytes] = field(default_factory=set)
+    _opened_here: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._read_prices()
+
+    def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
+        offset, at_ms = item.offset, item.at_ms
+        accounts, seen, prices = self.accounts, self.seen, self._prices_at(offset)
+        facts, seen_written = self.effects.facts, self.effects.seen
+        fresh: set[bytes] = set()
+        touched: dict[str, Account] = {}
+        booking: Booking | None = None
+        for slot, usage in enumerate(envelope.events):
+            account = accounts.get(usage.project)
+            if account is None or account.opened_offset > offset:
+                self._unknown_project(item, slot, usage)
+                continue
+            touched[usage.project] = account
+            dedup = usage.dedup_hash
+            first_offset = seen.get(dedup)
+            is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
+            fresh.add(dedup)
+            if first_offset is None or first_offset >= offset:
+                seen[dedup] = seen_written[dedup] = offset
+            if account.last_offset >= offset:
+                continue  # redelivered: the account's value holds it already
+            if booking is None:
+                booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
+            else:
+                booking.move_to(account, slot, at_ms)
+            if booking.at_ms >= account.due_at_ms:
+                settle(booking)
+            if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
+                duplicate(booking, usage)
+            else:
+                charge(booking, usage)
+        for account in touched.values():
+            self._applied(account, item)
+
+    def apply_tick(self, item: IntakeItem, tick: Tick) -> None:
+        """Book what is due in these projects; those in which nothing is are left alone."""
+        for slot, project in enumerate(tick.projects):
+            account = self.accounts.get(project)
+            if account is None or account.opened_offset > item.offset:
+                continue
+            if account.last_offset >= item.offset:
+                self.effects.accounts[project] = account
+                continue
+            prices = self._prices_at(item.offset)
+            booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
+            if booking.at_ms >= account.due_at_ms:
+                settle(booking)
+                self._applied(account, item)
+
+    def apply_commands(self, item: IntakeItem, commands: list[AnyCommand]) -> None:
+        """Apply the commands of one record in order, as if each had a record of its own."""
+        redelivered = {
+            command.project
+            for command in commands
+            if (account := self.accounts.get(command.project)) is not None and account.last_offset >= item.offset
+        }
+        self._fresh.clear()
+        self._opened_here.clear()
+        for slot, command in enumerate(commands):
+            account = self.accounts.get(command.project)
+            if account is None:
+                self._reply(command, self._open(item, slot, command))
+            elif command.project in redelivered:
+                self._redelivered(item, slot, command, account)
+            else:
+                self._reply(command, self._decide(item, slot, command, account))
+
+    def _open(self, item: IntakeItem, slot: int, command: AnyCommand) -> Reply:
+        opened = self._opened(item, slot, command, self.effects.facts)
+        if isinstance(opened, Reply):
+            return opened
+        account, reply = opened
+        self.accounts[command.project] = account
+        reschedule(account)
+        self._remember(item, command, account, reply)
+        return reply
+
+    def _opened(
+        self, item: IntakeItem, slot: int, command: AnyCommand, facts: list[Fact]
+    ) -> tuple[Account, Reply] | Reply:
+        """What a command makes of an account that is not there yet; a refusal alone where it opens none."""
+        if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices):
+            return _no_project(command)
+        try:
+            prices = self._prices_at(item.offset, slot)
+            return open_account(command, self.partition, item.offset, item.at_ms, facts, prices, slot)
+        except Rejection as rejection:
+            return refusal(rejection)
+
+    def _decide(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> Reply:
+        key = reply_key(command)
+        for stored in account.replies:
+            if stored.key == key:
+                return _repeated(command, stored)
+        if command.idempotency_key and self._is_seen(_idempotency_hash(command), item.offset):
+            return _REPLY_EXPIRED
+        prices = self._prices_at(item.offset, slot)
+        booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
+        settle(booking)
+        booking.actor = command.actor
+        already_decided = any(self._is_claimed(item, command, claim) for claim in claims(command))
+        reply = command_reply(booking, command, already_decided)
+        reschedule(account)
+        self._remember(item, command, account, reply)
+        return reply
+
+    def _redelivered(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> None:
+        """Write the stored value again and send the stored reply again; change nothing."""
+        self.effects.accounts[account.project] = account
+        if account.opened_offset >= item.offset and account.project not in self._opened_here:
+            opened = self._opened(item, slot, command, [])
+            if isinstance(opened, Reply):
+                # It came before the account: nothing was remembered of it, and nothing has changed what it is answered.
+                self._reply(command, opened)
+                return
+            self._opened_here.add(account.project)
+        for stored in account.replies:
+            # Its own comes before that of a later command with the same key: one that was limited may have been sent
+            # again in the same record.
+            if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
+                self._reply(command, _repeated(command, stored))
+                self._mark_command_seen(item, command, kept)
+                return
+
+    def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
+        if is_reply_kept(command):
+            keep_reply(account, command, item.offset, reply)
+        self._mark_command_seen(item, command, reply)
+        self._applied(account, item)
+        if account.project == PRICES_ID:
+            self._read_prices()
+
+    def _read_prices(self) -> None:
+        account = self.accounts.get(PRICES_ID)
+        announced = account.books if account is not None else []
+        self._prices = Prices([each.book for each in announced])
+        self._announced = (announced[-1].offset, announced[-1].slot) if announced else (-1, 0)
+
+    def _prices_at(self, offset: int, slot: int = 0) -> Prices:
+        """The price list as this command of the record at `offset` knows it: after a crash the stored one may be ahead
+        of it."""
+        if self._announced < (offset, slot):
+            return self._prices
+        announced = self.accounts[PRICES_ID].books
+        return Prices([each.book for each in announced if (each.offset, each.slot) < (offset, slot)])
+
+    def _is_claimed(self, item: IntakeItem, command: AnyCommand, claim: bytes) -> bool:
+        """Whether an earlier record claimed it, or an earlier command of this one. A refusal that a correction knows of
+        does not stand in its way; what came of the event since does."""
+        is_known = isinstance(command, Correct) and self.seen.get(claim) == command.refused_offset
+        return self._is_seen(claim, item.offset) and not is_known
+
+    def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
+        if command.idempotency_key and decides(reply):
+            self._mark_seen(_idempotency_hash(command), item.offset)
+        for claim in claimed(command, reply):
+            self._mark_seen(claim, item.offset)
+        for claim in reply.claims:
+            # Not looked up, since the command does not name them: written in any case, so that it is always the same.
+            self._fresh.add(claim)
+            self.seen[claim] = self.effects.seen[claim] = item.offset
+
+    def _is_seen(self, dedup: bytes, offset: int) -> bool:
+        """Whether an earlier record brought it, or an earlier command of this one."""
+        return self.seen.get(dedup, offset) < offset or dedup in self._fresh
+
+    def _mark_seen(self, dedup: bytes, offset: int) -> None:
+        self._fresh.add(dedup)
+        if self.seen.get(dedup, offset) >= offset:
+            self.seen[dedup] = self.effects.seen[dedup] = offset
+
+    def _applied(self, account: Account, item: IntakeItem) -> None:
+        account.last_offset = max(account.last_offset, item.offset)
+        account.last_at_ms = max(account.last_at_ms, item.at_ms)
+        self.effects.accounts[account.project] = account
+
+    def _reply(self, command: AnyCommand, reply: Reply) -> None:
+        if command.reply_instance:
+            self.effects.replies.append((command, reply))
+
+    def _unknown_project(self, item: IntakeItem, slot: int, usage: Usage) -> None:
+        rejection = Rejection("unknown_project", f"There is no project {usage.project!r}", "subject")
+        text = msgspec.json.encode(
+            {
+                "id": usage.event_id,
+                "source": usage.source,
+                "subject": usage.project,
+                "data": {"operation": usage.operation, "quantity": usage.quantity},
+            }
+        )
+        self.dead_letter(item, slot, text, rejection)
+
+    def dead_letter(self, item: IntakeItem, slot: int, text: bytes, rejection: Rejection) -> None:
+        self.effects.dead_letters.append(
+            dead_letter(text, rejection, self.intake_topic, self.partition, item.offset, slot, item.at_ms)
+        )
+
+
+_KEY_REUSED = Reply(
+    409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
+)
+_REPLY_EXPIRED = Reply(
+    409, "idempotency_reply_expired", "This request was decided before; its reply is no longer kept", 0, 0, ""
+)
+
+
+def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:
+    return kept_reply(stored) if stored.fingerprint == fingerprint(command) else _KEY_REUSED
+
+
+def _no_project(command: AnyCommand) -> Reply:
+    return Reply(404, "unknown_project", f"There is no project {command.project!r}", 0, 0, "")
+
+
+def _idempotency_hash(command: AnyCommand) -> bytes:
+    return dedup_hash(command.project, "meterline:idempotency-key", command.idempotency_key)

@@ -1,0 +1,27 @@
+"""Page cursors of the ledger: opaque text outside, a fact's place inside."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from schemas.problems import Rejection
+
+
+def encode_cursor(at_ms: int, partition: int, offset: int, position: int) -> str:
+    """A page's last fact, as the cursor of what comes after it."""
+    text = f"{at_ms}.{partition}.{offset}.{position}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str) -> tuple[int, int, int, int]:
+    """(booked at in Unix milliseconds, partition, offset, position). Raises Rejection."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        at_ms, partition, offset, position = (int(part) for part in text.split("."))
+        bounds = ((at_ms, 53), (partition, 16), (offset, 63), (position, 32))
+        if any(not 0 <= number < 1 << bits for number, bits in bounds):
+            raise ValueError
+    except (ValueError, binascii.Error):
+        raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
+    return at_ms, partition, offset, position

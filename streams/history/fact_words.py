@@ -1,0 +1,90 @@
+"""Facts in words: what a decision came to, and the amounts, times and notes in it as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from schemas.facts import Fact
+from streams.core.plans import PLANS
+
+
+def outcome_of(facts: Sequence[Fact]) -> str:
+    said = {(fact.kind, fact.reason) for fact in facts}
+    kinds = {fact.kind for fact in facts}
+    if ("charge", "captured") in said or ("release", "captured") in said:
+        return "captured"
+    for kind, outcome in (
+        ("correction", "corrected"),
+        ("hold", "held"),
+        ("duplicate", "duplicate"),
+        ("refund", "refunded"),
+    ):
+        if kind in kinds:
+            return "hold extended" if (kind, "extended") in said else outcome
+    if any(fact.kind == "charge" and fact.source for fact in facts):
+        return "charged"
+    if any(refuses_request(fact) for fact in facts):
+        return "refused"
+    for key, outcome in (
+        (("limits", "set"), "limits set"),
+        (("limits", "shadow"), "limits on trial"),
+        (("limits", "raise_planned"), "limits raised"),
+        (("limits", "raise_begun"), "raise begun"),
+        (("limits", "raise_ended"), "raise ended"),
+        (("release", "released"), "released"),
+        (("release", "expired"), "hold expired"),
+        (("project", "closed"), "project closed"),
+        (("project", "reopened"), "project reopened"),
+    ):
+        if key in said:
+            return outcome
+    if "project" in kinds:
+        return "project opened" if "grant" in kinds or facts[0].reason in PLANS else "project changed"
+    if "plan" in kinds:
+        return "plan changed"
+    if ("grant", "top_up") in said:
+        return "granted"
+    if ("grant", "allowance") in said or "expiry" in kinds or "subscription" in kinds:
+        return "renewed"
+    if ("charge", "recurring") in said:
+        return "month billed"
+    if "refusal" in kinds:
+        return "month unpaid"
+    return {"request": "counted", "key": f"key {facts[0].reason}", "recharge": f"recharge {facts[0].reason}"}.get(
+        facts[0].kind, facts[0].kind.replace("_", " ")
+    )
+
+
+def refuses_request(fact: Fact) -> bool:
+    """Whether it refuses a request, and does not say that a month is unpaid."""
+    return fact.kind == "refusal" and (bool(fact.source) or fact.reason == "rate_limited")
+
+
+def seconds_of(milliseconds: int) -> int:
+    return -(-milliseconds // 1000)
+
+
+def second_text(at_ms: int) -> str:
+    return f"{utc(at_ms):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def use_text(fact: Fact) -> str:
+    what = f"{fact.operation} with {fact.surcharge}" if fact.surcharge else fact.operation
+    return f"{fact.quantity} × {what}" if fact.quantity > 1 else what
+
+
+def note_of(fact: Fact) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(fact.metadata) if fact.metadata else {}
+    return found
+
+
+def dollars(cents: int) -> str:
+    return f"${cents // 100}.{cents % 100:02d}"
+
+
+def utc(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -1,0 +1,176 @@
+"""What the history tells of a project: its facts in order, and whether they are all there yet.
+
+A fact counts from `EFFECTIVE_AT`: what an event or a command brought, from when it was booked; what time brought (a
+renewal, an expired hold, a month's bill), from when it was due, even if it was booked later, since a live balance
+counts in what is due. In the order in which an account's facts were booked, that time never falls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.facts import Fact
+from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouse
+from streams.core.booking import FACTS_PER_SLOT
+from streams.kafka.codecs import decode_facts
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
+from streams.settings import Settings
+
+# A change of plan that waits for the renewal is stated with a time that is yet to come.
+EFFECTIVE_AT = "if(source = '', least(occurred_at, booked_at), booked_at)"
+POLL_SECONDS = 0.1
+FACTS_A_PAGE = 20_000
+
+Mark = tuple[int, int]
+
+_COLUMNS = ", ".join(
+    {
+        "index": "position",
+        "occurred_at_ms": "toUnixTimestamp64Milli(occurred_at)",
+        "booked_at_ms": "toUnixTimestamp64Milli(booked_at)",
+    }.get(name, name)
+    for name in Fact.__struct_fields__
+)
+AT = "fromUnixTimestamp64Milli({at:Int64}, 'UTC')"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one event of an intake record led to, or one command: its facts, in order."""
+
+    partition: int
+    facts: list[Fact]
+
+    @property
+    def place(self) -> Mark:
+        """(offset, slot): which event of which record."""
+        first = self.facts[0]
+        return first.offset, first.index // FACTS_PER_SLOT
+
+
+def decisions(
+    clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int | None = None
+) -> list[Decision]:
+    """All facts under a condition, by decision, the oldest first; at most `limit` facts."""
+    sql = f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} ORDER BY partition, offset, position"
+    if limit is not None:
+        sql += f" LIMIT {limit:d}"
+    return list(_grouped((row[0], Fact(*row[1:])) for row in clickhouse.query(sql, parameters)))
+
+
+def newest_facts(
+    clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int
+) -> list[tuple[int, Fact]]:
+    """(partition, fact) of those under a condition, the newest first; at most `limit`."""
+    rows = clickhouse.query(
+        f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} "
+        f"ORDER BY booked_at DESC, partition DESC, offset DESC, position DESC LIMIT {limit:d}",
+        parameters,
+    )
+    return [(row[0], Fact(*row[1:])) for row in rows]
+
+
+def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[Decision]:
+    """What happened to a project after a time, oldest first, a page at a time. A decision is there from its first fact
+    that counts from after `at_ms` on."""
+    return _grouped(_facts_after(clickhouse, project, at_ms))
+
+
+def marks(clickhouse: ClickHouse) -> dict[int, Mark]:
+    """By partition, the (offset, position) that the history goes up to."""
+    rows = clickhouse.query("SELECT partition, max((offset, position)) FROM facts GROUP BY partition")
+    return {row[0]: (row[1][0], row[1][1]) for row in rows}
+
+
+async def wait_for(
+    settings: Settings, clickhouse: ClickHouse, partition: int, offset: int, timeout_seconds: float
+) -> None:
+    """Wait until the history has all that the intake record at `offset`, and those before it, led to.
+
+    Whoever knows that the record was applied knows that its facts are on the journal. Raises Rejection `not_ready`.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    journal_end: Mark | None = None
+    while True:
+        mark = (await asyncio.to_thread(marks, clickhouse)).get(partition, (-1, -1))
+        if mark[0] > offset:
+            return
+        if journal_end is None:
+            # This record may have led to no facts, or be the last that did: only the journal knows.
+            journal_end = await _journal_end(settings, partition)
+        if mark >= journal_end:
+            return
+        if time.monotonic() > deadline:
+            raise Rejection("not_ready", "The history has not come so far yet")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def held_before(clickhouse: ClickHouse, project: str, environment: str, mark: Mark) -> int:
+    """Microcredits of a budget that were held before the fact at (offset, position)."""
+    rows = clickhouse.query(
+        "SELECT toInt64(sum(held)) FROM facts WHERE project = {project:String} "
+        "AND environment = {environment:String} AND (offset, position) < ({offset:UInt64}, {position:UInt32})",
+        {"project": project, "environment": environment, "offset": mark[0], "position": mark[1]},
+    )
+    return int(rows[0][0])
+
+
+def _facts_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[tuple[int, Fact]]:
+    parameters: dict[str, Any] = {"project": project, "at": at_ms, "booked": at_ms, "offset": 0, "position": 0}
+    while True:
+        rows = clickhouse.query(
+            f"SELECT partition, {_COLUMNS} FROM facts WHERE project = {{project:String}} "
+            f"AND {EFFECTIVE_AT} > {AT} AND booked_at >= fromUnixTimestamp64Milli({{booked:Int64}}, 'UTC') "
+            "AND (booked_at, offset, position) > "
+            "(fromUnixTimestamp64Milli({booked:Int64}, 'UTC'), {offset:UInt64}, {position:UInt32}) "
+            f"ORDER BY booked_at, offset, position LIMIT {FACTS_A_PAGE}",
+            parameters,
+        )
+        for row in rows:
+            yield row[0], Fact(*row[1:])
+        if len(rows) < FACTS_A_PAGE:
+            return
+        last = Fact(*rows[-1][1:])
+        parameters |= {"booked": last.booked_at_ms, "offset": last.offset, "position": last.index}
+
+
+def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[Decision]:
+    decision: Decision | None = None
+    for partition, fact in facts:
+        place = (fact.offset, fact.index // FACTS_PER_SLOT)
+        if decision is not None and decision.partition == partition and decision.place == place:
+            decision.facts.append(fact)
+            continue
+        if decision is not None:
+            yield decision
+        decision = Decision(partition, [fact])
+    if decision is not None:
+        yield decision
+
+
+async def _journal_end(settings: Settings, partition: int) -> Mark:
+    """The (offset, position) of the newest fact on the journal, (-1, -1) where there is none.
+
+    It is that of the last record: what a crash made the owner repeat ends where it had ended before, or later.
+    """
+    consumer = AIOKafkaConsumer(**kafka_client_settings(settings), max_partition_fetch_bytes=FETCH_BYTES)
+    await consumer.start()
+    try:
+        tp = TopicPartition(topics_of(settings).journal, partition)
+        consumer.assign([tp])
+        end = (await consumer.end_offsets([tp]))[tp]
+        if end <= (await consumer.beginning_offsets([tp]))[tp]:
+            return -1, -1
+        consumer.seek(tp, end - 1)
+        record = await consumer.getone(tp)
+        last = decode_facts(record.value)[-1]
+        return last.offset, last.index
+    finally:
+        await consumer.stop()

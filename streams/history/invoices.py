@@ -1,0 +1,290 @@
+"""Invoices: what a calendar month brought in money and credits, line by line, from the history.
+
+A fact is in the month, UTC, that it was booked in, and on the invoice of the billing account that it names; neither
+ever changes. So a line is a sum over facts, every fact of money or credits is in one line, and `differences` shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, Self
+
+from schemas.facts import ENTRY_KINDS
+from schemas.http.invoices import BillTo, Invoice, InvoiceLine, InvoiceProject, InvoiceSummary, Status
+from schemas.prices import MICROCREDITS_PER_CREDIT
+from streams.clickhouse.client import ClickHouse
+from streams.core.booking import format_credits
+
+# What has a line: ledger entries, and what is due for a plan.
+_KINDS = [*ENTRY_KINDS, "subscription"]
+_LINE_ORDER = ("subscription", "top_up", "refund", "grant", "usage", "recurring", "correction", "expiry")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Month:
+    """A calendar month, UTC."""
+
+    year: int
+    number: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From "2026-01". Raises ValueError."""
+        return cls.of(datetime.strptime(text, "%Y-%m"))
+
+    @classmethod
+    def of(cls, at: datetime) -> Self:
+        """The month that a time, in UTC, is in."""
+        return cls(at.year, at.month)
+
+    @property
+    def begins_at(self) -> datetime:
+        """Its first instant."""
+        return datetime(self.year, self.number, 1, tzinfo=UTC)
+
+    @property
+    def ends_at(self) -> datetime:
+        """The first instant of the next."""
+        years, months = divmod(self.number, 12)
+        return datetime(self.year + years, months + 1, 1, tzinfo=UTC)
+
+    def __str__(self) -> str:
+        return f"{self.year:04d}-{self.number:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Whose invoices are meant: a billing account's, or what of any invoice is one project's."""
+
+    kind: Literal["billing_account", "project"]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MonthTotals:
+    """A month in which a payer has something. `charged_to` are the billing accounts, "" for the project itself."""
+
+    month: Month
+    charged_to: list[str]
+    projects: int
+    cents: int
+    microcredits_used: int
+    facts: int
+
+
+def read_invoice(
+    clickhouse: ClickHouse,
+    payer: Payer,
+    month: Month,
+    status: Status,
+    bill_to: BillTo | None,
+    name_of: Callable[[str], str],
+) -> Invoice:
+    """The payer's invoice for a month; without projects where there was nothing.
+
+    `bill_to` is left out of a project's invoice that is not all its own. `name_of` gives a project's name.
+    """
+    sql, parameters = _lines_question(payer, month)
+    by_part: dict[tuple[str, str], list[Sequence[Any]]] = {}
+    for project, billing_account, *line in clickhouse.query(sql, parameters):
+        by_part.setdefault((project, billing_account), []).append(line)
+    parts = [
+        _part(project, name_of(project), billing_account, month, lines)
+        for (project, billing_account), lines in sorted(by_part.items())
+    ]
+    kind = _kind(payer, [part.billing_account or "" for part in parts])
+    cents = sum(part.total_cents for part in parts)
+    return Invoice(
+        number=_number(payer, kind, month),
+        kind=kind,
+        status=status,
+        month=str(month),
+        period_from=month.begins_at,
+        period_to=month.ends_at,
+        billing_account=payer.id if payer.kind == "billing_account" else None,
+        project=payer.id if payer.kind == "project" else None,
+        bill_to=bill_to if kind == "invoice" else None,
+        projects=parts,
+        total_cents=cents,
+        total=format_usd(cents),
+        credits_used=_total_credits(part.credits_used for part in parts),
+        facts=sum(part.facts for part in parts),
+    )
+
+
+def read_months(clickhouse: ClickHouse, payer: Payer) -> list[MonthTotals]:
+    """The months in which the payer has something, the newest first."""
+    sql = f"""
+    SELECT toYYYYMM(booked_at) AS month, arraySort(groupUniqArray(toString(billing_account))), uniqExact(project),
+        sum(cents), -sumIf(amount, kind IN ('charge', 'correction')), count()
+    FROM facts WHERE {payer.kind} = {{payer:String}} AND kind IN {{kinds:Array(String)}}
+    GROUP BY month ORDER BY month DESC
+    """
+    return [
+        MonthTotals(Month(*divmod(month, 100)), *values)
+        for month, *values in clickhouse.query(sql, {"payer": payer.id, "kinds": _KINDS})
+    ]
+
+
+def summary(payer: Payer, totals: MonthTotals, status: Status) -> InvoiceSummary:
+    """A month as it is listed."""
+    return InvoiceSummary(
+        month=str(totals.month),
+        number=_number(payer, _kind(payer, totals.charged_to), totals.month),
+        status=status,
+        projects=totals.projects,
+        total_cents=totals.cents,
+        total=format_usd(totals.cents),
+        credits_used=format_credits(totals.microcredits_used),
+        facts=totals.facts,
+    )
+
+
+def differences(clickhouse: ClickHouse, invoice: Invoice) -> list[str]:
+    """In what an invoice does not add up to its facts, asked for anew and in another way; nothing, where it does.
+
+    Of an open month, ask while nothing is being booked.
+    """
+    payer = (
+        Payer("project", invoice.project)
+        if invoice.project is not None
+        else Payer("billing_account", invoice.billing_account or "")
+    )
+    where = f"{payer.kind} = {{payer:String}} AND toYYYYMM(booked_at) = {{month:UInt32}}"
+    month = Month.parse(invoice.month)
+    parameters = {"payer": payer.id, "month": month.year * 100 + month.number}
+    entries = clickhouse.query(
+        f"SELECT project, billing_account, count(), sum(amount) FROM ledger_entries WHERE {where} GROUP BY ALL",
+        parameters,
+    )
+    money = clickhouse.query(
+        "SELECT project, billing_account, countIf(kind = 'subscription'), sum(cents) "
+        f"FROM facts WHERE {where} GROUP BY ALL",
+        parameters,
+    )
+    expected: dict[tuple[str, str], dict[str, int]] = {}
+    for project, billing_account, facts, amount in entries:
+        expected.setdefault((project, billing_account), {}).update(entries=facts, microcredits=amount)
+    for project, billing_account, facts, cents in money:
+        if facts or cents or (project, billing_account) in expected:
+            expected.setdefault((project, billing_account), {}).update(subscriptions=facts, cents=cents)
+    found = {}
+    wrong = []
+    for part in invoice.projects:
+        found[part.project, part.billing_account or ""] = {
+            "entries": sum(line.facts for line in part.lines if line.kind != "subscription"),
+            "microcredits": sum(_microcredits(line.credits) for line in part.lines),
+            "subscriptions": sum(line.facts for line in part.lines if line.kind == "subscription"),
+            "cents": sum(line.cents for line in part.lines),
+        }
+        stated = (part.total_cents, _microcredits(part.credits_change), part.facts)
+        summed = found[part.project, part.billing_account or ""]
+        if stated != (summed["cents"], summed["microcredits"], summed["entries"] + summed["subscriptions"]):
+            wrong.append(f"{part.project}: its totals are not those of its lines")
+    if (invoice.total_cents, invoice.facts) != (
+        sum(part.total_cents for part in invoice.projects),
+        sum(part.facts for part in invoice.projects),
+    ):
+        wrong.append("the invoice's totals are not those of its projects")
+    for key in sorted(found.keys() | expected.keys()):
+        lines, facts = found.get(key, {}), expected.get(key, {})
+        for what in ("entries", "microcredits", "subscriptions", "cents"):
+            if lines.get(what, 0) != facts.get(what, 0):
+                wrong.append(f"{key[0]}: {what} are {lines.get(what, 0)} by line and {facts.get(what, 0)} by fact")
+    return wrong
+
+
+def format_usd(cents: int) -> str:
+    """Cents as text: -1500 is "USD -15.00"."""
+    whole, fraction = divmod(abs(cents), 100)
+    return f"USD {'-' if cents < 0 else ''}{whole}.{fraction:02d}"
+
+
+def _lines_question(payer: Payer, month: Month) -> tuple[str, dict[str, object]]:
+    # A line that two grants paid for has two entries; only the first bears its quantity.
+    sql = f"""
+    SELECT project, toString(billing_account),
+        multiIf(kind = 'grant' AND reason = 'top_up', 'top_up', kind != 'charge', kind,
+            reason = 'recurring', 'recurring', 'usage') AS line,
+        line IN ('usage', 'recurring', 'correction') AS is_use,
+        if(is_use, operation, reason) AS item,
+        multiIf(line = 'correction', reason, line = 'recurring', JSONExtractString(metadata, 'month'),
+            line = 'top_up' AND JSONHas(metadata, 'recharge'), 'auto_recharge', '') AS detail,
+        toString(environment),
+        if(line IN ('subscription', 'top_up'), cents, 0) AS each_cents,
+        if(is_use, countIf(quantity != 0), count()),
+        sum(quantity), sum(cents), sum(amount),
+        arraySort(groupUniqArrayIf(toString(price_version), price_version != '')),
+        count()
+    FROM facts
+    WHERE {payer.kind} = {{payer:String}} AND kind IN {{kinds:Array(String)}}
+        AND booked_at >= {{since:DateTime64(3, 'UTC')}} AND booked_at < {{until:DateTime64(3, 'UTC')}}
+    GROUP BY project, billing_account, line, is_use, item, detail, environment, each_cents
+    """
+    return sql, {"payer": payer.id, "kinds": _KINDS, "since": month.begins_at, "until": month.ends_at}
+
+
+def _part(project: str, name: str, billing_account: str, month: Month, rows: Iterable[Sequence[Any]]) -> InvoiceProject:
+    lines = []
+    cents_total = change = used = facts_total = 0
+    for kind, _, item, detail, environment, unit_cents, count, quantity, cents, amount, versions, facts in rows:
+        cents_total += cents
+        change += amount
+        facts_total += facts
+        if kind in ("usage", "recurring", "correction"):
+            used -= amount
+        lines.append(
+            InvoiceLine(
+                kind=kind,
+                item=item,
+                detail=detail,
+                environment=environment,
+                count=count,
+                quantity=quantity,
+                unit_cents=unit_cents,
+                cents=cents,
+                amount=format_usd(cents),
+                credits=format_credits(amount),
+                price_versions=versions,
+                facts=facts,
+            )
+        )
+    lines.sort(
+        key=lambda each: (_LINE_ORDER.index(each.kind), each.environment, each.item, each.detail, each.unit_cents)
+    )
+    payer = Payer("billing_account", billing_account) if billing_account else Payer("project", project)
+    return InvoiceProject(
+        project=project,
+        name=name,
+        billing_account=billing_account or None,
+        invoice=_number(payer, "invoice", month),
+        lines=lines,
+        total_cents=cents_total,
+        total=format_usd(cents_total),
+        credits_used=format_credits(used),
+        credits_change=format_credits(change),
+        facts=facts_total,
+    )
+
+
+def _kind(payer: Payer, charged_to: Iterable[str]) -> Literal["invoice", "statement"]:
+    """A project that was on a billing account is shown a statement: another pays for some of it."""
+    return "statement" if payer.kind == "project" and any(charged_to) else "invoice"
+
+
+def _number(payer: Payer, kind: Literal["invoice", "statement"], month: Month) -> str:
+    # No billing account's id has capitals, so it can't make the number of a project's invoice.
+    prefix = "STM-" if kind == "statement" else "INV-" if payer.kind == "billing_account" else "INV-P-"
+    return f"{prefix}{payer.id}-{month}"
+
+
+def _microcredits(credits: str) -> int:
+    whole, _, fraction = credits.lstrip("-").partition(".")
+    amount = int(whole) * MICROCREDITS_PER_CREDIT + int(fraction.ljust(6, "0"))
+    return -amount if credits.startswith("-") else amount
+
+
+def _total_credits(credits: Iterable[str]) -> str:
+    return format_credits(sum(map(_microcredits, credits)))

@@ -1,0 +1,38 @@
+"""Limits as they are shown, in JSON and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.accounts import Limits
+from schemas.http.limits import LimitValues, SomeLimits
+from streams.core.booking import format_credits
+
+
+def limit_values(limits: Limits) -> LimitValues:
+    """Limits that are all there."""
+    return LimitValues(
+        requests_per_minute=limits.requests_per_minute,
+        burst=limits.burst,
+        cost_ceiling=format_credits(limits.cost_ceiling),
+    )
+
+
+def some_limits(limits: Limits) -> SomeLimits:
+    """Limits over others, of which some may say nothing."""
+    return SomeLimits(
+        requests_per_minute=limits.requests_per_minute or None,
+        burst=limits.burst or None,
+        cost_ceiling=format_credits(limits.cost_ceiling) if limits.cost_ceiling else None,
+    )
+
+
+def limits_text(said: Mapping[str, Any]) -> str:
+    """In words, from what JSON or a fact says of them; "" where it names none."""
+    parts = (
+        ("requests_per_minute", "{} requests a minute"),
+        ("burst", "{} at once"),
+        ("cost_ceiling", "{} credits a minute"),
+    )
+    return ", ".join(text.format(said[name]) for name, text in parts if said.get(name))

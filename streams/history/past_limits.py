@@ -1,0 +1,119 @@
+"""A project's limits at an earlier moment, and what the minute before it had, from the history.
+
+A usage event that came by HTTP is not told apart from an admission here, though it is not counted against a limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from schemas.accounts import Account, LimitRaise, Limits, Window
+from streams.clickhouse.client import ClickHouse
+from streams.core.booking import FACTS_PER_SLOT, parse_credits
+from streams.core.limits import limits_of, over
+from streams.core.windows import SLOT_MS, WINDOW_MS, advance, cost_left, cost_retry_at_ms, count_request
+from streams.history.facts import Mark
+from streams.history.past_balance import plan_at
+
+# What a request leaves that the window lets through; what it refuses bears no price book.
+_PASSED = (
+    "key_id != '' AND (kind = 'request' OR (kind IN ('charge', 'hold') AND reason = '') "
+    "OR (kind = 'refusal' AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PastLimits:
+    """The limits in force at a moment and what they came from; those on trial are over them."""
+
+    plan: str
+    contract: Limits | None
+    raises: list[str]
+    in_force: Limits
+    shadow: Limits | None
+
+
+@dataclass(frozen=True, slots=True)
+class PastMinute:
+    """Requests that passed in the 60 seconds before a moment, and the microcredits that they cost or held.
+
+    `retry_after_ms` is after how long a request would have passed the window, or one of `cost` the ceiling; 0 where the
+    history does not show why it did not.
+    """
+
+    requests: int
+    cost: int
+    retry_after_ms: int
+
+
+def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> PastLimits:
+    """The limits of a project before the fact at `mark`, which was booked at a time."""
+    rows = clickhouse.query(
+        "SELECT reason, metadata FROM facts WHERE project = {project:String} AND kind = 'limits' "
+        "AND (offset, position) < ({offset:UInt64}, {position:UInt32}) ORDER BY offset, position",
+        {"project": project, "offset": mark[0], "position": mark[1]},
+    )
+    contract: Limits | None = None
+    shadow: Limits | None = None
+    raises: dict[str, Limits] = {}
+    for reason, metadata in rows:
+        said = msgspec.json.decode(metadata) if metadata else {}
+        limits = _limits(said)
+        match reason:
+            case "set":
+                contract = limits
+            case "shadow":
+                shadow = limits
+            case "raise_begun" if limits is not None:
+                raises[said["raise_id"]] = limits
+            case "raise_ended":
+                raises.pop(said["raise_id"], None)
+    plan = plan_at(clickhouse, project, at_ms)
+    account = Account(project, "", plan, 0, 0, 0, [], [], [], 0, 0, at_ms, limits=contract)
+    account.raises = [LimitRaise(name, limits, 0, 0, is_on=True) for name, limits in raises.items()]
+    in_force = limits_of(account)
+    return PastLimits(plan, contract, list(raises), in_force, None if shadow is None else over(in_force, shadow))
+
+
+def minute_before(
+    clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int, limits: Limits, cost: int | None = None
+) -> PastMinute:
+    """The minute before the fact at `mark`, by tenths of a second as the window counts it. `cost` is that of a request
+    that the ceiling refused, None where the window did."""
+    rows = clickhouse.query(
+        "SELECT max(at) AS last, count(), maxIf(at, cost > 0), toInt64(sum(cost)) FROM "
+        "(SELECT toUnixTimestamp64Milli(min(booked_at)) AS at, "
+        "sumIf(-amount, kind = 'charge') + sumIf(held, kind = 'hold') AS cost FROM facts "
+        "WHERE project = {project:String} AND booked_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
+        f"AND (offset, position) < ({{offset:UInt64}}, {{position:UInt32}}) AND {_PASSED} "
+        f"GROUP BY offset, intDiv(position, {FACTS_PER_SLOT})) GROUP BY intDiv(at, {SLOT_MS}) ORDER BY last",
+        {"project": project, "since": at_ms - WINDOW_MS - SLOT_MS, "offset": mark[0], "position": mark[1]},
+    )
+    window = Window([], 0, at_ms)
+    for last_ms, requests, last_cost_ms, spent in rows:
+        window.arrivals += [last_ms, requests]
+        if spent:
+            window.costs += [last_cost_ms, spent]
+    advance(window, limits, at_ms)
+    counted, spent = sum(window.arrivals[1::2]), sum(window.costs[1::2])
+    retry_at_ms = 0
+    if cost is None:
+        # It had no burst left, or it would have passed.
+        no_burst = Limits(limits.requests_per_minute, limits.requests_per_minute, limits.cost_ceiling)
+        retry_at_ms = count_request(window, no_burst, at_ms).retry_at_ms
+    elif cost_left(window, limits) < cost <= limits.cost_ceiling:
+        retry_at_ms = cost_retry_at_ms(window, limits, cost)
+    return PastMinute(counted, spent, max(0, retry_at_ms - at_ms))
+
+
+def _limits(said: dict[str, Any]) -> Limits | None:
+    """The limits that a `limits` fact names, or None where it names none."""
+    limits = Limits(
+        said.get("requests_per_minute", 0),
+        said.get("burst", 0),
+        parse_credits(said["cost_ceiling"], "cost_ceiling") if "cost_ceiling" in said else 0,
+    )
+    return limits if limits != Limits(0, 0, 0) else None

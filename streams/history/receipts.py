@@ -1,0 +1,436 @@
+"""Receipts: why a decision went as it did, from the history and the price books alone.
+
+A record may have booked what time had brought before it decided anything; that is told apart by its own, earlier time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from datetime import UTC
+from itertools import groupby
+from typing import Any
+
+from schemas.facts import Fact, entry_id
+from schemas.http.receipts import (
+    BookedWith,
+    DecisionSummary,
+    EventReceipts,
+    Receipt,
+    ReceiptEntry,
+    ReceiptInputs,
+    ReceiptLimits,
+    RefusalReason,
+    RefusedEvent,
+)
+from schemas.problems import CODES, Rejection
+from streams.clickhouse.client import ClickHouse
+from streams.core.booking import FACTS_PER_SLOT, format_credits
+from streams.core.plans import PLANS
+from streams.core.price_list import Prices
+from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text, utc
+from streams.history.facts import POLL_SECONDS, Decision, decisions, marks
+from streams.history.limit_words import limit_values, limits_text, some_limits
+from streams.history.past_balance import plan_at
+from streams.history.past_limits import PastLimits, PastMinute, limits_at, minute_before
+from streams.history.receipt_figures import budgets_of, cost_of, grants_of, price_of
+from streams.history.receipt_words import over_limits_text, summary_of
+
+WAIT_SECONDS = 3.0
+# History does not come so far in that time: what is further ahead is no id that anyone was told.
+RECORDS_AHEAD_MAX = 100_000
+FACTS_SHOWN_MAX = 2_000
+DEAD_LETTERS_SHOWN_MAX = 100
+
+_BITS = (16, 63, 32)
+# Where a fact stands, as itself or in the id of the purchase that it asked for; and a grant, which leaves out where.
+_PLACE = re.compile(r"(?:recharge-)?(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
+_GRANT = re.compile(r"(?:allowance|promotional|top_up)-(\d{1,19})-(\d{1,19})", re.ASCII)
+
+
+def is_receipt_id(text: str) -> bool:
+    """Whether it names a decision; all else may be an event's id."""
+    return bool(_PLACE.fullmatch(text) or _GRANT.fullmatch(text))
+
+
+async def find_decision(
+    clickhouse: ClickHouse, project: str | None, receipt_id: str, partitions: int
+) -> tuple[Decision, int]:
+    """The decision that a fact belongs to, and the fact's position. What may yet come, in one of the `partitions` that
+    there are, is waited for a little.
+
+    A purchase of auto-recharge is explained by what wanted it, a grant by what granted it. Raises Rejection
+    `unknown_receipt`; `invalid_request` for a grant of that id that several projects have.
+    """
+    unknown = Rejection("unknown_receipt", f"There is no decision {receipt_id[:80]!r}")
+    if _GRANT.fullmatch(receipt_id):
+        receipt_id = await asyncio.to_thread(_granted_at, clickhouse, project, receipt_id)
+    place = _PLACE.fullmatch(receipt_id)
+    if place is None:
+        raise unknown
+    partition, offset, position = (int(part) for part in place.groups())
+    if any(number >> bits for number, bits in zip((partition, offset, position), _BITS, strict=True)):
+        raise unknown
+    if partition >= partitions:
+        raise unknown
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        mark = (await asyncio.to_thread(marks, clickhouse)).get(partition, (-1, -1))
+        found = await asyncio.to_thread(_at_place, clickhouse, project, partition, offset, position // FACTS_PER_SLOT)
+        if found is not None and any(fact.index == position for fact in found.facts):
+            return found, position
+        is_far = offset > mark[0] + RECORDS_AHEAD_MAX
+        if mark >= (offset, position) or is_far or time.monotonic() > deadline:
+            raise unknown
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: Decision, position: int) -> Receipt:
+    """The receipt of the part of a decision that the fact at `position` belongs to."""
+    parts = _parts(decision.facts)
+    facts = next(part for part in parts if any(fact.index == position for fact in part))
+    first = facts[0]
+    head = next((fact for fact in facts if fact.source), first)
+    limits, minute = _limits(clickhouse, prices, facts)
+    refusal = _refusal(clickhouse, prices, facts, limits, minute)
+    hold_id = _hold_id(clickhouse, decision.partition, facts)
+    first_decision = _first_decision(clickhouse, head) if head.kind == "duplicate" else None
+    before, after = budgets_of(clickhouse, facts)
+    if refusal is not None and refusal.code == "out_of_credits" and after is not None:
+        refusal.available = after.available
+        if refusal.needed is not None:
+            refusal.detail = (
+                f"{use_text(head)} costs {refusal.needed} credits; {after.available} "
+                f"{'was' if after.available == '1' else 'were'} available"
+            )
+    return Receipt(
+        id=entry_id(decision.partition, first.offset, first.index),
+        project=first.project,
+        outcome=outcome_of(facts),
+        summary=summary_of(prices, facts, refusal, hold_id, first_decision),
+        shadow=_shadow(facts, limits),
+        limits=None if limits is None else _limits_shown(limits, minute),
+        inputs=_inputs(head),
+        price=price_of(prices, facts),
+        grants=grants_of(facts),
+        before=before,
+        after=after,
+        refusal=refusal,
+        hold_id=hold_id,
+        first_decision=first_decision,
+        partition=decision.partition,
+        offset=first.offset,
+        entries=entries_of(decision.partition, facts),
+        booked_with=[
+            BookedWith(
+                outcome=outcome_of(part),
+                summary=summary_of(prices, part, None, _hold_in(part), None),
+                due_at=utc(part[0].occurred_at_ms),
+                entries=entries_of(decision.partition, part),
+            )
+            for part in parts
+            if part is not facts
+        ],
+    )
+
+
+def receipts_of_event(
+    clickhouse: ClickHouse,
+    prices: Prices,
+    project: str | None,
+    event_id: str,
+    source: str | None,
+    with_dead_letters: bool,
+) -> EventReceipts:
+    """All that was decided on an event id, and, if asked for, why events of that id were not accepted."""
+    conditions = ["event_id = {event:String}"]
+    parameters: dict[str, Any] = {"event": event_id}
+    for column, value in (("project", project), ("source", source)):
+        if value is not None:
+            conditions.append(f"{column} = {{{column}:String}}")
+            parameters[column] = value
+    found = decisions(clickhouse, " AND ".join(conditions), parameters, FACTS_SHOWN_MAX + 1)
+    is_complete = sum(len(each.facts) for each in found) <= FACTS_SHOWN_MAX
+    # What releases a hold bears no event, but the hold's id.
+    holds = [_id_of(each) for each in found if each.facts[0].kind == "hold"]
+    if holds:
+        released = decisions(
+            clickhouse,
+            "project = {project:String} AND kind = 'release' AND JSONExtractString(metadata, 'hold') IN "
+            "{holds:Array(String)}",
+            {"project": found[0].facts[0].project, "holds": holds},
+            FACTS_SHOWN_MAX,
+        )
+        places = {(each.partition, each.place) for each in found}
+        found += [each for each in released if (each.partition, each.place) not in places]
+    found.sort(key=lambda each: (each.facts[0].booked_at_ms, each.place))
+    return EventReceipts(
+        event_id=event_id,
+        source=source,
+        decisions=[
+            DecisionSummary(
+                id=_id_of(each),
+                project=each.facts[0].project,
+                outcome=outcome_of(each.facts),
+                summary=summary_of(
+                    prices,
+                    each.facts,
+                    _refusal(clickhouse, prices, each.facts, *_limits(clickhouse, prices, each.facts)),
+                    _hold_in(each.facts),
+                    None,
+                ),
+                environment=each.facts[0].environment,
+                amount=format_credits(sum(fact.amount for fact in each.facts)),
+                booked_at=utc(each.facts[0].booked_at_ms),
+            )
+            for each in found
+        ],
+        dead_letters=_dead_letters(clickhouse, event_id, source, project) if with_dead_letters else None,
+        is_complete=is_complete,
+    )
+
+
+def entries_of(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
+    """Facts as they are shown."""
+    return [
+        ReceiptEntry(
+            id=entry_id(partition, fact.offset, fact.index),
+            kind=fact.kind,
+            environment=fact.environment,
+            operation=fact.operation,
+            quantity=fact.quantity,
+            amount=format_credits(fact.amount),
+            held=format_credits(fact.held),
+            balance=format_credits(fact.balance),
+            grant_id=fact.grant_id,
+            reason=fact.reason,
+            cents=fact.cents,
+        )
+        for fact in facts
+    ]
+
+
+def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str) -> str:
+    """The id of the fact that brought a grant, or "". Raises Rejection."""
+    condition = "AND project = {project:String} " if project is not None else ""
+    rows = clickhouse.query(
+        "SELECT argMin((partition, offset, position), (offset, position)) FROM facts "
+        f"WHERE grant_id = {{grant:String}} {condition}GROUP BY project LIMIT 2",
+        {"grant": grant_id, "project": project or ""},
+    )
+    if len(rows) > 1:
+        raise Rejection("invalid_request", f"More than one project has a grant {grant_id!r}; name yours", "project")
+    return entry_id(*rows[0][0]) if rows else ""
+
+
+def _at_place(clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int) -> Decision | None:
+    condition = (
+        "partition = {partition:UInt16} AND offset = {offset:UInt64} AND position >= {first:UInt32} "
+        "AND position < {end:UInt32}"
+    )
+    first = slot * FACTS_PER_SLOT
+    parameters: dict[str, Any] = {"partition": partition, "offset": offset, "first": first}
+    parameters["end"] = first + FACTS_PER_SLOT
+    if project is not None:
+        condition = "project = {project:String} AND " + condition
+        parameters["project"] = project
+    found = decisions(clickhouse, condition, parameters)
+    return found[0] if found else None
+
+
+def _parts(facts: Sequence[Fact]) -> list[list[Fact]]:
+    """What time brought, by when it was due, and last what the event or command itself brought."""
+
+    def due_at_ms(fact: Fact) -> int:
+        return 0 if fact.source or fact.occurred_at_ms >= fact.booked_at_ms else fact.occurred_at_ms
+
+    return [list(part) for _, part in groupby(facts, key=due_at_ms)]
+
+
+def _refusal(
+    clickhouse: ClickHouse,
+    prices: Prices,
+    facts: Sequence[Fact],
+    limits: PastLimits | None,
+    minute: PastMinute | None,
+) -> RefusalReason | None:
+    fact = next((fact for fact in facts if fact.kind == "refusal"), None)
+    if fact is None or outcome_of(facts) not in ("refused", "month unpaid"):
+        return None
+    status = CODES[fact.reason].status if fact.reason in CODES else 402
+    book = prices.version(fact.price_version)
+    refusal = RefusalReason(code=fact.reason, status=status, detail=CODES[fact.reason].title)
+    match fact.reason:
+        case "out_of_credits":
+            needed = int(note_of(fact).get("unpaid_microcredits", 0)) if not fact.source else cost_of(prices, fact)
+            if needed is not None:
+                refusal.needed = format_credits(needed)
+                refusal.detail = f"{use_text(fact)} costs {refusal.needed} credits; fewer were available"
+        case "plan_required":
+            refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
+            gates = book.plan_required if book is not None else {}
+            gated = (each for each in (fact.operation, fact.surcharge) if each in gates)
+            operation = max(gated, key=lambda each: PLANS[gates[each]].rank, default=fact.operation)
+            refusal.needed_plan = gates.get(operation)
+            needs = refusal.needed_plan or "higher"
+            refusal.detail = f"{operation} needs the {needs} plan or a higher one; this project was on {refusal.plan}"
+        case "rate_limited" | "over_cost_ceiling" if limits is not None and minute is not None:
+            refusal.plan = limits.plan
+            refusal.detail = over_limits_text(prices, fact, limits.in_force, minute)
+            if fact.price_version and (needed := cost_of(prices, fact)) is not None:
+                refusal.needed = format_credits(needed)
+        case "project_closed":
+            refusal.detail = f"The project was closed when {fact.operation} was used"
+        case "unknown_operation":
+            refusal.detail = f"Price book {fact.price_version} has no price for {use_text(fact)}"
+        case "too_many_holds":
+            refusal.detail = "The project had as many open holds as it may have"
+    return refusal
+
+
+def _limits(
+    clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]
+) -> tuple[PastLimits, PastMinute] | tuple[None, None]:
+    """The limits that held for a decision that limits have to do with, and the minute before it; of one that changes
+    limits, those that held then on."""
+    fact = next((fact for fact in facts if _is_about_limits(fact)), None)
+    if fact is None:
+        return None, None
+    if fact.kind == "limits":
+        fact = [each for each in facts if each.kind == "limits"][-1]
+        mark = (fact.offset, fact.index + 1)
+    else:
+        mark = (facts[0].offset, facts[0].index)
+    limits = limits_at(clickhouse, fact.project, mark, fact.booked_at_ms)
+    cost = cost_of(prices, fact) or 0 if fact.kind == "refusal" and fact.price_version else None
+    return limits, minute_before(clickhouse, fact.project, mark, fact.booked_at_ms, limits.in_force, cost)
+
+
+def _is_about_limits(fact: Fact) -> bool:
+    return fact.kind in ("request", "limits", "shadow") or (
+        fact.kind == "refusal" and fact.reason in ("rate_limited", "over_cost_ceiling")
+    )
+
+
+def _limits_shown(limits: PastLimits, minute: PastMinute | None) -> ReceiptLimits:
+    assert minute is not None
+    return ReceiptLimits(
+        plan=limits.plan,
+        contract=None if limits.contract is None else some_limits(limits.contract),
+        raises=limits.raises,
+        in_force=limit_values(limits.in_force),
+        shadow=None if limits.shadow is None else limit_values(limits.shadow),
+        requests_before=minute.requests,
+        credits_before=format_credits(minute.cost),
+        retry_after_seconds=seconds_of(minute.retry_after_ms) if minute.retry_after_ms else None,
+    )
+
+
+def _shadow(facts: Sequence[Fact], limits: PastLimits | None) -> RefusalReason | None:
+    """What limits on trial would have refused it with."""
+    fact = next((fact for fact in facts if fact.kind == "shadow"), None)
+    if fact is None or limits is None:
+        return None
+    tried = f", {limits_text(limit_values(limits.shadow).model_dump())}," if limits.shadow is not None else ""
+    detail = f"The limits on trial{tried} would have refused it"
+    return RefusalReason(code=fact.reason, status=CODES[fact.reason].status, detail=detail)
+
+
+def _hold_id(clickhouse: ClickHouse, partition: int, facts: Sequence[Fact]) -> str | None:
+    """The hold that a decision placed or resolved."""
+    if found := _hold_in(facts):
+        return found
+    head = facts[0]
+    if head.kind == "hold":
+        return entry_id(partition, head.offset, head.index)
+    if outcome_of(facts) != "captured":
+        return None
+    placed = decisions(
+        clickhouse,
+        "project = {project:String} AND kind = 'hold' AND source = {source:String} AND event_id = {event:String} "
+        "AND reason = '' AND (offset, position) < ({offset:UInt64}, {position:UInt32})",
+        {
+            "project": head.project,
+            "source": head.source,
+            "event": head.event_id,
+            "offset": head.offset,
+            "position": head.index,
+        },
+    )
+    return _id_of(placed[-1]) if placed else None
+
+
+def _hold_in(facts: Sequence[Fact]) -> str | None:
+    return next(
+        (
+            note_of(fact).get("hold")
+            for fact in facts
+            if fact.kind == "release" or (fact.kind == "hold" and fact.reason == "extended")
+        ),
+        None,
+    )
+
+
+def _first_decision(clickhouse: ClickHouse, fact: Fact) -> str | None:
+    found = decisions(
+        clickhouse,
+        "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
+        "AND kind IN ('charge', 'refusal', 'hold', 'correction') AND offset < {offset:UInt64}",
+        {"project": fact.project, "source": fact.source, "event": fact.event_id, "offset": fact.offset + 1},
+        FACTS_SHOWN_MAX,
+    )
+    # A request that was refused did not run, so what ran later under that id is what is repeated.
+    decided = [each for each in found if each.facts[0].kind != "refusal"] or found
+    return _id_of(decided[0]) if decided else None
+
+
+def _dead_letters(clickhouse: ClickHouse, event_id: str, source: str | None, project: str | None) -> list[RefusedEvent]:
+    """Each once, though a crash may have repeated it. One that is no JSON is found by its text."""
+    conditions = [
+        "(JSONExtractString(event, 'id') = {event:String} "
+        "OR (NOT isValidJSON(event) AND position(event, {event:String}) > 0))"
+    ]
+    parameters: dict[str, Any] = {"event": event_id}
+    for name, column, value in (("source", "source", source), ("project", "subject", project)):
+        if value is not None:
+            conditions.append(f"(JSONExtractString(event, '{column}') = {{{name}:String}} OR NOT isValidJSON(event))")
+            parameters[name] = value
+    rows = clickhouse.query(
+        "SELECT any(code), any(detail), any(field), min(received_at) AS first_at, any(event) FROM dead_letters "
+        f"WHERE {' AND '.join(conditions)} GROUP BY topic, partition, offset, position ORDER BY first_at "
+        f"LIMIT {DEAD_LETTERS_SHOWN_MAX}",
+        parameters,
+    )
+    return [
+        RefusedEvent(
+            code=code,
+            detail=detail,
+            field=field,
+            received_at=received_at if received_at.tzinfo else received_at.replace(tzinfo=UTC),
+            event=event,
+        )
+        for code, detail, field, received_at, event in rows
+    ]
+
+
+def _inputs(fact: Fact) -> ReceiptInputs:
+    return ReceiptInputs(
+        operation=fact.operation,
+        surcharge=fact.surcharge,
+        quantity=fact.quantity,
+        environment=fact.environment,
+        source=fact.source,
+        event_id=fact.event_id,
+        job_id=fact.job_id,
+        key_id=fact.key_id,
+        metadata=note_of(fact),
+        occurred_at=utc(fact.occurred_at_ms),
+        booked_at=utc(fact.booked_at_ms),
+    )
+
+
+def _id_of(decision: Decision) -> str:
+    first = decision.facts[0]
+    return entry_id(decision.partition, first.offset, first.index)

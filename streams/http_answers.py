@@ -1,0 +1,88 @@
+"""What every HTTP answer of ours has, the API's and a gateway's: a request id, the limit headers, and RFC 9457 problems
+for errors."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Scope
+
+from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem
+from schemas.replies import RateState
+from streams.kafka.codecs import encode_json
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+def request_id_for(scope: Scope) -> str:
+    """The request's well-formed x-request-id, or a new one; kept in the scope."""
+    given = Headers(scope=scope).get("x-request-id", "")
+    request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+    scope["meterline.request_id"] = request_id
+    return request_id
+
+
+def problem_of(
+    request_id: str,
+    code: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    errors: list[EventError] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The members of a problem. `extra` are those of this problem type alone."""
+    kind = CODES[code]
+    problem = Problem(
+        type=PROBLEM_TYPE_BASE + code,
+        title=kind.title,
+        status=kind.status,
+        code=code,
+        detail=f"{detail.rstrip('.')}. {kind.remedy}",
+        instance=request_id,
+        field=field,
+        errors=errors,
+    )
+    return problem.model_dump(exclude_none=True) | (extra or {})
+
+
+def response_of(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    """The answer with this problem; `headers` are those of this answer."""
+    of_status = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}.get(problem["status"], {})
+    return Response(encode_json(problem), problem["status"], (headers or {}) | of_status, "application/problem+json")
+
+
+def problem_response(
+    request_id: str,
+    code: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    errors: list[EventError] | None = None,
+    extra: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """The answer for an error code."""
+    return response_of(problem_of(request_id, code, detail, field=field, errors=errors, extra=extra), headers)
+
+
+def rate_headers(rate: RateState, status: int) -> dict[str, str]:
+    """The limit headers: Unix seconds, rounded up; with a 429 the seconds after which the same request would pass."""
+    headers = {
+        "X-RateLimit-Limit": str(rate.limit),
+        "X-RateLimit-Remaining": str(rate.remaining),
+        "X-RateLimit-Reset": str(-(-rate.reset_at_ms // 1000)),
+    }
+    if status == 429 and rate.retry_at_ms:
+        headers["Retry-After"] = str(retry_after_seconds(rate))
+    return headers
+
+
+def retry_after_seconds(rate: RateState) -> int:
+    """From now, rounded up."""
+    return max(1, -(-(rate.retry_at_ms - time.time_ns() // 1_000_000) // 1000))

@@ -1,0 +1,159 @@
+"""Ask the owner something and wait for its reply: a command on intake, a reply on our partition of replies.
+
+Commands that come while earlier ones of their partition are on the way to the log wait for those, and go together: many
+callers share a record, and one alone never waits for company.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.commands import AnyCommand
+from schemas.problems import Rejection
+from schemas.replies import Reply
+from streams.kafka.codecs import decode_replies, encode_commands
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+# The largest, with all the metadata that there may be, have some 70 KB: so many fit into a record, with room to spare.
+COMMANDS_A_RECORD_MAX = 64
+
+
+@dataclass(slots=True)
+class _Group:
+    """Commands of one partition that wait for those on the way, and who is told their offset."""
+
+    waiting: list[tuple[AnyCommand, asyncio.Future[int]]] = field(default_factory=list)
+    sending: asyncio.Task[None] | None = None
+
+
+class CommandClient:
+    """Sends commands and hands each reply to the call that waits for it; any number at once."""
+
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+        self.instance = secrets.token_hex(8)
+        self.reply_partition = int(self.instance, 16) % settings.partitions
+        self._settings = settings
+        self._topics = topics_of(settings)
+        self._publisher = publisher
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._groups: dict[int, _Group] = defaultdict(_Group)
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen for replies, from now on. The publisher is the caller's to start."""
+        consumer = self._consumer = AIOKafkaConsumer(
+            **kafka_client_settings(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="latest",
+            # The first reply ends it, however long it would wait.
+            fetch_max_wait_ms=500,
+        )
+        await consumer.start()
+        partition = TopicPartition(self._topics.replies, self.reply_partition)
+        consumer.assign([partition])
+        await consumer.seek_to_end(partition)
+        await consumer.position(partition)
+        self._reader = asyncio.create_task(self._read(consumer))
+
+    async def stop(self) -> None:
+        """Stop listening; calls that still wait get `decision_timeout`."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._consumer is not None:
+            await self._consumer.stop()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether replies are being read."""
+        return self._reader is not None and not self._reader.done()
+
+    def addressing(self, idempotency_key: str = "", actor: str = "") -> dict[str, Any]:
+        """The fields of a command that say who asks, with a correlation of its own; `actor` is the key's id."""
+        return {
+            "actor": actor,
+            "idempotency_key": idempotency_key,
+            "correlation": secrets.token_hex(12),
+            "reply_instance": self.instance,
+            "reply_partition": self.reply_partition,
+        }
+
+    async def decide(self, command: AnyCommand, partition: int | None = None) -> tuple[Reply, int]:
+        """The owner's reply, and the intake offset that holds its effect: the first one's, for a repeated command.
+
+        It goes to its project's partition, unless another one is named.
+
+        Raises Rejection `decision_timeout` where there is no reply in time: it may have been decided all the same, so
+        a caller that needs to know sends it again with the same idempotency key.
+        """
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting[command.correlation] = waiting
+        if partition is None:
+            partition = partition_of(command.project, self._settings.partitions)
+        try:
+            async with asyncio.timeout(self._settings.reply_timeout_seconds):
+                offset = await self._sent(partition, command)
+                reply = await waiting
+                return reply, int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
+        except TimeoutError:
+            raise Rejection(
+                "decision_timeout", f"No decision within {self._settings.reply_timeout_seconds:g} seconds"
+            ) from None
+        finally:
+            self._waiting.pop(command.correlation, None)
+
+    async def _sent(self, partition: int, command: AnyCommand) -> int:
+        """Send it, with those that wait already, once none is on its way; gives its offset."""
+        group = self._groups[partition]
+        place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        group.waiting.append((command, place))
+        if group.sending is None or group.sending.done():
+            group.sending = asyncio.create_task(self._send_waiting(partition, group))
+        return await place
+
+    async def _send_waiting(self, partition: int, group: _Group) -> None:
+        while group.waiting:
+            # Whoever gave up meanwhile is told that there was no decision: then let there be none.
+            waiting = [each for each in group.waiting if not each[1].done()]
+            group.waiting = waiting[COMMANDS_A_RECORD_MAX:]
+            some = waiting[:COMMANDS_A_RECORD_MAX]
+            if not some:
+                return
+            try:
+                value = encode_commands([command for command, _ in some])
+                offset = await (await self._publisher.send(self._topics.intake, partition, value))
+            except Exception as error:
+                for _, place in some:
+                    if not place.done():
+                        place.set_exception(error)
+            else:
+                for _, place in some:
+                    if not place.done():
+                        place.set_result(offset)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        async for record in consumer:
+            try:
+                sent = decode_replies(record.value)
+            except Exception:
+                log.exception("a record on %s is no replies; it is passed over", record.topic)
+                continue
+            if sent.instance != self.instance:
+                continue
+            for correlation, reply in sent.replies:
+                waiting = self._waiting.get(correlation)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(reply)

@@ -1,0 +1,95 @@
+"""Our own idempotent producer: what it has acknowledged is on the log, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from aiokafka import AIOKafkaProducer
+
+from streams.kafka.topics import kafka_client_settings
+from streams.settings import Settings
+
+_BATCH_BYTES = 512 * 1024
+REQUEST_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Publisher:
+    """Sends, and waits for the acknowledgement of all in-sync replicas. Any failure is an exception."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        """Connect."""
+        producer = AIOKafkaProducer(
+            **kafka_client_settings(self._settings),
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=REQUEST_BYTES_MAX,
+            compression_type="zstd",
+            request_timeout_ms=30_000,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await producer.stop()
+            raise
+        self._producer = producer
+
+    async def stop(self) -> None:
+        """Flush and disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can still send. An idempotent producer that lost its place never can again."""
+        if self._producer is None:
+            return False
+        sender = self._producer._sender.sender_task
+        return sender is not None and not sender.done()
+
+    async def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[int]:
+        """Queue one record; the future gives its offset once it is acknowledged."""
+        producer = self._started()
+        sent = await producer.send(topic, value, key=key, partition=partition)
+        return asyncio.ensure_future(_offset(sent))
+
+    async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
+        """Send records, in order, as few batches as they fit in; returns the last one's offset once all are there."""
+        producer = self._started()
+        last: int | None = None
+        batch = producer.create_batch()
+        pending: list[tuple[asyncio.Future[object], int]] = []
+        for key, value in records:
+            if batch.append(key=key, value=value, timestamp=None) is None:
+                if not batch.record_count():
+                    # Larger than a whole batch: on its own, where the limit is the request's.
+                    last = await (await self.send(topic, partition, value, key))
+                    continue
+                pending.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
+                batch = producer.create_batch()
+                if batch.append(key=key, value=value, timestamp=None) is None:
+                    last = await (await self.send(topic, partition, value, key))
+        if batch.record_count():
+            pending.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
+        for future, count in pending:
+            metadata = await future
+            last = max(last if last is not None else -1, metadata.offset + count - 1)  # type: ignore[attr-defined]
+        return last
+
+    def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise RuntimeError("The publisher is not started")
+        return self._producer
+
+
+async def _offset(sent: asyncio.Future[object]) -> int:
+    metadata = await sent
+    offset: int = metadata.offset  # type: ignore[attr-defined]
+    return offset

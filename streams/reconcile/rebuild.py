@@ -1,0 +1,212 @@
+"""The proof that state is nothing but its log: fold intake again from offset 0, and compare every account byte by byte.
+
+It runs on a live system. What the worker group has committed is in the accounts changelog, so: read the commits, then
+the changelog to its end, then rebuild up to the commits and compare. Accounts that have moved on since are compared at
+the very record that their snapshot holds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from streams.errors import OperatorError
+from streams.kafka.codecs import decode_account, encode_account
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
+from streams.settings import Settings
+from streams.state.accounts_view import read_accounts
+from streams.state.rocks import SegmentedFile, VersionedFile
+from streams.worker.decider import Decider
+from streams.worker.tables import File, day_of, day_of_row, seen_rows
+
+RECORDS_AT_ONCE = 64
+_NAMED_MAX = 20
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """How many records were folded and accounts compared, and the accounts that came out otherwise."""
+
+    accounts: int = 0
+    records: int = 0
+    different: int = 0
+    named: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every account came out byte by byte as it is."""
+        return not self.different
+
+    def as_json(self) -> dict[str, Any]:
+        """As one JSON object."""
+        return {"ok": self.ok} | asdict(self)
+
+    def compare(self, name: str, rebuilt: bytes | None, stored: bytes) -> None:
+        """Count one account."""
+        self.accounts += 1
+        if rebuilt != stored:
+            self.different += 1
+            if len(self.named) < _NAMED_MAX:
+                self.named.append(name)
+
+
+async def rebuild(settings: Settings, on_progress: Callable[[str], None] = lambda _text: None) -> Rebuilt:
+    """Fold all of intake anew, in a directory that is removed afterwards.
+
+    Raises OperatorError where intake does not begin at offset 0 any more.
+    """
+    began_at = time.monotonic()
+    found = Rebuilt()
+    with tempfile.TemporaryDirectory(prefix="meterline-rebuild-") as directory:
+        committed = await _committed(settings)
+        on_progress("reading the accounts")
+        async with read_accounts(settings, Path(directory) / "stored") as view:
+            tables = {
+                "accounts": _Files(lambda partition: VersionedFile(Path(directory) / f"accounts-{partition}")),
+                "seen": _Files(
+                    lambda partition: SegmentedFile(
+                        Path(directory) / f"seen-{partition}", day_of_row, settings.dedup_days
+                    )
+                ),
+            }
+            try:
+                for partition in range(settings.partitions):
+                    fold = _Fold(settings, partition, tables["accounts"], tables["seen"], found)
+                    await fold.run(committed.get(partition, 0), dict(view.values(partition)), on_progress)
+            finally:
+                for files in tables.values():
+                    files.close()
+    found.seconds = round(time.monotonic() - began_at, 3)
+    return found
+
+
+class _Files:
+    def __init__(self, open_file: Callable[[int], File]) -> None:
+        self._open = open_file
+        self._files: dict[int, File] = {}
+
+    def file(self, partition: int) -> File:
+        if partition not in self._files:
+            self._files[partition] = self._open(partition)
+        return self._files[partition]
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+class _Fold:
+    """One partition, from its first record on."""
+
+    def __init__(self, settings: Settings, partition: int, accounts: _Files, seen: _Files, found: Rebuilt) -> None:
+        self._settings = settings
+        self._partition = partition
+        self._accounts = accounts
+        self._seen = seen
+        self._found = found
+        self._topic = topics_of(settings).intake
+        self._decider = Decider(settings, topics_of(settings), accounts, seen)
+
+    async def run(self, committed: int, stored: dict[bytes, bytes], on_progress: Callable[[str], None]) -> None:
+        """Fold up to `committed` and compare; then one record at a time for accounts that have moved on."""
+        moved = {key: decode_account(value).last_offset for key, value in stored.items()}
+        moved = {key: offset for key, offset in moved.items() if offset >= committed}
+        end = max(moved.values(), default=committed - 1) + 1
+        waiting: list[Any] = []
+        compared = False
+        async for message in self._messages(end):
+            if message.offset >= committed and not compared:
+                self._fold(waiting)
+                waiting = []
+                self._compare(stored, moved)
+                compared = True
+            if waiting and (len(waiting) >= RECORDS_AT_ONCE or _day(waiting[0]) != _day(message)):
+                self._fold(waiting)
+                waiting = []
+            waiting.append(message)
+            one_at_a_time = message.offset >= committed
+            if one_at_a_time:
+                self._fold(waiting)
+                waiting = []
+            if one_at_a_time:
+                for key in [key for key, offset in moved.items() if offset == message.offset]:
+                    value = self._accounts.file(self._partition).get_many([key])[0]
+                    self._found.compare(key.decode(), value, stored[key])
+            if not message.offset % 500:
+                on_progress(f"partition {self._partition}: {message.offset:,} of {end:,} records")
+        self._fold(waiting)
+        if not compared:
+            self._compare(stored, moved)
+
+    async def _messages(self, end: int) -> AsyncIterator[Any]:
+        consumer = AIOKafkaConsumer(
+            **kafka_client_settings(self._settings), auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES
+        )
+        await consumer.start()
+        try:
+            place = TopicPartition(self._topic, self._partition)
+            consumer.assign([place])
+            first = (await consumer.beginning_offsets([place]))[place]
+            if first:
+                raise OperatorError(
+                    f"{self._topic}-{self._partition} begins at offset {first}: what was before is gone, so accounts "
+                    "can't be rebuilt; its retention.ms must be -1"
+                )
+            next_offset = 0
+            while next_offset < end:
+                for record in (await consumer.getmany(place, timeout_ms=1000)).get(place, []):
+                    if record.offset < end:
+                        # As Faust hands it to the owner, whose code reads it.
+                        yield SimpleNamespace(
+                            partition=self._partition,
+                            offset=record.offset,
+                            value=record.value,
+                            timestamp=record.timestamp / 1000,
+                        )
+                    next_offset = record.offset + 1
+        finally:
+            await consumer.stop()
+
+    def _fold(self, messages: list[Any]) -> None:
+        """Fold messages of one day, as the owner does, and write what came of it."""
+        if not messages:
+            return
+        partition = self._partition
+        decided = self._decider.decide(partition, messages)
+        last = messages[-1].offset
+        rows = [(name.encode(), encode_account(account)) for name, account in decided.accounts.items()]
+        self._accounts.file(partition).write(rows, last)
+        self._seen.file(partition).write(seen_rows(dict(sorted(decided.seen.items())), _day(messages[0])), last)
+        self._found.records += len(messages)
+
+    def _compare(self, stored: dict[bytes, bytes], moved: dict[bytes, int]) -> None:
+        keys = [key for key in stored if key not in moved]
+        for start in range(0, len(keys), 1000):
+            some = keys[start : start + 1000]
+            for key, value in zip(some, self._accounts.file(self._partition).get_many(some), strict=True):
+                self._found.compare(key.decode(), value, stored[key])
+
+
+def _day(message: Any) -> int:
+    return day_of(round(message.timestamp * 1000))
+
+
+async def _committed(settings: Settings) -> dict[int, int]:
+    """By intake partition, the next offset that the workers have to read."""
+    topics = topics_of(settings)
+    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
+    await admin.start()
+    try:
+        offsets = await admin.list_consumer_group_offsets(topics.worker_app)
+    finally:
+        await admin.close()
+    return {place.partition: found.offset for place, found in offsets.items() if place.topic == topics.intake}

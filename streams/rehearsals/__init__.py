@@ -1,0 +1,1 @@
+"""What if: the recorded days replayed under other prices or other limits."""

@@ -1,0 +1,496 @@
+"""A rehearsal: the last days of every project once more, through the core's own rules, under another price book.
+
+What was used, granted, held and corrected is taken from the history, in order; what it costs, what it is drawn from and
+whether it is refused is decided anew. Top-ups are those that were bought. A use that was refused is tried again, and
+its repeat is not charged twice. The account at the beginning is that of the history; a hold that was open by then keeps
+its price. Limits are as they were: what they refused stays refused, and a dearer book does not reach a cost ceiling
+earlier (`streams.limit_rehearsal` is for those). Under the book that was in force all along nothing differs.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from schemas.accounts import Account, Accrual, Grant, Hold, RecurringItem
+from schemas.commands import CaptureHold, Correct, GivenBack, ReleaseHold
+from schemas.events import Usage
+from schemas.facts import Fact
+from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouse
+from streams.core import holds
+from streams.core.booking import Booking, drop_spent
+from streams.core.corrections import correct
+from streams.core.grants import add_grant, grant_credits
+from streams.core.items import bill_due
+from streams.core.ledger import charge, hold, reschedule, settle
+from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
+from streams.history.facts import AT, Decision, decisions_after
+from streams.history.past_balance import account_at, grants_of, opened_at
+
+DAYS_MAX = 90
+_DAY_MS = 86_400_000
+# Holds of the rehearsal end when those of the history did.
+_HOLD_SECONDS = 10 * 365 * 86_400
+_ALWAYS_MS = -(1 << 62)
+_ADDRESS: dict[str, Any] = {"idempotency_key": "", "correlation": "", "reply_instance": "", "reply_partition": 0}
+
+EventName = tuple[str, str]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One project's days, or all of them: microcredits charged, and uses refused, as it was and under the proposal.
+
+    `first_out_at_ms` is when it would first have run out; None is never.
+    """
+
+    project: str = ""
+    plan: str = ""
+    charged: int = 0
+    charged_proposed: int = 0
+    refused: int = 0
+    refused_proposed: int = 0
+    first_out_at_ms: int | None = None
+
+    @property
+    def difference(self) -> int:
+        """Microcredits more, or less."""
+        return self.charged_proposed - self.charged
+
+    @property
+    def harm(self) -> tuple[int, int, str]:
+        """Sorts by who would be hurt most: uses that would not run any more, then credits."""
+        return self.refused_proposed - self.refused, self.difference, self.project
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """`worst` are the projects with the most harm, first; `total` is over all. `needs_notice` names the operations
+    for which announcing the book needs notice."""
+
+    since_ms: int
+    until_ms: int
+    projects: int = 0
+    projects_hurt: int = 0
+    total: Outcome = field(default_factory=Outcome)
+    worst: list[Outcome] = field(default_factory=list)
+    needs_notice: list[str] = field(default_factory=list)
+
+
+def rehearse(
+    clickhouse: ClickHouse,
+    prices: Prices,
+    book: PriceBook,
+    days: int,
+    now_ms: int,
+    worst_max: int = 100,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Rehearsal:
+    """Rehearse the last `days` of all projects under `book`. `on_progress` is told (projects done, all).
+
+    One project is in memory at a time, a page of its facts at once. Raises Rejection where the book can't be one.
+    """
+    check_proposal(book, prices)
+    since_ms = now_ms - days * _DAY_MS
+    rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
+    projects = _projects(clickhouse, since_ms)
+    worst: list[tuple[tuple[int, int, str], Outcome]] = []
+    total = rehearsal.total
+    for number, project in enumerate(projects, 1):
+        outcome = rehearse_project(clickhouse, project, book, since_ms, now_ms)
+        on_progress(number, len(projects))
+        if outcome is None:
+            continue
+        rehearsal.projects += 1
+        rehearsal.projects_hurt += outcome.harm[:2] > (0, 0)
+        total.charged += outcome.charged
+        total.charged_proposed += outcome.charged_proposed
+        total.refused += outcome.refused
+        total.refused_proposed += outcome.refused_proposed
+        if outcome.first_out_at_ms is not None:
+            total.first_out_at_ms = min(outcome.first_out_at_ms, total.first_out_at_ms or outcome.first_out_at_ms)
+        if len(worst) < worst_max:
+            heapq.heappush(worst, (outcome.harm, outcome))
+        else:
+            heapq.heappushpop(worst, (outcome.harm, outcome))
+    rehearsal.worst = [outcome for _, outcome in sorted(worst, key=lambda each: each[0], reverse=True)]
+    return rehearsal
+
+
+def rehearse_project(
+    clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
+) -> Outcome | None:
+    """One project's (since, until] under a book; None where it was opened later. A project that was opened within it
+    begins with its first allowance."""
+    replayed = replay_project(clickhouse, project, book, since_ms, until_ms)
+    return replayed[0] if replayed is not None else None
+
+
+def replay_project(
+    clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
+) -> tuple[Outcome, Account] | None:
+    """The same, and the account as it would be at the end."""
+    opened = opened_at(clickhouse, project)
+    if opened is None or opened[0] > until_ms:
+        return None
+    since_ms = max(since_ms, opened[0])
+    account = account_at(clickhouse, project, since_ms)
+    assert account is not None, "it was open by then"
+    grants = grants_of(clickhouse, project, until_ms, account.signed_up_at_ms)
+    replay = _Replay(account, book, grants, _corrected(clickhouse, project, since_ms))
+    for decision in decisions_after(clickhouse, project, since_ms):
+        if decision.facts[0].booked_at_ms > until_ms:
+            break
+        replay.take(decision)
+    replay.outcome.plan = account.plan
+    return replay.outcome, account
+
+
+def check_proposal(book: PriceBook, prices: Prices) -> None:
+    """Whether it could be announced at all, given notice enough. Raises Rejection."""
+    after_ms = max(prices.books[-1].effective_at_ms, 0) + 1
+    version = book.version if prices.version(book.version) is None else "rehearsal-of-another"
+    check_book(
+        msgspec.structs.replace(
+            book,
+            version=version,
+            announced_at_ms=after_ms,
+            effective_at_ms=after_ms + (NOTICE_DAYS + 1) * _DAY_MS,
+        ),
+        prices,
+    )
+
+
+class _Replay:
+    """One project's account under the proposal, and the count of both."""
+
+    def __init__(self, account: Account, book: PriceBook, grants: list[Grant], corrected: set[EventName]) -> None:
+        account.allowance = 0
+        account.last_at_ms = 0
+        self.account = account
+        self.outcome = Outcome(account.project)
+        self._prices = Prices([msgspec.structs.replace(book, effective_at_ms=_ALWAYS_MS)])
+        self._book = book
+        self._facts: list[Fact] = []
+        # Every grant there ever was; the account forgets those that are used up.
+        self._grants = {grant.id: grant for grant in grants}
+        self._corrected = corrected
+        self._charged: dict[EventName, list[Fact]] = {}
+        self._holds: dict[str, Hold] = {}
+        self._hold_of: dict[EventName, str] = {}
+        self._not_held: set[str] = set()
+        self._passed: set[EventName] = set()
+        self._items_fed: set[str] = set()
+        self._renewals: dict[int, Fact] = {}
+
+    def take(self, decision: Decision) -> None:
+        """Decide again what one event or command brought, and what time had brought by then."""
+        facts = decision.facts
+        self._count_actual(facts)
+        self._renewals = {
+            fact.occurred_at_ms: fact for fact in facts if fact.kind == "grant" and fact.reason == "allowance"
+        }
+        for fact in facts:
+            if fact.kind == "release" and fact.reason == "expired" and (found := self._holds.get(_hold_id(fact))):
+                found.expires_at_ms = fact.occurred_at_ms
+        of_event = [fact for fact in facts if fact.source]
+        event_done = False
+        for fact in facts:
+            at_ms = fact.booked_at_ms if fact.source else min(fact.occurred_at_ms, fact.booked_at_ms)
+            self._advance(fact, at_ms)
+            if fact.source:
+                if not event_done:
+                    event_done = True
+                    self._event(decision, of_event, at_ms)
+            elif fact.kind == "release" and fact.reason == "captured":
+                if not event_done:
+                    event_done = True
+                    self._capture(decision, at_ms)
+            else:
+                self._other(fact, at_ms)
+        self._count_proposed()
+
+    def _booking(self, fact: Fact, at_ms: int) -> Booking:
+        """At the place of a fact of the history, so that what is granted there has the same name."""
+        booking = Booking(self.account, 0, fact.offset, 0, at_ms, self._facts, self._prices)
+        booking.next_index = fact.index
+        return booking
+
+    def _advance(self, fact: Fact, at_ms: int) -> None:
+        account = self.account
+        reschedule(account)
+        while (due_at_ms := account.due_at_ms) <= at_ms:
+            renewal = self._renewals.get(due_at_ms)
+            account.allowance = renewal.amount if renewal is not None and account.renews_at_ms == due_at_ms else 0
+            settle(self._booking(fact, due_at_ms))
+            for grant in account.grants:
+                if renewal is not None and grant.kind == "allowance" and grant.granted_at_ms == due_at_ms:
+                    grant.id = renewal.grant_id
+            account.last_at_ms = due_at_ms
+            reschedule(account)
+        account.last_at_ms = at_ms
+
+    def _event(self, decision: Decision, facts: list[Fact], at_ms: int) -> None:
+        first = facts[0]
+        name = (first.source, first.event_id)
+        match first.kind:
+            case "correction":
+                self._correct(facts, at_ms)
+            case "charge" if first.reason == "captured":
+                self._capture(decision, at_ms)
+            case "charge":
+                if name not in self._passed:
+                    self._use(facts, at_ms, name)
+            case "refusal" if first.reason in ("too_many_holds", "rate_limited", "over_cost_ceiling"):
+                self.outcome.refused_proposed += 1
+            case "refusal":
+                if name not in self._passed and self._use(facts, at_ms, name):
+                    self._passed.add(name)
+            case "hold" if first.reason == "":
+                self._hold(decision, facts, at_ms, name)
+
+    def _use(self, facts: list[Fact], at_ms: int, name: EventName) -> bool:
+        before = len(self._facts)
+        code, _ = charge(self._booking(facts[0], at_ms), self._usage(facts))
+        self._note_refusal(code, at_ms)
+        self._note_charges(name, before)
+        return not code
+
+    def _hold(self, decision: Decision, facts: list[Fact], at_ms: int, name: EventName) -> None:
+        first = facts[0]
+        hold_id = f"{decision.partition}-{first.offset}-{first.index}"
+        self._hold_of[name] = hold_id
+        if name in self._passed:
+            self._not_held.add(hold_id)
+            return
+        before = len(self._facts)
+        code, _, placed = hold(self._booking(first, at_ms), self._usage(facts), _HOLD_SECONDS)
+        self._note_refusal(code, at_ms)
+        if placed is None:
+            self._not_held.add(hold_id)
+            self._note_charges(name, before)
+        else:
+            placed.id = hold_id
+            self._holds[hold_id] = placed
+
+    def _capture(self, decision: Decision, at_ms: int) -> None:
+        facts = [fact for fact in decision.facts if fact.reason == "captured"]
+        charged = [fact for fact in facts if fact.kind == "charge"]
+        name = (charged[0].source, charged[0].event_id) if charged else ("", "")
+        released = next((_hold_id(fact) for fact in facts if fact.kind == "release"), "")
+        hold_id = released or self._hold_of.get(name, "")
+        if self._is_over(hold_id):
+            return
+        placed = self._holds.pop(hold_id, None)
+        if placed is None:
+            for fact in facts:
+                self._apply_as_it_was(fact, at_ms)
+            return
+        self._hold_of.pop((placed.source, placed.event_id), None)
+        total = -sum(fact.held for fact in facts)
+        captured = -sum(fact.amount for fact in charged)
+        amount = -1
+        if captured != total:
+            # The same part of what is held now.
+            amount = sum(part.amount for part in placed.parts) * captured // total
+        before = len(self._facts)
+        command = CaptureHold(project=self.account.project, hold_id=hold_id, environment="", amount=amount, **_ADDRESS)
+        holds.capture(self._booking(facts[0], at_ms), command)
+        self._note_charges((placed.source, placed.event_id), before)
+
+    def _correct(self, facts: list[Fact], at_ms: int) -> None:
+        first = facts[0]
+        name = (first.source, first.event_id)
+        if name in self._charged:
+            given_back = [
+                GivenBack(
+                    self._grants.get(fact.grant_id) or Grant("", "top_up", fact.environment, 0, 0, 0, 0),
+                    fact.operation,
+                    fact.quantity,
+                    -fact.amount,
+                    fact.price_version,
+                )
+                for fact in self._charged[name]
+            ]
+        else:
+            given_back = []
+            for fact in facts:
+                if fact.reason == "given_back":
+                    # Charged before these days, or never under the proposal.
+                    self._apply_as_it_was(fact, at_ms)
+        charged = [fact for fact in facts if fact.reason == "charged"]
+        usage = self._usage(charged) if charged else None
+        if not given_back and usage is None:
+            return
+        before = len(self._facts)
+        command = Correct(
+            project=self.account.project,
+            source=first.source,
+            event_id=first.event_id,
+            sequence=0,
+            given_back=given_back,
+            usage=usage,
+            metadata="",
+            **_ADDRESS,
+        )
+        try:
+            correct(self._booking(first, at_ms), command)
+        except Rejection:
+            return  # what it was charged stands, as it does for a correction that can't be paid
+        self._remember_grants()
+        self._note_charges(name, before)
+
+    def _other(self, fact: Fact, at_ms: int) -> None:
+        """What no event brought."""
+        account = self.account
+        match fact.kind:
+            case "grant" if fact.grant_id not in {grant.id for grant in account.grants}:
+                expires_at_ms = 0 if fact.reason == "top_up" else account.renews_at_ms
+                grant_credits(
+                    self._booking(fact, at_ms), fact.reason, fact.environment, fact.amount, at_ms, expires_at_ms
+                )
+            case "release":
+                self._release(fact, at_ms)
+            case "refund":
+                for grant in account.grants:
+                    if grant.id == fact.grant_id:
+                        grant.remaining = grant.held
+                drop_spent(account, at_ms)
+            case "charge":
+                self._bill(fact, at_ms)
+            case "plan" if fact.occurred_at_ms <= fact.booked_at_ms:
+                account.plan = fact.reason
+            case "project" if fact.reason == "closed":
+                account.closed_at_ms = at_ms
+            case "project" if fact.reason == "reopened":
+                account.closed_at_ms = 0
+
+    def _release(self, fact: Fact, at_ms: int) -> None:
+        hold_id = _hold_id(fact)
+        if self._is_over(hold_id):
+            return
+        placed = self._holds.pop(hold_id, None)
+        if placed is None:
+            self._apply_as_it_was(fact, at_ms)
+            return
+        self._hold_of.pop((placed.source, placed.event_id), None)
+        # One that expired is gone by now; what follows of its facts is about the same hold.
+        self._not_held.add(hold_id)
+        if placed in self.account.holds:
+            command = ReleaseHold(project=self.account.project, hold_id=hold_id, environment="", reason="", **_ADDRESS)
+            holds.release(self._booking(fact, at_ms), command)
+
+    def _is_over(self, hold_id: str) -> bool:
+        """Whether the proposal never placed that hold, or it is resolved."""
+        return hold_id in self._not_held
+
+    def _bill(self, fact: Fact, at_ms: int) -> None:
+        """A month's bill of a recurring item: its first entry bears all unit-hours; what follows pays it off."""
+        if fact.quantity:
+            self._items_fed.add(fact.operation)
+            amount = fact.quantity * self._book.hourly.get(fact.operation, 0)
+        elif fact.operation in self._items_fed:
+            return
+        else:
+            amount = -fact.amount  # billed before these days, paid now
+        accrual = Accrual(self._book.version, fact.quantity, amount, at_ms)
+        self.account.items.append(RecurringItem(fact.operation, 0, at_ms, [accrual]))
+        bill_due(self._booking(fact, at_ms), at_ms)
+
+    def _apply_as_it_was(self, fact: Fact, at_ms: int) -> None:
+        """On the same grant, at the same price: what was settled before these days."""
+        account = self.account
+        grant = next((grant for grant in account.grants if grant.id == fact.grant_id), None)
+        if grant is None and fact.grant_id:
+            grant = msgspec.structs.replace(self._grants[fact.grant_id], remaining=0, held=0)
+            add_grant(account, grant)
+        if grant is not None:
+            grant.remaining += fact.amount
+            grant.held += fact.held
+            if fact.kind == "release" and grant.expires_at_ms and grant.expires_at_ms <= at_ms:
+                grant.remaining += fact.held
+        self.outcome.charged_proposed -= fact.amount
+        drop_spent(account, at_ms)
+
+    def _usage(self, facts: list[Fact]) -> Usage:
+        """What was asked for, from the entries it led to: one line, or two with a surcharge."""
+        first = facts[0]
+        surcharge = next((fact.operation for fact in facts if fact.operation != first.operation), first.surcharge)
+        return Usage(
+            first.project,
+            b"",
+            first.source,
+            first.event_id,
+            first.operation,
+            first.quantity,
+            surcharge,
+            first.environment,
+            first.occurred_at_ms,
+            first.job_id,
+            first.key_id,
+            "",
+        )
+
+    def _note_refusal(self, code: str, at_ms: int) -> None:
+        if not code:
+            return
+        self.outcome.refused_proposed += 1
+        if code == "out_of_credits" and self.outcome.first_out_at_ms is None:
+            self.outcome.first_out_at_ms = at_ms
+
+    def _note_charges(self, name: EventName, before: int) -> None:
+        """Keep what an event was charged where a correction of it is to come."""
+        if name in self._corrected:
+            self._charged[name] = [
+                fact
+                for fact in self._facts[before:]
+                if fact.kind in ("charge", "correction") and fact.reason != "given_back"
+            ]
+            self._remember_grants()
+
+    def _remember_grants(self) -> None:
+        for grant in self.account.grants:
+            self._grants.setdefault(grant.id, grant)
+
+    def _count_actual(self, facts: list[Fact]) -> None:
+        for fact in facts:
+            if fact.kind in ("charge", "correction"):
+                self.outcome.charged -= fact.amount
+            elif fact.kind == "refusal" and fact.source:
+                self.outcome.refused += 1
+
+    def _count_proposed(self) -> None:
+        for fact in self._facts:
+            if fact.kind in ("charge", "correction"):
+                self.outcome.charged_proposed -= fact.amount
+        self._facts.clear()
+
+
+def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
+    """Those that used anything."""
+    rows = clickhouse.query(
+        f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} "
+        "AND kind IN ('charge', 'refusal', 'hold', 'correction') ORDER BY project",
+        {"at": since_ms},
+    )
+    return [row[0] for row in rows]
+
+
+def _corrected(clickhouse: ClickHouse, project: str, since_ms: int) -> set[EventName]:
+    rows = clickhouse.query(
+        "SELECT DISTINCT source, event_id FROM facts WHERE project = {project:String} AND kind = 'correction' "
+        f"AND booked_at > {AT}",
+        {"project": project, "at": since_ms},
+    )
+    return {(row[0], row[1]) for row in rows}
+
+
+def _hold_id(fact: Fact) -> str:
+    found: str = msgspec.json.decode(fact.metadata)["hold"]
+    return found

@@ -1,0 +1,1 @@
+"""Copies of accounts outside the worker's memory: RocksDB files, and the API's view of the accounts changelog."""

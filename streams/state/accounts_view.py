@@ -1,0 +1,227 @@
+"""A read-only copy of every account, from the accounts changelog: what balances and keys are looked up in.
+
+It is kept on disk with the offset it has been brought up to, so a restart reads only what is new, and it knows how far
+behind it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.accounts import Account
+from schemas.prices import PriceBook
+from streams.core.price_list import PRICES_ID, Prices
+from streams.core.projects import BILLING_PREFIX
+from streams.errors import OperatorError
+from streams.kafka.codecs import decode_account, prices_of
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
+from streams.settings import Settings
+from streams.state.directory import claim
+from streams.state.rocks import VersionedFile
+
+log = logging.getLogger(__name__)
+
+_FETCH_WAIT_MS = 100
+# While accounts change all the time, the changes of so long are taken together: an account that changed often is then
+# written once, and the broker is asked less. The first change after a rest is taken at once.
+_GATHER_SECONDS = 0.01
+_RECORDS_MAX = 5000
+_SILENCE_SECONDS_MAX = 30.0
+
+
+class AccountsView:
+    """`get` is a local read. `lag_ms` bounds how old an answer may be."""
+
+    def __init__(self, settings: Settings, directory: Path) -> None:
+        self._settings = settings
+        self._topic = topics_of(settings).accounts_changelog
+        self._directory = directory
+        self._files: dict[int, VersionedFile] = {}
+        self._caught_up_at: dict[int, float] = {}
+        self._positions: dict[int, int] = {}
+        self._prices = Prices()
+        self._prices_value: bytes | None = None
+        self._advanced = asyncio.Condition()
+        self._consumer: AIOKafkaConsumer | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the copy and begin to follow the changelog; `is_ready` once it has caught up."""
+        await claim(self._directory, self._settings)
+        consumer = self._consumer = AIOKafkaConsumer(
+            **kafka_client_settings(self._settings),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_wait_ms=_FETCH_WAIT_MS,
+            max_partition_fetch_bytes=FETCH_BYTES,
+        )
+        await consumer.start()
+        partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
+        consumer.assign(partitions)
+        for tp in partitions:
+            file = self._files[tp.partition] = VersionedFile(self._directory / f"accounts-{tp.partition}")
+            held = file.changelog_offset()
+            self._positions[tp.partition] = 0 if held is None else held + 1
+            consumer.seek(tp, self._positions[tp.partition])
+        self._reader = asyncio.create_task(self._follow(consumer, partitions))
+
+    async def stop(self) -> None:
+        """Stop following and close the copy."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        if self._consumer is not None:
+            await self._consumer.stop()
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every partition has been read to its end once, and is being followed."""
+        return self.is_alive and len(self._caught_up_at) == self._settings.partitions
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the changelog is being followed."""
+        return self._reader is not None and not self._reader.done()
+
+    def get(self, project: str) -> Account | None:
+        """The project's account, or None where there is none; a copy of the caller's own."""
+        file = self._files[partition_of(project, self._settings.partitions)]
+        value = file.get_many([project.encode()])[0]
+        return None if value is None else decode_account(value)
+
+    @property
+    def records_read(self) -> int:
+        """How far the changelog has been read, over all partitions."""
+        return sum(self._positions.values())
+
+    def prices(self) -> Prices:
+        """The price list, as the partition that hears of it first has it."""
+        value = self._files[0].get_many([PRICES_ID.encode()])[0] if self._files else None
+        if value != self._prices_value:
+            self._prices_value = value
+            self._prices = prices_of(value)
+        return self._prices
+
+    def values(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
+        """Every account of a partition as it is stored, those that are no project's too."""
+        yield from self._files[partition].items()
+
+    def books(self, partition: int) -> list[PriceBook]:
+        """The price books that a partition has been told of, the first one included."""
+        return prices_of(self._files[partition].get_many([PRICES_ID.encode()])[0]).books
+
+    def all(self) -> Iterator[Account]:
+        """Every project's account."""
+        return self.after("")
+
+    def billing_accounts(self) -> Iterator[Account]:
+        """Every billing account, by partition and id."""
+        for file in self._files.values():
+            for key, value in file.items(BILLING_PREFIX.encode()):
+                if not key.startswith(BILLING_PREFIX.encode()):
+                    break
+                yield decode_account(value)
+
+    def on_billing_account(self, billing_account: str) -> Iterator[Account]:
+        """The projects that are on its invoice now. It passes over every account, without decoding the others."""
+        named = billing_account.encode()
+        for file in self._files.values():
+            for key, value in file.items():
+                if b":" not in key and named in value:
+                    account = decode_account(value)
+                    if account.billing_account == billing_account:
+                        yield account
+
+    def after(self, project: str) -> Iterator[Account]:
+        """Every project's account in an order of its own, from the one after `project` on; "" is before all."""
+        partitions = self._settings.partitions
+        first = partition_of(project, partitions) if project else 0
+        for partition in range(first, partitions):
+            start = project.encode() if project and partition == first else b""
+            for key, value in self._files[partition].items(start):
+                if key != start and b":" not in key:
+                    yield decode_account(value)
+
+    def lag_ms(self, project: str) -> int:
+        """How long ago this project's partition was last known to be complete, in milliseconds."""
+        caught_up_at = self._caught_up_at.get(partition_of(project, self._settings.partitions))
+        return -1 if caught_up_at is None else round((time.monotonic() - caught_up_at) * 1000)
+
+    def lags(self) -> dict[int, float]:
+        """By partition, how long ago it was last known to be complete, in seconds; never yet, and it is left out."""
+        now = time.monotonic()
+        return {partition: now - caught_up_at for partition, caught_up_at in sorted(self._caught_up_at.items())}
+
+    async def wait_for(self, project: str, min_offset: int, timeout_seconds: float) -> bool:
+        """Wait until the account holds the intake record at `min_offset`; False where it did not in time."""
+
+        def reached() -> bool:
+            account = self.get(project)
+            return account is not None and account.last_offset >= min_offset
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds), self._advanced:
+                await self._advanced.wait_for(reached)
+                return True
+        return False
+
+    async def advanced(self, timeout_seconds: float) -> bool:
+        """Wait until something new was read; False where nothing was in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_seconds), self._advanced:
+                await self._advanced.wait()
+                return True
+        return False
+
+    async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        while True:
+            records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
+            for tp, partition_records in records.items():
+                rows = [(record.key, record.value) for record in partition_records]
+                self._files[tp.partition].merge(rows, partition_records[-1].offset)
+                self._positions[tp.partition] = partition_records[-1].offset + 1
+            now = time.monotonic()
+            for tp in partitions:
+                highwater = consumer.highwater(tp)
+                if highwater is not None and self._positions[tp.partition] >= highwater:
+                    self._caught_up_at[tp.partition] = now
+            if records:
+                async with self._advanced:
+                    self._advanced.notify_all()
+                if sum(map(len, records.values())) < _RECORDS_MAX:
+                    await asyncio.sleep(_GATHER_SECONDS)
+
+
+@asynccontextmanager
+async def read_accounts(settings: Settings, directory: Path) -> AsyncIterator[AccountsView]:
+    """A fresh copy of every account, read to the changelog's present end.
+
+    Raises OperatorError where nothing can be read of it.
+    """
+    view = AccountsView(settings, directory)
+    await view.start()
+    try:
+        deadline = time.monotonic() + _SILENCE_SECONDS_MAX
+        read = view.records_read
+        while not view.is_ready:
+            if view.records_read > read:
+                read, deadline = view.records_read, time.monotonic() + _SILENCE_SECONDS_MAX
+            if not view.is_alive or time.monotonic() > deadline:
+                raise OperatorError(
+                    f"Nothing can be read of {topics_of(settings).accounts_changelog} with {settings.partitions} "
+                    "partitions: are METERLINE_TOPIC_PREFIX and METERLINE_PARTITIONS those of the running system?"
+                )
+            await asyncio.sleep(0.02)
+        yield view
+    finally:
+        await view.stop()

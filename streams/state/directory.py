@@ -1,0 +1,31 @@
+"""Local state is a copy of what Kafka holds: when it was built from another Kafka, it is dropped."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
+
+from streams.kafka.topics import kafka_client_settings
+from streams.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+async def claim(directory: Path, settings: Settings) -> None:
+    """Make `directory` this cluster's: what it holds of another one, whose offsets mean nothing here, is removed."""
+    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
+    await admin.start()
+    try:
+        cluster = str((await admin.describe_cluster())["cluster_id"])
+    finally:
+        await admin.close()
+    identity = f"{cluster} {settings.topic_prefix}"
+    marker = directory / "kafka-cluster"
+    if directory.exists() and (not marker.exists() or marker.read_text() != identity):
+        log.warning("%s was built from another Kafka; it is rebuilt from this one", directory)
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    marker.write_text(identity)

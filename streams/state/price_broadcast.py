@@ -1,0 +1,73 @@
+"""Announcing a price book: every partition is told, and one that a crash left out is told again.
+
+The first partition decides: what it refuses is refused. The others follow, each in its own log, so that a partition
+rebuilt from its log prices every record as it did the first time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import pairwise
+
+from schemas.commands import PublishPrices
+from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from schemas.replies import Reply
+from streams.core.price_list import PRICES_ID
+from streams.kafka.command_client import CommandClient
+from streams.state.accounts_view import AccountsView
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 5.0
+READ_BACK_SECONDS_MAX = 5.0
+
+
+class PriceBroadcast:
+    """Carries price books to every partition."""
+
+    def __init__(self, commands: CommandClient, accounts: AccountsView, partitions: int) -> None:
+        self._commands = commands
+        self._accounts = accounts
+        self._partitions = partitions
+
+    async def announce(self, book: PriceBook, after: str, actor: str = "") -> None:
+        """Announce it behind the version `after`, with the key `actor`. Returns once every partition has it.
+
+        Raises the Rejection of the first partition; `decision_timeout` where another one does not answer: it is told
+        again by `run`.
+        """
+        reply = await self._tell(0, book, after, actor)
+        if reply.code:
+            raise Rejection(reply.code, reply.detail, reply.field or None)
+        while self._accounts.prices().version(book.version) is None:
+            if not await self._accounts.advanced(READ_BACK_SECONDS_MAX):
+                raise Rejection("not_ready", "It is announced; this process has not read it back in time")
+        await self.complete()
+
+    async def run(self) -> None:
+        """For ever: tell partitions what they lack."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            if not self._accounts.is_ready:
+                continue
+            try:
+                await self.complete()
+            except Rejection as rejection:
+                log.warning("a price book could not be carried to every partition yet: %s", rejection.detail)
+
+    async def complete(self) -> None:
+        """Tell each partition the books that the first one has and it has not, one after the other."""
+        for before, book in pairwise(self._accounts.prices().books):
+            lacking = [each for each in range(1, self._partitions) if book not in self._accounts.books(each)]
+            replies = await asyncio.gather(*(self._tell(partition, book, before.version) for partition in lacking))
+            for partition, reply in zip(lacking, replies, strict=True):
+                if reply.code:
+                    # It lacks the one before, or another process was quicker: the next round sees.
+                    log.warning("price book %s: partition %d says %s", book.version, partition, reply.detail)
+
+    async def _tell(self, partition: int, book: PriceBook, after: str, actor: str = "") -> Reply:
+        command = PublishPrices(project=PRICES_ID, book=book, after=after, **self._commands.addressing(actor=actor))
+        reply, _ = await self._commands.decide(command, partition)
+        return reply

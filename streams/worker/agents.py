@@ -1,0 +1,163 @@
+"""The flow, in one place: accept what producers send, decide it, publish what follows.
+
+`accept` reads usage and writes intake. `owner` reads intake and is the single writer of every account in its
+partitions. Both acknowledge a record only when all that follows from it is acknowledged by the brokers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+from schemas.commands import AnyCommand
+from schemas.replies import Reply
+from streams.kafka.codecs import encode_account, packed, replies_to
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import Topics
+from streams.settings import Settings
+from streams.worker.batches import time_of
+from streams.worker.decider import Decided, Decider, Tables
+from streams.worker.lease import Lease
+from streams.worker.tables import day_of, seen_records, seen_rows
+
+# How long the owner's next batch may wait for those who were answered by the last one.
+GATHER_SECONDS = 0.002
+
+
+class IntakeGapError(Exception):
+    """Intake records were passed over. Nothing after them may be decided: they could never be applied any more."""
+
+
+class Owner:
+    """Decide intake records and publish what follows: journal and dedup index, then accounts and replies."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Topics,
+        publisher: Publisher,
+        accounts: Tables,
+        seen: Tables,
+        lease: Lease,
+        committed: Callable[[int], int | None],
+    ) -> None:
+        """`committed` tells an intake partition's committed offset, the next one to read, where there is one."""
+        self.settings = settings
+        self.topics = topics
+        self.publisher = publisher
+        self.committed = committed
+        self.decider = Decider(settings, topics, accounts, seen)
+        self.lease = lease
+        self._generation = -1
+        self._next_offsets: dict[int, int] = {}
+
+    async def apply(self, events: list[Any]) -> None:
+        """Apply these intake records; returns once all that follows from them is acknowledged.
+
+        They are of one assignment. Raises, before a write, AssignmentEndedError once that has ended, LeaseLostError
+        once the partitions may be another's, and IntakeGapError where a record is missing: intake is written without
+        transactions and never compacted, so its offsets have no gaps.
+        """
+        if events[0].message.generation_id != self._generation:
+            # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
+            self._generation = events[0].message.generation_id
+            self.decider.forget()
+            self._next_offsets.clear()
+        for event in events:
+            message = event.message
+            expected = self._next_offsets.get(message.partition)
+            if expected is None:
+                # Where nothing is committed yet, the first record there is.
+                expected = self.committed(message.partition) or 0
+            if message.offset > expected:
+                raise IntakeGapError(
+                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
+                )
+            self._next_offsets[message.partition] = message.offset + 1
+        # The dedup index tells days apart. A batch of one day decides the same however records are batched.
+        for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(time_of(message))):
+            await self._apply_day(list(same_day))
+
+    async def _apply_day(self, messages: list[Any]) -> None:
+        by_partition: dict[int, list[Any]] = defaultdict(list)
+        for message in messages:
+            by_partition[message.partition].append(message)
+        generation = messages[0].generation_id
+        try:
+            decided = {
+                partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
+            }
+            self.lease.check(generation)
+            # An account's value says that its records are applied: by then their facts, and what they made seen, must
+            # be safe. Without it they are decided again, and give the same facts and the same index.
+            seen_offsets = await asyncio.gather(
+                *(
+                    self._publish_facts(partition, each, by_partition[partition][0])
+                    for partition, each in decided.items()
+                )
+            )
+            stored = {
+                partition: [(project.encode(), encode_account(account)) for project, account in each.accounts.items()]
+                for partition, each in decided.items()
+            }
+            # Whoever was paused in between, or has given a partition away, must not write accounts that are older than
+            # its successor's, nor note their offset as if it had all that is before it.
+            self.lease.check(generation)
+            await asyncio.gather(
+                *(
+                    self._store(partition, stored[partition], each.seen, by_partition[partition][0], seen_offset)
+                    for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
+                ),
+                # The facts are on the log, so this is how it was decided, whatever becomes of us.
+                self._reply([reply for each in decided.values() for reply in each.replies]),
+            )
+        except BaseException:
+            # The accounts in it are changed already, and nothing says that this was ever written.
+            self.decider.forget()
+            raise
+
+    async def _publish_facts(self, partition: int, decided: Decided, first: Any) -> int | None:
+        """Journal, dead letters and dedup index; gives the index's offset in its changelog."""
+        # In key order, which is the quickest to write.
+        decided.seen = dict(sorted(decided.seen.items()))
+        seen = seen_records(decided.seen, day_of(time_of(first)), first.offset)
+        _, _, seen_offset = await asyncio.gather(
+            self.publisher.send_all(self.topics.journal, partition, decided.journal),
+            self.publisher.send_all(self.topics.dead_letters, partition, decided.dead_letters),
+            self.publisher.send_all(self.topics.seen_changelog, partition, seen),
+        )
+        return seen_offset
+
+    async def _store(
+        self,
+        partition: int,
+        accounts: list[tuple[bytes, bytes]],
+        seen: dict[bytes, int],
+        first: Any,
+        seen_offset: int | None,
+    ) -> None:
+        accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
+        # Both changelogs have it before either table does: the local tables never lead them.
+        if accounts_offset is not None:
+            self.decider.accounts.file(partition).write(accounts, accounts_offset)
+        if seen_offset is not None:
+            self.decider.seen.file(partition).write(seen_rows(seen, day_of(time_of(first))), seen_offset)
+
+    async def _reply(self, replies: list[tuple[AnyCommand, Reply]]) -> None:
+        """Those of one process together, in as few records as they fit in."""
+        of_instance: dict[tuple[int, str], list[tuple[str, Reply]]] = defaultdict(list)
+        for command, reply in replies:
+            to = command.reply_partition % self.settings.partitions, command.reply_instance
+            of_instance[to].append((command.correlation, reply))
+        by_partition: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        for (partition, instance), some in of_instance.items():
+            by_partition[partition] += [(None, value) for value in packed(some, replies_to(instance))]
+        await asyncio.gather(
+            *(
+                self.publisher.send_all(self.topics.replies, partition, records)
+                for partition, records in by_partition.items()
+            )
+        )

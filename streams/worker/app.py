@@ -1,0 +1,196 @@
+"""The worker: a Faust app whose agents are `accept` and `owner`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import ssl
+import sys
+from collections.abc import Collection
+from typing import Any, NoReturn
+
+import faust
+import uvloop
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
+from yarl import URL
+
+from streams.collector import tune_collector
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
+from streams.settings import Settings
+from streams.state.directory import claim
+from streams.worker.accept import Accept
+from streams.worker.agents import GATHER_SECONDS, Owner
+from streams.worker.batches import work
+from streams.worker.lease import Lease
+from streams.worker.membership import leave_for_predecessor, lock
+from streams.worker.recovery import TableManager
+from streams.worker.sweeper import Sweeper
+from streams.worker.tables import accounts_table, seen_table
+from streams.worker.transport import Transport
+from streams.worker.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 70
+
+
+class WorkerApp(faust.App):  # type: ignore[misc]
+    """Faust, with our transport and our producer."""
+
+    settings: Settings
+    publisher: Publisher
+    lease: Lease
+
+    def _new_transport(self) -> Transport:
+        return Transport(self.conf.broker_consumer, self, loop=self.loop)
+
+    async def on_start(self) -> None:
+        """Connect our producer before any agent runs."""
+        await super().on_start()
+        await self.publisher.start()
+
+    async def on_shutdown(self) -> None:
+        """Disconnect it after the last agent has stopped.
+
+        In `on_stop` they still run: one that finds it closed would end the process before it has left the group.
+        """
+        await super().on_shutdown()
+        await self.publisher.stop()
+
+
+def create_app(settings: Settings) -> WorkerApp:
+    """Wire the agents to their topics and tables."""
+    topics = topics_of(settings)
+    assert settings.kafka_url is not None
+    app = WorkerApp(
+        topics.worker_app,
+        broker=[URL(f"kafka://{address}") for address in settings.kafka_url.split(",")],
+        broker_credentials=_credentials(settings),
+        store="memory://",
+        datadir=str(settings.worker_dir / "faust"),
+        topic_partitions=settings.partitions,
+        topic_replication_factor=settings.replication_factor,
+        # create_topics has made them all, with our settings; Faust's own would differ.
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        # A standby copy may miss a record when the flow stops (docs/decisions/0010).
+        table_standby_replicas=0,
+        processing_guarantee="at_least_once",
+        consumer_auto_offset_reset="earliest",
+        broker_commit_interval=0.5,
+        broker_session_timeout=settings.session_timeout_seconds,
+        broker_heartbeat_interval=max(0.3, settings.session_timeout_seconds / 3),
+        # Records may have a megabyte each: these bound what a worker holds of them.
+        broker_max_poll_records=100,
+        stream_buffer_maxsize=100,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        stream_publish_on_commit=False,
+        producer_request_timeout=30.0,
+        consumer_max_fetch_size=FETCH_BYTES,
+        TableManager=TableManager,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
+    app.settings = settings
+    publisher = app.publisher = Publisher(settings)
+    app.lease = Lease(settings.session_timeout_seconds)
+    accounts = accounts_table(app, settings)
+    seen = seen_table(app, settings)
+
+    def committed(partition: int) -> int | None:
+        offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
+        return offset
+
+    accept = Accept(settings, topics, publisher, accounts)
+    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed)
+    sweeper = Sweeper(settings, topics, publisher, accounts)
+    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+
+    @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
+    async def accept_usage(stream: Any) -> None:
+        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply))
+
+    @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
+    async def own_accounts(stream: Any) -> None:
+        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply, GATHER_SECONDS))
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def tick() -> None:
+        await sweeper.run()
+
+    def is_current(event: Any) -> bool:
+        return bool(event.message.generation_id == app.consumer_generation_id)
+
+    return app
+
+
+def run_worker(settings: Settings) -> NoReturn:
+    """Run a worker until it is told to stop (SIGTERM, SIGINT) or fails. Never returns.
+
+    Raises TopicError where the topics are not as they must be.
+    """
+    held = lock(settings)
+    asyncio.run(_prepare(settings))
+    uvloop.install()
+    app = create_app(settings)
+    tune_collector()
+    _watchdog(app, settings).start()
+    worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
+    with held:
+        raise SystemExit(worker.execute_from_commandline())
+
+
+def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
+    def assigned() -> Collection[tuple[str, int]]:
+        try:
+            return app.consumer.assignment() if app._consumer is not None else ()
+        except ConsumerNotStarted:
+            return ()
+
+    def recovered() -> int:
+        return sum(app.tables.recovery.active_offsets.copy().values())
+
+    return Watchdog(settings, assigned, recovered, _exit)
+
+
+async def _prepare(settings: Settings) -> None:
+    await create_topics(settings)
+    await claim(settings.worker_dir, settings)
+    await leave_for_predecessor(settings)
+
+
+async def _or_exit(running: Any) -> None:
+    try:
+        await running
+    except asyncio.CancelledError:
+        raise
+    except BaseException:
+        _exit("an agent failed")
+
+
+def _exit(why: str) -> NoReturn:
+    """End the process at once, acknowledging nothing. What was in flight is redelivered to whoever comes next."""
+    log.critical("worker stops: %s", why, exc_info=True)
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(EXIT_FAILED)
+
+
+def _credentials(settings: Settings) -> Any:
+    protocol = settings.kafka_security_protocol
+    if protocol == "PLAINTEXT":
+        return None
+    context = kafka_client_settings(settings).get("ssl_context")
+    if protocol == "SSL":
+        return faust.SSLCredentials(context=context)
+    assert context is None or isinstance(context, ssl.SSLContext)
+    return faust.SASLCredentials(
+        mechanism=settings.kafka_sasl_mechanism,
+        username=settings.kafka_sasl_username,
+        password=settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else None,
+        ssl_context=context,
+    )

@@ -1,0 +1,124 @@
+"""The decider: folds a partition's intake records over its local tables, and writes to none."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from schemas.accounts import Account
+from schemas.commands import AnyCommand, IntakeRecord
+from schemas.replies import Reply
+from streams.core.fold import Effects, IntakeItem, Unreadable, fold, needed
+from streams.kafka.codecs import decode_account, decode_intake, encode_facts, encode_json, packed
+from streams.kafka.topics import Topics
+from streams.settings import Settings
+from streams.worker.batches import time_of
+from streams.worker.tables import File, day_of, first_offset_of
+
+log = logging.getLogger(__name__)
+
+# Per partition; some 2 KB each.
+ACCOUNTS_CACHED_MAX = 5_000
+FOLDED_AT_ONCE_BYTES = 64 * 1024
+
+
+@dataclass(slots=True)
+class Decided:
+    """What the records of one partition lead to, its facts as journal records."""
+
+    journal: list[tuple[bytes | None, bytes]] = field(default_factory=list)
+    dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    seen: dict[bytes, int] = field(default_factory=dict)
+    replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
+
+    def add(self, effects: Effects) -> None:
+        self.journal += [(None, value) for value in packed(effects.facts, encode_facts)]
+        self.dead_letters += [(None, encode_json(letter)) for letter in effects.dead_letters]
+        self.accounts.update(effects.accounts)
+        self.seen.update(effects.seen)
+        self.replies += effects.replies
+
+
+class Tables(Protocol):
+    """One of the owner's tables: a file of rows a partition."""
+
+    def file(self, partition: int) -> File:
+        """The partition's rows."""
+
+
+class Decider:
+    """Folds the records of a partition over local tables, and writes to none."""
+
+    def __init__(self, settings: Settings, topics: Topics, accounts: Tables, seen: Tables) -> None:
+        self._dedup_days = settings.dedup_days
+        self._intake_topic = topics.intake
+        self.accounts = accounts
+        self.seen = seen
+        self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
+
+    def forget(self) -> None:
+        """What is in memory may not be what is stored."""
+        self._cache.clear()
+
+    def decide(self, partition: int, messages: list[Any]) -> Decided:
+        """Fold the records of one partition over the local tables, a few at a time."""
+        accounts = self._cache[partition]
+        if len(accounts) > ACCOUNTS_CACHED_MAX:
+            accounts.clear()
+        seen: dict[bytes, int] = {}
+        since_day = day_of(time_of(messages[0])) - self._dedup_days
+        decided = Decided()
+        for few in _warm(messages):
+            items = [IntakeItem(message.offset, time_of(message), _intake_body(message)) for message in few]
+            self._look_up(partition, items, accounts, seen, since_day)
+            decided.add(fold(partition, items, accounts, seen, self._intake_topic))
+        return decided
+
+    def _look_up(
+        self,
+        partition: int,
+        items: list[IntakeItem],
+        accounts: dict[str, Account],
+        seen: dict[bytes, int],
+        since_day: int,
+    ) -> None:
+        """Add what folding the items needs to `accounts` and `seen`, which go before what is stored."""
+        projects, hashes = needed(items)
+        keys = [project.encode() for project in projects if project not in accounts]
+        for value in self.accounts.file(partition).get_many(keys):
+            if value is not None:
+                account = decode_account(value)
+                accounts[account.project] = account
+        hash_list = sorted(hashes - seen.keys())
+        for dedup, value in zip(hash_list, self.seen.file(partition).get_many(hash_list), strict=True):
+            if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
+                seen[dedup] = first_offset
+
+
+def _intake_body(message: Any) -> IntakeRecord | Unreadable:
+    """What a record says. Only accept and the API write intake, but what can't be read must not stop the partition."""
+    try:
+        return decode_intake(message.value)
+    except (msgspec.DecodeError, TypeError) as error:
+        log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
+        return Unreadable(message.value or b"", str(error))
+
+
+def _warm(messages: list[Any]) -> Iterator[list[Any]]:
+    """The messages, in order, so few at a time that what becomes of them stays in the processor's cache."""
+    few: list[Any] = []
+    size = 0
+    for message in messages:
+        few.append(message)
+        size += len(message.value or b"")
+        if size >= FOLDED_AT_ONCE_BYTES:
+            yield few
+            few, size = [], 0
+    if few:
+        yield few

@@ -1,0 +1,225 @@
+"""The two Faust tables, `accounts` and `seen`, on RocksDB files that we read and write a batch at a time.
+
+Faust assigns their partitions and recovers them from their changelogs; the owner writes both, changelog first.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import struct
+import sys
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.exceptions import ImproperlyConfigured
+from faust.stores.base import Store
+from faust.types import TP
+
+from streams.settings import Settings
+from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
+
+HASH_BYTES = 16
+_SEEN_KEY = struct.Struct(">HIQ")
+_SEEN_VALUE = struct.Struct(">QH")
+_OFFSET = struct.Struct(">Q")
+_DAY_MS = 86_400_000
+
+Rows = list[tuple[bytes, bytes | None]]
+ToRows = Callable[[bytes, bytes | None], Rows]
+File = PartitionFile | SegmentedFile
+
+
+class PartitionedStore(Store):  # type: ignore[misc]
+    """A Faust store of one file a partition. `to_rows` turns a changelog record into the rows it stands for."""
+
+    def __init__(self, table: faust.Table, open_file: Callable[[int], File], to_rows: ToRows, directory: Path) -> None:
+        super().__init__(f"meterline://{table.name}", table.app, table, key_type=bytes, value_type=bytes)
+        self.open_file = open_file
+        self.to_rows = to_rows
+        self.directory = directory
+        self._files: dict[int, File] = {}
+
+    def partition_file(self, partition: int) -> File:
+        """The partition's file, opened on first use."""
+        file = self._files.get(partition)
+        if file is None:
+            file = self._files[partition] = self.open_file(partition)
+        return file
+
+    def open_files(self) -> list[File]:
+        """The files of the partitions that are open here."""
+        return list(self._files.values())
+
+    def open_partitions(self) -> list[int]:
+        """Their numbers."""
+        return list(self._files)
+
+    def persisted_offset(self, tp: TP) -> int | None:
+        """Where Faust's recovery starts after."""
+        return self.partition_file(tp.partition).changelog_offset()
+
+    def set_persisted_offset(self, tp: TP, offset: int) -> None:
+        """Note an offset that carries no rows."""
+        self.partition_file(tp.partition).write((), offset)
+
+    def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
+        """Faust's way of recovering, which `streams.recovery` leaves it nothing to do by."""
+        records: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
+        newest: dict[int, int] = {}
+        for event in batch:
+            message = event.message
+            records[message.partition].append((message.key, message.value))
+            newest[message.partition] = max(message.offset, newest.get(message.partition, -1))
+        for partition, offset in newest.items():
+            self.apply(partition, records[partition], offset)
+
+    def apply(self, partition: int, records: Rows, offset: int) -> None:
+        """Merge a partition's changelog records, in order, the last of which is at `offset`."""
+        rows = [row for key, value in records for row in self.to_rows(key, value)]
+        self.partition_file(partition).merge(rows, offset)
+
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Let go of the files of partitions that went elsewhere."""
+        for tp in revoked:
+            if tp.topic in self.table.changelog_topic.topics:
+                file = self._files.pop(tp.partition, None)
+                if file is not None:
+                    file.close()
+
+    async def on_stop(self) -> None:
+        """Close every file."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        gc.collect()
+
+    async def backup_partition(self, tp: Any, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
+        """Faust asks for it; there is nothing to back up that the changelog does not hold."""
+        raise ImproperlyConfigured("a table of this store is backed up by its changelog")
+
+    def restore_backup(self, tp: Any, latest: bool = True, backup_id: int = 0) -> None:
+        """See backup_partition."""
+        raise ImproperlyConfigured("a table of this store is restored from its changelog")
+
+    def reset_state(self) -> None:
+        """Forget the local copy; the changelog has it all."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class BatchTable(faust.Table):  # type: ignore[misc]
+    """A Faust table whose store is ours; the agents write it past Faust."""
+
+    def __init__(
+        self, app: faust.App, settings: Settings, name: str, open_file: Callable[[Path], File], to_rows: ToRows
+    ) -> None:
+        self._directory = settings.worker_dir / "tables" / name
+        self._open_file = open_file
+        self._to_rows = to_rows
+        super().__init__(
+            app,
+            name=name,
+            partitions=settings.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            recovery_buffer_size=2000,
+        )
+        app.tables.add(self)
+
+    def _new_store(self) -> PartitionedStore:
+        def open_partition(partition: int) -> File:
+            return self._open_file(self._directory / str(partition))
+
+        return PartitionedStore(self, open_partition, self._to_rows, self._directory)
+
+    def file(self, partition: int) -> File:
+        """The partition's rows."""
+        store: PartitionedStore = self.data
+        return store.partition_file(partition)
+
+    def open_files(self) -> list[File]:
+        """The rows of every partition that is open here."""
+        store: PartitionedStore = self.data
+        return store.open_files()
+
+    def open_partitions(self) -> list[int]:
+        """The partitions that are open here."""
+        store: PartitionedStore = self.data
+        return store.open_partitions()
+
+
+def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
+    """Project id → Account, as encode_account gives it. A changelog record is one account."""
+    return BatchTable(app, settings, "accounts", VersionedFile, lambda key, value: [(key, value)])
+
+
+def seen_table(app: faust.App, settings: Settings) -> BatchTable:
+    """Dedup hash → (offset, day) of the intake record that brought it first. A changelog record is one batch."""
+
+    def open_segmented(path: Path) -> SegmentedFile:
+        return SegmentedFile(path, day_of_row, settings.dedup_days)
+
+    return BatchTable(app, settings, "seen", open_segmented, seen_rows_of_record)
+
+
+def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
+    """The local rows of a batch's dedup entries, in the order of `seen`."""
+    values = {offset: _SEEN_VALUE.pack(offset, day) for offset in set(seen.values())}
+    return [(dedup, values[offset]) for dedup, offset in seen.items()]
+
+
+def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
+    """The changelog records of a batch's dedup entries: usually one, more where it would grow past 1 MB.
+
+    The hashes one after the other, then their offsets. Keyed by (day, part, first intake offset), so that a day's
+    records can be told and dropped together. A repeat of the batch, whole or in part, writes the same entries again
+    under one of these keys.
+    """
+    hashes, offsets = list(seen), array("Q", seen.values())
+    if sys.byteorder == "little":
+        offsets.byteswap()
+    part_size = 20_000
+    for part, start in enumerate(range(0, len(hashes), part_size)):
+        end = start + part_size
+        yield _SEEN_KEY.pack(day, part, first_offset), b"".join(hashes[start:end]) + offsets[start:end].tobytes()
+
+
+def day_of(at_ms: int) -> int:
+    """Days since 1970."""
+    return at_ms // _DAY_MS
+
+
+def day_of_row(value: bytes) -> int:
+    """The day of a `seen` row."""
+    return int.from_bytes(value[-2:], "big")
+
+
+def first_offset_of(value: bytes, since_day: int) -> int | None:
+    """The offset in a `seen` row, or None where it is older than the dedup window."""
+    offset, day = _SEEN_VALUE.unpack(value)
+    return offset if day >= since_day else None
+
+
+def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
+    if value is None:
+        return []
+    day = _SEEN_KEY.unpack(key)[0]
+    count = len(value) // (HASH_BYTES + _OFFSET.size)
+    offsets_at = count * HASH_BYTES
+    day_bytes = day.to_bytes(2, "big")
+    return [
+        (
+            value[number * HASH_BYTES : (number + 1) * HASH_BYTES],
+            value[offsets_at + number * _OFFSET.size : offsets_at + (number + 1) * _OFFSET.size] + day_bytes,
+        )
+        for number in range(count)
+    ]

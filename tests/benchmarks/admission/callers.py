@@ -1,0 +1,216 @@
+"""Callers in a closed loop: each asks, waits for its answer, asks again. Run as a module, the child they are in.
+
+They ask for what Workload gives: 1,000 projects with skew, mostly cheap operations and a few dear ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from array import array
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from api.callers.keys import PREFIXES
+from schemas.events import UsageEvent
+from streams.client.admissions import MeterlineAway
+from streams.client.kafka_admissions import KafkaAdmissions
+from streams.collector import tune_collector
+from streams.embedded import lifeline
+from streams.settings import Settings
+from tests.benchmarks.admission.lean_http import LeanConnection
+from tests.benchmarks.rivals.redis_script import redis_way
+from tests.benchmarks.rivals.rival import BenchChild, write_note
+from tests.benchmarks.workload import Workload
+
+WARM_UP_SHARE = 0.25
+# By contract: so many that nothing is stopped, and everything is counted.
+REQUESTS_A_MINUTE = 1_000_000
+BURST = 2_000_000
+
+_RESULT = "result"
+_EVENTS = 1_000_000_000
+
+Ask = Callable[[int, UsageEvent], Awaitable[int]]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """Each of `levels` callers at once for `seconds`. `way` is client, http or redis; `address` is where it asks, if
+    not Kafka. Two plans of one `seed` ask for the same events."""
+
+    way: str
+    levels: list[int]
+    seconds: float
+    projects: int
+    seed: int
+    address: str = ""
+
+
+class Level(msgspec.Struct, frozen=True):
+    """What so many callers at once were served. `answers` counts the HTTP statuses of the `decisions` that were timed;
+    `asked` counts those of the warm-up too."""
+
+    callers: int
+    decisions_per_second: float
+    p50_ms: float
+    p99_ms: float
+    decisions: int
+    seconds: float
+    asked: int
+    caller_cpu_percent: float
+    answers: dict[str, int]
+
+
+_decode_event = msgspec.json.Decoder(UsageEvent).decode
+
+
+def key_of(project: str) -> str:
+    """The project's key in these benchmarks."""
+    return f"{PREFIXES['production']}{project}.bench"
+
+
+def run_callers(settings: Settings, plan: Plan) -> list[Level]:
+    """Run the plan in a process of its own. Raises BaselineError where that fails."""
+    seconds_max = 60.0 + 3 * plan.seconds * len(plan.levels)
+    with BenchChild(
+        __name__,
+        settings.kafka_url or "",
+        settings.topic_prefix,
+        msgspec.json.encode(plan).decode(),
+        str(settings.partitions),
+    ) as child:
+        return msgspec.json.decode(child.result(_RESULT, seconds_max), type=list[Level])
+
+
+async def _run_plan(settings: Settings, plan: Plan) -> list[Level]:
+    ways = {"client": _client_way, "http": _http_way, "redis": _redis_way}
+    levels = []
+    for callers in plan.levels:
+        async with ways[plan.way](settings, plan, callers) as ask:
+            levels.append(await _closed_loop(ask, plan, callers))
+    return levels
+
+
+async def _closed_loop(ask: Ask, plan: Plan, callers: int) -> Level:
+    # Another seed a level, so that no event is asked for twice.
+    events = iter(Workload(_EVENTS, plan.projects, seed=1000 * plan.seed + callers))
+    latencies_ms = array("d")
+    answers: Counter[str] = Counter()
+    began_at = time.perf_counter() + WARM_UP_SHARE * plan.seconds
+    ends_at = began_at + plan.seconds
+    asked, spent_before = 0, 0.0
+
+    async def call(caller: int) -> None:
+        nonlocal asked
+        timed = 0
+        while True:
+            _, text = next(events)
+            event = _decode_event(text)
+            asked_at = time.perf_counter()
+            if asked_at >= ends_at and timed:
+                return
+            asked += 1
+            status = await ask(caller, event)
+            answered_at = time.perf_counter()
+            if asked_at >= began_at:
+                latencies_ms.append((answered_at - asked_at) * 1000)
+                answers[str(status)] += 1
+                timed += 1
+
+    async def note_processor_time() -> None:
+        nonlocal spent_before
+        await asyncio.sleep(began_at - time.perf_counter())
+        spent_before = time.process_time()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(note_processor_time())
+        for caller in range(callers):
+            tasks.create_task(call(caller))
+    seconds = time.perf_counter() - began_at
+    ordered = sorted(latencies_ms)
+    return Level(
+        callers,
+        round(len(ordered) / seconds, 1),
+        round(_percentile(ordered, 50), 2),
+        round(_percentile(ordered, 99), 2),
+        len(ordered),
+        round(seconds, 2),
+        asked,
+        round(100 * (time.process_time() - spent_before) / seconds, 1),
+        dict(answers),
+    )
+
+
+def _percentile(ordered: list[float], percent: int) -> float:
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+@asynccontextmanager
+async def _client_way(settings: Settings, _plan: Plan, _callers: int) -> AsyncIterator[Ask]:
+    async with KafkaAdmissions(settings) as admissions:
+
+        async def ask(_caller: int, event: UsageEvent) -> int:
+            data = event.data
+            try:
+                decision = await admissions.admit(
+                    event.subject,
+                    data.operation,
+                    id=event.id,
+                    source=event.source,
+                    quantity=data.quantity,
+                    metadata=data.metadata,
+                    idempotency_key=event.id,
+                )
+            except MeterlineAway:
+                return 503
+            return decision.status
+
+        yield ask
+
+
+@asynccontextmanager
+async def _http_way(_settings: Settings, plan: Plan, callers: int) -> AsyncIterator[Ask]:
+    host, _, port = plan.address.rpartition(":")
+    connections = [await LeanConnection.open(host, int(port)) for _ in range(callers)]
+    heads = {
+        project: f"POST /v1/admissions HTTP/1.1\r\nhost: {plan.address}\r\nauthorization: Bearer {key_of(project)}\r\n"
+        "content-type: application/json\r\nidempotency-key: "
+        for project in Workload(0, plan.projects).project_ids()
+    }
+    encode = msgspec.json.Encoder().encode
+
+    async def ask(caller: int, event: UsageEvent) -> int:
+        data = event.data
+        body = encode({"operation": data.operation, "quantity": data.quantity or 1, "metadata": data.metadata})
+        request = f"{heads[event.subject]}{event.id}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+        return await connections[caller].ask(request)
+
+    try:
+        yield ask
+    finally:
+        for connection in connections:
+            connection.close()
+
+
+def _redis_way(_settings: Settings, plan: Plan, callers: int) -> AbstractAsyncContextManager[Ask, bool | None]:
+    return redis_way(plan.address, callers, REQUESTS_A_MINUTE, BURST)
+
+
+def _run_child(broker_url: str, prefix: str, directory: Path, plan: Plan, partitions: int) -> None:
+    tune_collector()
+    settings = Settings(kafka_url=broker_url, topic_prefix=prefix, partitions=partitions)
+    levels = uvloop.run(_run_plan(settings, plan))
+    write_note(directory, _RESULT, msgspec.json.encode(levels).decode())
+
+
+if __name__ == "__main__":
+    lifeline.watch()
+    _run_child(
+        sys.argv[1], sys.argv[2], Path(sys.argv[3]), msgspec.json.decode(sys.argv[4], type=Plan), int(sys.argv[5])
+    )

@@ -1,0 +1,305 @@
+"""The traffic of `meterline bench chaos`: usage by Kafka and by HTTP, admissions and top-ups, and what each was told.
+
+Everything is repeated until there is a definite answer, as a careful client would: events with their own ids, requests
+with their own idempotency key. So whatever this holds as acknowledged must be found in the history exactly once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import httpx
+
+from api.stack import Stack
+from schemas.commands import ADMISSION_SOURCE
+from schemas.events import UsageEvent
+from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT
+from schemas.problems import Rejection
+from streams.client.producer import HttpProducer, KafkaProducer, Producer, usage_event
+
+EVENT_SOURCE = "/chaos"
+SPENDERS = 10
+TICK_SECONDS = 0.05
+RETRY_SECONDS = 0.1
+REQUEST_SECONDS_MAX = 8.0
+TOP_UP_USD = 20
+RECENT_EVENTS = 2_000
+EVENTS_AT_ONCE = 500
+
+# Operation and quantity; one that costs nothing is decided and recorded all the same.
+_MIX = (("chat.message", 1), ("page.edit", 1), ("social_post.text", 1), ("translation", 2), ("image", 1), ("read", 1))
+_SHARES = (50, 20, 10, 6, 8, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What an admission was answered: its status, microcredits charged, and the entry that says so."""
+
+    project: str
+    cost: int
+    status: int
+    microcredits: int
+    entry_id: str
+
+
+@dataclass(slots=True)
+class Book:
+    """All that was acknowledged. Events by id: project and cost in microcredits; admissions by (source, event id);
+    top-ups by reference: project. `unexpected` describes answers that should not occur at all."""
+
+    events: dict[str, tuple[str, int]] = field(default_factory=dict)
+    admissions: dict[tuple[str, str], Told] = field(default_factory=dict)
+    top_ups: dict[str, str] = field(default_factory=dict)
+    # Definite, but without an answer to compare: the reply is no longer kept.
+    expired_replies: set[str] = field(default_factory=set)
+    duplicates_sent: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    unexpected: list[str] = field(default_factory=list)
+
+
+def microcredits(credits: str) -> int:
+    """A decimal string as microcredits, exact."""
+    return int(Decimal(credits) * MICROCREDITS_PER_CREDIT)
+
+
+class Load:
+    """Runs between `start` and `finish`; `finish` returns once everything under way has its definite answer."""
+
+    def __init__(self, stack: Stack, projects: int, events_per_second: float, seed: int) -> None:
+        self.book = Book()
+        self.projects = [f"chaos-{number:03d}" for number in range(projects)]
+        # Half of them on a contract that lasts; half have as little as the free plan, and run out again and again.
+        self.poor = self.projects[1::2]
+        self._stack = stack
+        self._events_per_second = events_per_second
+        self._chance = random.Random(seed)
+        self._admin = {"authorization": f"Bearer {stack.admin_key}"}
+        self._keys: dict[str, str] = {}
+        self._recent: deque[UsageEvent] = deque(maxlen=RECENT_EVENTS)
+        self._waiting: dict[type[Producer], deque[tuple[UsageEvent, int]]] = {
+            KafkaProducer: deque(),
+            HttpProducer: deque(),
+        }
+        self._numbers = 0
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._http = httpx.AsyncClient(
+            base_url=stack.url, timeout=REQUEST_SECONDS_MAX, limits=httpx.Limits(max_connections=100)
+        )
+
+    async def open_projects(self) -> None:
+        """Open every project, each third one with a key of its own; before anything breaks."""
+        await asyncio.gather(*(self._open(number, project) for number, project in enumerate(self.projects)))
+
+    async def _open(self, number: int, project: str) -> None:
+        # By contract, since the free plan's request window would stop most of this before its credits do.
+        plan = {"plan": "enterprise", "contract_credits": 250 if project in self.poor else 10_000_000}
+        opened = await self._http.post("/v1/admin/projects", json={"project": project} | plan, headers=self._admin)
+        opened.raise_for_status()
+        if number % 3 == 0:
+            made = await self._http.post(f"/v1/admin/projects/{project}/keys", json={}, headers=self._admin)
+            self._keys[project] = made.raise_for_status().json()["key"]
+
+    def start(self) -> None:
+        """Begin."""
+        kafka_settings = self._stack.settings
+        makers: dict[type[Producer], Callable[[], Producer]] = {
+            KafkaProducer: lambda: KafkaProducer(kafka_settings, events_per_pack=20, linger_ms=5),
+            HttpProducer: lambda: HttpProducer(self._stack.url, self._stack.admin_key, attempts_max=3),
+        }
+        self._tasks = [
+            asyncio.create_task(self._make_events()),
+            asyncio.create_task(self._top_up_now_and_then()),
+            *(asyncio.create_task(self._spend()) for _ in range(SPENDERS)),
+            *(asyncio.create_task(self._deliver(kind, make)) for kind, make in makers.items()),
+        ]
+
+    async def finish(self) -> None:
+        """Ask nothing new, and wait for what is under way."""
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        """Stop at once."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.aclose()
+
+    def check(self) -> None:
+        """Raises what ended a part of the load."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    @property
+    def unanswered(self) -> int:
+        """Events not acknowledged yet."""
+        return sum(map(len, self._waiting.values()))
+
+    async def available_at_the_end(self) -> dict[str, tuple[int, int]]:
+        """Each project's available microcredits: as its owner decides by them, and as the API's own copy shows them."""
+        found = {}
+        for project in self.projects:
+            answer = await self._admit(project, "read", 1, f"final-{project}", "", "")
+            query = {"project": project, "min_offset": answer["offset"]}
+            shown = await self._http.get("/v1/balance", params=query, headers=self._admin)
+            found[project] = (
+                microcredits(answer["available"]),
+                microcredits(shown.raise_for_status().json()["available"]),
+            )
+        return found
+
+    async def _make_events(self) -> None:
+        owed = 0.0
+        while not self._stopping.is_set():
+            owed += self._events_per_second * TICK_SECONDS
+            while owed >= 1:
+                owed -= 1
+                kind = HttpProducer if self._chance.random() < 0.15 else KafkaProducer
+                if self._recent and self._chance.random() < 0.04:
+                    self.book.duplicates_sent += 1
+                    self._waiting[kind].append((self._chance.choice(self._recent), -1))
+                    continue
+                operation, quantity = self._operation()
+                event = usage_event(
+                    self._project(), operation, quantity=quantity, id=self._name("event"), source=EVENT_SOURCE
+                )
+                self._recent.append(event)
+                self._waiting[kind].append((event, FIRST_PRICE_BOOK.rates[operation] * quantity))
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _deliver(self, kind: type[Producer], make: Callable[[], Producer]) -> None:
+        """Send what waits, over a new connection whenever the last one has failed."""
+        waiting = self._waiting[kind]
+        while waiting or not self._stopping.is_set():
+            try:
+                async with make() as producer:
+                    while waiting or not self._stopping.is_set():
+                        if not waiting:
+                            await asyncio.sleep(TICK_SECONDS)
+                            continue
+                        await self._deliver_some(producer, waiting)
+            except Exception as error:
+                self.book.retries[f"{kind.__name__}: {type(error).__name__}"] += 1
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _deliver_some(self, producer: Producer, waiting: deque[tuple[UsageEvent, int]]) -> None:
+        some = [waiting.popleft() for _ in range(min(len(waiting), EVENTS_AT_ONCE))]
+        sent = [await producer.send(event) for event, _ in some]
+        failure: Exception | None = None
+        for (event, cost), each in zip(some, sent, strict=True):
+            try:
+                await each
+            except Rejection as error:
+                self.book.unexpected.append(f"{event.id}: {error.code} {error}")
+            except Exception as error:
+                failure = error
+                waiting.append((event, cost))
+            else:
+                if cost >= 0:
+                    self.book.events[event.id] = (event.subject, cost)
+        if failure is not None:
+            raise failure
+
+    async def _spend(self) -> None:
+        while not self._stopping.is_set():
+            operation, quantity = self._operation()
+            # The busiest are the poorest: that is where a balance is fought over.
+            project = self._chance.choice(self.poor[:8]) if self._chance.random() < 0.5 else self._project()
+            name = self._name("request")
+            source = id = ""
+            if self._chance.random() < 0.15:
+                source, id = EVENT_SOURCE + "/admitted", name
+            await self._admit(project, operation, quantity, name, source, id)
+            told = self.book.admissions.get((source or ADMISSION_SOURCE, id or f"key:{name}"))
+            if id and told is not None and told.status == 200:
+                # The event that follows an admission names it, and is not billed again.
+                event = usage_event(project, operation, quantity=quantity, id=id, source=source)
+                self.book.duplicates_sent += 1
+                self._waiting[KafkaProducer].append((event, -1))
+            if self._chance.random() < 0.05:
+                await self._admit(project, operation, quantity, name, source, id)
+            await asyncio.sleep(self._chance.uniform(0.02, 0.4))
+
+    async def _admit(
+        self, project: str, operation: str, quantity: int, name: str, source: str, id: str
+    ) -> dict[str, Any]:
+        body: dict[str, Any] = {"operation": operation, "quantity": quantity}
+        key = self._keys.get(project)
+        if key is None:
+            body["project"] = project
+        if id:
+            body |= {"source": source, "id": id}
+        headers = {"authorization": f"Bearer {key}"} if key else self._admin
+        response = await self._ask("/v1/admissions", body, headers | {"idempotency-key": name}, (200, 402, 409))
+        answer: dict[str, Any] = response.json()
+        self.book.statuses[response.status_code] += 1
+        place = (source or ADMISSION_SOURCE, id or f"key:{name}")
+        cost = FIRST_PRICE_BOOK.rates[operation] * quantity
+        if response.status_code == 409:
+            self._take_conflict(name, answer)
+            self.book.admissions.setdefault(place, Told(project, cost, 409, 0, ""))
+            return answer
+        charged = microcredits(answer["credits"]) if response.status_code == 200 else 0
+        told = Told(project, cost, response.status_code, charged, answer.get("entry_id", ""))
+        before = self.book.admissions.setdefault(place, told)
+        if before != told and before.status != 409:
+            self.book.unexpected.append(f"{name}: first {before}, then {told}")
+        return answer
+
+    async def _top_up_now_and_then(self) -> None:
+        while not self._stopping.is_set():
+            project, name = self._chance.choice(self.poor), self._name("bundle")
+            await self._top_up(project, name)
+            if self._chance.random() < 0.1:
+                await self._top_up(project, name)
+            await asyncio.sleep(self._chance.uniform(0.2, 1.0))
+
+    async def _top_up(self, project: str, name: str) -> None:
+        body = {"bundle_usd": TOP_UP_USD, "reference": name}
+        headers = self._admin | {"idempotency-key": name}
+        response = await self._ask(f"/v1/admin/projects/{project}/top-ups", body, headers, (201, 409))
+        if response.status_code == 409:
+            self._take_conflict(name, response.json())
+        self.book.top_ups[name] = project
+
+    def _take_conflict(self, name: str, answer: dict[str, Any]) -> None:
+        if answer.get("code") == "idempotency_reply_expired":
+            self.book.expired_replies.add(name)
+        else:
+            self.book.unexpected.append(f"{name}: {answer}")
+
+    async def _ask(self, path: str, body: dict[str, Any], headers: dict[str, str], definite: tuple[int, ...]) -> Any:
+        """Ask until there is one of the definite answers. Only a 5xx or a broken connection is a reason to repeat."""
+        # Some give up early, and so ask again while the first request is still under way.
+        patience = 0.03 if self._chance.random() < 0.05 else REQUEST_SECONDS_MAX
+        while True:
+            try:
+                response = await self._http.post(path, json=body, headers=headers, timeout=patience)
+                if response.status_code in definite:
+                    return response
+                if response.status_code < 500:
+                    self.book.unexpected.append(f"{path}: {response.status_code} {response.text}")
+                self.book.retries[str(response.status_code)] += 1
+            except httpx.TransportError as error:
+                self.book.retries[type(error).__name__] += 1
+            patience = REQUEST_SECONDS_MAX
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _project(self) -> str:
+        return self.projects[min(int(self._chance.expovariate(6 / len(self.projects))), len(self.projects) - 1)]
+
+    def _operation(self) -> tuple[str, int]:
+        return self._chance.choices(_MIX, _SHARES)[0]
+
+    def _name(self, what: str) -> str:
+        self._numbers += 1
+        return f"{what}-{self._numbers:07d}"

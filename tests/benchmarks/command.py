@@ -1,0 +1,125 @@
+"""`meterline bench NAME`: each benchmark says the machine and its sizes, and prints one JSON object last."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="Benchmarks. Each ends with one JSON object if --json is given.", no_args_is_help=True)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, last.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Small sizes: ends within 45 seconds.")]
+console = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def throughput(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    events: Annotated[int, typer.Option("--events", min=1000, help="Usage events.")] = 5_000_000,
+    projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 10_000,
+) -> None:
+    """Events a second that one worker carries, from usage to ClickHouse."""
+    from tests.benchmarks.throughput import compare, measure, ratios
+
+    if quick:
+        events, projects = min(events, 100_000), min(projects, 1_000)
+    with console.status("") as status:
+        result = measure(events, projects, status.update)
+        compared = compare(quick, status.update)
+    result["baselines"] = [each.summary() for each in compared]
+    result["ratios"] = ratios(result["events_per_second"], compared)
+    _show(result, as_json)
+
+
+@app.command()
+def recovery(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    accounts: Annotated[int, typer.Option("--accounts", min=100, help="Accounts to get back.")] = 1_000_000,
+    seen_ids: Annotated[int, typer.Option("--seen-ids", min=1, help="Ids in the dedup index.")] = 1_000_000,
+) -> None:
+    """Seconds until a worker decides again: without its disk, with it, and after a kill."""
+    from tests.benchmarks.recovery.run import measure
+
+    if quick:
+        accounts, seen_ids = min(accounts, 20_000), min(seen_ids, 20_000)
+    with console.status("") as status:
+        result = measure(accounts, seen_ids, status.update, 6.0 if quick else 60.0, compacting=not quick)
+    _show(result, as_json)
+
+
+@app.command()
+def dedup(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    ids: Annotated[int, typer.Option("--ids", min=1000, help="Ids; a fifth as many are measured first.")] = 5_000_000,
+) -> None:
+    """Ids a second through the exact index of seen ids, its size, and that it is exact."""
+    from tests.benchmarks.dedup.run import measure
+
+    if quick:
+        ids = min(ids, 400_000)
+    with console.status("") as status:
+        result = measure([ids // 5, ids], status.update, baseline_seconds_max=3.0 if quick else 60.0)
+    _show(result, as_json)
+
+
+@app.command()
+def admission(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    partitions: Annotated[int, typer.Option(min=1, max=64, help="Of every topic: one is enough for one worker.")] = 1,
+) -> None:
+    """Admissions a second and how soon each is answered, by client library, HTTP and Redis; 1,000 spenders of one
+    balance while the worker is killed; idle. Exits with 1 if a credit was overspent or could not be spent."""
+    from tests.benchmarks.admission.run import measure, passed
+
+    with console.status("") as status:
+        result = measure(quick, status.update, partitions)
+    _show(result, as_json)
+    if not passed(result):
+        raise typer.Exit(1)
+
+
+@app.command()
+def chaos(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.1, max=24 * 60, help="Of faults, under load.")] = 5.0,
+    seed: Annotated[int, typer.Option("--seed", help="The plan of faults; the same seed gives the same.")] = 1,
+    projects: Annotated[
+        int, typer.Option("--projects", min=10, help="Projects; half of them run out of credits.")
+    ] = 60,
+    rate: Annotated[float, typer.Option("--rate", min=1, help="Usage events a second.")] = 150.0,
+) -> None:
+    """Kill, pause and wipe the parts under load; count what was lost or billed twice. Exits with 1 if anything was."""
+    from tests.benchmarks.chaos.run import measure, passed
+
+    if quick:
+        minutes, projects = min(minutes, 12 / 60), min(projects, 40)
+    began_at = time.monotonic()
+    with console.status("") as status:
+
+        def tell(text: str) -> None:
+            status.update(text)
+            # Where nobody watches, what was done when is worth a line: it is what a failed run is understood by.
+            if not console.is_terminal:
+                print(f"{time.monotonic() - began_at:7.2f} {text}", file=sys.stderr)
+
+        result = measure(minutes * 60, seed, projects, rate, tell)
+    _show(result, as_json)
+    if not passed(result):
+        raise typer.Exit(1)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, indent=2))
+    else:
+        console.print_json(json.dumps(result))

@@ -1,0 +1,148 @@
+"""Meterline's dedup index, as a worker uses it for one partition: looked up, written, recovered, expired."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from streams.collector import tune_collector
+from streams.state.rocks import SegmentedFile
+from streams.worker.tables import Rows, day_of_row, first_offset_of, seen_records, seen_rows, seen_rows_of_record
+from tests.benchmarks.dedup.ids import BATCH_IDS, Phase, batch_count, bytes_on_disk, ids_of, in_another_order, rss_mb
+
+DEDUP_DAYS = 32
+_FIRST_DAY = 20_000
+# Ids that are in no batch.
+_ABSENT = 1 << 40
+
+
+def run_index(ids: int, directory: Path) -> dict[str, Any]:
+    """The ids come on as many days as the window has, so that all the segments it can have are there."""
+    tune_collector()
+    run = _Run(batch_count(ids))
+    path = directory / "seen"
+    index = _open(path)
+    fresh = _fill(run, index)
+    memory_mb = rss_mb()
+    index.close()
+    disk_bytes = bytes_on_disk(path)
+    index = _open(path)
+    figures = fresh | _look_up(run, index)
+    figures |= _recover(run, index, directory / "recovered")
+    figures |= _expire(run, index, path)
+    index.close()
+    return {
+        "ids": run.batches * BATCH_IDS,
+        "days": DEDUP_DAYS,
+        **figures,
+        "disk_bytes_per_id": round(disk_bytes / (run.batches * BATCH_IDS), 1),
+        "rss_mb": memory_mb,
+    }
+
+
+class _Run:
+    """So many batches, in the order of their days."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.today = self.day_of(batches - 1)
+
+    def day_of(self, batch: int) -> int:
+        """The day a batch comes on."""
+        return _FIRST_DAY + batch * DEDUP_DAYS // self.batches
+
+
+def _open(path: Path) -> SegmentedFile:
+    return SegmentedFile(path, day_of_row, DEDUP_DAYS)
+
+
+def _claim(hashes: list[bytes], offset: int, day: int) -> tuple[list[tuple[bytes, bytes]], Rows]:
+    """What a worker writes for ids that intake's record at `offset` brought: changelog records, and local rows."""
+    seen = dict.fromkeys(hashes, offset)
+    return list(seen_records(seen, day, offset)), seen_rows(seen, day)
+
+
+def _rows_of(records: list[tuple[bytes, bytes]]) -> Rows:
+    """The rows that changelog records stand for, as recovery reads them."""
+    return [row for key, value in records for row in seen_rows_of_record(key, value)]
+
+
+def _seen_among(index: SegmentedFile, hashes: list[bytes], today: int) -> list[int]:
+    """The first offsets of those that were seen within the window, as the owner asks."""
+    since_day = today - DEDUP_DAYS
+    offsets = (first_offset_of(value, since_day) for value in index.get_many(hashes) if value is not None)
+    return [offset for offset in offsets if offset is not None]
+
+
+def _fill(run: _Run, index: SegmentedFile) -> dict[str, Any]:
+    look_up, encode, insert = Phase(), Phase(), Phase()
+    changelog_bytes = false_duplicates = 0
+    for batch in range(run.batches):
+        hashes, day = ids_of(batch), run.day_of(batch)
+        false_duplicates += len(look_up.run(_seen_among, index, hashes, day))
+        records, rows = encode.run(_claim, hashes, batch, day)
+        insert.run(index.write, rows, batch)
+        changelog_bytes += sum(len(key) + len(value) for key, value in records)
+    return {
+        "new_ids_per_second": round(look_up.ids / (look_up.seconds + encode.seconds + insert.seconds)),
+        "lookups_of_new_per_second": look_up.per_second,
+        "inserts_per_second": insert.per_second,
+        "changelog_bytes_per_id": round(changelog_bytes / look_up.ids, 2),
+        "false_duplicates": false_duplicates,
+    }
+
+
+def _look_up(run: _Run, index: SegmentedFile) -> dict[str, Any]:
+    """Every id again, and as many that never came, on an index that was closed and opened in between."""
+    repeated, absent = Phase(), Phase()
+    false_new = wrong_offsets = false_duplicates = 0
+    for batch in in_another_order(run.batches):
+        offsets = repeated.run(_seen_among, index, ids_of(batch), run.today)
+        false_new += BATCH_IDS - len(offsets)
+        wrong_offsets += sum(offset != batch for offset in offsets)
+        false_duplicates += len(absent.run(_seen_among, index, ids_of(_ABSENT + batch), run.today))
+    return {
+        "repeated_ids_per_second": repeated.per_second,
+        "absent_ids_per_second": absent.per_second,
+        "false_new": false_new,
+        "wrong_offsets": wrong_offsets,
+        "false_duplicates_after_reopening": false_duplicates,
+    }
+
+
+def _recover(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
+    """The same index from its changelog alone."""
+    recovered = _open(path)
+    apply = Phase()
+    for batch in range(run.batches):
+        records, _ = _claim(ids_of(batch), batch, run.day_of(batch))
+        apply.run(lambda records, batch: recovered.merge(_rows_of(records), batch), records, batch)
+    wrong = abs(sum(1 for _ in recovered.items()) - run.batches * BATCH_IDS)
+    for batch in in_another_order(run.batches):
+        hashes = ids_of(batch)
+        wrong += recovered.get_many(hashes) != index.get_many(hashes)
+    recovered.close()
+    return {"recovered_ids_per_second": apply.per_second, "wrong_after_recovery": wrong}
+
+
+def _expire(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
+    """Let days pass, one id a day, until the oldest segment goes; then every id is told by the day it came on."""
+    before = bytes_on_disk(path)
+    today = run.today
+    while True:
+        today += 1
+        began_at = time.perf_counter()
+        index.write(_claim([today.to_bytes(16, "big")], run.batches, today)[1], run.batches)
+        seconds = time.perf_counter() - began_at
+        if bytes_on_disk(path) < before:
+            break
+    wrong = 0
+    for batch in range(run.batches):
+        within_window = run.day_of(batch) >= today - DEDUP_DAYS
+        wrong += abs(len(_seen_among(index, ids_of(batch), today)) - BATCH_IDS * within_window)
+    return {
+        "expiry_seconds": round(seconds, 4),
+        "expired_mb": round((before - bytes_on_disk(path)) / 1e6, 1),
+        "wrong_after_expiry": wrong,
+    }

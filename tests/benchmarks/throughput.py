@@ -1,0 +1,214 @@
+"""How many events a second one worker carries, from the usage topic to balances, journal and ClickHouse.
+
+The usage is on its topic before the worker starts, so that the sender takes no processor time from it; broker, worker
+and API (with the historian and the embedded ClickHouse) share the machine. Time runs from the first envelope on intake,
+as the broker stamped it, to the moment when ClickHouse has every event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from api.stack import Stack, settings_apart
+from schemas.commands import CreateProject
+from streams.clickhouse.client import ClickHouse
+from streams.embedded.broker import EmbeddedBroker
+from streams.errors import OperatorError
+from streams.kafka.codecs import decode_intake, encode
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
+from streams.reconcile.verify import verify
+from streams.settings import Settings
+from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.rivals.faust_app import faust_baseline
+from tests.benchmarks.rivals.postgres import postgres_baseline
+from tests.benchmarks.rivals.quix import quix_baseline
+from tests.benchmarks.rivals.raw import raw_baseline
+from tests.benchmarks.rivals.rival import BaselineResult
+from tests.benchmarks.workload import OPENING_BALANCE, Workload
+
+PACK = 500
+STALLED_SECONDS = 60.0
+
+
+def compare(quick: bool, tell: Callable[[str], None]) -> list[BaselineResult]:
+    """The baselines, one after the other on a broker of their own, each with a shorter workload and a bound in time."""
+    baselines = (
+        ("plain Faust", faust_baseline, 100_000),
+        ("PostgreSQL", postgres_baseline, 60_000),
+        ("Quix Streams", quix_baseline, 300_000),
+        ("raw aiokafka", raw_baseline, 2_000_000),
+    )
+    seconds_max = 4.0 if quick else 60.0
+    results = []
+    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory:
+        settings = Settings()
+        with EmbeddedBroker(Path(directory), settings.cache_dir, heap_mb=settings.kafka_heap_mb) as broker:
+            for name, baseline, size in baselines:
+                tell(f"baseline: {name}")
+                workload = Workload(size // 20 if quick else size, 500 if quick else 10_000)
+                results.append(baseline(broker.url, workload, seconds_max))
+    return results
+
+
+def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[str, float | None]:
+    """How many times a baseline's rate this one is."""
+    return {
+        each.name: round(events_per_second / each.events_per_second, 2) if each.events_per_second else None
+        for each in baselines
+    }
+
+
+def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run it; the figures without the baselines."""
+    workload = Workload(events, projects)
+    with (
+        tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
+        Stack(settings_apart(Path(directory)), tell=tell) as stack,
+    ):
+        live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
+        tell(f"opening {projects:,} projects")
+        asyncio.run(_open_projects(live, workload))
+        clickhouse = ClickHouse(live)
+        try:
+            # A project opens with two facts, itself and its grant.
+            _wait(clickhouse, 2 * projects, tell)
+            stack.hold("worker-1")
+            tell(f"writing {events:,} events to the usage topic")
+            asyncio.run(_produce(live, workload))
+            stack.let_go("worker-1")
+            while "worker-1" not in stack.pids():
+                time.sleep(0.05)
+            with Usage(stack.pids()) as usage:
+                ended_at = _wait(clickhouse, 2 * projects + events, tell)
+            began_at, decided_at = asyncio.run(_times(live))
+            tell("reconciling")
+            figures = _figures(clickhouse, workload)
+            verdict = asyncio.run(verify(live, clickhouse))
+        finally:
+            clickhouse.close()
+    seconds = ended_at - began_at
+    return {
+        "events": events,
+        "projects": projects,
+        "seconds": round(seconds, 2),
+        "events_per_second": round(events / seconds, 1),
+        "events_per_second_to_journal": round(events / (decided_at - began_at), 1),
+        "clickhouse_rows_per_second": round(events / seconds, 1),
+        **figures,
+        "drift_microcredits": verdict.drift_microcredits,
+        "peak_rss_mb": usage.peak_rss_mb.get("worker-1"),
+        "peak_rss_mb_by_process": usage.peak_rss_mb,
+        "cpu_seconds_by_process": usage.cpu_seconds,
+        "cpu_microseconds_per_event": {
+            name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()
+        },
+        "machine": describe(),
+    }
+
+
+async def _open_projects(settings: Settings, workload: Workload) -> None:
+    publisher = Publisher(settings)
+    await publisher.start()
+    by_partition: dict[int, list[tuple[bytes | None, bytes]]] = {}
+    for project in workload.project_ids():
+        command = CreateProject(
+            project=project,
+            name="",
+            plan="enterprise",
+            contract_allowance=OPENING_BALANCE,
+            idempotency_key="",
+            correlation=project,
+            reply_instance="",
+            reply_partition=0,
+        )
+        partition = partition_of(project, settings.partitions)
+        by_partition.setdefault(partition, []).append((None, encode(command)))
+    try:
+        for partition, records in by_partition.items():
+            await publisher.send_all(topics_of(settings).intake, partition, records)
+    finally:
+        await publisher.stop()
+
+
+async def _produce(settings: Settings, workload: Workload) -> None:
+    publisher = Publisher(settings)
+    await publisher.start()
+    topic = topics_of(settings).usage
+    try:
+        pending: list[asyncio.Future[int]] = []
+        for record in workload.records(PACK, settings.partitions):
+            pending.append(await publisher.send(topic, record.partition, record.value))
+            if len(pending) >= 200:
+                await asyncio.gather(*pending)
+                pending.clear()
+        await asyncio.gather(*pending)
+    finally:
+        await publisher.stop()
+
+
+def _wait(clickhouse: ClickHouse, wanted: int, tell: Callable[[str], None]) -> float:
+    """The wall-clock time at which there were as many facts. Asks seldom until it is near: asking costs, too."""
+    count, moved_at, pause = 0, time.monotonic(), 0.5
+    while True:
+        found = int(clickhouse.query("SELECT count() FROM facts")[0][0])
+        now = time.monotonic()
+        if found >= wanted:
+            return time.time()
+        if found != count:
+            rate = (found - count) / (now - moved_at)
+            pause = min(1.0, max(0.05, 0.3 * (wanted - found) / rate))
+            count, moved_at = found, now
+            tell(f"{count:,} of {wanted:,} facts in ClickHouse")
+        elif now - moved_at > STALLED_SECONDS:
+            raise OperatorError(f"Only {count:,} of {wanted:,} facts reached ClickHouse; nothing more for a minute")
+        time.sleep(pause)
+
+
+async def _times(settings: Settings) -> tuple[float, float]:
+    """When the first envelope was on intake and the last fact on the journal, by the broker's clock, in seconds."""
+    topics = topics_of(settings)
+    consumer = AIOKafkaConsumer(**kafka_client_settings(settings), auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        intake = [TopicPartition(topics.intake, number) for number in range(settings.partitions)]
+        journal = [TopicPartition(topics.journal, number) for number in range(settings.partitions)]
+        consumer.assign(intake + journal)
+        firsts = []
+        for tp in intake:
+            await consumer.seek_to_beginning(tp)
+            while True:
+                record = await consumer.getone(tp)
+                if type(decode_intake(record.value)).__name__ == "Envelope":
+                    firsts.append(record.timestamp)
+                    break
+        lasts = []
+        for tp, end in (await consumer.end_offsets(journal)).items():
+            consumer.seek(tp, end - 1)
+            lasts.append((await consumer.getone(tp)).timestamp)
+    finally:
+        await consumer.stop()
+    return min(firsts) / 1000, max(lasts) / 1000
+
+
+def _figures(clickhouse: ClickHouse, workload: Workload) -> dict[str, Any]:
+    """What is missing, and what is there twice, against a count of the workload made here."""
+    rows = clickhouse.query(
+        "SELECT project, countIf(quantity > 0), uniqExact(event_id), -sum(amount) FROM facts WHERE kind = 'charge' "
+        "GROUP BY project"
+    )
+    found = {row[0]: (int(row[1]), int(row[2]), int(row[3])) for row in rows}
+    lost = twice = wrong = 0
+    for project, (count, microcredits) in workload.expected().items():
+        charged, distinct, amount = found.get(project, (0, 0, 0))
+        lost += max(0, count - distinct)
+        twice += charged - distinct
+        wrong += abs(amount - microcredits)
+    return {"lost": lost, "billed_twice": twice, "wrong_microcredits": wrong}

@@ -1,0 +1,88 @@
+"""Calls that many API tests make."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+import httpx
+
+from api.stack import Stack
+from schemas.accounts import Limits
+from schemas.commands import SetLimits
+from streams.core.limits import CEILING_MAX, REQUESTS_MAX
+from tests.intake import decide
+
+
+class Operator:
+    """An admin at a running stack."""
+
+    began_ms = 0
+
+    def __init__(self, stack: Stack) -> None:
+        self.settings = stack.settings
+        self.url = stack.url
+        self.clickhouse_url = stack.clickhouse_url
+        self.http = self.client(stack.admin_key)
+
+    def client(self, key: str | None) -> httpx.Client:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30.0)
+
+    def project(self, plan: str = "free", **body: Any) -> str:
+        """A new project's id."""
+        name = f"prj_{secrets.token_hex(5)}"
+        response = self.http.post("/v1/admin/projects", json={"project": name, "plan": plan, **body})
+        assert response.status_code == 201, response.text
+        return name
+
+    def key(self, project: str, environment: str = "production", **body: Any) -> dict[str, Any]:
+        """A new key of the project: key, key_id, scopes."""
+        response = self.http.post(f"/v1/admin/projects/{project}/keys", json={"environment": environment, **body})
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    def lift_limits(self, project: str) -> None:
+        """Let a project make any number of requests, whatever they cost: for what is not about limits."""
+        limits = Limits(REQUESTS_MAX, 2 * REQUESTS_MAX, CEILING_MAX)
+
+        def set_limits(addressing: dict[str, Any]) -> SetLimits:
+            return SetLimits(project=project, limits=limits, is_shadow=False, reason="test", **addressing)
+
+        ((reply, _),) = decide(self.settings, set_limits)
+        assert reply.status == 200, reply
+
+    def customer(
+        self, plan: str = "free", environment: str = "production", *, is_limited: bool = False
+    ) -> tuple[str, httpx.Client]:
+        """A new project and a client with a key of it; without its plan's request limit, unless asked for."""
+        project = self.project(plan)
+        if not is_limited:
+            self.lift_limits(project)
+        return project, self.client(self.key(project, environment)["key"])
+
+    def rows(self, clickhouse_url: str, sql: str) -> list[list[str]]:
+        response = httpx.post(clickhouse_url, content=sql.encode())
+        assert response.status_code == 200, response.text
+        return [line.split("\t") for line in response.text.splitlines()]
+
+
+def eventually(check: Any, seconds: float = 20.0) -> Any:
+    """The first truthy result of `check`, asked again until then."""
+    deadline = time.monotonic() + seconds
+    while not (result := check()):
+        assert time.monotonic() < deadline, "this did not come true in time"
+        time.sleep(0.05)
+    return result
+
+
+def event(project: str, event_id: str, operation: str = "chat.message", **data: Any) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": "/tests",
+        "type": "usage",
+        "subject": project,
+        "data": {"operation": operation, **data},
+    }

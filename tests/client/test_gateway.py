@@ -1,0 +1,378 @@
+"""The middleware in front of a small service, on the whole stack: what runs, what it is charged, what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route as ServiceRoute
+
+from api.stack import Stack
+from streams.client.gateway import Charge, Gateway, Route
+from streams.client.http_admissions import HttpAdmissions
+from streams.client.kafka_admissions import KafkaAdmissions
+from streams.client.producer import HttpProducer, KafkaProducer
+from streams.embedded import lifeline
+from tests.calls import Operator, eventually
+
+CREDIT = 1_000_000
+
+
+async def clip_details(request: Request) -> dict[str, Any]:
+    return {"tier": json.loads(await request.body())["tier"], "metadata": {"customer_id": "globex"}}
+
+
+ROUTES = [
+    Route("POST", "/v1/messages", operation="chat.message", hold=False),
+    Route("POST", "/v1/images", operation="image"),
+    Route("POST", "/v1/clips", operation="video", details=clip_details),
+    Route("POST", "/v1/{language}/posts", operation="blog_post"),
+]
+
+
+class Service:
+    """What is behind the gateway: it does as it is told by the header `x-do`, and notes what ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.charges: list[Charge] = []
+        self.entered = asyncio.Event()
+        self.go_on = asyncio.Event()
+        endless = [ServiceRoute("/v1/endless", self.endless, methods=["POST"])]
+        self.app = Starlette(routes=[*endless, ServiceRoute("/{path:path}", self.answer, methods=["GET", "POST"])])
+
+    async def answer(self, request: Request) -> Response:
+        do = request.headers.get("x-do", "")
+        self.ran.append(request.url.path)
+        charge = request.scope.get("meterline")
+        if charge is not None:
+            self.charges.append(charge)
+        if do == "raise":
+            raise RuntimeError("the upstream is gone")
+        if do == "wait":
+            self.entered.set()
+            await self.go_on.wait()
+        if do == "part":
+            charge.capture(10 * CREDIT)
+        if do == "release":
+            charge.release("nothing to show for it")
+        if do == "keep":
+            charge.keep()
+        body = (await request.body()).decode()
+        return JSONResponse({"body": body}, int(do) if do.isdigit() else 200)
+
+    async def endless(self, request: Request) -> Response:
+        async def chunks() -> AsyncIterator[bytes]:
+            while True:
+                yield b"x" * 1024
+                await asyncio.sleep(0.01)
+
+        return StreamingResponse(chunks())
+
+
+def project_of(scope: Any) -> str:
+    return dict(scope["headers"]).get(b"x-project", b"").decode()
+
+
+def gateway_of(stack: Stack, service: Service, **changes: Any) -> Gateway:
+    parts: dict[str, Any] = {
+        "admissions": KafkaAdmissions(stack.settings),
+        "producer": KafkaProducer(stack.settings),
+        "routes": ROUTES,
+        "project_of": project_of,
+    }
+    return Gateway(service.app, **(parts | changes))
+
+
+@asynccontextmanager
+async def in_front_of(service: Service, stack: Stack, project: str, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a gateway in front of the service."""
+    async with gateway_of(stack, service, **changes) as gateway:
+        transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
+        headers = {"x-project": project} if project else {}
+        async with httpx.AsyncClient(transport=transport, base_url="http://service", headers=headers) as client:
+            yield client
+
+
+Call = Callable[[httpx.AsyncClient, Service], Any]
+
+
+def run(stack: Stack, project: str, call: Call, **changes: Any) -> Service:
+    """Run a scenario against a gateway; gives the service, for what it noted."""
+
+    async def scenario() -> Service:
+        service = Service()
+        async with in_front_of(service, stack, project, **changes) as client:
+            await call(client, service)
+        return service
+
+    return asyncio.run(scenario())
+
+
+def balance(operator: Operator, project: str) -> tuple[str, str]:
+    """Available and held."""
+    found = operator.http.get("/v1/balance", params={"project": project}).json()
+    return found["available"], found["held"]
+
+
+def facts(stack: Stack, operator: Operator, project: str) -> dict[str, int]:
+    """How many facts of each kind a project has about uses."""
+    kinds = "'charge', 'hold', 'release', 'refusal', 'duplicate'"
+    sql = f"SELECT kind, count() FROM facts WHERE project = '{project}' AND kind IN ({kinds}) GROUP BY kind"
+    return {kind: int(count) for kind, count in operator.rows(stack.clickhouse_url, sql)}
+
+
+def test_an_admitted_request_runs_is_charged_and_says_how_the_window_stands(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        answer = await client.post("/v1/messages", content="hello", headers={"x-request-id": "mine"})
+        assert (answer.status_code, answer.json()) == (200, {"body": "hello"})
+        assert answer.headers["x-request-id"] == "mine"
+        assert (answer.headers["x-ratelimit-limit"], answer.headers["x-ratelimit-remaining"]) == ("30", "29")
+        assert "retry-after" not in answer.headers
+
+    service = run(stack, project, call)
+    assert service.charges[0].decision.credits == CREDIT
+    eventually(lambda: balance(operator, project) == ("249", "0"))
+    # The usage event came too, and was not billed again.
+    eventually(lambda: facts(stack, operator, project) == {"charge": 1, "duplicate": 1})
+
+
+@pytest.mark.parametrize(
+    ("do", "charged"),
+    [("201", True), ("404", True), ("500", False), ("503", False), ("raise", False), ("release", False)],
+)
+def test_a_hold_is_captured_or_released_by_what_became_of_the_request(
+    stack: Stack, operator: Operator, do: str, charged: bool
+) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        answer = await client.post("/v1/images", headers={"x-do": do})
+        assert answer.status_code == (int(do) if do.isdigit() else 500 if do == "raise" else 200)
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("218" if charged else "250", "0"))
+    expected = {"hold": 1, "charge": 1, "duplicate": 1} if charged else {"hold": 1, "release": 1}
+    eventually(lambda: facts(stack, operator, project) == expected)
+
+
+def test_without_credits_a_request_does_not_run(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        for _ in range(4):
+            assert (await client.post("/v1/de/posts")).status_code == 200
+        refused = await client.post("/v1/images")
+        assert refused.status_code == 402
+        assert refused.headers["content-type"] == "application/problem+json"
+        problem = refused.json()
+        assert (problem["code"], problem["status"], problem["available"]) == ("out_of_credits", 402, "10")
+        assert problem["instance"] == refused.headers["x-request-id"]
+        assert problem["detail"].startswith("image costs 32 credits; 10 are available. ")
+        assert refused.headers["x-ratelimit-remaining"] == "25"
+        assert "retry-after" not in refused.headers
+
+    service = run(stack, project, call)
+    assert service.ran == ["/v1/de/posts"] * 4
+    eventually(lambda: facts(stack, operator, project).get("refusal") == 1)
+    eventually(lambda: balance(operator, project) == ("10", "0"))
+
+
+def test_a_full_window_is_a_429_with_retry_after(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        answers = await asyncio.gather(*(client.get(f"/pages/{number}") for number in range(70)))
+        limited = [each for each in answers if each.status_code == 429]
+        assert (len(limited), len(service.ran)) == (10, 60)
+        assert limited[0].json()["code"] == "rate_limited"
+        assert limited[0].headers["x-ratelimit-remaining"] == "0"
+        assert 0 < int(limited[0].headers["retry-after"]) <= 60
+
+    run(stack, project, call)
+    # What costs nothing is on record all the same.
+    eventually(lambda: facts(stack, operator, project) == {"charge": 60, "duplicate": 60, "refusal": 10})
+
+
+def test_the_details_are_computed_from_a_body_that_the_service_still_reads(stack: Stack, operator: Operator) -> None:
+    hobby, build = operator.project("hobby"), operator.project("build")
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        premium = b'{"tier": "premium"}'
+        gated = await client.post("/v1/clips", content=premium)
+        assert (gated.status_code, gated.json()["code"]) == (402, "plan_required")
+        assert (await client.post("/v1/clips", content=b'{"tier": "budget"}')).status_code == 200
+        answer = await client.post("/v1/clips", content=premium, headers={"x-project": build})
+        assert answer.json() == {"body": premium.decode()}
+
+    run(stack, hobby, call)
+    eventually(lambda: balance(operator, hobby) == ("4960", "0"))
+    eventually(lambda: balance(operator, build) == ("24700", "0"))
+
+
+def test_the_service_captures_a_part(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        # What it says stands, whatever it answers.
+        assert (await client.post("/v1/images", headers={"x-do": "part"})).status_code == 200
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("240", "0"))
+
+
+def test_a_job_that_goes_on_keeps_its_hold(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        keyed = {"x-do": "keep", "idempotency-key": "job"}
+        assert (await client.post("/v1/images", headers=keyed)).status_code == 200
+        assert (await client.post("/v1/images", headers=keyed)).status_code == 200
+
+    service = run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("218", "32"))
+    first, again = (charge.decision for charge in service.charges)
+    assert (first.already_decided, again.already_decided, again.hold_id) == (False, True, first.hold_id)
+
+    async def end_job() -> None:
+        async with KafkaAdmissions(stack.settings) as admissions:
+            assert (await admissions.capture(project, first.hold_id)).credits == 32 * CREDIT
+
+    asyncio.run(end_job())
+    eventually(lambda: balance(operator, project) == ("218", "0"))
+
+
+def test_a_clients_retry_is_charged_once(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        keyed = {"idempotency-key": "mine"}
+        failed = await client.post("/v1/images", headers=keyed | {"x-do": "502"})
+        assert failed.status_code == 502
+        assert (await client.post("/v1/images", headers=keyed)).status_code == 200
+        again = await client.post("/v1/images", headers=keyed)
+        assert (again.status_code, again.json()["code"]) == (409, "idempotency_reply_expired")
+        assert "x-ratelimit-limit" in again.headers
+        assert len(service.ran) == 2
+        # Another request is another charge, whatever its key.
+        assert (await client.post("/v1/de/posts", headers=keyed)).status_code == 200
+        assert (await client.post("/v1/fr/posts", headers=keyed)).status_code == 200
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == (str(250 - 32 - 2 * 60), "0"))
+
+
+def test_a_service_that_knows_its_keys_gets_the_retry(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        for _ in range(3):
+            assert (await client.post("/v1/images", headers={"idempotency-key": "k"})).status_code == 200
+        assert [charge.decision.already_decided for charge in service.charges] == [False, True, True]
+
+    run(stack, project, call, repeats="run")
+    eventually(lambda: balance(operator, project) == ("218", "0"))
+
+
+def test_what_was_charged_and_failed_runs_once_more_for_nothing(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        keyed = {"idempotency-key": "k"}
+        statuses = [
+            (await client.post("/v1/messages", headers=keyed | {"x-do": do})).status_code for do in ("500", "", "")
+        ]
+        assert statuses == [500, 200, 409]
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("249", "0"))
+
+
+def test_the_same_key_does_not_run_twice_at_once(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        keyed = {"idempotency-key": "k", "x-do": "wait"}
+        first = asyncio.create_task(client.post("/v1/images", headers=keyed))
+        await service.entered.wait()
+        again = await client.post("/v1/images", headers=keyed)
+        assert (again.status_code, again.json()["code"]) == (409, "already_running")
+        service.go_on.set()
+        assert (await first).status_code == 200
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("218", "0"))
+
+
+def test_who_has_no_project_sees_only_what_costs_nothing(stack: Stack) -> None:
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        assert (await client.get("/healthz")).status_code == 200
+        nobody = await client.post("/v1/images")
+        assert (nobody.status_code, nobody.json()["code"]) == (401, "unauthenticated")
+        assert service.ran == ["/healthz"]
+
+    run(stack, "", call)
+
+
+def test_others_may_pass_uncounted(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        assert "x-ratelimit-limit" not in (await client.get("/pages/1")).headers
+        assert (await client.post("/v1/messages")).headers["x-ratelimit-remaining"] == "29"
+
+    run(stack, project, call, others="pass")
+
+
+def test_it_works_over_http_as_well(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+    key = operator.key(project)["key"]
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        assert (await client.post("/v1/images")).status_code == 200
+        assert (await client.post("/v1/images", headers={"x-do": "500"})).status_code == 500
+        for _ in range(3):
+            assert (await client.post("/v1/de/posts")).status_code == 200
+        assert (await client.post("/v1/de/posts")).status_code == 402
+
+    run(stack, project, call, admissions=HttpAdmissions(stack.url, key), producer=HttpProducer(stack.url, key))
+    eventually(lambda: balance(operator, project) == ("38", "0"))
+
+
+def test_a_client_that_goes_away_in_the_middle_is_charged(stack: Stack, operator: Operator) -> None:
+    """By a real server, which also starts and stops the gateway with the service's lifespan."""
+    project = operator.project()
+
+    async def scenario() -> None:
+        routes = [Route("POST", "/v1/endless", operation="image")]
+        gateway = gateway_of(stack, Service(), routes=routes)
+        port = lifeline.free_port()
+        server = uvicorn.Server(uvicorn.Config(gateway, port=port, log_level="warning"))
+        serving = asyncio.create_task(server.serve())
+        try:
+            while not server.started:
+                await asyncio.sleep(0.01)
+            async with (
+                httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers={"x-project": project}) as client,
+                client.stream("POST", "/v1/endless") as answer,
+            ):
+                async for _ in answer.aiter_bytes():
+                    break
+            await asyncio.to_thread(eventually, lambda: balance(operator, project) == ("218", "0"))
+        finally:
+            server.should_exit = True
+            await serving
+
+    asyncio.run(scenario())
+    eventually(lambda: facts(stack, operator, project) == {"hold": 1, "charge": 1, "duplicate": 1})

@@ -1,0 +1,362 @@
+"""The analysts' queries, on the real engine with a small history whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from schemas.prices import MICROCREDITS_PER_CREDIT
+from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.historian import Sink, dead_letter_sink, journal_sink
+from streams.clickhouse.migrations import migrate
+from streams.core.booking import FACTS_PER_SLOT
+from streams.embedded.clickhouse_front import create_front
+from streams.settings import PROJECT_ROOT, Settings
+from tests.engine import Serve
+
+QUERIES = sorted((PROJECT_ROOT / "clickhouse" / "queries").glob("*.sql"))
+NOW = datetime.now(UTC)
+
+Row = dict[str, Any]
+
+
+def microcredits(credits: str) -> int:
+    return int(Decimal(credits) * MICROCREDITS_PER_CREDIT)
+
+
+def fact(
+    ago: timedelta,
+    partition: int,
+    offset: int,
+    position: int,
+    kind: str,
+    project: str,
+    amount: str = "0",
+    balance: str = "0",
+    **more: Any,
+) -> Row:
+    """A row of `facts` as the historian writes it, booked so long ago; amounts in credits."""
+    at_ms = round((NOW - ago).timestamp() * 1000)
+    more.setdefault("environment", "production")
+    return {
+        "partition": partition,
+        "offset": offset,
+        "position": position,
+        "journal_offset": offset,
+        "kind": kind,
+        "project": project,
+        "amount": microcredits(amount),
+        "balance": microcredits(balance),
+        "source": "/gateway",
+        "event_id": f"e{offset}-{position // FACTS_PER_SLOT}",
+        "occurred_at": at_ms,
+        "booked_at": at_ms,
+        **more,
+    }
+
+
+def charge(ago: timedelta, partition: int, offset: int, position: int, project: str, line: str, **more: Any) -> Row:
+    """`line` is "operation × quantity amount balance"."""
+    operation, _, quantity, amount, balance = line.split()
+    if customer := more.pop("customer", ""):
+        more["metadata"] = f'{{"customer_id":"{customer}"}}'
+    return fact(
+        ago,
+        partition,
+        offset,
+        position,
+        "charge",
+        project,
+        amount,
+        balance,
+        operation=operation,
+        quantity=int(quantity),
+        **more,
+    )
+
+
+def history() -> list[Row]:
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    blog_post: Row = {"operation": "blog_post", "quantity": 1, "balance": "10.94"}
+    return [
+        # Older than every window.
+        fact(40 * day, 1, 10, 0, "project", "acme", reason="hobby"),
+        fact(40 * day, 1, 10, 2, "subscription", "acme", environment="", reason="hobby", cents=25_00),
+        fact(40 * day, 1, 10, 1, "grant", "acme", "100", "100", reason="allowance"),
+        charge(35 * day, 1, 11, 0, "acme", "image × 1 -32 68", customer="c1"),
+        fact(31 * day, 1, 12, 0, "refusal", "acme", **blog_post, reason="out_of_credits"),
+        # One event, two lines.
+        charge(3 * day, 1, 20, 0, "acme", "social_post.text × 1 -5 63", customer="c1"),
+        charge(3 * day, 1, 20, 1, "acme", "social_post.image × 1 -32 31", customer="c1"),
+        fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up", cents=20, billing_account="agency"),
+        # One line that two grants pay for, and another event of the same record.
+        charge(1 * day, 1, 22, 0, "acme", "blog_post × 1 -31 40", customer="c2"),
+        charge(1 * day, 1, 22, 1, "acme", "blog_post × 0 -29 11", customer="c2"),
+        charge(1 * day, 1, 22, FACTS_PER_SLOT, "acme", "webhook.delivery × 3 -0.06 10.94", customer="c2"),
+        # Refused, tried again, and refused again; and something the plan lacks.
+        fact(5 * hour, 1, 23, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
+        fact(4 * hour, 1, 24, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
+        fact(3 * hour, 1, 25, 0, "refusal", "acme", operation="video.premium", quantity=1, reason="plan_required"),
+        fact(2 * hour, 1, 26, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
+        fact(2 * hour, 1, 27, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
+        # The preview environment has a budget of its own. Charged more than 7 days ago.
+        fact(10 * day, 1, 18, 0, "grant", "acme", "4000", "4000", environment="preview", reason="top_up"),
+        charge(8 * day, 1, 19, 0, "acme", "chat.message × 1 -1 3999", environment="preview", source="/preview"),
+        # A renewal: what is left expires, and the next allowance is granted.
+        fact(6 * day, 2, 5, 0, "grant", "beta", "250", "250", reason="allowance"),
+        charge(2 * day, 2, 6, 0, "beta", "chat.message × 70 -70 180"),
+        fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
+        fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
+        charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
+        # Limits on trial: tried and ended, then tried again; counted calls, one of them too many for the trial.
+        fact(9 * day, 3, 1, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":1}', key_id="op"),
+        fact(9 * day, 3, 2, 0, "request", "tried", operation="GET /v1/old", key_id="k1", source=""),
+        fact(
+            9 * day, 3, 2, 1, "shadow", "tried", operation="GET /v1/old", key_id="k1", source="", reason="rate_limited"
+        ),
+        fact(8 * day, 3, 3, 0, "limits", "tried", environment="", reason="shadow", metadata='{"reason":"enough"}'),
+        fact(7 * day - hour, 3, 4, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":2}'),
+        fact(2 * day, 3, 5, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(2 * day, 3, 6, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(
+            2 * day,
+            3,
+            6,
+            1,
+            "shadow",
+            "tried",
+            operation="GET /v1/balance",
+            key_id="k1",
+            source="",
+            reason="rate_limited",
+        ),
+        fact(2 * day, 3, 7, 0, "hold", "tried", operation="website", key_id="k2", held=240),
+        fact(2 * day, 3, 7, 1, "hold", "tried", operation="website", key_id="k2", held=240),
+        fact(2 * day, 3, 7, 2, "shadow", "tried", operation="website", key_id="k2", reason="over_cost_ceiling"),
+        fact(2 * day, 3, 9, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(2 * day, 3, 10, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        # Uses nothing that costs.
+        fact(5 * day, 0, 1, 0, "grant", "idle", "250", "250", reason="allowance"),
+        charge(2 * hour, 0, 2, 0, "idle", "read × 1 0 250"),
+    ]
+
+
+def dead_letters() -> list[Row]:
+    def letter(days: int, journal_offset: int, offset: int, code: str, field: str = "", position: int = 0) -> Row:
+        at_ms = round((NOW - timedelta(days=days)).timestamp() * 1000)
+        return {
+            "journal_partition": 0,
+            "journal_offset": journal_offset,
+            "code": code,
+            "detail": f"detail {journal_offset}",
+            "field": field,
+            "topic": "meterline.usage",
+            "partition": 3,
+            "offset": offset,
+            "position": position,
+            "received_at": at_ms,
+            "event": "{}",
+        }
+
+    return [
+        letter(31, 0, 1, "malformed_json"),
+        letter(5, 1, 2, "malformed_json"),
+        letter(4, 2, 3, "unknown_operation", "data.operation"),
+        letter(3, 3, 3, "unknown_operation", "data.operation", position=1),
+        # A crash repeated it.
+        letter(3, 4, 3, "unknown_operation", "data.operation", position=1),
+    ]
+
+
+@pytest.fixture
+def filled(embedded: ClickHouse) -> ClickHouse:
+    """The engine with the schema and that history."""
+    migrate(embedded)
+    insert(embedded, journal_sink(Settings()), history())
+    insert(embedded, dead_letter_sink(Settings()), dead_letters())
+    return embedded
+
+
+def insert(clickhouse: ClickHouse, sink: Sink, rows: Sequence[Row]) -> None:
+    packs = []
+    for row in rows:
+        values = [row.get(name, "" if kind == "String" else 0) for name, kind in sink.columns.items()]
+        packs.append(Pack(tuple(row[name] for name in sink.shared), msgspec.msgpack.encode([values]), 1))
+    clickhouse.insert_packs(sink.table, sink.shared, sink.columns, packs, partitions_max=3)
+
+
+def ask(clickhouse: ClickHouse, name: str, columns: str) -> list[tuple[Any, ...]]:
+    """The rows of a query file, with these columns of it, in its order."""
+    sql = (PROJECT_ROOT / "clickhouse" / "queries" / f"{name}.sql").read_text()
+    rows: Sequence[Sequence[Any]] = clickhouse.query(f"SELECT {columns} FROM (\n{sql}\n)")
+    return [tuple(row) for row in rows]
+
+
+def test_there_are_queries() -> None:
+    assert len(QUERIES) >= 10
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_a_query_says_what_it_answers_and_runs_as_it_is(filled: ClickHouse, path: Path) -> None:
+    sql = path.read_text()
+    assert sql.startswith("-- ") and "?" in sql.partition("SELECT")[0]
+    assert filled.query(sql)
+
+
+@pytest.mark.parametrize("path", QUERIES, ids=lambda path: path.stem)
+def test_a_query_shows_credits_as_exact_decimals(filled: ClickHouse, path: Path) -> None:
+    columns = filled.query(f"DESCRIBE TABLE (\n{path.read_text()}\n)")
+    types = {name: kind for name, kind, *_ in columns}
+    assert all(kind.startswith("Decimal(38, 6)") for name, kind in types.items() if "credits" in name)
+    assert [name for name, kind in types.items() if "Float" in kind and name != "share_percent"] == []
+
+
+def test_every_query_runs_through_the_http_front_as_curl_sends_it(filled: ClickHouse, serve: Serve) -> None:
+    url = serve(create_front(filled))
+    for path in QUERIES:
+        answer = httpx.post(url, content=path.read_bytes(), params={"default_format": "CSVWithNames"})
+        assert answer.status_code == 200, f"{path.name}: {answer.text}"
+        assert len(answer.text.splitlines()) == len(filled.query(path.read_text())) + 1, path.name
+
+
+def test_every_query_runs_on_an_empty_history(embedded: ClickHouse) -> None:
+    migrate(embedded)
+    for path in QUERIES:
+        assert list(embedded.query(path.read_text())) == [], path.name
+
+
+def test_usage_by_customer(filled: ClickHouse) -> None:
+    assert ask(filled, "usage_by_customer", "*") == [
+        ("acme", "", "chat.message", 1, 1, Decimal("1")),
+        ("acme", "c1", "social_post.image", 1, 1, Decimal("32")),
+        ("acme", "c1", "social_post.text", 1, 1, Decimal("5")),
+        ("acme", "c2", "blog_post", 1, 1, Decimal("60")),
+        ("acme", "c2", "webhook.delivery", 1, 3, Decimal("0.06")),
+        ("beta", "", "chat.message", 1, 70, Decimal("70")),
+        ("beta", "", "read", 1, 1, Decimal("0")),
+        ("idle", "", "read", 1, 1, Decimal("0")),
+    ]
+
+
+def test_usage_by_day(filled: ClickHouse) -> None:
+    def utc_day(days: int) -> Any:
+        return (NOW - timedelta(days=days)).date()
+
+    rows = ask(filled, "usage_by_day", "day, environment, operation, projects, uses, units, credits")
+    assert (utc_day(1), "production", "blog_post", 1, 1, 1, Decimal("60")) in rows
+    assert (utc_day(2), "production", "chat.message", 1, 1, 70, Decimal("70")) in rows
+    assert (utc_day(8), "preview", "chat.message", 1, 1, 1, Decimal("1")) in rows
+    assert sum(row[-1] for row in rows) == Decimal("168.06")
+    days = [row[0] for row in rows]
+    assert days == sorted(days, reverse=True)
+
+
+def test_top_projects(filled: ClickHouse) -> None:
+    assert ask(filled, "top_projects", "project, events, credits, share_percent") == [
+        ("acme", 4, Decimal("98.06"), 58.35),
+        ("beta", 2, Decimal("70"), 41.65),
+        ("idle", 1, Decimal("0"), 0.0),
+    ]
+
+
+def test_refusals_by_reason(filled: ClickHouse) -> None:
+    assert ask(filled, "refusals_by_reason", "reason, operation, refusals, events, projects") == [
+        ("out_of_credits", "blog_post", 2, 1, 1),
+        ("plan_required", "video.premium", 1, 1, 1),
+    ]
+
+
+def test_dead_letters_by_code_counts_a_repeated_one_once(filled: ClickHouse) -> None:
+    rows = ask(filled, "dead_letters_by_code", "code, field, events, latest_detail LIKE 'detail %'")
+    assert rows == [("unknown_operation", "data.operation", 2, 1), ("malformed_json", "", 1, 1)]
+
+
+def test_duplicates_by_source(filled: ClickHouse) -> None:
+    # Decided: events 20 and 22 (two of them), refusals 23 to 25, and one event each of beta's 6 and 7 and idle's 2.
+    assert ask(filled, "duplicates_by_source", "source, duplicates, ids_repeated, decided, projects") == [
+        ("/gateway", 2, 1, 9, 1)
+    ]
+
+
+def test_balance_of_every_project(filled: ClickHouse) -> None:
+    assert ask(filled, "balance_of_every_project", "project, environment, credits, agrees, entries") == [
+        ("acme", "preview", Decimal("3999"), 1, 2),
+        ("acme", "production", Decimal("10.94"), 1, 8),
+        ("beta", "production", Decimal("250"), 1, 5),
+        ("idle", "production", Decimal("250"), 1, 2),
+    ]
+
+
+def test_balances_that_do_not_agree_with_their_newest_entry_show(filled: ClickHouse) -> None:
+    wrong = fact(timedelta(0), 0, 3, 0, "grant", "idle", "1", "250")
+    insert(filled, journal_sink(Settings()), [wrong])
+    assert ask(filled, "balance_of_every_project", "project, agrees")[-1] == ("idle", 0)
+
+
+def test_burn_rate(filled: ClickHouse) -> None:
+    assert ask(filled, "burn_rate", "*") == [
+        ("acme", "production", Decimal("13.865714"), Decimal("10.94"), Decimal("0.7")),
+        ("beta", "production", Decimal("10"), Decimal("250"), Decimal("25")),
+    ]
+
+
+def test_ledger_of_a_project_is_that_of_the_newest_entry_until_another_is_named(filled: ClickHouse) -> None:
+    assert ask(filled, "ledger_of_a_project", "entry_id, kind, credits, balance_credits") == [
+        ("2-7-2", "charge", Decimal("0"), Decimal("250")),
+        ("2-7-1", "grant", Decimal("250"), Decimal("250")),
+        ("2-7-0", "expiry", Decimal("-180"), Decimal("0")),
+        ("2-6-0", "charge", Decimal("-70"), Decimal("180")),
+        ("2-5-0", "grant", Decimal("250"), Decimal("250")),
+    ]
+    sql = (PROJECT_ROOT / "clickhouse" / "queries" / "ledger_of_a_project.sql").read_text()
+    before, _, after = sql.partition("\nWITH ")
+    named = before + "\nWITH 'acme' AS wanted" + after.partition("AS wanted")[2]
+    assert len(filled.query(named)) == 10
+
+
+def test_revenue_by_month(filled: ClickHouse) -> None:
+    two_days = timedelta(days=2)
+    more: list[Row] = [
+        fact(two_days, 2, 8, 0, "refund", "beta", "-200", reason="top_up", cents=-1_00, billing_account="agency"),
+        fact(two_days, 2, 8, 1, "subscription", "beta", environment="", reason="build", cents=119_00),
+    ]
+    insert(filled, journal_sink(Settings()), more)
+    month_now, month_before = ((NOW - timedelta(days=days)).date().replace(day=1) for days in (2, 40))
+    assert ask(filled, "revenue_by_month", "*") == [
+        (month_now, 2, Decimal("119.00"), Decimal("0.20"), Decimal("-1.00"), Decimal("118.20")),
+        (month_before, 1, Decimal("25.00"), Decimal(0), Decimal(0), Decimal("25.00")),
+    ]
+
+
+def test_audit_key_use_by_hour(filled: ClickHouse) -> None:
+    more = [
+        fact(timedelta(days=2), 3, 8, 0, "charge", "tried", operation="website", key_id="k2", reason="captured"),
+        fact(timedelta(days=2), 3, 11, 0, "refusal", "tried", operation="image", key_id="k2", reason="out_of_credits"),
+        fact(
+            timedelta(days=2), 3, 12, 0, "refusal", "tried", operation="item", key_id="op", source="", reason="unpaid"
+        ),
+    ]
+    insert(filled, journal_sink(Settings()), more)
+    rows = ask(filled, "audit_key_use_by_hour", "project, key_id, environment, operation, uses, refused")
+    assert rows == [
+        ("tried", "k1", "production", "GET /v1/balance", 4, 0),
+        ("tried", "k2", "production", "image", 1, 1),
+        ("tried", "k2", "production", "website", 1, 0),
+    ]
+    (hour,) = {row[0] for row in ask(filled, "audit_key_use_by_hour", "hour")}
+    assert (hour.minute, hour.second) == (0, 0)
+
+
+def test_limits_that_would_have_refused_counts_the_newest_trial(filled: ClickHouse) -> None:
+    columns = "project, limits_on_trial, requests, would_be_refused, rate_limited, never, share_percent"
+    assert ask(filled, "limits_that_would_have_refused", columns) == [("tried", '{"burst":2}', 5, 2, 1, 1, 40.0)]
+    ended = fact(timedelta(days=2, hours=1), 3, 5, 1, "limits", "tried", environment="", reason="shadow")
+    insert(filled, journal_sink(Settings()), [ended])
+    assert ask(filled, "limits_that_would_have_refused", columns) == [], "none in the time that it lasted"

@@ -1,0 +1,27 @@
+"""An intake log with times of its own choice, written before anyone reads it."""
+
+from __future__ import annotations
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from streams.kafka.topics import kafka_client_settings, topics_of
+from streams.settings import Settings
+
+
+async def write_intake(settings: Settings, records: list[tuple[int, int, bytes]]) -> None:
+    """Create the intake topic so that it takes the times it is given; write (partition, Unix ms, value) in order."""
+    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
+    await admin.start()
+    topic = topics_of(settings).intake
+    config = topics_of(settings).configs()[topic] | {
+        "message.timestamp.type": "CreateTime",
+        "message.timestamp.after.max.ms": str(2**63 - 1),
+    }
+    await admin.create_topics([NewTopic(topic, settings.partitions, 1, topic_configs=config)])
+    await admin.close()
+    producer = AIOKafkaProducer(**kafka_client_settings(settings), enable_idempotence=True)
+    await producer.start()
+    for partition, at_ms, value in records:
+        await producer.send(topic, value, partition=partition, timestamp_ms=at_ms)
+    await producer.stop()

@@ -1,0 +1,70 @@
+"""Every partition comes to have the same price books in the same order, whatever was cut short."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from api.stack import Stack
+from schemas.commands import PublishPrices
+from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from streams.core.price_list import PRICES_ID
+from streams.kafka.command_client import CommandClient
+from streams.kafka.publisher import Publisher
+from streams.settings import Settings
+from streams.state.accounts_view import AccountsView
+from streams.state.price_broadcast import PriceBroadcast
+
+PARTITIONS = 4
+
+
+def book(version: str, number: int) -> PriceBook:
+    now_ms = time.time_ns() // 1_000_000
+    rates = FIRST_PRICE_BOOK.rates | {"op.new": 10 - number}
+    return PriceBook(version, now_ms + number, rates, FIRST_PRICE_BOOK.plan_required, {}, now_ms)
+
+
+def test_a_partition_that_was_left_out_is_told_in_order(tmp_path) -> None:
+    settings = Settings(data_dir=tmp_path, api_port=0, clickhouse_front_port=0, partitions=PARTITIONS)
+
+    async def scenario(live: Settings) -> None:
+        publisher = Publisher(live)
+        commands, accounts = CommandClient(live, publisher), AccountsView(live, tmp_path / "view")
+        await publisher.start()
+        await commands.start()
+        await accounts.start()
+        try:
+            await until(lambda: accounts.is_ready)
+            one, two = book("one", 1), book("two", 2)
+
+            async def tell(partition: int, told: PriceBook, after: str) -> Any:
+                command = PublishPrices(project=PRICES_ID, book=told, after=after, **commands.addressing())
+                return (await commands.decide(command, partition))[0]
+
+            # Whoever announced the first one died after two partitions.
+            for partition in (0, 2):
+                assert (await tell(partition, one, "2026-01")).status == 200
+            # Another operator's book can't overtake it where it is missing.
+            assert (await tell(3, two, "one")).code == "price_list_changed"
+            assert (await tell(0, two, "2026-01")).code == "price_list_changed"
+            await until(lambda: accounts.prices().version("one") is not None)
+            broadcast = PriceBroadcast(commands, accounts, PARTITIONS)
+            await broadcast.announce(two, "one")
+            await until(lambda: all(versions(accounts, each) == ["one", "two"] for each in range(PARTITIONS)))
+        finally:
+            await accounts.stop()
+            await commands.stop()
+            await publisher.stop()
+
+    with Stack(settings) as stack:
+        asyncio.run(scenario(stack.settings))
+
+
+def versions(accounts: AccountsView, partition: int) -> list[str]:
+    return [name for name in ("one", "two") if any(each.version == name for each in accounts.books(partition))]
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not check():
+            await asyncio.sleep(0.02)

@@ -1,0 +1,119 @@
+"""Bad input on the usage topic of the whole stack: each has its own code, and its neighbours are charged."""
+
+import asyncio
+import json
+import secrets
+
+import orjson
+from aiokafka import AIOKafkaProducer
+
+from api.stack import Stack
+from streams.client.producer import KafkaProducer
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
+from tests.calls import Operator, event, eventually
+
+
+def bad_events(project: str, ghost: str) -> dict[str, bytes]:
+    """Code → an event that earns it, all with an id of their own."""
+    documents = {
+        "unknown_operation": event(project, "b1", "hologram"),
+        "invalid_quantity": event(project, "b2", quantity=10**9),
+        "missing_id": {k: v for k, v in event(project, "b3").items() if k != "id"},
+        "missing_field": {k: v for k, v in event(project, "b4").items() if k != "source"},
+        "time_out_of_range": event(project, "b5") | {"time": "2999-01-01T00:00:00Z"},
+        "metadata_too_large": event(project, "b6", metadata={"blob": "x" * 1_000_000}),
+        "invalid_event": event(project, "b7", quantty=1),
+        "unknown_project": event(ghost, "b8"),
+    }
+    return {code: orjson.dumps(document) for code, document in documents.items()}
+
+
+def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_charged(
+    stack: Stack, operator: Operator
+) -> None:
+    mark = secrets.token_hex(4)
+    project, client = operator.customer("hobby")
+    bad = bad_events(project, f"ghost_{mark}")
+    before = dict(operator.rows(stack.clickhouse_url, "SELECT code, toString(count()) FROM dead_letters GROUP BY code"))
+
+    async def send() -> None:
+        async with KafkaProducer(stack.settings) as producer:
+            good = 0
+            # Beside each other in one record, then each alone; text that is not JSON spoils the record it is in.
+            for code, text in bad.items():
+                for document in (event(project, f"before-{code}"), text, event(project, f"after-{code}")):
+                    await producer.send(document)
+                    good += isinstance(document, dict)
+            for text in [*bad.values(), b'{"id": ', b"", b"\xff\xfe", b"[[[]]]", b"null"]:
+                await producer.flush()
+                await producer.send(text)
+                await producer.flush()
+            await producer.send(event(project, "last", "image"))
+        assert dict(producer.errors) == {}
+        assert good == 2 * len(bad)
+
+    asyncio.run(send())
+    expected = str(5_000 - 2 * len(bad) - 32)
+    eventually(lambda: client.get("/v1/balance").json()["available"] == expected)
+
+    def counted() -> dict[str, int]:
+        rows = operator.rows(stack.clickhouse_url, "SELECT code, toString(count()) FROM dead_letters GROUP BY code")
+        return {code: int(count) - int(before.get(code, 0)) for code, count in rows}
+
+    wanted = dict.fromkeys(bad, 2) | {"malformed_json": 2, "invalid_event": 2 + 2}
+    eventually(lambda: sum(counted().values()) >= sum(wanted.values()))
+    # The empty array element `[]` within `[b""]` is an empty batch: nothing, so nothing to refuse.
+    assert counted() == wanted
+    ids = f"SELECT event_id FROM facts WHERE project = '{project}' AND kind = 'charge'"
+    charged = {f"{side}-{code}" for code in bad for side in ("before", "after")} | {"last"}
+    eventually(lambda: {row[0] for row in operator.rows(stack.clickhouse_url, ids)} == charged)
+
+
+def test_what_is_not_a_record_of_ours_on_intake_stops_nothing(stack: Stack, operator: Operator) -> None:
+    project, client = operator.customer()
+    topics = topics_of(stack.settings)
+    partition = partition_of(project, stack.settings.partitions)
+    admitted = client.post("/v1/admissions", json={"operation": "image"})
+
+    async def send() -> None:
+        publisher = Publisher(stack.settings)
+        await publisher.start()
+        for value in (b"garbage", b"\x93\xa5usage\x01\x02", b""):
+            await publisher.send_all(topics.intake, partition, [(None, value)])
+        producer = AIOKafkaProducer(**kafka_client_settings(stack.settings))
+        await producer.start()
+        await producer.send_and_wait(topics.intake, None, key=b"tombstone", partition=partition)
+        await producer.stop()
+        await publisher.stop()
+
+    restarts = stack.restarts
+    asyncio.run(send())
+    assert client.post("/v1/admissions", json={"operation": "image"}).json()["available"] == "186"
+    assert admitted.status_code == 200
+    assert stack.restarts == restarts
+    sql = "SELECT toString(count()) FROM dead_letters WHERE code = 'unreadable_record'"
+    eventually(lambda: operator.rows(stack.clickhouse_url, sql) == [["4"]])
+
+
+def test_a_dead_letter_says_where_the_event_stood(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+    mark = secrets.token_hex(6)
+
+    async def send() -> int:
+        async with KafkaProducer(stack.settings) as producer:
+            await producer.send(event(project, "good"))
+            sent = await producer.send(event(project, mark, "hologram"))
+            producer.flush_soon()
+            place = await sent
+            return place.index
+
+    index = asyncio.run(send())
+    sql = (
+        "SELECT code, field, topic, toString(position), event FROM dead_letters "
+        f"WHERE event LIKE '%{mark}%' FORMAT JSONCompactEachRow"
+    )
+    rows = eventually(lambda: operator.rows(stack.clickhouse_url, sql))
+    code, field, topic, position, text = json.loads(rows[0][0])
+    assert (code, field, topic, int(position)) == ("unknown_operation", "data.operation", "meterline.usage", index)
+    assert json.loads(text)["id"] == mark
