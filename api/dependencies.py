@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request, Security
@@ -173,11 +173,6 @@ def instant(at: datetime, field: str) -> datetime:
     if not 1970 < at.year < 2200:
         raise Rejection("invalid_request", f"`{field}` is a year between 1970 and 2200", field)
     return at
-
-
-def utc(at_ms: int) -> datetime:
-    """Unix milliseconds as a time."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 ProjectPath = Annotated[str, Path(pattern=PROJECT_ID_PATTERN)]

@@ -3,8 +3,6 @@ streams stay streams."""
 
 from __future__ import annotations
 
-import time
-
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +15,7 @@ from api.errors import problem_of_failure, problem_of_rejection
 from schemas.accounts import Limits as WindowLimits
 from schemas.problems import Rejection
 from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
+from streams.kafka.clock import now_ms
 from streams.settings import Settings
 
 
@@ -122,7 +121,7 @@ class Limits:
     def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
         if scope["path"] in self.UNCAPPED_PATHS:
             return None
-        call.rate = self._addresses.count(address, time.time_ns() // 1_000_000)
+        call.rate = self._addresses.count(address, now_ms())
         if not call.rate.retry_at_ms:
             return None
         seconds = retry_after_seconds(call.rate)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from streams.core.booking import Booking
 from streams.core.ledger import settle
 from streams.core.limits import limits_of
 from streams.core.windows import advance, rate_state, rested
+from streams.kafka.clock import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,8 @@ def known_rate(services: Services, project: str) -> RateState | None:
     account = services.accounts.get(project)
     if account is None:
         return None
-    now_ms = time.time_ns() // 1_000_000
-    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
-    window, limits = account.window or rested(now_ms), limits_of(account)
-    advance(window, limits, now_ms)
-    return rate_state(window, limits, now_ms)
+    now = now_ms()
+    settle(Booking(account, 0, 0, 0, now, [], services.accounts.prices()))
+    window, limits = account.window or rested(now), limits_of(account)
+    advance(window, limits, now)
+    return rate_state(window, limits, now)

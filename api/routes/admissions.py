@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from starlette.responses import Response
 
 from api.callers.calls import Call, call_of, count, operation_of
 from api.callers.keys import Caller
-from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for, utc
+from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
 from api.services import Services
 from schemas.commands import ADMISSION_SOURCE, Admit
@@ -31,10 +30,12 @@ from schemas.http.admissions import (
 from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
 from schemas.replies import RateState, Reply
+from schemas.times import utc
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
 from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.http_answers import retry_after_seconds
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 
 router = APIRouter(prefix="/v1", tags=["admission"])
@@ -183,7 +184,7 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
     )
     try:
-        return to_usage(event, time.time_ns() // 1_000_000, services.accounts.prices().operations(), origin_of(caller))
+        return to_usage(event, now_ms(), services.accounts.prices().operations(), origin_of(caller))
     except Rejection as rejection:
         # Here the fields of `data` stand at the top.
         field = rejection.field.removeprefix("data.") if rejection.field else None

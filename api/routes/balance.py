@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from schemas.http.credits import Balance
 from schemas.problems import Rejection
 from streams.core.booking import Booking
 from streams.core.ledger import settle
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
 
@@ -44,6 +44,6 @@ async def balance(
             raise Rejection("not_ready", f"Offset {min_offset} was not reached within {timeout_seconds:g} seconds")
     lag_ms = services.accounts.lag_ms(name)
     account = account_for(services, name)
-    now_ms = time.time_ns() // 1_000_000
-    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
-    return balance_of(account, environment or caller.environment, now_ms, lag_ms)
+    now = now_ms()
+    settle(Booking(account, 0, 0, 0, now, [], services.accounts.prices()))
+    return balance_of(account, environment or caller.environment, now, lag_ms)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
-
 from fastapi import APIRouter
 
-from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, problems, utc
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, problems
 from schemas.accounts import Account, AutoRecharge
 from schemas.commands import RefundTopUp, SetAutoRecharge, TopUp
 from schemas.http.credits import AutoRechargeInfo, AutoRechargeTerms, NewRefund, NewTopUp, RefundResult, TopUpResult
+from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
 
@@ -112,7 +112,7 @@ def _auto_recharge(account: Account) -> AutoRechargeInfo:
         bundle_usd=terms.bundle_usd,
         cap_usd=terms.cap_cents // 100,
         payment_method=terms.payment_method,
-        spent_usd=terms.spent_cents // 100 if terms.month == month_of(time.time_ns() // 1_000_000) else 0,
+        spent_usd=terms.spent_cents // 100 if terms.month == month_of(now_ms()) else 0,
         pending=terms.pending_id or None,
         failures=terms.failures,
         blocked_until=utc(terms.blocked_until_ms) if terms.blocked_until_ms else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
@@ -18,16 +17,17 @@ from api.dependencies import (
     decided,
     problems,
     project_for,
-    utc,
 )
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.http.holds import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from schemas.times import utc
 from streams.core.booking import Booking, format_credits, parse_credits
 from streams.core.ledger import settle
 from streams.core.price_list import Prices
+from streams.kafka.clock import now_ms
 
 router = APIRouter(
     prefix="/v1/holds",
@@ -154,7 +154,7 @@ def hold_info(hold: Hold) -> HoldInfo:
 
 
 def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
-    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], prices))
+    settle(Booking(account, 0, 0, 0, now_ms(), [], prices))
     environment = _environment(caller)
     return [hold for hold in account.holds if environment in ("", hold.environment)]
 

@@ -45,6 +45,7 @@ from schemas.http.invoices import (
 )
 from schemas.http.projects import ProjectInfo
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.core.projects import BILLING_PREFIX
 from streams.history.invoices import Month, Payer, read_invoice, read_months, summary
 
@@ -264,5 +265,5 @@ def _shown(account: Account) -> BillingAccount:
         id=account.project.removeprefix(BILLING_PREFIX),
         name=account.name,
         email=account.email,
-        opened_at=datetime.fromtimestamp(account.signed_up_at_ms / 1000, UTC),
+        opened_at=utc(account.signed_up_at_ms),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -24,6 +23,7 @@ from schemas.commands import SetItem
 from schemas.http.projects import ItemList, NewItemQuantity
 from streams.core.booking import Booking
 from streams.core.ledger import settle
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
 admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
@@ -34,9 +34,9 @@ async def items(services: ServicesDep, caller: CurrentCallerDep, project: Projec
     """The project's recurring line items, and what they come to so far this month."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))
-    now_ms = time.time_ns() // 1_000_000
-    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
-    return item_list(account, services.accounts.prices(), now_ms)
+    now = now_ms()
+    settle(Booking(account, 0, 0, 0, now, [], services.accounts.prices()))
+    return item_list(account, services.accounts.prices(), now)
 
 
 @admin_router.put("/projects/{project}/items/{item}", response_model=ItemList)
@@ -56,4 +56,4 @@ async def set_item(
         **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
-    return item_list(account_for(services, project), services.accounts.prices(), time.time_ns() // 1_000_000)
+    return item_list(account_for(services, project), services.accounts.prices(), now_ms())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated
@@ -12,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import AdminDep, ServicesDep, account_for, problems, utc
+from api.dependencies import AdminDep, ServicesDep, account_for, problems
 from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
@@ -29,8 +28,10 @@ from schemas.http.rehearsals import (
     RehearsalProgress,
 )
 from schemas.problems import Problem, Rejection
+from schemas.times import DAY_MS, utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import check_limits, contract_limits, over
+from streams.kafka.clock import now_ms
 from streams.rehearsals.limits import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
 
 router = APIRouter(
@@ -42,7 +43,6 @@ router = APIRouter(
 LINES = "application/x-ndjson"
 PROGRESS_SECONDS = 0.5
 _ABOUT_LINES = f"With {LINES}, a JSON object a line: `done` of `all`; the last one has the `result`, or a `problem`"
-_DAY_MS = 86_400_000
 
 OnProgress = Callable[[int, int], None]
 
@@ -99,14 +99,14 @@ async def _rehearsed(
         return account.plan, over(contract_limits(account), proposed)
 
     async with one_at_a_time:
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         rehearsal = await asyncio.to_thread(
             rehearse_limits,
             services.clickhouse,
             services.accounts.prices(),
             limits_for,
-            now_ms - asked.days * _DAY_MS,
-            now_ms,
+            now - asked.days * DAY_MS,
+            now,
             project=asked.project,
             with_events=asked.with_events,
             worst_max=asked.worst_max,

@@ -8,13 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, decided, instant, problems, utc
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, decided, instant, problems
 from api.services import Services
 from api.views.accounts import settled_account
 from schemas.accounts import Limits
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
 from schemas.http.limits import LimitRaiseInfo, LimitRaiseResult, NewLimitRaise, NewLimits, ProjectLimits, SomeLimits
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.core.booking import parse_credits
 from streams.core.limits import limits_of
 from streams.core.plans import PLANS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
@@ -10,12 +9,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, problems, utc
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, problems
 from schemas.http.prices import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.price_list import Prices, version_exists
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["prices"], responses=problems(401, 403, 409, 422, 503))
 
@@ -28,14 +29,14 @@ async def prices(
     ] = None,
 ) -> PriceList:
     """The price of every operation. Open to everyone."""
-    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else _now_ms())
+    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else now_ms())
     return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
 
 
 @router.get("/prices/changelog", response_model=PriceChangelog)
 async def changelog(services: ServicesDep) -> PriceChangelog:
     """Every price book with what it changed, the newest first. Open to everyone."""
-    return changelog_of(services.accounts.prices(), _now_ms())
+    return changelog_of(services.accounts.prices(), now_ms())
 
 
 @router.post("/admin/price-books", status_code=201, response_model=PriceBookInfo)
@@ -47,7 +48,7 @@ async def announce(
     What it makes dearer needs 30 days between announcement and effect. Sent again with the same version it is refused;
     to the letter and with an Idempotency-Key it is answered as before.
     """
-    now_ms = _now_ms()
+    now = now_ms()
     before = services.accounts.prices()
     effective_at_ms = _at_ms(asked.effective_at, "effective_at")
     if idempotency_key and _is_announced(before, asked, effective_at_ms):
@@ -55,7 +56,7 @@ async def announce(
     if before.version(asked.version) is not None:
         raise version_exists(asked.version)
     lead_ms = round(services.settings.price_lead_seconds * 1000)
-    if effective_at_ms < now_ms + lead_ms:
+    if effective_at_ms < now + lead_ms:
         raise Rejection(
             "invalid_request",
             f"It takes effect {services.settings.price_lead_seconds:g} seconds from now or later: every partition is "
@@ -63,7 +64,7 @@ async def announce(
             "effective_at",
         )
     last = before.books[-1]
-    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version, caller.key_id)
+    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now), last.version, caller.key_id)
     return _info(services.accounts.prices(), asked.version)
 
 
@@ -115,7 +116,7 @@ def _is_announced(prices: Prices, asked: NewPriceBook, effective_at_ms: int) -> 
 
 
 def _info(prices: Prices, version: str) -> PriceBookInfo:
-    return next(book for book in changelog_of(prices, _now_ms()).books if book.version == version)
+    return next(book for book in changelog_of(prices, now_ms()).books if book.version == version)
 
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:
@@ -148,7 +149,3 @@ def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
 
 def _at_ms(at: datetime, field: str) -> int:
     return round(instant(at, field).timestamp() * 1000)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 from fastapi import APIRouter
 
 from api.dependencies import AdminDep, ServicesDep, problems
 from api.routes.prices import book_of
 from schemas.http.rehearsals import NewRehearsal, RehearsalResult, RehearsalTotals, RehearsedProject
+from schemas.times import utc
 from streams.core.booking import format_credits
 from streams.core.price_list import NOTICE_DAYS
+from streams.kafka.clock import now_ms
 from streams.rehearsals.prices import Outcome, Rehearsal, rehearse
 
 router = APIRouter(
@@ -31,7 +32,7 @@ async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewReh
 
     Top-ups and plans are those that there were; a use that would have been refused is not tried again later.
     """
-    now_ms = time.time_ns() // 1_000_000
+    now = now_ms()
     prices = services.accounts.prices()
     book = book_of(asked.book, prices.books[-1], 0, 0)
     async with one_at_a_time:
@@ -41,7 +42,7 @@ async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewReh
             prices,
             book,
             asked.days,
-            now_ms,
+            now,
             asked.worst_max,
         )
     return result_of(asked.book.version, asked.days, rehearsal)
@@ -87,4 +88,4 @@ def _project(outcome: Outcome) -> RehearsedProject:
 
 
 def _at(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
+    return utc(at_ms)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from schemas.http.usage import EventsAccepted
 from schemas.problems import EventError, Rejection
 from streams.core.acceptance import accept_record, event_id_of
 from streams.http_answers import problem_response
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 from streams.kafka.envelopes import Envelopes
 
@@ -54,7 +54,7 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     body = await request.body()
     accepted, rejected = accept_record(
         body,
-        time.time_ns() // 1_000_000,
+        now_ms(),
         services.accounts.prices().operations(),
         origin_of(caller),
     )

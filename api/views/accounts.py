@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
-
-from api.dependencies import account_for, utc
+from api.dependencies import account_for
 from api.services import Services
 from schemas.accounts import Account
 from schemas.http.credits import AllowanceBalance, Balance, TopUpBalance
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
+from schemas.times import utc
 from streams.core.booking import Booking, available, format_credits, held
 from streams.core.items import metered, unpaid
 from streams.core.ledger import settle
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
+from streams.kafka.clock import now_ms
 
 
 def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
@@ -77,7 +77,7 @@ def settled_account(services: Services, project: str) -> Account:
     """The project's account as it is now. What time brings is booked when an account is next touched; until then it is
     due, and an answer counts it in. Raises Rejection `unknown_project` or `not_ready`."""
     account = account_for(services, project)
-    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], services.accounts.prices()))
+    settle(Booking(account, 0, 0, 0, now_ms(), [], services.accounts.prices()))
     return account
 
 

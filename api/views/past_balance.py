@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from datetime import UTC, datetime, timedelta
 
 from api.dependencies import account_for, instant
@@ -14,6 +13,7 @@ from streams.core.booking import Booking
 from streams.core.ledger import settle
 from streams.history.facts import wait_for
 from streams.history.past_balance import account_at
+from streams.kafka.clock import now_ms
 from streams.kafka.topics import partition_of
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,8 +26,8 @@ async def account_as_of(services: Services, project: str, at: datetime) -> tuple
     project was opened, and `not_ready` where the history does not catch up.
     """
     at_ms = (instant(at, "at") - _EPOCH) // timedelta(milliseconds=1)
-    now_ms = time.time_ns() // 1_000_000
-    if at_ms > now_ms:
+    now = now_ms()
+    if at_ms > now:
         raise Rejection("invalid_request", "`at` is yet to come", "at")
     account = account_for(services, project)
     if at_ms < account.signed_up_at_ms:
@@ -36,7 +36,7 @@ async def account_as_of(services: Services, project: str, at: datetime) -> tuple
         # Nothing was booked since: it is the live account, with what was due by then.
         lag_ms = services.accounts.lag_ms(project)
         settle(Booking(account, 0, 0, 0, at_ms, [], services.accounts.prices()))
-        return account, at_ms, max(0, at_ms - (now_ms - lag_ms))
+        return account, at_ms, max(0, at_ms - (now - lag_ms))
     settings = services.settings
     partition = partition_of(project, settings.partitions)
     await wait_for(settings, services.clickhouse, partition, account.last_offset, settings.reply_timeout_seconds)

@@ -10,7 +10,6 @@ same, so ask again under the same idempotency key, or leave it to `streams.away`
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
@@ -129,7 +128,3 @@ def usage_data(
     if metadata:
         fields["metadata"] = metadata
     return fields | {name: value for name, value in details.items() if value is not None}
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -20,11 +20,11 @@ from streams.client.admissions import (
     Details,
     MetadataValues,
     MeterlineAway,
-    now_ms,
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.booking import format_credits, parse_credits
+from streams.kafka.clock import now_ms
 
 # What these say is about the gateway's own key, and no customer's business.
 _OWN_FAULTS = ("unauthenticated", "key_revoked", "missing_scope", "wrong_project")

@@ -23,12 +23,12 @@ from streams.client.admissions import (
     Details,
     MetadataValues,
     MeterlineAway,
-    now_ms,
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.acceptance import Origin, decoding_rejection, to_usage
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings

@@ -21,9 +21,10 @@ from schemas.events import (
     UsageEvent,
 )
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.core.pricing import meter
 
-_AGE_MS_MAX = EVENT_AGE_DAYS_MAX * 86_400_000
+_AGE_MS_MAX = EVENT_AGE_DAYS_MAX * DAY_MS
 _AHEAD_MS_MAX = EVENT_AHEAD_MINUTES_MAX * 60_000
 _DEAD_LETTER_TEXT_MAX = 16 * 1024
 

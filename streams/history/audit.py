@@ -17,6 +17,7 @@ import msgspec
 from schemas.facts import Fact, entry_id
 from schemas.http.audit import AuditEntry, AuditKind, KeyUse
 from schemas.problems import CODES, Rejection
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.price_list import PRICES_ID
@@ -168,7 +169,7 @@ def entry_of(partition: int, fact: Fact) -> AuditEntry:
     is_ones_own = fact.project == PRICES_ID or fact.project.startswith(BILLING_PREFIX)
     return AuditEntry(
         entry_id=entry_id(partition, fact.offset, fact.index),
-        at=datetime.fromtimestamp(fact.booked_at_ms / 1000, UTC),
+        at=utc(fact.booked_at_ms),
         project=None if is_ones_own else fact.project,
         actor=str(metadata.get("by", "")) if fact.kind == "key" else fact.key_id,
         action=_action(fact, metadata),
@@ -243,7 +244,7 @@ def _is_unpaid_month(fact: Fact) -> bool:
 
 
 def _time(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{utc(at_ms):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _utc(at: datetime) -> datetime:

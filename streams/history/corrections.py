@@ -5,7 +5,6 @@ Each correction gives back all that was charged last, so what is charged now is 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -28,6 +27,7 @@ from streams.core.pricing import meter
 from streams.history.facts import Decision, decisions, held_before
 from streams.history.past_balance import grants_of
 from streams.history.receipts import entries_of
+from streams.kafka.clock import now_ms
 
 # What is added to the metadata of a correction's entries.
 REASON = "correction_reason"
@@ -214,7 +214,7 @@ def _occurred_at(account: Account, text: str) -> int:
     if occurred.tzinfo is None:
         raise Rejection("time_out_of_range", "`time` has no zone; end it with Z", "time")
     occurred_at_ms = round(occurred.timestamp() * 1000)
-    latest_ms = time.time_ns() // 1_000_000 + EVENT_AHEAD_MINUTES_MAX * 60_000
+    latest_ms = now_ms() + EVENT_AHEAD_MINUTES_MAX * 60_000
     if not account.signed_up_at_ms <= occurred_at_ms <= latest_ms:
         raise Rejection("time_out_of_range", "`time` is before the project was opened, or in the future", "time")
     return occurred_at_ms

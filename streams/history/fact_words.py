@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from schemas.facts import Fact
+from schemas.times import utc
 from streams.core.plans import PLANS
 
 
@@ -84,7 +84,3 @@ def note_of(fact: Fact) -> dict[str, Any]:
 
 def dollars(cents: int) -> str:
     return f"${cents // 100}.{cents % 100:02d}"
-
-
-def utc(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from schemas.facts import Fact
 from schemas.http.receipts import Budget, ReceiptGrant, ReceiptLine, ReceiptPrice
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
 from streams.core.price_list import Prices
-from streams.history.fact_words import utc
 from streams.history.facts import held_before
 
 

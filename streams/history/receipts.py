@@ -26,11 +26,12 @@ from schemas.http.receipts import (
     RefusedEvent,
 )
 from schemas.problems import CODES, Rejection
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
-from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text, utc
+from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text
 from streams.history.facts import POLL_SECONDS, Decision, decisions, marks
 from streams.history.limit_words import limit_values, limits_text, some_limits
 from streams.history.past_balance import plan_at

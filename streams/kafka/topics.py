@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError
 from aiokafka.partitioner import murmur2
 
+from schemas.times import DAY_MS
 from streams.errors import OperatorError
 from streams.settings import Settings
 
@@ -80,7 +81,7 @@ class Topics:
 
     def configs(self, dedup_days: int = 32) -> dict[str, dict[str, str]]:
         """Each topic's own settings."""
-        day_ms = 86_400_000
+        day_ms = DAY_MS
         arrival = {"message.timestamp.type": "LogAppendTime"}
         return {
             self.usage: {"retention.ms": str(7 * day_ms), **arrival},

@@ -22,6 +22,7 @@ from schemas.events import Usage
 from schemas.facts import Fact
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse
 from streams.core import holds
 from streams.core.booking import Booking, drop_spent
@@ -34,7 +35,6 @@ from streams.history.facts import AT, Decision, decisions_after
 from streams.history.past_balance import account_at, grants_of, opened_at
 
 DAYS_MAX = 90
-_DAY_MS = 86_400_000
 # Holds of the rehearsal end when those of the history did.
 _HOLD_SECONDS = 10 * 365 * 86_400
 _ALWAYS_MS = -(1 << 62)
@@ -97,7 +97,7 @@ def rehearse(
     One project is in memory at a time, a page of its facts at once. Raises Rejection where the book can't be one.
     """
     check_proposal(book, prices)
-    since_ms = now_ms - days * _DAY_MS
+    since_ms = now_ms - days * DAY_MS
     rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
     projects = _projects(clickhouse, since_ms)
     worst: list[tuple[tuple[int, int, str], Outcome]] = []
@@ -161,7 +161,7 @@ def check_proposal(book: PriceBook, prices: Prices) -> None:
             book,
             version=version,
             announced_at_ms=after_ms,
-            effective_at_ms=after_ms + (NOTICE_DAYS + 1) * _DAY_MS,
+            effective_at_ms=after_ms + (NOTICE_DAYS + 1) * DAY_MS,
         ),
         prices,
     )
