@@ -130,10 +130,10 @@ class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=Fals
 class FactKind:
     """One kind of fact: what it says, and which facts of it there may be.
 
-    `says` is a sentence for people. `reasons` are those that a fact of the kind may bear by name, each with what it then
-    says; any other is of the set `reasons_from`. `stated_by` are the modules of `streams.core` that state it. A ledger
-    entry is on one grant; the `amount` of all others is 0. `is_usage` is for the entries that say what was used, and
-    what that costs. Only where `bears_held` or `bears_cents` is `held` or `cents` ever other than 0.
+    `says` is a sentence for people. `reasons` are those that a fact of the kind may bear by name, each with what it says
+    then; any other is of the set `reasons_from`. `stated_by` are the modules of `streams.core` that state it. A ledger
+    entry is on one grant; the `amount` of all others is 0. `is_usage` is for the entries that say what was used and
+    what it costs. Only where `bears_held` or `bears_cents` may `held` or `cents` be other than 0.
     """
 
     says: str
