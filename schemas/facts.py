@@ -130,10 +130,11 @@ class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=Fals
 class FactKind:
     """One kind of fact: what it says, and which facts of it there may be.
 
-    `says` is a sentence for people. `reasons` are those that a fact of the kind may bear by name, each with what it says
-    then; any other is of the set `reasons_from`. `stated_by` are the modules of `streams.core` that state it. A ledger
-    entry is on one grant; the `amount` of all others is 0. `is_usage` is for the entries that say what was used and
-    what it costs. Only where `bears_held` or `bears_cents` may `held` or `cents` be other than 0.
+    `says` is a sentence for people. `reasons` are those that a fact of the kind may bear by name, each with what it
+    says then; any other is of the set `reasons_from`. `stated_by` are the modules of `streams.core` that state it.
+    Only the `amount` of a ledger entry (`is_entry`) may be other than 0, and it is on one grant then; `is_usage` is for
+    those entries that say what was used and what it costs. Only where it `bears_held` or `bears_cents` may `held` or
+    `cents` be other than 0.
     """
 
     says: str
@@ -168,7 +169,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         bears_cents=True,
     ),
     "expiry": FactKind(
-        says="What was left of a grant is gone at its time",
+        says="What is left of a grant that has ended is gone",
         reasons={},
         reasons_from="grant kind",
         stated_by=("ledger", "holds"),
@@ -196,7 +197,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         says="Credits are kept for a job",
         reasons={
             "": "they can't be spent otherwise",
-            "extended": "they are kept for another time than before, and as many as before",
+            "extended": "as many are kept, until another time",
         },
         stated_by=("holds",),
         bears_held=True,
@@ -238,24 +239,24 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         reasons={
             "set": "a contract's, over its plan's",
             "shadow": "those on trial",
-            "raise_planned": "a raise is to come, or begins now",
+            "raise_planned": "a raise is agreed on, from when until when",
             "raise_begun": "a raise begins",
             "raise_ended": "a raise ends",
         },
         stated_by=("limits",),
     ),
     "subscription": FactKind(
-        says="A plan's month costs money, or more than was due for it before",
+        says="What a plan's month costs is due, or what a dearer plan costs more",
         reasons={},
         reasons_from="plan",
         stated_by=("projects",),
         bears_cents=True,
     ),
     "project": FactKind(
-        says="A project is opened, on a plan, or changes",
+        says="A project is opened on a plan, or changes",
         reasons={
-            "closed": "nothing can be spent",
-            "reopened": "it is as it was before it was closed",
+            "closed": "what is used from then on is refused",
+            "reopened": "it may be used again",
             "badge_on": "it shows the badge",
             "badge_off": "it does not show the badge",
         },
@@ -270,7 +271,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     ),
     "standing": FactKind(
         says="A project's standing is decided on",
-        reasons={"good": "its bundles can be refunded", "bad": "its bundles can't be refunded"},
+        reasons={"good": "its bundles may be refunded", "bad": "its bundles may not be refunded"},
         stated_by=("projects",),
     ),
     "key": FactKind(

@@ -11,13 +11,13 @@ import msgspec
 from schemas.facts import Fact, Kind, Reason
 from streams.core.plans import PLANS
 
-_DECIDES_ALL: tuple[tuple[Kind, str], ...] = (
+_BY_KIND: tuple[tuple[Kind, str], ...] = (
     ("correction", "corrected"),
     ("hold", "held"),
     ("duplicate", "duplicate"),
     ("refund", "refunded"),
 )
-_DECIDES: tuple[tuple[tuple[Kind, Reason], str], ...] = (
+_BY_REASON: tuple[tuple[tuple[Kind, Reason], str], ...] = (
     (("limits", "set"), "limits set"),
     (("limits", "shadow"), "limits on trial"),
     (("limits", "raise_planned"), "limits raised"),
@@ -47,14 +47,14 @@ def outcome_of(facts: Sequence[Fact]) -> str:
     kinds = {fact.kind for fact in facts}
     if ("charge", "captured") in said or ("release", "captured") in said:
         return "captured"
-    for kind, outcome in _DECIDES_ALL:
+    for kind, outcome in _BY_KIND:
         if kind in kinds:
             return "hold extended" if (kind, "extended") in said else outcome
     if any(fact.kind == "charge" and fact.source for fact in facts):
         return "charged"
     if any(refuses_request(fact) for fact in facts):
         return "refused"
-    for key, outcome in _DECIDES:
+    for key, outcome in _BY_REASON:
         if key in said:
             return outcome
     if "project" in kinds:
