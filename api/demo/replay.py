@@ -19,6 +19,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.client.producer import KafkaProducer
 from streams.core.booking import FACTS_PER_SLOT
 from streams.errors import OperatorError
+from streams.history.facts import kind_in
 from streams.reconcile.verify import verify
 from streams.settings import Settings
 
@@ -244,7 +245,7 @@ async def _counts(clickhouse: ClickHouse, source: str) -> Progress:
     rows = await _rows(
         clickhouse,
         f"SELECT kind, uniqExact(partition, offset, intDiv(position, {FACTS_PER_SLOT})) FROM facts "
-        "WHERE source = {source:String} AND kind IN ('charge', 'refusal', 'duplicate') GROUP BY kind",
+        f"WHERE source = {{source:String}} AND {kind_in('charge', 'refusal', 'duplicate')} GROUP BY kind",
         {"source": f"/{source}"},
     )
     counts = {row[0]: int(row[1]) for row in rows}
@@ -263,7 +264,7 @@ async def _first_refusal(
     """The 402 that the first project to run out of credits gets now, or None where none has."""
     rows = await _rows(
         clickhouse,
-        "SELECT project, operation, quantity FROM facts WHERE kind = 'refusal' "
+        f"SELECT project, operation, quantity FROM facts WHERE {kind_in('refusal')} "
         "AND startsWith(project, {prefix:String}) ORDER BY booked_at, partition, offset, position LIMIT 1",
         {"prefix": projects[0].rpartition("_")[0]},
     )

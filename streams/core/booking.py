@@ -12,7 +12,7 @@ import msgspec
 
 from schemas.accounts import Account, Grant
 from schemas.events import Usage
-from schemas.facts import Fact, entry_id
+from schemas.facts import Fact, Kind, entry_id
 from schemas.problems import Rejection
 from streams.core.price_list import Prices
 
@@ -59,7 +59,7 @@ class Booking:
 
     def state(
         self,
-        kind: str,
+        kind: Kind,
         *,
         environment: str = "",
         operation: str = "",
@@ -111,7 +111,7 @@ class Booking:
         )
         return entry_id(self.partition, self.offset, index)
 
-    def state_usage(self, kind: str, usage: Usage, *, reason: str = "", price_version: str = "") -> str:
+    def state_usage(self, kind: Kind, usage: Usage, *, reason: str = "", price_version: str = "") -> str:
         """State what became of an event, other than its charge."""
         return self.state(
             kind,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from schemas.accounts import Account, HeldPart, Hold, Line
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
-from schemas.facts import entry_id
+from schemas.facts import Kind, Reason, entry_id
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.acceptance import dedup_hash
@@ -107,7 +107,7 @@ def capture(booking: Booking, command: CaptureHold) -> Reply:
         if cost:
             _capture_line(booking, hold, line, cost)
         elif not line.rate:
-            _state(booking, "charge", hold, operation=line.operation, quantity=line.quantity)
+            _state(booking, "charge", hold, operation=line.operation, quantity=line.quantity, reason="captured")
     _give_back(booking, hold, "captured", booking.at_ms)
     return Reply(
         200,
@@ -184,11 +184,12 @@ def _capture_line(booking: Booking, hold: Hold, line: Line, cost: int) -> None:
             amount=-drawn,
             grant_id=grant.id,
             held=-drawn,
+            reason="captured",
         )
         quantity = 0
 
 
-def _give_back(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str = "") -> None:
+def _give_back(booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: str = "") -> None:
     account = booking.account
     account.holds.remove(hold)
     grants = {grant.id: grant for grant in account.grants}
@@ -219,7 +220,9 @@ def _give_back(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str =
         recharge_if_low(booking)
 
 
-def _state_release(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str, grant_id: str, held: int) -> None:
+def _state_release(
+    booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: str, grant_id: str, held: int
+) -> None:
     """Without source and event: it has a time of its own, as all that no event brought (see `streams.history`)."""
     booking.state(
         "release",
@@ -238,7 +241,7 @@ def _state_release(booking: Booking, hold: Hold, reason: str, at_ms: int, why: s
 
 def _state(
     booking: Booking,
-    kind: str,
+    kind: Kind,
     hold: Hold,
     *,
     operation: str = "",
@@ -246,7 +249,7 @@ def _state(
     amount: int = 0,
     grant_id: str = "",
     held: int = 0,
-    reason: str = "",
+    reason: Reason = "",
     metadata: str | None = None,
 ) -> str:
     return booking.state(
@@ -256,7 +259,7 @@ def _state(
         quantity=quantity,
         amount=amount,
         grant_id=grant_id,
-        reason=reason or ("captured" if kind == "charge" else ""),
+        reason=reason,
         price_version=hold.price_version,
         source=hold.source,
         event_id=hold.event_id,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from schemas.accounts import Account, LimitRaise, Limits, Shadow
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
+from schemas.facts import Reason
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import DAY_MS
@@ -140,7 +141,7 @@ def _end(booking: Booking, ended: LimitRaise, at_ms: int) -> str:
     return _state(booking, "raise_ended", ended.limits, raise_id=ended.id, occurred_at_ms=at_ms)
 
 
-def _state(booking: Booking, what: str, limits: Limits, *, occurred_at_ms: int | None = None, **said: object) -> str:
+def _state(booking: Booking, what: Reason, limits: Limits, *, occurred_at_ms: int | None = None, **said: object) -> str:
     return booking.state(
         "limits",
         reason=what,

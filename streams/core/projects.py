@@ -14,6 +14,7 @@ from schemas.commands import (
     SetBillingAccount,
     SetStanding,
 )
+from schemas.facts import Reason
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.booking import Booking, available, note
@@ -225,7 +226,7 @@ def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:
         booking.state("subscription", reason=booking.account.plan, occurred_at_ms=at_ms, cents=cents)
 
 
-def _state_key(booking: Booking, environment: str, key_id: str, what: str) -> str:
+def _state_key(booking: Booking, environment: str, key_id: str, what: Reason) -> str:
     """The fact bears the key that it is about, so who did it stands beside that."""
     return booking.state("key", environment=environment, reason=what, key_id=key_id, metadata=note(by=booking.actor))
 

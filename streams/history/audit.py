@@ -23,20 +23,20 @@ from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.history.cursor import decode_cursor, encode_cursor
-from streams.history.facts import newest_facts
+from streams.history.facts import REFUSED, USED, kind_in, newest_facts
 from streams.history.limit_words import limits_text
 
 # What each kind of entry is among the facts. Every partition has every price book; the first one decided on it.
 KINDS: dict[AuditKind, str] = {
-    "refusals": "kind = 'refusal'",
-    "shadow": "kind = 'shadow'",
-    "limits": "kind = 'limits'",
-    "prices": "kind = 'price_book' AND partition = 0",
-    "grants": "kind IN ('refund', 'correction') OR (kind = 'grant' AND reason != 'allowance')",
-    "projects": "kind IN ('project', 'plan', 'standing', 'item')",
-    "keys": "kind = 'key'",
-    "billing": "kind = 'billing_account'",
-    "recharge": "kind = 'recharge'",
+    "refusals": kind_in("refusal"),
+    "shadow": kind_in("shadow"),
+    "limits": kind_in("limits"),
+    "prices": f"{kind_in('price_book')} AND partition = 0",
+    "grants": f"{kind_in('refund', 'correction')} OR ({kind_in('grant')} AND reason != 'allowance')",
+    "projects": kind_in("project", "plan", "standing", "item"),
+    "keys": kind_in("key"),
+    "billing": kind_in("billing_account"),
+    "recharge": kind_in("recharge"),
 }
 _LIMIT_ACTIONS = {
     "raise_planned": "raise.planned",
@@ -53,10 +53,7 @@ _PROJECT_ACTIONS = {
 _PERIOD = "booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
 # A use of a key leaves one of these. What else bears a key follows from a use: a job's capture bears the key that it
 # was queued with, and a month's bill that of the top-up that paid it.
-_USES = (
-    "key_id != '' AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '') "
-    "OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))"
-)
+_USES = f"key_id != '' AND ({kind_in('request', 'duplicate')} OR {USED} OR {REFUSED})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class KeyUseQuestion:
         return (
             "SELECT project, key, env, use, toStartOfHour(at) AS hour, min(at), max(at), count(), countIf(refused) "
             "FROM (SELECT project, argMin(key_id, position) AS key, argMin(environment, position) AS env, "
-            "argMin(operation, position) AS use, min(booked_at) AS at, countIf(kind = 'refusal') > 0 AS refused "
+            f"argMin(operation, position) AS use, min(booked_at) AS at, countIf({kind_in('refusal')}) > 0 AS refused "
             f"FROM facts WHERE {' AND '.join(conditions)} "
             f"GROUP BY project, partition, offset, intDiv(position, {FACTS_PER_SLOT})) "
             f"GROUP BY project, key, env, use, hour {after} "

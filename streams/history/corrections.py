@@ -24,7 +24,7 @@ from streams.core.acceptance import dedup_hash
 from streams.core.booking import format_credits
 from streams.core.price_list import Prices
 from streams.core.pricing import meter
-from streams.history.facts import Decision, decisions, held_before
+from streams.history.facts import Decision, decisions, held_before, kind_in
 from streams.history.past_balance import grants_of
 from streams.history.receipts import entries_of
 from streams.kafka.clock import now_ms
@@ -54,7 +54,7 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
     for decision in decisions(
         clickhouse,
         "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
-        "AND kind IN ('charge', 'correction', 'refusal')",
+        f"AND {kind_in('charge', 'correction', 'refusal')}",
         {"project": project, "source": source, "event": event_id},
     ):
         if decision.facts[0].kind == "refusal":
@@ -133,7 +133,7 @@ def result_of(clickhouse: ClickHouse, project: str, partition: int, offset: int)
     (decision,) = decisions(
         clickhouse,
         "project = {project:String} AND partition = {partition:UInt16} AND offset = {offset:UInt64} "
-        "AND kind = 'correction'",
+        f"AND {kind_in('correction')}",
         {"project": project, "partition": partition, "offset": offset},
     )
     facts = decision.facts

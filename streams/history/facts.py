@@ -15,9 +15,9 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import Fact
+from schemas.facts import Fact, Kind
 from schemas.problems import Rejection
-from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
 from streams.kafka.codecs import decode_facts
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
@@ -39,6 +39,20 @@ _COLUMNS = ", ".join(
     for name in Fact.__struct_fields__
 )
 AT = "fromUnixTimestamp64Milli({at:Int64}, 'UTC')"
+
+
+def kind_in(*kinds: Kind) -> str:
+    """Gives the SQL condition that a fact is of one of these kinds."""
+    names = ", ".join(map(sql_literal, kinds))
+    return f"kind = {names}" if len(kinds) == 1 else f"kind IN ({names})"
+
+
+# A use that was charged or held; no capture, no hold extended, no month's bill.
+USED = f"({kind_in('charge', 'hold')} AND reason = '')"
+# A request that was refused; no month that is unpaid (`fact_words.refuses_request`).
+REFUSED = f"({kind_in('refusal')} AND (source != '' OR reason = 'rate_limited'))"
+# What became of an event, or of the request that named it; a repeat of it changes nothing.
+DECIDED = kind_in("charge", "hold", "refusal", "correction")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, parse_credits
 from streams.core.limits import limits_of, over
 from streams.core.windows import SLOT_MS, WINDOW_MS, advance, cost_left, cost_retry_at_ms, count_request
-from streams.history.facts import Mark
+from streams.history.facts import USED, Mark, kind_in
 from streams.history.past_balance import plan_at
 
 # What a request leaves that the window lets through; what it refuses bears no price book.
 _PASSED = (
-    "key_id != '' AND (kind = 'request' OR (kind IN ('charge', 'hold') AND reason = '') "
-    "OR (kind = 'refusal' AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
+    f"key_id != '' AND ({kind_in('request')} OR {USED} "
+    f"OR ({kind_in('refusal')} AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
 )
 
 
@@ -52,7 +52,7 @@ class PastMinute:
 def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> PastLimits:
     """The limits of a project before the fact at `mark`, which was booked at a time."""
     rows = clickhouse.query(
-        "SELECT reason, metadata FROM facts WHERE project = {project:String} AND kind = 'limits' "
+        f"SELECT reason, metadata FROM facts WHERE project = {{project:String}} AND {kind_in('limits')} "
         "AND (offset, position) < ({offset:UInt64}, {position:UInt32}) ORDER BY offset, position",
         {"project": project, "offset": mark[0], "position": mark[1]},
     )
@@ -86,7 +86,7 @@ def minute_before(
     rows = clickhouse.query(
         "SELECT max(at) AS last, count(), maxIf(at, cost > 0), toInt64(sum(cost)) FROM "
         "(SELECT toUnixTimestamp64Milli(min(booked_at)) AS at, "
-        "sumIf(-amount, kind = 'charge') + sumIf(held, kind = 'hold') AS cost FROM facts "
+        f"sumIf(-amount, {kind_in('charge')}) + sumIf(held, {kind_in('hold')}) AS cost FROM facts "
         "WHERE project = {project:String} AND booked_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
         f"AND (offset, position) < ({{offset:UInt64}}, {{position:UInt32}}) AND {_PASSED} "
         f"GROUP BY offset, intDiv(position, {FACTS_PER_SLOT})) GROUP BY intDiv(at, {SLOT_MS}) ORDER BY last",

@@ -32,7 +32,7 @@ from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
 from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text
-from streams.history.facts import POLL_SECONDS, Decision, decisions, marks
+from streams.history.facts import DECIDED, POLL_SECONDS, Decision, decisions, kind_in, marks
 from streams.history.limit_words import limit_values, limits_text, some_limits
 from streams.history.past_balance import plan_at
 from streams.history.past_limits import PastLimits, PastMinute, limits_at, minute_before
@@ -159,7 +159,7 @@ def receipts_of_event(
     if holds:
         released = decisions(
             clickhouse,
-            "project = {project:String} AND kind = 'release' AND JSONExtractString(metadata, 'hold') IN "
+            f"project = {{project:String}} AND {kind_in('release')} AND JSONExtractString(metadata, 'hold') IN "
             "{holds:Array(String)}",
             {"project": found[0].facts[0].project, "holds": holds},
             FACTS_SHOWN_MAX,
@@ -350,7 +350,8 @@ def _hold_id(clickhouse: ClickHouse, partition: int, facts: Sequence[Fact]) -> s
         return None
     placed = decisions(
         clickhouse,
-        "project = {project:String} AND kind = 'hold' AND source = {source:String} AND event_id = {event:String} "
+        f"project = {{project:String}} AND {kind_in('hold')} AND source = {{source:String}} "
+        "AND event_id = {event:String} "
         "AND reason = '' AND (offset, position) < ({offset:UInt64}, {position:UInt32})",
         {
             "project": head.project,
@@ -378,7 +379,7 @@ def _first_decision(clickhouse: ClickHouse, fact: Fact) -> str | None:
     found = decisions(
         clickhouse,
         "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
-        "AND kind IN ('charge', 'refusal', 'hold', 'correction') AND offset < {offset:UInt64}",
+        f"AND {DECIDED} AND offset < {{offset:UInt64}}",
         {"project": fact.project, "source": fact.source, "event": fact.event_id, "offset": fact.offset + 1},
         FACTS_SHOWN_MAX,
     )

@@ -27,6 +27,7 @@ from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.price_list import Prices
 from streams.core.windows import ABOVE_CEILING, CEILING, WINDOW, WINDOW_MS, rested, try_request
+from streams.history.facts import REFUSED, USED, kind_in
 
 DAYS_MAX = 31
 FACTS_A_PAGE = 50_000
@@ -243,14 +244,11 @@ class _Page:
 
 # What only an admission or a counted call leaves, and an admission that names no event.
 _SURE = (
-    "(kind IN ('request', 'hold') OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds') "
+    f"({kind_in('request', 'hold')} OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds') "
     f"OR source = {sql_literal(ADMISSION_SOURCE)})"
 )
 # Neither captures nor what time brought.
-_REQUESTS = (
-    "(kind = 'request' OR (kind IN ('charge', 'hold') AND source != '' AND reason = '') "
-    "OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))"
-)
+_REQUESTS = f"({kind_in('request')} OR ({USED} AND source != '') OR {REFUSED})"
 _CAME_AT_MS = f"toUnixTimestamp64Milli(if({_SURE}, booked_at, occurred_at))"
 _BOOKED_AT_MS = "toUnixTimestamp64Milli(booked_at)"
 # Later than any; the engine's times end soon after it.

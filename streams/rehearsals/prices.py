@@ -19,7 +19,7 @@ import msgspec
 from schemas.accounts import Account, Accrual, Grant, Hold, RecurringItem
 from schemas.commands import CaptureHold, Correct, GivenBack, ReleaseHold
 from schemas.events import Usage
-from schemas.facts import Fact
+from schemas.facts import USAGE_KINDS, Fact
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
@@ -31,7 +31,7 @@ from streams.core.grants import add_grant, grant_credits
 from streams.core.items import bill_due
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
-from streams.history.facts import AT, Decision, decisions_after
+from streams.history.facts import AT, DECIDED, Decision, decisions_after, kind_in
 from streams.history.past_balance import account_at, grants_of, opened_at
 
 DAYS_MAX = 90
@@ -448,9 +448,7 @@ class _Replay:
         """Keep what an event was charged where a correction of it is to come."""
         if name in self._corrected:
             self._charged[name] = [
-                fact
-                for fact in self._facts[before:]
-                if fact.kind in ("charge", "correction") and fact.reason != "given_back"
+                fact for fact in self._facts[before:] if fact.kind in USAGE_KINDS and fact.reason != "given_back"
             ]
             self._remember_grants()
 
@@ -460,14 +458,14 @@ class _Replay:
 
     def _count_actual(self, facts: list[Fact]) -> None:
         for fact in facts:
-            if fact.kind in ("charge", "correction"):
+            if fact.kind in USAGE_KINDS:
                 self.outcome.charged -= fact.amount
             elif fact.kind == "refusal" and fact.source:
                 self.outcome.refused += 1
 
     def _count_proposed(self) -> None:
         for fact in self._facts:
-            if fact.kind in ("charge", "correction"):
+            if fact.kind in USAGE_KINDS:
                 self.outcome.charged_proposed -= fact.amount
         self._facts.clear()
 
@@ -475,8 +473,7 @@ class _Replay:
 def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
     """Those that used anything."""
     rows = clickhouse.query(
-        f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} "
-        "AND kind IN ('charge', 'refusal', 'hold', 'correction') ORDER BY project",
+        f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} AND {DECIDED} ORDER BY project",
         {"at": since_ms},
     )
     return [row[0] for row in rows]
@@ -484,7 +481,7 @@ def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
 
 def _corrected(clickhouse: ClickHouse, project: str, since_ms: int) -> set[EventName]:
     rows = clickhouse.query(
-        "SELECT DISTINCT source, event_id FROM facts WHERE project = {project:String} AND kind = 'correction' "
+        f"SELECT DISTINCT source, event_id FROM facts WHERE project = {{project:String}} AND {kind_in('correction')} "
         f"AND booked_at > {AT}",
         {"project": project, "at": since_ms},
     )

@@ -57,6 +57,7 @@ from streams.core.projects import BILLING_PREFIX, NEVER_MS
 from streams.core.replies import REPLIES_KEPT
 from streams.kafka.codecs import decode_account, encode_account
 from tests.core.builders import CREDIT, START_MS, addressed, usage
+from tests.core.stated import check_stated
 from tests.simulation.checks import stored_use, used
 from tests.simulation.model import Hold, Line, Model, answer_of
 
@@ -646,6 +647,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def compare(self, effects: Effects) -> None:
         """The facts, the replies and the accounts are the model's; the sums of the facts are what the accounts hold."""
         lines = [line_of(fact) for fact in effects.facts]
+        check_stated(effects.facts)
         expected, self.lines_checked = self.model.lines[self.lines_checked :], len(self.model.lines)
         assert lines == expected
         for command, reply in effects.replies:

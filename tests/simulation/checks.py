@@ -17,6 +17,7 @@ from streams.core.acceptance import dedup_hash
 from streams.core.projects import NEVER_MS
 from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake
 from streams.worker.tables import PartitionedStore
+from tests.core.stated import check_stated
 from tests.simulation.disk import Disk, apply_changelog
 from tests.simulation.model import Answer, Line, Model, Project, answer_of, identity_names
 from tests.simulation.model import Window as ModelWindow
@@ -73,6 +74,7 @@ def _check_journal(world: World, partition: int, model: Model) -> list[Line]:
         first = stated.setdefault(place, fact)
         _equal(f"journal-{partition} {place} stated again", fact, first)
         assert fact.balance >= 0, f"a balance below zero: {fact}"
+        check_stated([fact])
         if place > mark:
             mark = place
             lines.append(_line(fact))
