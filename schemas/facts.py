@@ -1,4 +1,4 @@
-"""Facts: what a decision states, immutable, as the journal and ClickHouse keep it."""
+"""Facts: the immutable statements that decisions leave, as the journal and ClickHouse keep them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import msgspec
 
 
 class Fact(msgspec.Struct, array_like=True, gc=False):
-    """One thing that happened, immutable. With its journal partition, (offset, index) orders and names it for good.
+    """A fact states one thing that happened. With its journal partition, (offset, index) orders and names it for good.
 
-    `kind`: `charge`, `grant`, `expiry`, `refund`, `correction` are ledger entries, each on one grant, and sum up to the
-    balance; `hold` and `release` change what is held, of amount 0, as a `charge` that captures a hold does; `refusal`,
-    `duplicate`, `project`, `plan`, `subscription`, `standing`, `key`, `billing_account`, `item`, `recharge`,
-    `price_book`, `request`, `limits`, `shadow` say what else was decided. `amount` is signed microcredits; `held` the
-    signed change of what is held; `balance` the environment's balance after it, held credits included. `cents` is money
-    due for it, negative where it is given back, on the invoice of `billing_account`. `reason` is a problem code, a
-    grant's kind, a plan, or "".
-    `surcharge` is what a refused, repeated or held use would have been charged beside its operation, or "".
+    `kind`: `charge`, `grant`, `expiry`, `refund`, `correction` are ledger entries; each is on one grant, and their
+    amounts sum up to the balance. `hold` and `release` have amount 0 and change what is held; so does a `charge` that
+    captures a hold. `refusal`, `duplicate`, `project`, `plan`, `subscription`, `standing`, `key`, `billing_account`,
+    `item`, `recharge`, `price_book`, `request`, `limits`, `shadow` say what else was decided.
+    `amount` is signed microcredits, `held` the signed change of what is held, `balance` the environment's balance after
+    the fact, held credits included. `cents` is money due, or negative where money is given back, on the invoice of
+    `billing_account`. `reason` is a problem code, a grant's kind, a plan, or "". `surcharge` is the operation that a
+    refused, repeated or held use would have been charged beside its own, or "".
     """
 
     offset: int
@@ -49,10 +49,10 @@ F = TypeVar("F")
 
 
 class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=False):
-    """A journal record: facts in order, behind what a reader needs to know to pass them on unread.
+    """A journal record: facts in order, after a head that tells a reader enough to pass them on undecoded.
 
-    `first` and `last` are the (offset, index) of its first and last fact; the booking times bound those of all. `facts`
-    is a list[Fact], or a msgspec.Raw where they are left as they are on the topic.
+    `first` and `last` are the (offset, index) of its first and last fact; every fact was booked between
+    `booked_from_ms` and `booked_to_ms`. `facts` is a list[Fact], or a msgspec.Raw where they are left undecoded.
     """
 
     first: tuple[int, int]
@@ -67,5 +67,5 @@ ENTRY_KINDS = ("charge", "grant", "expiry", "refund", "correction")
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:
-    """A fact's public id; it is never stored, since it follows from where the fact came from."""
+    """The public id of a fact. It is never stored, since it follows from the fact's place in the log."""
     return f"{partition}-{offset}-{index}"

@@ -1,4 +1,4 @@
-"""Every error code Meterline answers with, and the RFC 9457 problem that carries it."""
+"""The error codes that Meterline answers with, and the RFC 9457 problem that carries one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROBLEM_TYPE_BASE = "https://meterline.dev/problems/"
 
 @dataclass(frozen=True, slots=True)
 class ProblemCode:
-    """One kind of error: its HTTP status, a short title, and what the caller can do about it."""
+    """An error code stands for one kind of error: its HTTP status, a short title, and what the caller can do."""
 
     status: int
     title: str
@@ -114,9 +114,9 @@ CODES: dict[str, ProblemCode] = {
 
 
 class EventError(BaseModel):
-    """Why one event of a batch was not accepted."""
+    """The reason why one event of a batch was not accepted."""
 
-    index: int = Field(description="Its place in the batch, from 0")
+    index: int = Field(description="The event's place in the batch, from 0")
     id: str | None = None
     code: str
     detail: str
@@ -124,7 +124,7 @@ class EventError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details, as `application/problem+json`."""
+    """A problem tells a caller what went wrong: RFC 9457 problem details, as `application/problem+json`."""
 
     type: str = Field(examples=[PROBLEM_TYPE_BASE + "out_of_credits"])
     title: str
@@ -137,9 +137,9 @@ class Problem(BaseModel):
 
 
 class Rejection(Exception):
-    """An input that is refused for a reason of its own; `code` is one of CODES.
+    """A rejection is raised for an input that is refused; `code`, one of CODES, says why.
 
-    `field` is a path into the input such as `data.quantity`, or None where no one field is at fault.
+    `field` is a path into the input such as `data.quantity`, or None where no single field is at fault.
     """
 
     def __init__(self, code: str, detail: str, field: str | None = None) -> None:
@@ -150,5 +150,5 @@ class Rejection(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status of this code."""
+        """The HTTP status that the code is answered with."""
         return CODES[self.code].status
