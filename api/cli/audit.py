@@ -50,8 +50,7 @@ def list_audit(
     cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List what was refused and what was done, the newest first. The word `list` may be left out. `meterline explain
-    ENTRY_ID` says more about one entry."""
+    """List what was refused and what was done, newest first. `list` may be left out; `explain ENTRY_ID` says more."""
     asked: dict[str, Any] = {
         "project": project,
         "kind": kind,
