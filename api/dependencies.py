@@ -29,7 +29,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
 
-# Each dependency is a coroutine, since FastAPI runs one that is a plain function in a thread.
+# All dependencies are coroutines, since FastAPI runs one that is a plain function in a thread.
 
 
 async def services_of(request: Request) -> Services:

@@ -20,7 +20,7 @@ class ProblemCode:
 
 # The one place where error codes stand. Dead letters use the same codes as HTTP answers.
 CODES: dict[str, ProblemCode] = {
-    # One event or request is malformed.
+    # An event or a request is malformed.
     "malformed_json": ProblemCode(400, "Malformed JSON", "Send one CloudEvent as a JSON object, or an array of them."),
     "invalid_event": ProblemCode(422, "Invalid event", "Correct the field that is named and send the event again."),
     "missing_field": ProblemCode(422, "Missing field", "Add the field that is named and send the event again."),
@@ -44,7 +44,7 @@ CODES: dict[str, ProblemCode] = {
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
     ),
-    # Who is asking.
+    # The caller or its key is not accepted.
     "unauthenticated": ProblemCode(401, "Not authenticated", "Send `Authorization: Bearer mtl_…` with a valid key."),
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
     "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
@@ -53,7 +53,7 @@ CODES: dict[str, ProblemCode] = {
     "unknown_key": ProblemCode(404, "Unknown key", "Correct the key's id."),
     "not_found": ProblemCode(404, "Not found", "See /docs for what there is."),
     "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
-    # What was decided.
+    # The request was decided, and refused.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
     "over_cost_ceiling": ProblemCode(

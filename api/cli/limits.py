@@ -58,10 +58,10 @@ def shadow_limits(
 @app.command("raise")
 def raise_limits(
     project: ProjectArgument,
-    until: Annotated[str, typer.Option("--until", help="When the raise ends: RFC 3339 with a zone")],
+    until: Annotated[str, typer.Option("--until", help="The raise's end: RFC 3339 with a zone")],
     reason: Annotated[str, typer.Option("--reason", help="Why, such as the launch it is for; kept in the audit log.")],
     since: Annotated[
-        str | None, typer.Option("--from", help="When the raise begins: RFC 3339 with a zone; now if left out")
+        str | None, typer.Option("--from", help="The raise's start: RFC 3339 with a zone; now if left out")
     ] = None,
     requests: RequestsOption = None,
     burst: BurstOption = None,

@@ -83,7 +83,7 @@ def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(li
 
 @given(st.integers(1, 30), st.integers(0, 30), st.lists(st.integers(0, 3_000), min_size=1, max_size=300))
 def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> None:
-    """In any 60 seconds, at most as many requests pass as the limit and the tokens there can have been allow."""
+    """The window lets no more requests pass in any 60 seconds than the limit and the tokens there can have been."""
     now_ms, window, admitted = 0, rested(0), []
     for gap in gaps:
         now_ms += gap

@@ -187,7 +187,7 @@ class World:
                 self.group.heard_at[worker] = self.mono
                 worker.lease.renew(self.mono)
 
-    # What goes right.
+    # Steps of processes that work as they should.
 
     def _go_on(self) -> bool:
         """Make one step of a process chosen at random; returns False where that one had nothing to do."""
@@ -372,7 +372,7 @@ class World:
         self.loop.kill(process.tasks)
         self.historians[self.historians.index(process)] = HistorianProcess(self, process.sink)
 
-    # What goes wrong.
+    # Harm that is done to processes, disks and clocks.
 
     def _before_local_write(self) -> None:
         if self.harmful and self.rng.random() < 0.02 * self.violence:
@@ -490,7 +490,7 @@ class World:
             self._land("the network", send)
             self.orphans = [send for send in self.orphans if send.records]
 
-    # For the trace.
+    # Texts for the trace.
 
     def _committed_text(self) -> str:
         return " ".join(f"{_short(topic)}-{p}@{offset}" for (topic, p), offset in sorted(self.kafka.committed.items()))

@@ -1,4 +1,4 @@
-"""The watchdog ends a worker that hangs while records wait, but not one that is idle or waits for a transaction marker."""
+"""The watchdog ends a worker that hangs while records wait, not one that is idle or waits for a transaction marker."""
 
 import asyncio
 import os
