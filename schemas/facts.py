@@ -75,7 +75,7 @@ else:
 
 
 class Fact(msgspec.Struct, array_like=True, gc=False):
-    """One thing that happened, immutable. With its journal partition, (offset, index) orders and names it for good.
+    """A fact states one thing that happened. With its journal partition, (offset, index) orders and names it for good.
 
     `FACT_KINDS` says what its `kind` and `reason` mean. `amount` is signed microcredits; `held` the signed change of
     what is held; `balance` the environment's balance after it, held credits included. `cents` is money due for it,
@@ -112,10 +112,10 @@ F = TypeVar("F")
 
 
 class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=False):
-    """A journal record: facts in order, behind what a reader needs to know to pass them on unread.
+    """A journal record: facts in order, after a head that tells a reader enough to pass them on undecoded.
 
-    `first` and `last` are the (offset, index) of its first and last fact; the booking times bound those of all. `facts`
-    is a list[Fact], or a msgspec.Raw where they are left as they are on the topic.
+    `first` and `last` are the (offset, index) of its first and last fact; every fact was booked between
+    `booked_from_ms` and `booked_to_ms`. `facts` is a list[Fact], or a msgspec.Raw where they are left undecoded.
     """
 
     first: tuple[int, int]
@@ -317,5 +317,5 @@ USAGE_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:
-    """A fact's public id; it is never stored, since it follows from where the fact came from."""
+    """The public id of a fact. It is never stored, since it follows from the fact's place in the log."""
     return f"{partition}-{offset}-{index}"

@@ -1,4 +1,4 @@
-"""docker-compose.yml, checked without an engine: what it says of Meterline is so."""
+"""docker-compose.yml agrees with Meterline's settings, commands and files; checked without a container engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPOSE_PATH = PROJECT_ROOT / "docker-compose.yml"
 ADMIN_KEY, ADMIN_HASH = new_admin_key()
 GIVEN = {"METERLINE_CLICKHOUSE_PASSWORD": "s3cret", "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]'}
 
-# Service → the subcommand it runs.
+# The subcommand that each service runs.
 ROLES = {
     "topics": "topics",
     "migrate": "migrate",
@@ -40,7 +40,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
 def filled(value: Any) -> Any:
-    """With `${...}` replaced as compose does it; a KeyError names a variable that has no value and no default."""
+    """A value with its `${...}` replaced as compose does it. A KeyError names a variable without value and default."""
     if isinstance(value, dict):
         return {key: filled(each) for key, each in value.items()}
     if isinstance(value, list):

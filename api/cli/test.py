@@ -1,4 +1,4 @@
-"""`meterline test`."""
+"""`meterline test` runs the tests of a checkout."""
 
 from __future__ import annotations
 

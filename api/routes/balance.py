@@ -1,4 +1,4 @@
-"""The balance of a project, now or as it was."""
+"""Balances: what a project has, now or at an earlier time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def balance(
     ] = None,
     at: Annotated[datetime | None, Query(description="RFC 3339 with a zone: as it was then")] = None,
 ) -> Balance:
-    """The budget as it is now, and how fresh that is; or as it was `at` an earlier time."""
+    """Show the balance of one budget as it is now, and how fresh that is; or as it was `at` an earlier time."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)

@@ -1,4 +1,4 @@
-"""Bundles, refunds and auto-recharge. A call answers once its effect can be read back."""
+"""Bundles, refunds and auto-recharge. A call that changes something answers once its effect can be read back."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ async def refund(
     asked: NewRefund,
     idempotency_key: IdempotencyKey = "",
 ) -> RefundResult:
-    """Take back a bundle of the last 30 days, at most a quarter used, of a project in good standing. The money is
-    paid back by the means it came by."""
+    """Take back a bundle, for a refund. It must be of the last 30 days and at most a quarter used, and the project in
+    good standing. This call moves no money: pay it back by the means by which it came."""
     reply, offset = await decided(
         services,
         RefundTopUp(
@@ -78,7 +78,7 @@ async def refund(
 
 @router.get("/projects/{project}/auto-recharge", response_model=AutoRechargeInfo)
 async def get_auto_recharge(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> AutoRechargeInfo:
-    """The terms of auto-recharge and how they stand."""
+    """Show a project's terms of auto-recharge, and what it has bought by them."""
     return _auto_recharge(account_for(services, project))
 
 
@@ -90,7 +90,7 @@ async def set_auto_recharge(
     asked: AutoRechargeTerms,
     idempotency_key: IdempotencyKey = "",
 ) -> AutoRechargeInfo:
-    """Turn auto-recharge on with these terms, or off. It is off unless somebody asks for it."""
+    """Turn auto-recharge on with these terms, or off. It is off until somebody turns it on."""
     command = SetAutoRecharge(
         project=project,
         is_on=asked.on,

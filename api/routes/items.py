@@ -1,4 +1,4 @@
-"""Recurring line items: what a project has of them, and what they come to this month."""
+"""Recurring line items: how many units a project has, and what they cost so far this month."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=
 
 @router.get("/items", response_model=ItemList)
 async def items(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ItemList:
-    """The project's recurring line items, and what they come to so far this month."""
+    """List the project's recurring line items, and what they cost so far this month."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))
     now = now_ms()
@@ -48,7 +48,8 @@ async def set_item(
     asked: NewItemQuantity,
     idempotency_key: IdempotencyKey = "",
 ) -> ItemList:
-    """Have this many units of a recurring line item (a connected account, a custom domain, storage) from now on."""
+    """Set how many units of a recurring line item (a connected account, a custom domain, storage) a project has from
+    now on."""
     command = SetItem(
         project=project,
         operation=item,

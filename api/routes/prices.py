@@ -1,4 +1,4 @@
-"""Prices: what is in force, what was announced, and announcing a price book."""
+"""Prices: the price book in force, the changelog of price books, and announcing one."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ async def prices(
         datetime | None, Query(description="RFC 3339 with a zone; now. A future time shows what is announced")
     ] = None,
 ) -> PriceList:
-    """The price of every operation. Open to everyone."""
+    """List the prices of all operations. Open to everyone."""
     book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else now_ms())
     return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
 
 
 @router.get("/prices/changelog", response_model=PriceChangelog)
 async def changelog(services: ServicesDep) -> PriceChangelog:
-    """Every price book with what it changed, the newest first. Open to everyone."""
+    """List the price books with what each changed, the newest first. Open to everyone."""
     return changelog_of(services.accounts.prices(), now_ms())
 
 
@@ -45,8 +45,8 @@ async def announce(
 ) -> PriceBookInfo:
     """Announce a price book, for good: it can't be changed or taken back, only followed by another one.
 
-    What it makes dearer needs 30 days between announcement and effect. Sent again with the same version it is refused;
-    to the letter and with an Idempotency-Key it is answered as before.
+    A book that makes anything dearer takes effect at least 30 days after its announcement. A book of a version that was
+    announced before is refused; but the same book, sent again under an Idempotency-Key, is answered as the first time.
     """
     now = now_ms()
     before = services.accounts.prices()
@@ -69,7 +69,7 @@ async def announce(
 
 
 def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announced_at_ms: int) -> PriceBook:
-    """The whole price book that is meant: the last one with what differs. Raises Rejection."""
+    """The whole price book that an announcement means: the last one, with what differs from it. Raises Rejection."""
     rates, hourly, plans = dict(last.rates), dict(last.hourly), dict(last.plan_required)
     for field, known, changes in (("rates", rates, asked.rates), ("hourly", hourly, asked.hourly)):
         for operation, text in changes.items():
@@ -89,7 +89,7 @@ def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announce
 
 
 def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
-    """What each book changed."""
+    """The changelog: the price books, the newest first, each with what it changed and whether it is in force."""
     books = prices.books
     in_force = prices.at(now_ms)
     return PriceChangelog(

@@ -1,4 +1,4 @@
-"""What would a new price book have done?"""
+"""Rehearsals of prices: what a new price book would have done in the recorded days."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ router = APIRouter(
     responses=problems(401, 403, 422, 503),
 )
 
-# It reads the history of all projects: one at a time leaves room for everybody else.
+# A rehearsal reads the history of all projects. One at a time leaves room for everybody else.
 one_at_a_time = asyncio.Lock()
 
 
 @router.post("/rehearsals", response_model=RehearsalResult)
 async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewRehearsal) -> RehearsalResult:
-    """The last days of every project once more, by the rules that decide, under another price book.
+    """Rehearse a price book: replay the last days of every project under it, by the rules that decide.
 
-    Top-ups and plans are those that there were; a use that would have been refused is not tried again later.
+    Top-ups and plans stay as they were; a use that would have been refused is not tried again later.
     """
     now = now_ms()
     prices = services.accounts.prices()
@@ -49,7 +49,7 @@ async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewReh
 
 
 def result_of(version: str, days: int, rehearsal: Rehearsal) -> RehearsalResult:
-    """A rehearsal as it is shown."""
+    """The result of a rehearsal of prices, in the form in which answers show it."""
     total = rehearsal.total
     named = ", ".join(rehearsal.needs_notice)
     return RehearsalResult(

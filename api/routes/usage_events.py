@@ -1,4 +1,4 @@
-"""Sending usage by HTTP."""
+"""Usage events: sending them by HTTP."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
     },
 )
 async def send_events(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """Take usage events, one or a batch. 202 once they are on the log; those that were refused are named.
+    """Take usage events, one or a batch. 202 says that they are on the log; events that were refused are named.
 
-    An event's (source, id) bills once, however often it is sent: repeat the whole request after any failure.
+    An event of one (source, id) is billed once, however often it is sent: repeat the whole request after any failure.
     """
     caller.require("content:write")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()

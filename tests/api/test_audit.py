@@ -18,7 +18,7 @@ from tests.calls import Operator, event, eventually
 
 
 def customer(operator: Operator, plan: str = "free") -> tuple[str, httpx.Client]:
-    """A new project with its plan's limits, and a client with a key of it."""
+    """A new project with its plan's limits, and a client that calls with its key."""
     project = operator.project(plan)
     return project, operator.client(operator.key(project)["key"])
 
@@ -30,7 +30,7 @@ def audit(client: httpx.Client, **params: object) -> list[dict]:
 
 
 def wait_for_actions(client: httpx.Client, count: int, **params: object) -> list[dict]:
-    """The entries once there are so many, the oldest first."""
+    """The audit entries of a question, oldest first, once there are `count` of them."""
     found = eventually(lambda: len(entries := audit(client, **params)) >= count and entries)
     assert len(found) == count, [entry["action"] for entry in found]
     return found[::-1]
@@ -281,7 +281,7 @@ def test_key_use_is_summed_up_by_the_hour(operator: Operator) -> None:
         summed: dict[tuple[str, str], tuple[int, int]] = {}
         for row in key_use(operator.http, project=project):
             assert row["hour"].endswith(":00:00Z") and row["hour"] <= row["first_at"] <= row["last_at"]
-            if " " not in row["operation"]:  # calls of this API are counted beside what is asked for by them
+            if " " not in row["operation"]:  # a call of this API has a row beside that of the operation it asked for
                 name = (row["key_id"], row["operation"])
                 before = summed.get(name, (0, 0))
                 summed[name] = (before[0] + row["uses"], before[1] + row["refused"])

@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it fails, and that it leaves nothing running."""
+"""The command line prints its results in the right place, fails with one clear line, and leaves nothing running."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_replay_json_is_one_object_and_the_same_file_twice_bills_once(small_trac
     assert (first["events_duplicate"], first["events_dead_lettered"], first["balance_drift_microcredits"]) == (0, 0, 0)
     assert (second["events_billed"], second["events_refused"], second["events_duplicate"]) == (0, 0, 1000)
     assert second["balance_drift_microcredits"] == 0
-    # The second run's own first charge is the one entry that is new.
+    # The only new entry is the first charge that the second run makes itself.
     assert second["ledger_entries_in_clickhouse"] == first["ledger_entries_in_clickhouse"] + 1
     assert set(psutil.Process().children(recursive=True)) <= set(before), "nothing is left running"
 

@@ -1,4 +1,4 @@
-"""Auto-recharge on the whole stack: what is spent is bought again, once, and can be read back."""
+"""Auto-recharge on the whole stack buys a bundle when credits run low, once, and the purchase can be read back."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ from tests.conftest import SESSION_TIMEOUT_SECONDS
 
 
 def set_auto_recharge(operator: Operator, project: str, payment_method: str) -> None:
-    """Below 100 credits buy 4,000 for $20, up to $100 a month."""
+    """Turn auto-recharge on: below 100 credits it buys 4,000 for $20, up to $100 a month."""
     terms = {"on": True, "threshold": "100", "bundle_usd": 20, "cap_usd": 100, "payment_method": payment_method}
     answer = operator.http.put(f"/v1/admin/projects/{project}/auto-recharge", json=terms)
     assert answer.status_code == 200, answer.text
@@ -80,7 +80,7 @@ def test_a_declined_card_gives_nothing_and_is_not_tried_again_at_once(stack: Sta
     eventually(lambda: trail(operator, stack.clickhouse_url, project) == ["on", "requested", "failed"])
     assert client.post("/v1/admissions", json={"operation": "website"}).status_code == 402
     assert client.post("/v1/admissions", json={"operation": "chat.message"}).status_code == 200
-    # A purchase that came after is settled by now: so would be a second one of this project's.
+    # A later purchase is settled by now: a second one of this project would be settled, too.
     later, other = low_customer(operator, "card_1")
     eventually(lambda: other.get("/v1/balance").json()["available"] == "4010")
     eventually(lambda: trail(operator, stack.clickhouse_url, later) == ["on", "requested", "top_up"])
@@ -97,7 +97,7 @@ def stripe() -> Iterator[StripeServer]:
 
 @pytest.fixture
 def stripe_stack(stripe: StripeServer, tmp_path: Path) -> Iterator[Stack]:
-    """A stack that buys through Stripe, for breaking."""
+    """A stack that buys through Stripe, and that a test may break."""
     settings = Settings(
         data_dir=tmp_path,
         api_port=0,

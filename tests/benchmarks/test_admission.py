@@ -1,4 +1,5 @@
-"""bench admission does what it says; not a credit is overspent or can't be spent; and its yardstick is fair."""
+"""`meterline bench admission` measures what it says, no credit is overspent or can't be spent, and Redis, its
+yardstick, decides by the same rules."""
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_work
     assert result["spent_by_the_last_one_microcredits"] == result["left_by_the_spenders_microcredits"] == 0
 
 
-# Two credits, both spent: one was answered, the other's reply was no longer kept.
+# Two credits, both spent. The charge of `a` was answered; the reply to `b` was no longer kept.
 CHARGES = {"a": (1, COST), "b": (1, COST)}
 
 
@@ -95,7 +96,8 @@ def test_answers_that_the_history_does_not_bear_out_are_seen() -> None:
 
 @pytest.fixture
 def redis_address() -> Iterator[str | None]:
-    """None where a part is not installed, which the result says: see the first test."""
+    """The address of a Redis server, or None where a part is not installed; the first test sees that the result says
+    so."""
     if redis_script.missing() is not None:
         yield None
         return

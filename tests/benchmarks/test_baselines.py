@@ -1,4 +1,4 @@
-"""The baselines do the work they are timed for: what each one's own store says is checked against a plain fold."""
+"""The baselines do the work they are timed for: the contents of each one's own store are compared with a plain sum."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORKLOAD = Workload(events=3000, projects=150, seed=5)
 
 
 def fold(workload: Workload) -> dict[str, tuple[int, int]]:
-    """(events, microcredits) of each project, the plain way."""
+    """The (events, microcredits) of each project, summed up the plain way."""
     counts: Counter[str] = Counter()
     spent: dict[str, int] = defaultdict(int)
     for project, text in workload:
@@ -208,7 +208,7 @@ def test_making_events_is_no_bottleneck(made: Callable[[Workload], int]) -> None
     made(Workload(1, 10_000))
     begun = time.process_time()
     made(workload)
-    # A quiet machine makes 1,500,000 a second of processor time.
+    # A quiet machine makes 1,500,000 events in a second of processor time.
     assert workload.events / (time.process_time() - begun) > 300_000
 
 

@@ -1,4 +1,4 @@
-"""bench dedup does what it says, on few ids; and it would notice an index that is not exact."""
+"""`meterline bench dedup` measures what it says, tried on few ids; and it would notice an index that is not exact."""
 
 from pathlib import Path
 

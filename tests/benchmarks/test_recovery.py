@@ -1,4 +1,4 @@
-"""bench recovery does what it says, on few accounts."""
+"""`meterline bench recovery` measures what it says, tried on few accounts."""
 
 from tests.benchmarks.recovery.run import measure
 

@@ -1,4 +1,4 @@
-"""Taking money: pretended, durably; and through Stripe's own library, against a server that speaks as Stripe does."""
+"""Payments: pretended ones, which are durable; and those by Stripe's own library, against a stand-in for Stripe."""
 
 import logging
 import os
@@ -128,7 +128,7 @@ def test_asked_again_it_is_the_same_payment_even_once_stripe_has_forgotten_the_k
 ) -> None:
     assert [stripe.buy(payment(key)) for key in "abcde"] == [Paid(f"pi_{number}") for number in range(1, 6)]
     server.answers.clear()
-    # The first of five is on Stripe's last page.
+    # The first of the five intents is on the last page of Stripe's list.
     assert stripe.buy(payment("a")) == Paid("pi_1")
     assert len(server.intents) == 5
 

@@ -75,7 +75,7 @@ def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(li
     now_ms = 1_000_000
     window, model = rested(now_ms), PlainList(limit, limit + more, now_ms)
     for gap in gaps:
-        # Several at one instant share a slot exactly.
+        # Several requests at one instant share a slot exactly.
         now_ms += gap if gap == 0 or gap % SLOT_MS == 0 else gap * SLOT_MS
         assert passes(window, now_ms, limit, limit + more) == model.passes(now_ms)
         assert more * TOKEN - window.spent == model.tokens * TOKEN
@@ -83,7 +83,7 @@ def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(li
 
 @given(st.integers(1, 30), st.integers(0, 30), st.lists(st.integers(0, 3_000), min_size=1, max_size=300))
 def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> None:
-    """In any 60 seconds: the limit, and the tokens there can have been."""
+    """The window lets no more requests pass in any 60 seconds than the limit and the tokens there can have been."""
     now_ms, window, admitted = 0, rested(0), []
     for gap in gaps:
         now_ms += gap
@@ -101,7 +101,7 @@ def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> 
 @settings(max_examples=100)
 @given(st.integers(1, 6), st.integers(0, 6), st.lists(st.one_of(st.just(0), st.integers(0, 700), GAPS), max_size=60))
 def test_what_it_lets_through_the_model_lets_through_too(limit, more, gaps) -> None:
-    """At any times, within a tenth of a second too: the model, told only of what passed, passes all of it."""
+    """The model, told only of the requests that the window let pass, lets all of them pass, whatever their times."""
     now_ms = 1_000_000
     window, model = rested(now_ms), PlainList(limit, limit + more, now_ms)
     for gap in gaps:
@@ -131,14 +131,14 @@ def test_no_minute_costs_more_than_the_ceiling(ceiling, requests) -> None:
 
 
 def test_spent_burst_is_kept_where_limits_change() -> None:
-    """Raised from 2 and 4 to 10 and 20 after two tokens were spent: eight of the ten are left."""
+    """Limits are raised from 2 and 4 to 10 and 20 after two tokens were spent: eight of the ten are left."""
     low, high, now_ms = Limits(2, 4, CEILING), Limits(10, 20, CEILING), 1_000_000
     window = rested(now_ms)
     assert [not count_request(window, low, now_ms).retry_at_ms for _ in range(5)] == [True] * 4 + [False]
     advance(window, low, now_ms + 1_000)
     passed = [not count_request(window, high, now_ms + 1_000).retry_at_ms for _ in range(20)]
     assert sum(passed) == (10 - 4) + (10 - 2)
-    # Lower again, nothing of the burst is left, and no more than a lower burst is owed.
+    # When limits are lower again, no token of the burst is left, and no more than a lower burst is owed.
     advance(window, high, now_ms + 2_000)
     assert count_request(window, low, now_ms + 2_000).retry_at_ms
     advance(window, low, now_ms + 3_000)

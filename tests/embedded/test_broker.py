@@ -1,4 +1,4 @@
-"""The embedded broker against the real Kafka."""
+"""The embedded broker starts, survives and ends as it should, with the real Kafka."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ async def read(url: str, topic: str) -> bytes:
 
 @pytest.fixture
 def cache_copy(tmp_path: Path) -> Path:
-    """A cache of one's own to damage; hard links, so replace its files instead of writing into them."""
+    """A copy of the cache that a test may damage. It is of hard links, so replace its files instead of writing into
+    them."""
     kafka_jars(CACHE_DIR)
     shutil.copytree(CACHE_DIR / "kafka", tmp_path / "cache" / "kafka", copy_function=os.link)
     return tmp_path / "cache"
@@ -184,7 +185,7 @@ def test_a_sound_cache_is_used_without_the_network(monkeypatch: pytest.MonkeyPat
     assert time.perf_counter() - started < 0.1
     assert any(jar.name == f"kafka_2.13-{KAFKA_VERSION}.jar" for jar in jars)
     assert any(jar.name.startswith("log4j-slf4j-impl-") for jar in jars)
-    # A copy that lost its times is hashed, not fetched.
+    # A jar whose time stamp differs is hashed, and not fetched.
     content = jars[0].read_bytes()
     jars[0].unlink()
     jars[0].write_bytes(content)

@@ -1,4 +1,4 @@
-"""Children end with their parent, however it ends."""
+"""Child processes end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def python(code: str) -> list[str]:
 
 
 def program_of(guard: lifeline.Child | int) -> int:
-    """The id of the one program that a guard runs."""
+    """The process id of the program that a guard runs."""
     pid = guard if isinstance(guard, int) else guard.pid
     wait_until(lambda: len(psutil.Process(pid).children()) == 1)
     return psutil.Process(pid).children()[0].pid
@@ -66,7 +66,8 @@ RunParent = Callable[[list[str], bool], tuple[subprocess.Popen[str], int]]
 
 @pytest.fixture
 def run_parent(log: Path) -> Iterator[RunParent]:
-    """Starts a parent that starts the arguments, guarded or not; gives the parent and the child's id."""
+    """A function that runs a parent process, which starts `argv`, guarded or not; it returns the parent and the child's
+    process id."""
     parents: list[subprocess.Popen[str]] = []
     siblings: list[int] = []
 

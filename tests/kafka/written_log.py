@@ -1,4 +1,4 @@
-"""An intake log with times of its own choice, written before anyone reads it."""
+"""A helper that writes an intake log with times of a test's choice, before anyone reads it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from streams.settings import Settings
 
 
 async def write_intake(settings: Settings, records: list[tuple[int, int, bytes]]) -> None:
-    """Create the intake topic so that it takes the times it is given; write (partition, Unix ms, value) in order."""
+    """Create the intake topic so that it keeps the times it is given, and write records in order, each (partition, Unix
+    ms, value)."""
     admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
     await admin.start()
     topic = topics_of(settings).intake

@@ -30,7 +30,8 @@ def test_every_world_ends_as_the_model_says() -> None:
 
 
 def test_worlds_that_keep_few_replies_lean_on_the_dedup_index() -> None:
-    """Found by it: accounts written before the index, and a crash between, let a retried request be charged again."""
+    """A regression that these worlds found: accounts were written before the dedup index, and a crash in between let a
+    retried request be charged again."""
     for seed in range(400):
         simulate(seed, frozenset({"few-replies"}), None)
 

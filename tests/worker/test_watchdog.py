@@ -1,4 +1,4 @@
-"""A worker that hangs while records wait is ended; one that is idle, or waits for a transaction's marker, is not."""
+"""The watchdog ends a worker that hangs while records wait, not one that is idle or waits for a transaction marker."""
 
 import asyncio
 import os

@@ -1,4 +1,5 @@
-"""How many admissions a second, and how soon each is answered: by the client library, HTTP, and Redis beside them.
+"""`meterline bench admission` measures how many admissions a second there are, and how soon each is answered: by the
+client library, by HTTP, and by Redis beside them.
 
 Broker, one worker and API (with the historian and the embedded ClickHouse) run as in `meterline up`; the callers are a
 process of their own on the same machine.
@@ -44,7 +45,7 @@ DURABILITY = (
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How long and how much."""
+    """The sizes of a run: how long its parts take, and how many spenders and credits it has."""
 
     seconds: float
     warm_up_seconds: float
@@ -61,7 +62,7 @@ _NOBODY: dict[str, Any] = {"idempotency_key": "", "reply_instance": "", "reply_p
 
 
 def open_projects(settings: Settings, projects: tuple[str, ...]) -> None:
-    """Open them by contract, with limits that stop nothing, and a key each."""
+    """Open projects by contract, each with limits that stop nothing and with a key."""
     asyncio.run(_open_projects(settings, projects))
 
 
@@ -106,9 +107,10 @@ def _opening(project: str) -> list[AnyCommand]:
 
 
 def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> dict[str, Any]:
-    """Run all of it: the figures, and those that must be zero. `quick` is for a look: its times are worth little.
+    """Run the benchmark, and return its figures and those that must be zero. `quick` is for a look: its times are worth
+    little.
 
-    One partition is what one worker on one machine needs; each more divides the same callers into smaller groups.
+    One partition is what one worker on one machine needs; more of them divide the same callers into smaller groups.
     """
     sizes = QUICK if quick else FULL
     load_before = os.getloadavg()[0]
@@ -120,7 +122,7 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> di
         tell(f"opening {PROJECTS:,} projects")
         open_projects(live, Workload(0, PROJECTS).project_ids())
         address = stack.url.removeprefix("http://")
-        # Until the broker's JIT compiler has done its work, what is measured is that.
+        # Until the broker's JIT compiler has done its work, a benchmark would measure that.
         tell("warming up")
         run_callers(live, Plan("client", [256], sizes.warm_up_seconds, PROJECTS, seed=1))
         run_callers(live, Plan("http", [64], sizes.warm_up_seconds / 2, PROJECTS, 2, address))
@@ -159,7 +161,7 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> di
 
 
 def passed(result: dict[str, Any]) -> bool:
-    """Whether everything that must be zero is. Times are for who reads them."""
+    """Whether a run has passed: its figures that must be zero are. Its times are for people to judge."""
     return all(result["spenders"][name] == 0 for name in ZERO_FIGURES)
 
 
@@ -180,7 +182,8 @@ def _redis(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]
 
 
 def _cpu_microseconds(usage: Usage, levels: list[Level]) -> dict[str, float]:
-    """Processor time a decision, by process, over all levels: what it costs, whoever else is on the machine."""
+    """The processor time of a decision, in microseconds, by process, over all levels. It hardly depends on what else
+    runs on the machine."""
     asked = sum(level.asked for level in levels)
     return {name: round(spent / asked * 1e6, 1) for name, spent in usage.cpu_seconds.items()}
 

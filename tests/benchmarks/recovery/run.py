@@ -1,7 +1,7 @@
-"""How long a worker takes to be back: without its disk, with it, and after a kill.
+"""`meterline bench recovery` measures how long a worker takes to be back: without its disk, with it, and after a kill.
 
-Time runs from starting the worker's process until it has decided a command in every partition, on accounts whose
-balances the replies then name. The broker is running all the while.
+Time runs from the start of the worker's process until it has decided a command in every partition. The replies name
+the accounts' balances, which shows that the accounts are back. The broker is running all the while.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from tests.benchmarks.workload import Workload
 
 _STOP_SECONDS = 60.0
 _SAMPLE_SECONDS = 0.05
-# Charged before the kill, so that there is something the worker's files have not flushed.
+# Before the kill, events are charged (this share of the seen ids), which the worker's files have not flushed by then.
 _CHARGED_BEFORE_KILL = 0.05
 
 
 @dataclass(slots=True)
 class Start:
-    """One start of the worker: seconds until every partition was decided in, the most memory until then."""
+    """A start of the worker: the seconds until it had decided in every partition, and the most memory until then."""
 
     seconds: float
     peak_rss_mb: int
@@ -50,7 +50,7 @@ class Start:
 
 
 class BenchWorker:
-    """The worker's process, started and ended as the benchmark says. Leaving the block ends it."""
+    """A worker process that the benchmark starts and ends as it needs. Leaving the block ends it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,7 +58,7 @@ class BenchWorker:
         self._child: lifeline.Child | None = None
 
     async def start(self, fill: Filler) -> Start:
-        """Start it; returns once a command of every partition, sent before, is decided."""
+        """Start the worker, and return once it has decided a command in every partition; those are sent before."""
         argv = [sys.executable, "-m", "api.cli", "worker"]
         deciding = asyncio.create_task(fill.decide_everywhere())
         began_at = time.monotonic()
@@ -70,19 +70,19 @@ class BenchWorker:
         return Start(round(seconds, 2), usage.peak_rss_mb.get("worker", 0), deciding.result())
 
     def check(self) -> None:
-        """Raises OperatorError where it has ended."""
+        """Look whether the worker still runs. Raises OperatorError where it has ended."""
         if self._child is None or self._child.poll() is not None:
             log = "\n".join(self._log_path.read_text(errors="replace").splitlines()[-15:])
             raise OperatorError(f"The worker ended. The end of its log:\n{log}")
 
     def stop(self) -> None:
-        """SIGTERM, and wait."""
+        """Stop the worker with SIGTERM, and wait for its end."""
         if self._child is not None:
             self._child.stop(_STOP_SECONDS)
             self._child = None
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the worker with SIGKILL."""
         if self._child is not None:
             self._child.process.send_signal(signal.SIGKILL)
             self.stop()
@@ -91,7 +91,8 @@ class BenchWorker:
 def measure(
     accounts: int, seen_ids: int, tell: Callable[[str], None], baseline_seconds_max: float, compacting: bool
 ) -> dict[str, Any]:
-    """Run it, on a broker of its own, with plain Faust on the same changelog for so long at most."""
+    """Run the benchmark on a broker of its own, and then plain Faust on the same changelog, for
+    `baseline_seconds_max` at most."""
     with tempfile.TemporaryDirectory(prefix="meterline-bench-", ignore_cleanup_errors=True) as directory:
         data_dir = Path(directory)
         settings = Settings().model_copy(update={"data_dir": data_dir})
@@ -149,10 +150,10 @@ async def _measure(
             if compacting:
                 tell("compacting the changelog")
                 await compact_eagerly(settings)
-                # What a worker writes is what begins new segments.
+                # A new segment begins with a new record: the worker is started to write some.
                 wrong_replies += (await worker.start(fill)).wrong_replies
                 worker.stop()
-                # An account's newest record stays; so do a few that came after what was compacted.
+                # The newest record of each account stays, and so do a few that came after the compacted segments.
                 left = await await_compaction(settings, accounts + accounts // 100 + 100)
                 changelogs["accounts_changelog_records_compacted"] = left
                 tell("starting without a disk, from the compacted changelog")
@@ -185,7 +186,7 @@ async def _measure(
 
 
 def wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
-    """Accounts that are missing, not to be there, or of another balance, in the files of a worker that is stopped."""
+    """Count the accounts that are missing, should not exist, or have a wrong balance, in a stopped worker's files."""
     right = wrong = 0
     for partition in range(settings.partitions):
         file = VersionedFile(settings.worker_dir / "tables" / "accounts" / str(partition))
@@ -209,7 +210,7 @@ def seen_rows(settings: Settings) -> int:
 
 
 async def _changelogs(settings: Settings) -> dict[str, Any]:
-    """How many records each changelog has, and the megabytes it takes on the broker's disk, compressed."""
+    """The size of the changelogs: records, and megabytes on the broker's disk, compressed."""
     topics = topics_of(settings)
     consumer = AIOKafkaConsumer(**kafka_client_settings(settings))
     await consumer.start()
