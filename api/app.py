@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.metrics import registry_of
-from api.middleware import BodyLimit, Failures, Limits, RequestIds
+from api.middleware import BodyLimit, Failures, RequestIds, RequestLimits
 from api.openapi import describe
 from api.routes import (
     admissions,
@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     # The last layer added is the outermost.
     app.add_middleware(Failures)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
-    app.add_middleware(Limits, settings=settings)
+    app.add_middleware(RequestLimits, settings=settings)
     app.add_middleware(RequestIds)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

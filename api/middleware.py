@@ -14,7 +14,7 @@ from api.callers.calls import Call, begin_call, count, known_rate, operation_of
 from api.callers.keys import hash_key
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
-from schemas.accounts import Limits as WindowLimits
+from schemas.accounts import Limits
 from schemas.problems import Rejection
 from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
 from streams.kafka.clock import now_ms
@@ -42,7 +42,7 @@ class RequestIds:
         await self.app(scope, receive, send_with_id)
 
 
-class Limits:
+class RequestLimits:
     """Limits finds out who calls, holds calls without a valid key to the window of their address, and puts the limit
     headers on every answer to a project's key, or to no key.
 
@@ -58,7 +58,7 @@ class Limits:
         self.app = app
         self._trusted = settings.trusted_proxies
         self._addresses = AddressLimits(
-            WindowLimits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
+            Limits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

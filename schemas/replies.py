@@ -21,7 +21,8 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     """A reply answers a command: an HTTP status, a code ("" on success), the amount charged or granted, and the
     budget's available credits after it, in microcredits. `entry_id` names the first fact that the command left,
     `hold_id` the open hold that it placed or found, `field` the part of the command that was wrong. `claims` are the
-    dedup hashes that it claimed. `shadow` is the code that limits on trial would have refused it with."""
+    dedup hashes that it claimed. `shadow` is the code that limits on trial would have refused it with.
+    `already_decided`: an earlier record decided what was asked, and this command had no effect of its own."""
 
     status: int
     code: str
@@ -35,6 +36,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     rate: RateState | None = None
     claims: list[bytes] = []
     shadow: str = ""
+    already_decided: bool = False
 
 
 def refusal(rejection: Rejection) -> Reply:

@@ -20,8 +20,7 @@ from api.services import Services
 from schemas.commands import CountRequest
 from schemas.problems import Rejection
 from schemas.replies import RateState
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.windows import advance, rate_state, rested
 from streams.kafka.clock import now_ms
@@ -106,7 +105,7 @@ def known_rate(services: Services, project: str) -> RateState | None:
     if account is None:
         return None
     now = now_ms()
-    settle(Booking(account, 0, 0, 0, now, [], services.accounts.prices()))
+    settled(account, now, services.accounts.prices())
     window, limits = account.window or rested(now), limits_of(account)
     advance(window, limits, now)
     return rate_state(window, limits, now)

@@ -41,14 +41,14 @@ from streams.kafka.codecs import encode_json
 router = APIRouter(prefix="/v1", tags=["admission"])
 
 
-class _Batch(msgspec.Struct, forbid_unknown_fields=True):
+class _AskedBatch(msgspec.Struct, forbid_unknown_fields=True):
     """A batch whose requests are not decoded yet, so that a malformed one spoils none of the others."""
 
     requests: list[msgspec.Raw]
 
 
 _decode = msgspec.json.Decoder(AdmissionRequest).decode
-_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_batch = msgspec.json.Decoder(_AskedBatch).decode
 _decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
 _DATA_FIELDS = UsageData.__struct_fields__
 
@@ -171,7 +171,7 @@ async def _admitted(
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,
-        already_decided=bool(reply.detail),
+        already_decided=reply.already_decided,
         hold_id=reply.hold_id or None,
         hold_expires_at=utc(reply.hold_expires_at_ms) if reply.hold_id else None,
         shadow_code=reply.shadow or None,

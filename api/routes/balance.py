@@ -13,8 +13,7 @@ from api.views.past_balance import account_as_of
 from schemas.http.common import EnvironmentName
 from schemas.http.credits import Balance
 from schemas.problems import Rejection
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
@@ -43,7 +42,6 @@ async def balance(
         if not await services.accounts.wait_for(name, min_offset, timeout_seconds):
             raise Rejection("not_ready", f"Offset {min_offset} was not reached within {timeout_seconds:g} seconds")
     lag_ms = services.accounts.lag_ms(name)
-    account = account_for(services, name)
     now = now_ms()
-    settle(Booking(account, 0, 0, 0, now, [], services.accounts.prices()))
+    account = settled(account_for(services, name), now, services.accounts.prices())
     return balance_of(account, environment or caller.environment, now, lag_ms)

@@ -24,8 +24,8 @@ from schemas.http.holds import CaptureRequest, ExtendRequest, HoldInfo, HoldPage
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import utc
-from streams.core.booking import Booking, format_credits, parse_credits
-from streams.core.ledger import settle
+from streams.core.booking import format_credits, parse_credits
+from streams.core.ledger import settled
 from streams.core.price_list import Prices
 from streams.kafka.clock import now_ms
 
@@ -155,7 +155,7 @@ def hold_info(hold: Hold) -> HoldInfo:
 
 
 def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
-    settle(Booking(account, 0, 0, 0, now_ms(), [], prices))
+    settled(account, now_ms(), prices)
     environment = _environment(caller)
     return [hold for hold in account.holds if environment in ("", hold.environment)]
 

@@ -21,8 +21,7 @@ from api.dependencies import (
 from api.views.accounts import item_list
 from schemas.commands import SetItem
 from schemas.http.projects import ItemList, NewItemQuantity
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
@@ -33,9 +32,8 @@ admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=
 async def items(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ItemList:
     """List the project's recurring line items, and what they cost so far this month."""
     caller.require("content:read")
-    account = account_for(services, project_for(caller, project))
     now = now_ms()
-    settle(Booking(account, 0, 0, 0, now, [], services.accounts.prices()))
+    account = settled(account_for(services, project_for(caller, project)), now, services.accounts.prices())
     return item_list(account, services.accounts.prices(), now)
 
 

@@ -8,9 +8,9 @@ from schemas.accounts import Account
 from schemas.http.credits import AllowanceBalance, Balance, TopUpBalance
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
 from schemas.times import utc
-from streams.core.booking import Booking, available, format_credits, held
+from streams.core.booking import available, format_credits, held
 from streams.core.items import metered, unpaid
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
 from streams.kafka.clock import now_ms
@@ -79,9 +79,7 @@ def settled_account(services: Services, project: str) -> Account:
     The owner books such things when the account is next touched; answers count them in before that. Raises Rejection
     `unknown_project` or `not_ready`.
     """
-    account = account_for(services, project)
-    settle(Booking(account, 0, 0, 0, now_ms(), [], services.accounts.prices()))
-    return account
+    return settled(account_for(services, project), now_ms(), services.accounts.prices())
 
 
 def project_now(services: Services, project: str) -> ProjectInfo:

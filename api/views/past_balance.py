@@ -9,8 +9,7 @@ from api.dependencies import account_for, instant
 from api.services import Services
 from schemas.accounts import Account
 from schemas.problems import Rejection
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.history.facts import wait_for
 from streams.history.past_balance import account_at
 from streams.kafka.clock import now_ms
@@ -36,8 +35,7 @@ async def account_as_of(services: Services, project: str, at: datetime) -> tuple
     if account.last_at_ms <= at_ms:
         # Nothing was booked since: the account is the live one, with what was due by then.
         lag_ms = services.accounts.lag_ms(project)
-        settle(Booking(account, 0, 0, 0, at_ms, [], services.accounts.prices()))
-        return account, at_ms, max(0, at_ms - (now - lag_ms))
+        return settled(account, at_ms, services.accounts.prices()), at_ms, max(0, at_ms - (now - lag_ms))
     settings = services.settings
     partition = partition_of(project, settings.partitions)
     await wait_for(settings, services.clickhouse, partition, account.last_offset, settings.reply_timeout_seconds)

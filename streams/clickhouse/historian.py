@@ -122,7 +122,7 @@ class Historian:
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
         )
-        consumer.subscribe([self.sink.topic], listener=_OnAssigned(self))
+        consumer.subscribe([self.sink.topic], listener=_HistorianAssignment(self))
         try:
             # In here: one that is told to stop while it joins must leave, or the others wait for it.
             await consumer.start()
@@ -236,7 +236,7 @@ def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
     return parts
 
 
-class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
+class _HistorianAssignment(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, historian: Historian) -> None:
         self._historian = historian
 
@@ -273,6 +273,11 @@ _FACT_COLUMNS = {
     "billing_account": "String",
     "surcharge": "String",
 }
+# A fact's fields are written as these columns by place.
+assert list(_FACT_COLUMNS) == [
+    {"index": "position", "occurred_at_ms": "occurred_at", "booked_at_ms": "booked_at"}.get(name, name)
+    for name in Fact.__struct_fields__
+]
 _DEAD_LETTER_COLUMNS = {
     "code": "String",
     "detail": "String",

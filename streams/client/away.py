@@ -31,7 +31,7 @@ from schemas.events import UsageData
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.client.admissions import Admissions, Decision, MeterlineAway
-from streams.client.away_journal import Asked, Entry, Journal, Outcome
+from streams.client.away_journal import Asked, AwayJournal, Entry, Outcome
 from streams.client.producer import Producer, ProducerError
 from streams.core.booking import parse_credits
 from streams.core.pricing import meter
@@ -85,7 +85,7 @@ class Away:
         self._entries_max = entries_max
         if seconds_max and journal is None:
             raise ValueError("A lease needs a journal: what was admitted must outlive the process")
-        self._journal = Journal(journal)
+        self._journal = AwayJournal(journal)
         self._entries: dict[int, Entry] = {}
         self._due: deque[int] = deque()
         self._succeeded: set[tuple[str, str, str]] = set()

@@ -94,7 +94,7 @@ _decode = msgspec.json.Decoder(Entry).decode
 T = TypeVar("T")
 
 
-class Journal:
+class AwayJournal:
     """Entries by number, in the order they came. Without a path they are in memory only, and end with the process."""
 
     def __init__(self, path: Path | None) -> None:

@@ -298,7 +298,17 @@ class Gateway:
 
     async def _decision(self, asked: Asked, is_named: bool) -> tuple[Decision, int | None]:
         """Whether it may run, and its entry in the journal where that was decided here."""
-        undecided = Decision(200, "", "", asked.project, asked.operation, 0, 0, "", -1)
+        undecided = Decision(
+            status=200,
+            code="",
+            detail="",
+            project=asked.project,
+            operation=asked.operation,
+            credits=0,
+            available=0,
+            entry_id="",
+            offset=-1,
+        )
         if self._repeats == "refuse" and self.away.has_succeeded(asked):
             return _repeated(undecided), None
         self.away.take_up(asked)

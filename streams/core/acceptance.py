@@ -96,6 +96,23 @@ def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: O
     return to_usage(event, now_ms, operations, origin)
 
 
+# `to_usage` makes uses by place, for each event that comes: fields that move would put one value in another's place.
+assert Usage.__struct_fields__ == (
+    "project",
+    "dedup_hash",
+    "source",
+    "event_id",
+    "operation",
+    "quantity",
+    "surcharge",
+    "environment",
+    "occurred_at_ms",
+    "job_id",
+    "key_id",
+    "metadata",
+)
+
+
 def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """What is left of an event that is well-formed. Raises Rejection where its meaning is wrong."""
     data = event.data

@@ -32,19 +32,19 @@ def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str,
     account = booking.account
     total = sum(line.rate * line.quantity for line in lines)
     hold = Hold(
-        entry_id(booking.partition, booking.offset, booking.next_index),
-        usage.environment,
-        usage.job_id,
-        usage.source,
-        usage.event_id,
-        usage.key_id,
-        usage.metadata,
-        usage.occurred_at_ms,
-        price_version,
-        lines,
-        [],
-        booking.at_ms,
-        booking.at_ms + seconds * 1000,
+        id=entry_id(booking.partition, booking.offset, booking.next_index),
+        environment=usage.environment,
+        job_id=usage.job_id,
+        source=usage.source,
+        event_id=usage.event_id,
+        key_id=usage.key_id,
+        metadata=usage.metadata,
+        occurred_at_ms=usage.occurred_at_ms,
+        price_version=price_version,
+        lines=lines,
+        parts=[],
+        held_at_ms=booking.at_ms,
+        expires_at_ms=booking.at_ms + seconds * 1000,
     )
     left, quantity = total, usage.quantity
     for grant in account.grants:
@@ -110,12 +110,12 @@ def capture(booking: Booking, command: CaptureHold) -> Reply:
             _state(booking, "charge", hold, operation=line.operation, quantity=line.quantity, reason="captured")
     _give_back(booking, hold, "captured", booking.at_ms)
     return Reply(
-        200,
-        "",
-        "",
-        amount,
-        available(account, hold.environment),
-        entry_id(booking.partition, booking.offset, first_index),
+        status=200,
+        code="",
+        detail="",
+        amount=amount,
+        available=available(account, hold.environment),
+        entry_id=entry_id(booking.partition, booking.offset, first_index),
         claims=[
             dedup_hash(account.project, hold.source, hold.event_id),
             *([job_hash(account.project, hold.environment, hold.job_id)] if hold.job_id else []),
@@ -130,12 +130,12 @@ def release(booking: Booking, command: ReleaseHold) -> Reply:
     first_index = booking.next_index
     _give_back(booking, hold, "released", booking.at_ms, command.reason)
     return Reply(
-        200,
-        "",
-        "",
-        total,
-        available(booking.account, hold.environment),
-        entry_id(booking.partition, booking.offset, first_index),
+        status=200,
+        code="",
+        detail="",
+        amount=total,
+        available=available(booking.account, hold.environment),
+        entry_id=entry_id(booking.partition, booking.offset, first_index),
     )
 
 

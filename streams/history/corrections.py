@@ -24,7 +24,7 @@ from streams.core.acceptance import dedup_hash
 from streams.core.booking import format_credits
 from streams.core.price_list import Prices
 from streams.core.pricing import meter
-from streams.history.facts import Decision, decisions, held_before, kind_in
+from streams.history.facts import DecidedFacts, decisions, held_before, kind_in
 from streams.history.past_balance import grants_of
 from streams.history.receipts import entries_of
 from streams.kafka.clock import now_ms
@@ -43,7 +43,7 @@ class Charged:
     """
 
     now: list[Fact] = field(default_factory=list)
-    corrections: list[Decision] = field(default_factory=list)
+    corrections: list[DecidedFacts] = field(default_factory=list)
     last: Fact | None = None
     refused: Fact | None = None
 
@@ -70,7 +70,7 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
     return charged
 
 
-def done_before(charged: Charged, request_hash: str) -> Decision | None:
+def done_before(charged: Charged, request_hash: str) -> DecidedFacts | None:
     """The correction that this very request made, where it was sent before."""
     for decision in charged.corrections if request_hash else ():
         if msgspec.json.decode(decision.facts[-1].metadata or "{}").get(REQUEST) == request_hash:
@@ -190,18 +190,18 @@ def _usage(
         raise Rejection("missing_field", "`time` is missing: when it was used decides the price", "time")
     operation, quantity, surcharge = meter(data, prices.operations())
     return Usage(
-        account.project,
-        dedup_hash(account.project, asked.source, asked.id),
-        asked.source,
-        asked.id,
-        operation,
-        quantity,
-        surcharge,
-        data.environment or (charged.environment if charged is not None else "production"),
-        occurred_at_ms,
-        data.job_id or (charged.job_id if charged is not None else ""),
-        charged.key_id if charged is not None else key_id,
-        msgspec.json.encode((data.metadata or metadata) | notes).decode(),
+        project=account.project,
+        dedup_hash=dedup_hash(account.project, asked.source, asked.id),
+        source=asked.source,
+        event_id=asked.id,
+        operation=operation,
+        quantity=quantity,
+        surcharge=surcharge,
+        environment=data.environment or (charged.environment if charged is not None else "production"),
+        occurred_at_ms=occurred_at_ms,
+        job_id=data.job_id or (charged.job_id if charged is not None else ""),
+        key_id=charged.key_id if charged is not None else key_id,
+        metadata=msgspec.json.encode((data.metadata or metadata) | notes).decode(),
     )
 
 

@@ -56,7 +56,7 @@ DECIDED = kind_in("charge", "hold", "refusal", "correction")
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class DecidedFacts:
     """What one event of an intake record led to, or one command: its facts, in order."""
 
     partition: int
@@ -71,7 +71,7 @@ class Decision:
 
 def decisions(
     clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int | None = None
-) -> list[Decision]:
+) -> list[DecidedFacts]:
     """All facts under a condition, by decision, the oldest first; at most `limit` facts."""
     sql = f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} ORDER BY partition, offset, position"
     if limit is not None:
@@ -91,7 +91,7 @@ def newest_facts(
     return [(row[0], Fact(*row[1:])) for row in rows]
 
 
-def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[Decision]:
+def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[DecidedFacts]:
     """What happened to a project after a time, oldest first, a page at a time. A decision is there from its first fact
     that counts from after `at_ms` on."""
     return _grouped(_facts_after(clickhouse, project, at_ms))
@@ -155,8 +155,8 @@ def _facts_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[t
         parameters |= {"booked": last.booked_at_ms, "offset": last.offset, "position": last.index}
 
 
-def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[Decision]:
-    decision: Decision | None = None
+def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[DecidedFacts]:
+    decision: DecidedFacts | None = None
     for partition, fact in facts:
         place = (fact.offset, fact.index // FACTS_PER_SLOT)
         if decision is not None and decision.partition == partition and decision.place == place:
@@ -164,7 +164,7 @@ def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[Decision]:
             continue
         if decision is not None:
             yield decision
-        decision = Decision(partition, [fact])
+        decision = DecidedFacts(partition, [fact])
     if decision is not None:
         yield decision
 

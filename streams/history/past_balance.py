@@ -31,18 +31,18 @@ def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | No
         if grant.remaining or grant.expires_at_ms > at_ms
     ]
     return Account(
-        project,
-        "",
-        plan,
-        PLANS[plan].allowance,
-        signed_up_at_ms,
-        renewal_after(signed_up_at_ms, at_ms),
-        grants,
-        [],
-        [],
-        opened_offset,
-        last[0],
-        last[1],
+        project=project,
+        name="",
+        plan=plan,
+        allowance=PLANS[plan].allowance,
+        signed_up_at_ms=signed_up_at_ms,
+        renews_at_ms=renewal_after(signed_up_at_ms, at_ms),
+        grants=grants,
+        keys=[],
+        replies=[],
+        opened_offset=opened_offset,
+        last_offset=last[0],
+        last_at_ms=last[1],
         closed_at_ms=closed_at_ms,
     )
 

@@ -72,7 +72,21 @@ def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> P
             case "raise_ended":
                 raises.pop(said["raise_id"], None)
     plan = plan_at(clickhouse, project, at_ms)
-    account = Account(project, "", plan, 0, 0, 0, [], [], [], 0, 0, at_ms, limits=contract)
+    account = Account(
+        project=project,
+        name="",
+        plan=plan,
+        allowance=0,
+        signed_up_at_ms=0,
+        renews_at_ms=0,
+        grants=[],
+        keys=[],
+        replies=[],
+        opened_offset=0,
+        last_offset=0,
+        last_at_ms=at_ms,
+        limits=contract,
+    )
     account.raises = [LimitRaise(name, limits, 0, 0, is_on=True) for name, limits in raises.items()]
     in_force = limits_of(account)
     return PastLimits(plan, contract, list(raises), in_force, None if shadow is None else over(in_force, shadow))

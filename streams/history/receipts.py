@@ -32,7 +32,7 @@ from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
 from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text
-from streams.history.facts import DECIDED, POLL_SECONDS, Decision, decisions, kind_in, marks
+from streams.history.facts import DECIDED, POLL_SECONDS, DecidedFacts, decisions, kind_in, marks
 from streams.history.limit_words import limit_values, limits_text, some_limits
 from streams.history.past_balance import plan_at
 from streams.history.past_limits import PastLimits, PastMinute, limits_at, minute_before
@@ -58,7 +58,7 @@ def is_receipt_id(text: str) -> bool:
 
 async def find_decision(
     clickhouse: ClickHouse, project: str | None, receipt_id: str, partitions: int
-) -> tuple[Decision, int]:
+) -> tuple[DecidedFacts, int]:
     """The decision that a fact belongs to, and the fact's position. What may yet come, in one of the `partitions` that
     there are, is waited for a little.
 
@@ -88,7 +88,7 @@ async def find_decision(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: Decision, position: int) -> Receipt:
+def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: DecidedFacts, position: int) -> Receipt:
     """The receipt of the part of a decision that the fact at `position` belongs to."""
     parts = _parts(decision.facts)
     facts = next(part for part in parts if any(fact.index == position for fact in part))
@@ -226,7 +226,9 @@ def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str) -> s
     return entry_id(*rows[0][0]) if rows else ""
 
 
-def _at_place(clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int) -> Decision | None:
+def _at_place(
+    clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int
+) -> DecidedFacts | None:
     condition = (
         "partition = {partition:UInt16} AND offset = {offset:UInt64} AND position >= {first:UInt32} "
         "AND position < {end:UInt32}"
@@ -433,6 +435,6 @@ def _inputs(fact: Fact) -> ReceiptInputs:
     )
 
 
-def _id_of(decision: Decision) -> str:
+def _id_of(decision: DecidedFacts) -> str:
     first = decision.facts[0]
     return entry_id(decision.partition, first.offset, first.index)

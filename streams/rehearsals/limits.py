@@ -132,7 +132,7 @@ def rehearse_limits(
     rehearsal = LimitRehearsal(since_ms, until_ms)
     worst: list[tuple[tuple[int, int, str], LimitOutcome]] = []
 
-    def done(replay: _Replay) -> None:
+    def done(replay: _LimitReplay) -> None:
         outcome = replay.outcome
         rehearsal.projects += 1
         rehearsal.projects_hurt += outcome.counts.harm > 0
@@ -144,13 +144,13 @@ def rehearse_limits(
     facts_all = sum(traffic.facts[name] for name in asked)
     facts_done = 0
     on_progress(0, facts_all)
-    replay: _Replay | None = None
+    replay: _LimitReplay | None = None
     for page in traffic.pages(list(asked)):
         for request in traffic.requests(page):
             if replay is None or replay.outcome.project != request.project:
                 if replay is not None:
                     done(replay)
-                replay = _Replay(LimitOutcome(request.project, *asked[request.project]), prices, request.at_ms)
+                replay = _LimitReplay(LimitOutcome(request.project, *asked[request.project]), prices, request.at_ms)
             replay.take(request)
         facts_done += page.facts
         on_progress(facts_done, facts_all)
@@ -162,7 +162,7 @@ def rehearse_limits(
 
 
 @dataclass(slots=True)
-class _Request:
+class _PastRequest:
     """One decision. `amount` is what it was charged, or held; the rest of what was asked serves to price it."""
 
     project: str
@@ -176,7 +176,7 @@ class _Request:
     occurred_at_ms: int
 
 
-class _Replay:
+class _LimitReplay:
     """One project's window under the proposal, and the count of both."""
 
     def __init__(self, outcome: LimitOutcome, prices: Prices, at_ms: int) -> None:
@@ -187,7 +187,7 @@ class _Replay:
         self._minute: deque[tuple[int, int]] = deque()
         self._minute_cost = 0
 
-    def take(self, request: _Request) -> None:
+    def take(self, request: _PastRequest) -> None:
         """The next request."""
         counts, at_ms = self.outcome.counts, request.at_ms
         counts.requests += 1
@@ -208,7 +208,7 @@ class _Replay:
         if counts.first_at_ms is None:
             counts.first_at_ms = at_ms
 
-    def _cost(self, request: _Request) -> int:
+    def _cost(self, request: _PastRequest) -> int:
         if request.reason not in ("rate_limited", "over_cost_ceiling"):
             return request.amount
         # A call of the API has no price.
@@ -293,7 +293,7 @@ class _Traffic:
         if some:
             yield self._page(some, facts)
 
-    def requests(self, page: _Page) -> Iterator[_Request]:
+    def requests(self, page: _Page) -> Iterator[_PastRequest]:
         """The requests of a page, by project and time."""
         rows = self._clickhouse.query(
             "SELECT project, came, any(is_sure), any(why), sum(cost), any(what), any(beside), any(units), any(occurred)"
@@ -306,7 +306,7 @@ class _Traffic:
             _parameters(page) | {"projects": page.projects, "booked_to": page.booked_to_ms},
         )
         for row in rows:
-            yield _Request(*row)
+            yield _PastRequest(*row)
 
     def _page(self, projects: list[str], facts: int) -> _Page:
         whole = self._whole

@@ -31,7 +31,7 @@ from streams.core.grants import add_grant, grant_credits
 from streams.core.items import bill_due
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
-from streams.history.facts import AT, DECIDED, Decision, decisions_after, kind_in
+from streams.history.facts import AT, DECIDED, DecidedFacts, decisions_after, kind_in
 from streams.history.past_balance import account_at, grants_of, opened_at
 
 DAYS_MAX = 90
@@ -143,7 +143,7 @@ def replay_project(
     account = account_at(clickhouse, project, since_ms)
     assert account is not None, "it was open by then"
     grants = grants_of(clickhouse, project, until_ms, account.signed_up_at_ms)
-    replay = _Replay(account, book, grants, _corrected(clickhouse, project, since_ms))
+    replay = _PriceReplay(account, book, grants, _corrected(clickhouse, project, since_ms))
     for decision in decisions_after(clickhouse, project, since_ms):
         if decision.facts[0].booked_at_ms > until_ms:
             break
@@ -167,7 +167,7 @@ def check_proposal(book: PriceBook, prices: Prices) -> None:
     )
 
 
-class _Replay:
+class _PriceReplay:
     """One project's account under the proposal, and the count of both."""
 
     def __init__(self, account: Account, book: PriceBook, grants: list[Grant], corrected: set[EventName]) -> None:
@@ -189,7 +189,7 @@ class _Replay:
         self._items_fed: set[str] = set()
         self._renewals: dict[int, Fact] = {}
 
-    def take(self, decision: Decision) -> None:
+    def take(self, decision: DecidedFacts) -> None:
         """Decide again what one event or command brought, and what time had brought by then."""
         facts = decision.facts
         self._count_actual(facts)
@@ -236,7 +236,7 @@ class _Replay:
             reschedule(account)
         account.last_at_ms = at_ms
 
-    def _event(self, decision: Decision, facts: list[Fact], at_ms: int) -> None:
+    def _event(self, decision: DecidedFacts, facts: list[Fact], at_ms: int) -> None:
         first = facts[0]
         name = (first.source, first.event_id)
         match first.kind:
@@ -262,7 +262,7 @@ class _Replay:
         self._note_charges(name, before)
         return not code
 
-    def _hold(self, decision: Decision, facts: list[Fact], at_ms: int, name: EventName) -> None:
+    def _hold(self, decision: DecidedFacts, facts: list[Fact], at_ms: int, name: EventName) -> None:
         first = facts[0]
         hold_id = f"{decision.partition}-{first.offset}-{first.index}"
         self._hold_of[name] = hold_id
@@ -279,7 +279,7 @@ class _Replay:
             placed.id = hold_id
             self._holds[hold_id] = placed
 
-    def _capture(self, decision: Decision, at_ms: int) -> None:
+    def _capture(self, decision: DecidedFacts, at_ms: int) -> None:
         facts = [fact for fact in decision.facts if fact.reason == "captured"]
         charged = [fact for fact in facts if fact.kind == "charge"]
         name = (charged[0].source, charged[0].event_id) if charged else ("", "")
@@ -423,18 +423,18 @@ class _Replay:
         first = facts[0]
         surcharge = next((fact.operation for fact in facts if fact.operation != first.operation), first.surcharge)
         return Usage(
-            first.project,
-            b"",
-            first.source,
-            first.event_id,
-            first.operation,
-            first.quantity,
-            surcharge,
-            first.environment,
-            first.occurred_at_ms,
-            first.job_id,
-            first.key_id,
-            "",
+            project=first.project,
+            dedup_hash=b"",
+            source=first.source,
+            event_id=first.event_id,
+            operation=first.operation,
+            quantity=first.quantity,
+            surcharge=surcharge,
+            environment=first.environment,
+            occurred_at_ms=first.occurred_at_ms,
+            job_id=first.job_id,
+            key_id=first.key_id,
+            metadata="",
         )
 
     def _note_refusal(self, code: str, at_ms: int) -> None:

@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
     }
 
 
-class Usage:
+class ProcessUsage:
     """Usage samples processes, by name, while its block runs: the most memory each held, the processor time it took."""
 
     def __init__(self, processes: dict[str, int], every_seconds: float = 0.25) -> None:

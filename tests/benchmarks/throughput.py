@@ -27,7 +27,7 @@ from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.reconcile.verify import verify
 from streams.settings import Settings
-from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals.faust_app import faust_baseline
 from tests.benchmarks.rivals.postgres import postgres_baseline
 from tests.benchmarks.rivals.quix import quix_baseline
@@ -88,7 +88,7 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
             stack.let_go("worker-1")
             while "worker-1" not in stack.pids():
                 time.sleep(0.05)
-            with Usage(stack.pids()) as usage:
+            with ProcessUsage(stack.pids()) as usage:
                 ended_at = _wait(clickhouse, 2 * projects + events, tell)
             began_at, decided_at = asyncio.run(_times(live))
             tell("reconciling")

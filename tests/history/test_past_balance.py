@@ -6,8 +6,7 @@ from api.views.accounts import balance_of
 from schemas.commands import ChangePlan, Tick
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.history.past_balance import account_at
 from tests.core.builders import START_MS, addressed
 from tests.history.lives import DAY_MS, Life, insert_facts
@@ -19,7 +18,7 @@ SEEDS = range(6)
 def live_balances(life: Life, at_ms: int) -> list[dict]:
     """The answers of GET /v1/balance at that time, made from the account stored then, with what was due applied."""
     account = life.state_at(at_ms)
-    settle(Booking(account, 0, 0, 0, at_ms, [], life.prices))
+    settled(account, at_ms, life.prices)
     return shown(account, at_ms)
 
 

@@ -26,10 +26,10 @@ from streams.kafka.codecs import encode
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import partition_of, topics_of
 from streams.settings import Settings
-from tests.benchmarks.admission.callers import BURST, REQUESTS_A_MINUTE, Level, Plan, key_of, run_callers
+from tests.benchmarks.admission.callers import BURST, REQUESTS_A_MINUTE, Level, LoadPlan, key_of, run_callers
 from tests.benchmarks.admission.spenders import ZERO_FIGURES, spend
 from tests.benchmarks.idle import idle_share
-from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals import redis_script
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
@@ -124,16 +124,16 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> di
         address = stack.url.removeprefix("http://")
         # Until the broker's JIT compiler has done its work, a benchmark would measure that.
         tell("warming up")
-        run_callers(live, Plan("client", [256], sizes.warm_up_seconds, PROJECTS, seed=1))
-        run_callers(live, Plan("http", [64], sizes.warm_up_seconds / 2, PROJECTS, 2, address))
+        run_callers(live, LoadPlan("client", [256], sizes.warm_up_seconds, PROJECTS, seed=1))
+        run_callers(live, LoadPlan("http", [64], sizes.warm_up_seconds / 2, PROJECTS, 2, address))
         tell(f"idle for {sizes.idle_seconds:.0f} s")
         idle = idle_share(stack.pids(), sizes.idle_seconds, sizes.settle_seconds)
         tell(f"the client library, {sizes.seconds:.0f} s a level")
-        with Usage(stack.pids()) as client_usage:
-            client = run_callers(live, Plan("client", LEVELS, sizes.seconds, PROJECTS, seed=3))
+        with ProcessUsage(stack.pids()) as client_usage:
+            client = run_callers(live, LoadPlan("client", LEVELS, sizes.seconds, PROJECTS, seed=3))
         tell(f"HTTP, {sizes.seconds:.0f} s")
-        with Usage(stack.pids()) as http_usage:
-            http = run_callers(live, Plan("http", HTTP_LEVELS, sizes.seconds, PROJECTS, 4, address))
+        with ProcessUsage(stack.pids()) as http_usage:
+            http = run_callers(live, LoadPlan("http", HTTP_LEVELS, sizes.seconds, PROJECTS, 4, address))
         tell("Redis, the same callers")
         yardsticks = [_redis(live, sizes.seconds, fsync=fsync) for fsync in (False, True)]
         tell(f"{sizes.spenders:,} spenders of {sizes.credits:,} credits")
@@ -171,7 +171,7 @@ def _redis(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]
         return {"name": name, "skipped": skipped, "levels": []}
     with redis_script.server(fsync=fsync) as address:
         redis_script.prepare(address, PROJECTS)
-        levels = run_callers(settings, Plan("redis", LEVELS, seconds, PROJECTS, 5, address))
+        levels = run_callers(settings, LoadPlan("redis", LEVELS, seconds, PROJECTS, 5, address))
     return {
         "name": name,
         "skipped": None,
@@ -181,7 +181,7 @@ def _redis(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]
     }
 
 
-def _cpu_microseconds(usage: Usage, levels: list[Level]) -> dict[str, float]:
+def _cpu_microseconds(usage: ProcessUsage, levels: list[Level]) -> dict[str, float]:
     """The processor time of a decision, in microseconds, by process, over all levels. It hardly depends on what else
     runs on the machine."""
     asked = sum(level.asked for level in levels)

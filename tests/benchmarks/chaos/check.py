@@ -21,7 +21,7 @@ EXAMPLES_MAX = 10
 
 
 @dataclass(slots=True)
-class Decided:
+class ChargedUse:
     """The decisions that the history holds on one (source, event id)."""
 
     charges: int = 0
@@ -36,7 +36,7 @@ class History:
     """The history of a run, its facts summed up. `lowest` is each project's lowest balance ever, `sums` its balance at
     the end."""
 
-    decided: dict[tuple[str, str], Decided] = field(default_factory=lambda: defaultdict(Decided))
+    decided: dict[tuple[str, str], ChargedUse] = field(default_factory=lambda: defaultdict(ChargedUse))
     top_ups: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     sums: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lowest: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -107,7 +107,7 @@ def compare(book: Book, history: History, available: dict[str, tuple[int, int]])
         if len(examples) < EXAMPLES_MAX:
             examples.append(f"{figure}: {what}")
 
-    def check_decision(name: object, found: Decided | None, cost: int) -> None:
+    def check_decision(name: object, found: ChargedUse | None, cost: int) -> None:
         if found is None or not found.charges + found.refusals:
             wrong("lost", name)
             return
@@ -152,7 +152,7 @@ def compare(book: Book, history: History, available: dict[str, tuple[int, int]])
     return figures, [*examples, *book.unexpected[:EXAMPLES_MAX]]
 
 
-def _as_told(told: Told, found: Decided) -> bool:
+def _as_told(told: Told, found: ChargedUse) -> bool:
     if told.status == 200:
         return found.charges == 1 and found.amount == told.microcredits and told.entry_id in found.entry_ids
     if told.status == 402:

@@ -21,7 +21,7 @@ def run_index(ids: int, directory: Path) -> dict[str, Any]:
     """Run the index through all its work, and measure it. The ids come on as many days as the dedup window has, so that
     the index has all the segments it can have."""
     tune_collector()
-    run = _Run(batch_count(ids))
+    run = _IndexRun(batch_count(ids))
     path = directory / "seen"
     index = _open(path)
     fresh = _fill(run, index)
@@ -42,7 +42,7 @@ def run_index(ids: int, directory: Path) -> dict[str, Any]:
     }
 
 
-class _Run:
+class _IndexRun:
     """A run of so many batches, which come on the days of the window in turn."""
 
     def __init__(self, batches: int) -> None:
@@ -76,7 +76,7 @@ def _seen_among(index: SegmentedFile, hashes: list[bytes], today: int) -> list[i
     return [offset for offset in offsets if offset is not None]
 
 
-def _fill(run: _Run, index: SegmentedFile) -> dict[str, Any]:
+def _fill(run: _IndexRun, index: SegmentedFile) -> dict[str, Any]:
     look_up, encode, insert = Phase(), Phase(), Phase()
     changelog_bytes = false_duplicates = 0
     for batch in range(run.batches):
@@ -94,7 +94,7 @@ def _fill(run: _Run, index: SegmentedFile) -> dict[str, Any]:
     }
 
 
-def _look_up(run: _Run, index: SegmentedFile) -> dict[str, Any]:
+def _look_up(run: _IndexRun, index: SegmentedFile) -> dict[str, Any]:
     """Look up all the ids again, and as many that never came, on an index that was closed and opened in between."""
     repeated, absent = Phase(), Phase()
     false_new = wrong_offsets = false_duplicates = 0
@@ -112,7 +112,7 @@ def _look_up(run: _Run, index: SegmentedFile) -> dict[str, Any]:
     }
 
 
-def _recover(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
+def _recover(run: _IndexRun, index: SegmentedFile, path: Path) -> dict[str, Any]:
     """Recover the index from its changelog alone, and compare it with the original."""
     recovered = _open(path)
     apply = Phase()
@@ -127,7 +127,7 @@ def _recover(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
     return {"recovered_ids_per_second": apply.per_second, "wrong_after_recovery": wrong}
 
 
-def _expire(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
+def _expire(run: _IndexRun, index: SegmentedFile, path: Path) -> dict[str, Any]:
     """Let days pass, one id a day, until the oldest segment goes; then check that exactly the ids within the window are
     still known."""
     before = bytes_on_disk(path)

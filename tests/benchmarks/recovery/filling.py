@@ -169,7 +169,7 @@ async def filler(settings: Settings, projects: tuple[str, ...]) -> AsyncIterator
         await publisher.stop()
 
 
-class _Files(dict[int, File]):
+class _TableFiles(dict[int, File]):
     """Files of a table's partitions, in place of the table."""
 
     def __init__(self, open_file: Callable[[int], File]) -> None:
@@ -202,8 +202,10 @@ class _Event:
 def _owner(
     settings: Settings, publisher: Publisher, directory: Path, committed: Callable[[int], int | None]
 ) -> Iterator[Owner]:
-    accounts = _Files(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
-    seen = _Files(lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days))
+    accounts = _TableFiles(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
+    seen = _TableFiles(
+        lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days)
+    )
     lease = Lease(float("inf"))
     lease.assign(_GENERATION)
     tables = cast(BatchTable, accounts), cast(BatchTable, seen)

@@ -28,7 +28,7 @@ from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.rocks import SegmentedFile, VersionedFile
 from streams.worker.tables import day_of_row
-from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.recovery.compaction import await_compaction, compact_eagerly
 from tests.benchmarks.recovery.filling import ENVIRONMENT, Filler, filler
 from tests.benchmarks.rivals.faust_recovery import faust_recovery
@@ -63,7 +63,7 @@ class BenchWorker:
         deciding = asyncio.create_task(fill.decide_everywhere())
         began_at = time.monotonic()
         self._child = lifeline.start("worker", argv, log_path=self._log_path, env=self._settings.as_environment())
-        with Usage({"worker": self._child.pid}, _SAMPLE_SECONDS) as usage:
+        with ProcessUsage({"worker": self._child.pid}, _SAMPLE_SECONDS) as usage:
             while not (await asyncio.wait({deciding}, timeout=0.5))[0]:
                 self.check()
             seconds = time.monotonic() - began_at
