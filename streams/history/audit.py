@@ -1,6 +1,6 @@
-"""The audit log: questions to the history. It is no log of its own: an entry is a fact, under its own id.
+"""The audit log is read from the history and is no log of its own: an entry of it is a fact, under the fact's id.
 
-The use of keys is summed up by the hour when it is read; one by one it is in the facts.
+The uses of keys are summed up by the hour when they are read; the facts have them one by one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streams.history.cursor import decode_cursor, encode_cursor
 from streams.history.facts import newest_facts
 from streams.history.limit_words import limits_text
 
-# What each kind of entry is among the facts. Every partition has every price book; the first one decided on it.
+# The facts that each kind of entry shows. Every partition has every price book; partition 0 decided on it first.
 KINDS: dict[AuditKind, str] = {
     "refusals": "kind = 'refusal'",
     "shadow": "kind = 'shadow'",
@@ -50,8 +50,8 @@ _PROJECT_ACTIONS = {
 }
 
 _PERIOD = "booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
-# A use of a key leaves one of these. What else bears a key follows from a use: a job's capture bears the key that it
-# was queued with, and a month's bill that of the top-up that paid it.
+# The facts that a use of a key leaves. Other facts bear a key that was used before: a job's capture bears the key that
+# queued the job, and a month's bill the key of the top-up that paid it.
 _USES = (
     "key_id != '' AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '') "
     "OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))"
@@ -60,7 +60,7 @@ _USES = (
 
 @dataclass(frozen=True, slots=True)
 class AuditQuestion:
-    """A page of what was booked in [since, until), newest first; of all projects where none is named."""
+    """A question for one page of audit entries booked in [since, until), newest first; `project` None is all."""
 
     project: str | None
     since: datetime
@@ -71,8 +71,8 @@ class AuditQuestion:
 
 
 def audit_page(clickhouse: ClickHouse, question: AuditQuestion) -> tuple[list[AuditEntry], str | None]:
-    """The entries, and the cursor of the page after them, or None at the end. Raises Rejection for a cursor that is no
-    page's."""
+    """The entries of a page, and the cursor of the page after them, or None at the end. Raises Rejection for a cursor
+    that no page gave."""
     kinds = KINDS.values() if question.kind is None else [KINDS[question.kind]]
     conditions = [_PERIOD, " OR ".join(kinds)]
     parameters: dict[str, Any] = {"since": question.since, "until": question.until}
@@ -98,7 +98,7 @@ def audit_page(clickhouse: ClickHouse, question: AuditQuestion) -> tuple[list[Au
 
 @dataclass(frozen=True, slots=True)
 class KeyUseQuestion:
-    """A page of what keys were used for in [since, until), by the hour, the newest hour first."""
+    """A question for one page of the uses of keys in [since, until), by the hour, the newest hour first."""
 
     project: str | None
     since: datetime
@@ -107,7 +107,7 @@ class KeyUseQuestion:
     cursor: str | None = None
 
     def sql(self) -> tuple[str, dict[str, Any]]:
-        """The query and its parameters. Raises Rejection for a cursor that is none of ours."""
+        """The query and its parameters. Raises Rejection for a cursor that no page gave."""
         conditions, after = [_PERIOD, _USES], ""
         parameters: dict[str, Any] = {"since": self.since, "until": self.until, "limit": self.limit + 1}
         if self.project is not None:
@@ -124,7 +124,7 @@ class KeyUseQuestion:
                 "HAVING toUnixTimestamp(hour) < {hour:UInt32} OR (project, key, env, use) > ({after_project:String}, "
                 "{after_key:String}, {after_environment:String}, {after_use:String})"
             )
-        # What one request leaves may be several facts; the first says what was asked for.
+        # One request may leave several facts; the first one says what was asked for.
         return (
             "SELECT project, key, env, use, toStartOfHour(at) AS hour, min(at), max(at), count(), countIf(refused) "
             "FROM (SELECT project, argMin(key_id, position) AS key, argMin(environment, position) AS env, "
@@ -138,7 +138,7 @@ class KeyUseQuestion:
 
 
 def key_use_page(clickhouse: ClickHouse, question: KeyUseQuestion) -> tuple[list[KeyUse], str | None]:
-    """The rows, and the cursor of the page after them, or None at the end."""
+    """The rows of a page, and the cursor of the page after them, or None at the end."""
     sql, parameters = question.sql()
     rows = [
         KeyUse(
@@ -163,7 +163,7 @@ def key_use_page(clickhouse: ClickHouse, question: KeyUseQuestion) -> tuple[list
 
 
 def entry_of(partition: int, fact: Fact) -> AuditEntry:
-    """A fact, as the audit log shows it."""
+    """The audit entry that shows a fact."""
     metadata = _note(fact)
     is_ones_own = fact.project == PRICES_ID or fact.project.startswith(BILLING_PREFIX)
     return AuditEntry(
