@@ -22,7 +22,7 @@ class Publisher:
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        """Connect to the brokers. Raises KafkaError."""
+        """Connect to the brokers."""
         producer = AIOKafkaProducer(
             **kafka_client_settings(self._settings),
             enable_idempotence=True,

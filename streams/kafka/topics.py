@@ -106,8 +106,10 @@ def partition_of(project: str, partitions: int) -> int:
 
 
 def kafka_client_settings(settings: Settings) -> dict[str, Any]:
-    """The options with which aiokafka reaches the cluster: address, protocol, credentials. Raises TopicError without
-    one."""
+    """The options with which aiokafka reaches the cluster: address, protocol, credentials.
+
+    Raises TopicError where no address is set.
+    """
     if settings.kafka_url is None:
         raise TopicError(
             "No Kafka to connect to: set METERLINE_KAFKA_URL, or use `meterline up`, which starts a broker of its own"
