@@ -1,1 +1,1 @@
-"""Money: the purchases of auto-recharge, and the payment providers they go through."""
+"""The cashier, who takes money: the purchases of auto-recharge, and the payment providers they go through."""

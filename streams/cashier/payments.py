@@ -1,7 +1,7 @@
-"""Taking money for a bundle: the port that the cashier buys through, and who stands behind it.
+"""Payments: the port through which the cashier takes money for a bundle, and the providers behind it.
 
-A purchase has a key. However often it is asked for under that key, by however many processes, money is taken once. One
-that is said to have failed leaves nothing behind that might still be paid.
+A purchase has a key. However often it is asked for under that key, by however many processes, money is taken once. A
+purchase that is said to have failed leaves nothing behind that might still be paid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DETAIL_LENGTH_MAX = 200
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """One purchase: `amount_cents` of `currency`, from a payment method as its provider names it.
+    """A purchase: `amount_cents` of `currency`, from a payment method as its provider names it.
 
     `key` stands for the purchase for good. `requested_at_ms` is when it was first wanted, in Unix milliseconds.
     """
@@ -53,20 +53,21 @@ class Paid:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Nothing was taken, and nothing will be unless it is asked for again. `detail` says why, nothing secret in it."""
+    """The purchase failed: no money was taken, and none will be unless it is asked for again. `detail` says why,
+    without secrets."""
 
     detail: str
 
 
 class PaymentUnknownError(Exception):
-    """It is not known what became of a purchase: ask again under the same key. The message has nothing secret in it."""
+    """The outcome of a purchase is not known: ask again under the same key. The message has nothing secret in it."""
 
 
 class Payments(Protocol):
-    """Who takes the money. Safe in any thread; a call blocks."""
+    """A provider that takes money. Safe in any thread; a call blocks."""
 
     def buy(self, payment: Payment) -> Paid | Failed:
-        """Make this purchase, or say what became of it. Raises PaymentUnknownError."""
+        """Make a purchase, or say what became of it. Raises PaymentUnknownError."""
 
 
 def payments_of(settings: Settings) -> Payments:
@@ -91,16 +92,17 @@ CREATE TABLE IF NOT EXISTS purchases (
 
 
 class LocalPayments:
-    """Pretends to take money, for demos and tests: a method whose id contains "declined" is declined, any other pays.
+    """LocalPayments pretends to take money, for demos and tests: a method with "declined" in its id fails, any other
+    pays.
 
-    What it did stands in an SQLite file, so it answers the same after a crash and in every process.
+    Its purchases are in an SQLite file, so it answers the same after a crash and in every process.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def buy(self, payment: Payment) -> Paid | Failed:
-        """Write the purchase down, or read what was written. Raises PaymentUnknownError."""
+        """Write the purchase down, or read what was written before. Raises PaymentUnknownError."""
         terms = (payment.project, payment.amount_cents, payment.currency, payment.payment_method)
         is_paid = "declined" not in payment.payment_method
         with self._open() as connection:
@@ -119,19 +121,19 @@ class LocalPayments:
         return Paid(found[4]) if found[5] else Failed("card_declined")
 
     def purchases(self) -> list[tuple[str, str, int, bool]]:
-        """Each purchase that was asked for, in order: key, project, cents, whether it was paid."""
+        """The purchases that were asked for, in order: key, project, cents, whether it was paid."""
         with self._open() as connection:
             rows = connection.execute("SELECT key, project, amount_cents, is_paid FROM purchases ORDER BY rowid")
             return [(key, project, cents, bool(is_paid)) for key, project, cents, is_paid in rows]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection within one transaction, on disk when this ends."""
+        """Open a connection in one transaction, which is on disk when the context ends."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=CALL_SECONDS_MAX, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
-                # The write lock at once: one that is only asked for after a read is refused while another waits.
+                # Take the write lock at once: if it is only asked for after a read, it is refused while another waits.
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute(_LOCAL_TABLE)
                 yield connection
@@ -143,29 +145,31 @@ class LocalPayments:
 _STRIPE_METHOD = re.compile(r"(cus_\w+)/(pm_\w+)", re.ASCII)
 # How long a payment that is being processed is waited for, before the next try.
 _PROCESSING_PAUSES_SECONDS = (0.5, 1.0, 2.0)
-# Between Stripe's clock and the broker's.
+# The most that Stripe's clock and the broker's may differ.
 _CLOCKS_APART_SECONDS_MAX = 86_400
 
 
 class StripePayments:
-    """Takes money through Stripe, off session. A payment method is `cus_…/pm_…`: the customer, and what they pay with.
+    """StripePayments takes money through Stripe, off session. A payment method is `cus_…/pm_…`: the customer, and how
+    they pay.
 
-    Stripe forgets a key after a day, and until then repeats even its own 500s under it. So each try looks first for a
-    payment of the customer's that bears the key. One that did not succeed is cancelled, then said to have failed.
+    Stripe forgets a key after a day, and until then repeats even its own 500s under it. So each try first looks
+    for a payment of the customer's that bears the key. A payment that did not succeed is cancelled before the purchase
+    is said to have failed.
     """
 
     def __init__(
         self, secret_key: SecretStr, api_base: str | None = None, timeout_seconds: float = CALL_SECONDS_MAX
     ) -> None:
-        # Imported by who uses it: it takes most of a second.
+        # Imported only where it is used: the import takes most of a second.
         import stripe
 
-        # At DEBUG it logs whole answers.
+        # At DEBUG the library logs whole answers.
         logging.getLogger("stripe").setLevel(logging.WARNING)
         self._client = stripe.StripeClient(
             secret_key.get_secret_value(),
             base_addresses={"api": api_base.rstrip("/")} if api_base else {},
-            # Whoever calls tries again, under the same key and for as long as it takes.
+            # The caller tries again, under the same key and for as long as it takes.
             max_network_retries=0,
             http_client=stripe.RequestsClient(timeout=timeout_seconds),
         )
@@ -207,7 +211,7 @@ class StripePayments:
                     "payment_method": method,
                     "confirm": True,
                     "off_session": True,
-                    # Nobody is there to be sent to another page.
+                    # There is nobody in front of a browser to be sent to another page.
                     "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
                     "description": f"Credits for {payment.project}",
                     "metadata": {"project": payment.project, "key": payment.key},
@@ -230,7 +234,7 @@ class StripePayments:
             return Paid(intent.id)
         if intent.status == "processing":
             raise PaymentUnknownError(f"{intent.id} is still being processed")
-        # What it has nothing to say of is left out of this one.
+        # Stripe leaves the fields out that it has nothing to say of.
         failure = intent.last_payment_error.to_dict() if intent.last_payment_error is not None else {}
         detail = _detail(failure.get("code") or intent.status, failure.get("decline_code"))
         if intent.status != "canceled":
@@ -243,6 +247,6 @@ def _detail(code: str | None, decline_code: str | None) -> str:
 
 
 def _named(error: stripe.StripeError) -> str:
-    """An error without its message, which may quote what was sent."""
+    """The name of an error, without its message, which may quote what was sent."""
     facts = (type(error).__name__, error.http_status, error.code, error.request_id)
     return " ".join(str(each) for each in facts if each)

@@ -1,7 +1,7 @@
-"""The cashier: buys the bundles that the journal says are wanted, and tells the owner what became of each.
+"""The cashier buys the bundles that the journal says are wanted, and tells the owner what became of each.
 
-What it has done stands in no place of its own. A request is open until the journal, or the reply to our command, says
-that it has ended; the group's offset never passes an open one. So a crash has it asked for again, under the same key.
+It keeps no state of its own. A request is open until the journal, or the reply to our command, says that it has ended;
+the group's offset never passes an open request. So after a crash the bundle is asked for again, under the same key.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# What it does bears this in place of a key's id.
+# The facts that the cashier causes bear this in place of a key's id.
 ACTOR = "cashier"
 PURCHASES_AT_ONCE_MAX = 8
 FIRST_PAUSE_SECONDS = 0.5
 PAUSE_SECONDS_MAX = 300.0
-# Once it is paid, the customer waits for the credits.
+# Once a purchase is paid, the customer waits for the credits.
 TELLING_PAUSE_SECONDS_MAX = 5.0
 _COMMIT_SECONDS = 1.0
 _POLL_MS = 200
 _FETCH_MIN_BYTES = 64 * 1024
 _RECORDS_MAX = 64
-# In every fact that is about a purchase, as it stands in the journal: most records need not be taken apart.
+# The word is in the bytes of every fact about a purchase, so records without it need not be taken apart.
 _WORD = b"recharge"
 
 
 class _Terms(msgspec.Struct):
-    """What a fact about a purchase says beside its columns; a grant names the purchase that paid for it."""
+    """The metadata of a fact about a purchase; that of a grant names the purchase that paid for it."""
 
     id: str = ""
     recharge: str = ""
@@ -70,10 +70,10 @@ class _PurchaseRequest:
 
 @dataclass(slots=True)
 class _Desk:
-    """One partition: requests that have not ended, by id, and how far the journal was read.
+    """The work on one partition: requests that have not ended, by id, and how far the journal was read.
 
-    Nothing is bought before `begins_at`, the journal's end when the partition came: what was asked for may have ended
-    since.
+    Nothing is bought before `begins_at`, the journal's end when the partition was assigned: a request before that may
+    have ended since.
     """
 
     position: int
@@ -84,8 +84,8 @@ class _Desk:
 
 
 class Cashier:
-    """Buys until it is stopped. It counts what this process has `paid`, what has `failed`, and the tries whose outcome
-    was `unknown`."""
+    """A Cashier buys until it is stopped. It counts this process's purchases that were `paid` or have `failed`, and the
+    tries whose outcome was `unknown`."""
 
     def __init__(self, settings: Settings, payments: Payments, publisher: Publisher, commands: CommandClient) -> None:
         self.settings = settings
@@ -95,7 +95,7 @@ class Cashier:
         self._commands = commands
         self._pool = ThreadPoolExecutor(PURCHASES_AT_ONCE_MAX, thread_name_prefix="cashier")
         self._desks: dict[int, _Desk] = {}
-        # Counts changes of assignment: records that were asked for under another one are not to be trusted to be next.
+        # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
         self._committed_at = 0.0
@@ -103,7 +103,7 @@ class Cashier:
 
     @property
     def waiting(self) -> int:
-        """How many purchases are wanted and have not ended."""
+        """The number of purchases that are wanted and have not ended."""
         return sum(len(desk.open) for desk in self._desks.values())
 
     async def run(self) -> None:
@@ -121,7 +121,7 @@ class Cashier:
         )
         consumer.subscribe([topics_of(self.settings).journal], listener=_CashierAssignment(self))
         try:
-            # In here: one that is told to stop while it joins must leave, or the others wait for it.
+            # Inside the `try`: a member told to stop while it joins must leave, or the others wait for it.
             await consumer.start()
             while True:
                 if not (self._publisher.is_alive and self._commands.is_alive):
@@ -141,7 +141,8 @@ class Cashier:
             await consumer.stop()
 
     def interrupt(self) -> None:
-        """The assignment changes: leave what is under way to whoever gets it, who asks again under the same keys."""
+        """Note that the assignment changes. Purchases under way are left to whoever gets the partition, and are asked
+        for again under the same keys."""
         self._assignment += 1
         self._interrupted = True
         for desk in self._desks.values():
@@ -151,7 +152,7 @@ class Cashier:
         self._desks.clear()
 
     async def _resume(self, consumer: AIOKafkaConsumer) -> None:
-        """Read on after the last commit."""
+        """Read the journal on after the last commit."""
         assignment = self._assignment
         partitions = list(consumer.assignment())
         if not partitions:
@@ -172,7 +173,7 @@ class Cashier:
         assignment = self._assignment
         found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_MAX)
         if assignment != self._assignment:
-            return  # some of it may be another's now; what is still ours is read again
+            return  # some partitions may be another's now; records of those still ours are read again
         for tp, records in found.items():
             desk = self._desks[tp.partition]
             for record in records:
@@ -204,14 +205,14 @@ class Cashier:
 
     def _request_of(self, fact: Fact, journal_offset: int) -> _PurchaseRequest:
         terms = _decode_terms(fact.metadata)
-        # The id says where in a log it was asked for, the rest which log: deployments may share a provider.
+        # The id says where in a log the purchase was asked for, the rest which log: deployments may share a provider.
         key = f"{self.settings.topic_prefix}:{fact.project}:{terms.id}:{fact.booked_at_ms}"
         payment = Payment(key, fact.project, terms.bundle_usd * 100, terms.payment_method, fact.booked_at_ms)
         return _PurchaseRequest(journal_offset, terms.id, payment)
 
     async def _carry_out(self, desk: _Desk, request: _PurchaseRequest) -> None:
-        """Buy and tell, until both are known to be done. One that has ended meanwhile is bought no more, but what was
-        paid is told all the same."""
+        """Buy a bundle and tell the owner, until both are known to be done. A request that has ended meanwhile is
+        bought no more, but a paid purchase is told all the same."""
         outcome: Paid | Failed | None = None
         pause_seconds = FIRST_PAUSE_SECONDS
         while request.recharge_id in desk.open or isinstance(outcome, Paid):
@@ -230,7 +231,7 @@ class Cashier:
             except Rejection as rejection:
                 why = rejection.code
             except Exception as error:
-                # Its message may quote what was sent.
+                # The error's message may quote what was sent.
                 why = type(error).__name__
             log.warning(
                 "%s of project %s is not settled: %s; again in %g s",
@@ -269,7 +270,8 @@ class Cashier:
             raise Rejection(reply.code, reply.detail)
 
     def _note_late(self, request: _PurchaseRequest, outcome: Paid | Failed, reply: Reply) -> None:
-        """It had ended before: by us, as a rule. Only where it ended otherwise was money taken for nothing."""
+        """Note that a purchase had ended before: by us, as a rule. If it ended otherwise, money was taken for
+        nothing."""
         if isinstance(outcome, Paid):
             log.error(
                 "%s of project %s was paid (%s), but had ended before (%s): if there is no grant for it, refund it",
@@ -280,7 +282,7 @@ class Cashier:
             )
 
     async def _commit(self, consumer: AIOKafkaConsumer) -> None:
-        """Commit how far everything has ended."""
+        """Commit, in each partition, the offset before which all requests have ended."""
         if time.monotonic() - self._committed_at < _COMMIT_SECONDS:
             return
         self._committed_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The history's ClickHouse, embedded (chDB) on a laptop or a server over HTTP, behind one class for use from threads.
+"""The client of the history's ClickHouse: embedded (chDB) on a laptop, or a server over HTTP, behind one class.
 
 Driver errors pass as they are: `DatabaseError` (refused; `.code` is ClickHouse's), `OperationalError` (unreachable).
 """
@@ -39,9 +39,9 @@ CSV_CHUNK_BYTES = 256 * 1024
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
 
-# What makes an insert one block, so one part, so all or nothing. The engine cuts a block where either size is reached
-# (268 MB by default, which wide rows do reach), may cut it again for a second insert thread, and since 26.x hands
-# small inserts to a background queue unless told not to.
+# The settings that make an insert one block, so one part, so all or nothing. The engine cuts a block where either size
+# is reached (268 MB by default, which wide rows do reach), may cut it again for a second insert thread, and since 26.x
+# hands small inserts to a background queue unless told not to.
 INSERT_ROWS_MAX = 1_000_000
 INSERT_SETTINGS: Mapping[str, int] = {
     "async_insert": 0,
@@ -52,7 +52,8 @@ INSERT_SETTINGS: Mapping[str, int] = {
 
 
 class Pack(NamedTuple):
-    """For `insert_packs`: values that rows share, and `row_count` rows as a MessagePack array of arrays."""
+    """A pack of rows for `insert_packs`: values that the rows share, and `row_count` rows as a MessagePack array of
+    arrays."""
 
     shared: tuple[object, ...]
     rows: bytes
@@ -64,7 +65,7 @@ class ClickHouseError(OperatorError):
 
 
 def open_client(settings: Settings) -> Client:
-    """One connection: to the server at `clickhouse_url`, else to the embedded engine in `clickhouse_dir`.
+    """Open one connection: to the server at `clickhouse_url`, else to the embedded engine in `clickhouse_dir`.
 
     Times come back aware and in UTC whatever the host's or the server's zone is. A process may open many embedded
     clients, all on the same directory; they run at once, while the calls of one client wait for each other.
@@ -73,11 +74,12 @@ def open_client(settings: Settings) -> Client:
 
 
 class ClickHouse:
-    """The calls Meterline makes of ClickHouse. Safe in any thread; they block, so asyncio code calls them in threads.
+    """The calls that Meterline makes of ClickHouse. Safe in any thread. They block, so asyncio code calls them in
+    threads.
 
-    A query borrows a client of its own, since one embedded client does one thing at a time and a streamed result is
-    one thing until it is closed. Inserts have a client to themselves: slow downloads never hold up the historian.
-    SQL takes values only as bound parameters: `{name:String}` in the text, `name` in `parameters`.
+    A query borrows a client of its own, since an embedded client does one thing at a time, and a streamed result keeps
+    it busy until it is closed. Inserts have a client to themselves, so slow downloads never hold up the historian. SQL
+    takes values only as bound parameters: `{name:String}` in the text, `name` in `parameters`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -89,7 +91,7 @@ class ClickHouse:
         self._writer = open_client(settings)
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
-        """The rows of a SELECT, all of them."""
+        """Run a SELECT; gives all its rows."""
         with self._client() as client:
             return client.query(sql, parameters=_bound(sql, parameters)).result_rows
 
@@ -107,16 +109,16 @@ class ClickHouse:
         *,
         partitions_max: int = 1,
     ) -> int:
-        """Insert packs as one block; give the number of rows. `shared` and `columns` are names with their types.
+        """Insert packs as one block; gives the number of rows. `shared` and `columns` are names with their types.
 
         The engine itself takes the packs apart: rows come from Kafka as MessagePack and go in as they are.
 
-        Within one partition that is one part: after a crash the table has all of the rows or none. A batch that
+        Within one partition a block is one part: after a crash the table has all of the rows or none. A batch that
         spans more than `partitions_max` partitions is refused whole (code 252), because its parts would appear one
         after the other. Integers in a DateTime64 column are its ticks.
 
-        Over HTTP the driver sends the block again if the server closes the connection before it answers. It bears a
-        token made of its content, so a table with a deduplication window takes it once.
+        Over HTTP the driver sends the block again if the server closes the connection before it answers. The block
+        bears a token made of its content, so a table with a deduplication window takes it once.
         """
         rows = sum(pack.row_count for pack in packs)
         if rows > INSERT_ROWS_MAX:
@@ -148,18 +150,18 @@ class ClickHouse:
                 self._writer.command(statement)
 
     def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
-        """A SELECT as CSV with a header line, in pieces, without holding the result in memory.
+        """Run a SELECT; gives CSV with a header line, in pieces, without holding the result in memory.
 
-        The first rows are there when this returns, so a mistake in the query is raised here. The result may be closed
+        The first rows are read before this returns, so a mistake in the query is raised here. The result may be closed
         early; it holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
-        `StreamFailureError`; a server finishes the query before it sends the first byte, so it has none half-way.
+        `StreamFailureError`; a server finishes the query before it sends the first byte, so it does not fail half-way.
         """
         pieces = self._csv_pieces(sql, parameters)
         next(pieces)
         return pieces
 
     def engine_connection(self) -> Connection:
-        """A new connection of its own to the embedded engine, below the driver; the caller closes it."""
+        """Open another connection to the embedded engine, below the driver; the caller closes it."""
         if self._closed or self._settings.clickhouse_url is not None:
             raise ClickHouseError("no embedded ClickHouse is open in this process")
         import chdb
@@ -176,15 +178,16 @@ class ClickHouse:
 
     def _csv_pieces(self, sql: str, parameters: Parameters | None) -> Generator[bytes, None, None]:
         with self._client() as client:
-            # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for apart.
+            # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for by itself.
             described = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=_bound(sql, parameters))
             names = [str(row[0]).replace('"', '""') for row in described.result_rows]
-            # A server that fails half-way writes its error into a body already marked 200; told to wait, it cannot.
+            # A server that fails half-way would write its error into a body already marked 200. With this setting it
+            # waits for the end first.
             stream = cast(
                 RawIOBase, client.raw_stream(sql, _bound(sql, parameters), {"wait_end_of_query": "1"}, fmt="CSV")
             )
             try:
-                # Read before anyone may close it: chDB runs a stream that was never read to its end, then closes it.
+                # Read before anyone may close the stream: chDB runs one that was never read to its end, then closes it.
                 piece = stream.read(CSV_CHUNK_BYTES)
                 yield b""
                 yield (",".join(f'"{name}"' for name in names) + "\n").encode()
@@ -219,7 +222,10 @@ class ClickHouse:
 
 @contextmanager
 def from_file(sql: str, data_format: str, data: bytes) -> Iterator[str]:
-    """`INSERT … SELECT … FROM input('structure')` as the embedded engine takes it: with the data in a file."""
+    """Rewrite `INSERT … SELECT … FROM input('structure')` for the embedded engine, which takes the data from a file.
+
+    The file lasts as long as the context.
+    """
     with NamedTemporaryFile(suffix=".data") as file:
         file.write(data)
         file.flush()
@@ -233,7 +239,7 @@ def sql_literal(value: str) -> str:
 
 def _open_embedded(path: Path) -> Client:
     path.mkdir(parents=True, exist_ok=True)
-    # Asked before opening, because the engine itself reports the lock only on stderr.
+    # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
         raise ClickHouseError(
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
@@ -275,7 +281,7 @@ def _open_http(settings: Settings) -> Client:
             database=unquote(url.path.strip("/")) or None,
             settings={"session_timezone": "UTC"},
             tz_mode="aware",
-            # A session would refuse a second query at once; nothing here needs one.
+            # A session would refuse a second query meanwhile, and nothing here needs a session.
             autogenerate_session_id=False,
         )
     except DriverError as error:

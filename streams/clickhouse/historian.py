@@ -1,7 +1,7 @@
-"""The historian: journal and dead letters into ClickHouse, in large blocks, each row exactly once.
+"""The historian writes journal and dead letters into ClickHouse, in large blocks, each row exactly once.
 
-How far it got is what ClickHouse itself holds: on every assignment, and after every failure, it asks for the highest
-row of each partition and goes on from there. Nothing else remembers a position.
+ClickHouse's own rows tell how far the historian got: on every assignment, and after every failure, it asks for the
+highest row of each partition and goes on from there. Nothing else remembers a position.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _decode_rows = msgspec.msgpack.Decoder(list[Row]).decode
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A record, or what of it is one insert's: rows as a MessagePack array of arrays, and what they span."""
+    """A record, or the part of it that goes into one insert: rows as a MessagePack array of arrays, and what they
+    span."""
 
     first: Mark
     last: Mark
@@ -55,10 +56,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """A topic, the table it goes to, and how a record becomes rows.
+    """A topic, the table that its records go to, and how a record becomes rows.
 
-    Every row gets `shared`, its record's partition and offset, and has `columns` itself: names with their types. Its
-    mark follows from its record and itself; its booking time, in Unix milliseconds, is in `time_field`.
+    Every row gets the partition and offset of its record (`shared`), and has `columns` itself; both are names with
+    their types. A row's mark follows from its record and the row; its booking time, in Unix milliseconds, is its field
+    number `time_field`.
     """
 
     topic: str
@@ -73,7 +75,7 @@ class Sink:
 
 @dataclass(slots=True)
 class _Block:
-    """Packs of one month, to become one insert."""
+    """Packs of one calendar month that will be one insert."""
 
     month: int
     packs: list[Pack] = field(default_factory=list)
@@ -82,7 +84,7 @@ class _Block:
 
 @dataclass(slots=True)
 class _Pending:
-    """Blocks waiting for their insert, in order of arrival, and the marks they will have reached."""
+    """Blocks waiting for their insert, in order of arrival, and the marks that they reach."""
 
     blocks: list[_Block] = field(default_factory=list)
     marks: dict[int, Mark] = field(default_factory=dict)
@@ -91,7 +93,8 @@ class _Pending:
 
 
 class Historian:
-    """Writes one topic's rows to one table until it is stopped. `rows_written` counts those of this process."""
+    """A Historian writes one topic's rows to one table until it is stopped. `rows_written` counts this process's
+    rows."""
 
     def __init__(self, settings: Settings, clickhouse: ClickHouse, sink: Sink) -> None:
         self.settings = settings
@@ -101,7 +104,7 @@ class Historian:
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
         self._pending = _Pending()
-        # Counts changes of assignment: records that were asked for under another one are not to be trusted to be next.
+        # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
         self._writing = asyncio.Lock()
@@ -109,13 +112,14 @@ class Historian:
         self._collector = CycleCollector()
 
     async def run(self) -> None:
-        """Run until cancelled. A failed insert is tried again, from what ClickHouse says it holds."""
+        """Run until cancelled. After a failed insert, reading goes on after the last row that ClickHouse holds."""
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
             group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            # Nobody is kept waiting for a fact by less than the insert does, and fetches of one record each are dear.
+            # The insert waits at least as long, so no fact comes later by this, and fetches of one record each are
+            # dear.
             fetch_min_bytes=FETCH_MIN_BYTES,
             fetch_max_wait_ms=min(100, self.settings.historian_flush_ms),
             max_partition_fetch_bytes=FETCH_BYTES,
@@ -124,7 +128,7 @@ class Historian:
         )
         consumer.subscribe([self.sink.topic], listener=_HistorianAssignment(self))
         try:
-            # In here: one that is told to stop while it joins must leave, or the others wait for it.
+            # Inside the `try`: a member told to stop while it joins must leave, or the others wait for it.
             await consumer.start()
             while True:
                 try:
@@ -142,7 +146,8 @@ class Historian:
             await consumer.stop()
 
     async def interrupt(self) -> None:
-        """The assignment changes: finish the insert under way; what is pending is read again, or is another's now."""
+        """Note that the assignment changes. The insert under way is finished; pending rows are dropped, and read again
+        by whoever has their partition."""
         self._assignment += 1
         self._interrupted = True
         self.ready.clear()
@@ -151,7 +156,7 @@ class Historian:
             self._pending = _Pending()
 
     async def resume(self) -> None:
-        """Drop what is pending and read on after what ClickHouse holds."""
+        """Drop pending rows, and read on after the last rows that ClickHouse holds."""
         consumer = self._consumer
         assert consumer is not None
         async with self._writing:
@@ -176,14 +181,14 @@ class Historian:
         waited = time.monotonic() - pending.since if pending.count else 0.0
         records = await consumer.getmany(timeout_ms=max(1, int((flush_seconds - waited) * 1000)), max_records=64)
         if assignment != self._assignment:
-            return  # some of it may be another's now; what is still ours is read again
+            return  # some partitions may be another's now; records of those still ours are read again
         for tp, partition_records in records.items():
             for record in partition_records:
                 self._add(tp, record)
         if records:
             self._collector.tick()
         waited = time.monotonic() - pending.since
-        # While there is more to read, larger inserts are cheaper for everyone; freshness counts once it is read.
+        # While there is more to read, larger inserts are cheaper for everyone; once all is read, freshness counts.
         due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
         if pending.count and (due or pending.count >= self.settings.historian_rows_max):
             async with self._writing:
@@ -215,12 +220,12 @@ class Historian:
                 self.clickhouse.insert_packs, sink.table, sink.shared, sink.columns, block.packs
             )
         self._marks.update(pending.marks)
-        # For lag monitors only; no reader of ours starts from it.
+        # The commit is for lag monitors only; no reader of ours starts from it.
         await consumer.commit()
 
 
 def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
-    """What of a record comes after `mark`, cut where the month changes: nearly always all of it, as it is."""
+    """The rows of a record after `mark`, cut where the month changes: nearly always the whole record as it is."""
     whole = sink.part_of(record)
     if whole.last <= mark:
         return []  # a batch that the owner repeated
@@ -292,7 +297,7 @@ _DEAD_LETTER_COLUMNS = {
 
 
 def journal_sink(settings: Settings) -> Sink:
-    """Facts, exact by (offset, index)."""
+    """The sink of facts, exact by (offset, index)."""
     return Sink(
         topic=topics_of(settings).journal,
         table="facts",
@@ -310,7 +315,7 @@ def journal_sink(settings: Settings) -> Sink:
 
 
 def dead_letter_sink(settings: Settings) -> Sink:
-    """Dead letters, exact by their offset on their topic."""
+    """The sink of dead letters, exact by their offset on their topic."""
     return Sink(
         topic=topics_of(settings).dead_letters,
         table="dead_letters",
@@ -350,6 +355,6 @@ def _dead_letter_part(record: Any) -> Part:
 
 @lru_cache(maxsize=64)
 def _month(day: int) -> int:
-    """A number that is the same for the days of one month, and rises; `day` counts from 1970."""
+    """The number of the month that a day is in; it rises with the month. `day` counts from 1970."""
     at = date.fromordinal(_EPOCH_DAY + day)
     return at.year * 12 + at.month

@@ -24,7 +24,7 @@ _FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _STATEMENT_END = re.compile(r";[ \t]*$", re.MULTILINE)
 _COMMENT_LINE = re.compile(r"^\s*--.*$", re.MULTILINE)
 
-# Two processes that migrate at once may both record a migration: the rows are equal, and reading takes one of each.
+# Two processes that migrate at once may both record a migration: the rows are equal, and reading takes one of them.
 _CREATE_RECORD = """
 CREATE TABLE IF NOT EXISTS schema_migrations (
     version UInt32,
@@ -47,7 +47,7 @@ class MigrationError(OperatorError):
 
 @dataclass(frozen=True)
 class Migration:
-    """One file: its number, its name without number and ending, and its text."""
+    """A migration file: its number, its name without number and ending, and its text."""
 
     version: int
     name: str
@@ -69,7 +69,7 @@ class Migration:
 
 
 def migrate(clickhouse: ClickHouse, folder: Path = MIGRATIONS_DIR) -> list[str]:
-    """Apply what the connection's database lacks; give the file names applied, oldest first.
+    """Apply the migrations that the connection's database lacks; gives their file names, oldest first.
 
     Everything is checked before the first statement runs. Raises MigrationError for a file name that is not
     `NNNN_name.sql`, a duplicate number or a gap, a file changed or removed after it was applied, and a statement that
@@ -132,5 +132,5 @@ def _apply(clickhouse: ClickHouse, migration: Migration) -> None:
 
 
 def _text(value: object) -> str:
-    """FixedString comes back as bytes."""
+    """The text of a FixedString, which comes back as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,1 +1,1 @@
-"""The rules, pure: no I/O, no clock, no randomness. See README.md for what must always hold."""
+"""The rules of metering and credits, pure: no I/O, no clock, no randomness. README.md says what must always hold."""

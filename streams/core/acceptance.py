@@ -1,4 +1,4 @@
-"""Is this a usage event, and what does it say? Bytes from a producer become Usage, or a Rejection with its reason."""
+"""Acceptance: bytes from a producer become a Usage, or a Rejection that says why they are no usage event."""
 
 from __future__ import annotations
 
@@ -43,7 +43,10 @@ _QUANTITY_FIELDS = ("quantity", "target_languages", "attempts", "networks")
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose key an event came with; each field is "" where it came without one. What contradicts it is refused."""
+    """The key that an event came with, and whose it is; each field is "" where there was none.
+
+    An event that contradicts its origin is refused.
+    """
 
     project: str = ""
     key_id: str = ""
@@ -56,9 +59,10 @@ ANYONE = Origin()
 def accept_record(
     value: bytes | None, now_ms: int, operations: Container[str], origin: Origin = ANYONE
 ) -> tuple[list[Usage], list[tuple[int, bytes, Rejection]]]:
-    """Read one record: a CloudEvent, or an array of them. Returns what is good, and what is not with its index.
+    """Read one record: a CloudEvent, or an array of them. Returns the good events and the bad ones.
 
-    One bad event never costs its neighbours theirs. `now_ms` is the record's broker time.
+    A bad event comes as (index, bytes, Rejection). It never costs its neighbours their acceptance. `now_ms` is the
+    record's broker time.
     """
     if not value:
         return [], [(0, b"", Rejection("malformed_json", "The record is empty"))]
@@ -67,7 +71,7 @@ def accept_record(
     is_batch = value.lstrip(b" \t\r\n")[:1] == b"["
     if is_batch:
         try:
-            # The fast way: the whole array at once. It does not say which event is at fault, the slow way does.
+            # The fast way decodes the whole array at once. It does not say which event is at fault; the slow way does.
             for event in _decode_events(value):
                 accepted.append(to_usage(event, now_ms, operations, origin))
             return accepted, rejected
@@ -114,7 +118,7 @@ assert Usage.__struct_fields__ == (
 
 
 def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
-    """What is left of an event that is well-formed. Raises Rejection where its meaning is wrong."""
+    """The Usage that a well-formed event states. Raises Rejection where its meaning is wrong."""
     data = event.data
     if not _is_project_id(event.subject):
         raise Rejection("invalid_event", "`subject`: a project id has letters, digits, - and _ only", "subject")
@@ -148,7 +152,7 @@ def dedup_hash(project: str, source: str, event_id: str) -> bytes:
 def dead_letter(
     text: bytes, rejection: Rejection, topic: str, partition: int, offset: int, index: int, received_at_ms: int
 ) -> DeadLetter:
-    """A refused event with its reason and where it stood."""
+    """The dead letter of a refused event: its first 16 KiB, the reason, and where the event stood."""
     return DeadLetter(
         code=rejection.code,
         detail=rejection.detail,
@@ -163,7 +167,7 @@ def dead_letter(
 
 
 def event_id_of(text: bytes) -> str | None:
-    """The id of an event that was refused, if it can be read; for naming it in an answer."""
+    """The id by which an answer names a refused event; None where it can't be read."""
     try:
         event: Any = _decode_any(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -197,7 +201,7 @@ def _occurred_at(time: str, now_ms: int) -> int:
 
 
 def decoding_rejection(error: Exception) -> Rejection:
-    """The Rejection of an error that msgspec raised while decoding; its code is told by where it is."""
+    """The Rejection for an error that msgspec raised while decoding; the field at fault decides the code."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
         return Rejection("malformed_json", text)

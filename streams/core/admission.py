@@ -1,18 +1,18 @@
-"""May this project do this now? One request decided in one step: window, plan gate, credits, cost ceiling, hold.
+"""Admission: may this project do this now? One step decides: window, plan gate, credits, cost ceiling, hold.
 
 The first of these that says no is the answer; nothing is charged then:
 
-1. `rate_limited` (429): the request window is full. It comes first, since it costs least, and keeps who floods from
-   being answered anything else. A request that it stops was none: it is not counted.
+1. `rate_limited` (429): the request window is full. It comes first, since it costs least, and gives a client that
+   floods no other answer. A request that the window stops is not counted.
 2. `project_closed`, `plan_required`, `unknown_operation`: waiting would not help.
 3. `out_of_credits` (402), and `too_many_holds` (409): waiting for the ceiling would not help either, so they come
    before it.
-4. `over_cost_ceiling` (403): it costs more than the ceiling by itself, so no wait would ever be enough.
+4. `over_cost_ceiling` (403): the request costs more than the ceiling by itself, so no wait would ever be enough.
 5. `rate_limited` (429) by the cost ceiling: waiting alone is enough.
 
-A request that the window lets through is counted, whatever comes of it; what it is charged, or holds, counts against
-the ceiling for 60 seconds. Usage events are what already happened: they are neither counted nor limited. A bulk call is
-one request with a `quantity`; a job is one request when it is queued.
+A request that the window lets through is counted, whatever comes of it. The credits it is charged, or holds, count
+against the ceiling for 60 seconds. Usage events say what has already happened: they are neither counted nor limited. A
+bulk call is one request with a `quantity`; a job is one request when it is queued.
 """
 
 from __future__ import annotations
@@ -119,7 +119,10 @@ def _stopped(booking: Booking, usage: Usage, rate: RateState) -> Reply:
 
 
 def _try_limits(booking: Booking, usage: Usage, amount: int) -> str:
-    """What the limits on trial say of a request that cost `amount`: a code, stated as a fact, or ""."""
+    """Try a request that cost `amount` on the limits on trial. Gives the code they would refuse it with, or "".
+
+    That refusal is stated as a fact; nothing is refused by it.
+    """
     account, at_ms = booking.account, booking.at_ms
     if account.shadow is None:
         return ""

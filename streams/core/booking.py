@@ -1,6 +1,7 @@
-"""A decision in the making: one account, where it stands in the log, the prices that hold, and the facts stated so far.
+"""A Booking is a decision in the making: an account, a place in the log, the prices that hold, the facts stated so far.
 
-Every rule of the core takes a Booking. It either changes the account and states facts, or refuses and changes nothing.
+Every rule of the core takes a Booking. A rule either changes the account and states facts, or refuses and changes
+nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ from streams.core.price_list import Prices
 
 _CREDITS = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
 
-# How many facts one event or command may state, what time has brought before it included: all open holds that expire
-# at once (`holds.PARTS_MAX`) fit, with many years of missed renewals.
+# The most facts that one event or command may state, together with those that `settle` states before it. All open
+# holds expiring at once (`holds.PARTS_MAX`) fit, with many years of missed renewals.
 FACTS_PER_SLOT = 4096
 
 
 class Booking:
     """A decision in the making on one account.
 
-    `slot` is the event's place in its record. A fact's index follows from it alone, so that a repeat of the record
-    names the same facts the same. `actor` is the key that a command came with: its facts bear it unless they say
-    another.
+    `slot` is the event's place in its record. A fact's index follows from the slot alone, so a repeat of
+    the record gives the same facts the same names. `actor` is the key that a command came with; a fact of that command
+    bears it unless the fact names another.
     """
 
     __slots__ = ("account", "actor", "at_ms", "facts", "next_index", "offset", "partition", "prices")
@@ -51,7 +52,7 @@ class Booking:
         self.move_to(account, slot, at_ms)
 
     def move_to(self, account: Account, slot: int, at_ms: int) -> None:
-        """Go on with another event of the same record."""
+        """Move on to another event of the same record."""
         self.account = account
         self.next_index = slot * FACTS_PER_SLOT
         # The log's clock may step back when a broker takes over; an account's never does.
@@ -78,7 +79,7 @@ class Booking:
         cents: int = 0,
         surcharge: str = "",
     ) -> str:
-        """State one fact, once what it says is done; returns its id."""
+        """State one fact and return its id. Change the account first: the fact bears the balance after the change."""
         index = self.next_index
         self.next_index = index + 1
         account = self.account
@@ -130,8 +131,8 @@ class Booking:
         )
 
     def draw(self, environment: str, amount: int) -> Iterator[tuple[Grant, int]]:
-        """Take `amount` microcredits out of the grants in burn-down order, as far as they go: each grant with what was
-        taken of it. Call `drop_spent` afterwards."""
+        """Take `amount` microcredits out of the grants in burn-down order, as far as they go. Yields each
+        grant with the microcredits taken from it. Call `drop_spent` afterwards."""
         for grant in self.account.grants:
             free = grant.remaining - grant.held
             if grant.environment == environment and free and amount:
@@ -161,12 +162,12 @@ def held(account: Account, environment: str) -> int:
 
 
 def drop_spent(account: Account, at_ms: int) -> None:
-    """Forget grants that nothing is left of, unless their month still runs."""
+    """Forget each grant that nothing is left of, unless its month still runs."""
     account.grants = [grant for grant in account.grants if grant.remaining or grant.expires_at_ms > at_ms]
 
 
 def note(**values: object) -> str:
-    """What a fact has to say beside its columns: a JSON object, without what is empty."""
+    """The metadata of a fact, for which there is no column: a JSON object without the empty values, or ""."""
     said = {name: value for name, value in values.items() if value not in ("", None)}
     return msgspec.json.encode(said).decode() if said else ""
 

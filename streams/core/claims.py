@@ -1,4 +1,4 @@
-"""Claims: the dedup hashes of what a command may do once only."""
+"""Claims: dedup hashes of the acts that a command may do only once, claimed by whoever does them first."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from streams.core.acceptance import dedup_hash
 
 
 def claims(command: AnyCommand) -> list[bytes]:
-    """The dedup hashes of what a command may do once only: bill an event, charge a job, make an event's nth correction.
+    """The hashes of acts that may be done only once: bill an event, charge a job, make an event's nth correction.
 
-    Where one of them was claimed by an earlier record, it is not done again. They are claimed by success (`claimed`).
+    An act that an earlier record has claimed is not done again. A command that succeeds claims its acts (`claimed`).
     """
     if isinstance(command, Admit):
         usage = command.usage
@@ -30,8 +30,8 @@ def claims(command: AnyCommand) -> list[bytes]:
 def claimed(command: AnyCommand, reply: Reply) -> list[bytes]:
     """The dedup hashes that a command claims by its reply.
 
-    A refused request did not run: the event that names it may still come, once it has. A hold claims nothing before it
-    is captured (`Reply.claims`): a job that was released may be queued again.
+    A refused request claims nothing: it did not run, and its event may still come once it has. A hold claims nothing
+    before it is captured (`Reply.claims`): a job that was released may be queued again.
     """
     if reply.status >= 300:
         return []

@@ -1,4 +1,4 @@
-"""Corrections: an event billed wrongly, or that came too late, is put right by new entries; none is ever changed."""
+"""Corrections: new entries put right an event that was billed wrongly or came too late. No entry is ever changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streams.core.recharge import recharge_if_low
 def correct(booking: Booking, command: Correct) -> Reply:
     """Give back what the event was charged, then charge what it should have been; all of it or nothing.
 
-    Credits go back to the grants they came from. Those of an allowance that has expired since come back as a
+    Credits go back to the grants they came from. Where a grant has expired since, its credits come back as a
     promotional grant until the next renewal: the mistake was not the customer's. Raises Rejection.
     """
     account, usage = booking.account, command.usage
@@ -77,7 +77,7 @@ def correct(booking: Booking, command: Correct) -> Reply:
 
 
 def _grant_for(booking: Booking, each: GivenBack) -> Grant:
-    """The grant that the credits go back to; it may have been used up and forgotten meanwhile."""
+    """The grant that the credits go back to: a new one where it has expired, or was used up and forgotten meanwhile."""
     account, past = booking.account, each.grant
     has_expired = past.expires_at_ms != 0 and past.expires_at_ms <= booking.at_ms
     if has_expired:

@@ -1,4 +1,7 @@
-"""What a command does, and the reply it gets; a repeat of it gets the same reply and does nothing."""
+"""Decisions: the rule that each command goes to, and the reply that comes of it.
+
+A repeat of a command does not come here: `streams.core.fold` answers it with the kept reply.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +55,10 @@ def open_account(
     prices: Prices,
     slot: int = 0,
 ) -> tuple[Account, Reply]:
-    """The account that a command opens, where there is none yet; `slot` is its place in its record. Raises
-    Rejection."""
+    """Open the account that a command asks for, where there is none yet. Returns the account and the reply.
+
+    `slot` is the command's place in its record. Raises Rejection where the command opens none.
+    """
 
     def booking_of(account: Account) -> Booking:
         booking = Booking(account, partition, offset, slot, at_ms, facts, prices)
@@ -88,7 +93,8 @@ def open_account(
 
 
 def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) -> Reply:
-    """Decide a command on an open account. `already_decided`: what it claims was claimed before (see `claims`).
+    """Decide a command on an open account. `already_decided` says that one of its claims was made before (see
+    `claims`).
 
     A refusal is a reply, never an exception.
     """
@@ -109,7 +115,8 @@ def _publish(booking: Booking, book: PriceBook) -> Reply:
 
 
 def _publish_prices(booking: Booking, command: PublishPrices) -> Reply:
-    """A book that is there, to the letter, is there: announcing it again completes what was cut short."""
+    """Announce a price book. A book announced before, the same to the letter, gets a 200: so an announcement that was
+    cut short can be completed."""
     if any(announced.book == command.book for announced in booking.account.books):
         return Reply(200, "", "It was announced before", 0, 0, "", already_decided=True)
     check_book(command.book, booking.prices, command.after)

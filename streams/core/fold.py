@@ -1,6 +1,6 @@
-"""The owner's batch: fold intake records of one partition over its accounts, and say what must be written.
+"""The fold: apply a batch of intake records of one partition to its accounts, and say what must be written.
 
-Reading and writing are the caller's. What is folded twice, in whole or in part, in the same or other batches, gives the
+The caller reads and writes. Records that are folded twice, in whole or in part, in the same or other batches, give the
 same facts under the same names and the same account values.
 """
 
@@ -39,7 +39,7 @@ from streams.core.replies import decides, fingerprint, is_reply_kept, keep_reply
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record that is none of ours, and why."""
+    """A record of the intake topic that is none of ours, and why."""
 
     value: bytes
     why: str
@@ -56,11 +56,11 @@ class IntakeItem:
 
 @dataclass(slots=True)
 class Effects:
-    """All that a batch leads to, in the order it is to be written: facts and dead letters, state, replies.
+    """The effects of a batch, in the order they are to be written: facts and dead letters, state, replies.
 
-    `accounts` holds every account the batch touched, changed or not, and `seen` every id that it brought first: after a
-    crash the stored ones may be ahead of their changelog, and writing them again is what makes them agree. `replies`
-    has the command that each one answers.
+    `accounts` holds every account the batch touched, changed or not, and `seen` every id that the batch brought first.
+    After a crash the stored values may be ahead of their changelog; writing them again makes the two agree. `replies`
+    holds each reply with the command that it answers.
     """
 
     facts: list[Fact] = field(default_factory=list)
@@ -100,11 +100,11 @@ def fold(
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
 
-    The partition's price list is among them.
+    The partition's price list is one of the accounts.
 
-    `seen` maps a dedup hash to the offset of the record that brought it first; it is added to. An id that an earlier
-    record brought is a duplicate. At the same offset it is a redelivery; and a later offset is what a crash has left of
-    a batch that is now repeated, in which this record came first and did not claim the id.
+    `seen` maps a dedup hash to the offset of the record that brought it first; new hashes are added to it. An id with
+    an earlier offset is a duplicate, an id with the same offset a redelivery. A later offset was left by a crash: the
+    batch is now repeated, and a record behind this one claimed the id, which this one had not.
     """
     effects = Effects()
     batch = _Batch(partition, accounts, seen, intake_topic, effects)
@@ -133,7 +133,7 @@ class _Batch:
     effects: Effects
     _prices: Prices = field(init=False)
     _announced: tuple[int, int] = field(init=False)
-    # What commands of the present record have claimed, and whom they have opened.
+    # The claims that commands of the present record have made, and the accounts that they have opened.
     _fresh: set[bytes] = field(default_factory=set)
     _opened_here: set[str] = field(default_factory=set)
 
@@ -160,7 +160,7 @@ class _Batch:
             if first_offset is None or first_offset >= offset:
                 seen[dedup] = seen_written[dedup] = offset
             if account.last_offset >= offset:
-                continue  # redelivered: the account's value holds it already
+                continue  # redelivered: the account's value has this record in it already
             if booking is None:
                 booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
             else:
@@ -175,7 +175,7 @@ class _Batch:
             self._applied(account, item)
 
     def apply_tick(self, item: IntakeItem, tick: Tick) -> None:
-        """Book what is due in these projects; those in which nothing is are left alone."""
+        """Book what is due in these projects; a project in which nothing is due is left alone."""
         for slot, project in enumerate(tick.projects):
             account = self.accounts.get(project)
             if account is None or account.opened_offset > item.offset:
@@ -220,7 +220,7 @@ class _Batch:
     def _opened(
         self, item: IntakeItem, slot: int, command: AnyCommand, facts: list[Fact]
     ) -> tuple[Account, Reply] | Reply:
-        """What a command makes of an account that is not there yet; a refusal alone where it opens none."""
+        """The account that a command opens, with its reply; a refusal alone where the command opens none."""
         if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices):
             return _no_project(command)
         try:
@@ -247,18 +247,19 @@ class _Batch:
         return reply
 
     def _redelivered(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> None:
-        """Write the stored value again and send the stored reply again; change nothing."""
+        """Answer a redelivered command: write the stored account and send the stored reply again; change nothing."""
         self.effects.accounts[account.project] = account
         if account.opened_offset >= item.offset and account.project not in self._opened_here:
             opened = self._opened(item, slot, command, [])
             if isinstance(opened, Reply):
-                # It came before the account: nothing was remembered of it, and nothing has changed what it is answered.
+                # The command came before its account was opened, and nothing of it was remembered: it gets the same
+                # refusal.
                 self._reply(command, opened)
                 return
             self._opened_here.add(account.project)
         for stored in account.replies:
-            # Its own comes before that of a later command with the same key: one that was limited may have been sent
-            # again in the same record.
+            # The command's own reply comes before that of a later command with the same key: a request that was
+            # limited may have been sent again in the same record.
             if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
                 self._reply(command, _repeated(command, stored))
                 self._mark_command_seen(item, command, kept)
@@ -279,16 +280,18 @@ class _Batch:
         self._announced = (announced[-1].offset, announced[-1].slot) if announced else (-1, 0)
 
     def _prices_at(self, offset: int, slot: int = 0) -> Prices:
-        """The price list as this command of the record at `offset` knows it: after a crash the stored one may be ahead
-        of it."""
+        """The price list as this command of the record at `offset` knows it. After a crash the stored list may be ahead
+        of the command."""
         if self._announced < (offset, slot):
             return self._prices
         announced = self.accounts[PRICES_ID].books
         return Prices([each.book for each in announced if (each.offset, each.slot) < (offset, slot)])
 
     def _is_claimed(self, item: IntakeItem, command: AnyCommand, claim: bytes) -> bool:
-        """Whether an earlier record claimed it, or an earlier command of this one. A refusal that a correction knows of
-        does not stand in its way; what came of the event since does."""
+        """Whether an earlier record made this claim, or an earlier command of this record.
+
+        A correction is not stopped by the refusal that it knows of (`refused_offset`), but by any claim made since.
+        """
         is_known = isinstance(command, Correct) and self.seen.get(claim) == command.refused_offset
         return self._is_seen(claim, item.offset) and not is_known
 
@@ -298,12 +301,13 @@ class _Batch:
         for claim in claimed(command, reply):
             self._mark_seen(claim, item.offset)
         for claim in reply.claims:
-            # Not looked up, since the command does not name them: written in any case, so that it is always the same.
+            # The command does not name these claims, so they were not looked up. They are always written: a repeat
+            # writes the same.
             self._fresh.add(claim)
             self.seen[claim] = self.effects.seen[claim] = item.offset
 
     def _is_seen(self, dedup: bytes, offset: int) -> bool:
-        """Whether an earlier record brought it, or an earlier command of this one."""
+        """Whether an earlier record brought this hash, or an earlier command of this record."""
         return self.seen.get(dedup, offset) < offset or dedup in self._fresh
 
     def _mark_seen(self, dedup: bytes, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""Credits that come: grants in burn-down order, bundles bought by hand or by auto-recharge, and their refunds."""
+"""Grants, the credits that come: their burn-down order, bundles bought by hand or by auto-recharge, refunds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def grant_credits(
     metadata: str = "",
     cents: int = 0,
 ) -> str:
-    """Grant `amount` microcredits; gives the fact's id. What past months left unpaid is charged at once."""
+    """Grant `amount` microcredits; gives the fact's id. Items that past months left unpaid are charged at once."""
     account = booking.account
     grant_id = f"{kind}-{booking.offset}-{booking.next_index}"
     add_grant(account, Grant(grant_id, kind, environment, amount, amount, granted_at_ms, expires_at_ms))
@@ -50,7 +50,7 @@ def add_grant(account: Account, grant: Grant) -> None:
 
 
 def burn_down(grant: Grant) -> tuple[int, int]:
-    """Sorts grants into burn-down order."""
+    """The key that sorts grants into burn-down order."""
     return _BURN_DOWN[grant.kind], grant.granted_at_ms
 
 
@@ -71,7 +71,8 @@ def top_up(booking: Booking, command: TopUp) -> Reply:
 
 
 def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
-    """End the purchase that is under way. Money that was taken gives its credits, even to a project closed meanwhile.
+    """End the auto-recharge purchase that is under way. Money that was taken buys its credits, even for a project that
+    was closed meanwhile.
 
     Raises Rejection `recharge_settled` where that purchase has ended already.
     """
@@ -87,7 +88,7 @@ def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
 
 
 def refund_top_up(booking: Booking, command: RefundTopUp) -> Reply:
-    """Take back what is left of a bundle, whose money is given back. Raises Rejection."""
+    """Refund a bundle: take back the credits that are left of it, since its money is given back. Raises Rejection."""
     account = booking.account
     grant = next((grant for grant in account.grants if grant.id == command.grant_id), None)
     if grant is None or grant.kind != "top_up":

@@ -1,8 +1,8 @@
 """Holds: credits kept for a job from the moment it is queued until it is captured, released, or the hold expires.
 
-What is held stays in its grants and can't be spent otherwise. A release gives it back to the same grants: where a grant
-has expired meanwhile, its credits expire with it. Source: pricing, "What if I run out mid-job?" and "Do retries cost
-extra?".
+Held credits stay in their grants and can't be spent otherwise. A release gives them back to the same grants; where a
+grant has expired meanwhile, its credits expire with it. Source: pricing, "What if I run out mid-job?" and "Do retries
+cost extra?".
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from streams.core.items import bill_due
 from streams.core.recharge import recharge_if_low
 
 HOLDS_MAX = 1_000
-# Of all open holds of an account: what their expiry states must fit into one event's facts, and the account into a
-# record. A part is a hold's share of one grant.
+# Limits on all open holds of an account together: the facts of their expiry must fit into one event's facts, and the
+# account into a record. A part is a hold's share of one grant.
 PARTS_MAX = 1_500
 METADATA_CHARS_MAX = 500_000
 HOLD_SECONDS_MAX = 7 * 86_400
@@ -28,7 +28,7 @@ HOLD_SECONDS_DEFAULT = 3_600
 
 
 def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str, seconds: int) -> Hold:
-    """Hold what these lines cost; it must be available."""
+    """Place a hold on what these lines cost, for `seconds`. The credits must be available."""
     account = booking.account
     total = sum(line.rate * line.quantity for line in lines)
     hold = Hold(
@@ -74,7 +74,7 @@ def has_room(account: Account, usage: Usage) -> bool:
 
 
 def open_for(account: Account, usage: Usage, by_job: bool) -> Hold | None:
-    """The open hold of the same event, or, where asked for, of the same job."""
+    """The open hold of the same event, or, with `by_job`, of the same job; None where there is none."""
     for hold in account.holds:
         if hold.source == usage.source and hold.event_id == usage.event_id:
             return hold
@@ -89,8 +89,8 @@ def job_hash(project: str, environment: str, job_id: str) -> bytes:
 
 
 def capture(booking: Booking, command: CaptureHold) -> Reply:
-    """Charge the hold's lines in order, as far as the amount goes, and release the rest. From now on the job and its
-    event are decided. Raises Rejection."""
+    """Capture a hold: charge its lines in order, as far as the amount goes, and release the rest. From now on the job
+    and its event are decided. Raises Rejection."""
     account = booking.account
     hold = _open_hold(account, command.hold_id, command.environment)
     total = sum(part.amount for part in hold.parts)
@@ -124,7 +124,7 @@ def capture(booking: Booking, command: CaptureHold) -> Reply:
 
 
 def release(booking: Booking, command: ReleaseHold) -> Reply:
-    """Give it all back. Raises Rejection."""
+    """Release a hold: give all its credits back. Raises Rejection."""
     hold = _open_hold(booking.account, command.hold_id, command.environment)
     total = sum(part.amount for part in hold.parts)
     first_index = booking.next_index
@@ -140,7 +140,7 @@ def release(booking: Booking, command: ReleaseHold) -> Reply:
 
 
 def extend(booking: Booking, command: ExtendHold) -> Reply:
-    """Let it expire later, or sooner, counted from now. Raises Rejection."""
+    """Let a hold expire later, or sooner, `seconds` from now. Raises Rejection."""
     hold = _open_hold(booking.account, command.hold_id, command.environment)
     if not 0 < command.seconds <= HOLD_SECONDS_MAX:
         raise Rejection("invalid_request", f"A hold lasts from 1 to {HOLD_SECONDS_MAX} seconds", "seconds")
@@ -150,7 +150,7 @@ def extend(booking: Booking, command: ExtendHold) -> Reply:
 
 
 def expire(booking: Booking, hold: Hold) -> None:
-    """Nobody resolved it in time: give it all back, as of the time it expired at."""
+    """Expire a hold that nobody resolved in time: give all its credits back, as of the time it expired at."""
     _give_back(booking, hold, "expired", hold.expires_at_ms)
 
 
@@ -223,7 +223,10 @@ def _give_back(booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: st
 def _state_release(
     booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: str, grant_id: str, held: int
 ) -> None:
-    """Without source and event: it has a time of its own, as all that no event brought (see `streams.history`)."""
+    """State the release of held credits. The fact has no source and event, so it counts from its own time.
+
+    See `EFFECTIVE_AT` in `streams.history.facts`.
+    """
     booking.state(
         "release",
         environment=hold.environment,

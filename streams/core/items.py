@@ -1,8 +1,8 @@
-"""Recurring line items: metered as each full hour strikes, for the hour that begins; billed at month's end, UTC, in
-burn-down order.
+"""Recurring line items are metered as each full hour strikes, for the hour that begins, and billed at the month's end,
+UTC, in burn-down order.
 
-A month's bill is unit-hours times the hourly rate that held at each hour, all integers, so nothing drifts. What the
-credits do not cover stays due: it is billed as soon as credits come. Source: pricing, "When am I billed?".
+A month's bill is unit-hours times the hourly rate that held at each hour, all integers, so nothing drifts. An amount
+that the credits do not cover stays due: it is billed as soon as credits come. Source: pricing, "When am I billed?".
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ UNITS_MAX = 1_000_000
 
 
 def set_item(booking: Booking, command: SetItem) -> Reply:
-    """Have this many units from now on; the hour that is under way is counted already. Raises Rejection."""
+    """Set a project's units of an item from now on; the hour under way is counted already. Raises Rejection."""
     account = booking.account
     item = next((item for item in account.items if item.operation == command.operation), None)
-    # What there is can be ended, even if the price book has dropped it.
+    # An item that the project has can be ended, even if the price book has dropped it.
     if command.operation not in booking.prices.at(booking.at_ms).hourly and (item is None or command.quantity):
         raise Rejection("unknown_operation", f"No hourly price for {command.operation[:80]!r}", "item")
     if not 0 <= command.quantity <= UNITS_MAX:
@@ -49,7 +49,7 @@ def set_item(booking: Booking, command: SetItem) -> Reply:
 
 
 def end_all(booking: Booking) -> None:
-    """Meter nothing more; what was metered is billed at the month's end."""
+    """End all recurring items: nothing more is metered, and what was metered is billed at the month's end."""
     for item in booking.account.items:
         meter_item(item, booking.prices, booking.at_ms)
         item.quantity = 0
@@ -57,7 +57,7 @@ def end_all(booking: Booking) -> None:
 
 
 def bill_month(booking: Booking) -> None:
-    """The month that ends at `month_ends_at_ms` is over: bill what was metered in it."""
+    """Bill what was metered in the month that ends at `month_ends_at_ms`, now that it is over."""
     account = booking.account
     ends_at_ms = account.month_ends_at_ms
     for item in account.items:
@@ -71,7 +71,7 @@ def bill_month(booking: Booking) -> None:
 def bill_due(booking: Booking, at_ms: int) -> None:
     """Charge what past months left unpaid, as far as credits go. Call it whenever credits have come, or come back.
 
-    `at_ms` is when: the month's end, or the grant's own time.
+    `at_ms` is the time of the charges: the month's end, or the grant's own time.
     """
     account = booking.account
     is_any_due = False
@@ -88,7 +88,7 @@ def bill_due(booking: Booking, at_ms: int) -> None:
 
 
 def meter_item(item: RecurringItem, prices: Prices, until_ms: int) -> None:
-    """Count the hours that strike in [metered_to, until), at the rates that held then."""
+    """Meter an item: count the hours that strike in [metered_to, until), at the rates that held then."""
     if until_ms <= item.metered_to_ms:
         return
     for book, from_ms, to_ms in prices.segments(item.metered_to_ms, until_ms):
@@ -108,7 +108,7 @@ def meter_item(item: RecurringItem, prices: Prices, until_ms: int) -> None:
 
 
 def metered(item: RecurringItem, prices: Prices, now_ms: int) -> tuple[int, int]:
-    """(unit-hours, microcredits) of this month as of now, not billed yet; changes nothing."""
+    """The (unit-hours, microcredits) of an item this month as of now, not billed yet; changes nothing."""
     copy = RecurringItem(item.operation, item.quantity, item.metered_to_ms, [])
     meter_item(copy, prices, now_ms)
     waiting = [*(each for each in item.accruals if not each.billed_for_ms), *copy.accruals]
@@ -116,7 +116,7 @@ def metered(item: RecurringItem, prices: Prices, now_ms: int) -> tuple[int, int]
 
 
 def unpaid(items: Iterable[RecurringItem]) -> int:
-    """Microcredits of past months that no credits covered yet."""
+    """Microcredits of past months' items that no credits have covered yet."""
     return sum(each.amount for item in items for each in item.accruals if each.billed_for_ms)
 
 
@@ -128,9 +128,10 @@ def month_end_after(at_ms: int) -> int:
 
 
 def _bill(booking: Booking, operation: str, accrual: Accrual, at_ms: int) -> None:
-    """One entry a grant; the first bears all unit-hours, so that they are counted once however often it is tried.
+    """Charge what is due of an item, one entry for each grant that pays; the first bears all unit-hours, so that they
+    are counted once however often the charge is tried.
 
-    What is lacking is stated at the month's end only: a project that never pays must not state more and more each time.
+    A lack of credits is stated at the month's end only: a project that never pays must not state more and more facts.
     """
     month = datetime.fromtimestamp((accrual.billed_for_ms - 1) // 1000, UTC).strftime("%Y-%m")
 

@@ -1,4 +1,4 @@
-"""One account's ledger: what time brings, what each use costs, and how a use is charged or held."""
+"""The ledger of one account: what time brings, what each use costs, and how a use is charged or held."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from streams.core.recharge import recharge_if_low
 
 
 def settle(booking: Booking) -> None:
-    """Book all that time has brought: holds that expire, months that end, limits that turn, renewals; the earliest
-    first.
+    """Book all that time has brought an account: holds that expire, months that end, raises of limits that begin or
+    end, renewals; the earliest first.
 
     Each entry bears the time it was due at, so it does not matter what woke the account, or when. At the same instant
     the old month comes first: what it owes is paid from its own allowance.
@@ -51,19 +51,19 @@ def settled(account: Account, at_ms: int, prices: Prices) -> Account:
 
 
 def reschedule(account: Account) -> None:
-    """Call it after whatever may change what is due next."""
+    """Note when an account is next due. Call it after whatever may change that."""
     account.due_at_ms = _due_at_ms(account)
 
 
 def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ceiling: int = 0) -> tuple[str, str]:
     """Charge one use in burn-down order, whole or not at all; gives ("", ""), or a refusal's code and detail.
 
-    With `cost_left`, what may still be spent of `cost_ceiling` in this minute, it may be `over_cost_ceiling` or
-    `rate_limited` too, after all else.
+    With `cost_left`, what may still be spent of `cost_ceiling` in this minute, the use may be refused with
+    `over_cost_ceiling` or `rate_limited` too, after all else.
 
-    It costs what the price book in force when it occurred says. Each entry draws on one grant: a line that two grants
-    pay for has two entries, and only the first bears the quantity. A use that costs nothing leaves an entry of 0.
-    Refusals: `project_closed`, then `plan_required`, then `unknown_operation`, then `out_of_credits`. What was used
+    A use costs what the price book in force when it occurred says. Each entry draws on one grant: a line that two
+    grants pay for has two entries, and only the first bears the quantity. A use that costs nothing leaves an entry of
+    0. Refusals: `project_closed`, then `plan_required`, then `unknown_operation`, then `out_of_credits`. A use from
     before the project was closed is charged all the same.
     """
     account = booking.account
@@ -119,14 +119,14 @@ def hold(
 
 
 def price_of(booking: Booking, usage: Usage) -> int:
-    """Microcredits of a use that is priced: see `charge`."""
+    """The price of a use in microcredits, as `charge` knows it; the price book must have its operation."""
     rates = booking.prices.at(usage.occurred_at_ms).rates
     surcharge_rate = rates[usage.surcharge] if usage.surcharge else 0
     return (rates[usage.operation] + surcharge_rate) * usage.quantity
 
 
 def duplicate(booking: Booking, usage: Usage) -> str:
-    """An event that was decided before: stated, for the count, and nothing else. Gives the fact's id."""
+    """State that an event was decided before, for the count of duplicates; change nothing. Gives the fact's id."""
     return booking.state_usage("duplicate", usage)
 
 
@@ -142,12 +142,12 @@ def _due_at_ms(account: Account) -> int:
 
 
 def _renew(booking: Booking) -> None:
-    """The month is over: what is left of its allowance expires, and the next one begins."""
+    """Renew a project's month: what is left of the old allowance expires, and the next one is granted."""
     account = booking.account
     renewed_at_ms = account.renews_at_ms
     for grant in account.grants:
         if grant.expires_at_ms and grant.expires_at_ms <= renewed_at_ms and grant.remaining > grant.held:
-            # What is held of it lives on until its job is resolved.
+            # The grant's held credits live on until their job is resolved.
             left = grant.remaining - grant.held
             grant.remaining = grant.held
             booking.state(
@@ -167,7 +167,7 @@ def _renew(booking: Booking) -> None:
 
 
 def _refused(booking: Booking, usage: Usage, book: PriceBook) -> tuple[str, str] | None:
-    """Why a use may not be, however many credits there are."""
+    """Refuse a use that no credits could pay for: gives the code and detail, or None where credits decide."""
     account = booking.account
     if account.closed_at_ms and usage.occurred_at_ms >= account.closed_at_ms:
         return _refuse(booking, usage, book, "project_closed", f"Project {account.project} is closed")
@@ -177,7 +177,7 @@ def _refused(booking: Booking, usage: Usage, book: PriceBook) -> tuple[str, str]
             detail = f"{operation} needs the {needed_plan} plan or a higher one"
             return _refuse(booking, usage, book, "plan_required", detail)
     if usage.operation not in book.rates or (usage.surcharge and usage.surcharge not in book.rates):
-        # Accepted, since another price book has it; the one in force at its time has not.
+        # The event was accepted since another price book has its operation; the book in force at its time has not.
         detail = f"Price book {book.version} has no price for {usage.operation} {usage.surcharge}".rstrip()
         return _refuse(booking, usage, book, "unknown_operation", detail)
     return None
@@ -211,7 +211,7 @@ def _refuse(booking: Booking, usage: Usage, book: PriceBook, code: str, detail: 
 
 
 def _charge_line(booking: Booking, usage: Usage, book: PriceBook, operation: str, amount: int, left: int) -> int:
-    """Book one line, whose `amount` is known to be covered, on the grants that pay for it; gives what is left."""
+    """Book one line, whose `amount` is known to be covered, on the grants that pay for it; gives the balance left."""
     if not amount:
         _charge_fact(booking, usage, book, operation, usage.quantity, 0, left, "")
         return left
@@ -270,7 +270,7 @@ def _charge_fact(
     left: int,
     grant_id: str,
 ) -> None:
-    """The hot path of every event: the fact is made by place, not through `Booking.state`."""
+    """State one charge. Every event comes this way, so the fact is made by place, not through `Booking.state`."""
     account = booking.account
     booking.facts.append(
         Fact(

@@ -40,13 +40,13 @@ def contract_limits(account: Account) -> Limits:
 
 
 def over(limits: Limits, other: Limits) -> Limits:
-    """`other` where it says something, and `limits` where it does not. The burst is at least the limit."""
+    """The limits `other` over `limits`: a 0 in `other` leaves what is under it. The burst is at least the limit."""
     requests = other.requests_per_minute or limits.requests_per_minute
     return Limits(requests, max(requests, other.burst or limits.burst), other.cost_ceiling or limits.cost_ceiling)
 
 
 def check_limits(limits: Limits) -> None:
-    """Whether these may be set. Raises Rejection `invalid_request`."""
+    """Check that limits are in range. Raises Rejection `invalid_request`."""
     for field, value, most in (
         ("requests_per_minute", limits.requests_per_minute, REQUESTS_MAX),
         ("burst", limits.burst, 2 * REQUESTS_MAX),
@@ -57,7 +57,8 @@ def check_limits(limits: Limits) -> None:
 
 
 def before_change(account: Account, at_ms: int) -> None:
-    """Call it before whatever may change the limits: what was until then counts by the old ones."""
+    """Advance an account's windows by its old limits. Call it before whatever may change the limits: the time until
+    then counts by the old ones."""
     if account.window is not None:
         advance(account.window, limits_of(account), at_ms)
     if account.shadow is not None:
@@ -65,7 +66,7 @@ def before_change(account: Account, at_ms: int) -> None:
 
 
 def set_limits(booking: Booking, command: SetLimits) -> Reply:
-    """Other limits than the plan's, for good or on trial. Raises Rejection."""
+    """Set a project's own limits over the plan's, for good or on trial; all zeros remove them. Raises Rejection."""
     account = booking.account
     check_limits(command.limits)
     before_change(account, booking.at_ms)
@@ -79,7 +80,7 @@ def set_limits(booking: Booking, command: SetLimits) -> Reply:
 
 
 def raise_limits(booking: Booking, command: RaiseLimits) -> Reply:
-    """Plan a raise, or begin one at once. Raises Rejection."""
+    """Plan a raise of limits, or begin one at once. Raises Rejection."""
     account = booking.account
     check_limits(command.limits)
     if command.limits == _NONE:
@@ -107,7 +108,7 @@ def raise_limits(booking: Booking, command: RaiseLimits) -> Reply:
 
 
 def end_raise(booking: Booking, command: EndRaise) -> Reply:
-    """End a raise now. Raises Rejection `unknown_raise`."""
+    """End a raise of limits now. Raises Rejection `unknown_raise`."""
     account = booking.account
     for each in account.raises:
         if each.id == command.raise_id:
@@ -116,7 +117,7 @@ def end_raise(booking: Booking, command: EndRaise) -> Reply:
 
 
 def raises_due_at_ms(account: Account) -> int:
-    """When a raise begins or ends next; there must be one."""
+    """The time at which a raise begins or ends next; there must be a raise."""
     return min(each.ends_at_ms if each.is_on else each.starts_at_ms for each in account.raises)
 
 

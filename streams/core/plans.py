@@ -19,7 +19,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a plan gives: microcredits a month, its price in cents, and its limits a minute."""
+    """A plan: its allowance in microcredits a month, its price in cents, and its limits a minute."""
 
     name: str
     rank: int
@@ -31,7 +31,7 @@ class Plan:
 # Enterprise is by contract: its allowance comes with the project, its limits start at Scale's.
 #
 # No document says how high the cost ceiling is, only what it is for: that a script run wild does not spend a month's
-# credits in an hour. So it is a sixtieth of the allowance, and at least what the dearest operation costs.
+# credits in an hour. So the ceiling is a sixtieth of the allowance, and at least what the dearest operation costs.
 PLANS = {
     plan.name: plan
     for plan in (
@@ -56,7 +56,7 @@ _MICROCREDITS_A_CENT = 2 * _CREDIT
 
 
 def not_refundable(granted: int, remaining: int, granted_at_ms: int, now_ms: int, is_in_good_standing: bool) -> str:
-    """Why a bundle's money can't be given back, or "". Amounts in microcredits.
+    """The reason why a bundle's money can't be given back, or "". Amounts in microcredits.
 
     Source: pricing, "Can I get a refund?".
     """
@@ -70,15 +70,15 @@ def not_refundable(granted: int, remaining: int, granted_at_ms: int, now_ms: int
 
 
 def refund_cents(microcredits: int) -> int:
-    """What unused credits of a bundle cost, in whole cents, rounded down."""
+    """The price of unused credits of a bundle, in whole cents, rounded down."""
     return microcredits // _MICROCREDITS_A_CENT
 
 
 def renewal_after(signed_up_at_ms: int, after_ms: int) -> int:
     """The first renewal later than `after_ms`, in Unix milliseconds.
 
-    It falls on the sign-up day of each month at the sign-up's time of day; a day that a month lacks becomes its last
-    day, and the month after goes back to the sign-up day.
+    Renewals fall on the sign-up day of each month at the sign-up's time of day. A day that a month lacks becomes its
+    last day, and the month after goes back to the sign-up day.
     """
     signed_up = _EPOCH + timedelta(milliseconds=signed_up_at_ms)
     after = _EPOCH + timedelta(milliseconds=after_ms)

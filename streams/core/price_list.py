@@ -20,7 +20,7 @@ NOTICE_DAYS = 30
 BOOKS_MAX = 200
 OPERATIONS_MAX = 500
 RATE_MAX = 1_000_000 * 1_000_000
-# A month of as many units as there may be still fits into 63 bits.
+# A month of as many units as a project may have still fits into 63 bits at this rate.
 HOURLY_RATE_MAX = RATE_MAX // 100
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_.]{0,63}")
@@ -28,7 +28,7 @@ _FOREVER_MS = 1 << 62
 
 
 class Prices:
-    """The first price book and those announced after it. `at` gives the one that holds at a time."""
+    """The price books in order: the first one and those announced after it. `at` gives the one that holds at a time."""
 
     __slots__ = ("_book", "_from_ms", "_operations", "_until_ms", "books")
 
@@ -53,13 +53,13 @@ class Prices:
         return found
 
     def operations(self) -> frozenset[str]:
-        """Every operation that any book has a price for: what is priced at all is decided by the owner."""
+        """The operations that any book has a price for. Whether the book in force has one too, the owner decides."""
         if self._operations is None:
             self._operations = frozenset(operation for book in self.books for operation in book.rates)
         return self._operations
 
     def version(self, version: str) -> PriceBook | None:
-        """The book of that version."""
+        """The book of that version, or None."""
         return next((book for book in self.books if book.version == version), None)
 
     def _segment(self, at_ms: int) -> tuple[PriceBook, int, int]:
@@ -72,12 +72,12 @@ class Prices:
 
 
 def version_exists(version: str) -> Rejection:
-    """What is said of a book whose version was announced before."""
+    """The Rejection of a book whose version was announced before."""
     return Rejection("price_version_exists", f"Version {version!r} was announced before", "version")
 
 
 def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
-    """Whether a book may be announced after these, the last of which is to be `after`, where that is said.
+    """Check that a book may be announced now. With `after`, the last book announced so far must be of that version.
 
     Raises Rejection (`invalid_request`, `price_notice_too_short`, `price_version_exists`, `price_list_changed`).
     """
@@ -120,8 +120,8 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
 
 
 def increases(books: Sequence[PriceBook], new: PriceBook) -> list[str]:
-    """The operations that would be worse off after these books: dearer, gone, or for higher plans only. One that comes
-    back is held against the last book that had it; what never was is no increase."""
+    """The operations that a new book makes worse: dearer, gone, or for higher plans only. An operation that comes back
+    is compared with the last book that had it; an operation that no book had is no increase."""
     last = books[-1]
     worse = {*(last.rates.keys() - new.rates.keys()), *(last.hourly.keys() - new.hourly.keys())}
     for operation, rate in new.rates.items():

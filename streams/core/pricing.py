@@ -1,4 +1,4 @@
-"""From what a producer says happened to what is billed: operation, quantity, surcharge."""
+"""Pricing, without prices: from what a producer says happened to the operation, quantity and surcharge to bill."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Container
 from schemas.events import UsageData
 from schemas.problems import Rejection
 
-# An operation that stands for several; what it means is settled by another field.
+# Names that stand for several operations; another field says which one is meant.
 _SOCIAL_POST = ("social_post", "social_post.text")
 _VIDEO = ("video", "video.budget", "video.premium")
 _SURCHARGES = ("social_post.image", "social_post.video")
 
 
 def meter(data: UsageData, operations: Container[str]) -> tuple[str, int, str]:
-    """What to bill for `data`: (operation, quantity, surcharge operation or "").
+    """The (operation, quantity, surcharge operation or "") to bill for `data`.
 
     A social post's media is a surcharge beside the text, always at the budget video's price; networks do not count.
     A video is the budget one unless `tier` says premium. Translations count target languages, webhook deliveries

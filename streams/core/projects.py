@@ -1,4 +1,4 @@
-"""What a project is and is on: its plan and price, open or closed, its standing, badge, keys and billing account."""
+"""Projects: their plan and its price, whether they are open, their standing, badge, keys and billing account."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from streams.core.limits import before_change
 from streams.core.plans import PLANS, Plan, renewal_after
 
 KEYS_MAX = 100
-# A billing account's id stands behind this; no project can have such an id.
+# A billing account is kept under this and its id; no project can have such an id.
 BILLING_PREFIX = "billing:"
 NEVER_MS = 1 << 52
 
@@ -60,8 +60,8 @@ def open_project(booking: Booking) -> Reply:
 
 
 def new_billing_account(command: OpenBillingAccount, offset: int, at_ms: int) -> Account:
-    """The account of a billing account that is about to be opened. Raises Rejection `unknown_billing_account` where one
-    was to be changed."""
+    """The account of a billing account that is about to be opened. Raises Rejection `unknown_billing_account` where the
+    command was to change one."""
     if command.is_change:
         raise Rejection("unknown_billing_account", f"There is no billing account {_billing_id(command)!r}")
     return Account(
@@ -87,8 +87,8 @@ def open_billing_account(booking: Booking) -> Reply:
 
 
 def change_billing_account(booking: Booking, command: OpenBillingAccount) -> Reply:
-    """Another name or address for a billing account. Raises Rejection `billing_account_exists`, where it was to open
-    one."""
+    """Change the name and address of a billing account. Raises Rejection `billing_account_exists` where the command was
+    to open one."""
     if not command.is_change:
         raise Rejection("billing_account_exists", f"Billing account {_billing_id(command)!r} exists")
     booking.account.name, booking.account.email = command.name, command.email
@@ -96,7 +96,7 @@ def change_billing_account(booking: Booking, command: OpenBillingAccount) -> Rep
 
 
 def begin_month(booking: Booking, at_ms: int) -> None:
-    """A plan's month begins: what it costs is due, and its allowance is granted until the renewal."""
+    """Begin a plan's month: its price is due, and its allowance is granted until the renewal."""
     account = booking.account
     account.month_begun_to_ms = account.renews_at_ms
     _subscribe(booking, account.price_cents, at_ms)
@@ -105,9 +105,13 @@ def begin_month(booking: Booking, at_ms: int) -> None:
 
 
 def change_plan(booking: Booking, command: ChangePlan) -> Reply:
-    """What gives more of anything, and less of nothing, is given at once: the plan, and for the rest of the month what
-    its allowance has more; what it costs more is due at once. All else waits for the renewal, and what is paid for is
-    kept until then. So an allowance only rises within a month, and going back and forth gains nothing."""
+    """Change a project's plan, at once or at the renewal. Raises Rejection.
+
+    A plan that gives more of anything, and less of nothing, begins at once: the difference in allowance is granted for
+    the rest of the month, and the difference in price is due. Any other plan waits for the renewal, and the project
+    keeps what it has paid for until then. So an allowance only rises within a month, and going back and forth gains
+    nothing.
+    """
     account = booking.account
     check_open(account)
     plan = plan_named(command.plan)
@@ -126,7 +130,7 @@ def change_plan(booking: Booking, command: ChangePlan) -> Reply:
 
 
 def move_to_plan(booking: Booking, plan: str, allowance: int, price_cents: int, at_ms: int) -> str:
-    """Be on another plan from now on; gives the fact's id."""
+    """Put a project on another plan from now on; gives the fact's id."""
     account = booking.account
     before_change(account, at_ms)
     fact_id = _state_plan(booking, plan, at_ms)
@@ -136,7 +140,8 @@ def move_to_plan(booking: Booking, plan: str, allowance: int, price_cents: int, 
 
 
 def close(booking: Booking, command: CloseProject) -> Reply:
-    """Spend nothing more. Holds are resolved as ever; recurring items end, and are billed at the month's end."""
+    """Close a project: it spends nothing more. Holds are resolved as ever; recurring items end, and are billed at the
+    month's end."""
     account = booking.account
     check_open(account)
     account.closed_at_ms = booking.at_ms
@@ -146,7 +151,8 @@ def close(booking: Booking, command: CloseProject) -> Reply:
 
 
 def reopen(booking: Booking) -> Reply:
-    """Bundles are as they were. A plan's month is begun once, however often a project is closed and reopened."""
+    """Reopen a project; its bundles are as they were. A plan's month begins once, however often a project is closed and
+    reopened. Raises Rejection `project_open`."""
     account = booking.account
     if not account.closed_at_ms:
         raise Rejection("project_open", f"Project {account.project!r} is not closed")
@@ -160,7 +166,7 @@ def reopen(booking: Booking) -> Reply:
 
 
 def set_standing(booking: Booking, command: SetStanding) -> Reply:
-    """Good or not."""
+    """Set a project's standing: good or bad."""
     booking.account.is_in_good_standing = command.is_good
     fact_id = booking.state(
         "standing", reason="good" if command.is_good else "bad", metadata=note(reason=command.reason)
@@ -169,7 +175,7 @@ def set_standing(booking: Booking, command: SetStanding) -> Reply:
 
 
 def set_badge(booking: Booking, command: SetBadge) -> Reply:
-    """Show the badge or not. Raises Rejection `plan_required` where the plan is free."""
+    """Turn a project's badge on or off. Raises Rejection `plan_required` where a free project would turn it off."""
     account = booking.account
     if command.is_off and not PLANS[account.plan].rank:
         raise Rejection("plan_required", "A free project carries the badge")
@@ -179,7 +185,7 @@ def set_badge(booking: Booking, command: SetBadge) -> Reply:
 
 
 def set_billing_account(booking: Booking, command: SetBillingAccount) -> Reply:
-    """From now on be on that account's invoice; what was stated before stays on the old one's."""
+    """Put a project on a billing account's invoice from now on; facts stated before stay on the old account's."""
     account = booking.account
     before, account.billing_account = account.billing_account, command.billing_account
     fact_id = booking.state("billing_account", reason="joined", metadata=note(before=before))
@@ -187,7 +193,7 @@ def set_billing_account(booking: Booking, command: SetBillingAccount) -> Reply:
 
 
 def create_key(booking: Booking, command: CreateKey) -> Reply:
-    """Add a key. Raises Rejection."""
+    """Add an API key to a project. Raises Rejection."""
     keys = booking.account.keys
     if command.environment == "preview" and any(not scope.startswith("content:") for scope in command.scopes):
         raise Rejection("invalid_request", "A preview key has content scopes only", "scopes")
@@ -201,7 +207,7 @@ def create_key(booking: Booking, command: CreateKey) -> Reply:
 
 
 def revoke_key(booking: Booking, command: RevokeKey) -> Reply:
-    """End a key. Raises Rejection."""
+    """Revoke an API key. Raises Rejection."""
     for key in booking.account.keys:
         if key.id == command.key_id:
             key.revoked_at_ms = key.revoked_at_ms or booking.at_ms
@@ -211,7 +217,7 @@ def revoke_key(booking: Booking, command: RevokeKey) -> Reply:
 
 
 def plan_named(name: str) -> Plan:
-    """The plan. Raises Rejection."""
+    """The plan of that name. Raises Rejection."""
     plan = PLANS.get(name)
     if plan is None:
         raise Rejection("invalid_request", f"No plan {name!r}; there are {', '.join(PLANS)}", "plan")
@@ -219,7 +225,7 @@ def plan_named(name: str) -> Plan:
 
 
 def check_open(account: Account) -> None:
-    """Raises Rejection `project_closed`."""
+    """Check that a project is open. Raises Rejection `project_closed`."""
     if account.closed_at_ms:
         raise Rejection("project_closed", f"Project {account.project!r} is closed")
 
@@ -229,7 +235,7 @@ def _billing_id(command: OpenBillingAccount) -> str:
 
 
 def _terms(plan: Plan, contract_allowance: int, contract_cents: int) -> tuple[int, int]:
-    """(microcredits, cents) a month."""
+    """The terms of a plan, (microcredits, cents) a month; those of an enterprise plan are the contract's."""
     return (contract_allowance, contract_cents) if plan.name == "enterprise" else (plan.allowance, plan.price_cents)
 
 
@@ -239,7 +245,7 @@ def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:
 
 
 def _state_key(booking: Booking, environment: str, key_id: str, what: Reason) -> str:
-    """The fact bears the key that it is about, so who did it stands beside that."""
+    """State what was done to a key: the fact's `key_id` is that key, `by` in its metadata the key that did it."""
     return booking.state("key", environment=environment, reason=what, key_id=key_id, metadata=note(by=booking.actor))
 
 

@@ -1,7 +1,8 @@
 """Auto-recharge: when a bundle is to be bought, and what stops it.
 
-The core only states that a purchase is wanted; whoever carries it out answers with a command. One purchase at a time,
-so none is made twice for the same need. Source: pricing, "When am I billed?": the card on file only if opted in.
+The core only states that a purchase is wanted; the cashier makes it and answers with a command. There is one purchase
+at a time, so none is made twice for the same need. Source: pricing, "When am I billed?": the card on file only if opted
+in.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CAP_CENTS_MAX = 100_000_00
 
 
 def recharge_if_low(booking: Booking) -> None:
-    """Want a bundle where less than the threshold is available, and nothing speaks against it.
+    """Ask for a bundle where less than the threshold is available, and nothing speaks against it.
 
     Call it after whatever may have brought the balance down, and after a refusal: the month may be a new one, or the
     pause after a failure over. What a refused request would have cost plays no part: a client that asks for too much
@@ -52,7 +53,7 @@ def recharge_if_low(booking: Booking) -> None:
 
 
 def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
-    """Turn it on with new terms, or off. A purchase under way is not called back. Raises Rejection."""
+    """Turn auto-recharge on with new terms, or off. A purchase under way is not called back. Raises Rejection."""
     account = booking.account
     if command.is_on:
         if command.bundle_usd not in BUNDLES:
@@ -78,8 +79,11 @@ def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
 
 
 def note_failure(booking: Booking, recharge_id: str, detail: str) -> str:
-    """A purchase failed: nothing was bought. It is tried again at the next need after a pause that doubles; after five
-    failures in a row it is turned off. Gives the fact's id."""
+    """Note that a purchase failed and nothing was bought. Gives the fact's id.
+
+    The next need after a pause tries again; the pause doubles with each failure, and five in a row turn auto-recharge
+    off.
+    """
     recharge = _pending(booking.account, recharge_id)
     recharge.spent_cents -= recharge.pending_cents
     recharge.pending_id, recharge.pending_cents = "", 0
@@ -98,7 +102,7 @@ def note_failure(booking: Booking, recharge_id: str, detail: str) -> str:
 
 
 def note_success(account: Account, recharge_id: str) -> int:
-    """A purchase was paid; gives the bundle's price in dollars."""
+    """Note that a purchase was paid; gives the bundle's price in dollars."""
     recharge = _pending(account, recharge_id)
     bundle_usd = recharge.pending_cents // 100
     recharge.pending_id, recharge.pending_cents, recharge.failures, recharge.blocked_until_ms = "", 0, 0, 0
@@ -106,7 +110,7 @@ def note_success(account: Account, recharge_id: str) -> int:
 
 
 def month_of(at_ms: int) -> int:
-    """The calendar month, UTC, as year * 100 + month."""
+    """The calendar month, UTC, that a time is in, as year * 100 + month."""
     at = datetime.fromtimestamp(at_ms // 1000, UTC)
     return at.year * 100 + at.month
 

@@ -1,4 +1,4 @@
-"""Kept replies: a command sent again is answered as it was, by its key and a fingerprint of its content."""
+"""Kept replies: a command sent again gets the reply of the first time, if its key and its content are the same."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
 def fingerprint(command: AnyCommand) -> bytes:
-    """16 bytes over what a command asks, leaving out who waits for the reply and when it was sent."""
+    """16 bytes over what a command asks, whoever waits for the reply and whenever it was sent."""
     neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0, actor="")
     if isinstance(neutral, Admit):
         neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
@@ -37,18 +37,18 @@ def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
 
 
 def is_reply_kept(command: AnyCommand) -> bool:
-    """Whether a repeat of this command is answered as it was. A counted request is not worth an account's room: asking
-    again is another request."""
+    """Whether the reply to this command is kept for a repeat. A counted request's is not worth an account's room:
+    asking again is another request."""
     return not isinstance(command, CountRequest)
 
 
 def kept_reply(stored: StoredReply) -> Reply:
-    """The reply that was kept."""
+    """The reply that an account has kept, decoded."""
     return _decode_reply(stored.reply)
 
 
 def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
-    """Remember a reply for a repeat of its command; the oldest goes once there are too many."""
+    """Keep a reply for a repeat of its command; the oldest goes once an account has more than `REPLIES_KEPT`."""
     stored = StoredReply(reply_key(command, reply), fingerprint(command), offset, msgspec.Raw(_encode(reply)))
     account.replies.append(stored)
     if len(account.replies) > REPLIES_KEPT:

@@ -1,14 +1,14 @@
-"""The sliding windows: of requests, with their burst, and of what requests cost.
+"""The sliding windows: one of requests, with their burst, and one of what requests cost.
 
-While the last 60 seconds hold fewer than `limit` requests, one passes; above that it spends a burst token. A rested
-project has `burst − limit` tokens. They refill at `limit / 60` a second while it is below its limit. Nothing resets on
-the minute: each request ages out 60 seconds after it came. Source: rate-limits, "Defaults".
+While the last 60 seconds hold fewer than `limit` requests, a request passes; above that it spends a burst token. A
+rested project has `burst − limit` tokens. The tokens refill at `limit / 60` a second while the project is below its
+limit. Nothing resets on the minute: each request ages out 60 seconds after it came. Source: rate-limits, "Defaults".
 
-What requests cost is counted beside it against a ceiling, and never passes it. Source: rate-limits, "Abuse, fairness,
-and quiet limits".
+The cost of requests is counted against a ceiling of its own, and never passes it. Source: rate-limits, "Abuse,
+fairness, and quiet limits".
 
-Both are kept by tenths of a second, each tenth as of its last request: never more pass than the model says, and what
-ages out does so less than a tenth of a second late.
+Both windows count by tenths of a second, each tenth as of its last request: never more requests pass than the model
+says, and a request ages out less than a tenth of a second late.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def rested(now_ms: int) -> Window:
 
 
 def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
-    """Decide one request, and count it if it passes: where it does not, `retry_at_ms` says when it would. Times may not
+    """Decide one request, and count it if it passes; if it does not, `retry_at_ms` says when it would. Times may not
     step back."""
     advance(window, limits, now_ms)
     retry_at_ms = request_retry_at_ms(window, limits)
@@ -42,7 +42,7 @@ def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
 
 
 def request_retry_at_ms(window: Window, limits: Limits) -> int:
-    """When a request would pass a window that was advanced to now, if none comes meanwhile: 0 is at once."""
+    """The time at which a request would pass, if none comes meanwhile; 0 is at once. Call `advance` before."""
     count, limit = sum(window.arrivals[1::2]), limits.requests_per_minute
     if count < limit or window.spent + TOKEN <= _tokens(limits):
         return 0
@@ -50,7 +50,7 @@ def request_retry_at_ms(window: Window, limits: Limits) -> int:
 
 
 def rate_state(window: Window, limits: Limits, now_ms: int, retry_at_ms: int = 0) -> RateState:
-    """How a window stands that was advanced to now."""
+    """The state of a request window for the reply: limit, remaining, reset and retry times. Call `advance` before."""
     limit = limits.requests_per_minute
     remaining = max(0, limit - sum(window.arrivals[1::2]))
     reset_at_ms = window.arrivals[-2] + WINDOW_MS if window.arrivals else now_ms
@@ -58,9 +58,9 @@ def rate_state(window: Window, limits: Limits, now_ms: int, retry_at_ms: int = 0
 
 
 def advance(window: Window, limits: Limits, now_ms: int) -> None:
-    """Bring the window to now: what is old goes, and tokens come back for the time that it was below its limit.
+    """Bring a window to now: old requests go, and tokens come back for the time that it was below its limit.
 
-    Limits that change do so between two calls: the time before is the old limits', the time after the new ones'.
+    When limits change, advance the window by the old ones first: the time until then is theirs.
     """
     arrivals = window.arrivals
     limit = limits.requests_per_minute
@@ -87,14 +87,18 @@ def add_cost(window: Window, now_ms: int, amount: int) -> None:
 
 
 def cost_retry_at_ms(window: Window, limits: Limits, amount: int) -> int:
-    """When a request of this cost would pass the ceiling, if none comes meanwhile; it must not be above the ceiling."""
+    """The time at which a request of this cost would pass the ceiling, if none comes meanwhile.
+
+    The cost must not be above the ceiling itself.
+    """
     return _falls_to(window.costs, sum(window.costs[1::2]), limits.cost_ceiling - amount)
 
 
 def try_request(window: Window, limits: Limits, now_ms: int, cost: int) -> str:
-    """Decide a request that costs so many microcredits by the limits alone, and count it as an admission does: what the
-    window lets through is counted, whatever the ceiling says. Gives "" where it passes, else what stops it: `WINDOW`,
-    `CEILING` (which waiting would help), or `ABOVE_CEILING` (it costs more than the ceiling by itself)."""
+    """Decide a request that costs so many microcredits by the limits alone, and count it as an admission does: a
+    request that the window lets through is counted, whatever the ceiling says. Gives "" where it passes, else what
+    stops it: `WINDOW`, `CEILING` (which waiting would help), or `ABOVE_CEILING` (it costs more than the ceiling by
+    itself)."""
     if count_request(window, limits, now_ms).retry_at_ms:
         return WINDOW
     if cost > limits.cost_ceiling:
@@ -125,7 +129,7 @@ def _forget(counted: list[int], now_ms: int) -> None:
 
 
 def _falls_to(counted: list[int], total: int, most: int) -> int:
-    """When at most so much is left, if nothing comes."""
+    """The time at which at most `most` is left of `total`, if nothing comes meanwhile."""
     at_ms = 0
     for place in range(0, len(counted), 2):
         if total <= most:

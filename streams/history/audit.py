@@ -1,6 +1,6 @@
-"""The audit log: questions to the history. It is no log of its own: an entry is a fact, under its own id.
+"""The audit log is read from the history and is no log of its own: an entry of it is a fact, under the fact's id.
 
-The use of keys is summed up by the hour when it is read; one by one it is in the facts.
+The uses of keys are summed up by the hour when they are read; the facts have them one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from streams.history.cursor import decode_cursor, encode_cursor
 from streams.history.facts import REFUSED, USED, kind_in, newest_facts
 from streams.history.limit_words import limits_text
 
-# What each kind of entry is among the facts. Every partition has every price book; the first one decided on it.
+# The facts that each kind of entry shows. Every partition has every price book; partition 0 decided on it first.
 KINDS: dict[AuditKind, str] = {
     "refusals": kind_in("refusal"),
     "shadow": kind_in("shadow"),
@@ -58,7 +58,7 @@ _USES = f"key_id != '' AND ({kind_in('request', 'duplicate')} OR {USED} OR {REFU
 
 @dataclass(frozen=True, slots=True)
 class AuditQuestion:
-    """A page of what was booked in [since, until), newest first; of all projects where none is named."""
+    """A question for one page of audit entries booked in [since, until), newest first; `project` None is all."""
 
     project: str | None
     since: datetime
@@ -69,8 +69,8 @@ class AuditQuestion:
 
 
 def audit_page(clickhouse: ClickHouse, question: AuditQuestion) -> tuple[list[AuditEntry], str | None]:
-    """The entries, and the cursor of the page after them, or None at the end. Raises Rejection for a cursor that is no
-    page's."""
+    """The entries of a page, and the cursor of the page after them, or None at the end. Raises Rejection for a cursor
+    that no page gave."""
     kinds = KINDS.values() if question.kind is None else [KINDS[question.kind]]
     conditions = [_PERIOD, " OR ".join(kinds)]
     parameters: dict[str, Any] = {"since": question.since, "until": question.until}
@@ -96,7 +96,7 @@ def audit_page(clickhouse: ClickHouse, question: AuditQuestion) -> tuple[list[Au
 
 @dataclass(frozen=True, slots=True)
 class KeyUseQuestion:
-    """A page of what keys were used for in [since, until), by the hour, the newest hour first."""
+    """A question for one page of the uses of keys in [since, until), by the hour, the newest hour first."""
 
     project: str | None
     since: datetime
@@ -105,7 +105,7 @@ class KeyUseQuestion:
     cursor: str | None = None
 
     def sql(self) -> tuple[str, dict[str, Any]]:
-        """The query and its parameters. Raises Rejection for a cursor that is none of ours."""
+        """The query and its parameters. Raises Rejection for a cursor that no page gave."""
         conditions, after = [_PERIOD, _USES], ""
         parameters: dict[str, Any] = {"since": self.since, "until": self.until, "limit": self.limit + 1}
         if self.project is not None:
@@ -122,7 +122,7 @@ class KeyUseQuestion:
                 "HAVING toUnixTimestamp(hour) < {hour:UInt32} OR (project, key, env, use) > ({after_project:String}, "
                 "{after_key:String}, {after_environment:String}, {after_use:String})"
             )
-        # What one request leaves may be several facts; the first says what was asked for.
+        # One request may leave several facts; the first one says what was asked for.
         return (
             "SELECT project, key, env, use, toStartOfHour(at) AS hour, min(at), max(at), count(), countIf(refused) "
             "FROM (SELECT project, argMin(key_id, position) AS key, argMin(environment, position) AS env, "
@@ -136,7 +136,7 @@ class KeyUseQuestion:
 
 
 def key_use_page(clickhouse: ClickHouse, question: KeyUseQuestion) -> tuple[list[KeyUse], str | None]:
-    """The rows, and the cursor of the page after them, or None at the end."""
+    """The rows of a page, and the cursor of the page after them, or None at the end."""
     sql, parameters = question.sql()
     rows = [
         KeyUse(
@@ -161,7 +161,7 @@ def key_use_page(clickhouse: ClickHouse, question: KeyUseQuestion) -> tuple[list
 
 
 def entry_of(partition: int, fact: Fact) -> AuditEntry:
-    """A fact, as the audit log shows it."""
+    """The audit entry that shows a fact."""
     metadata = _note(fact)
     is_ones_own = fact.project == PRICES_ID or fact.project.startswith(BILLING_PREFIX)
     return AuditEntry(

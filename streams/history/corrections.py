@@ -1,6 +1,6 @@
-"""What an event is charged so far, from the history, and the command that puts it right.
+"""Corrections: read from the history what an event is charged so far, and make the command that puts it right.
 
-Each correction gives back all that was charged last, so what is charged now is what the last of them charged.
+A correction gives back all that the event was charged before it, so the event is now charged what the last one charged.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from streams.history.past_balance import grants_of
 from streams.history.receipts import entries_of
 from streams.kafka.clock import now_ms
 
-# What is added to the metadata of a correction's entries.
+# Names that are added to the metadata of a correction's entries.
 REASON = "correction_reason"
 REQUEST = "correction_request"
 
 
 @dataclass(slots=True)
 class Charged:
-    """`now` is what of an event is charged at present, `corrections` what was done about it, oldest first.
+    """The charges of an event: `now` has the facts that charge it at present, `corrections` its corrections in order.
 
-    `last` is the newest fact by which it was charged, though it may have been given back since; `refused` that of the
-    newest refusal.
+    `last` is the newest fact that charged the event, though it may have been given back since; `refused` is the newest
+    fact that refused it.
     """
 
     now: list[Fact] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Charged:
 
 
 def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str) -> Charged:
-    """What the history has of an event's charges."""
+    """Read an event's charges from the history."""
     charged = Charged()
     for decision in decisions(
         clickhouse,
@@ -63,7 +63,7 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
         if decision.facts[0].kind == "correction":
             charged.corrections.append(decision)
             charged.now = []
-        # An id may be charged again once the dedup window has forgotten it: both stand.
+        # An id may be charged again once the dedup window has forgotten it; then both charges stand.
         charges = [fact for fact in decision.facts if fact.reason != "given_back"]
         charged.now += charges
         charged.last = charges[-1] if charges else charged.last
@@ -71,7 +71,7 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
 
 
 def done_before(charged: Charged, request_hash: str) -> DecidedFacts | None:
-    """The correction that this very request made, where it was sent before."""
+    """The correction that this very request made when it was sent before, or None."""
     for decision in charged.corrections if request_hash else ():
         if msgspec.json.decode(decision.facts[-1].metadata or "{}").get(REQUEST) == request_hash:
             return decision
@@ -79,7 +79,7 @@ def done_before(charged: Charged, request_hash: str) -> DecidedFacts | None:
 
 
 def hash_of(asked: CorrectionRequest, idempotency_key: str) -> str:
-    """Names a request that bears an idempotency key; "" where it bears none."""
+    """The name of a request with an idempotency key, by its key and content; "" where it has no key."""
     if not idempotency_key:
         return ""
     return blake2b(msgspec.msgpack.encode([idempotency_key, asked]), digest_size=16).hexdigest()
@@ -95,7 +95,7 @@ def correction_of(
     idempotency_key: str,
     addressing: dict[str, Any],
 ) -> Correct:
-    """The command. Raises Rejection (`unknown_event`, `already_corrected`, or what is wrong with the usage)."""
+    """The command that makes a correction. Raises Rejection (`unknown_event`, `already_corrected`, or the usage's)."""
     if asked.action == "void" and (asked.data is not None or asked.time):
         raise Rejection("invalid_request", "`void` takes no `data` and no `time`", "data")
     if asked.action == "late":
@@ -129,7 +129,7 @@ def correction_of(
 
 
 def result_of(clickhouse: ClickHouse, project: str, partition: int, offset: int) -> CorrectionResult:
-    """What the correction at an intake offset did, from its entries."""
+    """The result of the correction at an intake offset, from its entries."""
     (decision,) = decisions(
         clickhouse,
         "project = {project:String} AND partition = {partition:UInt16} AND offset = {offset:UInt64} "
@@ -155,11 +155,11 @@ def _given_back(clickhouse: ClickHouse, account: Account, charged: Sequence[Fact
     grants: dict[str, Grant] = {}
     if any(fact.grant_id for fact in charged):
         known = grants_of(clickhouse, account.project, account.last_at_ms, account.signed_up_at_ms)
-        # What is left of them by now is not part of what is asked: a repeat under the same key must be the same.
+        # The credits left of the grants by now are no part of the command: a repeat under the same key must be equal.
         grants = {grant.id: msgspec.structs.replace(grant, remaining=0, held=0) for grant in known}
     return [
         GivenBack(
-            # A free use is on no grant; its environment is all that counts.
+            # A free use is on no grant, so this one only says the environment.
             grants[fact.grant_id] if fact.grant_id else Grant("", "top_up", fact.environment, 0, 0, 0, 0),
             fact.operation,
             fact.quantity,
@@ -206,7 +206,7 @@ def _usage(
 
 
 def _occurred_at(account: Account, text: str) -> int:
-    """However long ago, but not before the project was, and not in the future."""
+    """The time of use in Unix milliseconds. Raises Rejection if it is before the opening, or in the future."""
     try:
         occurred = datetime.fromisoformat(text)
     except ValueError:

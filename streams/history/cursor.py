@@ -9,13 +9,13 @@ from schemas.problems import Rejection
 
 
 def encode_cursor(at_ms: int, partition: int, offset: int, position: int) -> str:
-    """A page's last fact, as the cursor of what comes after it."""
+    """The cursor of the page that comes after a fact."""
     text = f"{at_ms}.{partition}.{offset}.{position}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str) -> tuple[int, int, int, int]:
-    """(booked at in Unix milliseconds, partition, offset, position). Raises Rejection."""
+    """The (booked at in Unix milliseconds, partition, offset, position) of a cursor's fact. Raises Rejection."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at_ms, partition, offset, position = (int(part) for part in text.split("."))

@@ -1,4 +1,4 @@
-"""Facts in words: what a decision came to, and the amounts, times and notes in it as people read them."""
+"""Facts in words: the outcome of a decision, and its amounts, times and notes as people read them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def outcome_of(facts: Sequence[Fact]) -> str:
 
 
 def refuses_request(fact: Fact) -> bool:
-    """Whether it refuses a request, and does not say that a month is unpaid."""
+    """Whether a fact refuses a request; a refusal may also say that a month is unpaid."""
     return fact.kind == "refusal" and (bool(fact.source) or fact.reason == "rate_limited")
 
 

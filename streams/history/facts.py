@@ -1,8 +1,8 @@
-"""What the history tells of a project: its facts in order, and whether they are all there yet.
+"""Facts read from the history: a project's, in order, and whether they are all there yet.
 
-A fact counts from `EFFECTIVE_AT`: what an event or a command brought, from when it was booked; what time brought (a
-renewal, an expired hold, a month's bill), from when it was due, even if it was booked later, since a live balance
-counts in what is due. In the order in which an account's facts were booked, that time never falls.
+A fact counts from `EFFECTIVE_AT` on. A fact of an event or a command counts from when it was booked. A fact of time (a
+renewal, an expired hold, a month's bill) counts from when it was due, even if it was booked later, since a live balance
+takes due things into account. In the order in which an account's facts were booked, that time never falls.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from streams.kafka.codecs import decode_facts
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
-# A change of plan that waits for the renewal is stated with a time that is yet to come.
+# `least`, since a change of plan that waits for the renewal is stated with a time that is yet to come.
 EFFECTIVE_AT = "if(source = '', least(occurred_at, booked_at), booked_at)"
 POLL_SECONDS = 0.1
 FACTS_A_PAGE = 20_000
@@ -57,14 +57,14 @@ DECIDED = kind_in("charge", "hold", "refusal", "correction")
 
 @dataclass(frozen=True, slots=True)
 class DecidedFacts:
-    """What one event of an intake record led to, or one command: its facts, in order."""
+    """A decision on one event or command of an intake record: the facts that came of it, in order."""
 
     partition: int
     facts: list[Fact]
 
     @property
     def place(self) -> Mark:
-        """(offset, slot): which event of which record."""
+        """The (offset, slot) that say which event or command of which record was decided."""
         first = self.facts[0]
         return first.offset, first.index // FACTS_PER_SLOT
 
@@ -72,7 +72,8 @@ class DecidedFacts:
 def decisions(
     clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int | None = None
 ) -> list[DecidedFacts]:
-    """All facts under a condition, by decision, the oldest first; at most `limit` facts."""
+    """The decisions with the facts under a condition, partition by partition, the oldest first; at most `limit`
+    facts."""
     sql = f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} ORDER BY partition, offset, position"
     if limit is not None:
         sql += f" LIMIT {limit:d}"
@@ -82,7 +83,7 @@ def decisions(
 def newest_facts(
     clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int
 ) -> list[tuple[int, Fact]]:
-    """(partition, fact) of those under a condition, the newest first; at most `limit`."""
+    """The (partition, fact) pairs of facts under a condition, the newest first; at most `limit`."""
     rows = clickhouse.query(
         f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} "
         f"ORDER BY booked_at DESC, partition DESC, offset DESC, position DESC LIMIT {limit:d}",
@@ -92,13 +93,13 @@ def newest_facts(
 
 
 def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[DecidedFacts]:
-    """What happened to a project after a time, oldest first, a page at a time. A decision is there from its first fact
-    that counts from after `at_ms` on."""
+    """Read the decisions on a project after a time, oldest first, a page at a time. Facts of a decision that count from
+    `at_ms` or before are left out."""
     return _grouped(_facts_after(clickhouse, project, at_ms))
 
 
 def marks(clickhouse: ClickHouse) -> dict[int, Mark]:
-    """By partition, the (offset, position) that the history goes up to."""
+    """The (offset, position) that the history goes up to, by partition."""
     rows = clickhouse.query("SELECT partition, max((offset, position)) FROM facts GROUP BY partition")
     return {row[0]: (row[1][0], row[1][1]) for row in rows}
 
@@ -106,9 +107,9 @@ def marks(clickhouse: ClickHouse) -> dict[int, Mark]:
 async def wait_for(
     settings: Settings, clickhouse: ClickHouse, partition: int, offset: int, timeout_seconds: float
 ) -> None:
-    """Wait until the history has all that the intake record at `offset`, and those before it, led to.
+    """Wait until the history has all facts of the intake record at `offset`, and of those before it.
 
-    Whoever knows that the record was applied knows that its facts are on the journal. Raises Rejection `not_ready`.
+    Call it for a record that is known to be applied: its facts are on the journal then. Raises Rejection `not_ready`.
     """
     deadline = time.monotonic() + timeout_seconds
     journal_end: Mark | None = None
@@ -117,7 +118,7 @@ async def wait_for(
         if mark[0] > offset:
             return
         if journal_end is None:
-            # This record may have led to no facts, or be the last that did: only the journal knows.
+            # This record may have led to no facts, or be the last that led to any: only the journal knows.
             journal_end = await _journal_end(settings, partition)
         if mark >= journal_end:
             return
@@ -172,7 +173,8 @@ def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[DecidedFacts]:
 async def _journal_end(settings: Settings, partition: int) -> Mark:
     """The (offset, position) of the newest fact on the journal, (-1, -1) where there is none.
 
-    It is that of the last record: what a crash made the owner repeat ends where it had ended before, or later.
+    The last record of the journal has it: a batch that a crash made the owner repeat ends where it ended before, or
+    later.
     """
     consumer = AIOKafkaConsumer(**kafka_client_settings(settings), max_partition_fetch_bytes=FETCH_BYTES)
     await consumer.start()

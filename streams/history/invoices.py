@@ -1,7 +1,7 @@
-"""Invoices: what a calendar month brought in money and credits, line by line, from the history.
+"""Invoices: the money and credits of a calendar month, line by line, from the history.
 
 A fact is in the month, UTC, that it was booked in, and on the invoice of the billing account that it names; neither
-ever changes. So a line is a sum over facts, every fact of money or credits is in one line, and `differences` shows it.
+ever changes. So a line is a sum over facts, and every fact of money or credits is in one line. `differences` checks it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Month:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From "2026-01". Raises ValueError."""
+        """Read a month such as "2026-01". Raises ValueError."""
         return cls.of(datetime.strptime(text, "%Y-%m"))
 
     @classmethod
@@ -42,12 +42,12 @@ class Month:
 
     @property
     def begins_at(self) -> datetime:
-        """Its first instant."""
+        """The first instant of the month."""
         return datetime(self.year, self.number, 1, tzinfo=UTC)
 
     @property
     def ends_at(self) -> datetime:
-        """The first instant of the next."""
+        """The first instant of the next month."""
         years, months = divmod(self.number, 12)
         return datetime(self.year + years, months + 1, 1, tzinfo=UTC)
 
@@ -57,7 +57,7 @@ class Month:
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Whose invoices are meant: a billing account's, or what of any invoice is one project's."""
+    """The payer whose invoices are meant: a billing account, or a project with its part of any invoice."""
 
     kind: Literal["billing_account", "project"]
     id: str
@@ -65,7 +65,7 @@ class Payer:
 
 @dataclass(frozen=True, slots=True)
 class MonthTotals:
-    """A month in which a payer has something. `charged_to` are the billing accounts, "" for the project itself."""
+    """The totals of a payer's month. `charged_to` has the billing accounts that pay, "" for the project."""
 
     month: Month
     charged_to: list[str]
@@ -83,9 +83,9 @@ def read_invoice(
     bill_to: BillTo | None,
     name_of: Callable[[str], str],
 ) -> Invoice:
-    """The payer's invoice for a month; without projects where there was nothing.
+    """Read the payer's invoice for a month; it has no projects where nothing was booked.
 
-    `bill_to` is left out of a project's invoice that is not all its own. `name_of` gives a project's name.
+    A project's statement, part of which a billing account pays, leaves `bill_to` out. `name_of` gives a project's name.
     """
     sql, parameters = _lines_question(payer, month)
     by_part: dict[tuple[str, str], list[Sequence[Any]]] = {}
@@ -116,7 +116,7 @@ def read_invoice(
 
 
 def read_months(clickhouse: ClickHouse, payer: Payer) -> list[MonthTotals]:
-    """The months in which the payer has something, the newest first."""
+    """Read the totals of the months in which the payer has something, the newest first."""
     sql = f"""
     SELECT toYYYYMM(booked_at) AS month, arraySort(groupUniqArray(toString(billing_account))), uniqExact(project),
         sum(cents), -sumIf(amount, {kind_in(*USAGE_KINDS)}), count()
@@ -130,7 +130,7 @@ def read_months(clickhouse: ClickHouse, payer: Payer) -> list[MonthTotals]:
 
 
 def summary(payer: Payer, totals: MonthTotals, status: Status) -> InvoiceSummary:
-    """A month as it is listed."""
+    """The summary of a month, as the list of invoices shows it."""
     return InvoiceSummary(
         month=str(totals.month),
         number=_number(payer, _kind(payer, totals.charged_to), totals.month),
@@ -144,9 +144,9 @@ def summary(payer: Payer, totals: MonthTotals, status: Status) -> InvoiceSummary
 
 
 def differences(clickhouse: ClickHouse, invoice: Invoice) -> list[str]:
-    """In what an invoice does not add up to its facts, asked for anew and in another way; nothing, where it does.
+    """The differences between an invoice and its facts, asked for anew and in another way; none if it adds up.
 
-    Of an open month, ask while nothing is being booked.
+    Check an open month's invoice only while nothing is being booked.
     """
     payer = (
         Payer("project", invoice.project)
@@ -198,7 +198,7 @@ def differences(clickhouse: ClickHouse, invoice: Invoice) -> list[str]:
 
 
 def format_usd(cents: int) -> str:
-    """Cents as text: -1500 is "USD -15.00"."""
+    """Format cents as text: -1500 is "USD -15.00"."""
     whole, fraction = divmod(abs(cents), 100)
     return f"USD {'-' if cents < 0 else ''}{whole}.{fraction:02d}"
 
@@ -271,7 +271,7 @@ def _part(project: str, name: str, billing_account: str, month: Month, rows: Ite
 
 
 def _kind(payer: Payer, charged_to: Iterable[str]) -> Literal["invoice", "statement"]:
-    """A project that was on a billing account is shown a statement: another pays for some of it."""
+    """The kind of document for a payer: a statement for a project that was on a billing account, else an invoice."""
     return "statement" if payer.kind == "project" and any(charged_to) else "invoice"
 
 

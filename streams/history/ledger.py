@@ -17,7 +17,7 @@ _ENTRY_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class LedgerQuestion:
-    """A page of a project's entries, newest first."""
+    """A question for one page of a project's ledger entries, newest first."""
 
     project: str
     limit: int
@@ -25,7 +25,7 @@ class LedgerQuestion:
     environment: str | None = None
 
     def sql(self) -> tuple[str, dict[str, Any]]:
-        """The query and its parameters. Raises Rejection for a cursor that is none of ours."""
+        """The query and its parameters. Raises Rejection for a cursor that no page gave."""
         parameters: dict[str, Any] = {"project": self.project, "limit": self.limit + 1}
         conditions = ["project = {project:String}"]
         if self.environment:
@@ -46,7 +46,7 @@ class LedgerQuestion:
 
 
 def ledger_page(clickhouse: ClickHouse, question: LedgerQuestion) -> tuple[list[dict[str, Any]], str | None]:
-    """The entries as column → value, and the cursor of the page after them, or None at the end."""
+    """The entries of a page as column → value, and the cursor of the page after them, or None at the end."""
     sql, parameters = question.sql()
     names = _ENTRY_COLUMNS.split(", ")
     rows = [dict(zip(names, row, strict=True)) for row in clickhouse.query(sql, parameters)]

@@ -1,4 +1,4 @@
-"""Limits as they are shown, in JSON and in words."""
+"""Limits as the API shows them, in JSON and in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from streams.core.booking import format_credits
 
 
 def limit_values(limits: Limits) -> LimitValues:
-    """Limits that are all there."""
+    """Show limits all of which are set."""
     return LimitValues(
         requests_per_minute=limits.requests_per_minute,
         burst=limits.burst,
@@ -20,7 +20,7 @@ def limit_values(limits: Limits) -> LimitValues:
 
 
 def some_limits(limits: Limits) -> SomeLimits:
-    """Limits over others, of which some may say nothing."""
+    """Show limits that are laid over others; one that is 0 leaves those as they are, and is shown as None."""
     return SomeLimits(
         requests_per_minute=limits.requests_per_minute or None,
         burst=limits.burst or None,
@@ -29,7 +29,7 @@ def some_limits(limits: Limits) -> SomeLimits:
 
 
 def limits_text(said: Mapping[str, Any]) -> str:
-    """In words, from what JSON or a fact says of them; "" where it names none."""
+    """The limits that JSON or a fact names, in words; "" where it names none."""
     parts = (
         ("requests_per_minute", "{} requests a minute"),
         ("burst", "{} at once"),

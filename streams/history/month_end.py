@@ -1,8 +1,8 @@
-"""When is a month over for good? Once all that was asked for in it is decided, and history holds what came of it.
+"""The end of a month for good: all commands and events of it are decided, and history holds all facts of it.
 
 A fact is booked at the broker's time of its intake record, so a month can still grow after its last instant: while
-intake has records of it that no worker has decided, or the journal facts of it that the historian has not written.
-That is asked of Kafka and ClickHouse themselves, by partition. A month that is over stays so.
+intake has records of it that no worker has decided, or the journal has facts of it that the historian has not written.
+Kafka and ClickHouse themselves are asked, by partition. A month that is over stays so.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from streams.kafka.codecs import decode_raw_pack
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
-# What the brokers' clocks may differ by, from each other and from ours: after a failover, time on intake may step back.
+# The most that the brokers' clocks may differ, from each other and from ours: a failover may set intake's time back.
 CLOCKS_DIFFER_MAX = timedelta(minutes=5)
 
 
 class Closing:
-    """Knows up to which time history is complete. The newest answer that was yes is remembered."""
+    """A Closing tells whether history is complete up to a time. It remembers the latest time for which it was."""
 
     def __init__(
         self, settings: Settings, clickhouse: ClickHouse, clocks_differ_max: timedelta = CLOCKS_DIFFER_MAX
@@ -40,7 +40,7 @@ class Closing:
     async def is_complete(self, until: datetime) -> bool:
         """Whether history has every fact booked before `until`, and no other can come.
 
-        Raises KafkaError; waits for a broker that is busy starting, as long as the caller lets it.
+        Raises KafkaError. Waits for a broker that is busy starting, for as long as the caller lets it.
         """
         if until <= self._complete_to:
             return True
@@ -61,7 +61,7 @@ class Closing:
             await admin.start()
             ends = await consumer.end_offsets(intake)
             later = await consumer.offsets_for_times(dict.fromkeys(intake, round(until.timestamp() * 1000)))
-            # The first intake record of each partition that does not matter any more.
+            # The first intake record of each partition that comes too late to be of the month.
             firsts = {tp.partition: found.offset if (found := later.get(tp)) else ends[tp] for tp in intake}
             committed = await _committed(admin, topics.worker_app)
             # A record is committed once its facts are on the journal.
@@ -73,8 +73,10 @@ class Closing:
             await admin.close()
 
     async def _history_has(self, consumer: AIOKafkaConsumer, firsts: Mapping[int, int]) -> bool:
-        """Whether ClickHouse holds what the journal has of intake records before these. What it lacks of a partition is
-        always the newest, so one row of a later record proves it, or else that nothing above its mark is left to read.
+        """Whether ClickHouse holds all facts that the journal has of intake records before `firsts`, by partition.
+
+        ClickHouse only ever lacks the newest facts of a partition. So one row of a record at or behind the first proves
+        it; failing that, the journal is read on from ClickHouse's mark, and must have no fact above that mark.
         """
         sql = journal_sink(self._settings).marks_sql
         held = {row[0]: ((row[1], row[2]), row[3]) for row in await asyncio.to_thread(self._clickhouse.query, sql)}
@@ -88,7 +90,7 @@ class Closing:
         for number, tp in journal.items():
             # The record that held the last row may hold rows after it.
             consumer.seek(tp, max(marks[number][1], 0))
-        # A crash of the owner repeats facts, so the newest record alone does not tell.
+        # A crash of the owner makes it repeat facts, so the newest record alone does not tell.
         for number, tp in journal.items():
             while await consumer.position(tp) < ends[tp]:
                 found = await consumer.getmany(tp, timeout_ms=100)

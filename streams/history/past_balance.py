@@ -1,4 +1,4 @@
-"""What an account's balance was at an earlier time, from the history."""
+"""Past balances: an account's balance at an earlier time, from the history."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from streams.history.facts import AT, EFFECTIVE_AT, kind_in
 def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | None:
     """A project's account as it was at a time, with its grants in burn-down order; None where it was not yet open.
 
-    Of the account there is what its balance consists of, its plan, sign-up, renewal and whether it was closed; `name`,
-    keys, holds (but for what grants keep for them), items and auto-recharge are left out.
+    The account has its grants with their held credits, its plan, sign-up, renewal and whether it was closed. Its name,
+    keys, holds, items and auto-recharge are left out.
     """
     opened = opened_at(clickhouse, project)
     if opened is None or opened[0] > at_ms:
@@ -48,7 +48,7 @@ def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | No
 
 
 def opened_at(clickhouse: ClickHouse, project: str) -> tuple[int, int] | None:
-    """When a project was opened, in Unix milliseconds, and by which intake record; None where it was not."""
+    """The (Unix milliseconds, intake offset) that a project was opened at; None where it was not opened."""
     rows = clickhouse.query(
         "SELECT toUnixTimestamp64Milli(booked_at), offset FROM facts WHERE project = {project:String} "
         f"AND {kind_in('project')} AND reason IN ({_PLAN_NAMES}) ORDER BY offset LIMIT 1",
@@ -58,7 +58,7 @@ def opened_at(clickhouse: ClickHouse, project: str) -> tuple[int, int] | None:
 
 
 def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms: int) -> list[Grant]:
-    """Every grant that a project ever had, as it was at a time, in burn-down order; used up and expired ones too."""
+    """The grants that a project ever had, as they were at a time, in burn-down order; used up and expired ones too."""
     rows = clickhouse.query(
         "SELECT grant_id, any(environment), argMin(amount, (offset, position)), toInt64(sum(amount)), "
         f"toInt64(sum(held)), toUnixTimestamp64Milli(min({EFFECTIVE_AT})) FROM facts "
@@ -69,14 +69,14 @@ def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms:
     grants = []
     for grant_id, environment, granted, remaining, held, granted_at_ms in rows:
         kind = grant_id.partition("-")[0]
-        # A bundle does not expire; all else ends with its month.
+        # A bundle does not expire; any other grant ends with its month.
         expires_at_ms = 0 if kind == "top_up" else renewal_after(signed_up_at_ms, granted_at_ms)
         grants.append(Grant(grant_id, kind, environment, granted, remaining, granted_at_ms, expires_at_ms, held))
     return sorted(grants, key=burn_down)
 
 
 def plan_at(clickhouse: ClickHouse, project: str, at_ms: int) -> str:
-    """The plan that a project was on."""
+    """The plan that a project was on at a time."""
     return _state_at(clickhouse, project, at_ms)[0]
 
 
@@ -84,8 +84,8 @@ _PLAN_NAMES = ", ".join(f"'{name}'" for name in PLANS)
 
 
 def _state_at(clickhouse: ClickHouse, project: str, at_ms: int) -> tuple[str, int]:
-    """(plan, since when it was closed, or 0)."""
-    # A change of plan that was announced for the renewal is stated twice: then, and when it came about.
+    """The plan that a project was on at a time, and since when it was closed, or 0."""
+    # A change of plan that waits for the renewal is stated twice: when it is asked for, and when it comes about.
     rows = clickhouse.query(
         "SELECT reason, toUnixTimestamp64Milli(booked_at) FROM facts "
         f"WHERE project = {{project:String}} AND {kind_in('project', 'plan')} "

@@ -1,6 +1,6 @@
-"""A project's limits at an earlier moment, and what the minute before it had, from the history.
+"""Past limits: a project's limits at an earlier moment, and the requests of the minute before it, from the history.
 
-A usage event that came by HTTP is not told apart from an admission here, though it is not counted against a limit.
+Usage events that came by HTTP look like admissions here and are counted, though no limit counted them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from streams.core.windows import SLOT_MS, WINDOW_MS, advance, cost_left, cost_re
 from streams.history.facts import USED, Mark, kind_in
 from streams.history.past_balance import plan_at
 
-# What a request leaves that the window lets through; what it refuses bears no price book.
+# The facts of requests that the window let through. A refusal by the window bears no price book.
 _PASSED = (
     f"key_id != '' AND ({kind_in('request')} OR {USED} "
     f"OR ({kind_in('refusal')} AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
@@ -27,7 +27,8 @@ _PASSED = (
 
 @dataclass(frozen=True, slots=True)
 class PastLimits:
-    """The limits in force at a moment and what they came from; those on trial are over them."""
+    """The limits in force at a moment and where they came from. `shadow` has the limits on trial, laid over those in
+    force."""
 
     plan: str
     contract: Limits | None
@@ -38,10 +39,10 @@ class PastLimits:
 
 @dataclass(frozen=True, slots=True)
 class PastMinute:
-    """Requests that passed in the 60 seconds before a moment, and the microcredits that they cost or held.
+    """The requests that passed in the 60 seconds before a moment, and the microcredits that they cost or held.
 
-    `retry_after_ms` is after how long a request would have passed the window, or one of `cost` the ceiling; 0 where the
-    history does not show why it did not.
+    `retry_after_ms` is how long after the moment the refused request would have passed; 0 where the history does not
+    show why it was refused.
     """
 
     requests: int
@@ -50,7 +51,7 @@ class PastMinute:
 
 
 def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> PastLimits:
-    """The limits of a project before the fact at `mark`, which was booked at a time."""
+    """The limits of a project just before the fact at `mark`, which was booked at `at_ms`."""
     rows = clickhouse.query(
         f"SELECT reason, metadata FROM facts WHERE project = {{project:String}} AND {kind_in('limits')} "
         "AND (offset, position) < ({offset:UInt64}, {position:UInt32}) ORDER BY offset, position",
@@ -95,8 +96,8 @@ def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> P
 def minute_before(
     clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int, limits: Limits, cost: int | None = None
 ) -> PastMinute:
-    """The minute before the fact at `mark`, by tenths of a second as the window counts it. `cost` is that of a request
-    that the ceiling refused, None where the window did."""
+    """The minute before the fact at `mark`, by tenths of a second as the window counts it. `cost` is the cost of a
+    request that the ceiling refused, in microcredits, or None where the window refused it."""
     rows = clickhouse.query(
         "SELECT max(at) AS last, count(), maxIf(at, cost > 0), toInt64(sum(cost)) FROM "
         "(SELECT toUnixTimestamp64Milli(min(booked_at)) AS at, "
@@ -115,7 +116,7 @@ def minute_before(
     counted, spent = sum(window.arrivals[1::2]), sum(window.costs[1::2])
     retry_at_ms = 0
     if cost is None:
-        # It had no burst left, or it would have passed.
+        # The project had no burst tokens left, or the request would have passed.
         no_burst = Limits(limits.requests_per_minute, limits.requests_per_minute, limits.cost_ceiling)
         retry_at_ms = count_request(window, no_burst, at_ms).retry_at_ms
     elif cost_left(window, limits) < cost <= limits.cost_ceiling:

@@ -14,7 +14,7 @@ from streams.history.facts import held_before
 
 
 def price_of(prices: Prices, facts: Sequence[Fact]) -> ReceiptPrice | None:
-    # A correction may give back what another book's price was: the one it charges by is its own.
+    # A correction may give back a charge by another price book; the book it charges by is the receipt's.
     priced = [fact for fact in facts if fact.price_version]
     version = next((fact.price_version for fact in priced if fact.reason != "given_back"), "")
     version = version or (priced[0].price_version if priced else "")
@@ -36,7 +36,7 @@ def price_of(prices: Prices, facts: Sequence[Fact]) -> ReceiptPrice | None:
 
 
 def lines_of(prices: Prices, facts: Sequence[Fact]) -> list[ReceiptLine]:
-    """By operation and direction. What was refused or held is priced anew: a book's rates never change."""
+    """Price lines by operation and direction. A refused or held use is priced anew: a book's rates never change."""
     sums: dict[tuple[str, str, str], list[int]] = {}
     for fact in facts:
         if fact.kind in USAGE_KINDS:
@@ -75,7 +75,7 @@ def _rate(prices: Prices, version: str, operation: str) -> int | None:
 
 
 def cost_of(prices: Prices, fact: Fact) -> int | None:
-    """What a use that was refused or held costs; None where its book does not say."""
+    """The cost of a use that was refused or held, in microcredits; None where its price book does not say."""
     rates = [_rate(prices, fact.price_version, each) for each in (fact.operation, fact.surcharge) if each]
     return None if None in rates else fact.quantity * sum(rate for rate in rates if rate is not None)
 
@@ -99,7 +99,7 @@ def grants_of(facts: Sequence[Fact]) -> list[ReceiptGrant]:
 
 
 def budgets_of(clickhouse: ClickHouse, facts: Sequence[Fact]) -> tuple[Budget | None, Budget | None]:
-    """The budget that the decision is about, before and after it."""
+    """The budget that a decision is about, before and after it; (None, None) where it is about none."""
     environment = next((fact.environment for fact in facts if fact.environment), "")
     here = [fact for fact in facts if fact.environment == environment]
     if not environment:

@@ -1,4 +1,4 @@
-"""The sentence or two that sum a receipt up."""
+"""Summaries of receipts, in a sentence or two."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streams.history.receipt_figures import cost_of, lines_of
 def summary_of(
     prices: Prices, facts: Sequence[Fact], refusal: RefusalReason | None, hold_id: str | None, repeats: str | None
 ) -> str:
-    """One sentence or two, in plain words."""
+    """Sum a decision up in a sentence or two, in plain words."""
     head = next((fact for fact in facts if fact.source), facts[0])
     charged = format_credits(-sum(fact.amount for fact in facts if fact.kind == "charge"))
     released = -sum(fact.held for fact in facts if fact.kind == "release")
@@ -88,7 +88,7 @@ def summary_of(
 
 
 def over_limits_text(prices: Prices, fact: Fact, limits: Limits, minute: PastMinute) -> str:
-    """Why a request was over the limits. The ceiling's refusals have a price book, the window's have none."""
+    """Say why a request was over the limits. The ceiling's refusals have a price book, the window's have none."""
     cost = cost_of(prices, fact)
     costs = f"{use_text(fact)} costs {'?' if cost is None else format_credits(cost)} credits"
     ceiling = f"{format_credits(limits.cost_ceiling)} that may be spent in a minute"
@@ -102,7 +102,7 @@ def over_limits_text(prices: Prices, fact: Fact, limits: Limits, minute: PastMin
 
 
 def limits_summary(facts: Sequence[Fact], outcome: str) -> str:
-    """A change of limits in a sentence."""
+    """Sum up a change of limits in a sentence."""
     fact = next(fact for fact in facts if fact.kind == "limits")
     said = note_of(fact)
     named = limits_text(said)

@@ -1,6 +1,7 @@
 """Receipts: why a decision went as it did, from the history and the price books alone.
 
-A record may have booked what time had brought before it decided anything; that is told apart by its own, earlier time.
+An intake record may first have booked what was due by then, such as a renewal; those facts have an earlier time and are
+told apart by it.
 """
 
 from __future__ import annotations
@@ -40,19 +41,19 @@ from streams.history.receipt_figures import budgets_of, cost_of, grants_of, pric
 from streams.history.receipt_words import over_limits_text, summary_of
 
 WAIT_SECONDS = 3.0
-# History does not come so far in that time: what is further ahead is no id that anyone was told.
+# History does not advance so far in that time: an id further ahead is none that anyone was told.
 RECORDS_AHEAD_MAX = 100_000
 FACTS_SHOWN_MAX = 2_000
 DEAD_LETTERS_SHOWN_MAX = 100
 
 _BITS = (16, 63, 32)
-# Where a fact stands, as itself or in the id of the purchase that it asked for; and a grant, which leaves out where.
+# A fact's place, alone or in the id of the purchase it asked for; and a grant's id, which leaves the partition out.
 _PLACE = re.compile(r"(?:recharge-)?(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
 _GRANT = re.compile(r"(?:allowance|promotional|top_up)-(\d{1,19})-(\d{1,19})", re.ASCII)
 
 
 def is_receipt_id(text: str) -> bool:
-    """Whether it names a decision; all else may be an event's id."""
+    """Whether a text names a decision; any other text may be an event's id."""
     return bool(_PLACE.fullmatch(text) or _GRANT.fullmatch(text))
 
 
@@ -62,8 +63,8 @@ async def find_decision(
     """The decision that a fact belongs to, and the fact's position. What may yet come, in one of the `partitions` that
     there are, is waited for a little.
 
-    A purchase of auto-recharge is explained by what wanted it, a grant by what granted it. Raises Rejection
-    `unknown_receipt`; `invalid_request` for a grant of that id that several projects have.
+    A purchase of auto-recharge is explained by the decision that wanted it, a grant by the decision that granted it.
+    Raises Rejection `unknown_receipt`, or `invalid_request` where several projects have a grant of that id.
     """
     unknown = Rejection("unknown_receipt", f"There is no decision {receipt_id[:80]!r}")
     if _GRANT.fullmatch(receipt_id):
@@ -145,7 +146,7 @@ def receipts_of_event(
     source: str | None,
     with_dead_letters: bool,
 ) -> EventReceipts:
-    """All that was decided on an event id, and, if asked for, why events of that id were not accepted."""
+    """The decisions on an event id, and, with `with_dead_letters`, why events of that id were not accepted."""
     conditions = ["event_id = {event:String}"]
     parameters: dict[str, Any] = {"event": event_id}
     for column, value in (("project", project), ("source", source)):
@@ -154,7 +155,7 @@ def receipts_of_event(
             parameters[column] = value
     found = decisions(clickhouse, " AND ".join(conditions), parameters, FACTS_SHOWN_MAX + 1)
     is_complete = sum(len(each.facts) for each in found) <= FACTS_SHOWN_MAX
-    # What releases a hold bears no event, but the hold's id.
+    # A release does not bear the event of its hold, only the hold's id.
     holds = [_id_of(each) for each in found if each.facts[0].kind == "hold"]
     if holds:
         released = decisions(
@@ -194,7 +195,7 @@ def receipts_of_event(
 
 
 def entries_of(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
-    """Facts as they are shown."""
+    """Show facts as the entries of a receipt."""
     return [
         ReceiptEntry(
             id=entry_id(partition, fact.offset, fact.index),
@@ -244,7 +245,8 @@ def _at_place(
 
 
 def _parts(facts: Sequence[Fact]) -> list[list[Fact]]:
-    """What time brought, by when it was due, and last what the event or command itself brought."""
+    """Split the facts of a decision: those of time, by when they were due, and last those of the event or command
+    itself."""
 
     def due_at_ms(fact: Fact) -> int:
         return 0 if fact.source or fact.occurred_at_ms >= fact.booked_at_ms else fact.occurred_at_ms
@@ -296,8 +298,10 @@ def _refusal(
 def _limits(
     clickhouse: ClickHouse, prices: Prices, facts: Sequence[Fact]
 ) -> tuple[PastLimits, PastMinute] | tuple[None, None]:
-    """The limits that held for a decision that limits have to do with, and the minute before it; of one that changes
-    limits, those that held then on."""
+    """The limits that held for a decision, and the minute before it; (None, None) if it has nothing to do with limits.
+
+    For a decision that changes limits, they are the limits from then on.
+    """
     fact = next((fact for fact in facts if _is_about_limits(fact)), None)
     if fact is None:
         return None, None
@@ -332,7 +336,7 @@ def _limits_shown(limits: PastLimits, minute: PastMinute | None) -> ReceiptLimit
 
 
 def _shadow(facts: Sequence[Fact], limits: PastLimits | None) -> RefusalReason | None:
-    """What limits on trial would have refused it with."""
+    """The refusal that the limits on trial would have given, or None."""
     fact = next((fact for fact in facts if fact.kind == "shadow"), None)
     if fact is None or limits is None:
         return None
@@ -342,7 +346,7 @@ def _shadow(facts: Sequence[Fact], limits: PastLimits | None) -> RefusalReason |
 
 
 def _hold_id(clickhouse: ClickHouse, partition: int, facts: Sequence[Fact]) -> str | None:
-    """The hold that a decision placed or resolved."""
+    """The id of the hold that a decision placed or resolved, or None."""
     if found := _hold_in(facts):
         return found
     head = facts[0]
@@ -385,13 +389,14 @@ def _first_decision(clickhouse: ClickHouse, fact: Fact) -> str | None:
         {"project": fact.project, "source": fact.source, "event": fact.event_id, "offset": fact.offset + 1},
         FACTS_SHOWN_MAX,
     )
-    # A request that was refused did not run, so what ran later under that id is what is repeated.
+    # A request that was refused did not run. If one ran later under that id, the duplicate repeats that one.
     decided = [each for each in found if each.facts[0].kind != "refusal"] or found
     return _id_of(decided[0]) if decided else None
 
 
 def _dead_letters(clickhouse: ClickHouse, event_id: str, source: str | None, project: str | None) -> list[RefusedEvent]:
-    """Each once, though a crash may have repeated it. One that is no JSON is found by its text."""
+    """The dead letters of an event id, each once, though a crash may have repeated it. One that is no JSON is found by
+    its text."""
     conditions = [
         "(JSONExtractString(event, 'id') = {event:String} "
         "OR (NOT isValidJSON(event) AND position(event, {event:String}) > 0))"

@@ -12,7 +12,7 @@ from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.history.facts import kind_in
 
-# What usage may be grouped by without a parameter; `metadata.<key>` is bound as one.
+# The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
 _GROUPS = {
     "operation": "operation",
     "environment": "environment",
@@ -27,7 +27,10 @@ GROUPS_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class UsageQuestion:
-    """Charged usage of a project, booked in [since, until), by group; corrections count when they were booked."""
+    """A question for the charged usage of a project, booked in [since, until), by group.
+
+    A correction counts at the time it was booked.
+    """
 
     project: str
     group_by: list[str]
@@ -35,7 +38,7 @@ class UsageQuestion:
     until: datetime
 
     def sql(self) -> tuple[str, dict[str, Any]]:
-        """The query and its parameters. Raises Rejection for a group that there is not."""
+        """The query and its parameters. Raises Rejection for an unknown group."""
         parameters: dict[str, Any] = {"project": self.project, "since": self.since, "until": self.until}
         if len(self.group_by) > GROUPS_MAX:
             raise Rejection("invalid_request", f"At most {GROUPS_MAX} groups", "group_by")
@@ -59,8 +62,8 @@ class UsageQuestion:
             expressions.append(f"{expression} AS g{number}")
         groups = ", ".join(f"g{number}" for number in range(len(self.group_by)))
         selected = "".join(f"{expression}, " for expression in expressions)
-        # A line that two grants paid for has two entries; only the first bears its quantity. What a correction takes
-        # back has a quantity below 0.
+        # A line that two grants paid for has two entries; only the first bears its quantity. A use that a
+        # correction takes back has a quantity below 0.
         sql = (
             f"SELECT {selected}toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)) AS uses, "
             "sum(quantity) AS quantity_sum, -sum(amount) AS microcredits FROM facts "
@@ -73,7 +76,7 @@ class UsageQuestion:
 
 
 def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> list[tuple[dict[str, str], int, int, int]]:
-    """(group, uses, quantity, microcredits) of each group."""
+    """The (group, uses, quantity, microcredits) of each group."""
     sql, parameters = question.sql()
     count = len(question.group_by)
     return [
@@ -83,7 +86,7 @@ def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> list[tuple[di
 
 
 def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
-    """The same as CSV, streamed, with credits as exact decimals."""
+    """Usage by group as CSV, streamed, with credits as exact decimals."""
     sql, parameters = question.sql()
     groups = "".join(
         f"{_cell(f'g{number}')} AS `{_heading(group)}`, " for number, group in enumerate(question.group_by)
@@ -96,7 +99,7 @@ def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes
 
 
 def _cell(column: str) -> str:
-    """Text that a spreadsheet would run as a formula gets an apostrophe before it; numbers stay numbers."""
+    """The SQL of a CSV cell. Text that a spreadsheet would run as a formula gets an apostrophe; numbers stay as is."""
     risky = f"match({column}, '^\\\\s*[=+@\\\\-＝＋－＠]') AND NOT match({column}, '^-?[0-9]+([.][0-9]+)?$')"
     return f"if({risky}, concat('\\'', {column}), {column})"
 

@@ -1,4 +1,4 @@
-"""Bytes on Kafka, to and from the schemas: MessagePack inside, JSON for dead letters."""
+"""Codecs between the schemas and the bytes on Kafka: MessagePack, but JSON for dead letters."""
 
 from __future__ import annotations
 
@@ -28,29 +28,32 @@ _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 
 def encode_account(account: Account) -> bytes:
-    """The last applied offset, big-endian, then the account: which of two values is newer shows without decoding."""
+    """The bytes of an account behind its last applied offset, big-endian: the newer of two values shows without
+    decoding."""
     return (account.last_offset + 1).to_bytes(VERSION_BYTES, "big") + encode(account)
 
 
 def decode_account(value: bytes) -> Account:
-    """The account of a value that encode_account gave."""
+    """The account in a value that `encode_account` gave."""
     return _decode_account(memoryview(value)[VERSION_BYTES:])
 
 
 def prices_of(value: bytes | None) -> Prices:
-    """The price list that a partition keeps, as it is stored; None where nothing was announced yet."""
+    """The price list in a stored value of `PRICES_ID`; None stands for a partition to which nothing was announced
+    yet."""
     return Prices([announced.book for announced in decode_account(value).books] if value is not None else ())
 
 
 T = TypeVar("T")
 
-# Well under what a broker takes in one record (8 MiB), and enough for its compression to work on.
+# Well under the 8 MiB that a broker takes in one record, and enough for compression to work well.
 RECORD_BYTES_MAX = 1024 * 1024
 RECORD_ITEMS_MAX = 1000
 
 
 def packed(items: Sequence[T], encode_pack: Callable[[Sequence[T]], bytes]) -> Iterator[bytes]:
-    """`items` as records, in order, each within both limits; an item that is larger alone has a record of its own."""
+    """Pack `items` into records, in order, each within both limits; an item too large for them has a record of its
+    own."""
     for start in range(0, len(items), RECORD_ITEMS_MAX):
         yield from _within_bytes(items[start : start + RECORD_ITEMS_MAX], encode_pack)
 
@@ -66,22 +69,22 @@ def _within_bytes(items: Sequence[T], encode_pack: Callable[[Sequence[T]], bytes
 
 
 def encode_envelope(usages: Sequence[Usage]) -> bytes:
-    """An intake record of accepted usage."""
+    """The bytes of an intake record of accepted usage."""
     return encode(Envelope(list(usages)))
 
 
 def encode_commands(commands: Sequence[AnyCommand]) -> bytes:
-    """An intake record of commands."""
+    """The bytes of an intake record of commands."""
     return encode(Commands(list(commands)) if len(commands) > 1 else commands[0])
 
 
 def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
-    """What encodes replies to one process as a record."""
+    """The function that encodes (correlation, reply) pairs for one API process as a record."""
     return lambda replies: encode(Replies(instance, list(replies)))
 
 
 def encode_facts(facts: Sequence[Fact]) -> bytes:
-    """A journal record."""
+    """The bytes of a journal record, with the first and last place of its facts beside them."""
     first, last = facts[0], facts[-1]
     booked = [fact.booked_at_ms for fact in facts]
     return encode(

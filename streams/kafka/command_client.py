@@ -1,7 +1,7 @@
-"""Ask the owner something and wait for its reply: a command on intake, a reply on our partition of replies.
+"""The command client asks the owner and waits for its reply: a command goes to intake, its reply comes on `replies`.
 
-Commands that come while earlier ones of their partition are on the way to the log wait for those, and go together: many
-callers share a record, and one alone never waits for company.
+Commands that come while earlier ones of their partition are on the way to the log wait, and then go together: many
+callers share a record, and a single caller never waits for others.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 
-# The largest, with all the metadata that there may be, have some 70 KB: so many fit into a record, with room to spare.
+# The largest commands, with all the metadata they may have, take some 70 KB: this many fit into a record with ease.
 COMMANDS_A_RECORD_MAX = 64
 
 
 @dataclass(slots=True)
 class _Group:
-    """Commands of one partition that wait for those on the way, and who is told their offset."""
+    """Commands of one partition that wait for earlier ones on the way, each with the future that is told its offset."""
 
     waiting: list[tuple[AnyCommand, asyncio.Future[int]]] = field(default_factory=list)
     sending: asyncio.Task[None] | None = None
 
 
 class CommandClient:
-    """Sends commands and hands each reply to the call that waits for it; any number at once."""
+    """A CommandClient sends commands and hands each reply to the call that waits for it; any number at once."""
 
     def __init__(self, settings: Settings, publisher: Publisher) -> None:
         self.instance = secrets.token_hex(8)
@@ -53,12 +53,12 @@ class CommandClient:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen for replies, from now on. The publisher is the caller's to start."""
+        """Listen for replies from now on. The caller starts the publisher."""
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self._settings),
             enable_auto_commit=False,
             auto_offset_reset="latest",
-            # The first reply ends it, however long it would wait.
+            # The first reply ends a fetch, however long the fetch would wait.
             fetch_max_wait_ms=500,
         )
         await consumer.start()
@@ -82,7 +82,7 @@ class CommandClient:
         return self._reader is not None and not self._reader.done()
 
     def addressing(self, idempotency_key: str = "", actor: str = "") -> dict[str, Any]:
-        """The fields of a command that say who asks, with a correlation of its own; `actor` is the key's id."""
+        """The fields of a command that say who asks, with a new correlation; `actor` is the id of the key that asks."""
         return {
             "actor": actor,
             "idempotency_key": idempotency_key,
@@ -92,12 +92,13 @@ class CommandClient:
         }
 
     async def decide(self, command: AnyCommand, partition: int | None = None) -> tuple[Reply, int]:
-        """The owner's reply, and the intake offset that holds its effect: the first one's, for a repeated command.
+        """Have the owner decide a command; gives its reply, and the offset of the intake record that has its effect.
 
-        It goes to its project's partition, unless another one is named.
+        For a repeated command that is the offset of the first time. The command goes to its project's partition,
+        unless `partition` names another.
 
-        Raises Rejection `decision_timeout` where there is no reply in time: it may have been decided all the same, so
-        a caller that needs to know sends it again with the same idempotency key.
+        Raises Rejection `decision_timeout` where there is no reply in time. The command may have been decided all the
+        same, so a caller that needs to know sends it again with the same idempotency key.
         """
         waiting = asyncio.get_running_loop().create_future()
         self._waiting[command.correlation] = waiting
@@ -116,7 +117,7 @@ class CommandClient:
             self._waiting.pop(command.correlation, None)
 
     async def _sent(self, partition: int, command: AnyCommand) -> int:
-        """Send it, with those that wait already, once none is on its way; gives its offset."""
+        """Send a command, with those that wait already, once no other is on its way; gives its offset."""
         group = self._groups[partition]
         place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         group.waiting.append((command, place))
@@ -126,7 +127,7 @@ class CommandClient:
 
     async def _send_waiting(self, partition: int, group: _Group) -> None:
         while group.waiting:
-            # Whoever gave up meanwhile is told that there was no decision: then let there be none.
+            # A caller that gave up meanwhile is told that there was no decision, so its command is not sent.
             waiting = [each for each in group.waiting if not each[1].done()]
             group.waiting = waiting[COMMANDS_A_RECORD_MAX:]
             some = waiting[:COMMANDS_A_RECORD_MAX]

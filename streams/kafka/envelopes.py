@@ -8,13 +8,13 @@ from schemas.events import Usage
 from streams.kafka.codecs import encode_envelope, packed
 from streams.kafka.topics import partition_of
 
-# Events go from decoding to encoding in groups of about this size, and the objects of each group take the place of the
-# last one's in the processor's cache. Whole batches took nearly twice as long.
+# Events go from decoding to encoding in groups of about this size, so that the objects of a group take the place of the
+# previous group's in the processor's cache. Whole batches took nearly twice as long.
 PACKED_AT_ONCE = 500
 
 
 class Envelopes:
-    """Packs usage into intake records, by partition, as it comes."""
+    """An Envelopes packs usage into intake records, by partition, as the usage comes."""
 
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
@@ -23,7 +23,7 @@ class Envelopes:
         self._records: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
 
     def add(self, usages: list[Usage]) -> None:
-        """Take these; what has become enough for a record is encoded at once."""
+        """Add usage. A partition that now has enough of it for a record is encoded at once."""
         of_project = self._of_project
         for usage in usages:
             waiting = of_project.get(usage.project)
@@ -36,7 +36,7 @@ class Envelopes:
                 self._pack(partition, waiting)
 
     def records(self) -> dict[int, list[tuple[bytes | None, bytes]]]:
-        """Everything added, by partition, in order."""
+        """The (key, value) records of all usage that was added, by partition, in order."""
         for partition, waiting in self._waiting.items():
             self._pack(partition, waiting)
         return self._records

@@ -1,4 +1,4 @@
-"""Our own idempotent producer: what it has acknowledged is on the log, in order."""
+"""The publisher, an idempotent Kafka producer: every record it has acknowledged is on the log, in order."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ REQUEST_BYTES_MAX = 8 * 1024 * 1024
 
 
 class Publisher:
-    """Sends, and waits for the acknowledgement of all in-sync replicas. Any failure is an exception."""
+    """A Publisher sends records and waits until all in-sync replicas acknowledge them. Any failure is an exception."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        """Connect."""
+        """Connect to the brokers."""
         producer = AIOKafkaProducer(
             **kafka_client_settings(self._settings),
             enable_idempotence=True,
@@ -41,27 +41,29 @@ class Publisher:
         self._producer = producer
 
     async def stop(self) -> None:
-        """Flush and disconnect."""
+        """Send what is queued, and disconnect."""
         if self._producer is not None:
             await self._producer.stop()
             self._producer = None
 
     @property
     def is_alive(self) -> bool:
-        """Whether it can still send. An idempotent producer that lost its place never can again."""
+        """Whether the publisher can still send. An idempotent producer that lost its place in the log never can
+        again."""
         if self._producer is None:
             return False
         sender = self._producer._sender.sender_task
         return sender is not None and not sender.done()
 
     async def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[int]:
-        """Queue one record; the future gives its offset once it is acknowledged."""
+        """Queue one record; the future gives its offset once the record is acknowledged."""
         producer = self._started()
         sent = await producer.send(topic, value, key=key, partition=partition)
         return asyncio.ensure_future(_offset(sent))
 
     async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
-        """Send records, in order, as few batches as they fit in; returns the last one's offset once all are there."""
+        """Send records, in order, in as few batches as they fit in. Returns the last offset once all are
+        acknowledged."""
         producer = self._started()
         last: int | None = None
         batch = producer.create_batch()
@@ -69,7 +71,7 @@ class Publisher:
         for key, value in records:
             if batch.append(key=key, value=value, timestamp=None) is None:
                 if not batch.record_count():
-                    # Larger than a whole batch: on its own, where the limit is the request's.
+                    # A record larger than a whole batch goes on its own: then only the limit of a request counts.
                     last = await (await self.send(topic, partition, value, key))
                     continue
                 pending.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))

@@ -1,4 +1,4 @@
-"""The names of everything on Kafka, how it is created, and which partition a project belongs to."""
+"""Topics: the names of all topics and groups on Kafka, their creation, and the partition that a project belongs to."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from schemas.times import DAY_MS
 from streams.errors import OperatorError
 from streams.settings import Settings
 
-# Of one partition in one fetch, compressed: ten times that once it is not. A larger record is fetched all the same.
+# The most of one partition in one fetch, compressed; ten times that once decompressed. A larger record still comes.
 FETCH_BYTES = 1024 * 1024
 
 
 class TopicError(OperatorError):
-    """A topic that is there is not as Meterline needs it; the message names the remedy."""
+    """The topics on the cluster are not as Meterline needs them; the message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Every topic's name. Changelogs are named as Faust names them: <app id>-<table>-changelog."""
+    """The names of all topics and groups. Changelogs are named as Faust names them: <app id>-<table>-changelog."""
 
     prefix: str
 
     @property
     def usage(self) -> str:
-        """CloudEvents from producers; open to them, so nothing in it is trusted."""
+        """CloudEvents from producers. They write here themselves, so nothing in it is trusted."""
         return f"{self.prefix}.usage"
 
     @property
@@ -41,7 +41,7 @@ class Topics:
 
     @property
     def journal(self) -> str:
-        """Facts."""
+        """Facts: ledger entries, decisions, notices."""
         return f"{self.prefix}.journal"
 
     @property
@@ -56,7 +56,7 @@ class Topics:
 
     @property
     def worker_app(self) -> str:
-        """The Faust app's id: also its consumer group."""
+        """The Faust app's id, which is its consumer group too."""
         return f"{self.prefix}-worker"
 
     @property
@@ -71,16 +71,16 @@ class Topics:
 
     @property
     def accounts_changelog(self) -> str:
-        """The newest value of every account."""
+        """Accounts, the newest value of each."""
         return f"{self.worker_app}-accounts-changelog"
 
     @property
     def seen_changelog(self) -> str:
-        """The dedup index, a record a batch."""
+        """The dedup index, one record a batch."""
         return f"{self.worker_app}-seen-changelog"
 
     def configs(self, dedup_days: int = 32) -> dict[str, dict[str, str]]:
-        """Each topic's own settings."""
+        """Each topic's own Kafka settings: topic → setting → value."""
         day_ms = DAY_MS
         arrival = {"message.timestamp.type": "LogAppendTime"}
         return {
@@ -90,24 +90,27 @@ class Topics:
             self.replies: {"retention.ms": str(3_600_000)},
             self.dead_letters: {"retention.ms": str(90 * day_ms)},
             self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},
-            # Every record of it is needed until its day is past the window, and none after that.
+            # A record of the dedup index is needed until its day is past the window, and no longer.
             self.seen_changelog: {"retention.ms": str((dedup_days + 2) * day_ms), "segment.ms": str(day_ms)},
         }
 
 
 def topics_of(settings: Settings) -> Topics:
-    """The topics these settings name."""
+    """The topics that these settings name."""
     return Topics(settings.topic_prefix)
 
 
 @lru_cache(maxsize=1 << 17)
 def partition_of(project: str, partitions: int) -> int:
-    """The partition of a project: Kafka's default, murmur2 of the key's bytes."""
+    """The partition of a project, as Kafka's default has it: by murmur2 of the key's bytes."""
     return int((murmur2(project.encode()) & 0x7FFFFFFF) % partitions)
 
 
 def kafka_client_settings(settings: Settings) -> dict[str, Any]:
-    """How aiokafka reaches the cluster: address, protocol, credentials."""
+    """The options with which aiokafka reaches the cluster: address, protocol, credentials.
+
+    Raises TopicError where no address is set.
+    """
     if settings.kafka_url is None:
         raise TopicError(
             "No Kafka to connect to: set METERLINE_KAFKA_URL, or use `meterline up`, which starts a broker of its own"
@@ -134,7 +137,7 @@ def kafka_client_settings(settings: Settings) -> dict[str, Any]:
 
 
 async def create_topics(settings: Settings) -> list[str]:
-    """Create what is missing and check what is there; returns the names that were created.
+    """Create the topics that are missing and check those that exist. Returns the names of those created.
 
     Raises TopicError where a topic has another partition count than the settings.
     """

@@ -1,1 +1,1 @@
-"""Proof: log, state and history compared on a live system, once, continuously, or by folding the whole log anew."""
+"""Proof: log, state and history are compared on a live system, once, for ever, or by folding the whole log anew."""

@@ -1,7 +1,7 @@
-"""The reconciliation that never ends: a few projects at a time, does the history add up to the balances?
+"""The drift check goes on for ever: a few projects at a time, does their history add up to their balances?
 
-`meterline verify` compares everything, once. This compares accounts with ClickHouse only, costs a query every few
-seconds, and gets round all projects in time. Its figures are on `/metrics`.
+`meterline verify` compares everything, once. The drift check compares accounts with ClickHouse only, costs a query
+every few seconds, and gets round all projects in time. Its figures are on `/metrics`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 10.0
 PROJECTS_AT_ONCE = 500
-# History follows the accounts; what it has not got after this long is missing.
+# History follows the accounts; a fact that it has not got after this long is missing.
 GRACE_SECONDS = 120.0
 
 _SQL = """
@@ -32,7 +32,7 @@ GROUP BY project
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """What an account had, in microcredits, once the intake record at `offset` was applied."""
+    """The balance of an account, in microcredits, once the intake record at `offset` was applied."""
 
     offset: int
     microcredits: int
@@ -41,7 +41,8 @@ class _Snapshot:
 
 @dataclass(slots=True)
 class DriftCheck:
-    """`drift_microcredits` is by project: what balance and history differ by, where they have for too long."""
+    """A DriftCheck compares balances with history. `drift_microcredits` has, by project, the difference that lasts too
+    long."""
 
     accounts: AccountsView
     clickhouse: ClickHouse
@@ -68,10 +69,10 @@ class DriftCheck:
                 log.exception("balances could not be compared with the history")
 
     async def check_some(self, count: int = PROJECTS_AT_ONCE) -> None:
-        """Compare the next `count` projects, and again those that did not agree."""
+        """Compare the next `count` projects; those that did not agree before come again, and count."""
         now = time.monotonic()
         snapshots = dict(self._suspects)
-        # Where the history is far behind, those that wait for it are enough to ask for at once.
+        # Where the history is far behind, the projects that wait for it are enough to ask for at once.
         if (room := count - len(snapshots)) > 0:
             snapshots = self._next_snapshots(room, now) | snapshots
         if snapshots:
@@ -98,7 +99,7 @@ class DriftCheck:
                 self.drift_microcredits.pop(project, None)
                 self.projects_checked += 1
                 continue
-            # The snapshot stays: the history must come to agree with this one, not with a newer.
+            # The snapshot stays: the history must come to agree with this snapshot, not with a newer one.
             self._suspects[project] = snapshot
             if now - snapshot.taken_at >= self.grace_seconds and project not in self.drift_microcredits:
                 self.drift_microcredits[project] = drift

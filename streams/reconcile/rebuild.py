@@ -1,8 +1,8 @@
-"""The proof that state is nothing but its log: fold intake again from offset 0, and compare every account byte by byte.
+"""The rebuild proves that state follows from the log alone: it folds intake from offset 0, and compares account bytes.
 
-It runs on a live system. What the worker group has committed is in the accounts changelog, so: read the commits, then
-the changelog to its end, then rebuild up to the commits and compare. Accounts that have moved on since are compared at
-the very record that their snapshot holds.
+It runs on a live system. All that the worker group has committed is in the accounts changelog. So the rebuild reads the
+commits, then the changelog to its end, then folds up to the commits and compares. An account that has moved on since is
+compared at the very record that its snapshot goes up to.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NAMED_MAX = 20
 
 @dataclass(slots=True)
 class Rebuilt:
-    """How many records were folded and accounts compared, and the accounts that came out otherwise."""
+    """The result of a rebuild: how many records were folded and accounts compared, and which accounts differ."""
 
     accounts: int = 0
     records: int = 0
@@ -43,15 +43,15 @@ class Rebuilt:
 
     @property
     def ok(self) -> bool:
-        """Whether every account came out byte by byte as it is."""
+        """Whether every account came out byte by byte as it is stored."""
         return not self.different
 
     def as_json(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """The result as one JSON object."""
         return {"ok": self.ok} | asdict(self)
 
     def compare(self, name: str, rebuilt: bytes | None, stored: bytes) -> None:
-        """Count one account."""
+        """Compare one account, and count it."""
         self.accounts += 1
         if rebuilt != stored:
             self.different += 1
@@ -105,7 +105,7 @@ class _Files:
 
 
 class _Fold:
-    """One partition, from its first record on."""
+    """The fold of one partition, from its first record on."""
 
     def __init__(self, settings: Settings, partition: int, accounts: _Files, seen: _Files, found: Rebuilt) -> None:
         self._settings = settings
@@ -117,7 +117,7 @@ class _Fold:
         self._decider = Decider(settings, topics_of(settings), accounts, seen)
 
     async def run(self, committed: int, stored: dict[bytes, bytes], on_progress: Callable[[str], None]) -> None:
-        """Fold up to `committed` and compare; then one record at a time for accounts that have moved on."""
+        """Fold up to `committed` and compare; then go on, one record at a time, for accounts that have moved on."""
         moved = {key: decode_account(value).last_offset for key, value in stored.items()}
         moved = {key: offset for key, offset in moved.items() if offset >= committed}
         end = max(moved.values(), default=committed - 1) + 1
@@ -165,7 +165,7 @@ class _Fold:
             while next_offset < end:
                 for record in (await consumer.getmany(place, timeout_ms=1000)).get(place, []):
                     if record.offset < end:
-                        # As Faust hands it to the owner, whose code reads it.
+                        # The record as Faust hands it to the owner, whose code reads it here.
                         yield SimpleNamespace(
                             partition=self._partition,
                             offset=record.offset,
@@ -177,7 +177,7 @@ class _Fold:
             await consumer.stop()
 
     def _fold(self, messages: list[Any]) -> None:
-        """Fold messages of one day, as the owner does, and write what came of it."""
+        """Fold messages of one day, as the owner does, and write the accounts and dedup entries to the files."""
         if not messages:
             return
         partition = self._partition
@@ -201,7 +201,7 @@ def _day(message: Any) -> int:
 
 
 async def _committed(settings: Settings) -> dict[int, int]:
-    """By intake partition, the next offset that the workers have to read."""
+    """The next offset that the workers have to read, by intake partition."""
     topics = topics_of(settings)
     admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
     await admin.start()

@@ -1,8 +1,9 @@
 """The three-way reconciliation: state tables, journal and ClickHouse must tell the same of every grant.
 
-It runs on a live system. Accounts are read first, each as of its last applied offset; the journal is read to its end
-after that, so it holds all that the accounts do; ClickHouse is asked once it has all of that journal. Each pair is then
-compared over the same facts: journal and accounts up to each account's offset, journal and ClickHouse up to the mark.
+It runs on a live system. Accounts are read first, each as of its last applied offset. The journal is read to its end
+after that, so it has all facts of those accounts. ClickHouse is asked once it has all of that journal. Each pair is
+then compared over the same facts: journal and accounts up to each account's offset, journal and ClickHouse up to the
+mark.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from streams.state.accounts_view import read_accounts
 CATCH_UP_SECONDS_MAX = 120.0
 _NAMED_MAX = 20
 
-# Project, grant, and which of the two is summed up: its balance, or what of it is held.
+# Project, grant, and which of the two is summed up: the grant's "balance", or its "held" credits.
 Budget = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Two of the three that do not agree about one grant of a project, in microcredits."""
+    """A difference between two of the three about one grant of a project, in microcredits."""
 
     project: str
     grant_id: str
@@ -48,7 +49,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Verdict:
-    """What was compared, and what did not agree. `drift_microcredits` is the sum of all differences."""
+    """The verdict: how much was compared, and the differences. `drift_microcredits` is the sum of all of them."""
 
     projects: int = 0
     facts: int = 0
@@ -63,7 +64,7 @@ class Verdict:
         return not self.differences and not self.drift_microcredits
 
     def as_json(self) -> dict[str, Any]:
-        """As one JSON object."""
+        """The verdict as one JSON object."""
         return {"ok": self.ok} | asdict(self)
 
 
@@ -81,7 +82,8 @@ class _JournalSums:
 async def verify(
     settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
 ) -> Verdict:
-    """Compare all three. Raises OperatorError where ClickHouse does not catch up with the journal."""
+    """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
+    journal."""
     began_at = time.monotonic()
     verdict = Verdict()
     on_progress("reading accounts")
@@ -108,7 +110,7 @@ async def verify(
 
 
 async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[str, int]]:
-    """What each grant has left and holds, and the last offset applied to each account, read afresh."""
+    """Read afresh the balance and the held credits of each grant, and the last offset applied to each account."""
     sums: dict[Budget, int] = {}
     offsets: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="meterline-") as directory:
@@ -198,7 +200,7 @@ async def _wait_for(clickhouse: ClickHouse, marks: dict[int, tuple[int, int]]) -
 
 
 def _up_to(marks: dict[int, tuple[int, int]]) -> tuple[str, dict[str, Any]]:
-    """A condition that holds for the rows up to the marks, and its parameters."""
+    """The SQL condition that holds for rows up to the marks, and its parameters."""
     ordered = sorted(marks.items())
     parameters = {
         "partitions": [partition for partition, _ in ordered],
@@ -233,7 +235,7 @@ async def _read_history(clickhouse: ClickHouse, marks: dict[int, tuple[int, int]
 async def _name_entries(
     settings: Settings, clickhouse: ClickHouse, marks: dict[int, tuple[int, int]], verdict: Verdict
 ) -> None:
-    """Where journal and ClickHouse disagree: the ids of entries that one of them lacks, or has twice."""
+    """Name the entries on which journal and ClickHouse disagree: those that one of them lacks, or has twice."""
     wrong = {(d.project, d.grant_id): d for d in verdict.differences if d.between == "journal and ClickHouse"}
     wrong = dict(list(wrong.items())[:_NAMED_MAX])
     if not wrong:

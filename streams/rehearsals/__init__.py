@@ -1,1 +1,1 @@
-"""What if: the recorded days replayed under other prices or other limits."""
+"""Rehearsals answer "what if": the recorded days are replayed under other prices or other limits."""

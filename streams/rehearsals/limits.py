@@ -1,14 +1,14 @@
-"""A rehearsal of limits: the recorded requests of the last days once more, through the core's own windows.
+"""A rehearsal of limits runs the recorded requests of the last days once more, through the core's own windows.
 
 A request is one decision: an admission, whatever became of it, or a call of the API that was counted. The history does
-not say whether a charge came by an admission that named its event or by the event itself, so usage events are requests
-too unless they are left out, and with them all that may have been one. An admission came when it was booked, an event
-when it occurred.
+not say whether a charge came by an admission that named its event or by the event itself. So usage events are requests
+too, unless the caller leaves them out, and with them each admission that may have been one. An admission came when it
+was booked, an event when it occurred.
 
-What is not replayed: repeats of an event or a job (`duplicate`), captures, corrections, recurring items. A request that
-was limited costs what the price book says; one that was refused for another reason costs nothing, as it did. Who was
-limited may have tried again, and who would have been would have too: what was asked is taken as it was. Each project
-begins rested.
+Repeats of an event or a job (`duplicate`), captures, corrections and recurring items are not replayed. A request that
+was limited costs what the price book says; one that was refused for another reason costs nothing, as it did. A caller
+that was limited may have tried again, and so might one that the proposal limits: requests are taken as they came. Each
+project begins rested.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _AHEAD_MS = EVENT_AHEAD_MINUTES_MAX * _MINUTE_MS
 
 @dataclass(slots=True)
 class Counts:
-    """Requests, and those that were or would have been refused. Amounts in microcredits, times in Unix milliseconds;
-    None is never.
+    """Counts of requests, and of those that were or would have been refused. Amounts in microcredits, times in Unix
+    milliseconds; None is never.
 
-    `maybe_events` of the requests may have come as usage events. `was_limited` and `was_above_ceiling` are recorded
-    refusals, `rate_limited` and `over_cost_ceiling`. All else is under the proposal: `amount_refused` is what those
-    cost that the ceiling would have refused, for now (`by_ceiling`) or for good (`above_ceiling`).
+    `maybe_events` of the requests may have come as usage events. `was_limited` and `was_above_ceiling` count recorded
+    refusals, `rate_limited` and `over_cost_ceiling`. All other fields are under the proposal. `amount_refused` is the
+    cost of requests that the ceiling would have refused, for now (`by_ceiling`) or for good (`above_ceiling`).
     """
 
     requests: int = 0
@@ -59,11 +59,11 @@ class Counts:
 
     @property
     def harm(self) -> int:
-        """How many more would have been refused than were."""
+        """The number of requests that would have been refused, less the number that were."""
         return self.by_window + self.by_ceiling + self.above_ceiling - self.was_limited - self.was_above_ceiling
 
     def add(self, other: Counts) -> None:
-        """Count another project's in."""
+        """Add the counts of another project."""
         for name in ("requests", "maybe_events", "was_limited", "was_above_ceiling", "by_window", "by_ceiling"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.above_ceiling += other.above_ceiling
@@ -75,7 +75,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Busiest:
-    """The most that came in any 60 seconds, limited or not, and when the last of it came."""
+    """The most requests, or cost, that came in any 60 seconds, limited or not, and when the last of them came."""
 
     amount: int = 0
     at_ms: int | None = None
@@ -83,7 +83,7 @@ class Busiest:
 
 @dataclass(slots=True)
 class LimitOutcome:
-    """One project's days. `limits` are those it was replayed under."""
+    """The outcome for one project. `limits` are the limits that its requests were replayed under."""
 
     project: str
     plan: str
@@ -94,13 +94,14 @@ class LimitOutcome:
 
     @property
     def harm(self) -> tuple[int, int, str]:
-        """Sorts by who would be hurt most: requests that would not run any more, then credits."""
+        """The key that sorts by who would be hurt most: requests that would not run any more, then credits."""
         return self.counts.harm, self.counts.amount_refused, self.project
 
 
 @dataclass(slots=True)
 class LimitRehearsal:
-    """`worst` are the projects with the most harm, first; `total` is over all that asked for anything."""
+    """The result of a rehearsal of limits. `worst` has the projects with the most harm, the most first; `total` is over
+    all projects that asked for anything."""
 
     since_ms: int
     until_ms: int
@@ -122,11 +123,11 @@ def rehearse_limits(
     worst_max: int = 100,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> LimitRehearsal:
-    """Replay the requests of [since, until), of one project or all. `limits_for` gives a project's plan and the limits
-    to replay it under, or None where it is left out. `on_progress` is told (facts done, all).
+    """Replay the requests of [since, until), of one project or all.
 
-    A page of requests is in memory at a time; it has at least the busiest minute of a project. Raises Rejection
-    `no_traffic` where nothing was recorded.
+    `limits_for` gives a project's plan and the limits to replay it under, or None to leave it out. `on_progress` is
+    told (facts done, all facts). A page of requests is in memory at a time, at least a minute of a project. Raises
+    Rejection `no_traffic` where nothing was recorded.
     """
     traffic = _Traffic(clickhouse, since_ms, until_ms, project, with_events)
     rehearsal = LimitRehearsal(since_ms, until_ms)
@@ -163,7 +164,7 @@ def rehearse_limits(
 
 @dataclass(slots=True)
 class _PastRequest:
-    """One decision. `amount` is what it was charged, or held; the rest of what was asked serves to price it."""
+    """A request, decided once. `amount` is what it was charged, or held; the fields after it serve to price it."""
 
     project: str
     at_ms: int
@@ -177,18 +178,18 @@ class _PastRequest:
 
 
 class _LimitReplay:
-    """One project's window under the proposal, and the count of both."""
+    """The replay of one project: its window under the proposal, and its counts."""
 
     def __init__(self, outcome: LimitOutcome, prices: Prices, at_ms: int) -> None:
         self.outcome = outcome
         self._prices = prices
         self._window = rested(at_ms)
-        # The last 60 seconds: when, how many, microcredits.
+        # The requests of the last 60 seconds: (when, microcredits) of each.
         self._minute: deque[tuple[int, int]] = deque()
         self._minute_cost = 0
 
     def take(self, request: _PastRequest) -> None:
-        """The next request."""
+        """Replay the next request."""
         counts, at_ms = self.outcome.counts, request.at_ms
         counts.requests += 1
         counts.maybe_events += not request.is_sure
@@ -211,7 +212,7 @@ class _LimitReplay:
     def _cost(self, request: _PastRequest) -> int:
         if request.reason not in ("rate_limited", "over_cost_ceiling"):
             return request.amount
-        # A call of the API has no price.
+        # A counted call of the API has no price.
         rates = self._prices.at(request.occurred_at_ms).rates
         return (rates.get(request.operation, 0) + rates.get(request.surcharge, 0)) * request.quantity
 
@@ -231,8 +232,8 @@ class _LimitReplay:
 
 @dataclass(slots=True)
 class _Page:
-    """Projects whose requests of [since, until) are read at once, and when those were booked at the earliest and the
-    latest."""
+    """Projects whose requests of [since, until) are read at once, with the earliest and the latest time that those
+    were booked at."""
 
     projects: list[str]
     facts: int
@@ -242,7 +243,7 @@ class _Page:
     booked_to_ms: int
 
 
-# What only an admission or a counted call leaves, and an admission that names no event.
+# The facts that only an admission or a counted call leaves, and those of an admission that names no event.
 _SURE = (
     f"({kind_in('request', 'hold')} OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds') "
     f"OR source = {sql_literal(ADMISSION_SOURCE)})"
@@ -251,7 +252,7 @@ _SURE = (
 _REQUESTS = f"({kind_in('request')} OR ({USED} AND source != '') OR {REFUSED})"
 _CAME_AT_MS = f"toUnixTimestamp64Milli(if({_SURE}, booked_at, occurred_at))"
 _BOOKED_AT_MS = "toUnixTimestamp64Milli(booked_at)"
-# Later than any; the engine's times end soon after it.
+# Later than any request; the engine's times end soon after it.
 _LATEST_MS = 9_000_000_000_000
 _WHERE = (
     f"{_REQUESTS} AND {_CAME_AT_MS} >= {{since:Int64}} AND {_CAME_AT_MS} < {{until:Int64}} "
@@ -260,7 +261,7 @@ _WHERE = (
 
 
 class _Traffic:
-    """The recorded requests of [since, until). `facts` has how many facts tell of them, by project."""
+    """The recorded requests of [since, until). `facts` is the number of their facts, by project."""
 
     def __init__(
         self, clickhouse: ClickHouse, since_ms: int, until_ms: int, project: str | None, with_events: bool
@@ -278,7 +279,7 @@ class _Traffic:
         self.facts: dict[str, int] = {row[0]: row[1] for row in rows}
 
     def pages(self, projects: Sequence[str]) -> Iterator[_Page]:
-        """These projects, in this order: many small ones at once, a large one some minutes at a time."""
+        """Split projects, in order, into pages: many small projects at once, a large one some minutes at a time."""
         some, facts = list[str](), 0
         for project in projects:
             count = self.facts[project]
@@ -294,7 +295,7 @@ class _Traffic:
             yield self._page(some, facts)
 
     def requests(self, page: _Page) -> Iterator[_PastRequest]:
-        """The requests of a page, by project and time."""
+        """Read the requests of a page, by project and time."""
         rows = self._clickhouse.query(
             "SELECT project, came, any(is_sure), any(why), sum(cost), any(what), any(beside), any(units), any(occurred)"
             f" FROM (SELECT project, partition, offset, intDiv(position, {FACTS_PER_SLOT}) AS slot, "
@@ -334,7 +335,7 @@ class _Traffic:
             yield self._within(page)
 
     def _within(self, page: _Page) -> _Page:
-        """The first and the last minute are cut where the time asked for begins and ends."""
+        """Cut the first and the last minute of a page where the time asked for begins and ends."""
         page.since_ms = max(page.since_ms, self._whole.since_ms)
         page.until_ms = min(page.until_ms, self._whole.until_ms)
         return page

@@ -1,10 +1,11 @@
-"""A rehearsal: the last days of every project once more, through the core's own rules, under another price book.
+"""A rehearsal of prices runs the last days of every project once more, through the core's own rules, by another book.
 
-What was used, granted, held and corrected is taken from the history, in order; what it costs, what it is drawn from and
-whether it is refused is decided anew. Top-ups are those that were bought. A use that was refused is tried again, and
-its repeat is not charged twice. The account at the beginning is that of the history; a hold that was open by then keeps
-its price. Limits are as they were: what they refused stays refused, and a dearer book does not reach a cost ceiling
-earlier (`streams.limit_rehearsal` is for those). Under the book that was in force all along nothing differs.
+Uses, grants, holds and corrections are taken from the history, in order. The rehearsal decides anew what they cost,
+which grants they draw on and whether they are refused. Top-ups are those that were bought. A use that was refused is
+tried again, and its repeat is not charged twice. The account at the beginning is the history's; a hold that was open by
+then keeps its price. Limits are as they were: a request that they refused stays refused, and a dearer book does not
+reach a cost ceiling earlier (`streams.rehearsals.limits` is for those). Under the book that was in force all along
+nothing differs.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ EventName = tuple[str, str]
 
 @dataclass(slots=True)
 class Outcome:
-    """One project's days, or all of them: microcredits charged, and uses refused, as it was and under the proposal.
+    """The outcome for one project, or for all: microcredits charged, and uses refused, as it was and under the
+    proposal.
 
-    `first_out_at_ms` is when it would first have run out; None is never.
+    `first_out_at_ms` is when the project would first have run out of credits; None is never.
     """
 
     project: str = ""
@@ -60,19 +62,19 @@ class Outcome:
 
     @property
     def difference(self) -> int:
-        """Microcredits more, or less."""
+        """The microcredits charged under the proposal, less those charged as it was."""
         return self.charged_proposed - self.charged
 
     @property
     def harm(self) -> tuple[int, int, str]:
-        """Sorts by who would be hurt most: uses that would not run any more, then credits."""
+        """The key that sorts by who would be hurt most: uses that would not run any more, then credits."""
         return self.refused_proposed - self.refused, self.difference, self.project
 
 
 @dataclass(slots=True)
 class Rehearsal:
-    """`worst` are the projects with the most harm, first; `total` is over all. `needs_notice` names the operations
-    for which announcing the book needs notice."""
+    """The result of a rehearsal of prices. `worst` has the projects with the most harm, the most first; `total` is over
+    all. `needs_notice` names the operations for which announcing the book needs notice."""
 
     since_ms: int
     until_ms: int
@@ -92,9 +94,9 @@ def rehearse(
     worst_max: int = 100,
     on_progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Rehearsal:
-    """Rehearse the last `days` of all projects under `book`. `on_progress` is told (projects done, all).
+    """Rehearse the last `days` of all projects under `book`. `on_progress` is told (projects done, all projects).
 
-    One project is in memory at a time, a page of its facts at once. Raises Rejection where the book can't be one.
+    One project is in memory at a time, with a page of its facts. Raises Rejection where `book` could not be announced.
     """
     check_proposal(book, prices)
     since_ms = now_ms - days * DAY_MS
@@ -126,8 +128,8 @@ def rehearse(
 def rehearse_project(
     clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
 ) -> Outcome | None:
-    """One project's (since, until] under a book; None where it was opened later. A project that was opened within it
-    begins with its first allowance."""
+    """Rehearse (since, until] of a project under a book; gives None where the project was opened later. A project that
+    was opened in that time begins with its first allowance."""
     replayed = replay_project(clickhouse, project, book, since_ms, until_ms)
     return replayed[0] if replayed is not None else None
 
@@ -135,7 +137,7 @@ def rehearse_project(
 def replay_project(
     clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
 ) -> tuple[Outcome, Account] | None:
-    """The same, and the account as it would be at the end."""
+    """Rehearse a project as `rehearse_project` does; gives also the account as it would be at the end."""
     opened = opened_at(clickhouse, project)
     if opened is None or opened[0] > until_ms:
         return None
@@ -153,7 +155,7 @@ def replay_project(
 
 
 def check_proposal(book: PriceBook, prices: Prices) -> None:
-    """Whether it could be announced at all, given notice enough. Raises Rejection."""
+    """Check that a book could be announced at all, given enough notice. Raises Rejection."""
     after_ms = max(prices.books[-1].effective_at_ms, 0) + 1
     version = book.version if prices.version(book.version) is None else "rehearsal-of-another"
     check_book(
@@ -168,7 +170,7 @@ def check_proposal(book: PriceBook, prices: Prices) -> None:
 
 
 class _PriceReplay:
-    """One project's account under the proposal, and the count of both."""
+    """The replay of one project: its account under the proposal, and the outcome so far."""
 
     def __init__(self, account: Account, book: PriceBook, grants: list[Grant], corrected: set[EventName]) -> None:
         account.allowance = 0
@@ -178,7 +180,7 @@ class _PriceReplay:
         self._prices = Prices([msgspec.structs.replace(book, effective_at_ms=_ALWAYS_MS)])
         self._book = book
         self._facts: list[Fact] = []
-        # Every grant there ever was; the account forgets those that are used up.
+        # All grants there ever were; the account forgets those that are used up.
         self._grants = {grant.id: grant for grant in grants}
         self._corrected = corrected
         self._charged: dict[EventName, list[Fact]] = {}
@@ -190,7 +192,7 @@ class _PriceReplay:
         self._renewals: dict[int, Fact] = {}
 
     def take(self, decision: DecidedFacts) -> None:
-        """Decide again what one event or command brought, and what time had brought by then."""
+        """Replay one decision: decide again on its event or command, and on all that was due by then."""
         facts = decision.facts
         self._count_actual(facts)
         self._renewals = {
@@ -217,7 +219,7 @@ class _PriceReplay:
         self._count_proposed()
 
     def _booking(self, fact: Fact, at_ms: int) -> Booking:
-        """At the place of a fact of the history, so that what is granted there has the same name."""
+        """A booking at the place of a fact of the history, so that a grant made there has the same id."""
         booking = Booking(self.account, 0, fact.offset, 0, at_ms, self._facts, self._prices)
         booking.next_index = fact.index
         return booking
@@ -297,7 +299,7 @@ class _PriceReplay:
         captured = -sum(fact.amount for fact in charged)
         amount = -1
         if captured != total:
-            # The same part of what is held now.
+            # Capture the same part of the credits that the rehearsal holds.
             amount = sum(part.amount for part in placed.parts) * captured // total
         before = len(self._facts)
         command = CaptureHold(project=self.account.project, hold_id=hold_id, environment="", amount=amount, **_ADDRESS)
@@ -322,7 +324,7 @@ class _PriceReplay:
             given_back = []
             for fact in facts:
                 if fact.reason == "given_back":
-                    # Charged before these days, or never under the proposal.
+                    # The event was charged before these days, or never under the proposal.
                     self._apply_as_it_was(fact, at_ms)
         charged = [fact for fact in facts if fact.reason == "charged"]
         usage = self._usage(charged) if charged else None
@@ -342,12 +344,12 @@ class _PriceReplay:
         try:
             correct(self._booking(first, at_ms), command)
         except Rejection:
-            return  # what it was charged stands, as it does for a correction that can't be paid
+            return  # the event's charge stands, as it does where a correction can't be paid
         self._remember_grants()
         self._note_charges(name, before)
 
     def _other(self, fact: Fact, at_ms: int) -> None:
-        """What no event brought."""
+        """Replay a fact that no event brought."""
         account = self.account
         match fact.kind:
             case "grant" if fact.grant_id not in {grant.id for grant in account.grants}:
@@ -380,18 +382,19 @@ class _PriceReplay:
             self._apply_as_it_was(fact, at_ms)
             return
         self._hold_of.pop((placed.source, placed.event_id), None)
-        # One that expired is gone by now; what follows of its facts is about the same hold.
+        # A hold that expired is gone by now; the other facts of its release are about the same hold.
         self._not_held.add(hold_id)
         if placed in self.account.holds:
             command = ReleaseHold(project=self.account.project, hold_id=hold_id, environment="", reason="", **_ADDRESS)
             holds.release(self._booking(fact, at_ms), command)
 
     def _is_over(self, hold_id: str) -> bool:
-        """Whether the proposal never placed that hold, or it is resolved."""
+        """Whether the proposal never placed a hold, or the hold is resolved."""
         return hold_id in self._not_held
 
     def _bill(self, fact: Fact, at_ms: int) -> None:
-        """A month's bill of a recurring item: its first entry bears all unit-hours; what follows pays it off."""
+        """Replay a month's bill of a recurring item. Its first entry bears all unit-hours; later ones pay off the
+        rest."""
         if fact.quantity:
             self._items_fed.add(fact.operation)
             amount = fact.quantity * self._book.hourly.get(fact.operation, 0)
@@ -404,7 +407,7 @@ class _PriceReplay:
         bill_due(self._booking(fact, at_ms), at_ms)
 
     def _apply_as_it_was(self, fact: Fact, at_ms: int) -> None:
-        """On the same grant, at the same price: what was settled before these days."""
+        """Apply a fact as it was, on the same grant and at the same price: its price was settled before these days."""
         account = self.account
         grant = next((grant for grant in account.grants if grant.id == fact.grant_id), None)
         if grant is None and fact.grant_id:
@@ -419,7 +422,7 @@ class _PriceReplay:
         drop_spent(account, at_ms)
 
     def _usage(self, facts: list[Fact]) -> Usage:
-        """What was asked for, from the entries it led to: one line, or two with a surcharge."""
+        """The use that was asked for, from the entries it led to: one line, or two with a surcharge."""
         first = facts[0]
         surcharge = next((fact.operation for fact in facts if fact.operation != first.operation), first.surcharge)
         return Usage(
@@ -445,7 +448,7 @@ class _PriceReplay:
             self.outcome.first_out_at_ms = at_ms
 
     def _note_charges(self, name: EventName, before: int) -> None:
-        """Keep what an event was charged where a correction of it is to come."""
+        """Keep the charges of an event, if the history has a correction of it."""
         if name in self._corrected:
             self._charged[name] = [
                 fact for fact in self._facts[before:] if fact.kind in USAGE_KINDS and fact.reason != "given_back"
@@ -471,7 +474,7 @@ class _PriceReplay:
 
 
 def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
-    """Those that used anything."""
+    """The projects that used anything since then."""
     rows = clickhouse.query(
         f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} AND {DECIDED} ORDER BY project",
         {"at": since_ms},

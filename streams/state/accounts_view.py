@@ -1,7 +1,7 @@
-"""A read-only copy of every account, from the accounts changelog: what balances and keys are looked up in.
+"""The accounts view: a read-only copy of every account, from the accounts changelog, to look up balances and keys in.
 
-It is kept on disk with the offset it has been brought up to, so a restart reads only what is new, and it knows how far
-behind it is.
+The copy is kept on disk with the offset it has been brought up to, so a restart reads only what is new. The view knows
+how far behind it is.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from streams.state.rocks import VersionedFile
 log = logging.getLogger(__name__)
 
 _FETCH_WAIT_MS = 100
-# While accounts change all the time, the changes of so long are taken together: an account that changed often is then
-# written once, and the broker is asked less. The first change after a rest is taken at once.
+# While accounts change all the time, the changes of this long are taken together: an account that changed often is
+# written once then, and the broker is asked less. The first change after a rest is taken at once.
 _GATHER_SECONDS = 0.01
 _RECORDS_MAX = 5000
 _SILENCE_SECONDS_MAX = 30.0
 
 
 class AccountsView:
-    """`get` is a local read. `lag_ms` bounds how old an answer may be."""
+    """An AccountsView follows the accounts changelog. `get` is a local read; `lag_ms` bounds how old its answer may
+    be."""
 
     def __init__(self, settings: Settings, directory: Path) -> None:
         self._settings = settings
@@ -94,18 +95,18 @@ class AccountsView:
         return self._reader is not None and not self._reader.done()
 
     def get(self, project: str) -> Account | None:
-        """The project's account, or None where there is none; a copy of the caller's own."""
+        """The project's account, or None where there is none. The caller may change it: it is a copy."""
         file = self._files[partition_of(project, self._settings.partitions)]
         value = file.get_many([project.encode()])[0]
         return None if value is None else decode_account(value)
 
     @property
     def records_read(self) -> int:
-        """How far the changelog has been read, over all partitions."""
+        """The positions in the changelog summed over all partitions; the sum rises with every record read."""
         return sum(self._positions.values())
 
     def prices(self) -> Prices:
-        """The price list, as the partition that hears of it first has it."""
+        """The price list of partition 0, which decides on every price book first."""
         value = self._files[0].get_many([PRICES_ID.encode()])[0] if self._files else None
         if value != self._prices_value:
             self._prices_value = value
@@ -113,7 +114,7 @@ class AccountsView:
         return self._prices
 
     def values(self, partition: int) -> Iterator[tuple[bytes, bytes]]:
-        """Every account of a partition as it is stored, those that are no project's too."""
+        """The (key, stored value) of every account of a partition: projects, billing accounts and the price list."""
         yield from self._files[partition].items()
 
     def books(self, partition: int) -> list[PriceBook]:
@@ -133,7 +134,8 @@ class AccountsView:
                 yield decode_account(value)
 
     def on_billing_account(self, billing_account: str) -> Iterator[Account]:
-        """The projects that are on its invoice now. It passes over every account, without decoding the others."""
+        """The accounts of projects on a billing account's invoice now. Every account is passed over, but
+        only those that may be on it are decoded."""
         named = billing_account.encode()
         for file in self._files.values():
             for key, value in file.items():
@@ -143,7 +145,7 @@ class AccountsView:
                         yield account
 
     def after(self, project: str) -> Iterator[Account]:
-        """Every project's account in an order of its own, from the one after `project` on; "" is before all."""
+        """The accounts of projects behind `project`, by partition and id; "" is before all."""
         partitions = self._settings.partitions
         first = partition_of(project, partitions) if project else 0
         for partition in range(first, partitions):
@@ -153,17 +155,17 @@ class AccountsView:
                     yield decode_account(value)
 
     def lag_ms(self, project: str) -> int:
-        """How long ago this project's partition was last known to be complete, in milliseconds."""
+        """Milliseconds since the copy of this project's partition was last known to be complete; -1 if it never was."""
         caught_up_at = self._caught_up_at.get(partition_of(project, self._settings.partitions))
         return -1 if caught_up_at is None else round((time.monotonic() - caught_up_at) * 1000)
 
     def lags(self) -> dict[int, float]:
-        """By partition, how long ago it was last known to be complete, in seconds; never yet, and it is left out."""
+        """Seconds since each partition's copy was last known to be complete; one that never was is left out."""
         now = time.monotonic()
         return {partition: now - caught_up_at for partition, caught_up_at in sorted(self._caught_up_at.items())}
 
     async def wait_for(self, project: str, min_offset: int, timeout_seconds: float) -> bool:
-        """Wait until the account holds the intake record at `min_offset`; False where it did not in time."""
+        """Wait until the account has the intake record at `min_offset` in it; False where it did not in time."""
 
         def reached() -> bool:
             account = self.get(project)
@@ -204,9 +206,9 @@ class AccountsView:
 
 @asynccontextmanager
 async def read_accounts(settings: Settings, directory: Path) -> AsyncIterator[AccountsView]:
-    """A fresh copy of every account, read to the changelog's present end.
+    """Make a fresh copy of every account, read to the changelog's present end.
 
-    Raises OperatorError where nothing can be read of it.
+    Raises OperatorError where nothing of the changelog can be read.
     """
     view = AccountsView(settings, directory)
     await view.start()

@@ -1,4 +1,5 @@
-"""Local state is a copy of what Kafka holds: when it was built from another Kafka, it is dropped."""
+"""Directories of local state. Local state copies what Kafka holds: if it was built from another Kafka, it is
+dropped."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 async def claim(directory: Path, settings: Settings) -> None:
-    """Make `directory` this cluster's: what it holds of another one, whose offsets mean nothing here, is removed."""
+    """Make `directory` this cluster's. State of another cluster in it is removed: its offsets mean nothing here."""
     admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
     await admin.start()
     try:

@@ -1,7 +1,7 @@
-"""Announcing a price book: every partition is told, and one that a crash left out is told again.
+"""The price broadcast tells every partition of a price book, and tells a partition that a crash left out again.
 
-The first partition decides: what it refuses is refused. The others follow, each in its own log, so that a partition
-rebuilt from its log prices every record as it did the first time.
+The first partition decides: a book that it refuses is refused. The others follow, each in its own log, so that a
+partition rebuilt from its log prices every record as it did the first time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ READ_BACK_SECONDS_MAX = 5.0
 
 
 class PriceBroadcast:
-    """Carries price books to every partition."""
+    """A PriceBroadcast carries price books to every partition."""
 
     def __init__(self, commands: CommandClient, accounts: AccountsView, partitions: int) -> None:
         self._commands = commands
@@ -33,10 +33,10 @@ class PriceBroadcast:
         self._partitions = partitions
 
     async def announce(self, book: PriceBook, after: str, actor: str = "") -> None:
-        """Announce it behind the version `after`, with the key `actor`. Returns once every partition has it.
+        """Announce a book behind the version `after`, by the key `actor`. Returns once every partition has the book.
 
-        Raises the Rejection of the first partition; `decision_timeout` where another one does not answer: it is told
-        again by `run`.
+        Raises the Rejection of the first partition; `decision_timeout` where another one does not answer: `run`
+        tells that one again.
         """
         reply = await self._tell(0, book, after, actor)
         if reply.code:
@@ -47,7 +47,7 @@ class PriceBroadcast:
         await self.complete()
 
     async def run(self) -> None:
-        """For ever: tell partitions what they lack."""
+        """Tell partitions the books they lack, for ever."""
         while True:
             await asyncio.sleep(EVERY_SECONDS)
             if not self._accounts.is_ready:
@@ -58,13 +58,13 @@ class PriceBroadcast:
                 log.warning("a price book could not be carried to every partition yet: %s", rejection.detail)
 
     async def complete(self) -> None:
-        """Tell each partition the books that the first one has and it has not, one after the other."""
+        """Tell each partition, in order, the books that the first partition has and it has not."""
         for before, book in pairwise(self._accounts.prices().books):
             lacking = [each for each in range(1, self._partitions) if book not in self._accounts.books(each)]
             replies = await asyncio.gather(*(self._tell(partition, book, before.version) for partition in lacking))
             for partition, reply in zip(lacking, replies, strict=True):
                 if reply.code:
-                    # It lacks the one before, or another process was quicker: the next round sees.
+                    # The partition lacks the book before, or another process was quicker: the next round will tell.
                     log.warning("price book %s: partition %d says %s", book.version, partition, reply.detail)
 
     async def _tell(self, partition: int, book: PriceBook, after: str, actor: str = "") -> Reply:

@@ -1,4 +1,4 @@
-"""A partition's rows on disk: RocksDB with bounded memory, and the changelog offset they have been brought up to.
+"""Files of rows on disk, one a partition: RocksDB with bounded memory, each with the changelog offset it has come to.
 
 A write and its changelog offset are stored together or not at all. There is no write-ahead log: after a crash a file is
 as of its last flush, offset included, and the changelog has the rest.
@@ -16,11 +16,11 @@ from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, Writ
 
 from streams.kafka.codecs import VERSION_BYTES
 
-# Sorts before every key of ours: projects are printable, dedup hashes could equal it only by a 2^-128 chance.
+# This key sorts before every project, which is printable; a dedup hash equals it only by a 2^-128 chance.
 _OFFSET_KEY = b"\x00meterline\x00offset"
 
-# For all files of a process together. Not the LRU cache: its shards are smaller than a large file's filter block, which
-# it then reads from disk for every look-up.
+# The cache of all files of a process together. An LRU cache would not do: its shards are smaller than a large file's
+# filter block, which it would then read from disk for every look-up.
 CACHE_BYTES = 128 * 1024 * 1024
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 SEGMENTS = 4
@@ -30,7 +30,7 @@ Rows = Iterable[tuple[bytes, bytes | None]]
 
 
 class PartitionFile:
-    """One RocksDB. Keys and values are bytes; a value of None deletes its key."""
+    """A PartitionFile is one RocksDB. Keys and values are bytes; a value of None deletes its key."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class PartitionFile:
         self._db.write(batch, _NO_LOG)
 
     def merge(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Write rows of a changelog; of two for one key the later one counts."""
+        """Write rows of a changelog; of two rows with one key the later one counts."""
         self.write(rows, changelog_offset)
 
     def changelog_offset(self) -> int | None:
@@ -76,14 +76,15 @@ class PartitionFile:
 
 
 class VersionedFile(PartitionFile):
-    """Values begin with 8 bytes of version, and a merged value never takes the place of one of a higher version.
+    """A VersionedFile has values that begin with 8 bytes of version; merging never replaces a value by an older
+    version.
 
-    A worker that was paused and lost its partition may still write a value that is older than its successor's. Whoever
-    reads the changelog after both keeps the newer one.
+    A worker that was paused and lost its partition may still write a value that is older than its successor's. A reader
+    of the changelog keeps the newer one, whichever comes last.
     """
 
     def merge(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Write rows of a changelog, leaving out what is older than what is held."""
+        """Write rows of a changelog, leaving out each that is older than the value held."""
         newest: dict[bytes, bytes | None] = {}
         for key, value in rows:
             known = newest.get(key)
@@ -96,7 +97,8 @@ class VersionedFile(PartitionFile):
 
 
 class SegmentedFile:
-    """Rows that expire by day: one RocksDB for every `segment_days` days, and an expired one is simply removed.
+    """A SegmentedFile has rows that expire by day: one RocksDB for every `segment_days` days, removed once it has
+    expired.
 
     `day_of` tells a value's day. A look-up asks every live segment, newest first; there are `days // segment_days + 2`
     of them at most. A key stands in one segment, that of the day it was first written on.
@@ -127,12 +129,12 @@ class SegmentedFile:
         return [found.get(key) for key in keys]
 
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Set each key in its day's segment; what is older than the window by then is removed."""
+        """Set each key in its day's segment; a segment that is now older than the window is removed."""
         by_segment = self._by_segment(list(rows))
         if not by_segment and changelog_offset is not None:
             by_segment = {max(self._segments, default=0): []}
-        # Segments are flushed each by itself. An offset that survives a crash must have all below it on disk, so what
-        # goes to other segments than the one that notes it is flushed first.
+        # Each segment is flushed by itself. An offset that survives a crash must have all rows below it on disk, so
+        # rows for other segments than the one that notes the offset are flushed first.
         *older, newest = sorted(by_segment)
         for number in older:
             self._segment(number).write(by_segment[number], None)
@@ -164,7 +166,7 @@ class SegmentedFile:
         self._segments.clear()
 
     def _by_segment(self, rows: list[tuple[bytes, bytes | None]]) -> dict[int, list[tuple[bytes, bytes | None]]]:
-        # Few values, many rows, and nearly always one day's.
+        # There are many rows but few values, and nearly always of one day.
         values = {value for _, value in rows}
         segments = {value: self._day_of(value) // self._segment_days for value in values if value is not None}
         if len(numbers := set(segments.values())) == 1:
@@ -212,7 +214,7 @@ def _options() -> Options:
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(2)
-    # Most ids that are looked up are new: a bloom filter over what is not flushed yet spares the search.
+    # Most ids that are looked up are new: a bloom filter over rows that are not flushed yet spares the search.
     options.set_memtable_prefix_bloom_ratio(0.1)
     options.set_memtable_whole_key_filtering(True)
     options.set_keep_log_file_num(2)

@@ -1,1 +1,1 @@
-"""The Faust process: it accepts usage, owns accounts, and recovers them. `agents.py` has the flow."""
+"""The worker, a Faust process: it accepts usage, owns accounts, and recovers them. `agents.py` has the flow."""

@@ -19,7 +19,7 @@ from streams.worker.tables import BatchTable
 
 
 class Accept:
-    """Validate usage records, dead-letter what is bad with its reason, pack what is good into envelopes."""
+    """Accept validates usage records, dead-letters bad events with the reason, and packs good ones into envelopes."""
 
     def __init__(self, settings: Settings, topics: Topics, publisher: Publisher, accounts: BatchTable) -> None:
         self.settings = settings
@@ -28,7 +28,7 @@ class Accept:
         self._operations = PricedOperations(accounts)
 
     async def apply(self, events: list[Any]) -> None:
-        """Publish the envelopes and dead letters of these usage records; returns once they are acknowledged."""
+        """Publish the envelopes and dead letters of usage records; returns once they are acknowledged."""
         envelopes = Envelopes(self.settings.partitions)
         dead: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
         operations = self._operations.now()
@@ -51,7 +51,7 @@ class Accept:
 
 
 class PricedOperations:
-    """Every operation that some price book in this process's partitions has a price for."""
+    """PricedOperations knows all operations that some price book in this process's partitions has a price for."""
 
     def __init__(self, accounts: BatchTable) -> None:
         self._accounts = accounts
@@ -59,7 +59,7 @@ class PricedOperations:
         self._operations = Prices().operations()
 
     def now(self) -> frozenset[str]:
-        """As the tables are."""
+        """The operations that have a price in the price lists this process holds now."""
         values = [file.get_many([PRICES_ID.encode()])[0] for file in self._accounts.open_files()]
         if values != self._values:
             self._values = values

@@ -1,4 +1,4 @@
-"""The flow, in one place: accept what producers send, decide it, publish what follows.
+"""The worker's flow, in one place: accept usage from producers, decide it, publish what follows.
 
 `accept` reads usage and writes intake. `owner` reads intake and is the single writer of every account in its
 partitions. Both acknowledge a record only when all that follows from it is acknowledged by the brokers.
@@ -23,7 +23,7 @@ from streams.worker.decider import Decided, Decider, Tables
 from streams.worker.lease import Lease
 from streams.worker.tables import day_of, seen_records, seen_rows
 
-# How long the owner's next batch may wait for those who were answered by the last one.
+# How long the owner's next batch may wait for callers that the last one answered: they ask again about now.
 GATHER_SECONDS = 0.002
 
 
@@ -32,7 +32,8 @@ class IntakeGapError(Exception):
 
 
 class Owner:
-    """Decide intake records and publish what follows: journal and dedup index, then accounts and replies."""
+    """The owner decides intake records and publishes what follows: journal and dedup index, then accounts and
+    replies."""
 
     def __init__(
         self,
@@ -44,7 +45,8 @@ class Owner:
         lease: Lease,
         committed: Callable[[int], int | None],
     ) -> None:
-        """`committed` tells an intake partition's committed offset, the next one to read, where there is one."""
+        """`committed` gives the committed offset of an intake partition, the next one to read, or None where there is
+        none."""
         self.settings = settings
         self.topics = topics
         self.publisher = publisher
@@ -55,10 +57,10 @@ class Owner:
         self._next_offsets: dict[int, int] = {}
 
     async def apply(self, events: list[Any]) -> None:
-        """Apply these intake records; returns once all that follows from them is acknowledged.
+        """Apply intake records of one assignment; returns once all that follows from them is acknowledged.
 
-        They are of one assignment. Raises, before a write, AssignmentEndedError once that has ended, LeaseLostError
-        once the partitions may be another's, and IntakeGapError where a record is missing: intake is written without
+        Raises, before a write, AssignmentEndedError once the assignment has ended, LeaseLostError once the partitions
+        may be another worker's, and IntakeGapError where a record is missing: intake is written without
         transactions and never compacted, so its offsets have no gaps.
         """
         if events[0].message.generation_id != self._generation:
@@ -70,14 +72,14 @@ class Owner:
             message = event.message
             expected = self._next_offsets.get(message.partition)
             if expected is None:
-                # Where nothing is committed yet, the first record there is.
+                # Where nothing is committed yet, the first record of the partition is expected.
                 expected = self.committed(message.partition) or 0
             if message.offset > expected:
                 raise IntakeGapError(
                     f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
                 )
             self._next_offsets[message.partition] = message.offset + 1
-        # The dedup index tells days apart. A batch of one day decides the same however records are batched.
+        # The dedup index tells days apart. With one day a batch, decisions are the same however records are batched.
         for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(time_of(message))):
             await self._apply_day(list(same_day))
 
@@ -91,8 +93,8 @@ class Owner:
                 partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
             }
             self.lease.check(generation)
-            # An account's value says that its records are applied: by then their facts, and what they made seen, must
-            # be safe. Without it they are decided again, and give the same facts and the same index.
+            # An account's value says that its records are applied: by then their facts and dedup entries must be
+            # safe. As long as it does not say so, they are decided again, and give the same facts and entries.
             seen_offsets = await asyncio.gather(
                 *(
                     self._publish_facts(partition, each, by_partition[partition][0])
@@ -103,25 +105,25 @@ class Owner:
                 partition: [(project.encode(), encode_account(account)) for project, account in each.accounts.items()]
                 for partition, each in decided.items()
             }
-            # Whoever was paused in between, or has given a partition away, must not write accounts that are older than
-            # its successor's, nor note their offset as if it had all that is before it.
+            # A worker that was paused in between, or has given a partition away, must not write accounts that are older
+            # than its successor's, nor note their offset as if its tables had all that is before it.
             self.lease.check(generation)
             await asyncio.gather(
                 *(
                     self._store(partition, stored[partition], each.seen, by_partition[partition][0], seen_offset)
                     for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
                 ),
-                # The facts are on the log, so this is how it was decided, whatever becomes of us.
+                # The facts are on the log, so the decisions stand, whatever becomes of this process.
                 self._reply([reply for each in decided.values() for reply in each.replies]),
             )
         except BaseException:
-            # The accounts in it are changed already, and nothing says that this was ever written.
+            # The decider's accounts are changed already, and nothing says that they were ever written.
             self.decider.forget()
             raise
 
     async def _publish_facts(self, partition: int, decided: Decided, first: Any) -> int | None:
-        """Journal, dead letters and dedup index; gives the index's offset in its changelog."""
-        # In key order, which is the quickest to write.
+        """Publish a partition's facts, dead letters and dedup index; gives the index's offset in its changelog."""
+        # The local rows are quickest to write in key order.
         decided.seen = dict(sorted(decided.seen.items()))
         seen = seen_records(decided.seen, day_of(time_of(first)), first.offset)
         _, _, seen_offset = await asyncio.gather(
@@ -140,14 +142,14 @@ class Owner:
         seen_offset: int | None,
     ) -> None:
         accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
-        # Both changelogs have it before either table does: the local tables never lead them.
+        # Both changelogs have the batch before either local table does: the tables never lead them.
         if accounts_offset is not None:
             self.decider.accounts.file(partition).write(accounts, accounts_offset)
         if seen_offset is not None:
             self.decider.seen.file(partition).write(seen_rows(seen, day_of(time_of(first))), seen_offset)
 
     async def _reply(self, replies: list[tuple[AnyCommand, Reply]]) -> None:
-        """Those of one process together, in as few records as they fit in."""
+        """Send replies, packed: all for one waiting process share as few records as fit."""
         of_instance: dict[tuple[int, str], list[tuple[str, Reply]]] = defaultdict(list)
         for command, reply in replies:
             to = command.reply_partition % self.settings.partitions, command.reply_instance

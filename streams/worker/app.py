@@ -38,7 +38,7 @@ EXIT_FAILED = 70
 
 
 class WorkerApp(faust.App):  # type: ignore[misc]
-    """Faust, with our transport and our producer."""
+    """The Faust app of a worker, with our own transport and producer."""
 
     settings: Settings
     publisher: Publisher
@@ -53,16 +53,17 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         await self.publisher.start()
 
     async def on_shutdown(self) -> None:
-        """Disconnect it after the last agent has stopped.
+        """Disconnect our producer after the last agent has stopped.
 
-        In `on_stop` they still run: one that finds it closed would end the process before it has left the group.
+        During `on_stop` agents still run: one that finds the producer closed would end the process before it has left
+        the group.
         """
         await super().on_shutdown()
         await self.publisher.stop()
 
 
 def create_app(settings: Settings) -> WorkerApp:
-    """Wire the agents to their topics and tables."""
+    """Create the worker's app, its agents wired to their topics and tables."""
     topics = topics_of(settings)
     assert settings.kafka_url is not None
     app = WorkerApp(
@@ -73,7 +74,7 @@ def create_app(settings: Settings) -> WorkerApp:
         datadir=str(settings.worker_dir / "faust"),
         topic_partitions=settings.partitions,
         topic_replication_factor=settings.replication_factor,
-        # create_topics has made them all, with our settings; Faust's own would differ.
+        # `create_topics` has made all topics, with our settings; Faust's own would differ.
         topic_allow_declare=False,
         topic_disable_leader=True,
         # A standby copy may miss a record when the flow stops (docs/decisions/0010).
@@ -83,7 +84,7 @@ def create_app(settings: Settings) -> WorkerApp:
         broker_commit_interval=0.5,
         broker_session_timeout=settings.session_timeout_seconds,
         broker_heartbeat_interval=max(0.3, settings.session_timeout_seconds / 3),
-        # Records may have a megabyte each: these bound what a worker holds of them.
+        # Records may have a megabyte each: these two bound how many a worker holds.
         broker_max_poll_records=100,
         stream_buffer_maxsize=100,
         stream_wait_empty=False,
@@ -173,7 +174,7 @@ async def _or_exit(running: Any) -> None:
 
 
 def _exit(why: str) -> NoReturn:
-    """End the process at once, acknowledging nothing. What was in flight is redelivered to whoever comes next."""
+    """End the process at once, acknowledging nothing. Records in flight are redelivered to the next worker."""
     log.critical("worker stops: %s", why, exc_info=True)
     logging.shutdown()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Batches: what has arrived is taken at once, applied, and acknowledged in order."""
+"""Batches: all records that have arrived are taken at once, applied, and acknowledged in order."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ async def work(
     apply: Callable[[list[Any]], Awaitable[None]],
     gather_seconds: float = 0.0,
 ) -> None:
-    """Take what has arrived, apply it as one batch, acknowledge it in order; forever. See `batches`.
+    """Take the records that have arrived, apply them as one batch, acknowledge them in order; forever. See `batches`.
 
-    Records of an assignment that has ended are let go unacknowledged: their new owner has them.
+    Records of an assignment that has ended are let go unacknowledged: they go to their new owner.
     """
     collector = CycleCollector()
     async for batch in batches(stream, records_max, gather_seconds):
@@ -45,11 +45,11 @@ async def work(
 
 
 async def batches(stream: Any, records_max: int, gather_seconds: float = 0.0) -> AsyncIterator[list[Any]]:
-    """Lists of at most `records_max` events: waits for the first and takes those that are there already.
+    """Yield batches of at most `records_max` events: wait for the first event, and take all that have come by then.
 
-    Nothing polls: an idle worker sleeps, and a record that comes alone is not kept waiting for company. But where the
-    last batch was of several, and fewer wait now, others are given `gather_seconds` to join: who was answered by that
-    batch asks again about now, and two small batches cost nearly twice as much as one.
+    Nothing polls: an idle worker sleeps, and a record that comes alone is not kept waiting for others. But where fewer
+    wait now than the last batch had, more are given `gather_seconds` to join: a caller that the last batch answered
+    asks again about now, and two small batches cost nearly twice as much as one.
     """
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=2 * records_max)
 

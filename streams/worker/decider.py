@@ -1,4 +1,4 @@
-"""The decider: folds a partition's intake records over its local tables, and writes to none."""
+"""The decider folds a partition's intake records over its local tables. It writes to none of them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from streams.worker.tables import File, day_of, first_offset_of
 
 log = logging.getLogger(__name__)
 
-# Per partition; some 2 KB each.
+# The most accounts kept in memory for a partition; some 2 KB each.
 ACCOUNTS_CACHED_MAX = 5_000
 FOLDED_AT_ONCE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class Decided:
-    """What the records of one partition lead to, its facts as journal records."""
+    """The effects of records of one partition, with facts and dead letters as bytes to publish."""
 
     journal: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
@@ -46,14 +46,14 @@ class Decided:
 
 
 class Tables(Protocol):
-    """One of the owner's tables: a file of rows a partition."""
+    """A table of the owner's: one file of rows for each partition."""
 
     def file(self, partition: int) -> File:
-        """The partition's rows."""
+        """The file with a partition's rows."""
 
 
 class Decider:
-    """Folds the records of a partition over local tables, and writes to none."""
+    """A Decider folds the records of a partition over local tables, and keeps accounts in memory between batches."""
 
     def __init__(self, settings: Settings, topics: Topics, accounts: Tables, seen: Tables) -> None:
         self._dedup_days = settings.dedup_days
@@ -63,7 +63,7 @@ class Decider:
         self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
 
     def forget(self) -> None:
-        """What is in memory may not be what is stored."""
+        """Forget the accounts in memory: they may not be what is stored."""
         self._cache.clear()
 
     def decide(self, partition: int, messages: list[Any]) -> Decided:
@@ -88,7 +88,8 @@ class Decider:
         seen: dict[bytes, int],
         since_day: int,
     ) -> None:
-        """Add what folding the items needs to `accounts` and `seen`, which go before what is stored."""
+        """Add to `accounts` and `seen` what folding the items needs. Entries that they have already go before stored
+        ones."""
         projects, hashes = needed(items)
         keys = [project.encode() for project in projects if project not in accounts]
         for value in self.accounts.file(partition).get_many(keys):
@@ -102,7 +103,7 @@ class Decider:
 
 
 def _intake_body(message: Any) -> IntakeRecord | Unreadable:
-    """What a record says. Only accept and the API write intake, but what can't be read must not stop the partition."""
+    """Decode an intake record. Only accept and the API write intake, but a bad record must not stop the partition."""
     try:
         return decode_intake(message.value)
     except (msgspec.DecodeError, TypeError) as error:
@@ -111,7 +112,7 @@ def _intake_body(message: Any) -> IntakeRecord | Unreadable:
 
 
 def _warm(messages: list[Any]) -> Iterator[list[Any]]:
-    """The messages, in order, so few at a time that what becomes of them stays in the processor's cache."""
+    """Yield the messages, in order, so few at a time that the objects made of them stay in the processor's cache."""
     few: list[Any] = []
     size = 0
     for message in messages:

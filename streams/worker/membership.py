@@ -1,7 +1,7 @@
-"""A worker that was killed is a member of its group until its session times out; its successor ends that at once.
+"""Membership: a worker that was killed stays in its group until its session times out, unless its successor ends that.
 
-What makes the successor sure is a lock beside the worker's directory, which the system lets go of when its holder ends.
-The directory has the dead member's id, so it is lost with the disk, and then the timeout has to be waited for.
+A lock beside the worker's directory tells the successor for sure: the system releases the lock when its holder ends.
+The directory has the dead member's id. If the disk is lost, so is the id, and the timeout has to be waited for.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ LOCK_SECONDS_MAX = 15.0
 
 
 def lock(settings: Settings) -> IO[str]:
-    """Claim the worker's directory for this process; keep the file as long as it runs.
+    """Lock the worker's directory for this process. The lock lasts as long as the returned file is kept.
 
-    Raises OperatorError where another one goes on holding it.
+    Raises OperatorError where another process goes on holding it.
     """
     path = settings.worker_dir.with_name(f"{settings.worker_dir.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,14 +49,15 @@ def lock(settings: Settings) -> IO[str]:
 
 
 def note_member(directory: Path, member_id: str) -> None:
-    """Remember which member of the group this worker is."""
+    """Note on disk which member of the group this worker is, for its successor."""
     fresh = directory / "member.new"
     fresh.write_text(member_id)
     fresh.replace(directory / "member")
 
 
 async def leave_for_predecessor(settings: Settings) -> None:
-    """Take the member that last ran on this directory out of the group. The caller holds the lock: it is dead."""
+    """Take the member that last ran on this directory out of the group. The caller holds the lock, so
+    that member is dead."""
     note = settings.worker_dir / "member"
     if not note.exists():
         return
@@ -67,7 +68,8 @@ async def leave_for_predecessor(settings: Settings) -> None:
         coordinator = await admin.find_coordinator(group)
         await admin._send_request(LeaveGroupRequest(group, note.read_text()), coordinator)
     except KafkaError as error:
-        # Its session times out all the same, only later. One that left by itself is no error: the answer is not read.
+        # The dead member's session times out all the same, only later. A member that left by itself is no error: the
+        # answer is not read.
         log.warning("the last worker on %s could not be taken out of its group: %s", settings.worker_dir, error)
     finally:
         await admin.close()

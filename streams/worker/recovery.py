@@ -1,4 +1,4 @@
-"""Table recovery that reads changelogs a fetch at a time, where Faust takes them a record at a time."""
+"""Recovery of the tables that reads changelogs a fetch at a time, where Faust takes them a record at a time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
 from streams.worker.tables import PartitionedStore
 
-# Not by this module's name: Faust logs by that for the classes derived here, and is kept quiet.
+# The logger has another name than this module: Faust logs under that for the classes derived here, and is kept quiet.
 log = logging.getLogger("meterline.recovery")
 
 _FETCH_BYTES = 1024 * 1024
-# Written at once: enough for RocksDB to take it in key order, few enough that heartbeats and rebalances get their turn.
+# Records written at once: enough for RocksDB to take them in key order, few enough that heartbeats and rebalances get
+# their turn.
 _RECORDS_MAX = 4000
 
 
 class Recovery(FaustRecovery):  # type: ignore[misc]
-    """Faust decides what must be recovered, and finds it done when it looks.
+    """Recovery reads changelogs for Faust, which decides what must be recovered, and finds it done when it looks.
 
-    What changes owner or ends while this reads is for Faust to see: it cancels the reading and begins anew.
+    A partition that changes owner meanwhile, or a worker that ends, is for Faust to see: it cancels the reading and
+    begins anew.
     """
 
     settings: Settings
@@ -38,9 +40,9 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
         await super()._seek_offsets(consumer, tps, offsets, title)
 
     async def on_recovery_completed(self, generation_id: int = 0) -> None:
-        """Let nothing pass until Faust's own, which ends with letting the flow go on, is through.
+        """Hold all records back until Faust's own method is through, which ends with letting the flow go on.
 
-        It resumes our topics' partitions, looks up where they were committed, and then empties every stream's queue.
+        Faust resumes our topics' partitions, looks up their committed offsets, and then empties every stream's queue.
         Records that got into a queue in between would be gone: later ones may have passed by then, and the same ones
         are dropped as old when they are fetched again. (Starting workers on a backlog of 260 records, 2 rounds of 10
         lost one.)
@@ -50,7 +52,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
         await super().on_recovery_completed(generation_id)
 
     async def _wait(self, coro: Any, timeout: Any = None) -> None:
-        # When the time is up Faust takes itself for stopped: the worker would stay, and never decide anything.
+        # After a timeout Faust takes itself for stopped: the worker would stay, and never decide anything.
         # Every wait is for Kafka, whose client has timeouts of its own that raise.
         await super()._wait(coro)
 
@@ -84,7 +86,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
                     self._active_events_received_at[tp] = time.monotonic()
                     # RocksDB's writes do not yield, and fetches and heartbeats wait for the loop.
                     await asyncio.sleep(0)
-                # By position, not by records: the last of them may be compacted away.
+                # The position tells, not the records: the last of them may be compacted away.
                 done = [
                     place for place in places if await consumer.position(place) > self.active_highwaters[places[place]]
                 ]
@@ -100,7 +102,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
 
 
 class TableManager(FaustTableManager):  # type: ignore[misc]
-    """Faust's, with our recovery, and without the second it sleeps before it begins."""
+    """Faust's table manager, with our recovery, and without the second that Faust sleeps before it begins."""
 
     _recovery: Recovery | None
 

@@ -1,6 +1,6 @@
 """The tick: idle projects in which something is due are named on intake, and the owner books it.
 
-Nothing is decided here. A project that is touched in time is settled by that; the entries are the same either way.
+Nothing is decided here. A project that is touched in time is settled then; the entries are the same either way.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from streams.worker.tables import BatchTable
 log = logging.getLogger(__name__)
 
 PROJECTS_A_TICK = 200
-# So few at a time that a batch of usage waits some milliseconds at most.
+# Rows read at a time: so few that a batch of usage waits some milliseconds at most.
 ROWS_AT_ONCE = 500
 # A sweep over many accounts is spread out: it takes at most this part of a core.
 SHARE_OF_A_CORE = 0.02
 
 
 class _Due(msgspec.Struct, array_like=True):
-    """An account, as far as a sweep reads it: the other fields are passed over undecoded."""
+    """An account as a sweep reads it: only `project` and `due_at_ms` are decoded."""
 
     project: str
     name: msgspec.Raw
@@ -65,7 +65,7 @@ _decode_due = msgspec.msgpack.Decoder(_Due).decode
 
 
 class Sweeper:
-    """Looks through the accounts of this worker's partitions, again and again."""
+    """A Sweeper looks through the accounts of this worker's partitions, again and again."""
 
     def __init__(self, settings: Settings, topics: Topics, publisher: Publisher, accounts: BatchTable) -> None:
         self._every_seconds = settings.tick_seconds
@@ -74,7 +74,7 @@ class Sweeper:
         self._accounts = accounts
 
     async def run(self) -> None:
-        """For ever, unless the settings turn it off. A sweep that fails is tried again."""
+        """Sweep every open partition for ever, unless the settings turn it off. A sweep that fails is tried again."""
         while self._every_seconds:
             await asyncio.sleep(self._every_seconds)
             try:
@@ -86,7 +86,7 @@ class Sweeper:
                 log.exception("idle projects could not be looked through; trying again")
 
     async def sweep(self, partition: int) -> None:
-        """Name the projects of a partition in which something is due."""
+        """Name on intake the projects of a partition in which something is due."""
         after = b""
         while partition in self._accounts.open_partitions():
             began_at = time.perf_counter()

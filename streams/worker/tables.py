@@ -35,7 +35,8 @@ File = PartitionFile | SegmentedFile
 
 
 class PartitionedStore(Store):  # type: ignore[misc]
-    """A Faust store of one file a partition. `to_rows` turns a changelog record into the rows it stands for."""
+    """A Faust store with one file for each partition. `to_rows` turns a changelog record into the rows it stands
+    for."""
 
     def __init__(self, table: faust.Table, open_file: Callable[[int], File], to_rows: ToRows, directory: Path) -> None:
         super().__init__(f"meterline://{table.name}", table.app, table, key_type=bytes, value_type=bytes)
@@ -56,19 +57,19 @@ class PartitionedStore(Store):  # type: ignore[misc]
         return list(self._files.values())
 
     def open_partitions(self) -> list[int]:
-        """Their numbers."""
+        """The numbers of the partitions that are open here."""
         return list(self._files)
 
     def persisted_offset(self, tp: TP) -> int | None:
-        """Where Faust's recovery starts after."""
+        """The changelog offset after which Faust's recovery starts."""
         return self.partition_file(tp.partition).changelog_offset()
 
     def set_persisted_offset(self, tp: TP, offset: int) -> None:
-        """Note an offset that carries no rows."""
+        """Note a changelog offset, without rows."""
         self.partition_file(tp.partition).write((), offset)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
-        """Faust's way of recovering, which `streams.recovery` leaves it nothing to do by."""
+        """Apply changelog records that Faust's own recovery read. `streams.worker.recovery` leaves it none to read."""
         records: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)
         newest: dict[int, int] = {}
         for event in batch:
@@ -86,7 +87,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
-        """Let go of the files of partitions that went elsewhere."""
+        """Close the files of partitions that went elsewhere."""
         for tp in revoked:
             if tp.topic in self.table.changelog_topic.topics:
                 file = self._files.pop(tp.partition, None)
@@ -101,15 +102,15 @@ class PartitionedStore(Store):  # type: ignore[misc]
         gc.collect()
 
     async def backup_partition(self, tp: Any, flush: bool = True, purge: bool = False, keep: int = 1) -> None:
-        """Faust asks for it; there is nothing to back up that the changelog does not hold."""
+        """Refuse the backup that Faust may ask for: the changelog holds everything."""
         raise ImproperlyConfigured("a table of this store is backed up by its changelog")
 
     def restore_backup(self, tp: Any, latest: bool = True, backup_id: int = 0) -> None:
-        """See backup_partition."""
+        """Refuse to restore a backup; see `backup_partition`."""
         raise ImproperlyConfigured("a table of this store is restored from its changelog")
 
     def reset_state(self) -> None:
-        """Forget the local copy; the changelog has it all."""
+        """Forget the local copy; the changelog has everything."""
         for file in self._files.values():
             file.close()
         self._files.clear()
@@ -117,7 +118,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
 
 
 class BatchTable(faust.Table):  # type: ignore[misc]
-    """A Faust table whose store is ours; the agents write it past Faust."""
+    """A Faust table on a PartitionedStore; the agents write it past Faust."""
 
     def __init__(
         self, app: faust.App, settings: Settings, name: str, open_file: Callable[[Path], File], to_rows: ToRows
@@ -142,12 +143,12 @@ class BatchTable(faust.Table):  # type: ignore[misc]
         return PartitionedStore(self, open_partition, self._to_rows, self._directory)
 
     def file(self, partition: int) -> File:
-        """The partition's rows."""
+        """The file with a partition's rows."""
         store: PartitionedStore = self.data
         return store.partition_file(partition)
 
     def open_files(self) -> list[File]:
-        """The rows of every partition that is open here."""
+        """The files of the partitions that are open here."""
         store: PartitionedStore = self.data
         return store.open_files()
 
@@ -158,12 +159,13 @@ class BatchTable(faust.Table):  # type: ignore[misc]
 
 
 def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
-    """Project id → Account, as encode_account gives it. A changelog record is one account."""
+    """The table `accounts`: project id → Account, as `encode_account` gives it. A changelog record is one account."""
     return BatchTable(app, settings, "accounts", VersionedFile, lambda key, value: [(key, value)])
 
 
 def seen_table(app: faust.App, settings: Settings) -> BatchTable:
-    """Dedup hash → (offset, day) of the intake record that brought it first. A changelog record is one batch."""
+    """The table `seen`: dedup hash → (offset, day) of the intake record that brought it first. A changelog record is
+    one batch."""
 
     def open_segmented(path: Path) -> SegmentedFile:
         return SegmentedFile(path, day_of_row, settings.dedup_days)
@@ -178,11 +180,11 @@ def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
 
 
 def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
-    """The changelog records of a batch's dedup entries: usually one, more where it would grow past 1 MB.
+    """The changelog records of a batch's dedup entries: usually one; a record has 20,000 of them at most.
 
-    The hashes one after the other, then their offsets. Keyed by (day, part, first intake offset), so that a day's
-    records can be told and dropped together. A repeat of the batch, whole or in part, writes the same entries again
-    under one of these keys.
+    A record has the hashes one after the other, then their offsets. Its key is (day, part, first intake offset), so
+    that a day's records can be told and dropped together. A repeat of the batch, whole or in part, writes the same
+    entries again under one of these keys.
     """
     hashes, offsets = list(seen), array("Q", seen.values())
     if sys.byteorder == "little":
@@ -194,7 +196,7 @@ def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterato
 
 
 def day_of(at_ms: int) -> int:
-    """Days since 1970."""
+    """The day that a time is in, counted from 1970."""
     return at_ms // DAY_MS
 
 
@@ -204,7 +206,7 @@ def day_of_row(value: bytes) -> int:
 
 
 def first_offset_of(value: bytes, since_day: int) -> int | None:
-    """The offset in a `seen` row, or None where it is older than the dedup window."""
+    """The offset in a `seen` row, or None where the row is older than the dedup window."""
     offset, day = _SEEN_VALUE.unpack(value)
     return offset if day >= since_day else None
 

@@ -18,17 +18,18 @@ from streams.worker.membership import note_member
 
 # While records come, those of a partition that was not fetched at once may wait this long behind the others.
 FETCH_WAIT_MS = 20
-# Once none do, one fetch waits for all partitions, and the first record of any ends it: asking seldom costs nothing.
+# Once no records come, one fetch waits for all partitions, and the first record of any ends it: so asking seldom costs
+# nothing.
 IDLE_FETCH_WAIT_MS = 250
 IDLE_AFTER_SECONDS = 1.0
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """No fetch outlives a seek to what is committed.
+    """A consumer thread in which no fetch outlives a seek to the committed offsets.
 
-    Faust goes back there after every rebalance, while a fetch from before may still wait in this thread. What that one
-    brought after the seek would be dropped, since the flow is stopped, and the position would be past it: lost, until
-    another worker reads it. Or it would be taken, and what comes before it be dropped as old.
+    Faust goes back to those after every rebalance, while a fetch from before may still wait in this thread. Records
+    that such a fetch brought after the seek would be dropped, since the flow is stopped, and the position would be past
+    them: lost, until another worker reads them. Or they would be taken, and the records before them dropped as old.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,12 +40,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._found_at = 0.0
 
     async def getmany(self, active_partitions: Any, timeout: float) -> Any:
-        """Records by partition. Called in Faust's thread, which may come to see them after a seek."""
+        """Fetch records, by partition. Faust's thread calls this, and may see records only after a seek: those are
+        dropped."""
         seeks, records = await super().getmany(active_partitions, timeout)
         return records if seeks == self._seeks else {}
 
     async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
-        """In this thread: the records, and after how many seeks they were fetched."""
+        """Fetch records in this thread; gives after how many seeks they were fetched, and the records."""
         seeks = self._seeks
         if self._is_seeking:
             return seeks, {}
@@ -60,7 +62,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return seeks, records
 
     def _pace(self, consumer: Any, has_found: bool) -> None:
-        """Say how long the broker may sit on the next fetch."""
+        """Set how long the broker may sit on the next fetch."""
         now = time.monotonic()
         if has_found:
             self._found_at = now
@@ -68,7 +70,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if is_idle else FETCH_WAIT_MS
 
     async def seek_to_committed(self) -> Any:
-        """Back to what is committed, in every partition; gives the offsets."""
+        """Go back to the committed offset in every partition; gives the offsets."""
         return await self.call_thread(self._seek_to_committed)
 
     async def _seek_to_committed(self) -> Any:
@@ -82,8 +84,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self._seeks += 1
             consumer = self._ensure_consumer()
             offsets = await consumer.seek_to_committed()
-            # aiokafka leaves a partition where it is for which nothing is committed yet: what was fetched of it before,
-            # and is let go now, would never come again.
+            # aiokafka does not move a partition for which nothing is committed yet: records that were fetched of it
+            # before, and are let go now, would never come again.
             topics = topics_of(self.app.settings)
             for tp, offset in offsets.items():
                 if not offset and tp.topic in (topics.usage, topics.intake):
@@ -115,7 +117,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
 class _Listener(driver.ConsumerRebalanceListener):  # type: ignore[misc]
     def on_partitions_revoked(self, revoked: Any) -> Any:
-        # Before the coordinator hears of it: what is being written now is on the log before others read it.
+        # This comes before the coordinator hears of it: records being written now are on the log before others read it.
         self._thread.app.lease.revoke()
         return super().on_partitions_revoked(revoked)
 
@@ -134,6 +136,6 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
 
 class Transport(driver.Transport):  # type: ignore[misc]
-    """The driver Faust would choose, but for the fetch wait and the lease (`app.lease`)."""
+    """The Kafka transport that Faust would choose, but for the fetch wait and the lease (`app.lease`)."""
 
     Consumer = _Consumer

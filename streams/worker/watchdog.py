@@ -1,7 +1,8 @@
-"""Ends a worker whose records wait while none is taken: whatever hung, a new process begins where it was committed.
+"""The watchdog ends a worker that takes no records while some wait: a new process begins at the committed offsets.
 
-It looks from outside: a thread, an event loop and connections of its own, so that nothing that hangs the worker hangs
-it. Heartbeats do not tell: they go on in Faust's consumer thread, and the group goes on believing in this member.
+It looks from outside, with a thread, an event loop and connections of its own, so that nothing that hangs the worker
+hangs the watchdog. Heartbeats do not tell: they go on in Faust's consumer thread, and the group goes on believing in
+this member.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Looks without any progress before it acts. Counted, not timed: while the machine sleeps, or this process is stopped,
-# nobody looks.
+# The looks without any progress after which the watchdog acts. They are counted, not timed: while the machine sleeps,
+# or this process is stopped, nobody looks.
 LOOKS = 6
 
 Offsets = dict[TopicPartition, int]
 
 
 class Watchdog:
-    """`assigned` gives the partitions of this worker, `recovered` a number that grows while it reads changelogs.
+    """A Watchdog calls `on_stall`, with the reason, once this worker takes no records while some wait.
 
-    Both are called in the watchdog's thread, as is `on_stall`, with the reason.
+    `assigned` gives the partitions of this worker, `recovered` a number that grows while the worker reads changelogs.
+    All three are called in the watchdog's thread.
     """
 
     def __init__(
@@ -61,10 +63,10 @@ class Watchdog:
             try:
                 await self._watch_while_connected()
             except (KafkaError, OSError) as error:
-                # Without the broker there is nothing to be taken, and nothing to be known.
+                # Without the broker there is nothing to take, and nothing to know.
                 log.info("the watchdog can't ask the broker: %s", error)
             except Exception:
-                # Ended, it would guard nothing, and nobody would know.
+                # A watchdog that ended would guard nothing, and nobody would know.
                 log.exception("the watchdog could not look; it looks again")
             await asyncio.sleep(self._settings.stall_seconds / LOOKS)
 
@@ -95,7 +97,8 @@ class Watchdog:
             await admin.close()
 
     async def _behind(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> Offsets:
-        """Where this worker's partitions are committed, of those that go on after that; without any, the group's."""
+        """The committed offsets of this worker's partitions that go on after them; of all partitions, while it has
+        none."""
         assigned = {TopicPartition(*tp) for tp in self._assigned()}
         mine = [tp for tp in self._all if tp in assigned] or self._all
         committed = await admin.list_consumer_group_offsets(self._group, partitions=mine)
@@ -105,7 +108,7 @@ class Watchdog:
 
 
 async def _has_record(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> bool:
-    """Whether there is a record from `offset` on. A transaction's markers take up offsets too, and never are taken."""
+    """Whether there is a record from `offset` on. A transaction's markers have offsets too, but are no records."""
     consumer.seek(tp, offset)
     consumer.resume(tp)
     try:
