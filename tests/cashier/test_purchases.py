@@ -265,8 +265,8 @@ def test_a_declined_purchase_is_stated_and_not_tried_again_before_its_pause(work
 DYING = """
 import os, signal, sys
 from api.server import run_cashier
-from streams.cashier import Cashier
-from streams.payments import LocalPayments
+from streams.cashier.purchases import Cashier
+from streams.cashier.payments import LocalPayments
 from streams.settings import Settings
 
 buy, tell = LocalPayments.buy, Cashier._tell

@@ -255,7 +255,7 @@ def test_a_closed_clickhouse_refuses_calls_and_lets_go_of_its_directory(tmp_path
     printed = run_apart(
         tmp_path,
         """
-        from streams.clickhouse import ClickHouseError
+        from streams.clickhouse.client import ClickHouseError
         stream = clickhouse.stream_csv("SELECT number FROM system.numbers")
         clickhouse.close()
         try:
@@ -276,7 +276,7 @@ def apart(data_dir: Path, body: str) -> list[str]:
     opening = f"""
         from pathlib import Path
         import msgspec
-        from streams.clickhouse import ClickHouse, Pack
+        from streams.clickhouse.client import ClickHouse, Pack
         from streams.settings import Settings
         settings = Settings(data_dir=Path({str(data_dir)!r}), clickhouse_url=None)
         clickhouse = ClickHouse(settings)

@@ -334,13 +334,13 @@ from pathlib import Path
 
 import uvicorn
 
-from streams.admissions import KafkaAdmissions
-from streams.away import Away
-from streams.gateway import Gateway
-from streams.producer import KafkaProducer
+from streams.client.kafka_admissions import KafkaAdmissions
+from streams.client.away import Away
+from streams.client.gateway import Gateway
+from streams.client.producer import KafkaProducer
 from streams.settings import Settings
-from tests.streams.test_away import LEASE, ROUTES
-from tests.streams.test_gateway import Service, project_of
+from tests.client.test_away import LEASE, ROUTES
+from tests.client.test_gateway import Service, project_of
 
 settings = Settings()
 gateway = Gateway(

@@ -42,7 +42,8 @@ def test_conformance(case: dict) -> None:
 
 
 class PlainList:
-    """The model, word by word: every request's own time, and tokens as exact fractions, a millisecond at a time."""
+    """The model, word by word: every request's own time, and tokens as exact fractions, refilled at one pace from the
+    one instant that changes anything to the next."""
 
     def __init__(self, limit: int, burst: int, now_ms: int) -> None:
         self.limit, self.burst, self.now_ms = limit, burst, now_ms
@@ -52,9 +53,11 @@ class PlainList:
     def passes(self, now_ms: int) -> bool:
         while self.now_ms < now_ms:
             self.times = [at for at in self.times if at + WINDOW_MS > self.now_ms]
+            until_ms = min([now_ms, *(at + WINDOW_MS for at in self.times)])
             if len(self.times) < self.limit:
-                self.tokens = min(Fraction(self.burst - self.limit), self.tokens + Fraction(self.limit, 60_000))
-            self.now_ms += 1
+                refilled = self.tokens + (until_ms - self.now_ms) * Fraction(self.limit, 60_000)
+                self.tokens = min(Fraction(self.burst - self.limit), refilled)
+            self.now_ms = until_ms
         self.times = [at for at in self.times if at + WINDOW_MS > now_ms]
         if len(self.times) < self.limit:
             self.times.append(now_ms)

@@ -26,7 +26,7 @@ CACHE_DIR = Settings().cache_dir
 PARENT = """
 import sys, time
 from pathlib import Path
-from streams.broker import EmbeddedBroker
+from streams.embedded.broker import EmbeddedBroker
 
 broker = EmbeddedBroker(Path(sys.argv[1]), Path(sys.argv[2]))
 broker.start()
@@ -208,7 +208,10 @@ def test_two_first_starts_at_once_do_not_harm_each_other(tmp_path: Path, cache_c
     (cache_copy / "kafka" / KAFKA_VERSION / "manifest.json").unlink()
     for jar in sorted(cache_copy.rglob("*.jar"))[:3]:
         jar.unlink()
-    code = "import sys; from pathlib import Path; from streams.broker import kafka_jars; kafka_jars(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from streams.embedded.broker import kafka_jars\n"
+        "kafka_jars(Path(sys.argv[1]))"
+    )
     both = [subprocess.Popen([sys.executable, "-c", code, str(cache_copy)]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     manifest = json.loads((cache_copy / "kafka" / KAFKA_VERSION / "manifest.json").read_text())

@@ -16,12 +16,14 @@ import pytest
 
 from streams.embedded import lifeline
 
-WATCHING = "from streams import lifeline; lifeline.watch(); print('ready', flush=True); import time; time.sleep(60)"
+WATCHING = (
+    "from streams.embedded import lifeline; lifeline.watch(); print('ready', flush=True); import time; time.sleep(60)"
+)
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WATCHING
 PARENT = """
 import subprocess, sys, time
 from pathlib import Path
-from streams import lifeline
+from streams.embedded import lifeline
 
 child = lifeline.start("child", {argv!r}, log_path=Path({log!r}), guarded={guarded})
 sibling = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
@@ -177,7 +179,7 @@ def test_a_child_is_out_of_reach_of_the_terminal_and_appends_to_its_log(log: Pat
 
 
 def test_watch_does_nothing_in_a_process_that_start_did_not_start() -> None:
-    code = "import threading; from streams import lifeline; lifeline.watch(); print(threading.active_count())"
+    code = "import threading; from streams.embedded import lifeline; lifeline.watch(); print(threading.active_count())"
     result = subprocess.run(python(code), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert result.stdout == "1\n"
 
