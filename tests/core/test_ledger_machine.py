@@ -59,7 +59,10 @@ from streams.kafka.codecs import decode_account, encode_account
 from tests.core.builders import CREDIT, START_MS, addressed, usage
 from tests.core.stated import check_stated
 from tests.simulation.checks import stored_use, used
-from tests.simulation.model import Hold, Line, Model, answer_of
+from tests.simulation.model.accounts import Hold
+from tests.simulation.model.answers import answer_of
+from tests.simulation.model.lines import Line
+from tests.simulation.model.records import Model
 
 STEPS_MIN = int(os.environ.get("METERLINE_LEDGER_STEPS", "100000"))
 STEPS_AN_EXAMPLE = 100
