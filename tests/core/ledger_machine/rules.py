@@ -159,7 +159,7 @@ class LedgerMachine(Callers):
     @precondition(lambda self: self.has_holds())
     @rule(number=numbers, how=st.sampled_from((-1, -1, 0, 1, 2, 3, 4, 9, 9, *["released"] * 6)))
     def job_ends(self, number: int, how: int | str) -> None:
-        """The hold of a job is charged, all of it or so many quarters, or released; and perhaps the job is queued again."""
+        """Charge all of a job's hold, or so many quarters, or release it; and perhaps queue the job again."""
         self.step()
         project, hold_id, environment, hold = self.open_hold(number)
         total = hold.total()
@@ -247,7 +247,7 @@ class LedgerMachine(Callers):
         bundles=st.sampled_from((*[1] * 8, 2, 100, 0)),
     )
     def recharge(self, project: str, what: str, threshold: int, usd: int, bundles: int) -> None:
-        """Set terms of auto-recharge, or settle a purchase: one under way, where there is one, or one that has ended."""
+        """Set the terms of auto-recharge, or settle a purchase: one under way where there is one, or one that has ended."""
         self.step()
         pending = self.pending()
         if what == "paid again" or (pending and what in ("paid", "failed")):
