@@ -247,7 +247,7 @@ class LedgerMachine(Callers):
         bundles=st.sampled_from((*[1] * 8, 2, 100, 0)),
     )
     def recharge(self, project: str, what: str, threshold: int, usd: int, bundles: int) -> None:
-        """Set the terms of auto-recharge, or settle a purchase: one under way where there is one, or one that has ended."""
+        """Set the terms of auto-recharge, or settle a purchase: one under way, or one that has ended."""
         self.step()
         pending = self.pending()
         if what == "paid again" or (pending and what in ("paid", "failed")):
