@@ -86,6 +86,31 @@ def test_refusals_are_there_with_their_key_and_a_receipt(operator: Operator) -> 
         assert receipt["refusal"]["code"] == entry["code"]
 
 
+# In the order in which the test below does them.
+ACTIONS_OF_OPERATORS = [
+    "project.opened",
+    "key.created",
+    "plan.changed",
+    "plan.planned",
+    "standing.bad",
+    "standing.good",
+    "badge.hidden",
+    "top_up.granted",
+    "top_up.refunded",
+    "recharge.on",
+    "billing_account.joined",
+    "limits.set",
+    "raise.planned",
+    "raise.begun",
+    "raise.ended",
+    "trial.set",
+    "trial.ended",
+    "key.revoked",
+    "project.closed",
+    "project.reopened",
+]
+
+
 def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) -> None:
     project = operator.project("hobby")
     base = f"/v1/admin/projects/{project}"
@@ -120,28 +145,7 @@ def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) ->
     done("PUT", "/state", {"closed": True, "reason": "left"})
     done("PUT", "/state", {"closed": False})
     entries = wait_for_actions(operator.http, 20, project=project)
-    assert [entry["action"] for entry in entries] == [
-        "project.opened",
-        "key.created",
-        "plan.changed",
-        "plan.planned",
-        "standing.bad",
-        "standing.good",
-        "badge.hidden",
-        "top_up.granted",
-        "top_up.refunded",
-        "recharge.on",
-        "billing_account.joined",
-        "limits.set",
-        "raise.planned",
-        "raise.begun",
-        "raise.ended",
-        "trial.set",
-        "trial.ended",
-        "key.revoked",
-        "project.closed",
-        "project.reopened",
-    ]
+    assert [entry["action"] for entry in entries] == ACTIONS_OF_OPERATORS
     assert {entry["actor"] for entry in entries} == {me}
     assert me.startswith("admin:") and len(me) == len("admin:") + 8
     by_action = {entry["action"]: entry for entry in entries}

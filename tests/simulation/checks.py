@@ -19,8 +19,12 @@ from streams.kafka.codecs import decode_account, decode_dead_letter, decode_fact
 from streams.worker.tables import PartitionedStore
 from tests.core.stated import check_stated
 from tests.simulation.disk import Disk, apply_changelog
-from tests.simulation.model import Answer, Line, Model, Project, answer_of, identity_names
-from tests.simulation.model import Window as ModelWindow
+from tests.simulation.model.accounts import Project
+from tests.simulation.model.answers import Answer, answer_of
+from tests.simulation.model.identities import identity_names
+from tests.simulation.model.lines import Line
+from tests.simulation.model.records import Model
+from tests.simulation.model.windows import Window as ModelWindow
 from tests.simulation.world import World, in_place_of_real_parts
 
 ENVIRONMENTS = ("production", "preview")
@@ -147,7 +151,7 @@ def _check_seen(world: World, partition: int, model: Model, tables: dict[str, Pa
     today = (world.now_ms - max(world.skew_ms.values())) // 86_400_000
     for name, table in tables.items():
         seen = table.partition_file(partition)
-        for identity, day in model._first_day.items():
+        for identity, day in model.first_day.items():
             if day > today - world.dedup_days:
                 known = seen.get_many([dedup_hash(*identity_names(identity))])[0]
                 assert known is not None, f"{identity} was decided, and is not in the seen {name} of {partition}"

@@ -114,20 +114,9 @@ async def _measure(
     workload = Workload(seen_ids, accounts)
     worker = BenchWorker(settings)
     began_at = time.monotonic()
-
-    def filled(what: str) -> None:
-        tell(f"{what} ({time.monotonic() - began_at:.0f} s)")
-
     try:
         async with filler(settings, workload.project_ids()) as fill:
-            filled(f"filling: {accounts:,} accounts on intake")
-            await fill.open_projects()
-            filled("filling: deciding them")
-            await fill.decide_all(settings.data_dir / "filling")
-            filled(f"filling: {seen_ids:,} events on intake")
-            await fill.charge(workload)
-            filled("filling: deciding them")
-            await fill.decide_all(settings.data_dir / "filling")
+            await _fill(settings.data_dir / "filling", fill, workload, began_at, tell)
             fill_seconds = time.monotonic() - began_at
             starts: dict[str, Start] = {}
             tell("starting without a disk")
@@ -183,6 +172,24 @@ async def _measure(
             baseline.name: round(rate / baseline.records_per_second, 2) if baseline.records_per_second else None
         },
     }
+
+
+async def _fill(
+    directory: Path, fill: Filler, workload: Workload, began_at: float, tell: Callable[[str], None]
+) -> None:
+    """Put all accounts and events on intake and decide them, telling the seconds since it began."""
+
+    def filled(what: str) -> None:
+        tell(f"{what} ({time.monotonic() - began_at:.0f} s)")
+
+    filled(f"filling: {workload.projects:,} accounts on intake")
+    await fill.open_projects()
+    filled("filling: deciding them")
+    await fill.decide_all(directory)
+    filled(f"filling: {workload.events:,} events on intake")
+    await fill.charge(workload)
+    filled("filling: deciding them")
+    await fill.decide_all(directory)
 
 
 def wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
