@@ -14,6 +14,7 @@ import pytest
 from api.stack import Stack
 from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
+from tests import lanes, seeds
 from tests.calls import Operator
 
 pytest_plugins = ["tests.engine"]
@@ -72,6 +73,17 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def operator(stack: Stack) -> Operator:
     """An admin at the session's stack."""
     return Operator(stack)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before xdist looks for groups."""
+    lanes.arrange(items)
+
+
+def pytest_report_header() -> str:
+    """Also at the head of a run in lanes."""
+    return seeds.told()
 
 
 def pytest_configure() -> None:
