@@ -17,7 +17,7 @@ from streams.settings import Settings
 from tests import lanes, seeds
 from tests.calls import Operator
 
-pytest_plugins = ["tests.engine"]
+pytest_plugins = ["tests.command_line", "tests.engine"]
 
 # Short, so that a killed worker's partitions come back within a test's patience.
 SESSION_TIMEOUT_SECONDS = 3.0
