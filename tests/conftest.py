@@ -14,10 +14,11 @@ import pytest
 from api.stack import Stack
 from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
+from tests import lanes, seeds
 from tests.calls import Operator
 from tests.lanes import assign
 
-pytest_plugins = ["tests.engine"]
+pytest_plugins = ["tests.command_line", "tests.engine"]
 
 # The session timeout is short, so that a killed worker's partitions are taken over while a test waits.
 SESSION_TIMEOUT_SECONDS = 3.0
@@ -75,9 +76,15 @@ def operator(stack: Stack) -> Operator:
     return Operator(stack)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test has a lane: see `tests.lanes`."""
-    items[:] = assign(items)
+    """Before xdist looks for groups."""
+    lanes.arrange(items)
+
+
+def pytest_report_header() -> str:
+    """Also at the head of a run in lanes."""
+    return seeds.told()
 
 
 def pytest_configure() -> None:

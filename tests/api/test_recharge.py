@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from pydantic import SecretStr
 
 from api.stack import Stack
 from streams.cashier.payments import LocalPayments
-from streams.settings import PROJECT_ROOT, Settings
+from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.cashier.stripe_server import CUSTOMER, SECRET_KEY, StripeServer
+from tests.command_line import Meterline
 from tests.conftest import SESSION_TIMEOUT_SECONDS
 
 
@@ -139,14 +138,7 @@ def test_an_api_killed_while_stripe_takes_the_money_has_it_taken_once(
     assert project.encode() in logs and SECRET_KEY.encode() not in logs
 
 
-def test_stripe_without_its_key_is_told_at_the_start() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "up"],
-        cwd=PROJECT_ROOT,
-        env=os.environ | {"METERLINE_PAYMENTS": "stripe"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def test_stripe_without_its_key_is_told_at_the_start(meterline: Meterline) -> None:
+    done = meterline("up", METERLINE_PAYMENTS="stripe")
     assert done.returncode == 1
     assert "METERLINE_STRIPE_SECRET_KEY" in done.stderr and "Traceback" not in done.stderr

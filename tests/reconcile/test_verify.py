@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -19,6 +16,7 @@ from streams.reconcile.verify import Verdict, verify
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 from tests.calls import Operator, event, eventually
+from tests.command_line import Meterline
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 
@@ -69,20 +67,11 @@ def test_verify_on_a_live_system(stack: Stack, operator: Operator) -> None:
     assert verdict.facts >= 2
 
 
-def test_the_command_finds_the_running_stack(stack: Stack) -> None:
-    where = os.environ | {"METERLINE_DATA_DIR": str(stack.settings.data_dir)}
-    done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "verify", "--json"], capture_output=True, text=True, env=where, timeout=120
-    )
+def test_the_command_finds_the_running_stack(stack: Stack, meterline: Meterline) -> None:
+    done = meterline("verify", "--json", METERLINE_DATA_DIR=str(stack.settings.data_dir))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"] is True
-    nowhere = subprocess.run(
-        [sys.executable, "-m", "api.cli", "verify"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"METERLINE_DATA_DIR": str(stack.settings.data_dir / "none")},
-        timeout=60,
-    )
+    nowhere = meterline("verify", METERLINE_DATA_DIR=str(stack.settings.data_dir / "none"))
     assert nowhere.returncode == 1
     assert "meterline up" in nowhere.stderr
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -11,45 +10,37 @@ from streams.core import fold
 from streams.state.rocks import SegmentedFile
 from streams.worker import decider
 from streams.worker.lease import Lease
+from tests.seeds import BASE, ONE_WORLD, WORLD_PARTS, WORLDS, WORLDS_FEW_REPLIES
 from tests.simulation.checks import simulate
 
-# The same worlds each time, unless a base is given: `meterline test --deep` draws one, and says which.
-BASE = int(os.environ.get("METERLINE_SEED_BASE", "0"))
-WORLDS = int(os.environ.get("METERLINE_SIMULATION_WORLDS", "300"))
-ONE_SEED = os.environ.get("METERLINE_SIMULATION_SEED")
-ONE_HAZARDS = os.environ.get("METERLINE_SIMULATION_HAZARDS", "")
-# Each a test, so that two lanes share them.
-CHUNK = 100
+PARTS = range(WORLD_PARTS) if ONE_WORLD is None else [0]
 
 
-def run_worlds(seeds: range, hazards: frozenset[str]) -> None:
-    """Simulate the world of each seed; a failure says how to replay it."""
-    if ONE_SEED is not None:
-        pytest.fail("METERLINE_SIMULATION_SEED replays one world: ask for `-k replay`")
+def each_ends_well(seeds: Iterable[int], hazards: frozenset[str], tests: str) -> None:
+    """Simulate those worlds, or only the one that is asked for."""
+    if ONE_WORLD is not None:
+        simulate(int(ONE_WORLD), hazards, print)
+        return
     for seed in seeds:
         try:
             simulate(seed, hazards, None)
         except Exception as error:
-            which = f"METERLINE_SIMULATION_SEED={seed} METERLINE_SIMULATION_HAZARDS={','.join(sorted(hazards))}"
-            again = f"{which} uv run meterline test tests/simulation -x -s -k replay"
+            again = f"METERLINE_SIMULATION_SEED={seed} uv run meterline test tests/simulation -x -s -k {tests}"
             raise AssertionError(f"{error}\n\nreplay it: {again}") from error
 
 
-def test_replay_of_one_world() -> None:
-    """The world of METERLINE_SIMULATION_SEED, told step by step; without one, world 0 in silence."""
-    hazards = frozenset(filter(None, ONE_HAZARDS.split(",")))
-    simulate(int(ONE_SEED or 0), hazards, print if ONE_SEED is not None else None)
+@pytest.mark.seeded
+@pytest.mark.parametrize("part", PARTS)
+def test_every_world_ends_as_the_model_says(part: int) -> None:
+    each_ends_well(range(BASE + part, BASE + WORLDS, WORLD_PARTS), frozenset(), "every_world")
 
 
-@pytest.mark.parametrize("start", range(0, WORLDS, CHUNK))
-def test_every_world_ends_as_the_model_says(start: int) -> None:
-    run_worlds(range(BASE + start, BASE + min(start + CHUNK, WORLDS)), frozenset())
-
-
-def test_worlds_that_keep_few_replies_lean_on_the_dedup_index() -> None:
-    """A regression that these worlds found: accounts were written before the dedup index, and a crash in between let a
-    retried request be charged again."""
-    run_worlds(range(BASE, BASE + WORLDS // 5), frozenset({"few-replies"}))
+@pytest.mark.seeded
+@pytest.mark.parametrize("part", PARTS)
+def test_worlds_that_keep_few_replies_lean_on_the_dedup_index(part: int) -> None:
+    """Found by it: accounts written before the index, and a crash between, let a retried request be charged again."""
+    seeds = range(BASE + part, BASE + WORLDS_FEW_REPLIES, WORLD_PARTS)
+    each_ends_well(seeds, frozenset({"few-replies"}), "few_replies")
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
