@@ -16,7 +16,6 @@ from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests import lanes, seeds
 from tests.calls import Operator
-from tests.lanes import assign
 
 pytest_plugins = ["tests.command_line", "tests.engine"]
 

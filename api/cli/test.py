@@ -17,6 +17,7 @@ LANES = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
 # With one of these somebody is looking at single tests: they come one after the other.
 ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
 DEEP = {"METERLINE_SIMULATION_SEEDS": "2000", "METERLINE_LEDGER_STEPS": "100000"}
+FAST = {"METERLINE_SIMULATION_SEEDS": "60", "METERLINE_LEDGER_STEPS": "2000"}
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -24,18 +25,32 @@ def test(
     context: typer.Context,
     fast: Annotated[bool, typer.Option("--fast", help="Only what needs no Kafka, ClickHouse or process.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Only what is seeded, some ten times as much of it.")] = False,
+    benchmarks: Annotated[
+        bool, typer.Option("--benchmarks", help="Only the benchmarks, small, beside what they are compared with.")
+    ] = False,
 ) -> None:
-    """Run all tests of this checkout, two at a time; further arguments go to pytest.
+    """Run the tests of this checkout, two at a time; further arguments go to pytest.
 
-    Those that measure other systems pass on any machine: with what is installed they check it, without it that this is
-    said. Seeds are new at every run and told at its beginning. What is named (a path, an expression for -k) or looked
-    at closely (-x, -s, --pdb) runs one test after the other.
+    Without an option all run but those of --benchmarks, which take minutes and pass on any machine: they check what is
+    installed of PostgreSQL, Redis and Quix, and say what is not. Seeds are new at every run and told at its beginning.
+    What is named (a path, an expression for -k) or looked at closely (-x, -s, --pdb) runs one test after the other.
     """
-    chosen = ["-m", "not parts"] if fast else ["-m", "seeded"] if deep else []
-    if deep:
-        os.environ.update({name: os.environ.get(name, depth) for name, depth in DEEP.items()})
+    if fast + deep + benchmarks > 1:
+        raise typer.BadParameter("--fast, --deep, --benchmarks: one of them")
+    is_named = _picks(context.args)
+    if fast:
+        chosen = ["-m", "not parts and not benchmark"]
+    elif deep:
+        chosen = ["-m", "seeded"]
+    elif benchmarks:
+        chosen = ["-m", "benchmark", "tests/benchmarks"]
+    else:
+        chosen = [] if is_named else ["-m", "not benchmark"]
+    for name, depth in (FAST if fast else DEEP if deep else {}).items():
+        os.environ.setdefault(name, depth)
     arguments = [*chosen, *context.args]
-    if not _picks(context.args):
+    # Benchmarks want the machine for themselves.
+    if not is_named and not benchmarks:
         arguments = [*LANES, *arguments]
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         # Tests start some two hundred processes. Each would compile all that it imports.

@@ -2,63 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections import Counter
+from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, seed, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
-from msgspec.structs import replace
+from hypothesis.stateful import run_state_machine_as_test
 
-from schemas.accounts import Account, Grant, Limits
-from schemas.commands import (
-    Admit,
-    AnyCommand,
-    CaptureHold,
-    ChangePlan,
-    CloseProject,
-    Commands,
-    Correct,
-    CountRequest,
-    CreateKey,
-    CreateProject,
-    EndRaise,
-    Envelope,
-    ExtendHold,
-    GivenBack,
-    OpenBillingAccount,
-    PublishPrices,
-    RaiseLimits,
-    RefundTopUp,
-    ReleaseHold,
-    ReopenProject,
-    RevokeKey,
-    SetAutoRecharge,
-    SetBadge,
-    SetBillingAccount,
-    SetItem,
-    SetLimits,
-    SetStanding,
-    SettleRecharge,
-    Tick,
-    TopUp,
-)
-from schemas.events import Usage
-from schemas.facts import Fact
-from schemas.prices import PriceBook
-from streams.core.booking import available, balance, held
-from streams.core.fold import Effects, IntakeItem, fold
-from streams.core.items import unpaid
-from streams.core.price_list import PRICES_ID
-from streams.core.projects import BILLING_PREFIX, NEVER_MS
-from streams.core.replies import REPLIES_KEPT
-from streams.kafka.codecs import decode_account, encode_account
-from tests.core.builders import CREDIT, START_MS, addressed, usage
+from schemas.commands import AnyCommand
+from tests.core.ledger_machine.partition import tally
+from tests.core.ledger_machine.rules import LedgerMachine
 from tests.seeds import BASE, LEDGER_STEPS, LEDGER_STEPS_DEEP
-from tests.simulation.checks import stored_use, used
-from tests.simulation.model import Hold, Line, Model, answer_of
 
 STEPS_MIN = LEDGER_STEPS
 STEPS_AN_EXAMPLE = 100
@@ -100,8 +54,6 @@ STATED = (
 @pytest.mark.timeout(900)
 def test_any_commands_in_any_order_do_what_the_model_says(record_property: Callable[[str, object], None]) -> None:
     tally.clear()
-    # As `hypothesis.seed` does, which takes no class.
-    LedgerMachine._hypothesis_internal_use_seed = BASE  # type: ignore[attr-defined]
     run_state_machine_as_test(
         seed(BASE)(LedgerMachine),
         settings=settings(
