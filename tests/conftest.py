@@ -15,6 +15,7 @@ from api.stack import Stack
 from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.calls import Operator
+from tests.lanes import assign
 
 pytest_plugins = ["tests.engine"]
 
@@ -72,6 +73,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def operator(stack: Stack) -> Operator:
     """An operator with an admin key at the session's stack."""
     return Operator(stack)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Every test has a lane: see `tests.lanes`."""
+    items[:] = assign(items)
 
 
 def pytest_configure() -> None:

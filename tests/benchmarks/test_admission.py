@@ -21,6 +21,7 @@ from tests.benchmarks.rivals import redis_script
 SPENDERS, CREDITS = 1000, 10_000
 
 
+@pytest.mark.benchmark
 def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
     result = measure(True, print)
     assert passed(result), result["spenders"]
@@ -44,6 +45,7 @@ def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
         assert "history" in row["does_not_give"]
 
 
+@pytest.mark.benchmark
 def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_worker_is_killed(tmp_path: Path) -> None:
     with Stack(settings_apart(tmp_path, session_timeout_seconds=3.0)) as stack:
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
@@ -105,6 +107,7 @@ def redis_address() -> Iterator[str | None]:
         yield address
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("seed", range(4))
 def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | None, seed: int) -> None:
     if redis_address is None:
@@ -130,6 +133,7 @@ def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | 
         assert int(client.hget("a", "balance")) == 10**15 - 7 * statuses.count(200)
 
 
+@pytest.mark.benchmark
 def test_the_yardstick_spends_a_balance_whole_and_no_more(redis_address: str | None) -> None:
     if redis_address is None:
         return

@@ -16,6 +16,7 @@ from tests.benchmarks.chaos.run import ZERO_FIGURES, measure, passed
 SECONDS, SEED = 18.0, 2236
 
 
+@pytest.mark.benchmark
 def test_nothing_is_lost_or_billed_twice_while_parts_are_killed() -> None:
     result = measure(SECONDS, seed=SEED, projects=40, events_per_second=100.0, tell=print)
     assert {name: result[name] for name in ZERO_FIGURES} == dict.fromkeys(ZERO_FIGURES, 0), result

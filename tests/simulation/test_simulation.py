@@ -13,27 +13,43 @@ from streams.worker import decider
 from streams.worker.lease import Lease
 from tests.simulation.checks import simulate
 
-SEEDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "2000"))
+# The same worlds each time, unless a base is given: `meterline test --deep` draws one, and says which.
+BASE = int(os.environ.get("METERLINE_SEED_BASE", "0"))
+WORLDS = int(os.environ.get("METERLINE_SIMULATION_WORLDS", "300"))
 ONE_SEED = os.environ.get("METERLINE_SIMULATION_SEED")
+ONE_HAZARDS = os.environ.get("METERLINE_SIMULATION_HAZARDS", "")
+# Each a test, so that two lanes share them.
+CHUNK = 100
 
 
-def test_every_world_ends_as_the_model_says() -> None:
+def run_worlds(seeds: range, hazards: frozenset[str]) -> None:
+    """Simulate the world of each seed; a failure says how to replay it."""
     if ONE_SEED is not None:
-        simulate(int(ONE_SEED), frozenset(), print)
-        return
-    for seed in range(SEEDS):
+        pytest.fail("METERLINE_SIMULATION_SEED replays one world: ask for `-k replay`")
+    for seed in seeds:
         try:
-            simulate(seed, frozenset(), None)
+            simulate(seed, hazards, None)
         except Exception as error:
-            again = f"METERLINE_SIMULATION_SEED={seed} uv run meterline test tests/simulation -x -s"
+            which = f"METERLINE_SIMULATION_SEED={seed} METERLINE_SIMULATION_HAZARDS={','.join(sorted(hazards))}"
+            again = f"{which} uv run meterline test tests/simulation -x -s -k replay"
             raise AssertionError(f"{error}\n\nreplay it: {again}") from error
+
+
+def test_replay_of_one_world() -> None:
+    """The world of METERLINE_SIMULATION_SEED, told step by step; without one, world 0 in silence."""
+    hazards = frozenset(filter(None, ONE_HAZARDS.split(",")))
+    simulate(int(ONE_SEED or 0), hazards, print if ONE_SEED is not None else None)
+
+
+@pytest.mark.parametrize("start", range(0, WORLDS, CHUNK))
+def test_every_world_ends_as_the_model_says(start: int) -> None:
+    run_worlds(range(BASE + start, BASE + min(start + CHUNK, WORLDS)), frozenset())
 
 
 def test_worlds_that_keep_few_replies_lean_on_the_dedup_index() -> None:
     """A regression that these worlds found: accounts were written before the dedup index, and a crash in between let a
     retried request be charged again."""
-    for seed in range(400):
-        simulate(seed, frozenset({"few-replies"}), None)
+    run_worlds(range(BASE, BASE + WORLDS // 5), frozenset({"few-replies"}))
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
