@@ -5,6 +5,7 @@ The checks are in `tests/tidy`. Each is tried here on the tree, and on something
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -270,10 +271,12 @@ def test_a_command_lacks_a_test_a_page_or_a_way(tmp_path: Path) -> None:
     assert found == f"{commands.TABLE} has a way of Melt, which is no command"
 
 
-def test_contributing_lists_what_the_check_of_commands_knows() -> None:
+def test_contributing_lists_what_the_check_of_commands_knows_and_options_that_exist() -> None:
     text = (PROJECT_ROOT / "CONTRIBUTING.md").read_text()
     parts = [commands.SHAPES, commands.DECISIONS, commands.RULES, commands.MODEL, commands.CLIENTS, commands.DOCUMENT]
     assert [part for part in (*parts, commands.TABLE) if part not in text] == []
+    options = set(re.findall(r"meterline test (--\w+)", text))
+    assert options and options <= set(re.findall(r"--\w+", (PROJECT_ROOT / "api" / "cli" / "test.py").read_text()))
 
 
 def test_processes_start_without_the_operators_half_of_the_command_line() -> None:
