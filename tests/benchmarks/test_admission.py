@@ -15,7 +15,7 @@ from schemas.accounts import Limits
 from streams.core.windows import count_request, rested
 from tests.benchmarks.admission.lean_http import LeanConnection
 from tests.benchmarks.admission.run import LEVELS, measure, passed
-from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Told, compare, spend
+from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Answers, compare, spend
 from tests.benchmarks.rivals import redis_script
 
 SPENDERS, CREDITS = 1000, 10_000
@@ -60,11 +60,11 @@ def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_work
 CHARGES = {"a": (1, COST), "b": (1, COST)}
 
 
-def told() -> Told:
-    return Told(admitted={"a": COST}, refused={"c": 0}, expired={"b"})
+def told() -> Answers:
+    return Answers(admitted={"a": COST}, refused={"c": 0}, expired={"b"})
 
 
-def wrong(book: Told, charges: dict[str, tuple[int, int]], ledger: int = 0, available: int = 0) -> dict[str, int]:
+def wrong(book: Answers, charges: dict[str, tuple[int, int]], ledger: int = 0, available: int = 0) -> dict[str, int]:
     figures = compare(book, charges, 2 * COST, ledger, available)
     return {name: figures[name] for name in ZERO_FIGURES if figures[name]}
 

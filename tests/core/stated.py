@@ -1,4 +1,4 @@
-"""What is stated is in the table of facts: each fact as it comes, and every statement in the text of the core."""
+"""Statements are in the table of facts: each fact as it comes, and every statement in the text of the core."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class _Core:
                         self.calls += [((path.stem, function), call) for call in _own_calls(function)]
 
     def texts(self, function: _Function, expressions: list[ast.expr]) -> list[list[_Texts]]:
-        """What expressions in a function may be: for each way to call it, where they depend on its parameters."""
+        """The values of expressions in a function: for each way to call it, where they depend on its parameters."""
         module, definition = function
         arguments = definition.args
         by_place = [each.arg for each in arguments.args]

@@ -136,7 +136,7 @@ def test_python_asks_for_kinds_and_reasons_that_there_are() -> None:
 
 
 def _compared(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """What a `kind` or a `reason` is compared with, or matched against."""
+    """The texts that a `kind` or a `reason` is compared with, or matched against."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             for name, other in zip(_names(node.left), node.comparators, strict=False):

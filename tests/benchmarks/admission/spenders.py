@@ -58,7 +58,7 @@ WHERE project = {project:String}
 
 
 @dataclass(slots=True)
-class Told:
+class Answers:
     """The answers that the spenders were given, by event id. `admitted` (200) and `refused` (402) have the credits left
     after it. Requests in `expired` were decided before, and their replies are no longer kept: each was admitted or
     refused, and nobody can say which."""
@@ -87,7 +87,7 @@ async def _spend(
 ) -> dict[str, Any]:
     project = f"spenders-{spenders}-{credits}"
     await _open(settings, project, credits)
-    told = Told()
+    told = Answers()
     async with KafkaAdmissions(settings, timeout_seconds=ATTEMPT_SECONDS) as admissions:
         began_at = time.monotonic()
         await _spend_all(stack, admissions, project, spenders, credits, told, tell)
@@ -109,7 +109,7 @@ async def _spend(
 
 
 def compare(
-    told: Told, charges: dict[str, tuple[int, int]], granted: int, ledger: int, available: int
+    told: Answers, charges: dict[str, tuple[int, int]], granted: int, ledger: int, available: int
 ) -> dict[str, Any]:
     """Compare the spenders' answers with the history. `charges` has (number, microcredits) for each event, `ledger` is
     the sum of all entries, `available` is what the owner says is left at the end."""
@@ -165,7 +165,7 @@ async def _spend_all(
     project: str,
     spenders: int,
     credits: int,
-    told: Told,
+    told: Answers,
     tell: Callable[[str], None],
 ) -> None:
     """Run all spenders at once, each until it is refused; the worker is killed while the credits go."""
@@ -194,7 +194,7 @@ async def _spend_all(
         raise OperatorError(f"The credits were spent before the worker was killed {KILLS} times")
 
 
-async def _spender(admissions: KafkaAdmissions, project: str, name: str, told: Told) -> None:
+async def _spender(admissions: KafkaAdmissions, project: str, name: str, told: Answers) -> None:
     number = 0
     while True:
         number += 1
@@ -203,7 +203,7 @@ async def _spender(admissions: KafkaAdmissions, project: str, name: str, told: T
             return
 
 
-async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Told) -> Decision:
+async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Answers) -> Decision:
     """Ask for one credit until there is an answer, and note the answer."""
     while True:
         try:
@@ -222,7 +222,7 @@ async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Told) -
         return decision
 
 
-async def _spend_the_rest(admissions: KafkaAdmissions, project: str, told: Told) -> tuple[int, Decision]:
+async def _spend_the_rest(admissions: KafkaAdmissions, project: str, told: Answers) -> tuple[int, Decision]:
     """Spend what is left with a single spender, once all others have ended; returns the microcredits it spent, and its
     last refusal."""
     spent = number = 0

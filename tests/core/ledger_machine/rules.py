@@ -133,7 +133,7 @@ class LedgerMachine(Callers):
 
     @rule(number=numbers, more=st.integers(0, 3), is_counted=st.booleans(), is_together=often)
     def a_script_runs_away(self, number: int, more: int, is_counted: bool, is_together: bool) -> None:
-        """As many requests at once as a rested project may send, or some more: 60 on the free plan."""
+        """Send as many requests at once as a rested project may send, or some more: 60 on the free plan."""
         self.step()
         project = min(PROJECTS, key=lambda name: self.model.projects[name].limits().burst)
         burst = self.model.projects[project].limits().burst
