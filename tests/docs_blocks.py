@@ -18,7 +18,7 @@ import httpx
 
 from streams.embedded import lifeline
 from streams.settings import PROJECT_ROOT
-from tests.client import eventually
+from tests.calls import eventually
 
 # Each page goes on where the one before it ends.
 READING_ORDER = (

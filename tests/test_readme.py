@@ -16,7 +16,7 @@ import pytest
 from streams.core.plans import PLANS
 from streams.embedded import lifeline
 from streams.settings import PROJECT_ROOT, Settings
-from tests.client import eventually
+from tests.calls import eventually
 from tests.docs_blocks import (
     DEMO,
     READING_ORDER,
