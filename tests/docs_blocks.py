@@ -73,7 +73,7 @@ def documents() -> list[str]:
         text=True,
     )
     if listed.returncode == 0:
-        return sorted(name for name in listed.stdout.splitlines() if (PROJECT_ROOT / name).exists())
+        return sorted({name for name in listed.stdout.splitlines() if (PROJECT_ROOT / name).exists()})
     # A checkout without its history.
     paths = (path.relative_to(PROJECT_ROOT) for path in PROJECT_ROOT.rglob("*.md"))
     return sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
