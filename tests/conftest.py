@@ -53,9 +53,11 @@ def settings_for(broker: EmbeddedBroker, tmp_path: Path) -> Callable[..., Settin
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All of Meterline, as `meterline up` runs it."""
+def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """All of Meterline, as `meterline up` runs it beside a Kafka that is there."""
     settings = Settings(
+        kafka_url=broker.url,
+        topic_prefix="stack",
         data_dir=tmp_path_factory.mktemp("stack"),
         api_port=0,
         clickhouse_front_port=0,

@@ -58,6 +58,7 @@ def test_plain_faust_charges_every_event(broker: EmbeddedBroker) -> None:
     assert not [topic for topic in topics(broker) if "bench-faust" in topic]
 
 
+@pytest.mark.benchmark
 def test_quix_streams_charges_every_event_or_says_that_it_is_not_installed(broker: EmbeddedBroker) -> None:
     result = quix_baseline(broker.url, WORKLOAD, SECONDS_MAX)
     if find_spec("quixstreams") is None:
@@ -67,6 +68,7 @@ def test_quix_streams_charges_every_event_or_says_that_it_is_not_installed(broke
     assert not [topic for topic in topics(broker) if "bench-quix" in topic]
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("fsync", [True, False])
 def test_postgres_charges_every_event_or_says_what_is_not_installed(fsync: bool) -> None:
     result = postgres_baseline("", WORKLOAD, SECONDS_MAX, fsync=fsync)
@@ -82,6 +84,7 @@ def test_postgres_charges_every_event_or_says_what_is_not_installed(fsync: bool)
     assert f"fsync {'on' if fsync else 'off'}" in result.note
 
 
+@pytest.mark.benchmark
 def test_postgres_bills_a_repeated_event_once() -> None:
     class Repeated(Workload):
         def __iter__(self) -> Iterator[tuple[str, bytes]]:

@@ -11,6 +11,7 @@ from tests.benchmarks.dedup.ids import BATCH_IDS, ids_of
 from tests.benchmarks.dedup.run import measure
 
 
+@pytest.mark.benchmark
 def test_every_contender_is_exact_or_says_what_is_not_installed() -> None:
     result = measure([10 * BATCH_IDS], lambda _text: None, baseline_seconds_max=20.0)
     assert result["wrong"] == 0
