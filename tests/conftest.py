@@ -53,9 +53,11 @@ def settings_for(broker: EmbeddedBroker, tmp_path: Path) -> Callable[..., Settin
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The stack: all of Meterline, as `meterline up` runs it, one for all tests."""
+def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack: all of Meterline, beside a Kafka that is there; one for all tests of a lane."""
     settings = Settings(
+        kafka_url=broker.url,
+        topic_prefix="stack",
         data_dir=tmp_path_factory.mktemp("stack"),
         api_port=0,
         clickhouse_front_port=0,

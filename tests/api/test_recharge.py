@@ -2,8 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -16,7 +15,6 @@ from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.cashier.stripe_server import CUSTOMER, SECRET_KEY, StripeServer
 from tests.command_line import Meterline
-from tests.conftest import SESSION_TIMEOUT_SECONDS
 
 
 def set_auto_recharge(operator: Operator, project: str, payment_method: str) -> None:
@@ -95,13 +93,11 @@ def stripe() -> Iterator[StripeServer]:
 
 
 @pytest.fixture
-def stripe_stack(stripe: StripeServer, tmp_path: Path) -> Iterator[Stack]:
+def stripe_stack(stripe: StripeServer, settings_for: Callable[..., Settings]) -> Iterator[Stack]:
     """A stack that buys through Stripe, and that a test may break."""
-    settings = Settings(
-        data_dir=tmp_path,
+    settings = settings_for(
         api_port=0,
         clickhouse_front_port=0,
-        session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         log_level="DEBUG",
         payments="stripe",
         stripe_secret_key=SecretStr(SECRET_KEY),

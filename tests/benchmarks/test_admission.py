@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from api.stack import Stack, settings_apart
+from api.stack import Stack
 from schemas.accounts import Limits
 from streams.core.windows import count_request, rested
+from streams.settings import Settings
 from tests.benchmarks.admission.lean_http import LeanConnection
-from tests.benchmarks.admission.run import LEVELS, measure, passed
+from tests.benchmarks.admission.run import LEVELS, measure, passed, yardstick
 from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Answers, compare, spend
 from tests.benchmarks.rivals import redis_script
 
@@ -37,17 +38,30 @@ def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
     assert result["overspent_microcredits"] == result["unspendable_microcredits"] == 0
     assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "worker-1", "kafka"}
     for row in result["redis"]:
-        if (missing := redis_script.missing()) is not None:
-            assert row["skipped"] == missing
-            continue
-        assert [level["callers"] for level in row["levels"]] == LEVELS
-        assert all(level["answers"] == {"200": level["decisions"]} for level in row["levels"])
-        assert "history" in row["does_not_give"]
+        assert_measured_or_not_installed(row)
 
 
 @pytest.mark.benchmark
-def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_worker_is_killed(tmp_path: Path) -> None:
-    with Stack(settings_apart(tmp_path, session_timeout_seconds=3.0)) as stack:
+@pytest.mark.parametrize("fsync", [True, False])
+def test_redis_answers_every_caller_or_it_is_said_that_it_is_not_installed(fsync: bool) -> None:
+    row = yardstick(Settings(), 0.8, fsync=fsync)
+    assert ("always" in row["name"]) == fsync
+    assert_measured_or_not_installed(row)
+
+
+def assert_measured_or_not_installed(row: dict[str, Any]) -> None:
+    if (missing := redis_script.missing()) is not None:
+        assert row["skipped"] == missing
+        return
+    assert [level["callers"] for level in row["levels"]] == LEVELS
+    assert all(level["answers"] == {"200": level["decisions"]} for level in row["levels"])
+    assert "history" in row["does_not_give"]
+
+
+def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_worker_is_killed(
+    settings_for: Callable[..., Settings],
+) -> None:
+    with Stack(settings_for(api_port=0, clickhouse_front_port=0, partitions=4)) as stack:
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         result = spend(stack, live, SPENDERS, CREDITS, print)
     assert {name: result[name] for name in ZERO_FIGURES} == dict.fromkeys(ZERO_FIGURES, 0), result

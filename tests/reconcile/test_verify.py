@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -76,9 +77,9 @@ def test_the_command_finds_the_running_stack(stack: Stack, meterline: Meterline)
     assert "meterline up" in nowhere.stderr
 
 
-def test_drift_is_found_and_named(tmp_path) -> None:
+def test_drift_is_found_and_named(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
     """A stack of its own is spoiled here: the journal gets a fact too many, and the history one of its rows twice."""
-    settings = Settings(data_dir=tmp_path, api_port=0, clickhouse_front_port=0, partitions=2)
+    settings = settings_for(api_port=0, clickhouse_front_port=0)
     with Stack(settings) as stack:
         operator = Operator(stack)
         project, client = operator.customer()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from api.stack import Stack
@@ -24,8 +25,8 @@ def book(version: str, number: int) -> PriceBook:
     return PriceBook(version, now_ms + number, rates, FIRST_PRICE_BOOK.plan_required, {}, now_ms)
 
 
-def test_a_partition_that_was_left_out_is_told_in_order(tmp_path) -> None:
-    settings = Settings(data_dir=tmp_path, api_port=0, clickhouse_front_port=0, partitions=PARTITIONS)
+def test_a_partition_that_was_left_out_is_told_in_order(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = settings_for(api_port=0, clickhouse_front_port=0, partitions=PARTITIONS)
 
     async def scenario(live: Settings) -> None:
         publisher = Publisher(live)

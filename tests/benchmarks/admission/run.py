@@ -135,7 +135,7 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> di
         with ProcessUsage(stack.pids()) as http_usage:
             http = run_callers(live, LoadPlan("http", HTTP_LEVELS, sizes.seconds, PROJECTS, 4, address))
         tell("Redis, the same callers")
-        yardsticks = [_redis(live, sizes.seconds, fsync=fsync) for fsync in (False, True)]
+        yardsticks = [yardstick(live, sizes.seconds, fsync=fsync) for fsync in (False, True)]
         tell(f"{sizes.spenders:,} spenders of {sizes.credits:,} credits")
         spent = spend(stack, live, sizes.spenders, sizes.credits, tell)
     return {
@@ -165,7 +165,8 @@ def passed(result: dict[str, Any]) -> bool:
     return all(result["spenders"][name] == 0 for name in ZERO_FIGURES)
 
 
-def _redis(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]:
+def yardstick(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]:
+    """Redis under the same callers; or what is not installed."""
     name = "redis, appendonly yes, appendfsync always" if fsync else "redis, appendonly no"
     if (skipped := redis_script.missing()) is not None:
         return {"name": name, "skipped": skipped, "levels": []}
