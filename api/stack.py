@@ -19,7 +19,7 @@ import httpx
 
 from api.callers.keys import hash_key, new_admin_key
 from streams.embedded import lifeline
-from streams.embedded.broker import BrokerError, EmbeddedBroker
+from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
 from streams.errors import OperatorError
 from streams.kafka.topics import create_topics
@@ -101,21 +101,42 @@ class Stack:
             )
         self.admin_key = _admin_key(settings.data_dir / "admin-key")
         settings.admin_key_hashes = [*settings.admin_key_hashes, hash_key(self.admin_key).hex()]
+        # Members import, and wait for Kafka, while it starts.
+        settings.kafka_wait_seconds = max(settings.kafka_wait_seconds, READY_SECONDS_MAX)
         if settings.kafka_url is None:
-            self._tell("starting Kafka")
-            self._start_broker(settings.kafka_port)
+            self._tell("starting Kafka, the worker and the API")
+            self._start_beside_broker()
+        else:
+            self._tell("starting the worker and the API")
+            self._start_members()
         asyncio.run(create_topics(settings))
-        self._tell("starting the worker and the API")
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+        self._wait_until_ready()
+        self._note = note_running(settings, self.url, self.clickhouse_url)
+
+    def _start_beside_broker(self) -> None:
+        """Start the embedded broker and, meanwhile, all members. Raises BrokerError."""
+        for tries_left in reversed(range(BROKER_STARTS_MAX)):
+            port = self.settings.kafka_port or lifeline.free_port()
+            self.settings.kafka_url = f"127.0.0.1:{port}"
+            self._start_members()
+            try:
+                self._start_broker(port)
+                return
+            except PortTakenError:
+                # Somebody took it since; all are told another one.
+                if self.settings.kafka_port or not tries_left:
+                    raise
+                self._stop_members()
+
+    def _start_members(self) -> None:
         self._members = [self._member("api", ["api"], {})] + [
             self._member(f"worker-{number}", ["worker"], {"METERLINE_WORKER_NAME": f"worker-{number}"})
             for number in range(1, self._workers + 1)
         ]
         for member in self._members:
             self._start(member)
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
-        self._supervisor.start()
-        self._wait_until_ready()
-        self._note = note_running(settings, self.url, self.clickhouse_url)
 
     def check(self) -> None:
         """Look whether the stack goes on. Raises StackError where a part has ended that can't be started again."""
@@ -203,6 +224,12 @@ class Stack:
         if self._supervisor is not None:
             self._supervisor.join()
             self._supervisor = None
+        self._stop_members()
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+    def _stop_members(self) -> None:
         for member in reversed(self._members):
             if member.child is not None:
                 member.child.process.terminate()
@@ -210,9 +237,6 @@ class Stack:
             if member.child is not None:
                 member.child.stop()
                 member.child = None
-        if self._broker is not None:
-            self._broker.stop()
-            self._broker = None
 
     def __enter__(self) -> Self:
         try:

@@ -47,6 +47,9 @@ class Settings(BaseSettings):
     kafka_ssl_certfile: Path | None = None
     kafka_ssl_keyfile: Path | None = None
     kafka_port: int = Field(0, ge=0, le=65535, description="Port of the embedded broker; 0 takes a free one")
+    kafka_wait_seconds: float = Field(
+        0.0, ge=0, description="How long a process that starts waits for a Kafka that is not there yet"
+    )
     kafka_heap_mb: int = Field(512, ge=256, description="Heap of the embedded broker")
 
     topic_prefix: str = Field("meterline", pattern=r"^[A-Za-z0-9._-]{1,64}$")

@@ -32,6 +32,8 @@ from tests.docs_blocks import (
 
 DOCUMENTS = documents()
 LINES_MAX = 200
+DOCS = "docs"
+DECISIONS = "docs/decisions"
 # Words that begin a command: a block of plain text must have none, since nothing runs it.
 _COMMANDS = re.compile(
     r"^\s*(?:\$ |(?:curl|uv|uvx|pip|python3?|meterline|docker|clickhouse-client|export)\s)", re.MULTILINE
@@ -174,15 +176,15 @@ def test_no_block_is_one_that_nothing_runs(document: str) -> None:
         ("```bash\necho 1\n```\n", "docs/producers.md", True),
         ("```sh\necho 1\n```\n", "docs/producers.md", False),
         ("```\ncurl http://127.0.0.1:8080\n```\n", "docs/producers.md", False),
-        ("    ```bash\n    echo 1\n    ```\n", "docs/decisions/0001-x.md", False),
-        ("~~~bash\necho 1\n~~~\n", "docs/unread.md", False),
+        ("    ```bash\n    echo 1\n    ```\n", f"{DECISIONS}/0001-x.md", False),
+        ("~~~bash\necho 1\n~~~\n", f"{DOCS}/unread.md", False),
         (f"```bash\n{TEST}\n```\n", "CONTRIBUTING.md", True),
         ("```python\nprint(1)\n```\n", "docs/producers.md", False),
         ("Put this into `a.py`:\n\n```python\nprint(1)\n```\n", "docs/producers.md", True),
         ("Put this into `a.py`:\n\n```python\nprint(1)\n```\n", "CONTRIBUTING.md", False),
         ("```json\n{}\n```\n", "docs/producers.md", False),
         ("```bash\necho {}\n```\n\n```json\n{}\n```\n", "docs/producers.md", True),
-        ("```text\na ──▶ b\n```\n", "docs/unread.md", True),
+        ("```text\na ──▶ b\n```\n", f"{DOCS}/unread.md", True),
     ],
 )
 def test_a_block_that_nothing_runs_is_noticed(text: str, document: str, is_run: bool) -> None:

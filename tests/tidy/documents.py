@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tests.tidy.sources import EVERYWHERE, PRODUCT, Source, functions, read, sources
 
 _SETTING = re.compile(r"METERLINE_[A-Z][A-Z_]*[A-Z]")
-_READ_BY_CODE = re.compile(r'(?:environ(?:\.get\(|\[)|getenv\(|ENV_FLAG = )"(METERLINE_[A-Z_]+)"')
+_READ_BY_CODE = re.compile(r'(?:environ(?:\.get\(|\.setdefault\(|\[)|getenv\(|ENV_FLAG = )"(METERLINE_[A-Z_]+)"')
 _GIVEN_TO_COMPOSE = re.compile(r"\$\{(METERLINE_[A-Z_]+)")
 _PATH = re.compile(r"(?<![\w/.-])(?:schemas|streams|api|tests|docs|clickhouse|\.ci)/[\w./-]*\w")
 _TEST = re.compile(r"`(test_\w+)(\.py|…)?`")
