@@ -20,7 +20,7 @@ from streams.kafka.codecs import encode
 from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.core.builders import addressed, admit, usage
-from tests.kafka.written_log import write_intake
+from tests.kafka.written_log import create_intake, write_intake
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
 RATE_LIMITS = json.loads((CONFORMANCE / "rate_limit.json").read_text())["cases"]
@@ -28,15 +28,15 @@ RENEWALS = json.loads((CONFORMANCE / "renewal.json").read_text())["cases"]
 REFUNDS = json.loads((CONFORMANCE / "refund.json").read_text())["cases"]
 DAY_MS = 86_400_000
 TIME_OF_DAY_MS = 15 * 3_600_000
-# The time that the stack is given to start and to read what is written.
-LATER_MS = 20_000
+# The time that the stack is given to read what is written.
+LATER_MS = 10_000
 # The bursts age out one after the other: however late a test comes to them, one is about to age out.
-BURSTS = 30
+BURSTS = 60
 
 
 def burst_ms(number: int) -> int:
     """The time at which a burst comes, in ms from the beginning."""
-    return 10_000 * number - 40_000
+    return 5_000 * number - 50_000
 
 
 def day_ms(text: str) -> int:
@@ -79,11 +79,8 @@ def read(project: str, name: str) -> AnyCommand:
     )
 
 
-@pytest.fixture(scope="module")
-def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """An operator at a stack whose intake log was written with times of the past. It has one partition, so that one log
-    holds everything in order of time."""
-    now_ms = time.time_ns() // 1_000_000
+def log_of(now_ms: int) -> list[tuple[int, object]]:
+    """What the intake log says of the time before, and about, `now_ms`: each command with its time, in order."""
     records: list[tuple[int, object]] = []
     for number, case in enumerate(RENEWALS):
         project = f"renewal_{number}"
@@ -119,6 +116,13 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         project = f"waiting_{number}"
         records += [(now_ms - 300_000, create(project)), (now_ms - 300_000, key_of(project))]
         records += [(now_ms + burst_ms(number), read(project, f"{each}")) for each in range(60)]
+    return sorted(records, key=lambda record: record[0])
+
+
+@pytest.fixture(scope="module")
+def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator at a stack whose intake log was written with times of the past. It has one partition, so that one log
+    holds everything in order of time."""
     settings = Settings(
         kafka_url=broker.url,
         topic_prefix="conformance",
@@ -128,11 +132,12 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         clickhouse_front_port=0,
         tick_seconds=0,
     )
-    records.sort(key=lambda record: record[0])
-    asyncio.run(write_intake(settings, [(0, at_ms, encode(body)) for at_ms, body in records]))
+    asyncio.run(create_intake(settings))
     with Stack(settings) as stack:
         operator = Operator(stack)
-        operator.began_ms = now_ms
+        operator.began_ms = time.time_ns() // 1_000_000
+        records = [(0, at_ms, encode(body)) for at_ms, body in log_of(operator.began_ms)]
+        asyncio.run(write_intake(settings, records))
         yield operator
 
 

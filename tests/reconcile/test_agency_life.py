@@ -26,7 +26,7 @@ from schemas.facts import ENTRY_KINDS, Fact
 from streams.kafka.codecs import encode
 from streams.settings import Settings
 from tests.calls import Operator, eventually
-from tests.kafka.written_log import write_intake
+from tests.kafka.written_log import create_intake, write_intake
 from tests.reconcile.agency import CREDIT, MONTHS, Life, renewal_days
 
 PARTITIONS = 2
@@ -66,6 +66,7 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         # No ticks, so that nothing moves by today's clock.
         tick_seconds=0,
     )
+    asyncio.run(create_intake(settings))
     asyncio.run(write_intake(settings, [(partition, at_ms, encode(body)) for partition, at_ms, body in records]))
     with Stack(settings) as stack:
         told = Replayed(life, facts, stack)
