@@ -1,5 +1,5 @@
-"""What every HTTP answer of ours has, the API's and a gateway's: a request id, the limit headers, and RFC 9457 problems
-for errors."""
+"""HTTP answers, the API's and a gateway's: each has a request id and the limit headers, and an error is an RFC 9457
+problem."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Terminal:
         self._tell("set -euo pipefail")
 
     def run(self, commands: str, name: str) -> str:
-        """What the commands print. Fails where one of them does, or takes too long."""
+        """Run the commands, and give what they print. Fails where one of them does, or takes too long."""
         self._count += 1
         script, out, err = (self._scratch / f"{self._count}.{suffix}" for suffix in ("sh", "out", "err"))
         script.write_text(commands + "\n")
@@ -183,7 +183,8 @@ class Reader:
         self.done: set[Block] = set()
 
     def read(self, document: str) -> list[str]:
-        """What each command block of the document printed; the documents before it are read first, each once."""
+        """Read a document: gives what each of its command blocks printed; the documents before it are read first,
+        each once."""
         for each in READING_ORDER[: READING_ORDER.index(document) + 1]:
             if each not in self._printed:
                 self._printed[each] = self._read(each)
@@ -195,7 +196,7 @@ class Reader:
         return (Path(self._env["HOME"]) / ".local/share/meterline/admin-key").read_text()
 
     def history(self, sql: str) -> str:
-        """What the embedded ClickHouse answers."""
+        """Ask the embedded ClickHouse, and give its answer."""
         return httpx.post(self.clickhouse_url, content=self._localised(sql)).text
 
     def file(self, name: str) -> str:

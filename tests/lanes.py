@@ -1,4 +1,4 @@
-"""Which tests may run at the same time: `meterline test` has two lanes, each a process that takes whole groups.
+"""Lanes of tests that run at the same time: `meterline test` has two lanes, each a process that takes whole groups.
 
 A lane has one broker and one stack for all its tests that ask for those, so what is grouped is a file: it shares what
 its fixtures started, and its tests come in their order. A file that neither asks for a real part nor starts one is

@@ -1,4 +1,4 @@
-"""Where the seeds of randomised runs begin, and how many of them there are.
+"""The seeds of randomised runs: where they begin, and how many of them there are.
 
 A run takes its seeds from a new base on, which its first lines tell; METERLINE_SEED_BASE repeats it. `meterline test`
 goes through a part of what `meterline test --deep` does, which is a step of its own in CI.

@@ -259,7 +259,7 @@ def ci_lines() -> set[str]:
 
 
 def faults_of(document: str, blocks: list[Block]) -> list[str]:
-    """What of these blocks no test runs, and why."""
+    """The blocks that no test runs, each with the reason."""
     faults: list[str] = []
     before = ""
     for block in blocks:

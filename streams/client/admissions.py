@@ -1,11 +1,11 @@
-"""For gateways: may this project do this now? Ask the owner by Kafka, or the API by HTTP; the same methods either way.
+"""Admissions for gateways: may this project do this now? By Kafka to the owner, or by HTTP to the API; same methods.
 
     async with KafkaAdmissions(settings) as admissions:
         decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
         if decision.allowed: ...
 
-A refusal is a Decision too. Where there is none to be had, MeterlineAway is raised: it may have been decided all the
-same, so ask again under the same idempotency key, or leave it to `streams.away`.
+A refusal is a Decision too. MeterlineAway is raised where no decision can be had. The request may have been decided all
+the same: ask again under the same idempotency key, or leave it to `streams.client.away`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RETRY_SECONDS = 0.05
 
 
 class Details(TypedDict, total=False):
-    """What an operation's price depends on; see `schemas.events.UsageData`."""
+    """The details of a request that its price depends on; see `schemas.events.UsageData`."""
 
     quantity: int | None
     target_languages: int | None
@@ -35,8 +35,8 @@ class Details(TypedDict, total=False):
 
 
 class MeterlineAway(Exception):
-    """There is no answer: not reachable, none in time, or not for this gateway's key. Unless `is_unsent`, it may have
-    been decided all the same, or may yet be."""
+    """Meterline gave no answer: it is not reachable, too slow, or refuses this gateway's key. Unless `is_unsent`, the
+    request may have been decided all the same, or may yet be."""
 
     def __init__(self, detail: str, *, is_unsent: bool = False) -> None:
         super().__init__(detail)
@@ -45,7 +45,7 @@ class MeterlineAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided. `credits`, charged or held or given back, and `available` are microcredits.
+    """The decision on a request. `credits`, charged or held or given back, and `available` are microcredits.
 
     `offset` may be given to GET /v1/balance as `min_offset`. `already_decided`: the event was decided before, nothing
     was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code that
@@ -79,7 +79,8 @@ class Decision:
 
 
 class Admissions(Protocol):
-    """What both clients do. Every method raises MeterlineAway where there is no answer; any number at once."""
+    """The methods that both clients have. Every method raises MeterlineAway where there is no answer; any number at
+    once."""
 
     async def __aenter__(self) -> Self: ...
 

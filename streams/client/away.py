@@ -1,4 +1,4 @@
-"""When Meterline is away: what a gateway admits by itself, and how that is put right once there are answers again.
+"""A gateway without answers: it admits by itself what its lease allows, and settles that once Meterline answers again.
 
 By default nothing is admitted (fail-closed): a request that can't be decided is refused with 503. With a lease, a
 gateway process goes on for `seconds_max` after the last decision it was given, and admits requests worth `credits_max`
@@ -52,8 +52,9 @@ _EXPIRED = "idempotency_reply_expired"
 
 @dataclass(frozen=True, slots=True)
 class AwayCounts:
-    """How it stands: entries that wait to be settled, and the microcredits leased for them; since the process started,
-    requests that were admitted here, entries that were settled, and the microcredits of those that were refused."""
+    """Counts of this process: entries that wait to be settled, and the microcredits leased for them; since the
+    process started, requests that were admitted here, entries that were settled, and the microcredits of those that
+    were refused."""
 
     waiting: int
     leased: int
@@ -111,7 +112,7 @@ class Away:
 
     @property
     def counts(self) -> AwayCounts:
-        """How it stands now."""
+        """The counts as they are now."""
         return AwayCounts(len(self._entries), self._leased_total, self._admitted, self._settled, self._uncovered)
 
     async def start(self, admissions: Admissions, producer: Producer | None) -> None:
@@ -137,8 +138,8 @@ class Away:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the last that was asked waited in vain, and nobody else had an answer meanwhile. Whoever can have a
-        lease need not wait for it too."""
+        """Whether Meterline seems away: the newest question waited in vain, and no other had an answer meanwhile. A
+        request that can have a lease then need not wait as well."""
         return self._silent_at is not None and time.monotonic() - self._silent_at < SILENCE_SECONDS
 
     async def ask(self, asked: Asked, idempotency_key: str = "") -> Decision:
@@ -214,15 +215,15 @@ class Away:
         self._enter(await self._journal.add(entry), entry)
 
     def abandon(self, asked: Asked) -> None:
-        """A request was refused for want of a decision. It may be held for all the same, once the owner comes to it:
-        let that go, before its time is over. Not on disk, since it ends by itself."""
+        """Release the hold of a request that was refused for want of a decision: the owner may have placed it all
+        the same. This is not kept on disk, since a hold ends by itself."""
         if asked.hold and len(self._entries) * 2 < self._entries_max:
             self._abandoned_count += 1
             self._abandoned.add(_identity(asked))
             self._enter(-self._abandoned_count, Entry(asked=asked, outcome="release", reason="not decided in time"))
 
     def take_up(self, asked: Asked) -> None:
-        """It is asked for again: a hold that is there is not let go."""
+        """Keep the hold of an abandoned request that is asked for again."""
         self._abandoned.discard(_identity(asked))
 
     def _enter(self, number: int, entry: Entry) -> None:
@@ -364,7 +365,7 @@ class Away:
         return await self._without_hold(entry, decision)
 
     async def _without_hold(self, entry: Entry, decision: Decision) -> int:
-        """Charged, charged before, or refused."""
+        """Settle an entry without a hold: it is charged now, was charged before, or is refused."""
         if decision.allowed:
             if entry.outcome == "capture":
                 await self._record(entry.asked)

@@ -1,4 +1,4 @@
-"""A gateway's own journal: what still has to be settled with Meterline, on disk before anyone relies on it.
+"""The away journal: what a gateway still has to settle with Meterline, on disk before anyone relies on it.
 
 One SQLite file a process. It is locked for as long as the process lives, and what it says is on disk once it says so.
 """
@@ -43,7 +43,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     details: Details = {}
 
     async def ask(self, admissions: Admissions, idempotency_key: str = "") -> Decision:
-        """The decision. Raises MeterlineAway."""
+        """Ask for the decision on this request. Raises MeterlineAway."""
         return await admissions.admit(
             self.project,
             self.operation,
@@ -60,7 +60,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def event(self) -> UsageEvent:
-        """Its usage event."""
+        """The usage event of this request."""
         return usage_event(
             self.project,
             self.operation,
@@ -75,7 +75,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be settled: a request that was admitted here for `leased` microcredits, or, where there is a
+    """An entry to be settled: a request that was admitted here for `leased` microcredits, or, where there is a
     `hold_id`, one that Meterline holds credits for and that could not be resolved. `credits` is what to capture, None
     for all of it.
     """
@@ -95,7 +95,8 @@ T = TypeVar("T")
 
 
 class AwayJournal:
-    """Entries by number, in the order they came. Without a path they are in memory only, and end with the process."""
+    """The journal's entries by number, in the order they came. Without a path they are in memory only, and end with
+    the process."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -123,7 +124,7 @@ class AwayJournal:
         return await self._in_thread(insert)
 
     async def replace(self, number: int, entry: Entry) -> None:
-        """Write what has become of it. Raises sqlite3.Error."""
+        """Write what has become of an entry. Raises sqlite3.Error."""
         await self._in_thread(
             lambda: self._opened().execute("UPDATE entries SET entry = ? WHERE number = ?", (_encode(entry), number))
         )

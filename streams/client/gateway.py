@@ -65,7 +65,7 @@ Computed = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which requests are which operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
+    """A route maps requests to an operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
 
     With `hold`, credits are held for `hold_seconds` and charged by the outcome; without, they are charged at once, for
     good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and `key_id`, or a
@@ -83,7 +83,7 @@ class Route:
 
 @dataclass(slots=True)
 class Charge:
-    """What an admitted request is charged, in `scope["meterline"]`. `is_leased`: Meterline is away, and it was admitted
+    """The charge of an admitted request, in `scope["meterline"]`. `is_leased`: Meterline is away, and it was admitted
     here (see `streams.away`). A repeat that finds the hold of a job that goes on is `already_decided`. What is said
     here is done once the request has been answered, whatever its status."""
 
@@ -116,7 +116,7 @@ class Charge:
 
 @dataclass(slots=True)
 class _Run:
-    """What was seen of a request while it ran."""
+    """The course of a request, as the gateway saw it while it ran."""
 
     status: int | None = None
     is_complete: bool = False
@@ -124,7 +124,7 @@ class _Run:
     has_failed: bool = False
 
     def outcome(self) -> Outcome:
-        """What its answer says. A client that goes away is no failure of the platform's."""
+        """The outcome that the service's answer says. A client that goes away is no failure of the platform's."""
         if self.status is None:
             return "capture" if self.is_disconnected and not self.has_failed else "release"
         is_cut = self.has_failed and not self.is_complete and not self.is_disconnected
@@ -267,7 +267,7 @@ class Gateway:
         return _READ if scope["method"] in ("GET", "HEAD") else _WRITE, {}
 
     async def _asked(self, scope: Scope, receive: Receive, project: str, route: Route) -> tuple[Asked, bool, Receive]:
-        """What is asked of Meterline, whether the client named it, and the body for the service to read. Raises
+        """The question to Meterline, whether the client named it, and the body for the service to read. Raises
         Rejection."""
         key = Headers(scope=scope).get("idempotency-key", "")
         if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
@@ -385,7 +385,7 @@ class Gateway:
             log.exception("hold %s is not resolved: the journal can't be written", hold_id)
 
     def _owe(self, asked: Asked, is_named: bool) -> None:
-        """It may be charged although it was not answered well: its repeat runs."""
+        """Note that a request may be charged although it was not answered well: its repeat is to run."""
         if is_named and not asked.hold:
             self._owed[asked.project, asked.id] = None
             if len(self._owed) > _OWED_MAX:

@@ -139,7 +139,8 @@ class HttpAdmissions:
 
 
 def _decision_of(response: httpx.Response, project: str, operation: str) -> Decision:
-    """What an answer below 500 says. Raises MeterlineAway where it is none of the API's, or about the gateway's key."""
+    """The decision that an answer below 500 says. Raises MeterlineAway where it is none of the API's, or about the
+    gateway's key."""
     try:
         body = dict(response.json())
         code = "" if response.is_success else body["code"]

@@ -39,7 +39,7 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class EventPlace:
-    """Where an acknowledged event stands: `offset` of its record on `partition`, `index` within that record."""
+    """The place of an acknowledged event: `offset` of its record on `partition`, `index` within that record."""
 
     partition: int
     offset: int
@@ -338,6 +338,6 @@ class HttpProducer(Producer):
 
 
 def _retry_after_seconds(response: httpx.Response) -> float:
-    """What Retry-After says, in seconds; 0 where it says nothing of that kind."""
+    """The seconds that Retry-After says; 0 where it says none."""
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else 0.0

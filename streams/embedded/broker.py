@@ -147,7 +147,7 @@ class EmbeddedBroker:
         return self._jvm.pid if self._jvm else None
 
     def poll(self) -> int | None:
-        """None while the JVM runs, else its exit code (0 if there is none)."""
+        """The JVM's exit code (0 if there is no JVM), or None while it runs."""
         return self._jvm.poll() if self._jvm else 0
 
     def stop(self) -> None:

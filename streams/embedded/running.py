@@ -1,4 +1,4 @@
-"""Where the Meterline that runs on this machine can be reached: a note that `meterline up` leaves while it is up."""
+"""The note that `meterline up` leaves while it is up: where the Meterline of this machine can be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This machine's clock, in the unit of every record's timestamp. The core has none: it is told the time."""
+"""The machine's clock, in the unit of every record's timestamp. The core has none: it is told the time."""
 
 from __future__ import annotations
 

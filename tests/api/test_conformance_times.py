@@ -80,7 +80,7 @@ def read(project: str, name: str) -> AnyCommand:
 
 
 def log_of(now_ms: int) -> list[tuple[int, object]]:
-    """What the intake log says of the time before, and about, `now_ms`: each command with its time, in order."""
+    """Read the intake log of the time before, and about, `now_ms`: each command with its time, in order."""
     records: list[tuple[int, object]] = []
     for number, case in enumerate(RENEWALS):
         project = f"renewal_{number}"

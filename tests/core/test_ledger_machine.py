@@ -79,7 +79,7 @@ def test_any_commands_in_any_order_do_what_the_model_says(record_property: Calla
 
 
 def too_seldom() -> list[str]:
-    """What has come about less often than it has to, by now."""
+    """The events that have come about less often than they have to, by now."""
     done, refused = Counter[str](), Counter[str]()
     for what, times in tally.items():
         kind, _, outcome = what.partition(": ")
