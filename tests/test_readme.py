@@ -203,12 +203,6 @@ def test_the_readme_is_one_page_that_leads_to_the_others() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_settings_named_exist(document: str) -> None:
-    known = {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
-    assert set(re.findall(r"METERLINE_[A-Z_]+[A-Z]", text_of(document))) <= known
-
-
-@pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_named_exist(document: str) -> None:
     """In code, from the root; a decision may be named by its number. In links, from where the document is."""
     text = text_of(document)
