@@ -1,14 +1,13 @@
-"""Lanes of tests that run at the same time: `meterline test` has two lanes, each a process that takes whole groups.
+"""Lanes of tests that run at the same time: `meterline test` has two, processes that take one file after the other.
 
-A lane has one broker and one stack for all its tests that ask for those, so what is grouped is a file: it shares what
-its fixtures started, and its tests come in their order. A file that neither asks for a real part nor starts one is
-pure; each of its tests goes to whichever lane is free.
+A lane has one broker and one stack for all its tests that ask for those. A file is pure where nothing in it asks for a
+real part or starts one.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
+from itertools import groupby
 
 import pytest
 
@@ -16,38 +15,39 @@ import pytest
 PARTS = {"broker", "stack", "operator", "settings_for", "engine", "serve"}
 STARTERS = {"Stack", "EmbeddedBroker", "lifeline", "subprocess", "measure"}
 
-# The files that take longest, longest first. They begin, and what is pure ends, so that both lanes end together.
+# The files that take longest, longest first. They come before the others, so that both lanes end together.
 LONG = (
     "tests/test_readme.py",
     "tests/api/test_cli.py",
     "tests/client/test_away.py",
     "tests/embedded/test_broker.py",
     "tests/reconcile/test_agency_life.py",
+    "tests/cashier/test_purchases.py",
+    "tests/api/test_openapi_contract.py",
     "tests/worker/test_crashes.py",
     "tests/api/test_conformance_times.py",
-    "tests/api/test_openapi_contract.py",
-    "tests/cashier/test_purchases.py",
+    "tests/simulation/test_simulation.py",
+    "tests/benchmarks/test_admission.py",
+    "tests/api/test_recharge.py",
+    "tests/worker/test_recovery.py",
+    "tests/core/test_ledger_machine.py",
     "tests/reconcile/test_verify.py",
 )
 
 
 def arrange(items: list[pytest.Item]) -> None:
-    """Mark files that need real parts as `parts` and as a group; put the longest first, and what is pure last."""
-    # Tests of one file need not come together here: pytest has put those that share a fixture side by side.
-    files = defaultdict(list)
-    for item in items:
-        files[item.path].append(item)
-    for tests in files.values():
+    """Mark the tests of files that need real parts as `parts`, and put the longest files first, pure ones last."""
+    files = [(path, list(tests)) for path, tests in groupby(items, lambda item: item.path)]
+    for _, tests in files:
         if needs_parts(tests):
             for item in tests:
                 item.add_marker(pytest.mark.parts)
-                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
     def place(item: pytest.Item) -> int:
         name = item.nodeid.partition("::")[0]
-        if item.get_closest_marker("parts") is None:
-            return len(LONG) + 1
-        return LONG.index(name) if name in LONG else len(LONG)
+        if name in LONG:
+            return LONG.index(name)
+        return len(LONG) + (item.get_closest_marker("parts") is None)
 
     items.sort(key=place)
 

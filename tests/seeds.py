@@ -15,8 +15,6 @@ BASE = int(os.environ.setdefault("METERLINE_SEED_BASE", str(secrets.randbelow(10
 # Simulated worlds; beside them a fifth as many that keep few replies. `--deep` asks for 2,000.
 WORLDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "300"))
 WORLDS_FEW_REPLIES = WORLDS // 5
-# So that lanes share them.
-WORLD_PARTS = 4
 # One world, to see again what it does.
 ONE_WORLD = os.environ.get("METERLINE_SIMULATION_SEED")
 

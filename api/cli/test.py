@@ -12,8 +12,8 @@ from streams.settings import PROJECT_ROOT, user_cache_dir
 
 app = typer.Typer()
 
-# Two at a time, in the order of tests/lanes.py.
-LANES = ["-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
+# Two files at a time, in the order of tests/lanes.py.
+LANES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 # With one of these somebody is looking at single tests: they come one after the other.
 ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
 DEEP = {"METERLINE_SIMULATION_SEEDS": "2000", "METERLINE_LEDGER_STEPS": "100000"}

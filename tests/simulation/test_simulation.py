@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pytest
 
@@ -10,18 +10,16 @@ from streams.core import fold
 from streams.state.rocks import SegmentedFile
 from streams.worker import decider
 from streams.worker.lease import Lease
-from tests.seeds import BASE, ONE_WORLD, WORLD_PARTS, WORLDS, WORLDS_FEW_REPLIES
+from tests.seeds import BASE, ONE_WORLD, WORLDS, WORLDS_FEW_REPLIES
 from tests.simulation.checks import simulate
 
-PARTS = range(WORLD_PARTS) if ONE_WORLD is None else [0]
 
-
-def each_ends_well(seeds: Iterable[int], hazards: frozenset[str], tests: str) -> None:
-    """Simulate those worlds, or only the one that is asked for."""
+def each_ends_well(worlds: int, hazards: frozenset[str], tests: str) -> None:
+    """Simulate so many worlds, or only the one that is asked for."""
     if ONE_WORLD is not None:
         simulate(int(ONE_WORLD), hazards, print)
         return
-    for seed in seeds:
+    for seed in range(BASE, BASE + worlds):
         try:
             simulate(seed, hazards, None)
         except Exception as error:
@@ -30,17 +28,14 @@ def each_ends_well(seeds: Iterable[int], hazards: frozenset[str], tests: str) ->
 
 
 @pytest.mark.seeded
-@pytest.mark.parametrize("part", PARTS)
-def test_every_world_ends_as_the_model_says(part: int) -> None:
-    each_ends_well(range(BASE + part, BASE + WORLDS, WORLD_PARTS), frozenset(), "every_world")
+def test_every_world_ends_as_the_model_says() -> None:
+    each_ends_well(WORLDS, frozenset(), "every_world")
 
 
 @pytest.mark.seeded
-@pytest.mark.parametrize("part", PARTS)
-def test_worlds_that_keep_few_replies_lean_on_the_dedup_index(part: int) -> None:
+def test_worlds_that_keep_few_replies_lean_on_the_dedup_index() -> None:
     """Found by it: accounts written before the index, and a crash between, let a retried request be charged again."""
-    seeds = range(BASE + part, BASE + WORLDS_FEW_REPLIES, WORLD_PARTS)
-    each_ends_well(seeds, frozenset({"few-replies"}), "few_replies")
+    each_ends_well(WORLDS_FEW_REPLIES, frozenset({"few-replies"}), "few_replies")
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
