@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from jgo.maven import Artifact
 
 KAFKA_VERSION = "4.1.0"
+# Kafka's name for the file of feature levels in a formatted storage.
+FEATURES_FILE = "bootstrap.checkpoint"
 START_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 30.0
 PREDECESSOR_SECONDS_MAX = 15.0
@@ -106,6 +109,7 @@ class EmbeddedBroker:
         self._classes_path = self._dir / "classes.txt"
         self._cache_dir = cache_dir.absolute()
         self._archive_path = self._cache_dir / "kafka" / KAFKA_VERSION / "kafka.jsa"
+        self._features_path = self._cache_dir / "kafka" / KAFKA_VERSION / FEATURES_FILE
         self._port_wanted = port
         self._heap_mb = heap_mb
         self._partitions = partitions
@@ -235,7 +239,27 @@ class EmbeddedBroker:
                     return
 
     def _format(self, flags: tuple[str, ...], log_start: int) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        """Format the storage: by Kafka's own tool the first time, and from what that wrote ever after.
+
+        The tool is a JVM that takes as long to start as the broker. It writes the feature levels of this Kafka, which
+        are always the same, and the ids of this storage.
+        """
+        if self._features_path.exists():
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._features_path, self._log_dir / FEATURES_FILE)
+            ids = f"cluster.id={_random_id()}\ndirectory.id={_random_id()}\nnode.id=1\nversion=1\n"
+            # It says that the storage is formatted, so it comes last, and whole.
+            unfinished = self._log_dir / "meta.properties.tmp"
+            unfinished.write_text(ids)
+            unfinished.rename(self._log_dir / "meta.properties")
+            return
+        self._format_by_tool(flags, log_start)
+        unfinished = self._features_path.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(self._log_dir / FEATURES_FILE, unfinished)
+        unfinished.rename(self._features_path)
+
+    def _format_by_tool(self, flags: tuple[str, ...], log_start: int) -> None:
+        cluster_id = _random_id()
         arguments = ("format", f"--cluster-id={cluster_id}", f"--config={self._config_path}")
         tool = self._start_java("kafka-format", *flags, "kafka.tools.StorageTool", *arguments)
         try:
@@ -425,3 +449,10 @@ async def _cluster_at(url: str) -> str | None:
     finally:
         await admin.close()
     return str(cluster["cluster_id"]) if cluster["brokers"] else None
+
+
+def _random_id() -> str:
+    """An id as Kafka makes them: 16 random bytes in base64 for URLs, never with a dash in front."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text
