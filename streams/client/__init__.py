@@ -1,4 +1,5 @@
-"""The one import for a service that embeds us: producers of usage, admissions, and a gateway in front of it."""
+"""The client, the one import for a service that embeds Meterline: producers of usage, admissions, a gateway before
+it."""
 
 from streams.client.admissions import Admissions, Decision, MeterlineAway
 from streams.client.away import Away

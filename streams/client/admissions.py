@@ -1,11 +1,12 @@
-"""For gateways: may this project do this now? Ask the owner by Kafka, or the API by HTTP; the same methods either way.
+"""Admissions, for gateways: may this project do this now? The owner is asked by Kafka, or the API by HTTP, all the
+same.
 
     async with KafkaAdmissions(settings) as admissions:
         decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
         if decision.allowed: ...
 
-A refusal is a Decision too. Where there is none to be had, MeterlineAway is raised: it may have been decided all the
-same, so ask again under the same idempotency key, or leave it to `streams.away`.
+A refusal is a Decision too. Where no decision is to be had, MeterlineAway is raised. The request may have been decided
+all the same, so ask again under the same idempotency key, or leave it to `streams.client.away`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ RETRY_SECONDS = 0.05
 
 
 class Details(TypedDict, total=False):
-    """What an operation's price depends on; see `schemas.events.UsageData`."""
+    """The details of a use that its price depends on; see `schemas.events.UsageData`."""
 
     quantity: int | None
     target_languages: int | None
@@ -36,8 +37,10 @@ class Details(TypedDict, total=False):
 
 
 class MeterlineAway(Exception):
-    """There is no answer: not reachable, none in time, or not for this gateway's key. Unless `is_unsent`, it may have
-    been decided all the same, or may yet be."""
+    """Meterline gave no answer: it was not reached, took too long, or has none for this gateway's key.
+
+    Unless `is_unsent`, the request may have been decided all the same, or may yet be.
+    """
 
     def __init__(self, detail: str, *, is_unsent: bool = False) -> None:
         super().__init__(detail)
@@ -46,11 +49,11 @@ class MeterlineAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided. `credits`, charged or held or given back, and `available` are microcredits.
+    """The decision on a request or a hold. `credits`, charged or held or given back, and `available` are microcredits.
 
-    `offset` may be given to GET /v1/balance as `min_offset`. `already_decided`: the event was decided before, nothing
-    was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code that
-    limits on trial would have refused it with. `field` is what of the request was wrong.
+    `offset` may be given to GET /v1/balance as `min_offset`. With `already_decided` the event was decided before, and
+    nothing was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code
+    that limits on trial would have refused the request with. `field` names the part of the request that was wrong.
     """
 
     status: int
@@ -80,7 +83,8 @@ class Decision:
 
 
 class Admissions(Protocol):
-    """What both clients do. Every method raises MeterlineAway where there is no answer; any number at once."""
+    """The methods of both clients, for any number of calls at once. Each raises MeterlineAway where there is no
+    answer."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -106,7 +110,7 @@ class Admissions(Protocol):
     ) -> Decision:
         """Decide one request, and charge it, or hold its credits for `job_id` (by default `id`).
 
-        (source, id) are those of the usage event that may follow: the two are billed once.
+        `source` and `id` are those of the usage event that may follow: request and event are billed once.
         """
 
     async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
@@ -116,7 +120,7 @@ class Admissions(Protocol):
         """Give a hold's credits back. A repeat gets the same answer."""
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
-        """Let a hold expire so long from now."""
+        """Let a hold expire that many seconds from now."""
 
     async def prices(self) -> PriceBook:
         """The price book in force, as of a minute ago or less."""

@@ -1,6 +1,7 @@
-"""A gateway's own journal: what still has to be settled with Meterline, on disk before anyone relies on it.
+"""The away journal, a gateway's own: entries still to be settled with Meterline, on disk before anyone relies on them.
 
-One SQLite file a process. It is locked for as long as the process lives, and what it says is on disk once it says so.
+It is one SQLite file for each process, locked for as long as the process lives. A write is on disk once its call
+returns.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Outcome = Literal["running", "capture", "release", "keep"]
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A request as Meterline is asked about it, now or later. (source, id) are its usage event's too.
 
-    `occurred_at` is RFC 3339. Under its `idempotency_key` it is decided once, however often it is asked.
+    `occurred_at` is RFC 3339. Under its `idempotency_key` a request is decided once, however often it is asked.
     """
 
     project: str
@@ -43,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     details: Details = {}
 
     async def ask(self, admissions: Admissions, idempotency_key: str = "") -> Decision:
-        """The decision. Raises MeterlineAway."""
+        """Ask for the decision on the request. Raises MeterlineAway."""
         return await admissions.admit(
             self.project,
             self.operation,
@@ -60,7 +61,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def event(self) -> UsageEvent:
-        """Its usage event."""
+        """The usage event of the request."""
         return usage_event(
             self.project,
             self.operation,
@@ -75,9 +76,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be settled: a request that was admitted here for `leased` microcredits, or, where there is a
-    `hold_id`, one that Meterline holds credits for and that could not be resolved. `credits` is what to capture, None
-    for all of it.
+    """An entry to be settled: a request that was admitted here for `leased` microcredits, or, where there is a
+    `hold_id`, a request whose hold could not be resolved. `credits` is how many microcredits to capture, None for all.
     """
 
     asked: Asked
@@ -95,20 +95,21 @@ T = TypeVar("T")
 
 
 class Journal:
-    """Entries by number, in the order they came. Without a path they are in memory only, and end with the process."""
+    """A Journal has entries by number, in the order they came. Without a path they are only in memory, and are lost at
+    the end of the process."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        # SQLite's connection belongs to one thread, and waiting for the disk is that thread's.
+        # SQLite's connection belongs to one thread, which also waits for the disk.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="away-journal")
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> dict[int, Entry]:
-        """Lock the file, and give what it holds. Raises OperatorError where another process has it."""
+        """Lock the file, and read its entries. Raises OperatorError where another process has it."""
         return await self._in_thread(self._open)
 
     async def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which releases its lock."""
         await self._in_thread(self._close)
         self._thread.shutdown()
 
@@ -123,7 +124,7 @@ class Journal:
         return await self._in_thread(insert)
 
     async def replace(self, number: int, entry: Entry) -> None:
-        """Write what has become of it. Raises sqlite3.Error."""
+        """Write what has become of an entry. Raises sqlite3.Error."""
         await self._in_thread(
             lambda: self._opened().execute("UPDATE entries SET entry = ? WHERE number = ?", (_encode(entry), number))
         )
@@ -137,7 +138,7 @@ class Journal:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path or ":memory:", timeout=0, isolation_level=None)
         try:
-            # Taken by the first statement below, and let go by the end of the process, however it ends.
+            # The lock is taken by the first statement below, and released by the end of the process, however it ends.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

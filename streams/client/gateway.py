@@ -1,4 +1,4 @@
-"""Plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by what became of it.
+"""The gateway, plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by its outcome.
 
     app = Gateway(
         service,
@@ -8,13 +8,13 @@
         project_of=lambda scope: scope["state"]["project"],
     )
 
-A refused request is answered here, with a problem and the limit headers, and never reaches the service. One that is
-admitted finds its `Charge` in `scope["meterline"]`. What it holds is captured when it is answered below 500: a failure
-that is not the platform's is charged. An answer of 500 or more, or an exception, releases it.
+A refused request is answered here, with a problem and the limit headers, and never reaches the service. An
+admitted request finds its `Charge` in `scope["meterline"]`. Its hold is captured when it is answered below 500: a
+failure that is not the platform's is charged. An answer of 500 or more, or an exception, releases the hold.
 
-A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: sent again
-it is charged once. What was released runs again; what was charged is refused (409), or, where `repeats` is "run", runs
-again for nothing: only a service that answers a key it knows by itself should say so.
+A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: a request
+sent again is charged once. A repeat of a released request runs again. A repeat of a charged one is refused (409), or,
+where `repeats` is "run", runs again for nothing; say that only of a service that itself answers a key it knows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ from streams.kafka.codecs import encode_json
 
 log = logging.getLogger(__name__)
 
-# Of a request that is answered while its client waits. A job that goes on needs longer, by its Route or `extend`.
+# The hold of a request that is answered while its client waits. A job that goes on needs longer, by its Route or
+# `extend`.
 HOLD_SECONDS = 600
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 REASON_CHARS_MAX = 200
@@ -65,12 +66,13 @@ Computed = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Which requests are which operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
+    """A Route says which requests are which operation. `path` may have {parameters}, as Starlette's; a GET route takes
+    HEAD too.
 
-    With `hold`, credits are held for `hold_seconds` and charged by the outcome; without, they are charged at once, for
-    good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and `key_id`, or a
-    function of the request that gives them, which may read its body and raise Rejection. A service that takes a path in
-    other spellings (a trailing slash) needs a route for each.
+    With `hold`, credits are held for `hold_seconds` and charged by the outcome; without `hold`, they are charged at
+    once, for good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and
+    `key_id`, or a function of the request that gives them, which may read its body and raise Rejection. A service that
+    takes a path in other spellings (a trailing slash) needs a route for each.
     """
 
     method: str
@@ -83,9 +85,10 @@ class Route:
 
 @dataclass(slots=True)
 class Charge:
-    """What an admitted request is charged, in `scope["meterline"]`. `is_leased`: Meterline is away, and it was admitted
-    here (see `streams.away`). A repeat that finds the hold of a job that goes on is `already_decided`. What is said
-    here is done once the request has been answered, whatever its status."""
+    """The charge of an admitted request, in `scope["meterline"]`. `is_leased` says that Meterline is away, and the
+    request was admitted here (see `streams.client.away`). A repeat that finds the hold of a job that goes on has a
+    decision that is `already_decided`. The service's last call of `capture`, `release` or `keep` is carried out once
+    the request has been answered, whatever its status."""
 
     decision: Decision
     is_held: bool
@@ -95,28 +98,29 @@ class Charge:
     reason: str = ""
 
     def capture(self, credits: int | None = None) -> None:
-        """Charge what is held, or that many microcredits of it. Raises ValueError where it is more than is held."""
+        """Charge the held credits, or that many microcredits of them. Raises ValueError where fewer are held."""
         if credits is not None:
-            # A hold that was found, and not placed now, is not known to the last credit.
+            # The credits of a hold that was found, and not placed now, are not known here.
             is_known = not self.decision.already_decided
             if not self.is_held or credits < 0 or (is_known and credits > self.decision.credits):
                 raise ValueError("There are not so many credits held")
         self.outcome, self.credits = "capture", credits
 
     def release(self, reason: str) -> None:
-        """Charge nothing. Raises ValueError where it is charged already, without a hold."""
+        """Charge nothing. Raises ValueError where the request was charged at once, without a hold."""
         if not self.is_held:
             raise ValueError("It was charged at once: there is nothing to release")
         self.outcome, self.reason = "release", reason[:REASON_CHARS_MAX]
 
     def keep(self) -> None:
-        """Leave the hold to whoever ends the job: `decision.hold_id`, or, where it is leased, the job's id."""
+        """Leave the hold to whoever ends the job, by `decision.hold_id`, or by the job's id if the request is
+        leased."""
         self.outcome = "keep"
 
 
 @dataclass(slots=True)
 class _Run:
-    """What was seen of a request while it ran."""
+    """The run of a request: how it was answered, as far as was seen."""
 
     status: int | None = None
     is_complete: bool = False
@@ -124,7 +128,7 @@ class _Run:
     has_failed: bool = False
 
     def outcome(self) -> Outcome:
-        """What its answer says. A client that goes away is no failure of the platform's."""
+        """The outcome that follows from the answer. A client that goes away is no failure of the platform's."""
         if self.status is None:
             return "capture" if self.is_disconnected and not self.has_failed else "release"
         is_cut = self.has_failed and not self.is_complete and not self.is_disconnected
@@ -155,13 +159,13 @@ class _Run:
 
 
 class Gateway:
-    """The middleware. It starts and stops `admissions`, `producer` and `away` with the service's lifespan, or with
-    `async with` where the service has none.
+    """A Gateway is the middleware. It starts and stops `admissions`, `producer` and `away` with the service's lifespan,
+    or with `async with` where the service has none.
 
-    `project_of` gives the project of a request's scope, or "" where there is none: then a route answers 401, and what
-    is no route passes. The first route that matches counts. What matches none is admitted as the operation `read` (GET,
-    HEAD) or `write`, which cost nothing and count as requests, unless `others` is "pass". WebSockets pass. `source` is
-    that of the usage events.
+    `project_of` gives the project of a request's scope, or "" where there is none: then a request of a route
+    gets 401, and any other passes. The first route that matches counts. A request that matches none is admitted as the
+    operation `read` (GET, HEAD) or `write`, which cost nothing and count as requests, unless `others` is "pass".
+    WebSockets pass. `source` is the source of the usage events.
     """
 
     def __init__(
@@ -187,7 +191,7 @@ class Gateway:
         self._repeats = repeats
         self._source = source
         self._running: set[tuple[str, str]] = set()
-        # Charged, and not answered well: the next repeat is what was paid for.
+        # Requests that were charged, and not answered well: the next repeat is paid for.
         self._owed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._finishing: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
@@ -218,7 +222,7 @@ class Gateway:
         await self._parts.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection."""
+        """Serve one connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] != "OPTIONS":
@@ -267,8 +271,8 @@ class Gateway:
         return _READ if scope["method"] in ("GET", "HEAD") else _WRITE, {}
 
     async def _asked(self, scope: Scope, receive: Receive, project: str, route: Route) -> tuple[Asked, bool, Receive]:
-        """What is asked of Meterline, whether the client named it, and the body for the service to read. Raises
-        Rejection."""
+        """The request as Meterline is asked about it, whether the client named it, and a `receive` from which the
+        service can read the body. Raises Rejection."""
         key = Headers(scope=scope).get("idempotency-key", "")
         if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
             detail = f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters"
@@ -297,7 +301,7 @@ class Gateway:
         return asked, bool(key), receive
 
     async def _decision(self, asked: Asked, is_named: bool) -> tuple[Decision, int | None]:
-        """Whether it may run, and its entry in the journal where that was decided here."""
+        """Decide whether a request may run; gives the decision, and the entry in the journal where it was made here."""
         undecided = Decision(200, "", "", asked.project, asked.operation, 0, 0, "", -1)
         if self._repeats == "refuse" and self.away.has_succeeded(asked):
             return _repeated(undecided), None
@@ -340,11 +344,11 @@ class Gateway:
             run.has_failed = True
             raise
         finally:
-            # Whoever cancels the request does not cancel what it costs.
+            # A request that is cancelled is charged all the same.
             await asyncio.shield(_kept(self._finishing, self._finish(asked, charge, run, entry, is_named)))
 
     async def _finish(self, asked: Asked, charge: Charge, run: _Run, entry: int | None, is_named: bool) -> None:
-        """Capture, release or leave it, as the service said or its answer says."""
+        """Capture or release a request, or leave it, as the service said or the answer says."""
         outcome = charge.outcome or run.outcome()
         reason = charge.reason or (f"answered {run.status}" if run.status else "failed")
         decision = charge.decision
@@ -375,7 +379,7 @@ class Gateway:
             log.exception("hold %s is not resolved: the journal can't be written", hold_id)
 
     def _owe(self, asked: Asked, is_named: bool) -> None:
-        """It may be charged although it was not answered well: its repeat runs."""
+        """Note that a request may be charged although it was not answered well: its repeat runs."""
         if is_named and not asked.hold:
             self._owed[asked.project, asked.id] = None
             if len(self._owed) > _OWED_MAX:
@@ -388,7 +392,7 @@ class Gateway:
         return is_owed
 
     def _send_event(self, asked: Asked) -> None:
-        """Put the usage event on the log; what it costs is charged already."""
+        """Put the usage event of a request on the log; it is charged already."""
         if self._producer is None:
             return
         if len(self._sending) < _EVENTS_SENDING_MAX:
@@ -397,7 +401,7 @@ class Gateway:
             log.error("too many usage events wait to be sent; this one, which is charged, is not: %s", asked)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start before the service does, and stop after it."""
+        """Start the gateway before the service, and stop it after the service."""
         is_started = False
 
         async def receive_started() -> Message:
@@ -427,7 +431,7 @@ _WRITE = Route("", "", "write", hold=False)
 
 
 async def _computed(route: Route, scope: Scope, receive: Receive) -> tuple[Computed, Receive]:
-    """The route's details, and a `receive` that gives once more what was read for them."""
+    """The route's details, and a `receive` that gives the messages that were read for them once more."""
     if not callable(route.details):
         return route.details or {}, receive
     read: list[Message] = []
