@@ -17,17 +17,17 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 def user_data_dir() -> Path:
-    """Where state lives unless told otherwise: $XDG_DATA_HOME/meterline or ~/.local/share/meterline."""
+    """The directory of state unless told otherwise: $XDG_DATA_HOME/meterline or ~/.local/share/meterline."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "meterline"
 
 
 def user_cache_dir() -> Path:
-    """Where downloads live: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
+    """The directory of downloads unless told otherwise: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
 
 
 class Settings(BaseSettings):
-    """Settings with their units in their names; sizes in bytes, durations as the suffix says."""
+    """The settings of a process, with their units in their names; sizes in bytes, durations as the suffix says."""
 
     model_config = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore")
 
@@ -125,7 +125,7 @@ class Settings(BaseSettings):
         return self
 
     def as_environment(self) -> dict[str, str]:
-        """These settings as environment variables, for a child process."""
+        """The settings as environment variables, for a child process."""
         values = self.model_dump(mode="json", exclude_none=True, exclude={"admin_key"})
         if self.kafka_sasl_password is not None:
             values["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
@@ -148,7 +148,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def payments_path(self) -> Path:
-        """What the pretended payments of `payments=local` are written in."""
+        """The file that the pretended payments of `payments=local` are written in."""
         return self.data_dir / "payments.sqlite3"
 
     @cached_property
