@@ -4,5 +4,4 @@ from __future__ import annotations
 
 
 class OperatorError(Exception):
-    """An error that whoever runs Meterline has to put right; the message says what is wrong, and how to put it
-    right."""
+    """An error that whoever runs Meterline has to put right; the message says what and how."""

@@ -1,5 +1,4 @@
-"""The client, the one import for a service that embeds Meterline: producers of usage, admissions, a gateway before
-it."""
+"""The client: the one import for a service that embeds Meterline. It has producers, admissions and the gateway."""
 
 from streams.client.admissions import Admissions, Decision, MeterlineAway
 from streams.client.away import Away

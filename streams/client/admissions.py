@@ -1,5 +1,4 @@
-"""Admissions, for gateways: may this project do this now? The owner is asked by Kafka, or the API by HTTP, all the
-same.
+"""Admissions, for gateways: may this project do this now? Ask the owner by Kafka, or the API by HTTP, in one way.
 
     async with KafkaAdmissions(settings) as admissions:
         decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
