@@ -1,1 +1,1 @@
-"""The HTTP service and the command line: the outermost layer."""
+"""Meterline's HTTP service and command line: the outermost layer, which nothing else imports."""

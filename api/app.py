@@ -1,4 +1,4 @@
-"""The HTTP service."""
+"""The FastAPI app of the HTTP service: its routes, and the layers around every request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.metrics import registry_of
-from api.middleware import BodyLimit, Failures, Limits, RequestIds
+from api.middleware import BodyLimit, Failures, RequestIds, RequestLimits
 from api.openapi import describe
 from api.routes import (
     admissions,
@@ -76,7 +76,7 @@ _ROUTERS = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app; its services start and stop with it."""
+    """The app of the HTTP service. Its services start and stop with it."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -95,10 +95,10 @@ def create_app(settings: Settings) -> FastAPI:
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)
-    # The last one added is the outermost.
+    # The last layer added is the outermost.
     app.add_middleware(Failures)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
-    app.add_middleware(Limits, settings=settings)
+    app.add_middleware(RequestLimits, settings=settings)
     app.add_middleware(RequestIds)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

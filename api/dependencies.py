@@ -1,8 +1,9 @@
-"""What routes ask for: the services, who is calling, and which project is meant."""
+"""Dependencies that routes share: the running services, the caller, the project that a call is about, its command's
+reply."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request, Security
@@ -21,14 +22,14 @@ from streams.core.projects import BILLING_PREFIX
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
-    """What a router tells of the problems its calls may answer, for the OpenAPI document."""
+    """A router's `responses` for the OpenAPI document: its calls may answer these statuses with a problem."""
     return {status: {"model": Problem} for status in statuses}
 
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: mtl_live_…, mtl_preview_… or mtl_admin_…")
 
 
-# Each of these is a coroutine, since FastAPI runs what is none in a thread.
+# All dependencies are coroutines, since FastAPI runs one that is a plain function in a thread.
 
 
 async def services_of(request: Request) -> Services:
@@ -41,7 +42,7 @@ ServicesDep = Annotated[Services, Depends(services_of)]
 
 
 def caller_with(services: Services, key: str) -> Caller:
-    """Whose key it is. Raises Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
+    """The caller that a key belongs to. Raises Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
     if key.startswith(ADMIN_PREFIX):
         if not is_admin_key(key, services.settings.admin_key_hashes):
             raise Rejection("unauthenticated", "The key is not known")
@@ -56,7 +57,7 @@ def caller_with(services: Services, key: str) -> Caller:
 async def authenticated(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """Who is calling, as api.middleware.Limits has found. Raises Rejection `unauthenticated`, `key_revoked` or
+    """The caller, whom api.middleware.Limits has found by the key. Raises Rejection `unauthenticated`, `key_revoked` or
     `not_ready`."""
     call = call_of(request.scope)
     if call.caller is None:
@@ -64,12 +65,12 @@ async def authenticated(
     return call.caller
 
 
-# For a call that is a request by its own command, and so must not be counted before it.
+# An admission counts in the project's window by its own command, so such a call must not be counted before it.
 UncountedCallerDep = Annotated[Caller, Depends(authenticated)]
 
 
 async def counted(request: Request, services: ServicesDep, caller: UncountedCallerDep) -> Caller:
-    """Who is calling, once that is counted. Raises Rejection, `rate_limited` among others."""
+    """The caller, once the call is counted in its project's window. Raises Rejection, `rate_limited` among others."""
     await count(services, call_of(request.scope), operation_of(request.scope))
     return caller
 
@@ -78,9 +79,11 @@ CallerDep = Annotated[Caller, Depends(counted)]
 
 
 async def current(request: Request, services: ServicesDep, caller: CallerDep) -> Caller:
-    """Who is calling, once the copy of their account holds all that was decided before the call: it was counted after
-    that. While the owner is away it is read as it is, and an admin key's calls, which are not counted, may read it some
-    milliseconds old."""
+    """The caller, once this process's copy of its account includes all that was decided before the call.
+
+    The owner counts the call after all that, so the copy is awaited up to the count's offset. While the owner is away,
+    the copy is read as it is. An admin key's calls are not counted, and may read a copy some milliseconds old.
+    """
     offset = call_of(request.scope).offset
     if caller.project is not None and offset is not None:
         await services.accounts.wait_for(caller.project, offset, services.settings.count_wait_seconds)
@@ -91,7 +94,7 @@ CurrentCallerDep = Annotated[Caller, Depends(current)]
 
 
 async def admin(caller: CallerDep) -> Caller:
-    """The operator, or Rejection `missing_scope`."""
+    """The caller, who must be the operator. Raises Rejection `missing_scope` where it is not."""
     if caller.project is not None:
         raise Rejection("missing_scope", "This call is for admin keys")
     return caller
@@ -106,7 +109,7 @@ ProjectQuery = Annotated[
 
 
 def project_for(caller: Caller, named: str | None) -> str:
-    """The project a call is about. Raises Rejection where the caller may not name it, or has to."""
+    """The project that a call is about. Raises Rejection where the caller has to name one, or may not name this one."""
     if caller.project is None:
         if named is None:
             raise Rejection("invalid_request", "An admin key needs `project`", "project")
@@ -117,22 +120,26 @@ def project_for(caller: Caller, named: str | None) -> str:
 
 
 def origin_of(caller: Caller) -> Origin:
-    """What an event that this caller sends may say. An admin key may speak for any project and environment."""
+    """The project, key and environment that an event sent by this caller is bound to. An admin key binds its events to
+    no project and no environment."""
     if caller.project is None:
         return Origin(key_id=caller.key_id)
     return Origin(caller.project, caller.key_id, caller.environment)
 
 
 def known_account(services: Services, project: str) -> Account | None:
-    """The project's account. Raises Rejection `not_ready` while the copy of the accounts has not been brought up to
-    date since this process started: what it lacks may exist, and a key that it holds may be revoked."""
+    """The project's account, or None where there is no such project.
+
+    Raises Rejection `not_ready` until the copy of the accounts has been brought up to date once since this process
+    started: before that, an account that it lacks may exist, and a key that it holds may have been revoked.
+    """
     if services.accounts.lag_ms(project) < 0:
         raise Rejection("not_ready", "This process is still reading the accounts")
     return services.accounts.get(project)
 
 
 def account_for(services: Services, project: str) -> Account:
-    """The project's account, or Rejection `unknown_project` or `not_ready`."""
+    """The project's account. Raises Rejection `unknown_project` or `not_ready`."""
     account = known_account(services, project)
     if account is None:
         raise Rejection("unknown_project", f"There is no project {project!r}", "project")
@@ -140,7 +147,7 @@ def account_for(services: Services, project: str) -> Account:
 
 
 def billing_account_for(services: Services, name: str) -> Account:
-    """The billing account, or Rejection `unknown_billing_account` or `not_ready`."""
+    """The billing account of this name. Raises Rejection `unknown_billing_account` or `not_ready`."""
     account = known_account(services, BILLING_PREFIX + name)
     if account is None:
         raise Rejection("unknown_billing_account", f"There is no billing account {name[:64]!r}", "billing_account")
@@ -158,7 +165,8 @@ IdempotencyKey = Annotated[
 
 
 async def decided(services: Services, command: AnyCommand) -> tuple[Reply, int]:
-    """The reply to a command and its offset, once this process can read its effect back. Raises the refusal."""
+    """The reply to a command, and the command's offset, once this process can read its effect back. Raises Rejection
+    where the command is refused."""
     reply, offset = await services.commands.decide(command)
     if reply.code:
         raise Rejection(reply.code, reply.detail, reply.field or None)
@@ -167,17 +175,13 @@ async def decided(services: Services, command: AnyCommand) -> tuple[Reply, int]:
 
 
 def instant(at: datetime, field: str) -> datetime:
-    """A time that a caller gave. Raises Rejection where it has no zone, or is further away than history can tell."""
+    """The time that a caller gave in `field`. Raises Rejection where it has no zone, or where its year is outside 1971
+    to 2199."""
     if at.tzinfo is None:
         raise Rejection("invalid_request", f"`{field}` has no zone; end it with Z", field)
     if not 1970 < at.year < 2200:
         raise Rejection("invalid_request", f"`{field}` is a year between 1970 and 2200", field)
     return at
-
-
-def utc(at_ms: int) -> datetime:
-    """Unix milliseconds as a time."""
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 ProjectPath = Annotated[str, Path(pattern=PROJECT_ID_PATTERN)]

@@ -1,4 +1,4 @@
-"""Every error as RFC 9457 problem details, with the request's id."""
+"""Errors as the HTTP service answers them: each as RFC 9457 problem details, with the request's id."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_l
 
 
 class Refused(Rejection):
-    """A request that was decided, and refused; `extra` are the members that its problem has beside the usual ones."""
+    """A refusal that was decided by the project's owner; `extra` are its problem's members beside the usual ones."""
 
     def __init__(self, code: str, detail: str, extra: dict[str, Any], field: str | None = None) -> None:
         super().__init__(code, detail, field)
@@ -33,13 +33,13 @@ def problem_of_rejection(request_id: str, rejection: Rejection) -> dict[str, Any
 
 
 def problem_of_failure(request_id: str, error: BaseException) -> dict[str, Any]:
-    """The members of the problem that an error of ours is to others; it is logged."""
+    """The members of the problem `internal_error` for a failure of ours. The failure is logged."""
     log.error("request %s failed", request_id, exc_info=error)
     return problem_of(request_id, "internal_error", "Something went wrong on our side")
 
 
 def request_id_of(request: Request) -> str:
-    """The id that RequestIds gave this request."""
+    """The id that api.middleware.RequestIds gave this request."""
     return str(request.scope.get("meterline.request_id", ""))
 
 
@@ -65,7 +65,8 @@ def install(app: FastAPI) -> None:
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
 
-    # What a route raises is answered further in, by api.middleware.Failures: this is outside of all that is ours.
+    # An error that a route raises is answered further in, by api.middleware.Failures. This handler is outside of all
+    # our layers, for errors in those.
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
         response = response_of(problem_of_failure(request_id_of(request), error))

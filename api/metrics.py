@@ -1,4 +1,4 @@
-"""What `/metrics` says: read from the running parts when it is asked for, and kept nowhere else."""
+"""The figures of `/metrics`, read from the running parts when they are asked for, and kept nowhere else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def registry_of(services: Services) -> CollectorRegistry:
-    """A registry with this process's figures and Meterline's own."""
+    """A Prometheus registry with the figures of this process and of Meterline."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)

@@ -1,9 +1,9 @@
-"""Around every request: its id, its limits, a bound on its body, and an answer where we fail. Plain ASGI, so that
-streams stay streams."""
+"""Layers around every request: they give it an id, hold it to its limits, bound its body, and answer where we fail.
+
+They are plain ASGI, so that a streamed answer stays a stream.
+"""
 
 from __future__ import annotations
-
-import time
 
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,20 +14,21 @@ from api.callers.calls import Call, begin_call, count, known_rate, operation_of
 from api.callers.keys import hash_key
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
-from schemas.accounts import Limits as WindowLimits
+from schemas.accounts import Limits
 from schemas.problems import Rejection
 from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
+from streams.kafka.clock import now_ms
 from streams.settings import Settings
 
 
 class RequestIds:
-    """Takes a well-formed x-request-id or makes one, and puts it on the answer."""
+    """RequestIds takes a request's well-formed x-request-id, or makes one, and puts it on the answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -41,26 +42,27 @@ class RequestIds:
         await self.app(scope, receive, send_with_id)
 
 
-class Limits:
-    """Finds out who calls, holds what comes without a valid key to its address' window, and puts the limit headers on
-    every answer to a project's key, or to no key.
+class RequestLimits:
+    """Limits finds out who calls, holds calls without a valid key to the window of their address, and puts the limit
+    headers on every answer to a project's key, or to no key.
 
-    What a route has not counted in its project's window by the time it answers is counted then: an unknown path, a body
-    that can't be read, an admission that never became one. Where the window is full, that is the answer instead.
+    A call that its route has not counted in its project's window is counted when it is answered: one to an unknown
+    path, one whose body can't be read, an admission that was never decided. Where that window is full, the answer
+    becomes a 429.
     """
 
-    # Probes and scrapers come often, from one address, and may bear a key for all: they are never limited.
+    # Probes and scrapers come often and from one address, and may come with a key: they are never limited.
     UNCAPPED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self._trusted = settings.trusted_proxies
         self._addresses = AddressLimits(
-            WindowLimits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
+            Limits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -94,7 +96,7 @@ class Limits:
             await self.app(scope, receive, send_limited)
 
     def _find_caller(self, scope: Scope, call: Call) -> Rejection | None:
-        """Look the key up, or count the address; a Rejection where that one's window is full."""
+        """Look the key up, or count the call in its address' window. Returns a Rejection where that window is full."""
         headers = Headers(scope=scope)
         scheme, key = get_authorization_scheme_param(headers.get("authorization"))
         key = key if scheme.lower() == "bearer" else ""
@@ -122,7 +124,7 @@ class Limits:
     def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
         if scope["path"] in self.UNCAPPED_PATHS:
             return None
-        call.rate = self._addresses.count(address, time.time_ns() // 1_000_000)
+        call.rate = self._addresses.count(address, now_ms())
         if not call.rate.retry_at_ms:
             return None
         seconds = retry_after_seconds(call.rate)
@@ -139,13 +141,13 @@ class Limits:
 
 
 class Failures:
-    """Answers 500 where something is raised that nobody foresaw, so that this answer has its headers too."""
+    """Failures answers 500 where an error is raised that nobody foresaw, so that this answer has its headers too."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -165,14 +167,14 @@ class Failures:
 
 
 class BodyLimit:
-    """Refuses a body that is larger than `bytes_max`, whether it says so or just keeps coming."""
+    """BodyLimit refuses a body larger than `bytes_max`, whether its length is announced or it just keeps coming."""
 
     def __init__(self, app: ASGIApp, bytes_max: int) -> None:
         self.app = app
         self.bytes_max = bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -209,7 +211,7 @@ class BodyLimit:
 
 
 class _BodyTooLarge(BaseException):
-    """Not an Exception: no handler on the way may take it for an error of its own."""
+    """Raised where a body is too large. It is no Exception, so no handler on the way can take it for its own error."""
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with what every call may answer besides."""
+"""The OpenAPI document: FastAPI's own, with the problems and headers that any call may answer added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from schemas.problems import CODES, Problem
 
 _PROBLEM_REF = f"#/components/schemas/{Problem.__name__}"
-# What authentication, limits and bounds answer on any call of the API.
+# Statuses that authentication, limits and bounds may answer on any call of the API.
 _ANY_CALL = ("401", "403", "413", "422", "429", "503")
 _METHODS = ("get", "put", "post", "delete", "patch")
 _INTEGER = {"type": "integer", "minimum": 0}
@@ -24,7 +24,7 @@ _LIMIT_HEADERS = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The app's document."""
+    """The OpenAPI document of an app, built once."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -35,7 +35,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         )
         for path, operation in _operations(document):
             responses = operation["responses"]
-            # FastAPI's own answer to what is invalid; ours is a problem.
+            # This is FastAPI's own answer to an invalid request; ours is a problem.
             if responses.get("422", {}).get("description") == "Validation Error":
                 del responses["422"]
             if path.startswith("/v1/"):

@@ -1,4 +1,4 @@
-"""The committed OpenAPI document, `api/openapi.json`: an API change shows as a diff of it.
+"""The OpenAPI document is committed as `api/openapi.json`, so that an API change shows as a diff of that file.
 
 Write it anew with `uv run python -m api.openapi_document`.
 """
@@ -15,7 +15,7 @@ DOCUMENT_PATH = Path(__file__).with_name("openapi.json")
 
 
 def document() -> str:
-    """The document of the app as it is now."""
+    """The text of the OpenAPI document, of the app as it is now."""
     return json.dumps(create_app(Settings()).openapi(), indent=1, ensure_ascii=False) + "\n"
 
 

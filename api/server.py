@@ -30,12 +30,13 @@ log = logging.getLogger(__name__)
 
 
 def run_api(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; with the embedded ClickHouse, its HTTP front on a port of its own too."""
+    """Serve the API until SIGTERM or SIGINT. With the embedded ClickHouse, serve its HTTP front too, on a port of its
+    own."""
     app = create_app(settings)
     sockets = [_listen(settings.api_host, settings.api_port)]
     served: ASGIApp = app
     if settings.clickhouse_url is None:
-        # Loopback only: it is for the analyst at this machine, and has no keys.
+        # The front listens on loopback only: it is for the analyst at this machine, and asks for no key.
         sockets.append(_listen("127.0.0.1", settings.clickhouse_front_port))
         served = _ByPort(app, settings.clickhouse_front_port)
     config = uvicorn.Config(
@@ -44,7 +45,7 @@ def run_api(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # It would believe any X-Forwarded-For from this host; whom to believe is METERLINE_TRUSTED_PROXIES' to say.
+        # uvicorn would believe any X-Forwarded-For from this host; METERLINE_TRUSTED_PROXIES says whom to believe.
         proxy_headers=False,
         timeout_graceful_shutdown=5,
     )
@@ -53,7 +54,7 @@ def run_api(settings: Settings) -> None:
 
 
 class _ByPort:
-    """The API on every port but one, which is the front's."""
+    """An ASGI app that serves ClickHouse's front on `front_port`, and the API on every other port."""
 
     def __init__(self, api: FastAPI, front_port: int) -> None:
         self._api = api
@@ -81,7 +82,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def run_historian(settings: Settings) -> None:
-    """Write history until SIGTERM or SIGINT."""
+    """Write the journal and the dead letters into ClickHouse until SIGTERM or SIGINT."""
     tune_collector()
     asyncio.run(_write_history(settings))
 
@@ -98,7 +99,7 @@ async def _write_history(settings: Settings) -> None:
 
 
 def run_cashier(settings: Settings) -> None:
-    """Buy what auto-recharge wants until SIGTERM or SIGINT."""
+    """Make the purchases that auto-recharge wants until SIGTERM or SIGINT."""
     if settings.payments == "local":
         log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
     tune_collector()
@@ -122,7 +123,8 @@ async def _buy(settings: Settings) -> None:
 
 
 async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
-    """Run until a signal, or until one ends: that ends them all, and the supervisor starts the process afresh."""
+    """Run these tasks until a signal, or until one of them ends. Then all end, and the process with them; after a
+    failure its supervisor starts it afresh."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: [task.cancel() for task in tasks])

@@ -1,5 +1,5 @@
-"""What the API process runs and holds: commands, the accounts view, ClickHouse, and, when embedded, the historians and
-the cashier."""
+"""The parts that the API process runs: commands, the accounts view, ClickHouse, and, where ClickHouse is embedded, the
+historians and the cashier."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Services:
-    """The running parts. Without `historians` and `cashier`, their work is another process's."""
+    """The running parts of this API process. Without `historians` and `cashier`, other processes do their work."""
 
     settings: Settings
     topics: Topics
@@ -50,7 +50,7 @@ class Services:
         self.closing = Closing(self.settings, self.clickhouse)
 
     async def watch(self) -> None:
-        """End the process, as SIGTERM would, once a part has failed for good: its supervisor starts it afresh."""
+        """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
         while True:
             await asyncio.sleep(0.5)
             alive = {
@@ -65,20 +65,20 @@ class Services:
                 return
 
     def embed(self) -> None:
-        """Start what is a process of its own in production: historians and cashier."""
+        """Start the historians and the cashier in this process; in production they are processes of their own."""
         self.historians = historians_of(self.settings, self.clickhouse)
         self.cashier = Cashier(self.settings, payments_of(self.settings), self.publisher, self.commands)
         self._tasks = {f"historian of {each.sink.table}": asyncio.create_task(each.run()) for each in self.historians}
         self._tasks["cashier"] = asyncio.create_task(self.cashier.run())
 
     async def end_embedded(self) -> None:
-        """Stop them."""
+        """Stop the embedded historians and cashier."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def parts_ready(self) -> dict[str, bool]:
-        """Each part, and whether it can serve."""
+        """The names of the parts, and for each whether it can serve."""
         parts = {"accounts": self.accounts.is_ready}
         if self.historians:
             parts["history"] = all(each.ready.is_set() for each in self.historians)
@@ -87,7 +87,7 @@ class Services:
 
 @asynccontextmanager
 async def running_services(settings: Settings) -> AsyncIterator[Services]:
-    """Start every part, in the order they need each other; stop them in reverse."""
+    """Start every part, in the order in which they need each other; on leaving, stop them in reverse."""
     await create_topics(settings)
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
@@ -132,7 +132,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
 
 
 def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:
-    """One historian a topic."""
+    """The historians of one history: one writes the journal, the other the dead letters."""
     return [
         Historian(settings, clickhouse, journal_sink(settings)),
         Historian(settings, clickhouse, dead_letter_sink(settings)),

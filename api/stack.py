@@ -1,4 +1,4 @@
-"""All of Meterline on one machine: broker, worker, API, each a process under this one's supervision."""
+"""The stack: all of Meterline on one machine. Broker, workers and API are processes that this one supervises."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import httpx
 
 from api.callers.keys import hash_key, new_admin_key
 from streams.embedded import lifeline
-from streams.embedded.broker import BrokerError, EmbeddedBroker
+from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
 from streams.errors import OperatorError
 from streams.kafka.topics import create_topics
@@ -27,13 +27,13 @@ from streams.settings import Settings
 
 READY_SECONDS_MAX = 120.0
 BROKER_STARTS_MAX = 6
-# A part that ran this long did start; what fails before may fail again at once.
+# A member that ran this long did start. One that fails earlier may fail again at once, so its restarts are paused.
 _STABLE_SECONDS = 10.0
 _RESTART_SECONDS_MAX = 5.0
 
 
 class StackError(OperatorError):
-    """The stack can't start or go on; the message names the part, its log and the remedy."""
+    """The stack can't start, or can't go on; the message names the part, its log and the remedy."""
 
 
 @dataclass(slots=True)
@@ -50,10 +50,10 @@ class _Member:
 
 
 class Stack:
-    """Start it, ask its `url` with its `admin_key`, call `check` now and then, stop it.
+    """A stack is started, asked at its `url` with its `admin_key`, told to `check` now and then, and stopped.
 
-    What ends is started again, workers and API with a pause that doubles while they keep failing. The broker is the
-    embedded one unless the settings name a cluster; ClickHouse likewise.
+    A process that ends is started again; for workers and API the pause before that doubles while they keep failing.
+    The broker is the embedded one unless the settings name a cluster; ClickHouse likewise.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Stack:
         self._members: list[_Member] = []
         self._supervisor: threading.Thread | None = None
         self._stopping = threading.Event()
-        # Over `_members`: callers hold and let go while the supervisor looks for what has ended.
+        # This lock guards `_members`: callers hold and let go of some while the supervisor looks for those that ended.
         self._lock = threading.Lock()
         self._broken: StackError | None = None
         self._note: Path | None = None
@@ -87,11 +87,11 @@ class Stack:
 
     @property
     def clickhouse_url(self) -> str:
-        """Where history can be queried over ClickHouse's HTTP protocol."""
+        """The URL at which history can be queried over ClickHouse's HTTP protocol."""
         return self.settings.clickhouse_url or f"http://127.0.0.1:{self.settings.clickhouse_front_port}"
 
     def start(self) -> None:
-        """Start every part; returns once requests are decided. Raises StackError or BrokerError."""
+        """Start every part, and return once requests are decided. Raises StackError or BrokerError."""
         settings = self.settings
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         settings.api_port = _port(settings.api_host, settings.api_port, "METERLINE_API_PORT")
@@ -101,24 +101,45 @@ class Stack:
             )
         self.admin_key = _admin_key(settings.data_dir / "admin-key")
         settings.admin_key_hashes = [*settings.admin_key_hashes, hash_key(self.admin_key).hex()]
+        # Members import, and wait for Kafka, while it starts.
+        settings.kafka_wait_seconds = max(settings.kafka_wait_seconds, READY_SECONDS_MAX)
         if settings.kafka_url is None:
-            self._tell("starting Kafka")
-            self._start_broker(settings.kafka_port)
+            self._tell("starting Kafka, the worker and the API")
+            self._start_beside_broker()
+        else:
+            self._tell("starting the worker and the API")
+            self._start_members()
         asyncio.run(create_topics(settings))
-        self._tell("starting the worker and the API")
+        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._supervisor.start()
+        self._wait_until_ready()
+        self._note = note_running(settings, self.url, self.clickhouse_url)
+
+    def _start_beside_broker(self) -> None:
+        """Start the embedded broker and, meanwhile, all members. Raises BrokerError."""
+        for tries_left in reversed(range(BROKER_STARTS_MAX)):
+            port = self.settings.kafka_port or lifeline.free_port()
+            self.settings.kafka_url = f"127.0.0.1:{port}"
+            self._start_members()
+            try:
+                self._start_broker(port)
+                return
+            except PortTakenError:
+                # Somebody took it since; all are told another one.
+                if self.settings.kafka_port or not tries_left:
+                    raise
+                self._stop_members()
+
+    def _start_members(self) -> None:
         self._members = [self._member("api", ["api"], {})] + [
             self._member(f"worker-{number}", ["worker"], {"METERLINE_WORKER_NAME": f"worker-{number}"})
             for number in range(1, self._workers + 1)
         ]
         for member in self._members:
             self._start(member)
-        self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
-        self._supervisor.start()
-        self._wait_until_ready()
-        self._note = note_running(settings, self.url, self.clickhouse_url)
 
     def check(self) -> None:
-        """Raises StackError where something has ended that is not started again."""
+        """Look whether the stack goes on. Raises StackError where a part has ended that can't be started again."""
         if self._broken is not None:
             raise self._broken
 
@@ -139,8 +160,11 @@ class Stack:
             self._restart_members()
 
     def _restart_broker(self) -> None:
-        """Start it on the same port, where everyone goes on trying to reach it. Raises BrokerError where it keeps
-        failing; once it may be killed again while it starts, or find that something has just taken its port."""
+        """Start the broker again on its port, where everyone goes on trying to reach it.
+
+        Raises BrokerError where it keeps failing. A single failure is no reason: it may have been killed again while
+        it started, or another program may just have taken its port.
+        """
         assert self.settings.kafka_url is not None
         port = int(self.settings.kafka_url.rpartition(":")[2])
         for attempt in range(BROKER_STARTS_MAX):
@@ -176,7 +200,7 @@ class Stack:
         return pids
 
     def hold(self, name: str) -> None:
-        """Stop a member and leave it stopped until `let_go`."""
+        """Stop a member, and leave it stopped until `let_go` is called for it."""
         member = self._named(name)
         with self._lock:
             member.held = True
@@ -185,7 +209,7 @@ class Stack:
             child.stop()
 
     def let_go(self, name: str) -> None:
-        """Start a held member."""
+        """Let the supervisor start a member again that `hold` stopped."""
         member = self._named(name)
         with self._lock:
             member.restart_at = 0.0
@@ -200,6 +224,12 @@ class Stack:
         if self._supervisor is not None:
             self._supervisor.join()
             self._supervisor = None
+        self._stop_members()
+        if self._broker is not None:
+            self._broker.stop()
+            self._broker = None
+
+    def _stop_members(self) -> None:
         for member in reversed(self._members):
             if member.child is not None:
                 member.child.process.terminate()
@@ -207,9 +237,6 @@ class Stack:
             if member.child is not None:
                 member.child.stop()
                 member.child = None
-        if self._broker is not None:
-            self._broker.stop()
-            self._broker = None
 
     def __enter__(self) -> Self:
         try:
@@ -249,7 +276,7 @@ class Stack:
         member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
 
     def _wait_until_ready(self) -> None:
-        """Ask for a decision until there is one: that takes broker, worker and API together."""
+        """Ask for a decision until there is one: a decision takes broker, worker and API together."""
         deadline = time.monotonic() + READY_SECONDS_MAX
         with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
             while time.monotonic() < deadline:
@@ -267,13 +294,13 @@ class Stack:
 
 
 def settings_apart(data_dir: Path, **changes: object) -> Settings:
-    """Settings of a stack that shares nothing with another: directory, broker, ClickHouse and ports are its own."""
+    """The settings of a stack that shares nothing with another: directory, broker, ClickHouse and ports are its own."""
     own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "api_port": 0, "clickhouse_front_port": 0}
     return Settings().model_copy(update=own | changes)
 
 
 def _admin_key(path: Path) -> str:
-    """The admin key of this data directory, made at its first use and readable by its owner alone."""
+    """The admin key of this data directory. It is made at its first use, in a file that its owner alone can read."""
     if path.exists():
         return path.read_text().strip()
     key, _ = new_admin_key()

@@ -1,4 +1,4 @@
-"""What an account keeps. Amounts are integer microcredits, times are Unix milliseconds, UTC."""
+"""An account and its parts: all that is kept of one project. Amounts are integer microcredits, times Unix ms, UTC."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from schemas.replies import StoredReply
 
 
 class Grant(msgspec.Struct, array_like=True, gc=False):
-    """Credits given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 means never.
+    """A grant is credits that were given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 is never.
 
-    `held` of what remains is kept for jobs: `remaining - held` can be spent. What is held when a grant expires stays
-    until its job is resolved.
+    `held` of the remaining credits are kept for jobs: `remaining - held` can be spent. Credits that are held when
+    their grant expires stay until their job is resolved.
     """
 
     id: str
@@ -26,7 +26,7 @@ class Grant(msgspec.Struct, array_like=True, gc=False):
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One line of a price: `quantity` units of an operation at `rate` microcredits each."""
+    """A line of a price: `quantity` units of an operation at `rate` microcredits each."""
 
     operation: str
     quantity: int
@@ -41,9 +41,10 @@ class HeldPart(msgspec.Struct, array_like=True, gc=False):
 
 
 class Hold(msgspec.Struct, array_like=True):
-    """Credits kept for a job until it is resolved. `id` is the public id of the first fact it left.
+    """A hold keeps credits for a job until the job is resolved. `id` is the public id of the first fact it left.
 
-    `lines` and `price_version` are those of the time it was made: a capture costs what was held, whatever prices do.
+    `lines` and `price_version` are those of the time it was made: a capture costs what was held, even if prices have
+    changed since.
     """
 
     id: str
@@ -62,9 +63,9 @@ class Hold(msgspec.Struct, array_like=True):
 
 
 class Accrual(msgspec.Struct, array_like=True, gc=False):
-    """Unit-hours of a recurring item under one price version, and the microcredits not yet billed for them.
+    """Unit-hours of a recurring item under one price version, and the microcredits not yet paid for them.
 
-    `billed_for_ms` is the end of the month it was billed for, or 0 where that month is not over.
+    `billed_for_ms` is the end of the month that they were billed for, or 0 while that month is not over.
     """
 
     price_version: str
@@ -74,7 +75,7 @@ class Accrual(msgspec.Struct, array_like=True, gc=False):
 
 
 class RecurringItem(msgspec.Struct, array_like=True):
-    """A recurring line item, metered at every full hour, UTC. `metered_to_ms` is how far `accruals` go."""
+    """A recurring line item, metered at every full hour, UTC. `accruals` hold its unit-hours up to `metered_to_ms`."""
 
     operation: str
     quantity: int
@@ -83,10 +84,11 @@ class RecurringItem(msgspec.Struct, array_like=True):
 
 
 class AutoRecharge(msgspec.Struct, array_like=True):
-    """Buy a bundle when less than `threshold` microcredits are available, within `cap_cents` a calendar month (UTC).
+    """Auto-recharge buys a bundle when less than `threshold` microcredits are available.
 
-    `spent_cents` counts `month` (year * 100 + month), a pending purchase included. `pending_id` names the purchase
-    under way, or is "". After a failed one nothing is bought before `blocked_until_ms`.
+    At most `cap_cents` are spent in a calendar month (UTC). `spent_cents` is what was spent in `month` (year * 100 +
+    month), a pending purchase included. `pending_id` names the purchase under way, or is "". After a failed purchase
+    nothing is bought before `blocked_until_ms`. `capped_month` is the month in which the cap last stopped a purchase.
     """
 
     is_on: bool
@@ -104,8 +106,10 @@ class AutoRecharge(msgspec.Struct, array_like=True):
 
 
 class Limits(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """Requests a minute, how many at once after a rest, and microcredits a minute. Where limits stand beside others (a
-    contract's, a raise, a trial), 0 leaves that one as it is."""
+    """Limits: requests a minute, how many may come at once after a rest (burst), and microcredits a minute.
+
+    Where limits are laid over others (a contract's, a raise's, a trial's), 0 leaves that one of the three as it is.
+    """
 
     requests_per_minute: int
     burst: int
@@ -113,8 +117,11 @@ class Limits(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Window(msgspec.Struct, array_like=True, gc=False):
-    """Requests of the last 60 seconds: Unix ms and how many, alternately, the oldest first; the burst tokens that are
-    spent, in 60,000ths, as of `at_ms`; and what the requests cost, Unix ms and microcredits alternately."""
+    """A project's window: what it asked for in the last 60 seconds.
+
+    `arrivals` are Unix ms and the number of requests, alternately, the oldest first. `spent` is the burst tokens that
+    are spent, in 60,000ths, as of `at_ms`. `costs` are Unix ms and the microcredits that requests cost, alternately.
+    """
 
     arrivals: list[int]
     spent: int
@@ -123,8 +130,8 @@ class Window(msgspec.Struct, array_like=True, gc=False):
 
 
 class LimitRaise(msgspec.Struct, array_like=True):
-    """Higher limits from `starts_at_ms` until `ends_at_ms`; they count while `is_on`. `id` is the public id of the fact
-    that planned it."""
+    """A raise: higher limits from `starts_at_ms` until `ends_at_ms`; they count while `is_on`. `id` is the public id of
+    the fact that planned it."""
 
     id: str
     limits: Limits
@@ -134,15 +141,15 @@ class LimitRaise(msgspec.Struct, array_like=True):
 
 
 class Shadow(msgspec.Struct, array_like=True):
-    """Limits on trial: what they would have stopped is stated, and nothing is. Their window is their own."""
+    """Limits on trial stop nothing; facts state what they would have stopped. They have a window of their own."""
 
     limits: Limits
     window: Window
 
 
 class AnnouncedBook(msgspec.Struct, array_like=True):
-    """A price book, and the intake record that announced it, by the command at `slot`: what comes before that one does
-    not know it."""
+    """A price book, and where it was announced: by the command at `slot` of the intake record at `offset`. Records and
+    commands before that one do not know the book."""
 
     offset: int
     book: PriceBook
@@ -150,7 +157,7 @@ class AnnouncedBook(msgspec.Struct, array_like=True):
 
 
 class ApiKey(msgspec.Struct, array_like=True):
-    """A project's key; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use."""
+    """An API key of a project; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use."""
 
     id: str
     hash: bytes
@@ -161,18 +168,18 @@ class ApiKey(msgspec.Struct, array_like=True):
 
 
 class Account(msgspec.Struct, array_like=True):
-    """All that a decision about one project consults. Grants stand in burn-down order.
+    """An account holds all that a decision about one project consults. `grants` stand in burn-down order.
 
-    `allowance` is what each month grants. `opened_offset` is the intake record that opened it, `last_offset` the last
-    one applied to it, and `last_at_ms` that one's time. `next_plan`, where there is one, begins at the renewal.
-    `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when recurring
-    items are next billed, 0 where there are none.
-    `window` is there once a request was asked for. The plan's month that ends at `month_begun_to_ms` was begun: its
-    allowance granted, its price due. `limits` are the contract's, over the plan's. Nothing happens by itself before
-    `due_at_ms`.
+    `allowance` is what each month grants. `opened_offset` is the intake record that opened the account, `last_offset`
+    the last record applied to it, `last_at_ms` the time of that record. `next_plan`, where there is one, begins at the
+    renewal. `closed_at_ms` 0 means open. `price_cents` is what the plan costs a month. `month_ends_at_ms` is when
+    recurring items are next billed, 0 where there are none.
+    `window` is None until the project's first request. `month_begun_to_ms` is the end of the plan's latest month that
+    has begun, whose allowance is granted and whose price is due. `limits` are the contract's, over the plan's. Nothing
+    happens by itself before `due_at_ms`.
 
-    What is no project is kept as an account too, under an id that no project can have (docs/decisions/0013): a billing
-    account has a name and an `email`, and a partition's price list has `books`.
+    Billing accounts and price lists are no projects, but are kept as accounts too, under ids that no project can have
+    (docs/decisions/0013): a billing account has a name and an `email`, and a partition's price list has `books`.
     """
 
     project: str

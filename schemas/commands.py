@@ -1,4 +1,4 @@
-"""What may stand on the intake log: an envelope of usage, or a command. MessagePack arrays, told apart by a tag."""
+"""Intake records: envelopes of usage, ticks, and commands. They are MessagePack arrays, told apart by a tag."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ ADMISSION_SOURCE = "/admissions"
 
 
 class Envelope(msgspec.Struct, tag="usage", array_like=True, frozen=True):
-    """Accepted events of one partition, in the order they are to be applied."""
+    """An envelope carries accepted events of one partition, in the order in which they are to be applied."""
 
     events: list[Usage]
 
 
 class Tick(msgspec.Struct, tag="tick", array_like=True, frozen=True):
-    """Projects of one partition in which something is due by now: renewals, expiring holds, month ends."""
+    """A tick names projects of one partition in which something is due: a renewal, an expiring hold, a month's end."""
 
     projects: list[str]
 
 
 class Command(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
-    """What every command carries.
+    """The fields that every command carries.
 
     `idempotency_key` is the caller's, or "" where none was given; `correlation` is unique to the request. The reply
-    goes to `reply_partition` of the replies topic, for `reply_instance`. `actor` is the id of the key that it came
-    with, or "".
+    goes to `reply_partition` of the replies topic, for the process `reply_instance`. `actor` is the id of the API key
+    that the command came with, or "".
     """
 
     project: str
@@ -61,7 +61,7 @@ class CloseProject(Command, tag="project.close", array_like=True, frozen=True, k
 
 
 class ReopenProject(Command, tag="project.reopen", array_like=True, frozen=True, kw_only=True):
-    """Let a closed project go on, with this month's allowance if it has not had it."""
+    """Open a closed project again, and grant this month's allowance if it has not been granted yet."""
 
 
 class CreateKey(Command, tag="key.create", array_like=True, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ class TopUp(Command, tag="top_up", array_like=True, frozen=True, kw_only=True):
 
 
 class RefundTopUp(Command, tag="top_up.refund", array_like=True, frozen=True, kw_only=True):
-    """Take back what is left of a bundle, whose money is given back. `reason` is kept with the entry."""
+    """Take back what is left of a bundle, and give its money back. `reason` is kept with the entry."""
 
     grant_id: str
     reason: str
@@ -113,7 +113,7 @@ class SetStanding(Command, tag="standing", array_like=True, frozen=True, kw_only
 
 
 class SetBadge(Command, tag="badge", array_like=True, frozen=True, kw_only=True):
-    """Show the "Built with" badge, or do not; a free project shows it whatever is set."""
+    """Turn a project's "Built with" badge off, or on again; a free project shows it whatever is set."""
 
     is_off: bool
 
@@ -126,15 +126,16 @@ class Admit(Command, tag="admit", array_like=True, frozen=True, kw_only=True):
 
 
 class CountRequest(Command, tag="request", array_like=True, frozen=True, kw_only=True):
-    """Count one request to our own API in its project's window. `operation` is the call, as in "GET /v1/balance"; it is
-    made with the key `actor`. No reply to it is kept: sent again, it is another request."""
+    """Count one request to our own API in its project's window. `operation` is the call, as in "GET /v1/balance", and
+    `actor` the key it was made with. The reply is not kept: the same command sent again is another request."""
 
     operation: str
     environment: str
 
 
 class SetLimits(Command, tag="limits", array_like=True, frozen=True, kw_only=True):
-    """From now on these limits hold for a project over its plan's; where `is_shadow`, on trial only. All 0 ends it."""
+    """Set limits of a project that hold over its plan's from now on, or, where `is_shadow`, limits on trial. Limits
+    that are all 0 end the contract or the trial."""
 
     limits: Limits
     is_shadow: bool
@@ -159,7 +160,7 @@ class EndRaise(Command, tag="limits.raise.end", array_like=True, frozen=True, kw
 class CaptureHold(Command, tag="hold.capture", array_like=True, frozen=True, kw_only=True):
     """Charge a hold, or `amount` microcredits of it, and release the rest; -1 is all of it.
 
-    `environment` is that of the key it comes with, or "" for any.
+    `environment` is that of the key that the command comes with, or "" for any.
     """
 
     hold_id: str
@@ -184,7 +185,7 @@ class ExtendHold(Command, tag="hold.extend", array_like=True, frozen=True, kw_on
 
 
 class SetItem(Command, tag="item", array_like=True, frozen=True, kw_only=True):
-    """From now on a project has this many units of a recurring line item; 0 ends it."""
+    """Set how many units of a recurring line item a project has from now on; 0 ends the item."""
 
     operation: str
     quantity: int
@@ -201,7 +202,7 @@ class SetAutoRecharge(Command, tag="recharge.set", array_like=True, frozen=True,
 
 
 class SettleRecharge(Command, tag="recharge.settle", array_like=True, frozen=True, kw_only=True):
-    """What became of a purchase: paid, and the bundle is granted, or failed for a reason."""
+    """Settle a purchase of auto-recharge: it was paid, and the bundle is granted, or it failed, as `detail` says."""
 
     recharge_id: str
     is_paid: bool
@@ -210,14 +211,14 @@ class SettleRecharge(Command, tag="recharge.settle", array_like=True, frozen=Tru
 
 
 class SetBillingAccount(Command, tag="billing.set", array_like=True, frozen=True, kw_only=True):
-    """From now on a project is on this billing account's invoice; "" is one of its own."""
+    """Put a project on a billing account's invoice from now on; "" gives it an invoice of its own."""
 
     billing_account: str
 
 
 class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=True, kw_only=True):
-    """Open a billing account, or, where `is_change`, change one's name and address. `project` is its id behind
-    `billing:`."""
+    """Open a billing account, or, where `is_change`, change the name and address of one. `project` is `billing:` and
+    its id."""
 
     name: str
     email: str
@@ -225,16 +226,16 @@ class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=Tr
 
 
 class PublishPrices(Command, tag="prices", array_like=True, frozen=True, kw_only=True):
-    """Announce a price book, to every partition. `project` is `prices:`, `after` the version that must be the last one
-    before it, or "" for any: so that every partition has the same books in the same order."""
+    """Announce a price book; the command is sent to every partition. `project` is `prices:`. `after` is the version
+    that must be the latest so far, or "" for any: so every partition has the same books in the same order."""
 
     book: PriceBook
     after: str = ""
 
 
 class GivenBack(msgspec.Struct, array_like=True, frozen=True):
-    """Microcredits that an event was charged on one grant; the grant is as history tells it, and so is the price book
-    that it was charged by."""
+    """Microcredits that an event was charged on one grant, to be given back. The grant and the price version are as the
+    history tells them."""
 
     grant: Grant
     operation: str
@@ -246,10 +247,10 @@ class GivenBack(msgspec.Struct, array_like=True, frozen=True):
 class Correct(Command, tag="correct", array_like=True, frozen=True, kw_only=True):
     """Put an event right: give back what it was charged, and charge what it should have been, if anything.
 
-    `sequence` counts the corrections of this event before this one. Without `given_back` it is an event that came too
-    late to be taken any other way, or, where `refused_offset` is not -1, one that the record at that offset refused.
-    `metadata` is that of the event as it was charged, with the correction's reason, as a JSON object: what is given
-    back bears it, what is charged bears the usage's own.
+    `sequence` counts the corrections of this event before this one. Where `given_back` is empty, the event came too
+    late to be taken any other way, or, where `refused_offset` is not -1, the record at that offset refused it.
+    `metadata` is that of the event as it was charged, with the correction's reason, as a JSON object. It goes with the
+    entries that give credits back; those that charge have the usage's own metadata.
     """
 
     source: str
@@ -291,7 +292,7 @@ AnyCommand = (
 
 
 class Commands(msgspec.Struct, tag="commands", array_like=True, frozen=True):
-    """Commands of one partition that one process sent together, in the order they are to be applied."""
+    """Commands of one partition that one process sent together, in the order in which they are to be applied."""
 
     commands: list[AnyCommand]
 
@@ -300,7 +301,7 @@ IntakeRecord = Envelope | Tick | Commands | AnyCommand
 
 
 class Replies(msgspec.Struct, array_like=True, frozen=True):
-    """Replies on their way to the process that asked, each with its command's correlation."""
+    """Replies on their way to `instance`, the process that asked, each with its command's correlation."""
 
     instance: str
     replies: list[tuple[str, Reply]]

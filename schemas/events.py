@@ -1,4 +1,4 @@
-"""Usage events: the CloudEvent a producer sends, the usage that is left of it once accepted, and the dead letter."""
+"""Usage events: the CloudEvent that a producer sends, the usage it becomes when accepted, the dead letter otherwise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Metadata = Annotated[
 
 
 class UsageData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """The `data` of a usage event. A field that is not listed is an error: a misspelt quantity must not bill 1."""
+    """The `data` of a usage event. A field that is not listed here is an error: a misspelt quantity must not bill 1."""
 
     operation: Name
     quantity: Quantity | None = None
@@ -50,7 +50,7 @@ class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
     id: Name
     source: Name
     type: Name
-    # A ProjectId; checked after decoding, since a pattern here takes as long as all the rest of an event.
+    # The subject is a ProjectId. Its pattern is checked after decoding: here it would take as long as all the rest.
     subject: Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": PROJECT_ID_PATTERN})]
     data: UsageData
     time: str = ""
@@ -58,7 +58,7 @@ class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An accepted usage event: what may change an account, and nothing else.
+    """An accepted usage event: the parts of it that may change an account, and nothing else.
 
     `dedup_hash` is 16 bytes over (project, source, id). `surcharge` is an operation billed beside the first, in the
     same quantity, or "". `metadata` is a JSON object as text, or "".
@@ -81,8 +81,8 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class DeadLetter(msgspec.Struct, omit_defaults=True):
     """An event that was refused before it could change an account, as JSON on the dead-letter topic.
 
-    (topic, partition, offset, index) names it for good, so a repeat of it can be told. `event` is its text, cut at
-    16 KiB.
+    (topic, partition, offset, index) names it for good, so a repeat of it is recognised. `event` is the event's text,
+    cut at 16 KiB.
     """
 
     code: str

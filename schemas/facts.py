@@ -1,28 +1,91 @@
-"""Facts: what a decision states, immutable, as the journal and ClickHouse keep it."""
+"""Facts: what a decision states, immutable, as the journal and ClickHouse keep it; and what each kind of them means."""
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
 
 import msgspec
 
+Kind = Literal[
+    "charge",
+    "grant",
+    "expiry",
+    "refund",
+    "correction",
+    "hold",
+    "release",
+    "refusal",
+    "duplicate",
+    "request",
+    "shadow",
+    "limits",
+    "subscription",
+    "project",
+    "plan",
+    "standing",
+    "key",
+    "billing_account",
+    "item",
+    "recharge",
+    "price_book",
+]
+# The reasons that have a name of their own; "" is none. All others are of one of the sets below.
+Reason = Literal[
+    "",
+    "captured",
+    "recurring",
+    "given_back",
+    "charged",
+    "extended",
+    "released",
+    "expired",
+    "set",
+    "shadow",
+    "raise_planned",
+    "raise_begun",
+    "raise_ended",
+    "closed",
+    "reopened",
+    "badge_on",
+    "badge_off",
+    "good",
+    "bad",
+    "created",
+    "revoked",
+    "opened",
+    "changed",
+    "joined",
+    "on",
+    "off",
+    "requested",
+    "failed",
+    "cap_reached",
+]
+# `schemas.problems` has the codes, `streams.core.plans` the plans, `streams.core.grants` the kinds of grants; a price
+# book's version is its own.
+ReasonSet = Literal["problem code", "plan", "grant kind", "price version"]
+
+if TYPE_CHECKING:
+    _KindAsRead = Kind
+else:
+    # Any text: whoever reads facts that a newer version has stated passes over the kinds that it does not know.
+    _KindAsRead = str
+
 
 class Fact(msgspec.Struct, array_like=True, gc=False):
-    """One thing that happened, immutable. With its journal partition, (offset, index) orders and names it for good.
+    """A fact states one thing that happened. With its journal partition, (offset, index) orders and names it for good.
 
-    `kind`: `charge`, `grant`, `expiry`, `refund`, `correction` are ledger entries, each on one grant, and sum up to the
-    balance; `hold` and `release` change what is held, of amount 0, as a `charge` that captures a hold does; `refusal`,
-    `duplicate`, `project`, `plan`, `subscription`, `standing`, `key`, `billing_account`, `item`, `recharge`,
-    `price_book`, `request`, `limits`, `shadow` say what else was decided. `amount` is signed microcredits; `held` the
-    signed change of what is held; `balance` the environment's balance after it, held credits included. `cents` is money
-    due for it, negative where it is given back, on the invoice of `billing_account`. `reason` is a problem code, a
-    grant's kind, a plan, or "".
+    `FACT_KINDS` says what its `kind` and `reason` mean. `amount` is signed microcredits; `held` the signed change of
+    what is held; `balance` the environment's balance after it, held credits included. `cents` is money due for it,
+    negative where it is given back, on the invoice of `billing_account`.
     `surcharge` is what a refused, repeated or held use would have been charged beside its operation, or "".
     """
 
     offset: int
     index: int
-    kind: str
+    kind: _KindAsRead
     project: str
     environment: str
     operation: str
@@ -49,10 +112,10 @@ F = TypeVar("F")
 
 
 class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=False):
-    """A journal record: facts in order, behind what a reader needs to know to pass them on unread.
+    """A journal record: facts in order, after a head that tells a reader enough to pass them on undecoded.
 
-    `first` and `last` are the (offset, index) of its first and last fact; the booking times bound those of all. `facts`
-    is a list[Fact], or a msgspec.Raw where they are left as they are on the topic.
+    `first` and `last` are the (offset, index) of its first and last fact; every fact was booked between
+    `booked_from_ms` and `booked_to_ms`. `facts` is a list[Fact], or a msgspec.Raw where they are left undecoded.
     """
 
     first: tuple[int, int]
@@ -63,9 +126,196 @@ class FactPack(msgspec.Struct, Generic[F], array_like=True, frozen=True, gc=Fals
     facts: F
 
 
-ENTRY_KINDS = ("charge", "grant", "expiry", "refund", "correction")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactKind:
+    """One kind of fact: what it says, and which facts of it there may be.
+
+    `says` is a sentence for people. `reasons` are those that a fact of the kind may bear by name, each with what it
+    says then; any other is of the set `reasons_from`. `stated_by` are the modules of `streams.core` that state it.
+    Only the `amount` of a ledger entry (`is_entry`) may be other than 0, and it is on one grant then; `is_usage` is for
+    those entries that say what was used and what it costs. Only where it `bears_held` or `bears_cents` may `held` or
+    `cents` be other than 0.
+    """
+
+    says: str
+    reasons: Mapping[Reason, str]
+    reasons_from: ReasonSet | None = None
+    stated_by: tuple[str, ...]
+    is_entry: bool = False
+    is_usage: bool = False
+    bears_held: bool = False
+    bears_cents: bool = False
+
+
+FACT_KINDS: Final[dict[Kind, FactKind]] = {
+    "charge": FactKind(
+        says="Credits are spent",
+        reasons={
+            "": "a use that was reported or admitted",
+            "captured": "a job's that were held for it",
+            "recurring": "a month of a recurring item",
+        },
+        stated_by=("ledger", "holds", "items"),
+        is_entry=True,
+        is_usage=True,
+        bears_held=True,
+    ),
+    "grant": FactKind(
+        says="Credits come: a plan's allowance, or a bundle that was bought",
+        reasons={},
+        reasons_from="grant kind",
+        stated_by=("grants",),
+        is_entry=True,
+        bears_cents=True,
+    ),
+    "expiry": FactKind(
+        says="What is left of a grant that has ended is gone",
+        reasons={},
+        reasons_from="grant kind",
+        stated_by=("ledger", "holds"),
+        is_entry=True,
+    ),
+    "refund": FactKind(
+        says="What is left of a bundle is taken back, and its money returned",
+        reasons={},
+        reasons_from="grant kind",
+        stated_by=("grants",),
+        is_entry=True,
+        bears_cents=True,
+    ),
+    "correction": FactKind(
+        says="An event is put right",
+        reasons={
+            "given_back": "what it was charged comes back",
+            "charged": "what it should have been charged is spent",
+        },
+        stated_by=("corrections",),
+        is_entry=True,
+        is_usage=True,
+    ),
+    "hold": FactKind(
+        says="Credits are kept for a job",
+        reasons={
+            "": "they can't be spent otherwise",
+            "extended": "as many are kept, until another time",
+        },
+        stated_by=("holds",),
+        bears_held=True,
+    ),
+    "release": FactKind(
+        says="Credits that were kept for a job are free again",
+        reasons={
+            "captured": "the job cost less",
+            "released": "the job is not charged",
+            "expired": "nobody resolved the hold in time",
+        },
+        stated_by=("holds",),
+        bears_held=True,
+    ),
+    "refusal": FactKind(
+        says="What was asked for did not run, or a month of a recurring item is still to be paid",
+        reasons={},
+        reasons_from="problem code",
+        stated_by=("admission", "ledger", "items"),
+    ),
+    "duplicate": FactKind(
+        says="What was decided before was asked for or reported again",
+        reasons={"": "nothing is charged"},
+        stated_by=("ledger",),
+    ),
+    "request": FactKind(
+        says="A request to Meterline's own API is counted in its project's window",
+        reasons={"": "it costs nothing"},
+        stated_by=("admission",),
+    ),
+    "shadow": FactKind(
+        says="Limits on trial would have refused a request; what became of it is a fact beside it",
+        reasons={},
+        reasons_from="problem code",
+        stated_by=("admission",),
+    ),
+    "limits": FactKind(
+        says="A project's limits change",
+        reasons={
+            "set": "a contract's, over its plan's",
+            "shadow": "those on trial",
+            "raise_planned": "a raise is agreed on, from when until when",
+            "raise_begun": "a raise begins",
+            "raise_ended": "a raise ends",
+        },
+        stated_by=("limits",),
+    ),
+    "subscription": FactKind(
+        says="What a plan's month costs is due, or what a dearer plan costs more",
+        reasons={},
+        reasons_from="plan",
+        stated_by=("projects",),
+        bears_cents=True,
+    ),
+    "project": FactKind(
+        says="A project is opened on a plan, or changes",
+        reasons={
+            "closed": "what is used from then on is refused",
+            "reopened": "it may be used again",
+            "badge_on": "it shows the badge",
+            "badge_off": "it does not show the badge",
+        },
+        reasons_from="plan",
+        stated_by=("projects",),
+    ),
+    "plan": FactKind(
+        says="A project is on another plan, from `occurred_at` on",
+        reasons={},
+        reasons_from="plan",
+        stated_by=("projects",),
+    ),
+    "standing": FactKind(
+        says="A project's standing is decided on",
+        reasons={"good": "its bundles may be refunded", "bad": "its bundles may not be refunded"},
+        stated_by=("projects",),
+    ),
+    "key": FactKind(
+        says="An API key is made or ended",
+        reasons={"created": "it may be used", "revoked": "it may not be used any more"},
+        stated_by=("projects",),
+    ),
+    "billing_account": FactKind(
+        says="A billing account, or whose invoice a project is on, changes",
+        reasons={
+            "opened": "there is a new one",
+            "changed": "it has another name or address",
+            "joined": "a project is on its invoice now, or on its own again",
+        },
+        stated_by=("projects",),
+    ),
+    "item": FactKind(
+        says="A project has so many units of a recurring item",
+        reasons={"set": "from now on"},
+        stated_by=("items",),
+    ),
+    "recharge": FactKind(
+        says="Auto-recharge buys, or does not",
+        reasons={
+            "on": "it is turned on, or has new terms",
+            "off": "it is turned off, or has failed too often",
+            "requested": "a bundle is to be bought",
+            "failed": "a bundle could not be bought",
+            "cap_reached": "a bundle would be above what it may spend in a month",
+        },
+        stated_by=("recharge",),
+    ),
+    "price_book": FactKind(
+        says="A price book is announced",
+        reasons={},
+        reasons_from="price version",
+        stated_by=("decisions",),
+    ),
+}
+
+ENTRY_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_entry)
+USAGE_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_usage)
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:
-    """A fact's public id; it is never stored, since it follows from where the fact came from."""
+    """The public id of a fact. It is never stored, since it follows from the fact's place in the log."""
     return f"{partition}-{offset}-{index}"

@@ -8,7 +8,7 @@ MICROCREDITS_PER_CREDIT = 1_000_000
 
 
 class PriceBook(msgspec.Struct, frozen=True):
-    """What each operation costs from `effective_at_ms` on.
+    """A price book says what each operation costs from `effective_at_ms` on.
 
     `rates` maps an operation to microcredits for one unit, `hourly` a recurring line item to microcredits for one unit
     and hour; `plan_required` maps an operation to the lowest plan that may use it. A price book is never changed: a new

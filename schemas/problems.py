@@ -1,4 +1,4 @@
-"""Every error code Meterline answers with, and the RFC 9457 problem that carries it."""
+"""The error codes that Meterline answers with, and the RFC 9457 problem that carries one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROBLEM_TYPE_BASE = "https://meterline.dev/problems/"
 
 @dataclass(frozen=True, slots=True)
 class ProblemCode:
-    """One kind of error: its HTTP status, a short title, and what the caller can do about it."""
+    """An error code stands for one kind of error: its HTTP status, a short title, and what the caller can do."""
 
     status: int
     title: str
@@ -20,7 +20,7 @@ class ProblemCode:
 
 # The one place where error codes stand. Dead letters use the same codes as HTTP answers.
 CODES: dict[str, ProblemCode] = {
-    # One event or request is malformed.
+    # An event or a request is malformed.
     "malformed_json": ProblemCode(400, "Malformed JSON", "Send one CloudEvent as a JSON object, or an array of them."),
     "invalid_event": ProblemCode(422, "Invalid event", "Correct the field that is named and send the event again."),
     "missing_field": ProblemCode(422, "Missing field", "Add the field that is named and send the event again."),
@@ -44,7 +44,7 @@ CODES: dict[str, ProblemCode] = {
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
     ),
-    # Who is asking.
+    # The caller or its key is not accepted.
     "unauthenticated": ProblemCode(401, "Not authenticated", "Send `Authorization: Bearer mtl_…` with a valid key."),
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
     "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
@@ -53,7 +53,7 @@ CODES: dict[str, ProblemCode] = {
     "unknown_key": ProblemCode(404, "Unknown key", "Correct the key's id."),
     "not_found": ProblemCode(404, "Not found", "See /docs for what there is."),
     "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
-    # What was decided.
+    # The request was decided, and refused.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
     "over_cost_ceiling": ProblemCode(
@@ -114,9 +114,9 @@ CODES: dict[str, ProblemCode] = {
 
 
 class EventError(BaseModel):
-    """Why one event of a batch was not accepted."""
+    """The reason why one event of a batch was not accepted."""
 
-    index: int = Field(description="Its place in the batch, from 0")
+    index: int = Field(description="The event's place in the batch, from 0")
     id: str | None = None
     code: str
     detail: str
@@ -124,7 +124,7 @@ class EventError(BaseModel):
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details, as `application/problem+json`."""
+    """A problem tells a caller what went wrong: RFC 9457 problem details, as `application/problem+json`."""
 
     type: str = Field(examples=[PROBLEM_TYPE_BASE + "out_of_credits"])
     title: str
@@ -137,9 +137,9 @@ class Problem(BaseModel):
 
 
 class Rejection(Exception):
-    """An input that is refused for a reason of its own; `code` is one of CODES.
+    """A rejection is raised for an input that is refused; `code`, one of CODES, says why.
 
-    `field` is a path into the input such as `data.quantity`, or None where no one field is at fault.
+    `field` is a path into the input such as `data.quantity`, or None where no single field is at fault.
     """
 
     def __init__(self, code: str, detail: str, field: str | None = None) -> None:
@@ -150,5 +150,5 @@ class Rejection(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status of this code."""
+        """The HTTP status that the code is answered with."""
         return CODES[self.code].status

@@ -1,4 +1,4 @@
-"""Replies: what a command is answered, and the stored form of an answer for a repeat of its command."""
+"""Replies: the answers to commands, and the form in which an answer is stored for a repeat of its command."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from schemas.problems import Rejection
 
 
 class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """How a project's request window stands. `remaining` is of `limit` a minute; it is full again at `reset_at_ms`. A
-    request that was limited would pass at `retry_at_ms`; 0 where it passed."""
+    """The state of a project's request window: `remaining` requests of `limit` a minute. The window is full again at
+    `reset_at_ms`. A request that was limited would pass at `retry_at_ms`; 0 where it passed."""
 
     limit: int
     remaining: int
@@ -18,10 +18,11 @@ class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Reply(msgspec.Struct, array_like=True, gc=False):
-    """What a command is answered: an HTTP status, a code ("" on success), the amount charged or granted, and the
-    budget's available credits after it, in microcredits. `entry_id` names the first fact it left, `hold_id` the open
-    hold that it placed or found, `field` what of the command was wrong. `claims` are dedup hashes that it claimed.
-    `shadow` is the code that limits on trial would have refused it with."""
+    """A reply answers a command: an HTTP status, a code ("" on success), the amount charged or granted, and the
+    budget's available credits after it, in microcredits. `entry_id` names the first fact that the command left,
+    `hold_id` the open hold that it placed or found, `field` the part of the command that was wrong. `claims` are the
+    dedup hashes that it claimed. `shadow` is the code that limits on trial would have refused it with.
+    `already_decided`: an earlier record decided what was asked, and this command had no effect of its own."""
 
     status: int
     code: str
@@ -35,6 +36,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     rate: RateState | None = None
     claims: list[bytes] = []
     shadow: str = ""
+    already_decided: bool = False
 
 
 def refusal(rejection: Rejection) -> Reply:
@@ -43,9 +45,10 @@ def refusal(rejection: Rejection) -> Reply:
 
 
 class StoredReply(msgspec.Struct, array_like=True, gc=False):
-    """A reply kept for a repeat of its command. `key` and `fingerprint` are 16-byte hashes; `offset` the record's.
+    """A reply kept for a repeat of its command. `key` and `fingerprint` are 16-byte hashes of the command's key and
+    content, `offset` is that of its intake record.
 
-    `reply` is a Reply as MessagePack: an account has dozens, and hardly one is ever read again.
+    `reply` is a Reply as MessagePack: an account has dozens of them, and hardly one is ever read again.
     """
 
     key: bytes

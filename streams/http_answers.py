@@ -1,11 +1,10 @@
-"""HTTP answers, the API's and a gateway's: each has a request id and the limit headers; errors are RFC 9457
-problems."""
+"""HTTP answers, the API's and a gateway's: each has a request id and the limit headers, and an error is an RFC 9457
+problem."""
 
 from __future__ import annotations
 
 import re
 import secrets
-import time
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -14,6 +13,7 @@ from starlette.types import Scope
 
 from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem
 from schemas.replies import RateState
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -84,5 +84,5 @@ def rate_headers(rate: RateState, status: int) -> dict[str, str]:
 
 
 def retry_after_seconds(rate: RateState) -> int:
-    """The seconds from now after which the same request would pass, rounded up."""
-    return max(1, -(-(rate.retry_at_ms - time.time_ns() // 1_000_000) // 1000))
+    """From now, rounded up."""
+    return max(1, -(-(rate.retry_at_ms - now_ms()) // 1000))

@@ -17,12 +17,13 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 
 def user_data_dir() -> Path:
-    """The directory of state unless told otherwise: $XDG_DATA_HOME/meterline or ~/.local/share/meterline."""
+    """The directory of all state unless a setting says otherwise: $XDG_DATA_HOME/meterline or
+    ~/.local/share/meterline."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "meterline"
 
 
 def user_cache_dir() -> Path:
-    """The directory of downloads unless told otherwise: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
+    """The directory of downloads: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
 
 
@@ -47,6 +48,9 @@ class Settings(BaseSettings):
     kafka_ssl_certfile: Path | None = None
     kafka_ssl_keyfile: Path | None = None
     kafka_port: int = Field(0, ge=0, le=65535, description="Port of the embedded broker; 0 takes a free one")
+    kafka_wait_seconds: float = Field(
+        0.0, ge=0, description="How long a process that starts waits for a Kafka that is not there yet"
+    )
     kafka_heap_mb: int = Field(512, ge=256, description="Heap of the embedded broker")
 
     topic_prefix: str = Field("meterline", pattern=r"^[A-Za-z0-9._-]{1,64}$")

@@ -1,0 +1,1 @@
+"""The tests mirror the packages that they test; beside those, the simulation, the benchmarks and the tidy checks."""

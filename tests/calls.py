@@ -1,4 +1,4 @@
-"""Calls that many API tests make."""
+"""Helpers for API tests: an operator with the calls that many of them make."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.intake import decide
 
 
 class Operator:
-    """An admin at a running stack."""
+    """An operator with an admin key at a running stack."""
 
     began_ms = 0
 
@@ -31,20 +31,21 @@ class Operator:
         return httpx.Client(base_url=self.url, headers=headers, timeout=30.0)
 
     def project(self, plan: str = "free", **body: Any) -> str:
-        """A new project's id."""
+        """Open a project, and return its id."""
         name = f"prj_{secrets.token_hex(5)}"
         response = self.http.post("/v1/admin/projects", json={"project": name, "plan": plan, **body})
         assert response.status_code == 201, response.text
         return name
 
     def key(self, project: str, environment: str = "production", **body: Any) -> dict[str, Any]:
-        """A new key of the project: key, key_id, scopes."""
+        """Make a key of a project, and return its JSON: key, key_id, scopes."""
         response = self.http.post(f"/v1/admin/projects/{project}/keys", json={"environment": environment, **body})
         assert response.status_code == 201, response.text
         return response.json()
 
     def lift_limits(self, project: str) -> None:
-        """Let a project make any number of requests, whatever they cost: for what is not about limits."""
+        """Lift a project's limits, for tests that are not about limits: it may make any number of requests at any
+        cost."""
         limits = Limits(REQUESTS_MAX, 2 * REQUESTS_MAX, CEILING_MAX)
 
         def set_limits(addressing: dict[str, Any]) -> SetLimits:
@@ -56,7 +57,7 @@ class Operator:
     def customer(
         self, plan: str = "free", environment: str = "production", *, is_limited: bool = False
     ) -> tuple[str, httpx.Client]:
-        """A new project and a client with a key of it; without its plan's request limit, unless asked for."""
+        """A new project, and a client that calls with its key; its limits are lifted unless it `is_limited`."""
         project = self.project(plan)
         if not is_limited:
             self.lift_limits(project)
@@ -69,7 +70,7 @@ class Operator:
 
 
 def eventually(check: Any, seconds: float = 20.0) -> Any:
-    """The first truthy result of `check`, asked again until then."""
+    """The first truthy result of `check`, which is called again and again until then."""
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "this did not come true in time"

@@ -1,4 +1,4 @@
-"""The real parts that tests run on: one embedded Kafka for the session, and one whole stack for those that need it."""
+"""Fixtures of the real parts that tests run on: one embedded Kafka for the session, and one whole stack."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 from api.stack import Stack
 from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
+from tests import lanes, seeds
 from tests.calls import Operator
 
-pytest_plugins = ["tests.engine"]
+pytest_plugins = ["tests.command_line", "tests.engine"]
 
-# Short, so that a killed worker's partitions come back within a test's patience.
+# The session timeout is short, so that a killed worker's partitions are taken over while a test waits.
 SESSION_TIMEOUT_SECONDS = 3.0
 
 
@@ -29,14 +30,14 @@ hypothesis.settings.load_profile("meterline")
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBroker]:
-    """A running Kafka. Tests keep apart by topic prefix."""
+    """A running Kafka, one for all tests. They keep apart by their topic prefixes."""
     with EmbeddedBroker(tmp_path_factory.mktemp("broker"), Settings().cache_dir, progress=True) as running:
         yield running
 
 
 @pytest.fixture
 def settings_for(broker: EmbeddedBroker, tmp_path: Path) -> Callable[..., Settings]:
-    """Settings on the session's Kafka, with topics and a data directory of this test's own."""
+    """A function that makes settings on the session's Kafka, with topics and a data directory of this test's own."""
 
     def make(**changes: object) -> Settings:
         values: dict[str, object] = {
@@ -52,16 +53,18 @@ def settings_for(broker: EmbeddedBroker, tmp_path: Path) -> Callable[..., Settin
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """All of Meterline, as `meterline up` runs it."""
+def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The stack: all of Meterline, beside a Kafka that is there; one for all tests of a lane."""
     settings = Settings(
+        kafka_url=broker.url,
+        topic_prefix="stack",
         data_dir=tmp_path_factory.mktemp("stack"),
         api_port=0,
         clickhouse_front_port=0,
         session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         tick_seconds=0.5,
         price_lead_seconds=0,
-        # So that a test may come from an address of its own.
+        # Trusted, so that a test may call from an address of its own.
         trusted_proxies=["127.0.0.1"],
     )
     with Stack(settings, progress=True) as running:
@@ -70,19 +73,30 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def operator(stack: Stack) -> Operator:
-    """An admin at the session's stack."""
+    """An operator with an admin key at the session's stack."""
     return Operator(stack)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before xdist looks for groups."""
+    lanes.arrange(items)
+
+
+def pytest_report_header() -> str:
+    """Also at the head of a run in lanes."""
+    return seeds.told()
+
+
 def pytest_configure() -> None:
-    """A shell's background job is started with Ctrl-C ignored, and would pass that on to what is tested with it."""
+    """Undo that Ctrl-C is ignored: a shell starts background jobs so, and processes under test would inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI a skipped test is a failed run: every part can be had there."""
+    """Fail a run in CI that skipped a test: every part can be had there."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,7 +1,7 @@
-"""The real engine for these tests, embedded and behind its HTTP front.
+"""Fixtures of the real ClickHouse engine, embedded and behind its HTTP front.
 
-A process can have one directory open, and each opening leaves some threads and file descriptors behind; so a module's
-tests share an engine, and each test leaves it empty.
+A process can have one directory open, and each opening leaves some threads and file descriptors behind. So the tests of
+a module share an engine, and each test leaves it empty.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def embedded(engine: ClickHouse) -> Iterator[ClickHouse]:
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Serve]:
-    """Serves an app on a free loopback port; gives its URL."""
+    """A function that serves an app on a free loopback port and returns its URL."""
     with ExitStack() as servers:
         yield lambda app: servers.enter_context(running(app))
 
 
 @pytest.fixture(scope="module")
 def over_http(engine: ClickHouse, serve: Serve) -> Iterator[ClickHouse]:
-    """The engine as a server over HTTP."""
+    """The engine, asked over HTTP as a server is."""
     url = serve(create_front(engine, read_only=False, token="let me in"))
     clickhouse = ClickHouse(Settings(clickhouse_url=f"{url.replace('://', '://default:let%20me%20in@')}/default"))
     yield clickhouse
@@ -62,7 +62,7 @@ def over_http(engine: ClickHouse, serve: Serve) -> Iterator[ClickHouse]:
 
 @pytest.fixture(params=["embedded", "over_http"])
 def clickhouse(request: pytest.FixtureRequest, embedded: ClickHouse) -> ClickHouse:
-    """The engine without tables, both ways."""
+    """The engine without tables: a test that asks for it runs embedded and over HTTP."""
     found = request.getfixturevalue(request.param)
     assert isinstance(found, ClickHouse)
     return found

@@ -1,4 +1,4 @@
-"""Commands to a running stack that no HTTP route sends."""
+"""A helper that sends commands to a running stack directly, without the HTTP service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MakeCommand = Callable[[dict[str, Any]], AnyCommand]
 
 
 def decide(settings: Settings, *makers: MakeCommand) -> list[tuple[Reply, int]]:
-    """The replies, each with its intake offset. A maker gets the fields that say who asks."""
+    """Send commands, and return their replies, each with its intake offset. A maker makes a command from the fields
+    that say who asks."""
 
     async def ask() -> list[tuple[Reply, int]]:
         publisher = Publisher(settings)

@@ -1,4 +1,4 @@
-"""What the logs of a process look like while Kafka is away."""
+"""The logs of a process stay short while Kafka is away: a kind of line is said once in a while."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_kind_is_said_once_in_a_while_and_then_with_how_many_there_were() -> N
 
 
 def test_a_client_without_a_broker_does_not_fill_the_log() -> None:
-    """A real client, trying to send to where nothing listens."""
+    """A real Kafka client tries again and again to connect to a port where nothing listens."""
     program = (
         "import asyncio, logging\n"
         "from aiokafka import AIOKafkaProducer\n"

@@ -1,4 +1,5 @@
-"""Every command in the README runs, in order, and prints what the README says it does."""
+"""Every command and program in the README, in `docs/`, and in ClickHouse's README runs, in the order in which they are
+read, and prints what its document says it does. One `meterline up` serves them all."""
 
 from __future__ import annotations
 
@@ -8,60 +9,67 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
+from streams.core.plans import PLANS
 from streams.embedded import lifeline
 from streams.settings import PROJECT_ROOT, Settings
 from tests.calls import eventually
+from tests.docs_blocks import (
+    DEMO,
+    READING_ORDER,
+    TEST,
+    UP,
+    Block,
+    Reader,
+    blocks_of,
+    documents,
+    table_of,
+    text_of,
+)
 
-README = (PROJECT_ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-BASH = [text.strip() for language, text in BLOCKS if language == "bash"]
-DEMO, TEST, UP, *WALKTHROUGH = BASH
-PRODUCER, SERVICE = (text for language, text in BLOCKS if language == "python")
-# These have a terminal, and a test, of their own.
-SERVE, CALLS = (text for text in WALKTHROUGH if ":app --port" in text or ":9000" in text)
-WALKTHROUGH = [text for text in WALKTHROUGH if text not in (SERVE, CALLS)]
+DOCUMENTS = documents()
+LINES_MAX = 200
+DOCS = "docs"
+DECISIONS = "docs/decisions"
+# Words that begin a command: a block of plain text must have none, since nothing runs it.
+_COMMANDS = re.compile(
+    r"^\s*(?:\$ |(?:curl|uv|uvx|pip|python3?|meterline|docker|clickhouse-client|export)\s)", re.MULTILINE
+)
+
+_DECISION = re.compile(r"docs/decisions/\d{4}")
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of someone new: no Meterline state, ports of their own, the downloads that are here."""
     uv_cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    return os.environ | {
+    inherited = {name: value for name, value in os.environ.items() if name != "XDG_DATA_HOME"}
+    return inherited | {
         "HOME": str(tmp_path_factory.mktemp("home")),
         "XDG_CACHE_HOME": str(Settings().cache_dir.parent),
         "UV_CACHE_DIR": uv_cache,
         "UV_NO_SYNC": "1",
+        "UV_PROJECT": str(PROJECT_ROOT),
         "METERLINE_API_PORT": str(lifeline.free_port()),
         "METERLINE_CLICKHOUSE_FRONT_PORT": str(lifeline.free_port()),
     }
 
 
-def localised(text: str, home: dict[str, str]) -> str:
-    return text.replace(":8080", f":{home['METERLINE_API_PORT']}").replace(
-        ":8123", f":{home['METERLINE_CLICKHOUSE_FRONT_PORT']}"
-    )
-
-
 @pytest.fixture(scope="module")
-def running(home: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`meterline up` as the README starts it; gives what it told."""
-    log = tmp_path_factory.mktemp("up") / "up.log"
-    process = lifeline.start("up", ["bash", "-c", f"exec {UP}"], log_path=log, env=home, guarded=True)
+def reader(home: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    """Someone who reads all documents once, in order."""
+    someone = Reader(home, tmp_path_factory.mktemp("reader"))
     try:
-        eventually(lambda: "Ctrl-C stops it" in log.read_text() or process.poll() is not None, 120)
-        assert process.poll() is None, log.read_text()
-        yield log.read_text()
+        yield someone
     finally:
-        assert process.stop(30) == 0, "meterline up ends well when it is told to"
+        someone.close()
 
 
 def test_the_main_job(home: dict[str, str]) -> None:
-    assert DEMO == "pip install uv && uv run meterline demo"
+    assert bash_of("README.md")[0] == DEMO == "pip install uv && uv run meterline demo"
     done = subprocess.run(["bash", "-c", DEMO], cwd=PROJECT_ROOT, env=home, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     for seen in ("44,317 events", "drift", "Balances of three projects", "by customer", '"out_of_credits"', "/docs"):
@@ -69,8 +77,8 @@ def test_the_main_job(home: dict[str, str]) -> None:
 
 
 def test_the_test_command_is_the_one_ci_runs() -> None:
-    assert TEST == "pip install uv && uv run meterline test"
-    assert f"\n{TEST}\n" in (PROJECT_ROOT / ".ci" / "run").read_text()
+    assert bash_of("README.md")[1] == TEST == "pip install uv && uv run meterline test"
+    assert TEST in ci_lines()
     collected = subprocess.run(
         [sys.executable, "-m", "api.cli", "test", "--collect-only", "-q"], capture_output=True, text=True, timeout=120
     )
@@ -78,31 +86,50 @@ def test_the_test_command_is_the_one_ci_runs() -> None:
     assert "tests/test_readme.py::test_the_main_job" in collected.stdout
 
 
-def test_the_walkthrough(home: dict[str, str], running: str) -> None:
-    # Someone who reads takes longer than this does: let the history catch up first.
-    there = "SELECT 'there' FROM facts WHERE reason = 'out_of_credits'"
-    caught_up = f'until curl -s http://127.0.0.1:8123 -d "{there}" | grep -q there; do :; done'
-    blocks = [*WALKTHROUGH[:3], f"{caught_up}\n{WALKTHROUGH[3]}", *WALKTHROUGH[4:]]
-    script = "set -euo pipefail\n" + "\necho; echo '=== next'\n".join(blocks)
-    done = subprocess.run(
-        ["bash", "-c", localised(script, home)], cwd=PROJECT_ROOT, env=home, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    parts = done.stdout.split("=== next\n")
-    created, charged, refused, reading, sent, job, corrected, repriced, limited, billed, queried, checked = parts
+def test_the_first_charge_and_the_first_402(reader: Reader) -> None:
+    assert bash_of("README.md")[2] == UP
+    # That a charge and a refusal answer what the README shows is compared while it is read.
+    _, created, _, refused, reading = reader.read("README.md")
     assert json.loads(created)["plan"] == "free"
-    promised = [json.loads(text) for language, text in BLOCKS if language == "json"]
-    for answer, example in ((charged, promised[0]), (refused, promised[1])):
-        actual = json.loads(answer)
-        assert set(actual) == set(example)
-        vary = {"entry_id", "offset", "instance"}
-        assert {k: v for k, v in actual.items() if k not in vary} == {k: v for k, v in example.items() if k not in vary}
+    assert json.loads(refused)["code"] == "out_of_credits"
     assert '"available":"4010"' in reading
     assert '"globex","website",1,1,240' in reading
+
+
+def test_producers(reader: Reader) -> None:
+    prices, sent, produced = reader.read("docs/producers.md")
+    assert {each["operation"] for each in json.loads(prices)["prices"]} >= {"image", "translation", "website"}
     assert json.loads(sent) == {"accepted": 1, "rejected": 0, "errors": []}
+    assert produced == "1000 acknowledged\n"
+    # All of them are decided.
+    sql = "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')"
+    eventually(lambda: reader.history(sql) == "1000\n")
+
+
+def test_gateways(reader: Reader) -> None:
+    job, _, created, made, refused = reader.read("docs/gateways.md")
     assert '"outcome":"captured","credits":"37"' in job
     assert "social_post.text" in job
-    assert "after         balance 3982, held 37, available 3945" in job
+    # 4,010 and what the page before sent: a translation for 28 and 1,000 messages.
+    assert "after         balance 2982, held 37, available 2945" in job
+    assert json.loads(created)["project"] == "umbrella"
+    assert made.startswith("HTTP/1.1 200 OK")
+    assert "x-ratelimit-limit: 30\n" in made.lower().replace("\r", "")
+    assert '{"url":"https://cdn.example/1.png"}' in made
+    problem = json.loads(refused)
+    assert (problem["status"], problem["code"]) == (402, "plan_required")
+
+    def balance() -> tuple[str, str]:
+        found = admin.get("/v1/balance", params={"project": "umbrella"}).json()
+        return found["available"], found["held"]
+
+    authorization = {"authorization": f"Bearer {reader.admin_key}"}
+    with httpx.Client(base_url=reader.api_url, headers=authorization) as admin:
+        eventually(lambda: balance() == ("218", "0"))
+
+
+def test_operators(reader: Reader) -> None:
+    corrected, repriced, limited, billed, checked = reader.read("docs/operators.md")
     assert "change: 7\n" in corrected
     assert "notice: Announcing this needs 30 days: image" in repriced
     assert "in_force: False" in repriced
@@ -110,75 +137,140 @@ def test_the_walkthrough(home: dict[str, str], running: str) -> None:
     assert "raise.begun" not in limited and "request.refused" in limited
     assert "INV-agency-" in billed
     assert ",top_up,top_up,,production,1,0,20000,USD,10000,10000,,1" in billed
-    assert "available: 23952" in billed
-    assert "globex" in queried
-    assert "charge" in queried
+    # 2,945, what the correction gave back, and the bundle.
+    assert "available: 22952" in billed
     assert "mtl_admin_" in checked
 
 
-def test_the_producer(home: dict[str, str], running: str, tmp_path: Path) -> None:
-    (tmp_path / "producer.py").write_text(PRODUCER)
-    done = subprocess.run(
-        [sys.executable, str(tmp_path / "producer.py")],
-        env=home | {"METERLINE_KAFKA_URL": kafka_of(running)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == "1000 acknowledged\n", done.stderr
-    front = f"http://127.0.0.1:{home['METERLINE_CLICKHOUSE_FRONT_PORT']}/"
-    sql = "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')"
-    eventually(lambda: httpx.post(front, content=sql).text == "1000\n")
+def test_analysts(reader: Reader) -> None:
+    queried, reported = reader.read("docs/analysts.md")
+    assert "globex" in queried
+    assert "charge" in queried
+    assert '"initech","chat.message",1000,1000,1000' in reported
 
 
-def test_the_service_behind_the_gateway(home: dict[str, str], running: str, tmp_path: Path) -> None:
-    (tmp_path / "service.py").write_text(SERVICE)
-    admin_key = (Path(home["HOME"]) / ".local/share/meterline/admin-key").read_text()
-    api = f"http://127.0.0.1:{home['METERLINE_API_PORT']}"
-    with httpx.Client(base_url=api, headers={"authorization": f"Bearer {admin_key}"}) as admin:
-        # Not acme: what that has spent within the last minute counts against its cost ceiling.
-        assert admin.post("/v1/admin/projects", json={"project": "umbrella", "plan": "free"}).status_code == 201
-        port = str(lifeline.free_port())
-        serve = SERVE.replace("service:app", f"--app-dir {tmp_path} service:app").replace("9000", port)
-        env = home | {"METERLINE_KAFKA_URL": kafka_of(running)}
-        log = tmp_path / "service.log"
-        process = lifeline.start("service", ["bash", "-c", f"exec {serve}"], log_path=log, env=env, guarded=True)
-        try:
-            eventually(lambda: "Uvicorn running" in log.read_text() or process.poll() is not None, 60)
-            assert process.poll() is None, log.read_text()
-            calls = CALLS.replace("acme", "umbrella").replace("9000", port)
-            script = "set -euo pipefail\n" + calls.replace("\n", "\necho; echo '=== next'\n")
-            done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, timeout=60)
-            assert done.returncode == 0, done.stderr
-            made, refused = done.stdout.split("=== next\n")
-            assert made.startswith("HTTP/1.1 200 OK")
-            assert "x-ratelimit-limit: 30\n" in made.lower().replace("\r", "")
-            assert '{"url":"https://cdn.example/1.png"}' in made
-            problem = json.loads(refused)
-            assert (problem["status"], problem["code"]) == (402, "plan_required")
-
-            def balance() -> tuple[str, str]:
-                found = admin.get("/v1/balance", params={"project": "umbrella"}).json()
-                return found["available"], found["held"]
-
-            eventually(lambda: balance() == ("218", "0"))
-        finally:
-            process.stop(30)
-            assert "Application shutdown complete" in log.read_text()
+def test_clickhouse(reader: Reader) -> None:
+    (queried,) = reader.read("clickhouse/README.md")
+    assert "globex" in queried
+    assert "┌" in queried, "a table drawn for people"
+    assert "charge" in queried
+    assert "acme" in reader.file("top.csv")
 
 
-def kafka_of(running: str) -> str:
-    """The broker's address, as `meterline up` told it."""
-    kafka = re.search(r"Kafka +(\S+)", running)
-    assert kafka is not None
-    return kafka[1]
+def test_every_block_was_run(reader: Reader) -> None:
+    reader.read(READING_ORDER[-1])
+    runnable = {each for name in READING_ORDER for each in blocks_of(name) if each.language != "text"}
+    elsewhere = {each for each in runnable if each.text in (DEMO, TEST)}
+    assert len(elsewhere) == 2, "the two that have a test of their own"
+    assert reader.done == runnable - elsewhere
 
 
-def test_settings_named_in_the_readme_exist() -> None:
-    known = {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
-    assert set(re.findall(r"METERLINE_[A-Z_]+", README)) <= known
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_no_block_is_one_that_nothing_runs(document: str) -> None:
+    assert faults_of(document, blocks_of(document)) == []
 
 
-def test_files_named_in_the_readme_exist() -> None:
-    for name in re.findall(r"`((?:streams|clickhouse|docs|tests)/[\w./-]*)`", README):
-        assert (PROJECT_ROOT / name).exists(), name
+@pytest.mark.parametrize(
+    ("text", "document", "is_run"),
+    [
+        ("```bash\necho 1\n```\n", "docs/producers.md", True),
+        ("```sh\necho 1\n```\n", "docs/producers.md", False),
+        ("```\ncurl http://127.0.0.1:8080\n```\n", "docs/producers.md", False),
+        ("    ```bash\n    echo 1\n    ```\n", f"{DECISIONS}/0001-x.md", False),
+        ("~~~bash\necho 1\n~~~\n", f"{DOCS}/unread.md", False),
+        (f"```bash\n{TEST}\n```\n", "CONTRIBUTING.md", True),
+        ("```python\nprint(1)\n```\n", "docs/producers.md", False),
+        ("Put this into `a.py`:\n\n```python\nprint(1)\n```\n", "docs/producers.md", True),
+        ("Put this into `a.py`:\n\n```python\nprint(1)\n```\n", "CONTRIBUTING.md", False),
+        ("```json\n{}\n```\n", "docs/producers.md", False),
+        ("```bash\necho {}\n```\n\n```json\n{}\n```\n", "docs/producers.md", True),
+        ("```text\na ──▶ b\n```\n", f"{DOCS}/unread.md", True),
+    ],
+)
+def test_a_block_that_nothing_runs_is_noticed(text: str, document: str, is_run: bool) -> None:
+    assert (faults_of(document, blocks_of(document, text)) == []) == is_run
+
+
+def test_all_of_docs_is_read() -> None:
+    assert {name for name in DOCUMENTS if re.fullmatch(r"docs/[^/]+\.md", name)} <= set(READING_ORDER)
+
+
+def test_the_readme_is_one_page_that_leads_to_the_others() -> None:
+    readme = text_of("README.md")
+    assert len(readme.splitlines()) <= LINES_MAX
+    for name in (*(each for each in READING_ORDER if each.startswith("docs/")), "CONTRIBUTING.md"):
+        assert len(re.findall(rf"^- \[{re.escape(name)}\]\({re.escape(name)}\): .+$", readme, re.MULTILINE)) == 1, name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_named_exist(document: str) -> None:
+    """In code, from the root; a decision may be named by its number. In links, from where the document is."""
+    text = text_of(document)
+    named = re.findall(r"`((?:streams|api|schemas|clickhouse|docs|tests)/[\w./-]*)`", text)
+    assert [
+        name for name in named if not any(PROJECT_ROOT.glob(f"{name}*" if _DECISION.fullmatch(name) else name))
+    ] == []
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    assert [name for name in linked if not (PROJECT_ROOT / document).parent.joinpath(name).exists()] == []
+
+
+def test_every_decision_is_linked_from_the_internals() -> None:
+    decisions = {name.removeprefix("docs/") for name in DOCUMENTS if name.startswith("docs/decisions/")}
+    assert set(re.findall(r"\]\((decisions/[^)]+)\)", text_of("docs/internals.md"))) == decisions
+
+
+def test_every_query_is_in_the_analysts_table() -> None:
+    queries = {f"`clickhouse/queries/{path.name}`" for path in (PROJECT_ROOT / "clickhouse/queries").glob("*.sql")}
+    assert set(table_of("docs/analysts.md", "query")) == queries
+
+
+def test_the_tables_of_plans_say_what_plans_are() -> None:
+    limits = {
+        name: [
+            f"{each:,}"
+            for each in (plan.limits.requests_per_minute, plan.limits.burst, plan.limits.cost_ceiling // 10**6)
+        ]
+        for name, plan in PLANS.items()
+    }
+    assert table_of("docs/gateways.md", "plan") == limits
+    credits = {
+        name: [f"{plan.allowance // 10**6:,}", f"${plan.price_cents // 100:,}"]
+        if name != "enterprise"
+        else ["by contract", "by contract"]
+        for name, plan in PLANS.items()
+    }
+    assert table_of("docs/operators.md", "plan") == credits
+
+
+def bash_of(document: str) -> list[str]:
+    """A document's commands, block by block."""
+    return [each.text for each in blocks_of(document) if each.language == "bash"]
+
+
+def ci_lines() -> set[str]:
+    """The commands that CI runs."""
+    return set((PROJECT_ROOT / ".ci" / "run").read_text().splitlines())
+
+
+def faults_of(document: str, blocks: list[Block]) -> list[str]:
+    """The blocks that no test runs, each with the reason."""
+    faults: list[str] = []
+    before = ""
+    for block in blocks:
+        is_read = document in READING_ORDER
+        if block.language == "text":
+            fault = "a command in a block of text" if _COMMANDS.search(block.text) else ""
+        elif block.language == "bash":
+            # Elsewhere than in the documents that are read, a command must be one that CI runs.
+            is_run = is_read or set(filter(None, block.text.splitlines())) <= ci_lines()
+            fault = "" if is_run else "no test runs these commands, and CI does not"
+        elif block.language == "python":
+            fault = "" if is_read and block.file_name else "Python that is put into no file"
+        elif block.language == "json":
+            fault = "" if is_read and before == "bash" else "JSON that no command prints"
+        else:
+            fault = f"a block of {block.language or 'no language'}: bash, python, json or text"
+        if fault:
+            faults.append(f"{block}: {fault}")
+        before = block.language
+    return faults

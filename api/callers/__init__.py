@@ -1,1 +1,1 @@
-"""Who is calling: API keys and what they may do, the request count of a call, and the address it came from."""
+"""Callers of the HTTP service: their API keys and scopes, the counting of their calls, the addresses they call from."""

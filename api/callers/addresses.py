@@ -1,6 +1,6 @@
-"""The soft cap on what comes without a valid key: a sliding window for each address, in this process alone.
+"""The soft cap on calls without a valid key: a sliding window for each address, in this process alone.
 
-Whoever has a valid key is not held to it, so nobody can shut out a customer behind the same address.
+A caller with a valid key is not held to it, so nobody can shut out a customer behind the same address.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Network = IPv4Network | IPv6Network
 
 
 def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
-    """Whose request it is: the peer's or, where that is a trusted proxy, the rightmost of X-Forwarded-For that is none.
+    """The address that a request came from: the peer's, or, where the peer is a trusted proxy, the rightmost entry of
+    X-Forwarded-For that is not one.
 
-    What a client wrote there itself stands further left. An entry that is no address ends the walk: the request is then
-    the last trusted proxy's. Of IPv6 it is the /64, which is what one customer has; "" where the peer has no address.
+    Entries that a client wrote itself stand further left. An entry that is no address ends the walk: the request then
+    counts as the last trusted proxy's. An IPv6 address is given as its /64, since that is what one customer has. The
+    result is "" where the peer has no address.
     """
     found = _parsed(peer)
     if found is None:
@@ -58,7 +60,8 @@ class _Visitor:
 
 
 class AddressLimits:
-    """The windows of the addresses that came last; those that did not come for longest are forgotten first."""
+    """The windows of the addresses that called most recently; at `addresses_max` the one that has not called for
+    longest is forgotten."""
 
     def __init__(self, limits: Limits, addresses_max: int = ADDRESSES_MAX) -> None:
         self._limits = limits
@@ -66,7 +69,7 @@ class AddressLimits:
         self._visitors: OrderedDict[str, _Visitor] = OrderedDict()
 
     def count(self, address: str, now_ms: int) -> RateState:
-        """Count a request, if its window is not full."""
+        """Count a request in its address' window, unless that is full; the window's state says which."""
         visitor = self._visitors.get(address)
         if visitor is None:
             visitor = self._visitors[address] = _Visitor(rested(now_ms))
@@ -76,11 +79,11 @@ class AddressLimits:
         return count_request(visitor.window, self._limits, max(now_ms, visitor.window.at_ms))
 
     def refuse(self, address: str, key_hash: bytes) -> None:
-        """Remember that a key was none."""
+        """Remember that this address sent a key that is not valid."""
         if (visitor := self._visitors.get(address)) is not None:
             visitor.refused_key = key_hash
 
     def was_refused(self, address: str, key_hash: bytes) -> bool:
-        """Whether this is the key that was refused last from there."""
+        """Whether this key is the one that was last refused from this address."""
         visitor = self._visitors.get(address)
         return visitor is not None and visitor.refused_key == key_hash

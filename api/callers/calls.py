@@ -1,14 +1,13 @@
-"""One request to our own API: who makes it, and the window it counts in. It travels in the ASGI scope.
+"""Calls: requests to our own API, who makes them, and how they are counted. A Call travels in the ASGI scope.
 
-Each call with a project's key is a request of that project, decided by its owner as an admission is. An admin key's
-calls are the operator's and are not counted.
+Each call with a project's key counts as a request of that project; its owner decides it, as it does an admission. An
+admin key's calls are the operator's and are not counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +20,10 @@ from api.services import Services
 from schemas.commands import CountRequest
 from schemas.problems import Rejection
 from schemas.replies import RateState
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.windows import advance, rate_state, rested
+from streams.kafka.clock import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +33,12 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 @dataclass(slots=True)
 class Call:
-    """`caller` is who makes it, or `refusal` says why that is nobody. `rate` is how its window stands: the project's,
-    or, where nobody makes it, the address'. `is_counted` once it needs no counting in a project's window any more;
-    `offset` is then the intake record that it was counted by, where the owner has said so."""
+    """A call is one request to our own API.
+
+    `caller` makes it; where nobody valid does, `refusal` says why. `rate` is the state of the window that it counts in:
+    the project's, or, without a valid caller, the address'. `is_counted` says that it needs no counting in a project's
+    window any more. `offset` is the intake record that counted it, once the owner has said so.
+    """
 
     caller: Caller | None = None
     refusal: Rejection | None = None
@@ -46,33 +48,35 @@ class Call:
 
     @property
     def project(self) -> str | None:
-        """The project whose key it comes with."""
+        """The project whose key the call came with; None for an admin key, or none."""
         return self.caller.project if self.caller is not None else None
 
 
 def begin_call(scope: MutableMapping[str, Any]) -> Call:
-    """A new call, for all that handles this request."""
+    """Put a new call into the scope of a request, for all that handles the request."""
     call = scope[_SCOPE_KEY] = Call()
     return call
 
 
 def call_of(scope: MutableMapping[str, Any]) -> Call:
-    """The call that this request is."""
+    """The call of a request, from its scope."""
     call: Call = scope[_SCOPE_KEY]
     return call
 
 
 def operation_of(scope: MutableMapping[str, Any]) -> str:
-    """A call's name, as in "GET /v1/holds/{hold_id}"; nothing of it is the caller's to choose."""
+    """The name of a call, as in "GET /v1/holds/{hold_id}": method and route, with nothing that the caller could make
+    up."""
     method = scope["method"] if scope["method"] in _METHODS else "*"
     return f"{method} {getattr(scope.get('route'), 'path', '*')}"
 
 
 async def count(services: Services, call: Call, operation: str) -> None:
-    """Count a call in its project's window, unless it was counted. Raises Refused `rate_limited` where that is full.
+    """Count a call in its project's window, unless it was counted already. Raises Refused `rate_limited` where the
+    window is full.
 
-    Reads go on while the owner is away: after `count_wait_seconds` without a reply the call goes on, and is counted for
-    the time it came once the owner is back.
+    Reads go on while the owner is away: after `count_wait_seconds` without a reply the call goes on. The owner counts
+    it once it is back, at the time at which it came.
     """
     caller = call.caller
     if caller is None or caller.project is None or call.is_counted:
@@ -96,12 +100,12 @@ async def count(services: Services, call: Call, operation: str) -> None:
 
 
 def known_rate(services: Services, project: str) -> RateState | None:
-    """How a project's window stands by this process's copy of its account."""
+    """The state of a project's window, by this process's copy of its account; None where there is no such account."""
     account = services.accounts.get(project)
     if account is None:
         return None
-    now_ms = time.time_ns() // 1_000_000
-    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
-    window, limits = account.window or rested(now_ms), limits_of(account)
-    advance(window, limits, now_ms)
-    return rate_state(window, limits, now_ms)
+    now = now_ms()
+    settled(account, now, services.accounts.prices())
+    window, limits = account.window or rested(now), limits_of(account)
+    advance(window, limits, now)
+    return rate_state(window, limits, now)

@@ -1,7 +1,7 @@
 """API keys: how they look, how they are made, and how they are checked. Only hashes are ever stored.
 
 `mtl_live_<project>.<secret>` and `mtl_preview_<project>.<secret>` belong to a project, `mtl_admin_<secret>` to the
-operator. The project in the key saves an index of all keys; it proves nothing, the secret does.
+operator. The project in the key saves an index of all keys. It proves nothing; the secret does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the operator (`project` is None), or a key of a project."""
+    """A caller is the operator (`project` is None), or a key of a project."""
 
     project: str | None
     key_id: str
@@ -30,43 +30,43 @@ class Caller:
     scopes: tuple[str, ...]
 
     def require(self, scope: str) -> None:
-        """Raises Rejection `missing_scope` unless a scope of the caller covers this one."""
+        """Require this scope of the caller. Raises Rejection `missing_scope` unless one of the caller's covers it."""
         area = scope.partition(":")[0]
         if not {"*", f"{area}:*", scope} & set(self.scopes):
             raise Rejection("missing_scope", f"This key has no scope {scope!r}")
 
 
 def new_project_key(project: str, environment: str) -> tuple[str, bytes]:
-    """A new key for a project, and the hash to keep of it."""
+    """A new key for a project, and the hash of it that is kept."""
     key = f"{PREFIXES[environment]}{project}.{secrets.token_urlsafe(32)}"
     return key, hash_key(key)
 
 
 def new_admin_key() -> tuple[str, str]:
-    """A new admin key, and the hash, in hex, for METERLINE_ADMIN_KEY_HASHES."""
+    """A new admin key, and its hash in hex, for METERLINE_ADMIN_KEY_HASHES."""
     key = ADMIN_PREFIX + secrets.token_urlsafe(32)
     return key, hash_key(key).hex()
 
 
 def hash_key(key: str) -> bytes:
-    """SHA-256. A key has 256 random bits, so there is nothing for a slow hash to protect."""
+    """The SHA-256 of a key. A key has 256 random bits, so there is nothing for a slow hash to protect."""
     return sha256(key.encode()).digest()
 
 
 def is_admin_key(key: str, admin_hashes: Iterable[str]) -> bool:
-    """Whether it is one of the operator's; every hash is compared, each in constant time."""
+    """Whether a key is one of the operator's. It is compared with every hash, each in constant time."""
     digest = hash_key(key).hex()
     matches = [hmac.compare_digest(digest, known) for known in admin_hashes]
     return any(matches)
 
 
 def admin_key_id(key: str) -> str:
-    """What an admin key is called where it says who did something."""
+    """The name of an admin key where facts say who did something."""
     return f"admin:{hash_key(key).hex()[:8]}"
 
 
 def project_of_key(key: str) -> str | None:
-    """The project a key names, or None where it is no project's key."""
+    """The project that a key names, or None where it is not in the form of a project's key."""
     for prefix in PREFIXES.values():
         if key.startswith(prefix):
             project, dot, _ = key.removeprefix(prefix).rpartition(".")
@@ -75,7 +75,8 @@ def project_of_key(key: str) -> str | None:
 
 
 def caller_of(account: Account, key: str) -> Caller:
-    """The caller behind a project's key. Raises Rejection `unauthenticated` or `key_revoked`."""
+    """The caller that a key of this project's account belongs to. Raises Rejection `unauthenticated` or
+    `key_revoked`."""
     digest = hash_key(key)
     found: ApiKey | None = None
     for known in account.keys:

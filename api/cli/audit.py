@@ -1,4 +1,4 @@
-"""`meterline audit`: what was refused, what was done, and with whose key."""
+"""`meterline audit` lists what was refused, what was done, and with whose key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from api.cli.service import Api
 
 
 class _ListsByDefault(TyperGroup):
-    """A group whose command `list` need not be named."""
+    """A command group that takes `audit PROJECT` for `audit list PROJECT`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -23,16 +23,18 @@ class _ListsByDefault(TyperGroup):
 
 
 app = typer.Typer(
-    help=f"What was refused, what was done and with whose key: `audit`, `audit PROJECT`, `audit keys`. {WHERE}",
+    help=f"List what was refused, what was done and with whose key: `audit`, `audit PROJECT`, `audit keys`. {WHERE}",
     cls=_ListsByDefault,
 )
 
 
-AuditedProject = Annotated[str | None, typer.Argument(metavar="[PROJECT]", help="Its id; without it, all projects")]
-SinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago")]
-UntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now")]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Lines at most")]
-CursorOption = Annotated[str | None, typer.Option("--cursor", help="Go on where a page ended: its next_cursor")]
+AuditedProject = Annotated[
+    str | None, typer.Argument(metavar="[PROJECT]", help="A project's id; without it, all projects")
+]
+SinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago if left out")]
+UntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now if left out")]
+LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Print at most this many lines")]
+CursorOption = Annotated[str | None, typer.Option("--cursor", help="Go on after a page: give its next_cursor")]
 
 
 @app.command("list")
@@ -48,7 +50,7 @@ def list_audit(
     cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What was refused and what was done, the newest first; `list` need not be said. `explain ENTRY_ID` says more."""
+    """List what was refused and what was done, newest first. `list` may be left out; `explain ENTRY_ID` says more."""
     asked: dict[str, Any] = {
         "project": project,
         "kind": kind,
@@ -71,7 +73,7 @@ def audit_keys(
     cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What each key was used for, by the hour, the newest hour first."""
+    """List what keys were used for, by the hour, the newest hour first."""
     asked: dict[str, Any] = {"project": project, "from": since, "to": until, "limit": limit, "cursor": cursor}
     page = Api().call("GET", "/v1/audit/keys", **asked).json()
     columns = ("hour", "project", "key_id", "environment", "operation", "uses", "refused", "first_at", "last_at")
@@ -79,7 +81,7 @@ def audit_keys(
 
 
 def _show_page(page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
-    """As JSON, or as columns under their names."""
+    """Print a page of the audit log as JSON, or as columns under their names."""
     if as_json:
         show(page, as_json)
         return

@@ -1,4 +1,4 @@
-"""`meterline billing`: billing accounts and their invoices."""
+"""`meterline billing` manages billing accounts, and shows or saves invoices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from api.cli.output import show
 from api.cli.service import Api
 from streams.errors import OperatorError
 
-app = typer.Typer(help=f"Billing accounts and invoices. {WHERE}", no_args_is_help=True)
+app = typer.Typer(help=f"Manage billing accounts, and show invoices. {WHERE}", no_args_is_help=True)
 
 
 @app.command("create")
@@ -33,7 +33,7 @@ def create_billing_account(
 def assign_billing_account(
     project: ProjectArgument,
     account: Annotated[
-        str | None, typer.Argument(help="The billing account; without it, an invoice of its own")
+        str | None, typer.Argument(help="The billing account's id; without it, the project gets an invoice of its own")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +48,7 @@ def list_billing_accounts(
     cursor: Annotated[str | None, typer.Option("--cursor", help="The `next_cursor` of the page before")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every billing account, by id."""
+    """List billing accounts, by id."""
     show(Api().call("GET", "/v1/admin/billing-accounts", limit=limit, cursor=cursor).json(), as_json)
 
 
@@ -59,14 +59,14 @@ def change_billing_account(
     email: Annotated[str, typer.Option("--email")],
     as_json: JsonOption = False,
 ) -> None:
-    """Another name and address, on every invoice of it."""
+    """Change a billing account's name and address, on all of its invoices."""
     body = {"name": name, "email": email}
     show(Api().call("PUT", f"/v1/admin/billing-accounts/{account}", body).json(), as_json)
 
 
 @app.command("show")
 def show_billing_account(account: Annotated[str, typer.Argument()], as_json: JsonOption = False) -> None:
-    """A billing account and its projects."""
+    """Show a billing account and its projects."""
     show(Api().call("GET", f"/v1/admin/billing-accounts/{account}").json(), as_json)
 
 
@@ -75,9 +75,9 @@ def invoice(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
     month: Annotated[str, typer.Argument(help="YYYY-MM")],
     form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
-    out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the invoice to this file")] = None,
 ) -> None:
-    """A month's invoice, as JSON, CSV or a page to print."""
+    """Print a billing account's invoice for a month, as JSON, CSV or an HTML page."""
     _write(Api().call("GET", f"{_invoices(account, None)}/{month}", format=form), out)
 
 
@@ -86,9 +86,9 @@ def statement(
     project: ProjectArgument,
     month: Annotated[str, typer.Argument(help="YYYY-MM")],
     form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
-    out: Annotated[Path | None, typer.Option("--out", help="Write it here")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the statement to this file")] = None,
 ) -> None:
-    """One project's own part of a month, whoever's invoice it is on."""
+    """Print a project's own part of a month, whichever invoice it is on."""
     _write(Api().call("GET", f"{_invoices(None, project)}/{month}", format=form, project=project), out)
 
 
@@ -102,10 +102,12 @@ def _write(answer: httpx.Response, out: Path | None) -> None:
 @app.command("months")
 def months(
     account: Annotated[str | None, typer.Argument(help="The billing account's id")] = None,
-    project: Annotated[str | None, typer.Option("--project", help="A project's own part instead")] = None,
+    project: Annotated[
+        str | None, typer.Option("--project", help="Instead of a billing account: a project's own part")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The months in which there is something to pay for, or was used, the newest first."""
+    """List the months in which something is to pay or was used, the newest first."""
     show(Api().call("GET", _invoices(account, project), project=project).json(), as_json)
 
 

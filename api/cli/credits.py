@@ -1,4 +1,4 @@
-"""`meterline credits`: balances, bundles, refunds, auto-recharge, corrections."""
+"""`meterline credits` shows balances, grants and refunds bundles, sets auto-recharge, and corrects events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from api.cli.options import WHERE, EnvironmentOption, JsonOption, KeyOption, Pro
 from api.cli.output import show
 from api.cli.service import Api
 
-app = typer.Typer(help=f"Bundles, refunds, auto-recharge, balances. {WHERE}", no_args_is_help=True)
+app = typer.Typer(
+    help=f"Show balances, grant and refund bundles, set auto-recharge, correct events. {WHERE}", no_args_is_help=True
+)
 
 
 @app.command("balance")
@@ -20,7 +22,7 @@ def balance(
     at: Annotated[str | None, typer.Option("--at", help="A past instant, RFC 3339 with a zone")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a project has, now or at a past instant."""
+    """Show a project's balance, now or at a past instant."""
     found = Api().call("GET", "/v1/balance", project=project, environment=environment, at=at)
     show(found.json(), as_json)
 
@@ -30,7 +32,7 @@ def top_up(
     project: ProjectArgument,
     bundle: Annotated[int, typer.Argument(help="20, 100 or 500 dollars")],
     environment: EnvironmentOption = "production",
-    reference: Annotated[str, typer.Option("--reference", help="The payment's own, kept with the entry")] = "",
+    reference: Annotated[str, typer.Option("--reference", help="The payment's reference, kept with the entry")] = "",
     idempotency_key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -42,12 +44,12 @@ def top_up(
 @app.command("refund")
 def refund(
     project: ProjectArgument,
-    grant_id: Annotated[str, typer.Argument(help="The bundle's, from `credits balance`")],
+    grant_id: Annotated[str, typer.Argument(help="The bundle's grant_id, from `credits balance`")],
     reason: ReasonOption = "",
     idempotency_key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Take back what is left of a bundle whose money is given back."""
+    """Take back what is left of a bundle, whose money you give back."""
     body = {"grant_id": grant_id, "reason": reason}
     show(Api().call("POST", f"/v1/admin/projects/{project}/refunds", body, key=idempotency_key).json(), as_json)
 
@@ -55,14 +57,18 @@ def refund(
 @app.command("auto-recharge")
 def auto_recharge(
     project: ProjectArgument,
-    on: Annotated[bool | None, typer.Option("--on/--off", help="Without it, show the terms")] = None,
-    threshold: Annotated[str, typer.Option("--threshold", help="Credits under which a bundle is bought")] = "0",
-    bundle: Annotated[int, typer.Option("--bundle", help="20, 100 or 500 dollars")] = 20,
-    cap: Annotated[int, typer.Option("--cap", help="Dollars a calendar month at most")] = 0,
-    payment_method: Annotated[str, typer.Option("--payment-method", help="cus_…/pm_… at Stripe")] = "",
+    on: Annotated[bool | None, typer.Option("--on/--off", help="Turn it on or off; without either, show it")] = None,
+    threshold: Annotated[
+        str, typer.Option("--threshold", help="Buy a bundle when fewer credits are available than this")
+    ] = "0",
+    bundle: Annotated[int, typer.Option("--bundle", help="The bundle to buy: 20, 100 or 500 dollars")] = 20,
+    cap: Annotated[int, typer.Option("--cap", help="Spend at most this many dollars in a calendar month")] = 0,
+    payment_method: Annotated[
+        str, typer.Option("--payment-method", help="What to charge, as the provider names it: cus_…/pm_… at Stripe")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Buy a bundle by itself whenever credits run low, or stop doing so."""
+    """Turn auto-recharge on or off: it buys a bundle by itself whenever credits run low."""
     url = f"/v1/admin/projects/{project}/auto-recharge"
     if on is None:
         show(Api().call("GET", url).json(), as_json)
@@ -79,18 +85,25 @@ def correct(
     source: Annotated[str, typer.Argument(help="The event's `source`")],
     event_id: Annotated[str, typer.Argument(help="The event's `id`")],
     operation: Annotated[
-        str | None, typer.Option("--operation", help="What it should have been; without it the event is voided")
+        str | None,
+        typer.Option("--operation", help="The operation it should have been; without it, the event is voided"),
     ] = None,
     quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
-    media_type: Annotated[str | None, typer.Option("--media-type", help="Of a social post: none, image, video")] = None,
-    tier: Annotated[str | None, typer.Option("--tier", help="Of a video: budget, premium")] = None,
-    environment: Annotated[str | None, typer.Option("--environment", help="production or preview; its own")] = None,
-    late: Annotated[str | None, typer.Option("--late", help="It was never billed and happened then (RFC 3339)")] = None,
+    media_type: Annotated[
+        str | None, typer.Option("--media-type", help="What a social post came with: none, image or video")
+    ] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="A video's tier: budget or premium")] = None,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help="production or preview; the event's own if left out")
+    ] = None,
+    late: Annotated[
+        str | None, typer.Option("--late", help="When it happened (RFC 3339), for an event that was never billed")
+    ] = None,
     reason: ReasonOption = "",
     idempotency_key: KeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Put an event right by new entries: void it, change it, or bill one that came too late."""
+    """Correct an event by new entries: void it, change it, or bill one that came too late."""
     body: dict[str, Any] = {"source": source, "id": event_id, "reason": reason, "action": "void"}
     data = {
         name: value

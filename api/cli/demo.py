@@ -1,4 +1,4 @@
-"""`meterline demo` and `meterline replay`: a whole stack, a trace through it, and a report."""
+"""`meterline demo` and `meterline replay` start a whole stack, send a trace through it, and print a report."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from streams.settings import Settings
 app = typer.Typer()
 
 DataDirOption = Annotated[
-    Path | None, typer.Option("--data-dir", help="Keep all state here. Without it, a new directory that is removed.")
+    Path | None,
+    typer.Option("--data-dir", help="Keep all state in this directory. Without it, use a new one and remove it after."),
 ]
 ProjectsOption = Annotated[
     int, typer.Option("--projects", min=1, max=100_000, help="How many projects share the trace.")
 ]
 RoundsOption = Annotated[
-    int, typer.Option("--rounds", min=1, max=10_000, help="Send the trace this often, under new ids.")
+    int, typer.Option("--rounds", min=1, max=10_000, help="Send the trace this many times, each under new ids.")
 ]
 
 

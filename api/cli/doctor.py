@@ -1,4 +1,4 @@
-"""`meterline doctor`: what this machine and these settings lack, before something fails for it."""
+"""`meterline doctor` checks what this machine and these settings lack, before something fails for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ app = typer.Typer()
 
 @app.command()
 def doctor(as_json: JsonOption = False) -> None:
-    """Check this machine and these settings, and say what to do about what is wrong."""
+    """Check this machine and the settings, and say how to put right what is wrong."""
     findings = examine(Settings())
     if as_json:
         print_json({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]})
@@ -45,7 +45,7 @@ def doctor(as_json: JsonOption = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: whether it is as it should be, what was seen, and what to do if not."""
+    """A finding of one check: whether things are as they should be, what was seen, and the remedy if they are not."""
 
     name: str
     ok: bool
@@ -53,12 +53,12 @@ class Finding:
     remedy: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The finding as a JSON object."""
         return asdict(self)
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Every check that applies to these settings. None of them changes anything but missing topics."""
+    """Make all checks that apply to these settings. They change nothing, except that missing topics are created."""
     return [_guarded(name, check, settings) for name, check in _checks(settings)]
 
 

@@ -1,4 +1,4 @@
-"""`meterline explain`: a receipt, for people to read."""
+"""`meterline explain` prints a receipt: why something was charged, held, refused or given."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ app = typer.Typer()
 @app.command()
 def explain(
     receipt: Annotated[
-        str, typer.Argument(metavar="ID", help="That of an entry, hold, grant, purchase, or of an event")
+        str, typer.Argument(metavar="ID", help="The id of an entry, a hold, a grant, a purchase or an event")
     ],
-    project: Annotated[str | None, typer.Option("--project", help="Whose it is; grants of two may share an id")] = None,
+    project: Annotated[
+        str | None,
+        typer.Option("--project", help="The project's id; needed where two projects have a grant of the same id"),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset.
 
-    For an event's id: all that was decided on it, and why it was refused before that, if it was.
+    For an event's id, list what was decided on it, and why it was not accepted, if it was not.
     """
     from streams.history.receipts import is_receipt_id
 
@@ -43,7 +46,7 @@ def explain(
 
 
 def explain_text(receipt: dict[str, Any]) -> str:
-    """A receipt, as its JSON has it, for people to read."""
+    """The text of a receipt, for people to read, from the receipt's JSON."""
     inputs, price = receipt["inputs"], receipt["price"]
     lines = [f"{receipt['id']}  {receipt['outcome']}  {receipt['project']}", receipt["summary"], ""]
 

@@ -1,4 +1,4 @@
-"""`meterline holds`: jobs whose credits are held."""
+"""`meterline holds` places, lists and resolves holds: credits kept for jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api.cli.options import WHERE, EnvironmentOption, JsonOption, ProjectArgumen
 from api.cli.output import show
 from api.cli.service import Api
 
-app = typer.Typer(help=f"Jobs whose credits are held. {WHERE}", no_args_is_help=True)
+app = typer.Typer(help=f"Place, list and resolve holds: credits kept for jobs. {WHERE}", no_args_is_help=True)
 
 
 @app.command("place")
@@ -19,9 +19,13 @@ def place(
     operation: Annotated[str, typer.Argument(help="What the job does, such as blog_post")],
     job: Annotated[str, typer.Argument(help="The job's id; placing it again costs nothing")],
     quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
-    media_type: Annotated[str | None, typer.Option("--media-type", help="A social post's: image or video")] = None,
-    tier: Annotated[str | None, typer.Option("--tier", help="A video's: budget or premium")] = None,
-    seconds: Annotated[int | None, typer.Option("--seconds", min=1, max=604_800, help="3600 unless given")] = None,
+    media_type: Annotated[
+        str | None, typer.Option("--media-type", help="What a social post comes with: image or video")
+    ] = None,
+    tier: Annotated[str | None, typer.Option("--tier", help="A video's tier: budget or premium")] = None,
+    seconds: Annotated[
+        int | None, typer.Option("--seconds", min=1, max=604_800, help="How long to hold; 3600 if left out")
+    ] = None,
     environment: EnvironmentOption = "production",
     as_json: JsonOption = False,
 ) -> None:
@@ -40,7 +44,7 @@ def place(
 
 @app.command("list")
 def list_holds(project: ProjectArgument, as_json: JsonOption = False) -> None:
-    """The open holds, the oldest first."""
+    """List the open holds, the oldest first."""
     show(Api().call("GET", "/v1/holds", project=project).json(), as_json)
 
 
@@ -48,10 +52,12 @@ def list_holds(project: ProjectArgument, as_json: JsonOption = False) -> None:
 def capture(
     project: ProjectArgument,
     hold_id: Annotated[str, typer.Argument()],
-    amount: Annotated[str | None, typer.Option("--credits", help="Less than was held; the rest is released")] = None,
+    amount: Annotated[
+        str | None, typer.Option("--credits", help="Charge only this many credits; the rest is released")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Charge a job."""
+    """Capture a hold: charge its job."""
     show(
         Api()
         .call(
@@ -73,7 +79,7 @@ def release(
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Give a job's credits back."""
+    """Release a hold: give its job's credits back."""
     url = f"/v1/holds/{hold_id}/release"
     show(Api().call("POST", url, {"reason": reason}, project=project).json(), as_json)
 
@@ -85,6 +91,6 @@ def extend(
     seconds: Annotated[int, typer.Argument(min=1, max=604_800)],
     as_json: JsonOption = False,
 ) -> None:
-    """Let a hold last this long from now."""
+    """Extend a hold: let it last this many seconds from now."""
     url = f"/v1/holds/{hold_id}/extend"
     show(Api().call("POST", url, {"seconds": seconds}, project=project).json(), as_json)

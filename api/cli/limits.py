@@ -1,4 +1,4 @@
-"""`meterline limits`: requests and credits a minute, by contract, on trial, or raised for a while."""
+"""`meterline limits` shows and sets requests and credits a minute: by contract, on trial, or raised for a while."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RequestsOption = Annotated[int | None, typer.Option("--requests", min=1, help="R
 BurstOption = Annotated[int | None, typer.Option("--burst", min=1, help="Requests at once, after a rest.")]
 CeilingOption = Annotated[str | None, typer.Option("--ceiling", help="Credits a minute, such as 500 or 0.5.")]
 app = typer.Typer(
-    help=f"Requests and credits a minute: by contract, on trial, or raised for a while. {WHERE}",
+    help=f"Show and set requests and credits a minute: by contract, on trial, or raised for a while. {WHERE}",
     no_args_is_help=True,
 )
 
 
 @app.command("show")
 def show_limits(project: ProjectArgument, as_json: JsonOption = False) -> None:
-    """The limits in force now, and what they come from: plan, contract, raises; those on trial."""
+    """Show the limits in force now, what they come from (plan, contract, raises), and those on trial."""
     show(Api().call("GET", f"/v1/admin/projects/{project}/limits").json(), as_json)
 
 
@@ -32,12 +32,12 @@ def set_limits(
     requests: RequestsOption = None,
     burst: BurstOption = None,
     ceiling: CeilingOption = None,
-    end: Annotated[bool, typer.Option("--end", help="Go back to the plan's.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="Go back to the plan's limits.")] = False,
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Other limits than the plan's, for good: a contract. They replace those set before; what is left out is the
-    plan's."""
+    """Set limits that hold over the plan's, for good: a contract. They replace those set before; a limit that is left
+    out is the plan's."""
     _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, as_json, is_shadow=False)
 
 
@@ -51,16 +51,18 @@ def shadow_limits(
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Try limits: what they would have refused is in `audit --kind shadow`, and nothing is refused."""
+    """Put limits on trial: they refuse nothing, and `audit --kind shadow` lists what they would have refused."""
     _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, as_json, is_shadow=True)
 
 
 @app.command("raise")
 def raise_limits(
     project: ProjectArgument,
-    until: Annotated[str, typer.Option("--until", help="When it ends: RFC 3339 with a zone")],
-    reason: Annotated[str, typer.Option("--reason", help="Such as the launch it is for; kept in the audit log.")],
-    since: Annotated[str | None, typer.Option("--from", help="When it begins: RFC 3339 with a zone; now")] = None,
+    until: Annotated[str, typer.Option("--until", help="The raise's end: RFC 3339 with a zone")],
+    reason: Annotated[str, typer.Option("--reason", help="Why, such as the launch it is for; kept in the audit log.")],
+    since: Annotated[
+        str | None, typer.Option("--from", help="The raise's start: RFC 3339 with a zone; now if left out")
+    ] = None,
     requests: RequestsOption = None,
     burst: BurstOption = None,
     ceiling: CeilingOption = None,
@@ -78,10 +80,10 @@ def raise_limits(
 @app.command("end-raise")
 def end_raise(
     project: ProjectArgument,
-    raise_id: Annotated[str, typer.Argument(help="From `limits show`")],
+    raise_id: Annotated[str, typer.Argument(help="The raise's id, from `limits show`")],
     as_json: JsonOption = False,
 ) -> None:
-    """End a raise now, or take back one that has not begun. Prints the limits without it."""
+    """End a raise now, or take back one that has not begun, and print the limits without it."""
     api = Api()
     api.call("DELETE", f"/v1/admin/projects/{project}/limit-raises/{raise_id}")
     show(api.call("GET", f"/v1/admin/projects/{project}/limits").json(), as_json)

@@ -1,4 +1,4 @@
-"""`meterline`: finds the command that is asked for, imports that one alone, and ends expected failures in one line."""
+"""`meterline` finds the command that is asked for, imports only that one, and ends expected failures in one line."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COMMANDS = {
     "audit": "api.cli.audit",
     "billing": "api.cli.billing",
 }
-# These two are there only in a checkout: the production image has no tests.
+# Commands that are there only in a checkout: the production image has no tests.
 CHECKOUT_COMMANDS = {
     "bench": "tests.benchmarks.command",
     "test": "api.cli.test",
@@ -52,7 +52,7 @@ class LazyCommands(TyperGroup):
     """A group that imports a command's module when the command is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names of all commands, in the order in which help shows them."""
+        """The names of all commands, in the order in which help shows them."""
         return list(_there_are())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -64,7 +64,8 @@ class LazyCommands(TyperGroup):
         return group.commands.get(cmd_name) or _named(group, cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """As click does, but a name that only a checkout has is refused with the remedy."""
+        """Find the command of these arguments as click does; but a command that needs a checkout is refused with the
+        remedy."""
         if args and args[0] in CHECKOUT_COMMANDS and args[0] not in _there_are():
             ctx.fail(f"{args[0]} needs a checkout with its tests: run it there, with `uv run meterline {args[0]}`")
         return super().resolve_command(ctx, args)
@@ -82,11 +83,12 @@ app = typer.Typer(
 
 @app.callback()
 def _commands() -> None:
-    """Without a callback, typer has no group to make."""
+    """Do nothing: without a callback, typer makes no group of commands."""
 
 
 def main() -> None:
-    """The console script: expected failures end with one clear line and exit code 1."""
+    """Run the console script `meterline`. An expected failure ends with one clear line and exit code 1, a setting that
+    is not valid with exit code 2."""
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     lifeline.watch()
     try:

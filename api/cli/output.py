@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, progress and errors on standard error."""
+"""Output of commands: results go to standard output, progress and errors to standard error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def show(answer: Any, as_json: bool) -> None:
-    """Print an answer of the API: as JSON, or a line for each thing that it says."""
+    """Print an answer of the API: as JSON, or as lines of `name: value`."""
     if as_json:
         print_json(answer)
         return

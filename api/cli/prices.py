@@ -1,4 +1,4 @@
-"""`meterline prices`: price books, their changelog, and announcing one."""
+"""`meterline prices` lists prices and price books, and announces a price book."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from api.cli.options import WHERE, JsonOption
 from api.cli.output import show
 from api.cli.service import Api, read_json
 
-app = typer.Typer(help=f"Price books. {WHERE}", no_args_is_help=True)
+app = typer.Typer(help=f"List prices, and announce price books. {WHERE}", no_args_is_help=True)
 
 
 @app.command("list")
 def list_prices(
-    at: Annotated[str | None, typer.Option("--at", help="RFC 3339; a future time shows what is announced")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="RFC 3339 with a zone; a future time shows the prices announced for it")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What every operation costs."""
+    """List the prices of all operations."""
     show(Api().call("GET", "/v1/prices", at=at).json(), as_json)
 
 
 @app.command("changelog")
 def price_changelog(as_json: JsonOption = False) -> None:
-    """Every price book and what it changed, the newest first."""
+    """List the price books and what each changed, the newest first."""
     show(Api().call("GET", "/v1/prices/changelog").json(), as_json)
 
 

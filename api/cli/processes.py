@@ -1,4 +1,4 @@
-"""The commands that run one process of Meterline, or prepare what those need. They import no more than that."""
+"""Commands that run one process of Meterline, or prepare what the processes need. Each imports only its own parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command()
 def worker() -> None:
-    """Run one worker: the agents that accept usage and own accounts."""
+    """Run a worker: it accepts usage, and owns and decides accounts."""
     from streams.worker.app import run_worker
 
     settings = Settings()
@@ -25,7 +25,7 @@ def worker() -> None:
 
 @app.command()
 def api() -> None:
-    """Run the HTTP service; with the embedded ClickHouse, its historian too."""
+    """Run the HTTP service; with the embedded ClickHouse, the historian and the cashier too."""
     from api.server import run_api
 
     settings = Settings()
@@ -35,7 +35,7 @@ def api() -> None:
 
 @app.command()
 def historian() -> None:
-    """Run a historian: journal into the ClickHouse server of METERLINE_CLICKHOUSE_URL."""
+    """Run a historian: it writes the journal into the ClickHouse server of METERLINE_CLICKHOUSE_URL."""
     from api.server import run_historian
 
     settings = Settings()
@@ -59,7 +59,7 @@ def cashier() -> None:
 
 @app.command()
 def topics() -> None:
-    """Create the topics that are missing and check the others."""
+    """Create the Kafka topics that are missing, and check the others."""
     from streams.kafka.topics import create_topics, topics_of
 
     settings = Settings()

@@ -1,4 +1,4 @@
-"""`meterline projects`: open projects, put them on plans, close them."""
+"""`meterline projects` opens projects, puts them on plans, and closes them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def create_project(
     project: ProjectArgument,
     plan: Annotated[str, typer.Option("--plan", help="free, hobby, build, scale or enterprise")] = "free",
     name: Annotated[str, typer.Option("--name")] = "",
-    contract_credits: Annotated[int, typer.Option("--contract-credits", help="A month; enterprise only")] = 0,
+    contract_credits: Annotated[int, typer.Option("--contract-credits", help="Credits a month; enterprise only")] = 0,
     contract_cents: Annotated[int, typer.Option("--contract-cents", help="US cents a month; enterprise only")] = 0,
-    billing_account: Annotated[str | None, typer.Option("--billing-account", help="Whose invoice it is on")] = None,
+    billing_account: Annotated[
+        str | None, typer.Option("--billing-account", help="The billing account whose invoice it is on")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Open a project; its first allowance is granted at once."""
@@ -37,7 +39,7 @@ def create_project(
 
 @app.command("show")
 def show_project(project: ProjectArgument, as_json: JsonOption = False) -> None:
-    """A project as it is."""
+    """Show a project as it is now."""
     show(Api().call("GET", f"/v1/admin/projects/{project}").json(), as_json)
 
 
@@ -45,32 +47,32 @@ def show_project(project: ProjectArgument, as_json: JsonOption = False) -> None:
 def change_plan(
     project: ProjectArgument,
     plan: Annotated[str, typer.Argument(help="free, hobby, build, scale or enterprise")],
-    contract_credits: Annotated[int, typer.Option("--contract-credits", help="A month; enterprise only")] = 0,
+    contract_credits: Annotated[int, typer.Option("--contract-credits", help="Credits a month; enterprise only")] = 0,
     contract_cents: Annotated[int, typer.Option("--contract-cents", help="US cents a month; enterprise only")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Another plan: at once where it gives more, from the renewal on where it gives less."""
+    """Put a project on another plan: at once where that gives more, from the renewal on where it gives less."""
     body = {"plan": plan, "contract_credits": contract_credits, "contract_cents": contract_cents}
     show(Api().call("PUT", f"/v1/admin/projects/{project}/plan", body).json(), as_json)
 
 
 @app.command("close")
 def close_project(project: ProjectArgument, reason: ReasonOption = "", as_json: JsonOption = False) -> None:
-    """Let a project spend nothing more."""
+    """Close a project: it spends nothing more."""
     body = {"closed": True, "reason": reason}
     show(Api().call("PUT", f"/v1/admin/projects/{project}/state", body).json(), as_json)
 
 
 @app.command("reopen")
 def reopen_project(project: ProjectArgument, as_json: JsonOption = False) -> None:
-    """Let a closed project go on."""
+    """Reopen a closed project."""
     show(Api().call("PUT", f"/v1/admin/projects/{project}/state", {"closed": False}).json(), as_json)
 
 
 @app.command("standing")
 def set_standing(
     project: ProjectArgument,
-    good: Annotated[bool, typer.Option("--good/--bad", help="One in bad standing gets no refunds")],
+    good: Annotated[bool, typer.Option("--good/--bad", help="A project in bad standing gets no refunds")],
     reason: ReasonOption = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -83,7 +85,7 @@ def set_standing(
 def set_badge(
     project: ProjectArgument, shown: Annotated[bool, typer.Option("--shown/--hidden")], as_json: JsonOption = False
 ) -> None:
-    """Show the "Built with" badge or not; a free project shows it always."""
+    """Show a project's "Built with" badge, or hide it; a free project always shows it."""
     show(Api().call("PUT", f"/v1/admin/projects/{project}/badge", {"shown": shown}).json(), as_json)
 
 
@@ -91,14 +93,14 @@ def set_badge(
 def set_item(
     project: ProjectArgument,
     item: Annotated[str, typer.Argument(help="A recurring line item that the price book has")],
-    quantity: Annotated[int, typer.Argument(min=0, help="Units from now on; 0 ends it")],
+    quantity: Annotated[int, typer.Argument(min=0, help="Units from now on; 0 ends the item")],
     as_json: JsonOption = False,
 ) -> None:
-    """Have this many units of a recurring line item."""
+    """Set how many units of a recurring line item a project has."""
     show(Api().call("PUT", f"/v1/admin/projects/{project}/items/{item}", {"quantity": quantity}).json(), as_json)
 
 
 @app.command("items")
 def list_items(project: ProjectArgument, as_json: JsonOption = False) -> None:
-    """The recurring line items, and what they come to so far this month."""
+    """List a project's recurring line items, and what they cost so far this month."""
     show(Api().call("GET", "/v1/items", project=project).json(), as_json)

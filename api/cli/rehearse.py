@@ -1,4 +1,4 @@
-"""`meterline rehearse`: ask the API what a price book or other limits would do, and print who would be hurt."""
+"""`meterline rehearse` asks the API what a price book or other limits would do, and prints who would be hurt."""
 
 from __future__ import annotations
 
@@ -45,16 +45,20 @@ def rehearse(
         str | None,
         typer.Option("--cost-ceiling", help="Credits that may be spent in 60 seconds.", rich_help_panel=_OF_LIMITS),
     ] = None,
-    project: Annotated[str | None, typer.Option("--project", help="Of this one.", rich_help_panel=_OF_REQUESTS)] = None,
+    project: Annotated[
+        str | None,
+        typer.Option("--project", help="Only the requests of this project.", rich_help_panel=_OF_REQUESTS),
+    ] = None,
     plan: Annotated[
-        str | None, typer.Option("--plan", help="Of those on this plan today.", rich_help_panel=_OF_REQUESTS)
+        str | None,
+        typer.Option("--plan", help="Only those of projects on this plan today.", rich_help_panel=_OF_REQUESTS),
     ] = None,
     with_events: Annotated[
         bool,
         typer.Option(
             "--with-events/--without-events",
-            help="Whether usage events are requests. An admission that named its event looks the same in the history "
-            "once it is charged, or refused but for its limits: without events, it is left out too.",
+            help="Count usage events as requests, or not. In the history, an admission that named its event looks like "
+            "a usage event, unless its limits refused it: without events, such admissions are left out too.",
             rich_help_panel=_OF_REQUESTS,
         ),
     ] = True,
@@ -62,9 +66,9 @@ def rehearse(
 ) -> None:
     """Replay the last days under a proposed price book, or under proposed limits, and list who would be hurt.
 
-    With a FILE: what each project would pay, and who would run out.
+    With a FILE, see what each project would pay, and who would run out of credits.
 
-    With limits: how many of the recorded requests would have been refused, and how many were. A limit that is not
+    With limits, see how many of the recorded requests would have been refused, and how many were. A limit that is not
     named stays as plan and contract have it.
     """
     limits = {"requests_per_minute": requests_per_minute, "burst": burst, "cost_ceiling": cost_ceiling}
@@ -82,7 +86,7 @@ def rehearse(
 
 
 def rehearse_limits(console: Console, asked: dict[str, Any], as_json: bool) -> None:
-    """Progress goes to `console`, what is found to standard output. Raises OperatorError."""
+    """Rehearse limits, and print the result on standard output; progress goes to `console`. Raises OperatorError."""
     if not as_json:
         asked = asked | {"worst_max": _PROJECTS_SHOWN_MAX}
     result = _followed(console, Api().follow("/v1/admin/rehearsals/limits", asked), asked["days"])

@@ -1,4 +1,5 @@
-"""The HTTP service as commands call it: with the operator's key, retried under one idempotency key."""
+"""A client of the HTTP service for the commands: it calls with the operator's key, and retries under one idempotency
+key."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ RETRIES = 4
 
 
 class Api:
-    """The HTTP service, with the operator's key."""
+    """Api calls the HTTP service with the operator's key. Raises OperatorError where there is none."""
 
     def __init__(self, url: str | None = None, admin_key: str | None = None) -> None:
         settings = Settings()
@@ -34,7 +35,7 @@ class Api:
         self._client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60.0)
 
     def call(self, method: str, path: str, body: object = None, *, key: str = "", **params: Any) -> httpx.Response:
-        """Send it, again under the same key where it is not known what became of it. Raises OperatorError."""
+        """Send a request. Where its outcome is unknown, it is sent again under the same key. Raises OperatorError."""
         headers = {"idempotency-key": key or f"cli-{secrets.token_hex(12)}"}
         sent = {name: value for name, value in params.items() if value is not None}
         for attempt in range(RETRIES):
@@ -52,7 +53,7 @@ class Api:
         raise AssertionError
 
     def follow(self, path: str, body: object) -> Iterator[Any]:
-        """POST it once, and give each JSON line of the answer as it comes. Raises OperatorError."""
+        """POST a body once, and give each JSON line of the answer as it comes. Raises OperatorError."""
         headers = {"accept": "application/x-ndjson"}
         try:
             with self._client.stream("POST", path, json=body, headers=headers) as response:
@@ -66,7 +67,7 @@ class Api:
 
 
 def read_json(file: Path) -> Any:
-    """What a file says. Raises OperatorError."""
+    """Read a JSON file. Raises OperatorError."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+from typing import Annotated
 
 import typer
 
-from streams.settings import PROJECT_ROOT
+from streams.settings import PROJECT_ROOT, user_cache_dir
 
 app = typer.Typer()
 
+# Two files at a time, in the order of tests/lanes.py.
+LANES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+# With one of these somebody is looking at single tests: they come one after the other.
+ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
+DEEP = {"METERLINE_SIMULATION_SEEDS": "2000", "METERLINE_LEDGER_STEPS": "100000"}
+FAST = {"METERLINE_SIMULATION_SEEDS": "60", "METERLINE_LEDGER_STEPS": "2000"}
+
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def test(context: typer.Context) -> None:
-    """Run all tests of this checkout; further arguments go to pytest."""
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "pytest", *context.args], cwd=PROJECT_ROOT))
+def test(
+    context: typer.Context,
+    fast: Annotated[bool, typer.Option("--fast", help="Only what needs no Kafka, ClickHouse or process.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Only what is seeded, some ten times as much of it.")] = False,
+    benchmarks: Annotated[
+        bool, typer.Option("--benchmarks", help="Only the benchmarks, small, beside what they are compared with.")
+    ] = False,
+) -> None:
+    """Run the tests of this checkout, two at a time; further arguments go to pytest.
+
+    Without an option all run but those of --benchmarks, which take minutes and pass on any machine: they check what is
+    installed of PostgreSQL, Redis and Quix, and say what is not. Seeds are new at every run and told at its beginning.
+    What is named (a path, an expression for -k) or looked at closely (-x, -s, --pdb) runs one test after the other.
+    """
+    if fast + deep + benchmarks > 1:
+        raise typer.BadParameter("--fast, --deep, --benchmarks: one of them")
+    is_named = _picks(context.args)
+    if fast:
+        chosen = ["-m", "not parts and not benchmark"]
+    elif deep:
+        chosen = ["-m", "seeded"]
+    elif benchmarks:
+        chosen = ["-m", "benchmark", "tests/benchmarks"]
+    else:
+        chosen = [] if is_named else ["-m", "not benchmark"]
+    for name, depth in (FAST if fast else DEEP if deep else {}).items():
+        os.environ.setdefault(name, depth)
+    arguments = [*chosen, *context.args]
+    # Benchmarks want the machine for themselves.
+    if not is_named and not benchmarks:
+        arguments = [*LANES, *arguments]
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        # Tests start some two hundred processes. Each would compile all that it imports.
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(user_cache_dir() / "bytecode"))
+    os.chdir(PROJECT_ROOT)
+    # In this process's place: signals and the exit code are pytest's own.
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+
+
+def _picks(arguments: list[str]) -> bool:
+    return any(not each.startswith("-") or each in ONE_LANE for each in arguments)

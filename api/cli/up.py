@@ -1,4 +1,4 @@
-"""`meterline up`."""
+"""`meterline up` runs all of Meterline on this machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 @app.command()
 def up(
-    workers: Annotated[int, typer.Option("--workers", min=1, max=16, help="Worker processes.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=16, help="How many worker processes to run.")] = 1,
 ) -> None:
     """Run all of Meterline until Ctrl-C: Kafka, worker, API and ClickHouse."""
     from api.stack import Stack

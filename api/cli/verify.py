@@ -1,4 +1,4 @@
-"""`meterline verify`."""
+"""`meterline verify` reconciles accounts, journal and history, and can rebuild the accounts from the log."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ app = typer.Typer()
 def verify(
     as_json: JsonOption = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Fold all of intake anew, and compare every account byte by byte.")
+        bool,
+        typer.Option("--rebuild", help="Also decide the whole intake log anew, and compare accounts byte by byte."),
     ] = False,
 ) -> None:
-    """Reconcile state tables, journal and ClickHouse on a live system; exit code 1 on any drift."""
+    """Reconcile accounts, journal and ClickHouse on a live system. Exit code 1 says that they differ."""
     from streams.clickhouse.client import ClickHouse
     from streams.embedded.running import reach
     from streams.reconcile.rebuild import rebuild as run_rebuild

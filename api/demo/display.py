@@ -1,4 +1,4 @@
-"""What a person sees of a replay: live counts while it runs, a report when it is done."""
+"""The display of a replay in a terminal: live counts while it runs, a report when it is done."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.demo.replay import Progress, Report
 
 
 class Display:
-    """Live counts on the console; nothing at all if `quiet`."""
+    """A display shows a replay's live counts on the console; nothing at all if `quiet`."""
 
     def __init__(self, console: Console, progress: Progress, *, quiet: bool) -> None:
         self._console = console
@@ -25,7 +25,7 @@ class Display:
         self._began_at: float | None = None
 
     def tell(self, text: str) -> None:
-        """A line about what is happening."""
+        """Print a line about what is happening."""
         if not self._quiet:
             self._console.print(f"[dim]{text}[/]", soft_wrap=True)
 
@@ -41,7 +41,7 @@ class Display:
         self._live.update(self._table())
 
     def stop(self) -> None:
-        """Leave the console to others."""
+        """Take the live counts off the console."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -67,7 +67,7 @@ class Display:
 
 
 def print_report(console: Console, report: Report, url: str) -> None:
-    """The report as a person reads it."""
+    """Print a replay's report for a person to read."""
     console.print(f"\n[bold]{report.events_sent:,} events of {report.projects} projects[/]")
     counts = Table.grid(padding=(0, 2))
     counts.add_column(justify="right")

@@ -1,4 +1,4 @@
-"""Send a trace through a running Meterline, watch it arrive in ClickHouse, and say what came of it."""
+"""A replay sends a trace through a running Meterline, watches it arrive in ClickHouse, and reports what came of it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.client.producer import KafkaProducer
 from streams.core.booking import FACTS_PER_SLOT
 from streams.errors import OperatorError
+from streams.history.facts import kind_in
 from streams.reconcile.verify import verify
 from streams.settings import Settings
 
@@ -31,7 +32,7 @@ class ReplayError(OperatorError):
 
 @dataclass(slots=True)
 class Progress:
-    """Counts so far. What was decided is what ClickHouse holds of this run."""
+    """The counts of a replay so far. Events are billed, refused or otherwise decided once ClickHouse holds that."""
 
     sent: int = 0
     acknowledged: int = 0
@@ -43,13 +44,13 @@ class Progress:
 
     @property
     def decided(self) -> int:
-        """Events whose outcome is in ClickHouse."""
+        """How many events have their outcome in ClickHouse."""
         return self.billed + self.refused + self.duplicate + self.dead_lettered
 
 
 @dataclass(slots=True)
 class Report:
-    """What a replay came to. Counts are of this run; the drift is over all grants, accounts against ClickHouse."""
+    """The report of a replay. Its counts are of this run; the drift is over all grants, accounts against ClickHouse."""
 
     events_sent: int = 0
     events_billed: int = 0
@@ -73,7 +74,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A running Meterline: its settings (with a Kafka URL), and the URLs and admin key of its parts."""
+    """A running Meterline to replay into: its settings (with a Kafka URL), its URLs and its admin key."""
 
     settings: Settings
     url: str
@@ -92,10 +93,11 @@ async def replay(
     progress: Progress,
     on_progress: Callable[[], None],
 ) -> Report:
-    """Open the projects, charge once by HTTP, send the trace by Kafka, wait until all of it is in ClickHouse.
+    """Replay a trace: open the projects, charge once by HTTP, send the trace by Kafka, wait until all of it is in
+    ClickHouse, and report.
 
-    `spoil` adds a malformed event to every 200 good ones. `started_at` is the `time.monotonic()` that the first
-    charge is timed from. Raises ReplayError where events stop arriving.
+    `spoil` adds a malformed event to every 200 good ones. `started_at` is the `time.monotonic()` from which the first
+    charge is timed. Raises ReplayError where events stop arriving.
     """
     report = Report(projects=project_count)
     named = projects_of(trace.name, project_count)
@@ -128,7 +130,7 @@ async def replay(
             report.events_duplicate = progress.duplicate
             report.events_dead_lettered = progress.dead_lettered
             report.first_refusal = await _first_refusal(client, clickhouse, projects)
-            # It waits for ClickHouse to have all of the journal, what our own calls have left there too.
+            # `verify` waits until ClickHouse has all of the journal, the facts of our own HTTP calls included.
             verdict = await verify(target.settings, clickhouse)
             report.balance_drift_microcredits = verdict.drift_microcredits
             report.ledger_entries_in_clickhouse = await _entry_count(clickhouse)
@@ -146,7 +148,7 @@ NOT_JSON = b'{"specversion": "1.0", "id": '
 
 
 def spoiled_events(project: str) -> Iterator[bytes]:
-    """Events that are wrong, of each kind in turn, for ever: a demo of dead letters."""
+    """Malformed events, of each kind in turn, for ever: they become dead letters."""
     good = {"specversion": "1.0", "type": "demo", "source": "/demo/spoiled", "subject": project}
     image = {"operation": "image"}
     for number in itertools.count():
@@ -203,7 +205,7 @@ async def _send_and_wait(
                     progress.sent += 1
                 progress.acknowledged = producer.acknowledged
             if spoil:
-                # Alone: text that is not JSON would spoil the whole record that it is packed into.
+                # Text that is not JSON is sent alone: it would spoil the whole record that it is packed into.
                 await producer.flush()
                 await producer.send(NOT_JSON)
                 progress.sent += 1
@@ -240,11 +242,11 @@ async def _send_and_wait(
 
 
 async def _counts(clickhouse: ClickHouse, source: str) -> Progress:
-    """Decided events so far. An event with two entries counts once: its facts share a slot of the index."""
+    """The counts of events decided so far. An event with two entries counts once: its facts share a slot."""
     rows = await _rows(
         clickhouse,
         f"SELECT kind, uniqExact(partition, offset, intDiv(position, {FACTS_PER_SLOT})) FROM facts "
-        "WHERE source = {source:String} AND kind IN ('charge', 'refusal', 'duplicate') GROUP BY kind",
+        f"WHERE source = {{source:String}} AND {kind_in('charge', 'refusal', 'duplicate')} GROUP BY kind",
         {"source": f"/{source}"},
     )
     counts = {row[0]: int(row[1]) for row in rows}
@@ -260,10 +262,10 @@ async def _counts(clickhouse: ClickHouse, source: str) -> Progress:
 async def _first_refusal(
     client: httpx.AsyncClient, clickhouse: ClickHouse, projects: list[str]
 ) -> dict[str, Any] | None:
-    """The 402 that the first project to run out of credits gets now, or None where none has."""
+    """The 402 that the first project to run out of credits is answered now, or None where no project has run out."""
     rows = await _rows(
         clickhouse,
-        "SELECT project, operation, quantity FROM facts WHERE kind = 'refusal' "
+        f"SELECT project, operation, quantity FROM facts WHERE {kind_in('refusal')} "
         "AND startsWith(project, {prefix:String}) ORDER BY booked_at, partition, offset, position LIMIT 1",
         {"prefix": projects[0].rpartition("_")[0]},
     )

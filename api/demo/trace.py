@@ -1,9 +1,9 @@
-"""A recorded trace of LLM requests, turned into usage events by a rule that is written down.
+"""Traces: recorded LLM requests, and the rule by which they become usage events.
 
 A trace is a CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens (the shape of the Azure LLM inference
-traces). How a row becomes an event:
+traces). A row becomes an event like this:
 
-* operation, by the tokens the model wrote: fewer than 20 is a `chat.message`, 50 a `page.edit`, 120 a
+* operation, by the tokens that the model wrote: fewer than 20 is a `chat.message`, fewer than 50 a `page.edit`, 120 a
   `social_post` (with an image where the prompt has 4,000 tokens or more), 240 a `translation` (into one language for
   every 2,000 prompt tokens, at least one, at most eight), 480 a `content_plan`, 800 a `blog_post`, more a `website`;
 * project: row number modulo the number of projects, by a fixed stride, so that neighbours go to different ones; the
@@ -38,7 +38,7 @@ class TraceError(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class TraceRow:
-    """One request: when it came, and how many tokens it read and wrote."""
+    """A recorded request: when it came, and how many tokens it read and wrote."""
 
     at: datetime
     context_tokens: int
@@ -47,14 +47,14 @@ class TraceRow:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The rows of a file, in order, and a name that its content alone decides."""
+    """A trace: the rows of a file, in order, and a name that follows from the file's content alone."""
 
     name: str
     rows: list[TraceRow]
 
 
 def read_trace(path: Path) -> Trace:
-    """Read a trace. Raises TraceError."""
+    """Read a trace from a file. Raises TraceError."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -85,12 +85,12 @@ def read_trace(path: Path) -> Trace:
 
 
 def projects_of(trace_name: str, count: int) -> list[tuple[str, str]]:
-    """The projects a replay uses, as (id, plan): all plans, free ones most."""
+    """The projects that a replay uses, as (id, plan): every plan occurs, free most often."""
     return [(f"demo_{trace_name[6:12]}_{number:04d}", PLAN_CYCLE[number % len(PLAN_CYCLE)]) for number in range(count)]
 
 
 def events_of(trace: Trace, projects: list[str], now: datetime, rounds: int = 1) -> Iterator[UsageEvent]:
-    """The usage events of a trace, `rounds` times over under ids of their own."""
+    """The usage events of a trace, `rounds` times over, in each round under new ids."""
     shift = now - trace.rows[-1].at
     busy = max(1, len(projects) // 10)
     for turn in range(rounds):

@@ -1,1 +1,2 @@
-"""The HTTP calls, one file a noun: each checks who asks, sends a command or reads, and shapes the answer."""
+"""The routes of the HTTP service, one file a noun. A route checks who asks, sends a command or reads, and shapes the
+answer."""

@@ -1,9 +1,8 @@
-"""May this project do this now? One request, or several at once."""
+"""Admissions: may this project do this now? One request is decided by a call, or a batch of them."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from starlette.responses import Response
 
 from api.callers.calls import Call, call_of, count, operation_of
 from api.callers.keys import Caller
-from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for, utc
+from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
 from api.services import Services
 from schemas.commands import ADMISSION_SOURCE, Admit
@@ -31,23 +30,25 @@ from schemas.http.admissions import (
 from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
 from schemas.replies import RateState, Reply
+from schemas.times import utc
 from streams.core.acceptance import decoding_rejection, to_usage
 from streams.core.booking import format_credits
 from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.http_answers import retry_after_seconds
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 
 
-class _Batch(msgspec.Struct, forbid_unknown_fields=True):
-    """A batch whose requests are not looked at yet."""
+class _AskedBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """A batch whose requests are not decoded yet, so that a malformed one spoils none of the others."""
 
     requests: list[msgspec.Raw]
 
 
 _decode = msgspec.json.Decoder(AdmissionRequest).decode
-_decode_batch = msgspec.json.Decoder(_Batch).decode
+_decode_batch = msgspec.json.Decoder(_AskedBatch).decode
 _decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
 _DATA_FIELDS = UsageData.__struct_fields__
 
@@ -71,9 +72,12 @@ def _takes(kind: type[msgspec.Struct]) -> dict[str, Any]:
 async def admit(
     request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
 ) -> Response:
-    """Decide one request and charge it, or hold its credits for a job: 200, or 402 `out_of_credits` or `plan_required`
-    and nothing is charged. A job is held for once, however often it is asked for. 429 `rate_limited` where the
-    project's request window is full: that comes before all else, costs nothing, and may be sent again under its key."""
+    """Decide one request, and charge it, or hold its credits for a job. 200 is admitted. 402 `out_of_credits` or
+    `plan_required` is refused, and nothing is charged. A job's credits are held once, however often it is asked for.
+
+    429 `rate_limited` means that the project's request window is full. It comes before all else, costs nothing, and
+    the request may be sent again under the same key.
+    """
     caller.require("content:write")
     asked = _decoded(_decode, await request.body())
     admission = await _admitted(services, call_of(request.scope), caller, asked, idempotency_key)
@@ -89,10 +93,11 @@ async def admit(
 async def admit_batch(
     request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
 ) -> Response:
-    """Decide several requests at once, each by itself, as POST /v1/admissions would; the answers are in their order.
+    """Decide a batch of requests, each by itself, as POST /v1/admissions would. The answers are in the requests' order.
 
-    Each counts as one request of its project, and the call as none. One that is refused, or is no request at all, does
-    nothing to its neighbours. A request without an `idempotency_key` has the call's Idempotency-Key and its place.
+    Each request counts as one of its project; the call itself does not count. A request that is refused or malformed
+    changes nothing for its neighbours. A request without an `idempotency_key` is sent under the call's Idempotency-Key
+    and its place in the batch.
     """
     caller.require("content:write")
     items = _decoded(_decode_batch, await request.body()).requests
@@ -127,7 +132,7 @@ async def _admitted_of_batch(
 
 
 async def _problem(services: Services, call: Call, operation: str, request_id: str, error: Exception) -> dict[str, Any]:
-    """The problem of a request of a batch, which is counted if it did not come to be decided."""
+    """The problem that answers one request of a batch. A request that was not decided is counted here."""
     try:
         await count(services, call, operation)
     except Rejection as limited:
@@ -140,7 +145,7 @@ async def _problem(services: Services, call: Call, operation: str, request_id: s
 async def _admitted(
     services: Services, call: Call, caller: Caller, asked: AdmissionRequest, idempotency_key: str
 ) -> Admission:
-    """Have one request decided, and note in `call` how its window stands. Raises Rejection."""
+    """Have one request decided, and note the state of its window in `call`. Raises Rejection where it is refused."""
     if asked.hold and not asked.job_id:
         raise Rejection("missing_field", "A hold is for a job: `job_id` is missing", "job_id")
     if asked.hold_seconds is not None and not asked.hold:
@@ -150,7 +155,7 @@ async def _admitted(
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     event_id = asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"])
     usage = _usage_of(services, caller, project, asked, event_id)
-    # From here on it is a request by itself, whether or not there is a reply in time.
+    # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
     reply, offset = await services.commands.decide(
         Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
@@ -166,7 +171,7 @@ async def _admitted(
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,
-        already_decided=bool(reply.detail),
+        already_decided=reply.already_decided,
         hold_id=reply.hold_id or None,
         hold_expires_at=utc(reply.hold_expires_at_ms) if reply.hold_id else None,
         shadow_code=reply.shadow or None,
@@ -183,9 +188,9 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
     )
     try:
-        return to_usage(event, time.time_ns() // 1_000_000, services.accounts.prices().operations(), origin_of(caller))
+        return to_usage(event, now_ms(), services.accounts.prices().operations(), origin_of(caller))
     except Rejection as rejection:
-        # Here the fields of `data` stand at the top.
+        # An admission request has the fields of an event's `data` at its top level.
         field = rejection.field.removeprefix("data.") if rejection.field else None
         raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
 

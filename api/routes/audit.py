@@ -1,4 +1,4 @@
-"""Who did what, what was refused, and what keys were used for."""
+"""The audit log: who did what, what was refused, and what keys were used for."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ async def audit(
     format: FormatQuery = None,
     accept: Accept = "",
 ) -> Response | AuditPage:
-    """What was refused and what was done, newest first: by project, or by all projects where an admin key names none.
+    """List what was refused and what was done, newest first: in one project, or in all where an admin key names none.
 
-    `kind`: `refusals` (402, 403, 429 and what else was decided against), `shadow` (what limits on trial would have
+    `kind`: `refusals` (402, 403, 429 and every other refusal), `shadow` (requests that limits on trial would have
     refused), `limits`, `prices`, `grants` (bundles, refunds, corrections), `projects` (opened, closed, plan, standing,
-    badge, items), `keys` (made, revoked), `billing`, `recharge`. What keys were used for: GET /v1/audit/keys.
+    badge, items), `keys` (made, revoked), `billing`, `recharge`. GET /v1/audit/keys says what keys were used for.
     """
     named = _named(services, caller, project)
     begin, end = _period(since, until)
@@ -79,10 +79,10 @@ async def key_use(
     format: FormatQuery = None,
     accept: Accept = "",
 ) -> Response | KeyUsePage:
-    """What each key was used for, by the hour: first and last use, how often, and how many of them were refused.
+    """List what keys were used for, by the hour: first and last use, how many uses, and how many of those were refused.
 
-    It is summed up when it is asked for; each single use stays in the history. What an admin key did to a project is in
-    GET /v1/audit.
+    Uses are summed up when this is asked for; each single use stays in the history. GET /v1/audit says what an admin
+    key did to a project.
     """
     named = _named(services, caller, project)
     begin, end = _period(since, until)
@@ -95,7 +95,7 @@ async def key_use(
 
 
 def _named(services: Services, caller: Caller, project: str | None) -> str | None:
-    """The project that is asked about; None is all, for an admin key. Raises Rejection."""
+    """The project that is asked about; None, for an admin key, is all of them. Raises Rejection."""
     caller.require("audit:read")
     if caller.project is None and project is None:
         return None

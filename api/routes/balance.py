@@ -1,8 +1,7 @@
-"""The balance of a project, now or as it was."""
+"""Balances: what a project has, now or at an earlier time."""
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from typing import Annotated
 
@@ -14,8 +13,8 @@ from api.views.past_balance import account_as_of
 from schemas.http.common import EnvironmentName
 from schemas.http.credits import Balance
 from schemas.problems import Rejection
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
 
@@ -31,7 +30,7 @@ async def balance(
     ] = None,
     at: Annotated[datetime | None, Query(description="RFC 3339 with a zone: as it was then")] = None,
 ) -> Balance:
-    """The budget as it is now, and how fresh that is; or as it was `at` an earlier time."""
+    """Show the balance of one budget as it is now, and how fresh that is; or as it was `at` an earlier time."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
@@ -43,7 +42,6 @@ async def balance(
         if not await services.accounts.wait_for(name, min_offset, timeout_seconds):
             raise Rejection("not_ready", f"Offset {min_offset} was not reached within {timeout_seconds:g} seconds")
     lag_ms = services.accounts.lag_ms(name)
-    account = account_for(services, name)
-    now_ms = time.time_ns() // 1_000_000
-    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
-    return balance_of(account, environment or caller.environment, now_ms, lag_ms)
+    now = now_ms()
+    account = settled(account_for(services, name), now, services.accounts.prices())
+    return balance_of(account, environment or caller.environment, now, lag_ms)

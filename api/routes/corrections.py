@@ -1,4 +1,4 @@
-"""Putting right what was billed wrongly, or never."""
+"""Corrections: putting an event right that was billed wrongly, or never."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ async def correct(
     project: Annotated[str, Path(pattern=PROJECT_ID_PATTERN)],
     idempotency_key: IdempotencyKey = "",
 ) -> CorrectionResult:
-    """Void an event's charge, amend it, or charge an event that came too late. Entries are added, none is changed.
+    """Correct an event: void its charge, amend it, or charge an event that came too late. Entries are added, none is
+    changed.
 
-    Credits go back to the grants they came from; those of a month that is over come back as a promotional grant until
-    the next renewal. An amended or late event costs what the price book of its own time says.
+    Credits go back to the grants they came from. Where those are of a month that is over, the credits come back as a
+    promotional grant until the next renewal. An amended or late event costs what the price book of its own time says.
     """
     try:
         asked = _decode(await request.body())

@@ -1,18 +1,18 @@
-"""Bundles, refunds and auto-recharge. A call answers once its effect can be read back."""
+"""Bundles, refunds and auto-recharge. A call that changes something answers once its effect can be read back."""
 
 from __future__ import annotations
 
-import time
-
 from fastapi import APIRouter
 
-from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, problems, utc
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, problems
 from schemas.accounts import Account, AutoRecharge
 from schemas.commands import RefundTopUp, SetAutoRecharge, TopUp
 from schemas.http.credits import AutoRechargeInfo, AutoRechargeTerms, NewRefund, NewTopUp, RefundResult, TopUpResult
+from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
 
@@ -54,8 +54,8 @@ async def refund(
     asked: NewRefund,
     idempotency_key: IdempotencyKey = "",
 ) -> RefundResult:
-    """Take back a bundle of the last 30 days, at most a quarter used, of a project in good standing. The money is
-    paid back by the means it came by."""
+    """Take back a bundle, for a refund. It must be of the last 30 days and at most a quarter used, and the project in
+    good standing. This call moves no money: pay it back by the means by which it came."""
     reply, offset = await decided(
         services,
         RefundTopUp(
@@ -78,7 +78,7 @@ async def refund(
 
 @router.get("/projects/{project}/auto-recharge", response_model=AutoRechargeInfo)
 async def get_auto_recharge(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> AutoRechargeInfo:
-    """The terms of auto-recharge and how they stand."""
+    """Show a project's terms of auto-recharge, and what it has bought by them."""
     return _auto_recharge(account_for(services, project))
 
 
@@ -90,7 +90,7 @@ async def set_auto_recharge(
     asked: AutoRechargeTerms,
     idempotency_key: IdempotencyKey = "",
 ) -> AutoRechargeInfo:
-    """Turn auto-recharge on with these terms, or off. It is off unless somebody asks for it."""
+    """Turn auto-recharge on with these terms, or off. It is off until somebody turns it on."""
     command = SetAutoRecharge(
         project=project,
         is_on=asked.on,
@@ -112,7 +112,7 @@ def _auto_recharge(account: Account) -> AutoRechargeInfo:
         bundle_usd=terms.bundle_usd,
         cap_usd=terms.cap_cents // 100,
         payment_method=terms.payment_method,
-        spent_usd=terms.spent_cents // 100 if terms.month == month_of(time.time_ns() // 1_000_000) else 0,
+        spent_usd=terms.spent_cents // 100 if terms.month == month_of(now_ms()) else 0,
         pending=terms.pending_id or None,
         failures=terms.failures,
         blocked_until=utc(terms.blocked_until_ms) if terms.blocked_until_ms else None,

@@ -1,4 +1,4 @@
-"""Is it alive, can it serve, and does it add up? Open to everyone: no project is named."""
+"""Health: is this process alive, can it serve, and do its balances add up? Open to everyone; it names no project."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", response_model=Health)
 async def healthz() -> Health:
-    """The process answers."""
+    """Say that this process is alive."""
     return Health(status="ok")
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: ServicesDep, response: Response) -> Health:
-    """Every part has caught up; 503 names those that have not."""
+    """Say whether this process can serve: 200 once its parts have caught up, 503 naming those that have not."""
     parts = services.parts_ready()
     waiting = [name for name, ready in parts.items() if not ready]
     if waiting:
@@ -30,5 +30,5 @@ async def readyz(services: ServicesDep, response: Response) -> Health:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Figures for Prometheus, of this process and of what it follows."""
+    """Give Prometheus the figures of this process and of the parts that it runs."""
     return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)

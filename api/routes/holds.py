@@ -1,8 +1,7 @@
-"""Holds: jobs that are queued, and how they are resolved. They are placed by POST /v1/admissions with `hold`."""
+"""Holds: the credits of queued jobs, and how they are resolved. POST /v1/admissions with `hold` places one."""
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
@@ -18,16 +17,17 @@ from api.dependencies import (
     decided,
     problems,
     project_for,
-    utc,
 )
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.http.holds import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
 from schemas.problems import Rejection
 from schemas.replies import Reply
-from streams.core.booking import Booking, format_credits, parse_credits
-from streams.core.ledger import settle
+from schemas.times import utc
+from streams.core.booking import format_credits, parse_credits
+from streams.core.ledger import settled
 from streams.core.price_list import Prices
+from streams.kafka.clock import now_ms
 
 router = APIRouter(
     prefix="/v1/holds",
@@ -40,7 +40,7 @@ HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the 
 
 @router.get("", response_model=HoldPage)
 async def open_holds(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> HoldPage:
-    """The open holds, the oldest first; those of its own environment for a project's key."""
+    """List the open holds, the oldest first. A project's key sees those of its own environment."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))
     return HoldPage(holds=[hold_info(hold) for hold in _open(account, caller, services.accounts.prices())])
@@ -50,7 +50,7 @@ async def open_holds(services: ServicesDep, caller: CurrentCallerDep, project: P
 async def one_hold(
     services: ServicesDep, caller: CurrentCallerDep, hold_id: HoldPath, project: ProjectQuery = None
 ) -> HoldInfo:
-    """One open hold."""
+    """Show one open hold."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))
     for hold in _open(account, caller, services.accounts.prices()):
@@ -68,7 +68,7 @@ async def capture(
     project: ProjectQuery = None,
     idempotency_key: IdempotencyKey = "",
 ) -> HoldResult:
-    """Charge the job: what was held, or less. A repeat of the same capture gets the same answer."""
+    """Capture a hold: charge its job what was held, or less. A repeat of the same capture gets the same answer."""
     caller.require("content:write")
     credits = asked.credits if asked is not None else None
     amount = -1 if credits is None else parse_credits(credits, "credits")
@@ -95,7 +95,8 @@ async def release(
     project: ProjectQuery = None,
     idempotency_key: IdempotencyKey = "",
 ) -> HoldResult:
-    """Charge nothing: the job failed, and not for a reason of the customer's. A repeat gets the same answer."""
+    """Release a hold: charge nothing, since the job failed and the customer is not to blame. A repeat gets the same
+    answer."""
     caller.require("content:write")
     reason = asked.reason if asked is not None else ""
     key = idempotency_key or f"release:{_environment(caller)}:{hold_id}:{reason}"
@@ -121,7 +122,7 @@ async def extend(
     project: ProjectQuery = None,
     idempotency_key: IdempotencyKey = "",
 ) -> HoldResult:
-    """Let the hold last this long from now."""
+    """Extend a hold: let it last this long from now."""
     caller.require("content:write")
     reply, offset = await decided(
         services,
@@ -137,7 +138,7 @@ async def extend(
 
 
 def hold_info(hold: Hold) -> HoldInfo:
-    """A hold as it is shown."""
+    """A hold in the form in which answers show it."""
     return HoldInfo(
         hold_id=hold.id,
         job_id=hold.job_id,
@@ -154,7 +155,7 @@ def hold_info(hold: Hold) -> HoldInfo:
 
 
 def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
-    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], prices))
+    settled(account, now_ms(), prices)
     environment = _environment(caller)
     return [hold for hold in account.holds if environment in ("", hold.environment)]
 

@@ -1,4 +1,4 @@
-"""Billing accounts, whose project is on which, and invoices: as JSON, as CSV, and as a page for print."""
+"""Billing accounts, the projects that are on them, and invoices: as JSON, as CSV, and as a page to print."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ from schemas.http.invoices import (
 )
 from schemas.http.projects import ProjectInfo
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.core.projects import BILLING_PREFIX
 from streams.history.invoices import Month, Payer, read_invoice, read_months, summary
 
@@ -54,7 +55,7 @@ router = APIRouter(
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 
-# A page of ours runs nothing and loads nothing; a browser that is told so holds even a mistake of ours to it.
+# An invoice page runs nothing and loads nothing. A browser that is told so stops even what a mistake of ours let in.
 _HTML_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -92,7 +93,7 @@ async def list_billing_accounts(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str, Query(max_length=64)] = "",
 ) -> BillingAccountPage:
-    """Every billing account, by id."""
+    """List billing accounts, by id."""
     accounts = await asyncio.to_thread(lambda: [_shown(each) for each in services.accounts.billing_accounts()])
     after = sorted((each for each in accounts if each.id > cursor), key=lambda each: each.id)
     page = after[:limit]
@@ -103,7 +104,7 @@ async def list_billing_accounts(
 async def get_billing_account(
     services: ServicesDep, caller: AdminDep, billing_account: BillingAccountPath
 ) -> BillingAccountDetails:
-    """A billing account, and the projects that are on its invoice now."""
+    """Show a billing account, and the projects that are on its invoice now."""
     account = _shown(billing_account_for(services, billing_account))
     projects = await asyncio.to_thread(
         lambda: [
@@ -122,7 +123,7 @@ async def change_billing_account(
     asked: BillingAccountTerms,
     idempotency_key: IdempotencyKey = "",
 ) -> BillingAccount:
-    """Another name and address, from now on on every invoice of it, those of past months too."""
+    """Change a billing account's name and address. Its invoices show them from now on, those of past months too."""
     command = OpenBillingAccount(
         project=BILLING_PREFIX + billing_account,
         name=asked.name,
@@ -142,7 +143,8 @@ async def set_billing_account(
     asked: ProjectBillingAccount,
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
-    """Put a project on a billing account's invoice from now on, or on one of its own. What is booked stays."""
+    """Put a project on a billing account's invoice from now on, or on one of its own. Charges that are booked already
+    stay on the invoice they are on."""
     if asked.billing_account is not None:
         billing_account_for(services, asked.billing_account)
     command = SetBillingAccount(
@@ -158,7 +160,7 @@ async def set_billing_account(
 async def list_account_invoices(
     services: ServicesDep, caller: AdminDep, billing_account: BillingAccountPath
 ) -> InvoiceList:
-    """The months in which it has something, the newest first."""
+    """List the months in which a billing account has something on its invoice, the newest first."""
     billing_account_for(services, billing_account)
     return await _list(services, Payer("billing_account", billing_account))
 
@@ -172,7 +174,7 @@ async def get_account_invoice(
     format: FormatQuery = None,
     accept: Accept = "",
 ) -> Response:
-    """Its invoice for a month, by project and line; empty where nothing was booked."""
+    """Show a billing account's invoice for a month, by project and line; empty where nothing was booked."""
     account = billing_account_for(services, billing_account)
     bill_to = BillTo(name=account.name, email=account.email)
     return await _invoice(services, Payer("billing_account", billing_account), month, bill_to, format, accept)
@@ -180,7 +182,7 @@ async def get_account_invoice(
 
 @router.get("/invoices", response_model=InvoiceList)
 async def list_invoices(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> InvoiceList:
-    """The months in which the project has something, the newest first."""
+    """List the months in which a project has something on an invoice, the newest first."""
     caller.require("billing:read")
     name = project_for(caller, project)
     account_for(services, name)
@@ -196,7 +198,7 @@ async def get_invoice(
     format: FormatQuery = None,
     accept: Accept = "",
 ) -> Response:
-    """The project's own part of the month, whoever's invoice it is on: one part for each invoice."""
+    """Show a project's own part of a month, whichever invoice it is on; one part for each invoice."""
     caller.require("billing:read")
     name = project_for(caller, project)
     bill_to = BillTo(name=account_for(services, name).name or name, email="")
@@ -204,7 +206,7 @@ async def get_invoice(
 
 
 def wanted_format(accept: str) -> Format:
-    """The format that an Accept header prefers; JSON where it has no preference of ours."""
+    """The format that an Accept header prefers among ours; JSON where it names none of them."""
     best: tuple[float, Format] = (0.0, "json")
     for asked in accept.split(","):
         media_type, *parameters = (part.strip().lower() for part in asked.split(";"))
@@ -227,7 +229,7 @@ async def _invoice(
     month = Month.parse(asked)
     if month > Month.of(datetime.now(UTC)):
         raise Rejection("invalid_request", f"{month} has not begun", "month")
-    # In this order: what is complete before the question was asked is complete in its answer.
+    # The status is asked for before the invoice: a month that is complete now is complete in what is read after.
     status = await _status(services, month)
 
     def name_of(project: str) -> str:
@@ -264,5 +266,5 @@ def _shown(account: Account) -> BillingAccount:
         id=account.project.removeprefix(BILLING_PREFIX),
         name=account.name,
         email=account.email,
-        opened_at=datetime.fromtimestamp(account.signed_up_at_ms / 1000, UTC),
+        opened_at=utc(account.signed_up_at_ms),
     )

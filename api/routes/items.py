@@ -1,8 +1,7 @@
-"""Recurring line items: what a project has of them, and what they come to this month."""
+"""Recurring line items: how many units a project has, and what they cost so far this month."""
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -22,8 +21,8 @@ from api.dependencies import (
 from api.views.accounts import item_list
 from schemas.commands import SetItem
 from schemas.http.projects import ItemList, NewItemQuantity
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
 admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
@@ -31,12 +30,11 @@ admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=
 
 @router.get("/items", response_model=ItemList)
 async def items(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ItemList:
-    """The project's recurring line items, and what they come to so far this month."""
+    """List the project's recurring line items, and what they cost so far this month."""
     caller.require("content:read")
-    account = account_for(services, project_for(caller, project))
-    now_ms = time.time_ns() // 1_000_000
-    settle(Booking(account, 0, 0, 0, now_ms, [], services.accounts.prices()))
-    return item_list(account, services.accounts.prices(), now_ms)
+    now = now_ms()
+    account = settled(account_for(services, project_for(caller, project)), now, services.accounts.prices())
+    return item_list(account, services.accounts.prices(), now)
 
 
 @admin_router.put("/projects/{project}/items/{item}", response_model=ItemList)
@@ -48,7 +46,8 @@ async def set_item(
     asked: NewItemQuantity,
     idempotency_key: IdempotencyKey = "",
 ) -> ItemList:
-    """Have this many units of a recurring line item (a connected account, a custom domain, storage) from now on."""
+    """Set how many units of a recurring line item (a connected account, a custom domain, storage) a project has from
+    now on."""
     command = SetItem(
         project=project,
         operation=item,
@@ -56,4 +55,4 @@ async def set_item(
         **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
-    return item_list(account_for(services, project), services.accounts.prices(), time.time_ns() // 1_000_000)
+    return item_list(account_for(services, project), services.accounts.prices(), now_ms())

@@ -1,4 +1,4 @@
-"""A project's API keys. A new key is shown once; only its hash is kept."""
+"""API keys of a project: making and revoking them. A new key is shown once; only its hash is kept."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=proble
 async def create_key(
     services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: NewKey, idempotency_key: IdempotencyKey = ""
 ) -> CreatedKey:
-    """Make a key. It is shown in this answer alone: under an Idempotency-Key it is made once, and a repeat is a 409
-    `key_shown_before` that names its id."""
+    """Make a key, which is shown in this answer alone. Under an Idempotency-Key it is made once; a repeat is a 409
+    `key_shown_before` that names the key's id."""
     scopes = asked.scopes or DEFAULT_SCOPES[asked.environment]
     key, key_hash = new_project_key(project, asked.environment)
     key_id = f"key_{secrets.token_hex(6)}"
     if idempotency_key:
-        # Of which the owner makes one; the secret can't be made again.
+        # A repeat asks for the same key id, of which the owner makes only one; the secret can't be made again.
         key_id = f"key_{dedup_hash(project, 'meterline:key', idempotency_key).hex()[:12]}"
     command = CreateKey(
         project=project,
@@ -55,7 +55,7 @@ async def revoke_key(
     key_id: Annotated[str, Path(max_length=64)],
     idempotency_key: IdempotencyKey = "",
 ) -> Response:
-    """End a key at once."""
+    """Revoke a key: it ends at once."""
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     await decided(services, RevokeKey(project=project, key_id=key_id, **addressing))
     return Response(status_code=204)

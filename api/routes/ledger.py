@@ -1,4 +1,4 @@
-"""A project's ledger, newest entry first, paged by cursor."""
+"""The ledger of a project: its entries, newest first, paged by cursor."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def ledger(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> LedgerPage:
-    """Every entry, newest first."""
+    """List the entries of a project's ledger, newest first."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)

@@ -1,10 +1,9 @@
-"""What would other limits have done?"""
+"""Rehearsals of limits: what other limits would have done to the recorded requests."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from typing import Annotated
@@ -12,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response, StreamingResponse
 
-from api.dependencies import AdminDep, ServicesDep, account_for, problems, utc
+from api.dependencies import AdminDep, ServicesDep, account_for, problems
 from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
@@ -29,8 +28,10 @@ from schemas.http.rehearsals import (
     RehearsalProgress,
 )
 from schemas.problems import Problem, Rejection
+from schemas.times import DAY_MS, utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import check_limits, contract_limits, over
+from streams.kafka.clock import now_ms
 from streams.rehearsals.limits import Counts, LimitOutcome, LimitRehearsal, rehearse_limits
 
 router = APIRouter(
@@ -42,7 +43,6 @@ router = APIRouter(
 LINES = "application/x-ndjson"
 PROGRESS_SECONDS = 0.5
 _ABOUT_LINES = f"With {LINES}, a JSON object a line: `done` of `all`; the last one has the `result`, or a `problem`"
-_DAY_MS = 86_400_000
 
 OnProgress = Callable[[int, int], None]
 
@@ -59,12 +59,12 @@ async def rehearse(
     asked: NewLimitRehearsal,
     accept: Annotated[str, Header(description=_ABOUT_LINES)] = "",
 ) -> Response | LimitRehearsalResult:
-    """The recorded requests of the last days once more, by the rules that decide, under other limits.
+    """Rehearse limits: replay the recorded requests of the last days under other limits, by the rules that decide.
 
-    Each admission and each counted call of the API is a request, and each usage event, unless they are left out.
-    Repeats of an event or a job, captures and corrections are none. A request that was limited costs what the price
-    book says, one that was refused for another reason nothing. Nobody is taken to have tried again because of the
-    proposal, or not to have because of it. 404 `no_traffic` where nothing was recorded.
+    Admissions and counted calls of the API are requests, and so are usage events, unless they are left out. Repeats of
+    an event or a job, captures and corrections are not. A request that was limited costs what the price book says; one
+    that was refused for another reason costs nothing. Callers are assumed to send the same requests, whatever the
+    proposed limits would have answered them. 404 `no_traffic` where nothing was recorded.
     """
     proposed = _proposed(asked)
     if not services.accounts.is_ready:
@@ -77,7 +77,7 @@ async def rehearse(
 
 
 def result_of(days: int, rehearsal: LimitRehearsal) -> LimitRehearsalResult:
-    """A rehearsal as it is shown."""
+    """The result of a rehearsal of limits, in the form in which answers show it."""
     return LimitRehearsalResult(
         days=days,
         since=utc(rehearsal.since_ms),
@@ -99,14 +99,14 @@ async def _rehearsed(
         return account.plan, over(contract_limits(account), proposed)
 
     async with one_at_a_time:
-        now_ms = time.time_ns() // 1_000_000
+        now = now_ms()
         rehearsal = await asyncio.to_thread(
             rehearse_limits,
             services.clickhouse,
             services.accounts.prices(),
             limits_for,
-            now_ms - asked.days * _DAY_MS,
-            now_ms,
+            now - asked.days * DAY_MS,
+            now,
             project=asked.project,
             with_events=asked.with_events,
             worst_max=asked.worst_max,
@@ -118,7 +118,8 @@ async def _rehearsed(
 async def _lines(
     request: Request, services: Services, asked: NewLimitRehearsal, proposed: Limits
 ) -> AsyncIterator[bytes]:
-    """A line now and then while it goes on, and the last one. Once nobody reads them it ends with its present page."""
+    """The lines of a streamed rehearsal: its progress now and then, and at last its result or problem. Once nobody
+    reads the lines, the rehearsal ends with the page of history that it is at."""
     line = RehearsalProgress(done=0, all=0)
     nobody_reads = threading.Event()
 
@@ -128,7 +129,7 @@ async def _lines(
         line.done, line.all = done, of
 
     running = asyncio.create_task(_rehearsed(services, asked, proposed, on_progress))
-    # Whoever left is not told how it ended.
+    # Where the reader has left, the outcome is fetched and dropped, so that no unread exception is logged.
     running.add_done_callback(lambda task: task.cancelled() or task.exception())
     try:
         while not running.done():
@@ -146,7 +147,7 @@ async def _lines(
 
 
 class _NobodyReads(Exception):
-    """Ends a rehearsal that nobody waits for."""
+    """Raised to end a rehearsal whose reader has left."""
 
 
 def _encoded(line: RehearsalProgress) -> bytes:
@@ -154,7 +155,7 @@ def _encoded(line: RehearsalProgress) -> bytes:
 
 
 def _proposed(asked: NewLimitRehearsal) -> Limits:
-    """What is proposed, 0 where it says nothing. Raises Rejection."""
+    """The limits that a rehearsal proposes; 0 where it leaves one as it is. Raises Rejection."""
     if asked.project is not None and asked.plan is not None:
         raise Rejection("invalid_request", "One project, or the projects of a plan: not both", "plan")
     if asked.requests_per_minute is None and asked.burst is None and asked.cost_ceiling is None:

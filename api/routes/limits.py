@@ -1,4 +1,4 @@
-"""A project's limits: what a contract has over its plan, raises for a window of time, limits on trial."""
+"""Limits of a project: those a contract sets over its plan's, raises for a window of time, limits on trial."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, decided, instant, problems, utc
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, decided, instant, problems
 from api.services import Services
 from api.views.accounts import settled_account
 from schemas.accounts import Limits
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
 from schemas.http.limits import LimitRaiseInfo, LimitRaiseResult, NewLimitRaise, NewLimits, ProjectLimits, SomeLimits
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.core.booking import parse_credits
 from streams.core.limits import limits_of
 from streams.core.plans import PLANS
@@ -29,7 +30,8 @@ router = APIRouter(
 
 @router.get("/limits", response_model=ProjectLimits)
 async def get_limits(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectLimits:
-    """The plan's limits, the contract's, raises on and planned, those in force now, and those on trial."""
+    """Show a project's limits: those in force now, the plan's, the contract's, raises on and planned, and those on
+    trial."""
     return limits_shown(services, project)
 
 
@@ -41,8 +43,8 @@ async def set_limits(
     asked: NewLimits,
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectLimits:
-    """Have these limits over the plan's from now on, or on trial; without any, have them end. They replace those that
-    were set before: what is left out is the plan's again."""
+    """Set limits that hold over the plan's from now on, or limits on trial; with no limit given, end them. They replace
+    those that were set before: a limit that is left out is the plan's again."""
     command = SetLimits(
         project=project,
         limits=_limits(asked),
@@ -62,8 +64,8 @@ async def raise_limits(
     asked: NewLimitRaise,
     idempotency_key: IdempotencyKey = "",
 ) -> LimitRaiseResult:
-    """Raise limits for a window of time, such as a launch. Send an Idempotency-Key: without one, a repeat is another
-    raise."""
+    """Raise a project's limits for a window of time, such as a launch. Send an Idempotency-Key: without one, a repeat
+    is another raise."""
     command = RaiseLimits(
         project=project,
         limits=_limits(asked),
@@ -93,7 +95,7 @@ async def end_raise(
 
 
 def limits_shown(services: Services, project: str) -> ProjectLimits:
-    """A project's limits as they are now. Raises Rejection `unknown_project` or `not_ready`."""
+    """A project's limits as of now, as answers show them. Raises Rejection `unknown_project` or `not_ready`."""
     account = settled_account(services, project)
     return ProjectLimits(
         project=project,

@@ -1,8 +1,7 @@
-"""Prices: what is in force, what was announced, and announcing a price book."""
+"""Prices: the price book in force, the changelog of price books, and announcing one."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
@@ -10,12 +9,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, problems, utc
+from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, problems
 from schemas.http.prices import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.price_list import Prices, version_exists
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["prices"], responses=problems(401, 403, 409, 422, 503))
 
@@ -27,15 +28,15 @@ async def prices(
         datetime | None, Query(description="RFC 3339 with a zone; now. A future time shows what is announced")
     ] = None,
 ) -> PriceList:
-    """The price of every operation. Open to everyone."""
-    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else _now_ms())
+    """List the prices of all operations. Open to everyone."""
+    book = services.accounts.prices().at(_at_ms(at, "at") if at is not None else now_ms())
     return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
 
 
 @router.get("/prices/changelog", response_model=PriceChangelog)
 async def changelog(services: ServicesDep) -> PriceChangelog:
-    """Every price book with what it changed, the newest first. Open to everyone."""
-    return changelog_of(services.accounts.prices(), _now_ms())
+    """List the price books with what each changed, the newest first. Open to everyone."""
+    return changelog_of(services.accounts.prices(), now_ms())
 
 
 @router.post("/admin/price-books", status_code=201, response_model=PriceBookInfo)
@@ -44,10 +45,10 @@ async def announce(
 ) -> PriceBookInfo:
     """Announce a price book, for good: it can't be changed or taken back, only followed by another one.
 
-    What it makes dearer needs 30 days between announcement and effect. Sent again with the same version it is refused;
-    to the letter and with an Idempotency-Key it is answered as before.
+    A book that makes anything dearer takes effect at least 30 days after its announcement. A book of a version that was
+    announced before is refused; but the same book, sent again under an Idempotency-Key, is answered as the first time.
     """
-    now_ms = _now_ms()
+    now = now_ms()
     before = services.accounts.prices()
     effective_at_ms = _at_ms(asked.effective_at, "effective_at")
     if idempotency_key and _is_announced(before, asked, effective_at_ms):
@@ -55,7 +56,7 @@ async def announce(
     if before.version(asked.version) is not None:
         raise version_exists(asked.version)
     lead_ms = round(services.settings.price_lead_seconds * 1000)
-    if effective_at_ms < now_ms + lead_ms:
+    if effective_at_ms < now + lead_ms:
         raise Rejection(
             "invalid_request",
             f"It takes effect {services.settings.price_lead_seconds:g} seconds from now or later: every partition is "
@@ -63,12 +64,12 @@ async def announce(
             "effective_at",
         )
     last = before.books[-1]
-    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now_ms), last.version, caller.key_id)
+    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now), last.version, caller.key_id)
     return _info(services.accounts.prices(), asked.version)
 
 
 def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announced_at_ms: int) -> PriceBook:
-    """The whole price book that is meant: the last one with what differs. Raises Rejection."""
+    """The whole price book that an announcement means: the last one, with what differs from it. Raises Rejection."""
     rates, hourly, plans = dict(last.rates), dict(last.hourly), dict(last.plan_required)
     for field, known, changes in (("rates", rates, asked.rates), ("hourly", hourly, asked.hourly)):
         for operation, text in changes.items():
@@ -88,7 +89,7 @@ def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announce
 
 
 def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
-    """What each book changed."""
+    """The changelog: the price books, the newest first, each with what it changed and whether it is in force."""
     books = prices.books
     in_force = prices.at(now_ms)
     return PriceChangelog(
@@ -115,7 +116,7 @@ def _is_announced(prices: Prices, asked: NewPriceBook, effective_at_ms: int) -> 
 
 
 def _info(prices: Prices, version: str) -> PriceBookInfo:
-    return next(book for book in changelog_of(prices, _now_ms()).books if book.version == version)
+    return next(book for book in changelog_of(prices, now_ms()).books if book.version == version)
 
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:
@@ -148,7 +149,3 @@ def _prices(book: PriceBook, rates: Mapping[str, int]) -> list[Price]:
 
 def _at_ms(at: datetime, field: str) -> int:
     return round(instant(at, field).timestamp() * 1000)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

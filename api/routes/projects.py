@@ -1,4 +1,4 @@
-"""Projects: opening, plans, standing, closing; and what a key says of its own project."""
+"""Projects: opening and closing one, its plan, standing and badge, and how a project's key sees it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def create_project(
 
 @admin_router.get("/projects/{project}", response_model=ProjectInfo)
 async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectPath) -> ProjectInfo:
-    """A project as it is."""
+    """Show a project as it is now."""
     return project_now(services, project)
 
 
@@ -61,8 +61,8 @@ async def change_plan(
     asked: PlanChange,
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
-    """An upgrade counts at once, with what its allowance has more for the rest of the month. A downgrade waits for the
-    renewal: `next_plan`. Asking for the plan that it is on takes a downgrade back."""
+    """Put a project on another plan. An upgrade counts at once, and the additional allowance is granted for the rest of
+    the month. A downgrade waits for the renewal, as `next_plan`. Asking for the present plan takes a downgrade back."""
     await decided(
         services,
         ChangePlan(
@@ -103,7 +103,7 @@ async def set_standing(
     asked: Standing,
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
-    """Good or not; kept with its reason."""
+    """Say whether a project is in good standing; kept with its reason."""
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     command = SetStanding(project=project, is_good=asked.good_standing, reason=asked.reason, **addressing)
     await decided(services, command)
@@ -114,7 +114,7 @@ async def set_standing(
 async def set_badge(
     services: ServicesDep, caller: AdminDep, project: ProjectPath, asked: Badge, idempotency_key: IdempotencyKey = ""
 ) -> ProjectInfo:
-    """Show the "Built with" badge or not; 402 `plan_required` for a free project that would not."""
+    """Show a project's "Built with" badge, or hide it. For a free project, hiding it is a 402 `plan_required`."""
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     command = SetBadge(project=project, is_off=not asked.shown, **addressing)
     await decided(services, command)
@@ -123,6 +123,6 @@ async def set_badge(
 
 @router.get("/projects/me", response_model=ProjectInfo)
 async def me(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ProjectInfo:
-    """The project this key belongs to, with the limits that hold now."""
+    """Show the project that this key belongs to, with the limits that hold now."""
     caller.require("content:read")
     return project_now(services, project_for(caller, project))

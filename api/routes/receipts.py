@@ -1,4 +1,4 @@
-"""Why was this charged, or refused?"""
+"""Receipts: why something was charged, or refused."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ async def receipt(
     ],
     project: ProjectQuery = None,
 ) -> Receipt:
-    """One decision, explained: what was asked, what it cost and why, and the budget before and after it.
+    """Explain one decision: what was asked, what it cost and why, and the budget before and after it.
 
-    An admin key finds any project's; naming the project is quicker where the history is long.
+    An admin key finds a decision of any project; naming the project is quicker where the history is long.
     """
     caller.require("content:read")
     named = project if caller.project is None else project_for(caller, project)
@@ -46,8 +46,8 @@ async def receipts(
     source: Annotated[str | None, Query(max_length=256)] = None,
     project: ProjectQuery = None,
 ) -> EventReceipts:
-    """All that was decided on an event id: its charge, holds, repeats and corrections. To an admin key also why an
-    event of that id was not accepted."""
+    """List what was decided on an event id: its charge, holds, repeats and corrections. An admin key is also told why
+    an event of that id was not accepted."""
     caller.require("content:read")
     named = project if caller.project is None else project_for(caller, project)
     return await asyncio.to_thread(

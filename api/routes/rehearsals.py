@@ -1,18 +1,19 @@
-"""What would a new price book have done?"""
+"""Rehearsals of prices: what a new price book would have done in the recorded days."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from datetime import UTC, datetime
+from datetime import datetime
 
 from fastapi import APIRouter
 
 from api.dependencies import AdminDep, ServicesDep, problems
 from api.routes.prices import book_of
 from schemas.http.rehearsals import NewRehearsal, RehearsalResult, RehearsalTotals, RehearsedProject
+from schemas.times import utc
 from streams.core.booking import format_credits
 from streams.core.price_list import NOTICE_DAYS
+from streams.kafka.clock import now_ms
 from streams.rehearsals.prices import Outcome, Rehearsal, rehearse
 
 router = APIRouter(
@@ -21,17 +22,17 @@ router = APIRouter(
     responses=problems(401, 403, 422, 503),
 )
 
-# It reads the history of all projects: one at a time leaves room for everybody else.
+# A rehearsal reads the history of all projects. One at a time leaves room for everybody else.
 one_at_a_time = asyncio.Lock()
 
 
 @router.post("/rehearsals", response_model=RehearsalResult)
 async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewRehearsal) -> RehearsalResult:
-    """The last days of every project once more, by the rules that decide, under another price book.
+    """Rehearse a price book: replay the last days of every project under it, by the rules that decide.
 
-    Top-ups and plans are those that there were; a use that would have been refused is not tried again later.
+    Top-ups and plans stay as they were; a use that would have been refused is not tried again later.
     """
-    now_ms = time.time_ns() // 1_000_000
+    now = now_ms()
     prices = services.accounts.prices()
     book = book_of(asked.book, prices.books[-1], 0, 0)
     async with one_at_a_time:
@@ -41,14 +42,14 @@ async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewReh
             prices,
             book,
             asked.days,
-            now_ms,
+            now,
             asked.worst_max,
         )
     return result_of(asked.book.version, asked.days, rehearsal)
 
 
 def result_of(version: str, days: int, rehearsal: Rehearsal) -> RehearsalResult:
-    """A rehearsal as it is shown."""
+    """The result of a rehearsal of prices, in the form in which answers show it."""
     total = rehearsal.total
     named = ", ".join(rehearsal.needs_notice)
     return RehearsalResult(
@@ -87,4 +88,4 @@ def _project(outcome: Outcome) -> RehearsedProject:
 
 
 def _at(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
+    return utc(at_ms)

@@ -1,4 +1,4 @@
-"""Usage rollups by operation, environment or metadata, as JSON or CSV."""
+"""Usage: rollups of what was charged, by operation, environment, time or metadata, as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def usage(
     format: Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Response | UsageReport:
-    """What was charged, by group, as JSON or CSV. Times are those of booking, so a past period never changes."""
+    """Sum up what was charged, by group, as JSON or CSV. Times are those of booking, so a past period never changes."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)

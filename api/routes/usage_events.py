@@ -1,9 +1,8 @@
-"""Sending usage by HTTP."""
+"""Usage events: sending them by HTTP."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -17,6 +16,7 @@ from schemas.http.usage import EventsAccepted
 from schemas.problems import EventError, Rejection
 from streams.core.acceptance import accept_record, event_id_of
 from streams.http_answers import problem_response
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 from streams.kafka.envelopes import Envelopes
 
@@ -43,9 +43,9 @@ _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
     },
 )
 async def send_events(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
-    """Take usage events, one or a batch. 202 once they are on the log; those that were refused are named.
+    """Take usage events, one or a batch. 202 says that they are on the log; events that were refused are named.
 
-    An event's (source, id) bills once, however often it is sent: repeat the whole request after any failure.
+    An event of one (source, id) is billed once, however often it is sent: repeat the whole request after any failure.
     """
     caller.require("content:write")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -54,7 +54,7 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     body = await request.body()
     accepted, rejected = accept_record(
         body,
-        time.time_ns() // 1_000_000,
+        now_ms(),
         services.accounts.prices().operations(),
         origin_of(caller),
     )

@@ -1,1 +1,1 @@
-"""What is shown of an account, an invoice or a CSV cell; routes and the command line share it."""
+"""Views: how accounts, invoices and CSV cells are shown in answers. Several routes share them."""

@@ -1,23 +1,23 @@
-"""What is shown of an account: its balance, its project, its recurring items."""
+"""Views of an account: its balance, its project, its recurring items."""
 
 from __future__ import annotations
 
-import time
-
-from api.dependencies import account_for, utc
+from api.dependencies import account_for
 from api.services import Services
 from schemas.accounts import Account
 from schemas.http.credits import AllowanceBalance, Balance, TopUpBalance
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
-from streams.core.booking import Booking, available, format_credits, held
+from schemas.times import utc
+from streams.core.booking import available, format_credits, held
 from streams.core.items import metered, unpaid
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
+from streams.kafka.clock import now_ms
 
 
 def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
-    """An account's recurring line items, as they are shown."""
+    """The recurring line items of an account, as GET /v1/items shows them."""
     book = prices.at(now_ms)
     shown = []
     for item in account.items:
@@ -40,9 +40,9 @@ def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
 
 
 def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> Balance:
-    """An account's budget in one environment, as it is shown."""
+    """The balance of one environment's budget, as GET /v1/balance shows it."""
     grants = [grant for grant in account.grants if grant.environment == environment]
-    # One that has expired is there for what a job still holds of it.
+    # An allowance that has expired is still a grant while a job holds credits of it; it is not shown.
     allowances = [grant for grant in grants if grant.kind == "allowance" and grant.expires_at_ms > now_ms]
     return Balance(
         project=account.project,
@@ -74,20 +74,21 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
 
 
 def settled_account(services: Services, project: str) -> Account:
-    """The project's account as it is now. What time brings is booked when an account is next touched; until then it is
-    due, and an answer counts it in. Raises Rejection `unknown_project` or `not_ready`."""
-    account = account_for(services, project)
-    settle(Booking(account, 0, 0, 0, time.time_ns() // 1_000_000, [], services.accounts.prices()))
-    return account
+    """The project's account as it is now, with all that time has brought by now (a renewal, an expiry) applied.
+
+    The owner books such things when the account is next touched; answers count them in before that. Raises Rejection
+    `unknown_project` or `not_ready`.
+    """
+    return settled(account_for(services, project), now_ms(), services.accounts.prices())
 
 
 def project_now(services: Services, project: str) -> ProjectInfo:
-    """A project as it is shown now. Raises Rejection `unknown_project` or `not_ready`."""
+    """The project as answers show it, as of now. Raises Rejection `unknown_project` or `not_ready`."""
     return _project_info(settled_account(services, project))
 
 
 def _project_info(account: Account) -> ProjectInfo:
-    """No hash leaves the process."""
+    """The project of an account, as answers show it: its keys are shown without their hashes."""
     limits = limits_of(account)
     return ProjectInfo(
         project=account.project,

@@ -1,4 +1,4 @@
-"""CSV that a spreadsheet can open without running anything of it."""
+"""CSV that a spreadsheet can open without running any of its cells as a formula."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def harmless(text: str) -> str:
-    """A text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    """The text of a cell, with an apostrophe before it where a spreadsheet would run it as a formula."""
     # Full-width signs begin a formula in some locales; white space before a sign is passed over by some programs.
     begins_formula = text.strip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
     return f"'{text}" if begins_formula or text.startswith(("\t", "\r", "\n")) else text
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """Rows under a header, RFC 4180, each text made harmless."""
+    """A CSV file (RFC 4180) of a header and these rows, each cell made harmless."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""An invoice as a file: CSV for a spreadsheet, HTML for reading and print."""
+"""Invoices as files: CSV for a spreadsheet, HTML to read and print."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _KIND_TEXTS = {
 
 
 def as_csv(invoice: Invoice) -> str:
-    """One row a line under a header, RFC 4180. A text that a spreadsheet would run as a formula has a ' before it."""
+    """An invoice as CSV (RFC 4180): a header, and a row for each line. A text that a spreadsheet would run as a formula
+    has an apostrophe before it."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     writer.writerow(CSV_COLUMNS)
@@ -46,12 +47,12 @@ def as_csv(invoice: Invoice) -> str:
 
 
 def as_html(invoice: Invoice) -> str:
-    """A page of its own that loads nothing and runs nothing, for screen and for A4 or Letter paper."""
+    """An invoice as an HTML page that loads nothing and runs nothing, for the screen and for A4 or Letter paper."""
     return _templates.get_template("invoice.html").render(invoice=invoice)
 
 
 def describe(line: InvoiceLine) -> str:
-    """What a line is, for people."""
+    """The words for an invoice line, for people."""
     where = " (preview)" if line.environment == "preview" else ""
     if line.kind == "subscription":
         return f"Plan {line.item}"

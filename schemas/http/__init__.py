@@ -1,1 +1,1 @@
-"""What the HTTP service takes and gives, one file a noun. Credits are decimal strings; times are RFC 3339, UTC."""
+"""The HTTP service's request and response bodies, one file a noun. Credits are decimal strings; times RFC 3339, UTC."""

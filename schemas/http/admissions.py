@@ -15,11 +15,12 @@ from schemas.problems import Problem
 
 
 class AdmissionRequest(UsageData, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """May this project do this now? The fields of a usage event's `data`, and what names the event.
+    """An admission request asks: may this project do this now? It has the fields of a usage event's `data`, and those
+    that name the event.
 
-    (source, id) are those of the usage event that will follow, if one will: it is then not billed again. `project` is
-    for admin keys; a project's own key says it already. With `hold`, the credits are held for the job `job_id` until it
-    is captured or released, or `hold_seconds` (3600) have passed.
+    (source, id) are those of the usage event that will follow, if one will: that event is then not billed again.
+    `project` is for admin keys; a project's own key names its project already. With `hold`, the credits are held for
+    the job `job_id` until the hold is captured or released, or `hold_seconds` (3600) have passed.
     """
 
     project: ProjectId | None = None
@@ -33,24 +34,25 @@ BATCH_REQUESTS_MAX = 100
 
 
 class BatchAdmissionRequest(AdmissionRequest, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """One request of a batch. The same `idempotency_key` with the same content gives the same answer."""
+    """A request of a batch. The same `idempotency_key` with the same content gives the same answer."""
 
     idempotency_key: Annotated[str, Meta(max_length=255)] = ""
 
 
 class AdmissionBatch(msgspec.Struct, forbid_unknown_fields=True):
-    """Requests that are decided at once, each by itself."""
+    """A batch of admission requests, sent together; each is decided by itself."""
 
     requests: Annotated[list[BatchAdmissionRequest], Meta(min_length=1, max_length=BATCH_REQUESTS_MAX)]
 
 
 ShadowCode = Annotated[
-    str | None, Field(description="What the project's limits on trial would have refused it with; absent where nothing")
+    str | None,
+    Field(description="The code with which limits on trial would have refused it; absent if they would not have"),
 ]
 
 
 class Admission(BaseModel):
-    """An admitted request. `offset` may be given to GET /v1/balance as `min_offset`."""
+    """An admitted request. `offset` may be given to GET /v1/balance as `min_offset`: the balance then includes it."""
 
     allowed: Literal[True] = True
     project: str
@@ -66,7 +68,7 @@ class Admission(BaseModel):
 
 
 class AdmissionProblem(Problem):
-    """A refused request. What was decided has a receipt, by its `entry_id`."""
+    """A refused request. With an `entry_id`, the refusal is a decision, and GET /v1/receipts explains it."""
 
     project: str | None = None
     available: Credits | None = None
@@ -75,7 +77,7 @@ class AdmissionProblem(Problem):
 
 
 class RateInfo(BaseModel):
-    """How the project's window stood after a request; one that was limited would pass after `retry_after_seconds`."""
+    """The project's window after a request. A request that was limited would pass after `retry_after_seconds`."""
 
     limit: int
     remaining: int
@@ -97,6 +99,6 @@ class BatchProblem(AdmissionProblem):
 
 
 class AdmissionDecisions(BaseModel):
-    """What became of each request of a batch, in their order."""
+    """The decisions on the requests of a batch, in the order of the requests."""
 
     decisions: list[BatchAdmission | BatchProblem]

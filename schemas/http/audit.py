@@ -1,4 +1,4 @@
-"""Who did what, and what was refused: the answers of /v1/audit."""
+"""The audit log over HTTP (/v1/audit): who did what, what was refused, and which keys were used."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ AuditKind = Literal["refusals", "shadow", "limits", "prices", "grants", "project
 
 
 class AuditEntry(BaseModel):
-    """One thing that was decided or done; immutable. `entry_id` is what /v1/receipts explains."""
+    """An audit entry says one thing that was decided or done; immutable. /v1/receipts explains its `entry_id`."""
 
     entry_id: str
     at: datetime
     project: str | None = Field(description="None for price books, and for a billing account's own terms")
     actor: str = Field(
-        description="The id of the key that it was asked for with, `admin:…` for an operator's, `cashier` for a "
-        "purchase that ended; empty where time brought it"
+        description="The id of the key that asked for it; `admin:…` is an operator's key; `cashier` is for a purchase "
+        "that ended; empty where nobody asked and time brought it"
     )
     action: str = Field(
         examples=["request.refused", "raise.begun", "top_up.granted"], description="What was done; see the README"
@@ -26,12 +26,12 @@ class AuditEntry(BaseModel):
     code: str = Field(description="Why it was, or would have been, refused; empty otherwise")
     detail: str = Field(description="The same for people")
     environment: str
-    operation: str = Field(description="What was asked for; a call of this API, as `GET /v1/balance`, too")
+    operation: str = Field(description="The operation that was asked for, or the call of this API: `GET /v1/balance`")
     metadata: dict[str, Any]
 
 
 class AuditPage(BaseModel):
-    """Entries, newest first. `next_cursor` goes on; None at the end."""
+    """A page of audit entries, newest first. `next_cursor` asks for the next page; null on the last."""
 
     since: datetime
     until: datetime
@@ -40,7 +40,7 @@ class AuditPage(BaseModel):
 
 
 class KeyUse(BaseModel):
-    """What one key was used for in one hour, UTC."""
+    """The use of one key for one operation in one hour, UTC."""
 
     project: str
     key_id: str
@@ -49,12 +49,12 @@ class KeyUse(BaseModel):
     hour: datetime
     first_at: datetime
     last_at: datetime
-    uses: int = Field(description="Requests, and usage events that it sent; those that were refused and repeats too")
+    uses: int = Field(description="Requests and usage events sent with the key, refused ones and repeats included")
     refused: int
 
 
 class KeyUsePage(BaseModel):
-    """Key use by the hour, the newest hour first. `next_cursor` goes on; None at the end."""
+    """A page of key use by the hour, newest hour first. `next_cursor` asks for the next page; null on the last."""
 
     since: datetime
     until: datetime

@@ -1,4 +1,4 @@
-"""Putting an event right: what is asked, and what it led to."""
+"""Corrections over HTTP: how to put an event right that was charged wrongly, or not at all."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from schemas.http.receipts import ReceiptEntry
 
 
 class CorrectionRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`void`: it should not have been charged. `amend`: it should have been this. `late`: it was never taken.
+    """A correction puts a usage event right. `void`: it should not have been charged. `amend`: it should have been
+    charged as `data` says. `late`: it came too late, and should be charged after all.
 
-    (source, id) is the event's. `data` is as in a usage event. `time` is when it was used, RFC 3339 with a zone;
-    an amended event keeps its own unless another is given.
+    (source, id) names the event. `data` is as in a usage event. `time` is the time of use, RFC 3339 with a zone; an
+    amended event keeps its own unless another is given.
     """
 
     source: Name
@@ -29,13 +30,13 @@ class CorrectionRequest(msgspec.Struct, forbid_unknown_fields=True, omit_default
 
 
 class CorrectionResult(BaseModel):
-    """The entries that put it right."""
+    """The ledger entries that put the event right."""
 
     project: str
     source: str
     id: str
-    entry_id: str = Field(description="Of the first entry; GET /v1/receipts explains it")
+    entry_id: str = Field(description="The id of the first entry; GET /v1/receipts explains it")
     entries: list[ReceiptEntry]
-    change: Credits = Field(description="What the project has more, or less, for it")
-    available: Credits = Field(description="Of the budget of the last entry, after it")
+    change: Credits = Field(description="Credits that the project has more, or (negative) less, by the correction")
+    available: Credits = Field(description="Credits available in the last entry's budget, after it")
     offset: int

@@ -11,7 +11,7 @@ from schemas.http.common import Credits, EnvironmentName
 
 
 class AllowanceBalance(BaseModel):
-    """This month's allowance."""
+    """The allowance of this month of the plan: credits granted, what is left of them, and when it renews."""
 
     granted: Credits
     remaining: Credits
@@ -19,7 +19,7 @@ class AllowanceBalance(BaseModel):
 
 
 class TopUpBalance(BaseModel):
-    """What is left of one bundle."""
+    """A bundle of credits, and what is left of it."""
 
     grant_id: str
     granted: Credits
@@ -28,7 +28,8 @@ class TopUpBalance(BaseModel):
 
 
 class Balance(BaseModel):
-    """One environment's budget. `lag_ms` bounds how old it may be; `offset` is the last intake record it holds."""
+    """The balance of one environment's budget. It may be up to `lag_ms` old; `offset` is the last intake record that
+    it includes."""
 
     project: str
     plan: str
@@ -43,7 +44,7 @@ class Balance(BaseModel):
 
 
 class LedgerEntry(BaseModel):
-    """One movement of credits on one grant; immutable."""
+    """A ledger entry is one movement of credits on one grant; immutable."""
 
     entry_id: str
     kind: str
@@ -51,7 +52,7 @@ class LedgerEntry(BaseModel):
     operation: str
     quantity: int
     amount: Credits = Field(description="Signed: a charge is negative")
-    balance: Credits = Field(description="What the budget held after it")
+    balance: Credits = Field(description="The balance of the entry's budget after it, held credits included")
     grant_id: str
     reason: str
     price_version: str
@@ -65,14 +66,14 @@ class LedgerEntry(BaseModel):
 
 
 class LedgerPage(BaseModel):
-    """Entries, newest first. `next_cursor` goes on; None at the end."""
+    """A page of ledger entries, newest first. `next_cursor` asks for the next page; null on the last."""
 
     entries: list[LedgerEntry]
     next_cursor: str | None
 
 
 class NewTopUp(BaseModel, extra="forbid"):
-    """A bundle that was bought: $20 gives 4,000 credits, $100 20,000, $500 100,000."""
+    """A bundle that was bought and is to be granted: $20 gives 4,000 credits, $100 20,000, $500 100,000."""
 
     bundle_usd: Literal[20, 100, 500]
     environment: EnvironmentName = "production"
@@ -98,7 +99,7 @@ class NewRefund(BaseModel, extra="forbid"):
 
 
 class RefundResult(BaseModel):
-    """What was taken back, and the money that it is worth."""
+    """The refund of a bundle: the credits that were taken back, and the money that is given back for them."""
 
     project: str
     grant_id: str
@@ -110,9 +111,10 @@ class RefundResult(BaseModel):
 
 
 class AutoRechargeTerms(BaseModel, extra="forbid"):
-    """Buy a bundle when fewer than `threshold` credits are available, for at most `cap_usd` a calendar month (UTC).
+    """Auto-recharge buys a bundle when fewer than `threshold` credits are available, for at most `cap_usd` a calendar
+    month (UTC).
 
-    `payment_method` names what is charged, as the payment provider does: `cus_…/pm_…` at Stripe.
+    `payment_method` names the card or account that is charged, as the payment provider does: `cus_…/pm_…` at Stripe.
     """
 
     on: bool
@@ -123,9 +125,9 @@ class AutoRechargeTerms(BaseModel, extra="forbid"):
 
 
 class AutoRechargeInfo(AutoRechargeTerms):
-    """The terms, and how they stand."""
+    """A project's terms of auto-recharge, and what it has bought by them."""
 
-    spent_usd: int = Field(description="This month, a purchase under way included")
-    pending: str | None = Field(description="The purchase under way")
-    failures: int = Field(description="In a row")
-    blocked_until: datetime | None = Field(description="Nothing is bought before, after a failure")
+    spent_usd: int = Field(description="Spent this calendar month, a purchase under way included")
+    pending: str | None = Field(description="The id of the purchase under way")
+    failures: int = Field(description="How many purchases in a row have failed")
+    blocked_until: datetime | None = Field(description="After a failed purchase, nothing is bought before this time")

@@ -1,4 +1,4 @@
-"""Holds over HTTP: the credits a job keeps until it is captured or released."""
+"""Holds over HTTP: credits that are kept for a job until the hold is captured or released."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.http.common import Credits, EnvironmentName
 
 
 class HoldInfo(BaseModel):
-    """Credits that are kept for a job."""
+    """A hold: credits that are kept for a job."""
 
     hold_id: str
     job_id: str
@@ -33,25 +33,25 @@ class HoldPage(BaseModel):
 
 
 class CaptureRequest(BaseModel, extra="forbid"):
-    """What of a hold to charge; all of it unless `credits` says less. The rest is released."""
+    """A capture charges a hold: all of it, or `credits` of it; the rest is released."""
 
     credits: Credits | None = None
 
 
 class ReleaseRequest(BaseModel, extra="forbid"):
-    """Why nothing is charged; kept with the entry."""
+    """A release charges nothing; its `reason` is kept with the entry."""
 
     reason: str = Field("", max_length=200)
 
 
 class ExtendRequest(BaseModel, extra="forbid"):
-    """How long from now the hold lasts."""
+    """An extension lets a hold last until `seconds` from now."""
 
     seconds: int = Field(ge=1, le=604_800)
 
 
 class HoldResult(BaseModel):
-    """What became of a hold. `credits` is what was charged, or given back by a release."""
+    """The outcome of a call on a hold. `credits` is what a capture charged, or what a release gave back."""
 
     hold_id: str
     outcome: Literal["captured", "released", "extended"]

@@ -1,4 +1,4 @@
-"""Billing accounts and invoices, as they are asked for and shown.
+"""Billing accounts and invoices over HTTP.
 
 Money is integer US cents, and beside it the same as text, "USD 123.45". Credits are decimal strings, exact.
 """
@@ -24,7 +24,7 @@ LineKind = Literal["subscription", "top_up", "refund", "grant", "usage", "recurr
 
 
 class BillingAccountTerms(BaseModel, extra="forbid"):
-    """Who pays for a billing account's projects."""
+    """The name and address of the one who pays for a billing account's projects."""
 
     name: str = Field(min_length=1, max_length=200)
     email: str = Field(max_length=254, pattern=EMAIL_PATTERN, examples=["finance@example.com"])
@@ -37,7 +37,7 @@ class NewBillingAccount(BillingAccountTerms):
 
 
 class BillingAccount(BaseModel):
-    """A billing account."""
+    """A billing account: who gets one invoice a month for all of its projects."""
 
     id: str
     name: str
@@ -59,36 +59,40 @@ class BillingAccountDetails(BillingAccount):
 
 
 class BillingAccountPage(BaseModel):
-    """Billing accounts by id. `next_cursor` goes on; None at the end."""
+    """A page of billing accounts, by id. `next_cursor` asks for the next page; null on the last."""
 
     billing_accounts: list[BillingAccount]
     next_cursor: str | None
 
 
 class ProjectBillingAccount(BaseModel, extra="forbid"):
-    """Whose invoice a project is on from now on; None is one of its own."""
+    """The billing account whose invoice a project is on from now on; null gives it an invoice of its own."""
 
     billing_account: BillingAccountId | None
 
 
 class BillTo(BaseModel):
-    """Who pays, as it is known when the invoice is asked for. A project of its own has no address here."""
+    """The one who pays: name and address as they are when the invoice is asked for. A project that is on no billing
+    account has no address here."""
 
     name: str
     email: str
 
 
 class InvoiceLine(BaseModel):
-    """What is due or was done, of one kind, in one project; it stands for `facts` ledger entries and charges of money.
+    """An invoice line sums up one kind of use, purchase or charge in one project: `facts` ledger entries and charges of
+    money.
 
-    `item` is the plan, the operation, or what kind of credits. `count` is how many purchases, uses or entries;
-    `quantity` the units of an operation, the unit-hours of a recurring item. `credits` is the signed change of the
-    project's balance: use is negative. `cents` is 0 for what prepaid credits paid for.
+    `item` is the plan, the operation, or the kind of credits. `count` is how many purchases, uses or entries there
+    are; `quantity` is the units of an operation, or the unit-hours of a recurring item. `credits` is the signed change
+    of the project's balance: use is negative. `cents` is 0 where prepaid credits paid.
     """
 
     kind: LineKind
     item: str
-    detail: str = Field(description="What sets it apart: auto_recharge, given_back, charged, or the month of use")
+    detail: str = Field(
+        description="Tells lines of the same item apart: auto_recharge, given_back, charged, or the month of use"
+    )
     environment: str
     count: int
     quantity: int
@@ -101,7 +105,7 @@ class InvoiceLine(BaseModel):
 
 
 class InvoiceProject(BaseModel):
-    """One project's part of one invoice. `invoice` is the number of the invoice that it is charged on."""
+    """The part of one project in an invoice. `invoice` is the number of the invoice on which it is charged."""
 
     project: str
     name: str
@@ -110,16 +114,16 @@ class InvoiceProject(BaseModel):
     lines: list[InvoiceLine]
     total_cents: int
     total: Money
-    credits_used: Credits = Field(description="Charged, less what corrections gave back")
-    credits_change: Credits = Field(description="Of the balance: all lines' credits")
+    credits_used: Credits = Field(description="Credits charged, less those that corrections gave back")
+    credits_change: Credits = Field(description="Change of the project's balance: the credits of all lines")
     facts: int
 
 
 class Invoice(BaseModel):
-    """A calendar month, UTC, by booking time, in [period_from, period_to).
+    """An invoice covers one calendar month, UTC, by booking time: [period_from, period_to).
 
-    `kind` is `statement` where a project is shown what of it stands on another's invoice; that one has no `bill_to`.
-    `status` is `final` once nothing can be booked in the month any more and all that was is on it.
+    `kind` is `statement` where a project is shown its own part of a billing account's invoice; a statement has no
+    `bill_to`. `status` is `final` once nothing more can be booked in the month and everything that was is on it.
     """
 
     number: str = Field(examples=["INV-acme-2026-01"])
@@ -130,7 +134,7 @@ class Invoice(BaseModel):
     period_to: datetime
     currency: Literal["USD"] = "USD"
     billing_account: str | None
-    project: str | None = Field(description="The project that is shown its own part; None on a billing account's")
+    project: str | None = Field(description="The project whose part is shown; null on a billing account's invoice")
     bill_to: BillTo | None
     projects: list[InvoiceProject]
     total_cents: int
@@ -140,7 +144,7 @@ class Invoice(BaseModel):
 
 
 class InvoiceSummary(BaseModel):
-    """A month that has something."""
+    """An invoice in short: a month in which something was booked, and what it came to."""
 
     month: str
     number: str
@@ -153,6 +157,6 @@ class InvoiceSummary(BaseModel):
 
 
 class InvoiceList(BaseModel):
-    """Months, the newest first."""
+    """The months that have an invoice, the newest first."""
 
     invoices: list[InvoiceSummary]

@@ -10,7 +10,7 @@ from schemas.http.common import Credits
 
 
 class LimitValues(BaseModel):
-    """Requests a minute, how many at once after a rest, and credits a minute."""
+    """Limits: requests a minute, how many may come at once after a rest (burst), and credits a minute."""
 
     requests_per_minute: int
     burst: int
@@ -18,7 +18,7 @@ class LimitValues(BaseModel):
 
 
 class SomeLimits(BaseModel):
-    """Limits over others; None leaves that one as it is."""
+    """Limits laid over others; null leaves that one of the three as it is."""
 
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
     burst: int | None = Field(None, ge=1, le=2_000_000)
@@ -26,17 +26,18 @@ class SomeLimits(BaseModel):
 
 
 class NewLimits(SomeLimits, extra="forbid"):
-    """Limits over the plan's, for good; with `is_shadow` on trial: what they would have refused is stated, and nothing
-    is refused. Without any they end."""
+    """New limits hold over the plan's, for good. With `is_shadow` they are on trial: they refuse nothing, and what they
+    would have refused is recorded. With no limit given, the contract or the trial ends."""
 
     is_shadow: bool = False
     reason: str = Field("", max_length=200, description="Kept in the audit log")
 
 
 class NewLimitRaise(SomeLimits, extra="forbid"):
-    """Higher limits for a window of time. Of the raises that are on and the limits under them, the highest counts."""
+    """A raise to make: higher limits for a window of time. Of the raises that are on and the limits under them, the
+    highest counts."""
 
-    starts_at: datetime | None = Field(None, description="RFC 3339 with a zone; now")
+    starts_at: datetime | None = Field(None, description="RFC 3339 with a zone; now if left out")
     ends_at: datetime = Field(description="RFC 3339 with a zone, at most 366 days ahead")
     reason: str = Field(min_length=1, max_length=200, description="Kept in the audit log")
 
@@ -51,15 +52,15 @@ class LimitRaiseInfo(SomeLimits):
 
 
 class ProjectLimits(BaseModel):
-    """What a project may do in a minute, and why."""
+    """A project's limits: those in force, and the plan, contract, raises and trial that they come from."""
 
     project: str
     plan: str
     plan_limits: LimitValues
-    contract: SomeLimits | None = Field(description="What a contract has over the plan's")
-    raises: list[LimitRaiseInfo] = Field(description="Those that are on or planned, as they were made")
+    contract: SomeLimits | None = Field(description="The limits that a contract sets over the plan's")
+    raises: list[LimitRaiseInfo] = Field(description="Raises that are on or planned, each as it was made")
     in_force: LimitValues
-    shadow: SomeLimits | None = Field(description="On trial, over those in force: they refuse nothing")
+    shadow: SomeLimits | None = Field(description="Limits on trial, over those in force: they refuse nothing")
 
 
 class LimitRaiseResult(BaseModel):

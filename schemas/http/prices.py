@@ -10,8 +10,8 @@ from schemas.http.common import Credits, PlanName
 
 
 class NewPriceBook(BaseModel, extra="forbid"):
-    """A price book to announce. `rates`, `hourly` and `plan_required` name what differs from the last one announced;
-    null takes a price away. Anything that makes something dearer takes effect 30 days from now or later."""
+    """A price book to announce. `rates`, `hourly` and `plan_required` name only what differs from the last book
+    announced; null takes a price away. A book that makes anything dearer takes effect 30 days from now or later."""
 
     version: str = Field(pattern=r"^[A-Za-z0-9._-]{1,32}$", examples=["2027-01"])
     effective_at: datetime
@@ -22,7 +22,8 @@ class NewPriceBook(BaseModel, extra="forbid"):
 
 
 class PriceChange(BaseModel):
-    """An operation whose price, or the plan it needs, differs from the book before; None where there is none."""
+    """An operation whose price, or the plan it needs, differs from the book before; null where there is no price or
+    plan."""
 
     operation: str
     before: Credits | None
@@ -36,20 +37,20 @@ class PriceBookInfo(BaseModel):
 
     version: str
     announced_at: datetime | None
-    effective_at: datetime | None = Field(description="None for the first: it held from the beginning")
+    effective_at: datetime | None = Field(description="Null for the first book: it held from the beginning")
     in_force: bool
     note: str
     changes: list[PriceChange]
 
 
 class PriceChangelog(BaseModel):
-    """Every price book, the newest first."""
+    """The price books, all of them, the newest first."""
 
     books: list[PriceBookInfo]
 
 
 class Price(BaseModel):
-    """What one unit of an operation costs."""
+    """The price of one unit of an operation."""
 
     operation: str
     credits: Credits
@@ -57,7 +58,8 @@ class Price(BaseModel):
 
 
 class PriceList(BaseModel):
-    """The price book in force: credits a unit, and credits a unit and hour for recurring line items."""
+    """The price book in force. `prices` are credits for one unit; `hourly`, for recurring line items, credits for one
+    unit and hour."""
 
     version: str
     prices: list[Price]

@@ -30,15 +30,17 @@ class ProjectInfo(BaseModel):
     requests_per_minute: int
     burst: int
     cost_ceiling: Credits
-    raised_until: datetime | None = Field(description="When a raise of these limits ends; None where none is on")
+    raised_until: datetime | None = Field(description="When the raise of these limits ends; null where none is on")
     signed_up_at: datetime
     renews_at: datetime
     next_plan: PlanName | None = Field(description="The plan from the renewal on, where it changes then")
     good_standing: bool
-    closed_at: datetime | None = Field(description="Since when it spends nothing more")
+    closed_at: datetime | None = Field(description="When the project was closed: since then it spends nothing")
     badge_required: bool = Field(description='Free projects carry the "Built with" badge')
     badge_shown: bool
-    billing_account: str | None = Field(description="Whose invoice it is on; None is one of its own")
+    billing_account: str | None = Field(
+        description="The billing account whose invoice it is on; null is an invoice of its own"
+    )
     keys: list[KeyInfo]
 
 
@@ -72,7 +74,7 @@ class CreatedKey(BaseModel):
 
 
 class PlanChange(BaseModel, extra="forbid"):
-    """The plan to be on: at once where it gives more, from the renewal where it gives less."""
+    """A plan to change to: at once where it gives more, from the renewal on where it gives less."""
 
     plan: PlanName
     contract_credits: int = Field(
@@ -82,14 +84,15 @@ class PlanChange(BaseModel, extra="forbid"):
 
 
 class ProjectState(BaseModel, extra="forbid"):
-    """Closed, and it spends nothing more; open again, and it has its bundles, and this month's allowance if not yet."""
+    """Whether a project is closed. A closed project spends nothing; a reopened one has its bundles again, and gets this
+    month's allowance if it has not had it."""
 
     closed: bool
     reason: str = Field("", max_length=200)
 
 
 class Standing(BaseModel, extra="forbid"):
-    """Whether a project is in good standing; one that is not gets no refunds."""
+    """Whether a project is in good standing; a project that is not gets no refunds."""
 
     good_standing: bool
     reason: str = Field("", max_length=200)
@@ -112,10 +115,10 @@ class ItemInfo(BaseModel):
 
     item: str
     quantity: int
-    credits_an_hour: Credits = Field(description="For one unit, now")
-    unit_hours: int = Field(description="This month, so far")
-    credits: Credits = Field(description="For those unit-hours; billed at the month's end")
-    unpaid: Credits = Field(description="Of past months, not covered by credits yet")
+    credits_an_hour: Credits = Field(description="The price of one unit for one hour, now")
+    unit_hours: int = Field(description="Unit-hours of this month, so far")
+    credits: Credits = Field(description="The cost of those unit-hours; billed at the month's end")
+    unpaid: Credits = Field(description="Credits due for past months that no credits have covered yet")
 
 
 class ItemList(BaseModel):
@@ -127,7 +130,7 @@ class ItemList(BaseModel):
 
 
 class Health(BaseModel):
-    """`status` is `ok`, or what is being waited for."""
+    """The service's health. `status` is `ok`, or says what is being waited for."""
 
     status: str
     parts: dict[str, bool] = {}

@@ -1,4 +1,4 @@
-"""Why something was decided as it was: the answers of /v1/receipts. Credits are decimal strings, exact."""
+"""Receipts over HTTP (/v1/receipts): why a decision came out as it did. Credits are decimal strings, exact."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.http.limits import LimitValues, SomeLimits
 
 
 class ReceiptEntry(BaseModel):
-    """One fact of the decision, as it stands in the history."""
+    """A fact of the decision, as it stands in the history."""
 
     id: str
     kind: str
@@ -21,14 +21,14 @@ class ReceiptEntry(BaseModel):
     quantity: int
     amount: Credits = Field(description="Signed change of the balance")
     held: Credits = Field(description="Signed change of what is held for jobs")
-    balance: Credits = Field(description="What the environment's budget held after it")
+    balance: Credits = Field(description="The balance of the environment's budget after it, held credits included")
     grant_id: str
     reason: str
-    cents: int = Field(description="US cents due for it; negative is given back")
+    cents: int = Field(description="US cents due for it; negative where money is given back")
 
 
 class ReceiptInputs(BaseModel):
-    """What was asked, and what it came with. Empty where there was none."""
+    """The inputs of the decision: what was asked for, and what came with it. A field is empty where there was none."""
 
     operation: str
     surcharge: str
@@ -44,7 +44,8 @@ class ReceiptInputs(BaseModel):
 
 
 class ReceiptLine(BaseModel):
-    """One line of the price. `rate` is None where it is no longer known; `credits` is negative where given back."""
+    """A line of the price. `rate` is null where it is no longer known; `credits` is negative where they are given
+    back."""
 
     operation: str
     quantity: int
@@ -54,21 +55,21 @@ class ReceiptLine(BaseModel):
 
 
 class ReceiptPrice(BaseModel):
-    """The price book that held when it occurred, and how the total comes about."""
+    """The price: by the book in force when the use occurred, and how its lines make the total."""
 
     version: str
-    effective_at: datetime | None = Field(description="None is from the beginning")
+    effective_at: datetime | None = Field(description="Null for the first book: it held from the beginning")
     lines: list[ReceiptLine]
     total: Credits
 
 
 class ReceiptGrant(BaseModel):
-    """What the decision took from one grant, or gave to it."""
+    """A grant that the decision took credits from, or gave credits to."""
 
     grant_id: str
     kind: str
-    amount: Credits = Field(description="Signed change of what is left of it")
-    held: Credits = Field(description="Signed change of what is held of it")
+    amount: Credits = Field(description="Signed change of what is left of the grant")
+    held: Credits = Field(description="Signed change of what is held of the grant")
 
 
 class Budget(BaseModel):
@@ -80,7 +81,7 @@ class Budget(BaseModel):
 
 
 class RefusalReason(BaseModel):
-    """Why it was refused; numbers and plans where the reason has any."""
+    """The reason of a refusal, with the credits or plans that it turned on, where it did."""
 
     code: str
     status: int = Field(description="The HTTP status that an admission is answered with")
@@ -92,24 +93,24 @@ class RefusalReason(BaseModel):
 
 
 class ReceiptLimits(BaseModel):
-    """The limits that held then, what they came from, and the minute before.
+    """The limits that held at the time, what they came from, and what was asked for in the minute before.
 
-    That minute is what the history has of it: usage events that were sent by HTTP are among the requests and credits,
-    though they are not counted against a limit.
+    That minute is counted from the history. Usage events that were sent by HTTP are among its requests and credits,
+    though they do not count against a limit.
     """
 
     plan: str
     contract: SomeLimits | None
-    raises: list[str] = Field(description="The ids of those that were on")
+    raises: list[str] = Field(description="The ids of the raises that were on")
     in_force: LimitValues
-    shadow: LimitValues | None = Field(description="On trial: they refused nothing")
-    requests_before: int = Field(description="Requests of the 60 seconds before")
-    credits_before: Credits = Field(description="What those cost or held")
-    retry_after_seconds: int | None = Field(description="Of a 429, where the history shows it")
+    shadow: LimitValues | None = Field(description="Limits on trial: they refused nothing")
+    requests_before: int = Field(description="Requests in the 60 seconds before")
+    credits_before: Credits = Field(description="Credits that those requests cost or held")
+    retry_after_seconds: int | None = Field(description="The Retry-After of a 429, where the history shows it")
 
 
 class BookedWith(BaseModel):
-    """What time had brought, and was booked by the same intake record."""
+    """Something that time brought, such as a renewal or an expired hold, and that the same intake record booked."""
 
     outcome: str
     summary: str
@@ -118,22 +119,22 @@ class BookedWith(BaseModel):
 
 
 class Receipt(BaseModel):
-    """One decision, explained. `partition` and `offset` name the intake record that brought it."""
+    """A receipt explains one decision. `partition` and `offset` name the intake record that brought it."""
 
-    id: str = Field(description="The first fact of the decision")
+    id: str = Field(description="The id of the decision's first fact")
     project: str
     outcome: str = Field(examples=["charged", "refused", "held", "captured", "duplicate", "counted", "renewed"])
     summary: str
     inputs: ReceiptInputs
     price: ReceiptPrice | None
     grants: list[ReceiptGrant]
-    before: Budget | None = Field(description="None where it is about no environment's budget")
+    before: Budget | None = Field(description="Null where the decision is about no environment's budget")
     after: Budget | None
     refusal: RefusalReason | None
-    shadow: RefusalReason | None = Field(description="What limits on trial would have refused it with")
-    limits: ReceiptLimits | None = Field(description="Where limits, or limits on trial, have to do with it")
+    shadow: RefusalReason | None = Field(description="The reason for which limits on trial would have refused it")
+    limits: ReceiptLimits | None = Field(description="Given where limits, or limits on trial, had a part in it")
     hold_id: str | None
-    first_decision: str | None = Field(description="What a duplicate repeats")
+    first_decision: str | None = Field(description="The id of the decision that a duplicate repeats")
     partition: int
     offset: int
     entries: list[ReceiptEntry]
@@ -141,7 +142,7 @@ class Receipt(BaseModel):
 
 
 class DecisionSummary(BaseModel):
-    """One decision on an event; its receipt says more."""
+    """A decision on an event, in short; its receipt says more."""
 
     id: str
     project: str
@@ -153,17 +154,18 @@ class DecisionSummary(BaseModel):
 
 
 class RefusedEvent(BaseModel):
-    """An event of this id that could not be accepted, so that it was never decided."""
+    """An event of this id that could not be accepted, so nothing was decided on it."""
 
     code: str
     detail: str
     field: str
     received_at: datetime
-    event: str = Field(description="Its text, cut at 16 KiB")
+    event: str = Field(description="The event's text, cut at 16 KiB")
 
 
 class EventReceipts(BaseModel):
-    """All that is known of an event id, oldest first. `dead_letters` is for admin keys."""
+    """The decisions on an event id, oldest first. `dead_letters`, for admin keys, are its events that were not
+    accepted."""
 
     event_id: str
     source: str | None

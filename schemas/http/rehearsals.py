@@ -1,4 +1,4 @@
-"""A rehearsal of a price book or of limits: what is asked, and who would be hurt."""
+"""Rehearsals over HTTP: who would have been hurt by another price book, or by other limits, in the last days."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from schemas.problems import Problem
 
 
 class NewRehearsal(BaseModel, extra="forbid"):
-    """Replay the last days of every project under a price book, which is given as for its announcement. Nothing is
-    changed by it."""
+    """A rehearsal replays the last days of every project under a price book, given as for its announcement. It changes
+    nothing."""
 
     days: int = Field(30, ge=1, le=90)
     book: NewPriceBook
@@ -22,7 +22,7 @@ class NewRehearsal(BaseModel, extra="forbid"):
 
 
 class RehearsedProject(BaseModel):
-    """One project's days, as they were and as they would have been."""
+    """A project's days, as they were and as they would have been under the price book."""
 
     project: str
     plan: PlanName
@@ -30,12 +30,12 @@ class RehearsedProject(BaseModel):
     charged_proposed: Credits
     difference: Credits
     refused: int = Field(description="Uses that were refused")
-    refused_proposed: int = Field(description="Uses that would have been")
-    first_out_at: datetime | None = Field(description="When it would first have run out; None is never")
+    refused_proposed: int = Field(description="Uses that would have been refused")
+    first_out_at: datetime | None = Field(description="When it would first have run out of credits; null is never")
 
 
 class RehearsalTotals(BaseModel):
-    """Over all projects."""
+    """The sums over all projects."""
 
     charged: Credits
     charged_proposed: Credits
@@ -45,14 +45,17 @@ class RehearsalTotals(BaseModel):
 
 
 class RehearsalResult(BaseModel):
-    """Who would be hurt: first those with the most uses refused anew, then those that would pay the most more."""
+    """The result of a rehearsal. `worst` names who would be hurt: first the projects with the most additional refusals,
+    then those that would pay the most more."""
 
     version: str
     days: int
     since: datetime
     until: datetime
     projects: int = Field(description="Projects that used anything")
-    projects_hurt: int = Field(description="Those with more refused, or the same refused and more charged")
+    projects_hurt: int = Field(
+        description="Projects with more uses refused, or with as many refused and more credits charged"
+    )
     totals: RehearsalTotals
     needs_notice: list[str] = Field(description="Operations that would be dearer, gone, or for higher plans only")
     notice: str = Field(examples=["Announcing this needs 30 days: image, website"])
@@ -60,26 +63,26 @@ class RehearsalResult(BaseModel):
 
 
 class NewLimitRehearsal(BaseModel, extra="forbid"):
-    """Replay the recorded requests of the last days under other limits: of one project, of all projects of a plan, or
-    of all. What is left out stays as the project's plan and contract have it today, without raises. Nothing is changed
-    by it."""
+    """A rehearsal replays the recorded requests of the last days under other limits: for one project, for all projects
+    of a plan, or for all. A limit that is left out stays as the project's plan and contract have it today, without
+    raises. It changes nothing."""
 
     days: int = Field(7, ge=1, le=31)
     requests_per_minute: int | None = Field(None, ge=1)
     burst: int | None = Field(None, ge=1, description="Requests at once after a rest; at least the requests a minute")
     cost_ceiling: Credits | None = Field(None, description="Credits that requests may cost in 60 seconds")
     project: str | None = Field(None, pattern=PROJECT_ID_PATTERN)
-    plan: PlanName | None = Field(None, description="All projects that are on this plan today")
+    plan: PlanName | None = Field(None, description="Replay all projects that are on this plan today")
     with_events: bool = Field(
         True,
-        description="Take usage events for requests too. The history does not tell an event from an admission that "
-        "named its event and was charged or refused: without events, those admissions are left out as well",
+        description="Count usage events as requests too. The history cannot tell an event from an admission that named "
+        "its event and was charged or refused: without events, those admissions are left out as well",
     )
     worst_max: int = Field(100, ge=1, le=10_000, description="How many projects to name; the totals are over all")
 
 
 class LimitTerms(BaseModel):
-    """Limits as they are replayed."""
+    """The limits under which a project's requests are replayed."""
 
     requests_per_minute: int
     burst: int
@@ -87,25 +90,25 @@ class LimitTerms(BaseModel):
 
 
 class RecordedRefusals(BaseModel):
-    """What was really refused in that time, by the limits that held then."""
+    """The requests that were really refused in that time, by the limits that held then."""
 
     limited: int = Field(description="429 `rate_limited`")
     over_cost_ceiling: int = Field(description="403 `over_cost_ceiling`")
 
 
 class ProposedRefusals(BaseModel):
-    """What would have been refused."""
+    """The requests that the proposed limits would have refused."""
 
     by_window: int = Field(description="429: too many requests")
     by_ceiling: int = Field(description="429: the credits of that minute were spent")
-    over_cost_ceiling: int = Field(description="403: dearer than the ceiling by itself")
-    credits: Credits = Field(description="What those cost that the ceiling would have refused")
-    first_at: datetime | None = Field(description="None is never")
+    over_cost_ceiling: int = Field(description="403: the request alone costs more than the ceiling")
+    credits: Credits = Field(description="The cost of the requests that the ceiling would have refused")
+    first_at: datetime | None = Field(description="When the first would have been refused; null is never")
     last_at: datetime | None
 
 
 class LimitRehearsalTotals(BaseModel):
-    """Over all projects."""
+    """The sums over all projects."""
 
     requests: int
     maybe_events: int = Field(description="Requests that may have come as usage events")
@@ -114,17 +117,17 @@ class LimitRehearsalTotals(BaseModel):
 
 
 class BusiestMinute(BaseModel):
-    """The most that came in any 60 seconds, limited or not: requests, and what they cost. Each with when its last
-    request came."""
+    """The busiest 60 seconds: the most requests, and the most credits, that any 60 seconds had, limited or not.
+    `requests_at` and `credits_at` say when the last request of those came."""
 
     requests: int
     requests_at: datetime | None
     credits: Credits
-    credits_at: datetime | None = Field(description="None where nothing cost anything")
+    credits_at: datetime | None = Field(description="Null where no request cost anything")
 
 
 class LimitRehearsedProject(BaseModel):
-    """One project's days."""
+    """A project's days: its requests, those that were refused, and those that would have been."""
 
     project: str
     plan: PlanName
@@ -137,20 +140,20 @@ class LimitRehearsedProject(BaseModel):
 
 
 class LimitRehearsalResult(BaseModel):
-    """Who would be hurt: first those with the most requests refused beyond those that were, then those with the most
-    credits refused."""
+    """The result of a rehearsal of limits. `worst` names who would be hurt: first the projects with the most additional
+    refusals, then those with the most credits refused."""
 
     days: int
     since: datetime
     until: datetime
     projects: int = Field(description="Projects that asked for anything")
-    projects_hurt: int = Field(description="Those with more requests refused than were")
+    projects_hurt: int = Field(description="Projects that would have had more requests refused than they had")
     totals: LimitRehearsalTotals
     worst: list[LimitRehearsedProject]
 
 
 class RehearsalProgress(BaseModel):
-    """A line of a streamed answer. The last one has the result, or the problem that ended it."""
+    """A line of a streamed answer. The last line has the result, or the problem that ended the rehearsal."""
 
     done: int = Field(description="Recorded facts replayed")
     all: int

@@ -11,7 +11,7 @@ from schemas.problems import EventError
 
 
 class EventsAccepted(BaseModel):
-    """How many events were taken. `errors` names those that were not, and why."""
+    """The count of events that were taken. `errors` names those that were not, and why."""
 
     accepted: int
     rejected: int
@@ -19,7 +19,7 @@ class EventsAccepted(BaseModel):
 
 
 class UsageRow(BaseModel):
-    """Usage of one group."""
+    """The charged usage of one group: `group` has a value for each key that was grouped by."""
 
     group: dict[str, str]
     uses: int = Field(description="Charged uses")
@@ -28,7 +28,7 @@ class UsageRow(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """Charged usage by group, booked in [from, to)."""
+    """The charged usage of a project by group, booked in [since, until)."""
 
     project: str
     group_by: list[str]

@@ -59,7 +59,7 @@ _decode_terms = msgspec.json.Decoder(_Terms).decode
 
 
 @dataclass(slots=True)
-class _Request:
+class _PurchaseRequest:
     """A purchase that is wanted, and the journal record that says so."""
 
     journal_offset: int
@@ -80,7 +80,7 @@ class _Desk:
     begins_at: int
     committed: int
     mark: tuple[int, int] = (-1, -1)
-    open: dict[str, _Request] = field(default_factory=dict)
+    open: dict[str, _PurchaseRequest] = field(default_factory=dict)
 
 
 class Cashier:
@@ -119,7 +119,7 @@ class Cashier:
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
         )
-        consumer.subscribe([topics_of(self.settings).journal], listener=_OnAssigned(self))
+        consumer.subscribe([topics_of(self.settings).journal], listener=_CashierAssignment(self))
         try:
             # Inside the `try`: a member told to stop while it joins must leave, or the others wait for it.
             await consumer.start()
@@ -203,14 +203,14 @@ class Cashier:
             elif fact.kind == "grant" and fact.reason == "top_up" and _WORD.decode() in fact.metadata:
                 desk.open.pop(_decode_terms(fact.metadata).recharge, None)
 
-    def _request_of(self, fact: Fact, journal_offset: int) -> _Request:
+    def _request_of(self, fact: Fact, journal_offset: int) -> _PurchaseRequest:
         terms = _decode_terms(fact.metadata)
         # The id says where in a log the purchase was asked for, the rest which log: deployments may share a provider.
         key = f"{self.settings.topic_prefix}:{fact.project}:{terms.id}:{fact.booked_at_ms}"
         payment = Payment(key, fact.project, terms.bundle_usd * 100, terms.payment_method, fact.booked_at_ms)
-        return _Request(journal_offset, terms.id, payment)
+        return _PurchaseRequest(journal_offset, terms.id, payment)
 
-    async def _carry_out(self, desk: _Desk, request: _Request) -> None:
+    async def _carry_out(self, desk: _Desk, request: _PurchaseRequest) -> None:
         """Buy a bundle and tell the owner, until both are known to be done. A request that has ended meanwhile is
         bought no more, but a paid purchase is told all the same."""
         outcome: Paid | Failed | None = None
@@ -244,7 +244,7 @@ class Cashier:
             longest = PAUSE_SECONDS_MAX if outcome is None else TELLING_PAUSE_SECONDS_MAX
             pause_seconds = min(longest, 2 * pause_seconds)
 
-    async def _tell(self, request: _Request, outcome: Paid | Failed) -> None:
+    async def _tell(self, request: _PurchaseRequest, outcome: Paid | Failed) -> None:
         """Have the owner end the purchase. Raises Rejection where it is not known whether it did."""
         payment = request.payment
         reply, _ = await self._commands.decide(
@@ -269,7 +269,7 @@ class Cashier:
         else:
             raise Rejection(reply.code, reply.detail)
 
-    def _note_late(self, request: _Request, outcome: Paid | Failed, reply: Reply) -> None:
+    def _note_late(self, request: _PurchaseRequest, outcome: Paid | Failed, reply: Reply) -> None:
         """Note that a purchase had ended before: by us, as a rule. If it ended otherwise, money was taken for
         nothing."""
         if isinstance(outcome, Paid):
@@ -304,7 +304,7 @@ class Cashier:
                     self._desks[tp.partition].committed = offset
 
 
-class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
+class _CashierAssignment(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, cashier: Cashier) -> None:
         self._cashier = cashier
 

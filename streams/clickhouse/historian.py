@@ -20,6 +20,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
 from schemas.facts import Fact
+from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.collector import CycleCollector
 from streams.kafka.codecs import decode_dead_letter, decode_raw_pack
@@ -34,7 +35,6 @@ FETCH_MIN_BYTES = 64 * 1024
 Mark = tuple[int, int]
 Row = list[Any]
 _NOTHING: Mark = (-1, -1)
-_DAY_MS = 86_400_000
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -127,7 +127,7 @@ class Historian:
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
         )
-        consumer.subscribe([self.sink.topic], listener=_OnAssigned(self))
+        consumer.subscribe([self.sink.topic], listener=_HistorianAssignment(self))
         try:
             # Inside the `try`: a member told to stop while it joins must leave, or the others wait for it.
             await consumer.start()
@@ -204,9 +204,8 @@ class Historian:
             if not pending.count:
                 pending.since = time.monotonic()
             pending.count += part.count
-            month = _month(part.booked_from_ms // _DAY_MS)
-            # Blocks are cut where the month changes, in order of arrival: rows missing after a crash are always the
-            # newest.
+            month = _month(part.booked_from_ms // DAY_MS)
+            # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
             block = pending.blocks[-1] if pending.blocks else None
             if block is None or block.month != month or block.count + part.count > self.settings.historian_rows_max:
                 block = _Block(month)
@@ -231,11 +230,11 @@ def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
     whole = sink.part_of(record)
     if whole.last <= mark:
         return []  # a batch that the owner repeated
-    if whole.first > mark and _month(whole.booked_from_ms // _DAY_MS) == _month(whole.booked_to_ms // _DAY_MS):
+    if whole.first > mark and _month(whole.booked_from_ms // DAY_MS) == _month(whole.booked_to_ms // DAY_MS):
         return [whole]
     parts = []
     rows = (row for row in _decode_rows(whole.rows) if sink.mark_of(record, row) > mark)
-    for _, of_month in groupby(rows, key=lambda row: _month(row[sink.time_field] // _DAY_MS)):
+    for _, of_month in groupby(rows, key=lambda row: _month(row[sink.time_field] // DAY_MS)):
         found = list(of_month)
         times = [row[sink.time_field] for row in found]
         first, last = sink.mark_of(record, found[0]), sink.mark_of(record, found[-1])
@@ -243,7 +242,7 @@ def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
     return parts
 
 
-class _OnAssigned(ConsumerRebalanceListener):  # type: ignore[misc]
+class _HistorianAssignment(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, historian: Historian) -> None:
         self._historian = historian
 
@@ -280,6 +279,11 @@ _FACT_COLUMNS = {
     "billing_account": "String",
     "surcharge": "String",
 }
+# A fact's fields are written as these columns by place.
+assert list(_FACT_COLUMNS) == [
+    {"index": "position", "occurred_at_ms": "occurred_at", "booked_at_ms": "booked_at"}.get(name, name)
+    for name in Fact.__struct_fields__
+]
 _DEAD_LETTER_COLUMNS = {
     "code": "String",
     "detail": "String",

@@ -1,16 +1,15 @@
-"""Admissions, for gateways: may this project do this now? Ask the owner by Kafka, or the API by HTTP, in one way.
+"""Admissions for gateways: may this project do this now? By Kafka to the owner, or by HTTP to the API; same methods.
 
     async with KafkaAdmissions(settings) as admissions:
         decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
         if decision.allowed: ...
 
-A refusal is a Decision too. Where no decision is to be had, MeterlineAway is raised. The request may have been decided
-all the same, so ask again under the same idempotency key, or leave it to `streams.client.away`.
+A refusal is a Decision too. MeterlineAway is raised where no decision can be had. The request may have been decided all
+the same: ask again under the same idempotency key, or leave it to `streams.client.away`.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
@@ -25,7 +24,7 @@ RETRY_SECONDS = 0.05
 
 
 class Details(TypedDict, total=False):
-    """The details of a use that its price depends on; see `schemas.events.UsageData`."""
+    """The details of a request that its price depends on; see `schemas.events.UsageData`."""
 
     quantity: int | None
     target_languages: int | None
@@ -36,10 +35,8 @@ class Details(TypedDict, total=False):
 
 
 class MeterlineAway(Exception):
-    """Meterline gave no answer: it was not reached, took too long, or has none for this gateway's key.
-
-    Unless `is_unsent`, the request may have been decided all the same, or may yet be.
-    """
+    """Meterline gave no answer: it is not reachable, too slow, or refuses this gateway's key. Unless `is_unsent`, the
+    request may have been decided all the same, or may yet be."""
 
     def __init__(self, detail: str, *, is_unsent: bool = False) -> None:
         super().__init__(detail)
@@ -48,7 +45,7 @@ class MeterlineAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision on a request or a hold. `credits`, charged or held or given back, and `available` are microcredits.
+    """The decision on a request. `credits`, charged or held or given back, and `available` are microcredits.
 
     `offset` may be given to GET /v1/balance as `min_offset`. With `already_decided` the event was decided before, and
     nothing was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code
@@ -82,8 +79,8 @@ class Decision:
 
 
 class Admissions(Protocol):
-    """The methods of both clients, for any number of calls at once. Each raises MeterlineAway where there is no
-    answer."""
+    """The methods that both clients have. Every method raises MeterlineAway where there is no answer; any number at
+    once."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -132,7 +129,3 @@ def usage_data(
     if metadata:
         fields["metadata"] = metadata
     return fields | {name: value for name, value in details.items() if value is not None}
-
-
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""Away: while Meterline is away, a gateway admits requests by itself, and settles them once there are answers again.
+"""A gateway without answers: it admits by itself what its lease allows, and settles that once Meterline answers again.
 
 By default nothing is admitted (fail-closed): a request that can't be decided is refused with 503. With a lease, a
 gateway process goes on for `seconds_max` after the last decision it was given, and admits requests worth `credits_max`
@@ -32,7 +32,7 @@ from schemas.events import UsageData
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.client.admissions import Admissions, Decision, MeterlineAway
-from streams.client.away_journal import Asked, Entry, Journal, Outcome
+from streams.client.away_journal import Asked, AwayJournal, Entry, Outcome
 from streams.client.producer import Producer, ProducerError
 from streams.core.booking import parse_credits
 from streams.core.pricing import meter
@@ -53,8 +53,9 @@ _EXPIRED = "idempotency_reply_expired"
 
 @dataclass(frozen=True, slots=True)
 class AwayCounts:
-    """The counts of an Away: entries that wait to be settled, and the microcredits leased for them. Since the process
-    started: requests admitted here, entries settled, and the microcredits of those that were refused (uncovered)."""
+    """Counts of this process: entries that wait to be settled, and the microcredits leased for them; since the
+    process started, requests that were admitted here, entries that were settled, and the microcredits of those that
+    were refused."""
 
     waiting: int
     leased: int
@@ -86,7 +87,7 @@ class Away:
         self._entries_max = entries_max
         if seconds_max and journal is None:
             raise ValueError("A lease needs a journal: what was admitted must outlive the process")
-        self._journal = Journal(journal)
+        self._journal = AwayJournal(journal)
         self._entries: dict[int, Entry] = {}
         self._due: deque[int] = deque()
         self._succeeded: set[tuple[str, str, str]] = set()
@@ -138,8 +139,8 @@ class Away:
 
     @property
     def is_silent(self) -> bool:
-        """Whether the last request asked waited in vain, and no other had an answer meanwhile. A request that can have
-        a lease need not wait too."""
+        """Whether Meterline seems away: the newest question waited in vain, and no other had an answer meanwhile. A
+        request that can have a lease then need not wait as well."""
         return self._silent_at is not None and time.monotonic() - self._silent_at < SILENCE_SECONDS
 
     async def ask(self, asked: Asked, idempotency_key: str = "") -> Decision:
@@ -215,15 +216,15 @@ class Away:
         self._enter(await self._journal.add(entry), entry)
 
     def abandon(self, asked: Asked) -> None:
-        """Note that a request was refused for want of a decision. The owner may still come to it and hold its credits:
-        such a hold is released before its time is over. The note is not on disk, since the hold ends by itself."""
+        """Release the hold of a request that was refused for want of a decision: the owner may have placed it all
+        the same. This is not kept on disk, since a hold ends by itself."""
         if asked.hold and len(self._entries) * 2 < self._entries_max:
             self._abandoned_count += 1
             self._abandoned.add(_identity(asked))
             self._enter(-self._abandoned_count, Entry(asked=asked, outcome="release", reason="not decided in time"))
 
     def take_up(self, asked: Asked) -> None:
-        """Note that an abandoned request is asked for again: its hold is not released then."""
+        """Keep the hold of an abandoned request that is asked for again."""
         self._abandoned.discard(_identity(asked))
 
     def _enter(self, number: int, entry: Entry) -> None:
@@ -365,7 +366,7 @@ class Away:
         return await self._without_hold(entry, decision)
 
     async def _without_hold(self, entry: Entry, decision: Decision) -> int:
-        """Put an entry without a hold on record: it was charged now, charged before, or refused."""
+        """Settle an entry without a hold: it is charged now, was charged before, or is refused."""
         if decision.allowed:
             if entry.outcome == "capture":
                 await self._record(entry.asked)

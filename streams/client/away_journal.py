@@ -1,4 +1,4 @@
-"""The away journal, a gateway's own: entries still to be settled with Meterline, on disk before anyone relies on them.
+"""The away journal: what a gateway still has to settle with Meterline, on disk before anyone relies on it.
 
 It is one SQLite file for each process, locked for as long as the process lives. A write is on disk once its call
 returns.
@@ -44,7 +44,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     details: Details = {}
 
     async def ask(self, admissions: Admissions, idempotency_key: str = "") -> Decision:
-        """Ask for the decision on the request. Raises MeterlineAway."""
+        """Ask for the decision on this request. Raises MeterlineAway."""
         return await admissions.admit(
             self.project,
             self.operation,
@@ -61,7 +61,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def event(self) -> UsageEvent:
-        """The usage event of the request."""
+        """The usage event of this request."""
         return usage_event(
             self.project,
             self.operation,
@@ -77,7 +77,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An entry to be settled: a request that was admitted here for `leased` microcredits, or, where there is a
-    `hold_id`, a request whose hold could not be resolved. `credits` is how many microcredits to capture, None for all.
+    `hold_id`, one that Meterline holds credits for and that could not be resolved. `credits` is what to capture, None
+    for all of it.
     """
 
     asked: Asked
@@ -94,9 +95,9 @@ _decode = msgspec.json.Decoder(Entry).decode
 T = TypeVar("T")
 
 
-class Journal:
-    """A Journal has entries by number, in the order they came. Without a path they are only in memory, and are lost at
-    the end of the process."""
+class AwayJournal:
+    """The journal's entries by number, in the order they came. Without a path they are in memory only, and end with
+    the process."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path

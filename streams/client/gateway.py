@@ -66,8 +66,7 @@ Computed = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A Route says which requests are which operation. `path` may have {parameters}, as Starlette's; a GET route takes
-    HEAD too.
+    """A route maps requests to an operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
 
     With `hold`, credits are held for `hold_seconds` and charged by the outcome; without `hold`, they are charged at
     once, for good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and
@@ -85,10 +84,9 @@ class Route:
 
 @dataclass(slots=True)
 class Charge:
-    """The charge of an admitted request, in `scope["meterline"]`. `is_leased` says that Meterline is away, and the
-    request was admitted here (see `streams.client.away`). A repeat that finds the hold of a job that goes on has a
-    decision that is `already_decided`. The service's last call of `capture`, `release` or `keep` is carried out once
-    the request has been answered, whatever its status."""
+    """The charge of an admitted request, in `scope["meterline"]`. `is_leased`: Meterline is away, and it was admitted
+    here (see `streams.away`). A repeat that finds the hold of a job that goes on is `already_decided`. What is said
+    here is done once the request has been answered, whatever its status."""
 
     decision: Decision
     is_held: bool
@@ -120,7 +118,7 @@ class Charge:
 
 @dataclass(slots=True)
 class _Run:
-    """The run of a request: how it was answered, as far as was seen."""
+    """The course of a request, as the gateway saw it while it ran."""
 
     status: int | None = None
     is_complete: bool = False
@@ -128,7 +126,7 @@ class _Run:
     has_failed: bool = False
 
     def outcome(self) -> Outcome:
-        """The outcome that follows from the answer. A client that goes away is no failure of the platform's."""
+        """The outcome that the service's answer says. A client that goes away is no failure of the platform's."""
         if self.status is None:
             return "capture" if self.is_disconnected and not self.has_failed else "release"
         is_cut = self.has_failed and not self.is_complete and not self.is_disconnected
@@ -271,8 +269,8 @@ class Gateway:
         return _READ if scope["method"] in ("GET", "HEAD") else _WRITE, {}
 
     async def _asked(self, scope: Scope, receive: Receive, project: str, route: Route) -> tuple[Asked, bool, Receive]:
-        """The request as Meterline is asked about it, whether the client named it, and a `receive` from which the
-        service can read the body. Raises Rejection."""
+        """The question to Meterline, whether the client named it, and the body for the service to read. Raises
+        Rejection."""
         key = Headers(scope=scope).get("idempotency-key", "")
         if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
             detail = f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters"
@@ -301,8 +299,18 @@ class Gateway:
         return asked, bool(key), receive
 
     async def _decision(self, asked: Asked, is_named: bool) -> tuple[Decision, int | None]:
-        """Decide whether a request may run; gives the decision, and the entry in the journal where it was made here."""
-        undecided = Decision(200, "", "", asked.project, asked.operation, 0, 0, "", -1)
+        """Whether it may run, and its entry in the journal where that was decided here."""
+        undecided = Decision(
+            status=200,
+            code="",
+            detail="",
+            project=asked.project,
+            operation=asked.operation,
+            credits=0,
+            available=0,
+            entry_id="",
+            offset=-1,
+        )
         if self._repeats == "refuse" and self.away.has_succeeded(asked):
             return _repeated(undecided), None
         self.away.take_up(asked)
@@ -379,7 +387,7 @@ class Gateway:
             log.exception("hold %s is not resolved: the journal can't be written", hold_id)
 
     def _owe(self, asked: Asked, is_named: bool) -> None:
-        """Note that a request may be charged although it was not answered well: its repeat runs."""
+        """Note that a request may be charged although it was not answered well: its repeat is to run."""
         if is_named and not asked.hold:
             self._owed[asked.project, asked.id] = None
             if len(self._owed) > _OWED_MAX:

@@ -20,11 +20,11 @@ from streams.client.admissions import (
     Details,
     MetadataValues,
     MeterlineAway,
-    now_ms,
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.booking import format_credits, parse_credits
+from streams.kafka.clock import now_ms
 
 # Problems of the gateway's own key, which are no customer's business.
 _OWN_FAULTS = ("unauthenticated", "key_revoked", "missing_scope", "wrong_project")
@@ -140,7 +140,7 @@ class HttpAdmissions:
 
 
 def _decision_of(response: httpx.Response, project: str, operation: str) -> Decision:
-    """The Decision in an answer below 500. Raises MeterlineAway where the answer is not the API's, or is about the
+    """The decision that an answer below 500 says. Raises MeterlineAway where it is none of the API's, or about the
     gateway's key."""
     try:
         body = dict(response.json())
@@ -152,21 +152,21 @@ def _decision_of(response: httpx.Response, project: str, operation: str) -> Deci
         raise MeterlineAway(f"The gateway's key: {body.get('detail')}")
     expires_at = body.get("hold_expires_at")
     return Decision(
-        response.status_code,
-        code,
-        body.get("detail", "").removesuffix(f" {kind.remedy}").rstrip(".") if kind else "",
-        project,
-        body.get("operation", operation),
-        parse_credits(body.get("credits", "0"), "credits"),
-        parse_credits(body.get("available", "0"), "available"),
-        body.get("entry_id", ""),
-        body.get("offset", -1),
-        body.get("hold_id") or "",
-        round(datetime.fromisoformat(expires_at).timestamp() * 1000) if expires_at else 0,
-        body.get("already_decided", False),
-        body.get("shadow") or "",
-        _rate_of(response),
-        body.get("field") or "",
+        status=response.status_code,
+        code=code,
+        detail=body.get("detail", "").removesuffix(f" {kind.remedy}").rstrip(".") if kind else "",
+        project=project,
+        operation=body.get("operation", operation),
+        credits=parse_credits(body.get("credits", "0"), "credits"),
+        available=parse_credits(body.get("available", "0"), "available"),
+        entry_id=body.get("entry_id", ""),
+        offset=body.get("offset", -1),
+        hold_id=body.get("hold_id") or "",
+        hold_expires_at_ms=round(datetime.fromisoformat(expires_at).timestamp() * 1000) if expires_at else 0,
+        already_decided=body.get("already_decided", False),
+        shadow=body.get("shadow") or "",
+        rate=_rate_of(response),
+        field=body.get("field") or "",
     )
 
 

@@ -23,12 +23,12 @@ from streams.client.admissions import (
     Details,
     MetadataValues,
     MeterlineAway,
-    now_ms,
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.acceptance import Origin, decoding_rejection, to_usage
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
@@ -174,21 +174,21 @@ class KafkaAdmissions:
             raise MeterlineAway(rejection.detail) from None
         is_allowed = not reply.code
         return Decision(
-            reply.status,
-            reply.code,
-            "" if is_allowed else reply.detail,
-            command.project,
-            operation,
-            reply.amount,
-            reply.available,
-            reply.entry_id,
-            offset,
-            reply.hold_id,
-            reply.hold_expires_at_ms,
-            is_allowed and isinstance(command, Admit) and bool(reply.detail),
-            reply.shadow,
-            reply.rate,
-            reply.field,
+            status=reply.status,
+            code=reply.code,
+            detail="" if is_allowed else reply.detail,
+            project=command.project,
+            operation=operation,
+            credits=reply.amount,
+            available=reply.available,
+            entry_id=reply.entry_id,
+            offset=offset,
+            hold_id=reply.hold_id,
+            hold_expires_at_ms=reply.hold_expires_at_ms,
+            already_decided=reply.already_decided,
+            shadow=reply.shadow,
+            rate=reply.rate,
+            field=reply.field,
         )
 
     async def _keep_connected(self) -> None:
@@ -243,7 +243,18 @@ _ANY_OPERATION = _AnyOperation()
 def _invalid(project: str, operation: str, rejection: Rejection) -> Decision:
     field = (rejection.field or "").removeprefix("data.")
     detail = rejection.detail.replace("`data.", "`")
-    return Decision(rejection.status, rejection.code, detail, project, operation, 0, 0, "", -1, field=field)
+    return Decision(
+        status=rejection.status,
+        code=rejection.code,
+        detail=detail,
+        project=project,
+        operation=operation,
+        credits=0,
+        available=0,
+        entry_id="",
+        offset=-1,
+        field=field,
+    )
 
 
 async def _ended(stopping: Coroutine[Any, Any, None]) -> None:

@@ -96,7 +96,7 @@ def usage_event(
 
 
 @dataclass(slots=True)
-class _Pack:
+class _WaitingPack:
     texts: list[bytes]
     size: int
     done: asyncio.Future[list[EventPlace | Exception]]
@@ -110,7 +110,7 @@ class Producer(ABC):
         self._linger_seconds = linger_ms / 1000
         self._pending_max = events_pending_max
         self._pack_bytes_max = pack_bytes_max
-        self._packs: dict[int, _Pack] = {}
+        self._packs: dict[int, _WaitingPack] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
         self.pending = 0
         self._room = asyncio.Event()
@@ -129,7 +129,7 @@ class Producer(ABC):
         bucket = self._bucket(event)
         pack = self._packs.get(bucket)
         if pack is None:
-            pack = self._packs[bucket] = _Pack([], 0, asyncio.get_running_loop().create_future())
+            pack = self._packs[bucket] = _WaitingPack([], 0, asyncio.get_running_loop().create_future())
             if self._lingering is None:
                 self._lingering = asyncio.get_running_loop().call_later(self._linger_seconds, self.flush_soon)
         pack.texts.append(text)
@@ -171,7 +171,7 @@ class Producer(ABC):
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
 
-    async def _deliver_pack(self, bucket: int, pack: _Pack) -> None:
+    async def _deliver_pack(self, bucket: int, pack: _WaitingPack) -> None:
         places: list[EventPlace | Exception]
         try:
             places = await self._deliver(bucket, pack.texts)
@@ -338,6 +338,6 @@ class HttpProducer(Producer):
 
 
 def _retry_after_seconds(response: httpx.Response) -> float:
-    """The seconds that Retry-After says; 0 where it does not give seconds."""
+    """The seconds that Retry-After says; 0 where it says none."""
     text = response.headers.get("retry-after", "")
     return float(text) if text.isdecimal() else 0.0

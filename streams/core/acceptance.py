@@ -21,9 +21,10 @@ from schemas.events import (
     UsageEvent,
 )
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.core.pricing import meter
 
-_AGE_MS_MAX = EVENT_AGE_DAYS_MAX * 86_400_000
+_AGE_MS_MAX = EVENT_AGE_DAYS_MAX * DAY_MS
 _AHEAD_MS_MAX = EVENT_AHEAD_MINUTES_MAX * 60_000
 _DEAD_LETTER_TEXT_MAX = 16 * 1024
 
@@ -97,6 +98,23 @@ def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: O
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise decoding_rejection(error) from None
     return to_usage(event, now_ms, operations, origin)
+
+
+# `to_usage` makes uses by place, for each event that comes: fields that move would put one value in another's place.
+assert Usage.__struct_fields__ == (
+    "project",
+    "dedup_hash",
+    "source",
+    "event_id",
+    "operation",
+    "quantity",
+    "surcharge",
+    "environment",
+    "occurred_at_ms",
+    "job_id",
+    "key_id",
+    "metadata",
+)
 
 
 def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:

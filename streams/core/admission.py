@@ -54,7 +54,9 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         detail = "This event was decided before; nothing was charged for it now"
         fact_id = duplicate(booking, usage)
         shadow = _try_limits(booking, usage, 0)
-        return _reply(booking, usage, fact_id, detail=detail, placed=placed, rate=rate, shadow=shadow)
+        return _reply(
+            booking, usage, fact_id, detail=detail, placed=placed, rate=rate, shadow=shadow, already_decided=True
+        )
     first_index, first = booking.next_index, len(booking.facts)
     amount, left = 0, cost_left(account.window, limits)
     if command.hold_seconds:
@@ -82,18 +84,18 @@ def count(booking: Booking, command: CountRequest) -> Reply:
     """Count a request that costs nothing and needs no plan."""
     _, rate = _count(booking)
     usage = Usage(
-        booking.account.project,
-        b"",
-        "",
-        "",
-        command.operation,
-        1,
-        "",
-        command.environment,
-        booking.at_ms,
-        "",
-        command.actor,
-        "",
+        project=booking.account.project,
+        dedup_hash=b"",
+        source="",
+        event_id="",
+        operation=command.operation,
+        quantity=1,
+        surcharge="",
+        environment=command.environment,
+        occurred_at_ms=booking.at_ms,
+        job_id="",
+        key_id=command.actor,
+        metadata="",
     )
     if rate.retry_at_ms:
         return _stopped(booking, usage, rate)
@@ -147,16 +149,19 @@ def _reply(
     placed: Hold | None = None,
     rate: RateState | None = None,
     shadow: str = "",
+    *,
+    already_decided: bool = False,
 ) -> Reply:
     return Reply(
-        CODES[code].status if code else 200,
-        code,
-        detail,
-        amount,
-        available(booking.account, usage.environment),
-        fact_id,
-        placed.id if placed is not None else "",
-        placed.expires_at_ms if placed is not None else 0,
+        status=CODES[code].status if code else 200,
+        code=code,
+        detail=detail,
+        amount=amount,
+        available=available(booking.account, usage.environment),
+        entry_id=fact_id,
+        hold_id=placed.id if placed is not None else "",
+        hold_expires_at_ms=placed.expires_at_ms if placed is not None else 0,
+        already_decided=already_decided,
         rate=rate,
         shadow=shadow,
     )

@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.accounts import Account, Grant
 from schemas.events import Usage
-from schemas.facts import Fact, entry_id
+from schemas.facts import Fact, Kind, entry_id
 from schemas.problems import Rejection
 from streams.core.price_list import Prices
 
@@ -60,7 +60,7 @@ class Booking:
 
     def state(
         self,
-        kind: str,
+        kind: Kind,
         *,
         environment: str = "",
         operation: str = "",
@@ -85,34 +85,34 @@ class Booking:
         account = self.account
         self.facts.append(
             Fact(
-                self.offset,
-                index,
-                kind,
-                account.project,
-                environment,
-                operation,
-                quantity,
-                amount,
-                balance(account, environment) if environment else 0,
-                grant_id,
-                reason,
-                price_version,
-                source,
-                event_id,
-                job_id,
-                key_id or self.actor,
-                self.at_ms if occurred_at_ms is None else occurred_at_ms,
-                self.at_ms,
-                metadata,
-                held,
-                cents,
-                account.billing_account,
-                surcharge,
+                offset=self.offset,
+                index=index,
+                kind=kind,
+                project=account.project,
+                environment=environment,
+                operation=operation,
+                quantity=quantity,
+                amount=amount,
+                balance=balance(account, environment) if environment else 0,
+                grant_id=grant_id,
+                reason=reason,
+                price_version=price_version,
+                source=source,
+                event_id=event_id,
+                job_id=job_id,
+                key_id=key_id or self.actor,
+                occurred_at_ms=self.at_ms if occurred_at_ms is None else occurred_at_ms,
+                booked_at_ms=self.at_ms,
+                metadata=metadata,
+                held=held,
+                cents=cents,
+                billing_account=account.billing_account,
+                surcharge=surcharge,
             )
         )
         return entry_id(self.partition, self.offset, index)
 
-    def state_usage(self, kind: str, usage: Usage, *, reason: str = "", price_version: str = "") -> str:
+    def state_usage(self, kind: Kind, usage: Usage, *, reason: str = "", price_version: str = "") -> str:
         """State what became of an event, other than its charge."""
         return self.state(
             kind,

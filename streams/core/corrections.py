@@ -67,12 +67,12 @@ def correct(booking: Booking, command: Correct) -> Reply:
     recharge_if_low(booking)
     environment = usage.environment if usage is not None else command.given_back[0].grant.environment
     return Reply(
-        200,
-        "",
-        "",
-        change,
-        available(account, environment),
-        entry_id(booking.partition, booking.offset, first_index),
+        status=200,
+        code="",
+        detail="",
+        amount=change,
+        available=available(account, environment),
+        entry_id=entry_id(booking.partition, booking.offset, first_index),
     )
 
 

@@ -74,7 +74,20 @@ def open_account(
             return account, projects.open_billing_account(booking_of(account))
         case PublishPrices():
             check_book(command.book, prices, command.after)
-            account = Account(PRICES_ID, "", "free", 0, at_ms, projects.NEVER_MS, [], [], [], offset, -1, at_ms)
+            account = Account(
+                project=PRICES_ID,
+                name="",
+                plan="free",
+                allowance=0,
+                signed_up_at_ms=at_ms,
+                renews_at_ms=projects.NEVER_MS,
+                grants=[],
+                keys=[],
+                replies=[],
+                opened_offset=offset,
+                last_offset=-1,
+                last_at_ms=at_ms,
+            )
             return account, _publish(booking_of(account), command.book)
     raise Rejection("unknown_project", f"There is no project {command.project!r}")
 
@@ -105,7 +118,7 @@ def _publish_prices(booking: Booking, command: PublishPrices) -> Reply:
     """Announce a price book. A book announced before, the same to the letter, gets a 200: so an announcement that was
     cut short can be completed."""
     if any(announced.book == command.book for announced in booking.account.books):
-        return Reply(200, "", "It was announced before", 0, 0, "")
+        return Reply(200, "", "It was announced before", 0, 0, "", already_decided=True)
     check_book(command.book, booking.prices, command.after)
     return _publish(booking, command.book)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from schemas.accounts import Account, HeldPart, Hold, Line
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
-from schemas.facts import entry_id
+from schemas.facts import Kind, Reason, entry_id
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.acceptance import dedup_hash
@@ -32,19 +32,19 @@ def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str,
     account = booking.account
     total = sum(line.rate * line.quantity for line in lines)
     hold = Hold(
-        entry_id(booking.partition, booking.offset, booking.next_index),
-        usage.environment,
-        usage.job_id,
-        usage.source,
-        usage.event_id,
-        usage.key_id,
-        usage.metadata,
-        usage.occurred_at_ms,
-        price_version,
-        lines,
-        [],
-        booking.at_ms,
-        booking.at_ms + seconds * 1000,
+        id=entry_id(booking.partition, booking.offset, booking.next_index),
+        environment=usage.environment,
+        job_id=usage.job_id,
+        source=usage.source,
+        event_id=usage.event_id,
+        key_id=usage.key_id,
+        metadata=usage.metadata,
+        occurred_at_ms=usage.occurred_at_ms,
+        price_version=price_version,
+        lines=lines,
+        parts=[],
+        held_at_ms=booking.at_ms,
+        expires_at_ms=booking.at_ms + seconds * 1000,
     )
     left, quantity = total, usage.quantity
     for grant in account.grants:
@@ -107,15 +107,15 @@ def capture(booking: Booking, command: CaptureHold) -> Reply:
         if cost:
             _capture_line(booking, hold, line, cost)
         elif not line.rate:
-            _state(booking, "charge", hold, operation=line.operation, quantity=line.quantity)
+            _state(booking, "charge", hold, operation=line.operation, quantity=line.quantity, reason="captured")
     _give_back(booking, hold, "captured", booking.at_ms)
     return Reply(
-        200,
-        "",
-        "",
-        amount,
-        available(account, hold.environment),
-        entry_id(booking.partition, booking.offset, first_index),
+        status=200,
+        code="",
+        detail="",
+        amount=amount,
+        available=available(account, hold.environment),
+        entry_id=entry_id(booking.partition, booking.offset, first_index),
         claims=[
             dedup_hash(account.project, hold.source, hold.event_id),
             *([job_hash(account.project, hold.environment, hold.job_id)] if hold.job_id else []),
@@ -130,12 +130,12 @@ def release(booking: Booking, command: ReleaseHold) -> Reply:
     first_index = booking.next_index
     _give_back(booking, hold, "released", booking.at_ms, command.reason)
     return Reply(
-        200,
-        "",
-        "",
-        total,
-        available(booking.account, hold.environment),
-        entry_id(booking.partition, booking.offset, first_index),
+        status=200,
+        code="",
+        detail="",
+        amount=total,
+        available=available(booking.account, hold.environment),
+        entry_id=entry_id(booking.partition, booking.offset, first_index),
     )
 
 
@@ -184,11 +184,12 @@ def _capture_line(booking: Booking, hold: Hold, line: Line, cost: int) -> None:
             amount=-drawn,
             grant_id=grant.id,
             held=-drawn,
+            reason="captured",
         )
         quantity = 0
 
 
-def _give_back(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str = "") -> None:
+def _give_back(booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: str = "") -> None:
     account = booking.account
     account.holds.remove(hold)
     grants = {grant.id: grant for grant in account.grants}
@@ -219,7 +220,9 @@ def _give_back(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str =
         recharge_if_low(booking)
 
 
-def _state_release(booking: Booking, hold: Hold, reason: str, at_ms: int, why: str, grant_id: str, held: int) -> None:
+def _state_release(
+    booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: str, grant_id: str, held: int
+) -> None:
     """State the release of held credits. The fact has no source and event, so it counts from its own time.
 
     See `EFFECTIVE_AT` in `streams.history.facts`.
@@ -241,7 +244,7 @@ def _state_release(booking: Booking, hold: Hold, reason: str, at_ms: int, why: s
 
 def _state(
     booking: Booking,
-    kind: str,
+    kind: Kind,
     hold: Hold,
     *,
     operation: str = "",
@@ -249,7 +252,7 @@ def _state(
     amount: int = 0,
     grant_id: str = "",
     held: int = 0,
-    reason: str = "",
+    reason: Reason = "",
     metadata: str | None = None,
 ) -> str:
     return booking.state(
@@ -259,7 +262,7 @@ def _state(
         quantity=quantity,
         amount=amount,
         grant_id=grant_id,
-        reason=reason or ("captured" if kind == "charge" else ""),
+        reason=reason,
         price_version=hold.price_version,
         source=hold.source,
         event_id=hold.event_id,

@@ -14,6 +14,7 @@ from schemas.accounts import Account, Accrual, RecurringItem
 from schemas.commands import SetItem
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from schemas.times import HOUR_MS
 from streams.core.booking import Booking, available, drop_spent, note
 from streams.core.price_list import Prices
 from streams.core.recharge import recharge_if_low
@@ -21,7 +22,6 @@ from streams.core.recharge import recharge_if_low
 ENVIRONMENT = "production"
 ITEMS_MAX = 10
 UNITS_MAX = 1_000_000
-HOUR_MS = 3_600_000
 
 
 def set_item(booking: Booking, command: SetItem) -> Reply:

@@ -11,6 +11,7 @@ from streams.core.booking import Booking, available, balance, drop_spent, format
 from streams.core.items import bill_month
 from streams.core.limits import raises_due_at_ms, turn_raises
 from streams.core.plans import PLANS, renewal_after
+from streams.core.price_list import Prices
 from streams.core.projects import begin_month, move_to_plan
 from streams.core.recharge import recharge_if_low
 
@@ -38,6 +39,15 @@ def settle(booking: Booking) -> None:
     account.due_at_ms = due_at_ms
     if is_anything_due:
         recharge_if_low(booking)
+
+
+def settled(account: Account, at_ms: int, prices: Prices) -> Account:
+    """The account as of `at_ms`: what time has brought by then is booked on this same account, for whoever shows it.
+
+    Nothing is stated: the facts of it are the owner's to state once it touches the account.
+    """
+    settle(Booking(account, partition=0, offset=0, slot=0, at_ms=at_ms, facts=[], prices=prices))
+    return account
 
 
 def reschedule(account: Account) -> None:
@@ -222,6 +232,34 @@ def _charge_line(booking: Booking, usage: Usage, book: PriceBook, operation: str
     raise AssertionError("a charge was not covered although it was checked to be")
 
 
+# `_charge_fact` makes facts by place: fields that move would put one value in another's column.
+assert Fact.__struct_fields__ == (
+    "offset",
+    "index",
+    "kind",
+    "project",
+    "environment",
+    "operation",
+    "quantity",
+    "amount",
+    "balance",
+    "grant_id",
+    "reason",
+    "price_version",
+    "source",
+    "event_id",
+    "job_id",
+    "key_id",
+    "occurred_at_ms",
+    "booked_at_ms",
+    "metadata",
+    "held",
+    "cents",
+    "billing_account",
+    "surcharge",
+)
+
+
 def _charge_fact(
     booking: Booking,
     usage: Usage,
@@ -258,6 +296,7 @@ def _charge_fact(
             0,
             0,
             account.billing_account,
+            "",
         )
     )
     booking.next_index += 1

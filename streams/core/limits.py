@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from schemas.accounts import Account, LimitRaise, Limits, Shadow
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
+from schemas.facts import Reason
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from schemas.times import DAY_MS
 from streams.core.booking import Booking, available, format_credits, note
 from streams.core.plans import PLANS
 from streams.core.windows import advance, rested
@@ -17,7 +19,6 @@ RAISES_MAX = 20
 RAISE_DAYS_MAX = 366
 REQUESTS_MAX = 1_000_000
 CEILING_MAX = 1_000_000_000 * 1_000_000
-_DAY_MS = 86_400_000
 _NONE = Limits(0, 0, 0)
 
 
@@ -87,7 +88,7 @@ def raise_limits(booking: Booking, command: RaiseLimits) -> Reply:
     starts_at_ms = max(command.starts_at_ms, booking.at_ms)
     if command.ends_at_ms <= starts_at_ms:
         raise Rejection("invalid_request", "A raise ends after it begins, and not in the past", "ends_at")
-    if command.ends_at_ms - booking.at_ms > RAISE_DAYS_MAX * _DAY_MS:
+    if command.ends_at_ms - booking.at_ms > RAISE_DAYS_MAX * DAY_MS:
         raise Rejection("invalid_request", f"A raise ends within {RAISE_DAYS_MAX} days", "ends_at")
     if len(account.raises) >= RAISES_MAX:
         raise Rejection("too_many_raises", f"Project {account.project!r} has {RAISES_MAX} raises", "ends_at")
@@ -141,7 +142,7 @@ def _end(booking: Booking, ended: LimitRaise, at_ms: int) -> str:
     return _state(booking, "raise_ended", ended.limits, raise_id=ended.id, occurred_at_ms=at_ms)
 
 
-def _state(booking: Booking, what: str, limits: Limits, *, occurred_at_ms: int | None = None, **said: object) -> str:
+def _state(booking: Booking, what: Reason, limits: Limits, *, occurred_at_ms: int | None = None, **said: object) -> str:
     return booking.state(
         "limits",
         reason=what,

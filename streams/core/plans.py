@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from schemas.accounts import Limits
 from schemas.prices import MICROCREDITS_PER_CREDIT
+from schemas.times import DAY_MS
 
 _CREDIT = MICROCREDITS_PER_CREDIT
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,7 +53,6 @@ BUNDLES = {
 REFUND_DAYS = 30
 # Half a cent a credit.
 _MICROCREDITS_A_CENT = 2 * _CREDIT
-_DAY_MS = 86_400_000
 
 
 def not_refundable(granted: int, remaining: int, granted_at_ms: int, now_ms: int, is_in_good_standing: bool) -> str:
@@ -62,7 +62,7 @@ def not_refundable(granted: int, remaining: int, granted_at_ms: int, now_ms: int
     """
     if not is_in_good_standing:
         return "The project is not in good standing"
-    if now_ms - granted_at_ms > REFUND_DAYS * _DAY_MS:
+    if now_ms - granted_at_ms > REFUND_DAYS * DAY_MS:
         return f"The bundle was bought more than {REFUND_DAYS} days ago"
     if 4 * (granted - remaining) > granted:
         return "More than a quarter of the bundle is used"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT, PriceBook
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.core.plans import PLANS
 
 # The account in which a partition keeps its price books; no project can have this id.
@@ -21,7 +22,6 @@ OPERATIONS_MAX = 500
 RATE_MAX = 1_000_000 * 1_000_000
 # A month of as many units as a project may have still fits into 63 bits at this rate.
 HOURLY_RATE_MAX = RATE_MAX // 100
-_DAY_MS = 86_400_000
 _VERSION = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _OPERATION = re.compile(r"[a-z][a-z0-9_.]{0,63}")
 _FOREVER_MS = 1 << 62
@@ -110,7 +110,7 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
         if plan not in PLANS or operation not in book.rates:
             raise _invalid("It needs a plan that there is, and an operation with a price", f"plan_required.{operation}")
     worse = increases(prices.books, book)
-    if worse and book.effective_at_ms - book.announced_at_ms < NOTICE_DAYS * _DAY_MS:
+    if worse and book.effective_at_ms - book.announced_at_ms < NOTICE_DAYS * DAY_MS:
         raise Rejection(
             "price_notice_too_short",
             f"{', '.join(worse[:5])} would cost more or give less: that needs {NOTICE_DAYS} days between announcement "

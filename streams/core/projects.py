@@ -14,6 +14,7 @@ from schemas.commands import (
     SetBillingAccount,
     SetStanding,
 )
+from schemas.facts import Reason
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.booking import Booking, available, note
@@ -33,18 +34,18 @@ def new_project(command: CreateProject, offset: int, at_ms: int) -> Account:
     plan = plan_named(command.plan)
     allowance, cents = _terms(plan, command.contract_allowance, command.contract_cents)
     return Account(
-        command.project,
-        command.name,
-        plan.name,
-        allowance,
-        at_ms,
-        renewal_after(at_ms, at_ms),
-        [],
-        [],
-        [],
-        offset,
-        -1,
-        at_ms,
+        project=command.project,
+        name=command.name,
+        plan=plan.name,
+        allowance=allowance,
+        signed_up_at_ms=at_ms,
+        renews_at_ms=renewal_after(at_ms, at_ms),
+        grants=[],
+        keys=[],
+        replies=[],
+        opened_offset=offset,
+        last_offset=-1,
+        last_at_ms=at_ms,
         price_cents=cents,
         billing_account=command.billing_account,
     )
@@ -64,7 +65,19 @@ def new_billing_account(command: OpenBillingAccount, offset: int, at_ms: int) ->
     if command.is_change:
         raise Rejection("unknown_billing_account", f"There is no billing account {_billing_id(command)!r}")
     return Account(
-        command.project, command.name, "free", 0, at_ms, NEVER_MS, [], [], [], offset, -1, at_ms, email=command.email
+        project=command.project,
+        name=command.name,
+        plan="free",
+        allowance=0,
+        signed_up_at_ms=at_ms,
+        renews_at_ms=NEVER_MS,
+        grants=[],
+        keys=[],
+        replies=[],
+        opened_offset=offset,
+        last_offset=-1,
+        last_at_ms=at_ms,
+        email=command.email,
     )
 
 
@@ -231,7 +244,7 @@ def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:
         booking.state("subscription", reason=booking.account.plan, occurred_at_ms=at_ms, cents=cents)
 
 
-def _state_key(booking: Booking, environment: str, key_id: str, what: str) -> str:
+def _state_key(booking: Booking, environment: str, key_id: str, what: Reason) -> str:
     """State what was done to a key: the fact's `key_id` is that key, `by` in its metadata the key that did it."""
     return booking.state("key", environment=environment, reason=what, key_id=key_id, metadata=note(by=booking.actor))
 

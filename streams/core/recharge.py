@@ -13,13 +13,14 @@ from schemas.accounts import Account, AutoRecharge
 from schemas.commands import SetAutoRecharge
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from schemas.times import DAY_MS, HOUR_MS
 from streams.core.booking import Booking, available, note
 from streams.core.plans import BUNDLES
 
 ENVIRONMENT = "production"
 FAILURES_MAX = 5
-_FIRST_PAUSE_MS = 3_600_000
-_PAUSE_MS_MAX = 86_400_000
+_FIRST_PAUSE_MS = HOUR_MS
+_PAUSE_MS_MAX = DAY_MS
 CAP_CENTS_MAX = 100_000_00
 
 

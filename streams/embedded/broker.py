@@ -79,8 +79,8 @@ class BrokerError(OperatorError):
     """The embedded broker can't be had; the message says why and what to do."""
 
 
-class _PortTakenError(BrokerError):
-    pass
+class PortTakenError(BrokerError):
+    """The port that the broker was to listen on is another program's."""
 
 
 class EmbeddedBroker:
@@ -134,7 +134,7 @@ class EmbeddedBroker:
             for tries_left in reversed(range(PORT_TRIES_MAX)):
                 try:
                     return self._launch()
-                except _PortTakenError:
+                except PortTakenError:
                     if self._port_wanted or not tries_left:
                         raise
         except BaseException:
@@ -284,7 +284,7 @@ class EmbeddedBroker:
     def _failure(self, what: str, log_start: int) -> BrokerError:
         log = self._log_since(log_start)
         if "Address already in use" in log:
-            return _PortTakenError(f"Port {self._port} of 127.0.0.1 is taken. Choose another, or 0 for a free one.")
+            return PortTakenError(f"Port {self._port} of 127.0.0.1 is taken. Choose another, or 0 for a free one.")
         # Java's stack frames, indented, would push out the lines that tell.
         lines = [f"  {line}" for line in log.splitlines() if line.strip() and not line.startswith("\t")]
         quoted = "\n".join(lines[-LOG_LINES_QUOTED:])

@@ -137,7 +137,7 @@ def _guard(argv: Sequence[str]) -> int:
 
 
 def _tie_to_guard() -> Callable[[], None] | None:
-    """The function that the program calls before its exec, so that Linux kills it when the guard is killed."""
+    """The program's first act, before its exec: ask Linux to kill it when the guard is killed."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

@@ -1,4 +1,4 @@
-"""The note that `meterline up` leaves while it is up: where the Meterline that runs on this machine can be reached."""
+"""The note that `meterline up` leaves while it is up: where the Meterline of this machine can be reached."""
 
 from __future__ import annotations
 

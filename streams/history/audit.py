@@ -17,25 +17,26 @@ import msgspec
 from schemas.facts import Fact, entry_id
 from schemas.http.audit import AuditEntry, AuditKind, KeyUse
 from schemas.problems import CODES, Rejection
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.history.cursor import decode_cursor, encode_cursor
-from streams.history.facts import newest_facts
+from streams.history.facts import REFUSED, USED, kind_in, newest_facts
 from streams.history.limit_words import limits_text
 
 # The facts that each kind of entry shows. Every partition has every price book; partition 0 decided on it first.
 KINDS: dict[AuditKind, str] = {
-    "refusals": "kind = 'refusal'",
-    "shadow": "kind = 'shadow'",
-    "limits": "kind = 'limits'",
-    "prices": "kind = 'price_book' AND partition = 0",
-    "grants": "kind IN ('refund', 'correction') OR (kind = 'grant' AND reason != 'allowance')",
-    "projects": "kind IN ('project', 'plan', 'standing', 'item')",
-    "keys": "kind = 'key'",
-    "billing": "kind = 'billing_account'",
-    "recharge": "kind = 'recharge'",
+    "refusals": kind_in("refusal"),
+    "shadow": kind_in("shadow"),
+    "limits": kind_in("limits"),
+    "prices": f"{kind_in('price_book')} AND partition = 0",
+    "grants": f"{kind_in('refund', 'correction')} OR ({kind_in('grant')} AND reason != 'allowance')",
+    "projects": kind_in("project", "plan", "standing", "item"),
+    "keys": kind_in("key"),
+    "billing": kind_in("billing_account"),
+    "recharge": kind_in("recharge"),
 }
 _LIMIT_ACTIONS = {
     "raise_planned": "raise.planned",
@@ -50,12 +51,9 @@ _PROJECT_ACTIONS = {
 }
 
 _PERIOD = "booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
-# The facts that a use of a key leaves. Other facts bear a key that was used before: a job's capture bears the key that
-# queued the job, and a month's bill the key of the top-up that paid it.
-_USES = (
-    "key_id != '' AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '') "
-    "OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))"
-)
+# A use of a key leaves one of these. What else bears a key follows from a use: a job's capture bears the key that it
+# was queued with, and a month's bill that of the top-up that paid it.
+_USES = f"key_id != '' AND ({kind_in('request', 'duplicate')} OR {USED} OR {REFUSED})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +126,7 @@ class KeyUseQuestion:
         return (
             "SELECT project, key, env, use, toStartOfHour(at) AS hour, min(at), max(at), count(), countIf(refused) "
             "FROM (SELECT project, argMin(key_id, position) AS key, argMin(environment, position) AS env, "
-            "argMin(operation, position) AS use, min(booked_at) AS at, countIf(kind = 'refusal') > 0 AS refused "
+            f"argMin(operation, position) AS use, min(booked_at) AS at, countIf({kind_in('refusal')}) > 0 AS refused "
             f"FROM facts WHERE {' AND '.join(conditions)} "
             f"GROUP BY project, partition, offset, intDiv(position, {FACTS_PER_SLOT})) "
             f"GROUP BY project, key, env, use, hour {after} "
@@ -168,7 +166,7 @@ def entry_of(partition: int, fact: Fact) -> AuditEntry:
     is_ones_own = fact.project == PRICES_ID or fact.project.startswith(BILLING_PREFIX)
     return AuditEntry(
         entry_id=entry_id(partition, fact.offset, fact.index),
-        at=datetime.fromtimestamp(fact.booked_at_ms / 1000, UTC),
+        at=utc(fact.booked_at_ms),
         project=None if is_ones_own else fact.project,
         actor=str(metadata.get("by", "")) if fact.kind == "key" else fact.key_id,
         action=_action(fact, metadata),
@@ -243,7 +241,7 @@ def _is_unpaid_month(fact: Fact) -> bool:
 
 
 def _time(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{utc(at_ms):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _utc(at: datetime) -> datetime:

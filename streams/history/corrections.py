@@ -5,7 +5,6 @@ A correction gives back all that the event was charged before it, so the event i
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,9 +24,10 @@ from streams.core.acceptance import dedup_hash
 from streams.core.booking import format_credits
 from streams.core.price_list import Prices
 from streams.core.pricing import meter
-from streams.history.facts import Decision, decisions, held_before
+from streams.history.facts import DecidedFacts, decisions, held_before, kind_in
 from streams.history.past_balance import grants_of
 from streams.history.receipts import entries_of
+from streams.kafka.clock import now_ms
 
 # Names that are added to the metadata of a correction's entries.
 REASON = "correction_reason"
@@ -43,7 +43,7 @@ class Charged:
     """
 
     now: list[Fact] = field(default_factory=list)
-    corrections: list[Decision] = field(default_factory=list)
+    corrections: list[DecidedFacts] = field(default_factory=list)
     last: Fact | None = None
     refused: Fact | None = None
 
@@ -54,7 +54,7 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
     for decision in decisions(
         clickhouse,
         "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
-        "AND kind IN ('charge', 'correction', 'refusal')",
+        f"AND {kind_in('charge', 'correction', 'refusal')}",
         {"project": project, "source": source, "event": event_id},
     ):
         if decision.facts[0].kind == "refusal":
@@ -70,7 +70,7 @@ def charged_for(clickhouse: ClickHouse, project: str, source: str, event_id: str
     return charged
 
 
-def done_before(charged: Charged, request_hash: str) -> Decision | None:
+def done_before(charged: Charged, request_hash: str) -> DecidedFacts | None:
     """The correction that this very request made when it was sent before, or None."""
     for decision in charged.corrections if request_hash else ():
         if msgspec.json.decode(decision.facts[-1].metadata or "{}").get(REQUEST) == request_hash:
@@ -133,7 +133,7 @@ def result_of(clickhouse: ClickHouse, project: str, partition: int, offset: int)
     (decision,) = decisions(
         clickhouse,
         "project = {project:String} AND partition = {partition:UInt16} AND offset = {offset:UInt64} "
-        "AND kind = 'correction'",
+        f"AND {kind_in('correction')}",
         {"project": project, "partition": partition, "offset": offset},
     )
     facts = decision.facts
@@ -190,18 +190,18 @@ def _usage(
         raise Rejection("missing_field", "`time` is missing: when it was used decides the price", "time")
     operation, quantity, surcharge = meter(data, prices.operations())
     return Usage(
-        account.project,
-        dedup_hash(account.project, asked.source, asked.id),
-        asked.source,
-        asked.id,
-        operation,
-        quantity,
-        surcharge,
-        data.environment or (charged.environment if charged is not None else "production"),
-        occurred_at_ms,
-        data.job_id or (charged.job_id if charged is not None else ""),
-        charged.key_id if charged is not None else key_id,
-        msgspec.json.encode((data.metadata or metadata) | notes).decode(),
+        project=account.project,
+        dedup_hash=dedup_hash(account.project, asked.source, asked.id),
+        source=asked.source,
+        event_id=asked.id,
+        operation=operation,
+        quantity=quantity,
+        surcharge=surcharge,
+        environment=data.environment or (charged.environment if charged is not None else "production"),
+        occurred_at_ms=occurred_at_ms,
+        job_id=data.job_id or (charged.job_id if charged is not None else ""),
+        key_id=charged.key_id if charged is not None else key_id,
+        metadata=msgspec.json.encode((data.metadata or metadata) | notes).decode(),
     )
 
 
@@ -214,7 +214,7 @@ def _occurred_at(account: Account, text: str) -> int:
     if occurred.tzinfo is None:
         raise Rejection("time_out_of_range", "`time` has no zone; end it with Z", "time")
     occurred_at_ms = round(occurred.timestamp() * 1000)
-    latest_ms = time.time_ns() // 1_000_000 + EVENT_AHEAD_MINUTES_MAX * 60_000
+    latest_ms = now_ms() + EVENT_AHEAD_MINUTES_MAX * 60_000
     if not account.signed_up_at_ms <= occurred_at_ms <= latest_ms:
         raise Rejection("time_out_of_range", "`time` is before the project was opened, or in the future", "time")
     return occurred_at_ms

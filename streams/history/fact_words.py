@@ -3,13 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from schemas.facts import Fact
+from schemas.facts import Fact, Kind, Reason
+from schemas.times import utc
 from streams.core.plans import PLANS
+
+_BY_KIND: tuple[tuple[Kind, str], ...] = (
+    ("correction", "corrected"),
+    ("hold", "held"),
+    ("duplicate", "duplicate"),
+    ("refund", "refunded"),
+)
+_BY_REASON: tuple[tuple[tuple[Kind, Reason], str], ...] = (
+    (("limits", "set"), "limits set"),
+    (("limits", "shadow"), "limits on trial"),
+    (("limits", "raise_planned"), "limits raised"),
+    (("limits", "raise_begun"), "raise begun"),
+    (("limits", "raise_ended"), "raise ended"),
+    (("release", "released"), "released"),
+    (("release", "expired"), "hold expired"),
+    (("project", "closed"), "project closed"),
+    (("project", "reopened"), "project reopened"),
+)
+# What a decision came to that none of the rules of `outcome_of` knows, by its first fact.
+_OTHERWISE: dict[Kind, str] = {
+    "grant": "grant",
+    "request": "counted",
+    "shadow": "shadow",
+    "standing": "standing",
+    "key": "key {reason}",
+    "billing_account": "billing account",
+    "item": "item",
+    "recharge": "recharge {reason}",
+    "price_book": "price book",
+}
 
 
 def outcome_of(facts: Sequence[Fact]) -> str:
@@ -17,29 +47,14 @@ def outcome_of(facts: Sequence[Fact]) -> str:
     kinds = {fact.kind for fact in facts}
     if ("charge", "captured") in said or ("release", "captured") in said:
         return "captured"
-    for kind, outcome in (
-        ("correction", "corrected"),
-        ("hold", "held"),
-        ("duplicate", "duplicate"),
-        ("refund", "refunded"),
-    ):
+    for kind, outcome in _BY_KIND:
         if kind in kinds:
             return "hold extended" if (kind, "extended") in said else outcome
     if any(fact.kind == "charge" and fact.source for fact in facts):
         return "charged"
     if any(refuses_request(fact) for fact in facts):
         return "refused"
-    for key, outcome in (
-        (("limits", "set"), "limits set"),
-        (("limits", "shadow"), "limits on trial"),
-        (("limits", "raise_planned"), "limits raised"),
-        (("limits", "raise_begun"), "raise begun"),
-        (("limits", "raise_ended"), "raise ended"),
-        (("release", "released"), "released"),
-        (("release", "expired"), "hold expired"),
-        (("project", "closed"), "project closed"),
-        (("project", "reopened"), "project reopened"),
-    ):
+    for key, outcome in _BY_REASON:
         if key in said:
             return outcome
     if "project" in kinds:
@@ -54,9 +69,9 @@ def outcome_of(facts: Sequence[Fact]) -> str:
         return "month billed"
     if "refusal" in kinds:
         return "month unpaid"
-    return {"request": "counted", "key": f"key {facts[0].reason}", "recharge": f"recharge {facts[0].reason}"}.get(
-        facts[0].kind, facts[0].kind.replace("_", " ")
-    )
+    # A kind that a newer version has stated is told by its name.
+    words = _OTHERWISE.get(facts[0].kind, facts[0].kind.replace("_", " "))
+    return words.format(reason=facts[0].reason)
 
 
 def refuses_request(fact: Fact) -> bool:
@@ -84,7 +99,3 @@ def note_of(fact: Fact) -> dict[str, Any]:
 
 def dollars(cents: int) -> str:
     return f"${cents // 100}.{cents % 100:02d}"
-
-
-def utc(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)

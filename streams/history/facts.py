@@ -15,9 +15,9 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import Fact
+from schemas.facts import Fact, Kind
 from schemas.problems import Rejection
-from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
 from streams.kafka.codecs import decode_facts
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
@@ -41,8 +41,22 @@ _COLUMNS = ", ".join(
 AT = "fromUnixTimestamp64Milli({at:Int64}, 'UTC')"
 
 
+def kind_in(*kinds: Kind) -> str:
+    """Gives the SQL condition that a fact is of one of these kinds."""
+    names = ", ".join(map(sql_literal, kinds))
+    return f"kind = {names}" if len(kinds) == 1 else f"kind IN ({names})"
+
+
+# A use that was charged or held; no capture, no hold extended, no month's bill.
+USED = f"({kind_in('charge', 'hold')} AND reason = '')"
+# A request that was refused; no month that is unpaid (`fact_words.refuses_request`).
+REFUSED = f"({kind_in('refusal')} AND (source != '' OR reason = 'rate_limited'))"
+# What became of an event, or of the request that named it; a repeat of it changes nothing.
+DECIDED = kind_in("charge", "hold", "refusal", "correction")
+
+
 @dataclass(frozen=True, slots=True)
-class Decision:
+class DecidedFacts:
     """A decision on one event or command of an intake record: the facts that came of it, in order."""
 
     partition: int
@@ -57,7 +71,7 @@ class Decision:
 
 def decisions(
     clickhouse: ClickHouse, condition: str, parameters: dict[str, Any], limit: int | None = None
-) -> list[Decision]:
+) -> list[DecidedFacts]:
     """The decisions with the facts under a condition, partition by partition, the oldest first; at most `limit`
     facts."""
     sql = f"SELECT partition, {_COLUMNS} FROM facts WHERE {condition} ORDER BY partition, offset, position"
@@ -78,7 +92,7 @@ def newest_facts(
     return [(row[0], Fact(*row[1:])) for row in rows]
 
 
-def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[Decision]:
+def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[DecidedFacts]:
     """Read the decisions on a project after a time, oldest first, a page at a time. Facts of a decision that count from
     `at_ms` or before are left out."""
     return _grouped(_facts_after(clickhouse, project, at_ms))
@@ -142,8 +156,8 @@ def _facts_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[t
         parameters |= {"booked": last.booked_at_ms, "offset": last.offset, "position": last.index}
 
 
-def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[Decision]:
-    decision: Decision | None = None
+def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[DecidedFacts]:
+    decision: DecidedFacts | None = None
     for partition, fact in facts:
         place = (fact.offset, fact.index // FACTS_PER_SLOT)
         if decision is not None and decision.partition == partition and decision.place == place:
@@ -151,7 +165,7 @@ def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[Decision]:
             continue
         if decision is not None:
             yield decision
-        decision = Decision(partition, [fact])
+        decision = DecidedFacts(partition, [fact])
     if decision is not None:
         yield decision
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
-from schemas.facts import ENTRY_KINDS
+from schemas.facts import FACT_KINDS, USAGE_KINDS
 from schemas.http.invoices import BillTo, Invoice, InvoiceLine, InvoiceProject, InvoiceSummary, Status
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
+from streams.history.facts import kind_in
 
-# The kinds of facts that have a line: ledger entries, and what is due for a plan.
-_KINDS = [*ENTRY_KINDS, "subscription"]
+# What has a line: all that moves credits or money.
+_KINDS = [kind for kind, each in FACT_KINDS.items() if each.is_entry or each.bears_cents]
 _LINE_ORDER = ("subscription", "top_up", "refund", "grant", "usage", "recurring", "correction", "expiry")
 
 
@@ -118,7 +119,7 @@ def read_months(clickhouse: ClickHouse, payer: Payer) -> list[MonthTotals]:
     """Read the totals of the months in which the payer has something, the newest first."""
     sql = f"""
     SELECT toYYYYMM(booked_at) AS month, arraySort(groupUniqArray(toString(billing_account))), uniqExact(project),
-        sum(cents), -sumIf(amount, kind IN ('charge', 'correction')), count()
+        sum(cents), -sumIf(amount, {kind_in(*USAGE_KINDS)}), count()
     FROM facts WHERE {payer.kind} = {{payer:String}} AND kind IN {{kinds:Array(String)}}
     GROUP BY month ORDER BY month DESC
     """
@@ -160,7 +161,7 @@ def differences(clickhouse: ClickHouse, invoice: Invoice) -> list[str]:
         parameters,
     )
     money = clickhouse.query(
-        "SELECT project, billing_account, countIf(kind = 'subscription'), sum(cents) "
+        f"SELECT project, billing_account, countIf({kind_in('subscription')}), sum(cents) "
         f"FROM facts WHERE {where} GROUP BY ALL",
         parameters,
     )
@@ -206,8 +207,8 @@ def _lines_question(payer: Payer, month: Month) -> tuple[str, dict[str, object]]
     # A line that two grants paid for has two entries; only the first bears its quantity.
     sql = f"""
     SELECT project, toString(billing_account),
-        multiIf(kind = 'grant' AND reason = 'top_up', 'top_up', kind != 'charge', kind,
-            reason = 'recurring', 'recurring', 'usage') AS line,
+        multiIf({kind_in("grant")} AND reason = 'top_up', 'top_up', {kind_in("charge")} AND reason = 'recurring',
+            'recurring', {kind_in("charge")}, 'usage', kind) AS line,
         line IN ('usage', 'recurring', 'correction') AS is_use,
         if(is_use, operation, reason) AS item,
         multiIf(line = 'correction', reason, line = 'recurring', JSONExtractString(metadata, 'month'),

@@ -6,7 +6,7 @@ from schemas.accounts import Account, Grant
 from streams.clickhouse.client import ClickHouse
 from streams.core.grants import burn_down
 from streams.core.plans import PLANS, renewal_after
-from streams.history.facts import AT, EFFECTIVE_AT
+from streams.history.facts import AT, EFFECTIVE_AT, kind_in
 
 
 def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | None:
@@ -31,18 +31,18 @@ def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | No
         if grant.remaining or grant.expires_at_ms > at_ms
     ]
     return Account(
-        project,
-        "",
-        plan,
-        PLANS[plan].allowance,
-        signed_up_at_ms,
-        renewal_after(signed_up_at_ms, at_ms),
-        grants,
-        [],
-        [],
-        opened_offset,
-        last[0],
-        last[1],
+        project=project,
+        name="",
+        plan=plan,
+        allowance=PLANS[plan].allowance,
+        signed_up_at_ms=signed_up_at_ms,
+        renews_at_ms=renewal_after(signed_up_at_ms, at_ms),
+        grants=grants,
+        keys=[],
+        replies=[],
+        opened_offset=opened_offset,
+        last_offset=last[0],
+        last_at_ms=last[1],
         closed_at_ms=closed_at_ms,
     )
 
@@ -51,7 +51,7 @@ def opened_at(clickhouse: ClickHouse, project: str) -> tuple[int, int] | None:
     """The (Unix milliseconds, intake offset) that a project was opened at; None where it was not opened."""
     rows = clickhouse.query(
         "SELECT toUnixTimestamp64Milli(booked_at), offset FROM facts WHERE project = {project:String} "
-        f"AND kind = 'project' AND reason IN ({_PLAN_NAMES}) ORDER BY offset LIMIT 1",
+        f"AND {kind_in('project')} AND reason IN ({_PLAN_NAMES}) ORDER BY offset LIMIT 1",
         {"project": project},
     )
     return (rows[0][0], rows[0][1]) if rows else None
@@ -88,7 +88,7 @@ def _state_at(clickhouse: ClickHouse, project: str, at_ms: int) -> tuple[str, in
     # A change of plan that waits for the renewal is stated twice: when it is asked for, and when it comes about.
     rows = clickhouse.query(
         "SELECT reason, toUnixTimestamp64Milli(booked_at) FROM facts "
-        "WHERE project = {project:String} AND kind IN ('project', 'plan') "
+        f"WHERE project = {{project:String}} AND {kind_in('project', 'plan')} "
         f"AND occurred_at <= booked_at AND occurred_at <= {AT} ORDER BY offset, position",
         {"project": project, "at": at_ms},
     )

@@ -15,13 +15,13 @@ from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, parse_credits
 from streams.core.limits import limits_of, over
 from streams.core.windows import SLOT_MS, WINDOW_MS, advance, cost_left, cost_retry_at_ms, count_request
-from streams.history.facts import Mark
+from streams.history.facts import USED, Mark, kind_in
 from streams.history.past_balance import plan_at
 
 # The facts of requests that the window let through. A refusal by the window bears no price book.
 _PASSED = (
-    "key_id != '' AND (kind = 'request' OR (kind IN ('charge', 'hold') AND reason = '') "
-    "OR (kind = 'refusal' AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
+    f"key_id != '' AND ({kind_in('request')} OR {USED} "
+    f"OR ({kind_in('refusal')} AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
 )
 
 
@@ -53,7 +53,7 @@ class PastMinute:
 def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> PastLimits:
     """The limits of a project just before the fact at `mark`, which was booked at `at_ms`."""
     rows = clickhouse.query(
-        "SELECT reason, metadata FROM facts WHERE project = {project:String} AND kind = 'limits' "
+        f"SELECT reason, metadata FROM facts WHERE project = {{project:String}} AND {kind_in('limits')} "
         "AND (offset, position) < ({offset:UInt64}, {position:UInt32}) ORDER BY offset, position",
         {"project": project, "offset": mark[0], "position": mark[1]},
     )
@@ -73,7 +73,21 @@ def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> P
             case "raise_ended":
                 raises.pop(said["raise_id"], None)
     plan = plan_at(clickhouse, project, at_ms)
-    account = Account(project, "", plan, 0, 0, 0, [], [], [], 0, 0, at_ms, limits=contract)
+    account = Account(
+        project=project,
+        name="",
+        plan=plan,
+        allowance=0,
+        signed_up_at_ms=0,
+        renews_at_ms=0,
+        grants=[],
+        keys=[],
+        replies=[],
+        opened_offset=0,
+        last_offset=0,
+        last_at_ms=at_ms,
+        limits=contract,
+    )
     account.raises = [LimitRaise(name, limits, 0, 0, is_on=True) for name, limits in raises.items()]
     in_force = limits_of(account)
     return PastLimits(plan, contract, list(raises), in_force, None if shadow is None else over(in_force, shadow))
@@ -87,7 +101,7 @@ def minute_before(
     rows = clickhouse.query(
         "SELECT max(at) AS last, count(), maxIf(at, cost > 0), toInt64(sum(cost)) FROM "
         "(SELECT toUnixTimestamp64Milli(min(booked_at)) AS at, "
-        "sumIf(-amount, kind = 'charge') + sumIf(held, kind = 'hold') AS cost FROM facts "
+        f"sumIf(-amount, {kind_in('charge')}) + sumIf(held, {kind_in('hold')}) AS cost FROM facts "
         "WHERE project = {project:String} AND booked_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
         f"AND (offset, position) < ({{offset:UInt64}}, {{position:UInt32}}) AND {_PASSED} "
         f"GROUP BY offset, intDiv(position, {FACTS_PER_SLOT})) GROUP BY intDiv(at, {SLOT_MS}) ORDER BY last",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.facts import Fact
+from schemas.facts import USAGE_KINDS, Fact
 from schemas.http.receipts import Budget, ReceiptGrant, ReceiptLine, ReceiptPrice
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
 from streams.core.price_list import Prices
-from streams.history.fact_words import utc
 from streams.history.facts import held_before
 
 
@@ -26,7 +26,7 @@ def price_of(prices: Prices, facts: Sequence[Fact]) -> ReceiptPrice | None:
     if head.kind in ("refusal", "hold"):
         total = cost_of(prices, head) or 0
     else:
-        total = -sum(fact.amount for fact in facts if fact.kind in ("charge", "correction"))
+        total = -sum(fact.amount for fact in facts if fact.kind in USAGE_KINDS)
     return ReceiptPrice(
         version=version,
         effective_at=utc(book.effective_at_ms) if book is not None and book.effective_at_ms else None,
@@ -39,7 +39,7 @@ def lines_of(prices: Prices, facts: Sequence[Fact]) -> list[ReceiptLine]:
     """Price lines by operation and direction. A refused or held use is priced anew: a book's rates never change."""
     sums: dict[tuple[str, str, str], list[int]] = {}
     for fact in facts:
-        if fact.kind in ("charge", "correction"):
+        if fact.kind in USAGE_KINDS:
             line = sums.setdefault((fact.operation, fact.price_version, fact.reason), [0, 0])
             line[0] += fact.quantity
             line[1] -= fact.amount

@@ -27,12 +27,13 @@ from schemas.http.receipts import (
     RefusedEvent,
 )
 from schemas.problems import CODES, Rejection
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
-from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text, utc
-from streams.history.facts import POLL_SECONDS, Decision, decisions, marks
+from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text
+from streams.history.facts import DECIDED, POLL_SECONDS, DecidedFacts, decisions, kind_in, marks
 from streams.history.limit_words import limit_values, limits_text, some_limits
 from streams.history.past_balance import plan_at
 from streams.history.past_limits import PastLimits, PastMinute, limits_at, minute_before
@@ -58,9 +59,9 @@ def is_receipt_id(text: str) -> bool:
 
 async def find_decision(
     clickhouse: ClickHouse, project: str | None, receipt_id: str, partitions: int
-) -> tuple[Decision, int]:
-    """Find the decision that a fact belongs to, and the fact's position. A decision that history may not have yet is
-    waited for, up to `WAIT_SECONDS`; `partitions` is how many partitions there are.
+) -> tuple[DecidedFacts, int]:
+    """The decision that a fact belongs to, and the fact's position. What may yet come, in one of the `partitions` that
+    there are, is waited for a little.
 
     A purchase of auto-recharge is explained by the decision that wanted it, a grant by the decision that granted it.
     Raises Rejection `unknown_receipt`, or `invalid_request` where several projects have a grant of that id.
@@ -88,7 +89,7 @@ async def find_decision(
         await asyncio.sleep(POLL_SECONDS)
 
 
-def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: Decision, position: int) -> Receipt:
+def receipt_of(clickhouse: ClickHouse, prices: Prices, decision: DecidedFacts, position: int) -> Receipt:
     """The receipt of the part of a decision that the fact at `position` belongs to."""
     parts = _parts(decision.facts)
     facts = next(part for part in parts if any(fact.index == position for fact in part))
@@ -159,7 +160,7 @@ def receipts_of_event(
     if holds:
         released = decisions(
             clickhouse,
-            "project = {project:String} AND kind = 'release' AND JSONExtractString(metadata, 'hold') IN "
+            f"project = {{project:String}} AND {kind_in('release')} AND JSONExtractString(metadata, 'hold') IN "
             "{holds:Array(String)}",
             {"project": found[0].facts[0].project, "holds": holds},
             FACTS_SHOWN_MAX,
@@ -226,7 +227,9 @@ def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str) -> s
     return entry_id(*rows[0][0]) if rows else ""
 
 
-def _at_place(clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int) -> Decision | None:
+def _at_place(
+    clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int
+) -> DecidedFacts | None:
     condition = (
         "partition = {partition:UInt16} AND offset = {offset:UInt64} AND position >= {first:UInt32} "
         "AND position < {end:UInt32}"
@@ -353,7 +356,8 @@ def _hold_id(clickhouse: ClickHouse, partition: int, facts: Sequence[Fact]) -> s
         return None
     placed = decisions(
         clickhouse,
-        "project = {project:String} AND kind = 'hold' AND source = {source:String} AND event_id = {event:String} "
+        f"project = {{project:String}} AND {kind_in('hold')} AND source = {{source:String}} "
+        "AND event_id = {event:String} "
         "AND reason = '' AND (offset, position) < ({offset:UInt64}, {position:UInt32})",
         {
             "project": head.project,
@@ -381,7 +385,7 @@ def _first_decision(clickhouse: ClickHouse, fact: Fact) -> str | None:
     found = decisions(
         clickhouse,
         "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
-        "AND kind IN ('charge', 'refusal', 'hold', 'correction') AND offset < {offset:UInt64}",
+        f"AND {DECIDED} AND offset < {{offset:UInt64}}",
         {"project": fact.project, "source": fact.source, "event": fact.event_id, "offset": fact.offset + 1},
         FACTS_SHOWN_MAX,
     )
@@ -436,6 +440,6 @@ def _inputs(fact: Fact) -> ReceiptInputs:
     )
 
 
-def _id_of(decision: Decision) -> str:
+def _id_of(decision: DecidedFacts) -> str:
     first = decision.facts[0]
     return entry_id(decision.partition, first.offset, first.index)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from schemas.facts import USAGE_KINDS
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.history.facts import kind_in
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
 _GROUPS = {
@@ -65,7 +67,7 @@ class UsageQuestion:
         sql = (
             f"SELECT {selected}toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)) AS uses, "
             "sum(quantity) AS quantity_sum, -sum(amount) AS microcredits FROM facts "
-            "WHERE project = {project:String} AND kind IN ('charge', 'correction') "
+            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} "
             "AND booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
         )
         if groups:

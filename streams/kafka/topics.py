@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError
+from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 from aiokafka.partitioner import murmur2
 
+from schemas.times import DAY_MS
 from streams.errors import OperatorError
 from streams.settings import Settings
 
 # The most of one partition in one fetch, compressed; ten times that once decompressed. A larger record still comes.
 FETCH_BYTES = 1024 * 1024
+# How often a process looks whether the Kafka that it waits for is there.
+WAIT_POLL_SECONDS = 0.05
 
 
 class TopicError(OperatorError):
@@ -80,7 +85,7 @@ class Topics:
 
     def configs(self, dedup_days: int = 32) -> dict[str, dict[str, str]]:
         """Each topic's own Kafka settings: topic → setting → value."""
-        day_ms = 86_400_000
+        day_ms = DAY_MS
         arrival = {"message.timestamp.type": "LogAppendTime"}
         return {
             self.usage: {"retention.ms": str(7 * day_ms), **arrival},
@@ -138,12 +143,12 @@ def kafka_client_settings(settings: Settings) -> dict[str, Any]:
 async def create_topics(settings: Settings) -> list[str]:
     """Create the topics that are missing and check those that exist. Returns the names of those created.
 
-    Raises TopicError where a topic has another partition count than the settings.
+    A Kafka that is not there yet is waited for, for `kafka_wait_seconds`. Raises TopicError where a topic has another
+    partition count than the settings, and KafkaConnectionError where there is no Kafka.
     """
     topics = topics_of(settings)
     configs = topics.configs(settings.dedup_days)
-    admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
-    await admin.start()
+    admin = await _connected(settings)
     try:
         existing = set(await admin.list_topics())
         missing = [name for name in configs if name not in existing]
@@ -153,6 +158,35 @@ async def create_topics(settings: Settings) -> list[str]:
     finally:
         await admin.close()
     return missing
+
+
+async def _connected(settings: Settings) -> AIOKafkaAdminClient:
+    options = kafka_client_settings(settings)
+    deadline = time.monotonic() + settings.kafka_wait_seconds
+    while True:
+        if time.monotonic() < deadline:
+            await _await_listener(options["bootstrap_servers"], deadline)
+        admin = AIOKafkaAdminClient(**options)
+        try:
+            await admin.start()
+            return admin
+        except KafkaConnectionError:
+            await admin.close()
+            if time.monotonic() >= deadline:
+                raise
+
+
+async def _await_listener(servers: list[str], deadline: float) -> None:
+    """Return once one of the servers accepts connections, or at the deadline: asking the client itself until then
+    would fill the log with its errors."""
+    while time.monotonic() < deadline:
+        for server in servers:
+            host, _, port = server.rpartition(":")
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                writer.close()
+                return
+        await asyncio.sleep(WAIT_POLL_SECONDS)
 
 
 async def _create(admin: AIOKafkaAdminClient, settings: Settings, configs: dict[str, dict[str, str]]) -> None:

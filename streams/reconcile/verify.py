@@ -69,7 +69,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class _Journal:
+class _JournalSums:
     """The journal folded: sums by (project, grant), over everything and up to each account's own offset."""
 
     sums: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
@@ -123,8 +123,10 @@ async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[st
     return sums, offsets
 
 
-async def _read_journal(settings: Settings, offsets: dict[str, int], on_progress: Callable[[str], None]) -> _Journal:
-    journal = _Journal()
+async def _read_journal(
+    settings: Settings, offsets: dict[str, int], on_progress: Callable[[str], None]
+) -> _JournalSums:
+    journal = _JournalSums()
 
     def add(_record: Any, fact: Any) -> None:
         journal.facts += 1

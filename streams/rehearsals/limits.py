@@ -27,6 +27,7 @@ from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.price_list import Prices
 from streams.core.windows import ABOVE_CEILING, CEILING, WINDOW, WINDOW_MS, rested, try_request
+from streams.history.facts import REFUSED, USED, kind_in
 
 DAYS_MAX = 31
 FACTS_A_PAGE = 50_000
@@ -132,7 +133,7 @@ def rehearse_limits(
     rehearsal = LimitRehearsal(since_ms, until_ms)
     worst: list[tuple[tuple[int, int, str], LimitOutcome]] = []
 
-    def done(replay: _Replay) -> None:
+    def done(replay: _LimitReplay) -> None:
         outcome = replay.outcome
         rehearsal.projects += 1
         rehearsal.projects_hurt += outcome.counts.harm > 0
@@ -144,13 +145,13 @@ def rehearse_limits(
     facts_all = sum(traffic.facts[name] for name in asked)
     facts_done = 0
     on_progress(0, facts_all)
-    replay: _Replay | None = None
+    replay: _LimitReplay | None = None
     for page in traffic.pages(list(asked)):
         for request in traffic.requests(page):
             if replay is None or replay.outcome.project != request.project:
                 if replay is not None:
                     done(replay)
-                replay = _Replay(LimitOutcome(request.project, *asked[request.project]), prices, request.at_ms)
+                replay = _LimitReplay(LimitOutcome(request.project, *asked[request.project]), prices, request.at_ms)
             replay.take(request)
         facts_done += page.facts
         on_progress(facts_done, facts_all)
@@ -162,7 +163,7 @@ def rehearse_limits(
 
 
 @dataclass(slots=True)
-class _Request:
+class _PastRequest:
     """A request, decided once. `amount` is what it was charged, or held; the fields after it serve to price it."""
 
     project: str
@@ -176,7 +177,7 @@ class _Request:
     occurred_at_ms: int
 
 
-class _Replay:
+class _LimitReplay:
     """The replay of one project: its window under the proposal, and its counts."""
 
     def __init__(self, outcome: LimitOutcome, prices: Prices, at_ms: int) -> None:
@@ -187,7 +188,7 @@ class _Replay:
         self._minute: deque[tuple[int, int]] = deque()
         self._minute_cost = 0
 
-    def take(self, request: _Request) -> None:
+    def take(self, request: _PastRequest) -> None:
         """Replay the next request."""
         counts, at_ms = self.outcome.counts, request.at_ms
         counts.requests += 1
@@ -208,7 +209,7 @@ class _Replay:
         if counts.first_at_ms is None:
             counts.first_at_ms = at_ms
 
-    def _cost(self, request: _Request) -> int:
+    def _cost(self, request: _PastRequest) -> int:
         if request.reason not in ("rate_limited", "over_cost_ceiling"):
             return request.amount
         # A counted call of the API has no price.
@@ -244,14 +245,11 @@ class _Page:
 
 # The facts that only an admission or a counted call leaves, and those of an admission that names no event.
 _SURE = (
-    "(kind IN ('request', 'hold') OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds') "
+    f"({kind_in('request', 'hold')} OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds') "
     f"OR source = {sql_literal(ADMISSION_SOURCE)})"
 )
-# The facts of requests: neither captures nor facts that time brought.
-_REQUESTS = (
-    "(kind = 'request' OR (kind IN ('charge', 'hold') AND source != '' AND reason = '') "
-    "OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))"
-)
+# Neither captures nor what time brought.
+_REQUESTS = f"({kind_in('request')} OR ({USED} AND source != '') OR {REFUSED})"
 _CAME_AT_MS = f"toUnixTimestamp64Milli(if({_SURE}, booked_at, occurred_at))"
 _BOOKED_AT_MS = "toUnixTimestamp64Milli(booked_at)"
 # Later than any request; the engine's times end soon after it.
@@ -296,7 +294,7 @@ class _Traffic:
         if some:
             yield self._page(some, facts)
 
-    def requests(self, page: _Page) -> Iterator[_Request]:
+    def requests(self, page: _Page) -> Iterator[_PastRequest]:
         """Read the requests of a page, by project and time."""
         rows = self._clickhouse.query(
             "SELECT project, came, any(is_sure), any(why), sum(cost), any(what), any(beside), any(units), any(occurred)"
@@ -309,7 +307,7 @@ class _Traffic:
             _parameters(page) | {"projects": page.projects, "booked_to": page.booked_to_ms},
         )
         for row in rows:
-            yield _Request(*row)
+            yield _PastRequest(*row)
 
     def _page(self, projects: list[str], facts: int) -> _Page:
         whole = self._whole

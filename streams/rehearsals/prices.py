@@ -20,9 +20,10 @@ import msgspec
 from schemas.accounts import Account, Accrual, Grant, Hold, RecurringItem
 from schemas.commands import CaptureHold, Correct, GivenBack, ReleaseHold
 from schemas.events import Usage
-from schemas.facts import Fact
+from schemas.facts import USAGE_KINDS, Fact
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse
 from streams.core import holds
 from streams.core.booking import Booking, drop_spent
@@ -31,11 +32,10 @@ from streams.core.grants import add_grant, grant_credits
 from streams.core.items import bill_due
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
-from streams.history.facts import AT, Decision, decisions_after
+from streams.history.facts import AT, DECIDED, DecidedFacts, decisions_after, kind_in
 from streams.history.past_balance import account_at, grants_of, opened_at
 
 DAYS_MAX = 90
-_DAY_MS = 86_400_000
 # Holds of the rehearsal end when those of the history did.
 _HOLD_SECONDS = 10 * 365 * 86_400
 _ALWAYS_MS = -(1 << 62)
@@ -99,7 +99,7 @@ def rehearse(
     One project is in memory at a time, with a page of its facts. Raises Rejection where `book` could not be announced.
     """
     check_proposal(book, prices)
-    since_ms = now_ms - days * _DAY_MS
+    since_ms = now_ms - days * DAY_MS
     rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
     projects = _projects(clickhouse, since_ms)
     worst: list[tuple[tuple[int, int, str], Outcome]] = []
@@ -145,7 +145,7 @@ def replay_project(
     account = account_at(clickhouse, project, since_ms)
     assert account is not None, "it was open by then"
     grants = grants_of(clickhouse, project, until_ms, account.signed_up_at_ms)
-    replay = _Replay(account, book, grants, _corrected(clickhouse, project, since_ms))
+    replay = _PriceReplay(account, book, grants, _corrected(clickhouse, project, since_ms))
     for decision in decisions_after(clickhouse, project, since_ms):
         if decision.facts[0].booked_at_ms > until_ms:
             break
@@ -163,13 +163,13 @@ def check_proposal(book: PriceBook, prices: Prices) -> None:
             book,
             version=version,
             announced_at_ms=after_ms,
-            effective_at_ms=after_ms + (NOTICE_DAYS + 1) * _DAY_MS,
+            effective_at_ms=after_ms + (NOTICE_DAYS + 1) * DAY_MS,
         ),
         prices,
     )
 
 
-class _Replay:
+class _PriceReplay:
     """The replay of one project: its account under the proposal, and the outcome so far."""
 
     def __init__(self, account: Account, book: PriceBook, grants: list[Grant], corrected: set[EventName]) -> None:
@@ -191,7 +191,7 @@ class _Replay:
         self._items_fed: set[str] = set()
         self._renewals: dict[int, Fact] = {}
 
-    def take(self, decision: Decision) -> None:
+    def take(self, decision: DecidedFacts) -> None:
         """Replay one decision: decide again on its event or command, and on all that was due by then."""
         facts = decision.facts
         self._count_actual(facts)
@@ -238,7 +238,7 @@ class _Replay:
             reschedule(account)
         account.last_at_ms = at_ms
 
-    def _event(self, decision: Decision, facts: list[Fact], at_ms: int) -> None:
+    def _event(self, decision: DecidedFacts, facts: list[Fact], at_ms: int) -> None:
         first = facts[0]
         name = (first.source, first.event_id)
         match first.kind:
@@ -264,7 +264,7 @@ class _Replay:
         self._note_charges(name, before)
         return not code
 
-    def _hold(self, decision: Decision, facts: list[Fact], at_ms: int, name: EventName) -> None:
+    def _hold(self, decision: DecidedFacts, facts: list[Fact], at_ms: int, name: EventName) -> None:
         first = facts[0]
         hold_id = f"{decision.partition}-{first.offset}-{first.index}"
         self._hold_of[name] = hold_id
@@ -281,7 +281,7 @@ class _Replay:
             placed.id = hold_id
             self._holds[hold_id] = placed
 
-    def _capture(self, decision: Decision, at_ms: int) -> None:
+    def _capture(self, decision: DecidedFacts, at_ms: int) -> None:
         facts = [fact for fact in decision.facts if fact.reason == "captured"]
         charged = [fact for fact in facts if fact.kind == "charge"]
         name = (charged[0].source, charged[0].event_id) if charged else ("", "")
@@ -426,18 +426,18 @@ class _Replay:
         first = facts[0]
         surcharge = next((fact.operation for fact in facts if fact.operation != first.operation), first.surcharge)
         return Usage(
-            first.project,
-            b"",
-            first.source,
-            first.event_id,
-            first.operation,
-            first.quantity,
-            surcharge,
-            first.environment,
-            first.occurred_at_ms,
-            first.job_id,
-            first.key_id,
-            "",
+            project=first.project,
+            dedup_hash=b"",
+            source=first.source,
+            event_id=first.event_id,
+            operation=first.operation,
+            quantity=first.quantity,
+            surcharge=surcharge,
+            environment=first.environment,
+            occurred_at_ms=first.occurred_at_ms,
+            job_id=first.job_id,
+            key_id=first.key_id,
+            metadata="",
         )
 
     def _note_refusal(self, code: str, at_ms: int) -> None:
@@ -451,9 +451,7 @@ class _Replay:
         """Keep the charges of an event, if the history has a correction of it."""
         if name in self._corrected:
             self._charged[name] = [
-                fact
-                for fact in self._facts[before:]
-                if fact.kind in ("charge", "correction") and fact.reason != "given_back"
+                fact for fact in self._facts[before:] if fact.kind in USAGE_KINDS and fact.reason != "given_back"
             ]
             self._remember_grants()
 
@@ -463,14 +461,14 @@ class _Replay:
 
     def _count_actual(self, facts: list[Fact]) -> None:
         for fact in facts:
-            if fact.kind in ("charge", "correction"):
+            if fact.kind in USAGE_KINDS:
                 self.outcome.charged -= fact.amount
             elif fact.kind == "refusal" and fact.source:
                 self.outcome.refused += 1
 
     def _count_proposed(self) -> None:
         for fact in self._facts:
-            if fact.kind in ("charge", "correction"):
+            if fact.kind in USAGE_KINDS:
                 self.outcome.charged_proposed -= fact.amount
         self._facts.clear()
 
@@ -478,8 +476,7 @@ class _Replay:
 def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
     """The projects that used anything since then."""
     rows = clickhouse.query(
-        f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} "
-        "AND kind IN ('charge', 'refusal', 'hold', 'correction') ORDER BY project",
+        f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} AND {DECIDED} ORDER BY project",
         {"at": since_ms},
     )
     return [row[0] for row in rows]
@@ -487,7 +484,7 @@ def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
 
 def _corrected(clickhouse: ClickHouse, project: str, since_ms: int) -> set[EventName]:
     rows = clickhouse.query(
-        "SELECT DISTINCT source, event_id FROM facts WHERE project = {project:String} AND kind = 'correction' "
+        f"SELECT DISTINCT source, event_id FROM facts WHERE project = {{project:String}} AND {kind_in('correction')} "
         f"AND booked_at > {AT}",
         {"project": project, "at": since_ms},
     )

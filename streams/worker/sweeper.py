@@ -14,6 +14,7 @@ from itertools import islice
 import msgspec
 
 from schemas.commands import Tick
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import VERSION_BYTES, encode
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
@@ -92,7 +93,7 @@ class Sweeper:
             file = self._accounts.file(partition)
             assert isinstance(file, PartitionFile)
             rows = list(islice(file.items(after), ROWS_AT_ONCE))
-            due = list(_due(rows[1:] if after and rows and rows[0][0] == after else rows, time.time_ns() // 1_000_000))
+            due = list(_due(rows[1:] if after and rows and rows[0][0] == after else rows, now_ms()))
             if due:
                 records = [
                     (None, encode(Tick(due[start : start + PROJECTS_A_TICK])))

@@ -20,6 +20,7 @@ from faust.exceptions import ImproperlyConfigured
 from faust.stores.base import Store
 from faust.types import TP
 
+from schemas.times import DAY_MS
 from streams.settings import Settings
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 
@@ -27,7 +28,6 @@ HASH_BYTES = 16
 _SEEN_KEY = struct.Struct(">HIQ")
 _SEEN_VALUE = struct.Struct(">QH")
 _OFFSET = struct.Struct(">Q")
-_DAY_MS = 86_400_000
 
 Rows = list[tuple[bytes, bytes | None]]
 ToRows = Callable[[bytes, bytes | None], Rows]
@@ -197,7 +197,7 @@ def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterato
 
 def day_of(at_ms: int) -> int:
     """The day that a time is in, counted from 1970."""
-    return at_ms // _DAY_MS
+    return at_ms // DAY_MS
 
 
 def day_of_row(value: bytes) -> int:

@@ -1,4 +1,4 @@
-"""The soft cap on what comes without a valid key, by address."""
+"""The soft cap on calls without a valid key: each address has a window, and trusted proxies say whose call it is."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -59,7 +59,7 @@ def test_it_is_the_window_of_projects_and_forgets_who_came_longest_ago() -> None
 
 
 def asked(use: Callable[[Callable[..., httpx.AsyncClient]], Awaitable[T]], **settings: object) -> T:
-    """What `use` gives, of an app of its own that clients reach from addresses of their choice."""
+    """The result of `use`, which is given an app of its own that clients reach from addresses of their choice."""
     app = create_app(
         Settings.model_validate({"public_requests_per_minute": 3, "public_burst": 5, "trusted_proxies": []} | settings)
     )
@@ -136,7 +136,7 @@ def test_trusted_proxies_reach_the_processes_that_are_started(monkeypatch: pytes
 
 
 def test_whoever_has_a_valid_key_is_not_held_to_the_address(operator: Operator) -> None:
-    """On the whole stack, which trusts the proxy that this test pretends to be."""
+    """The whole stack trusts the proxy that this test pretends to be."""
     here = {"x-forwarded-for": "198.51.100.33"}
     project, client = operator.customer()
     revoked = operator.key(project)

@@ -73,7 +73,7 @@ def test_each_counts_as_one_request_and_the_call_as_none(operator: Operator) -> 
     assert len(limited) == 7
     assert {each["code"] for each in limited} == {"rate_limited"}
     assert all(0 < each["rate"]["retry_after_seconds"] <= 60 and each["rate"]["remaining"] == 0 for each in limited)
-    # Not even a request that is none comes past a full window.
+    # A full window stops even a request that is not valid.
     assert [each["code"] for each in batch(client, {"operation": "hologram"})] == ["rate_limited"]
 
 

@@ -18,7 +18,7 @@ from tests.calls import Operator, event, eventually
 
 
 def customer(operator: Operator, plan: str = "free") -> tuple[str, httpx.Client]:
-    """A new project with its plan's limits, and a client with a key of it."""
+    """A new project with its plan's limits, and a client that calls with its key."""
     project = operator.project(plan)
     return project, operator.client(operator.key(project)["key"])
 
@@ -30,7 +30,7 @@ def audit(client: httpx.Client, **params: object) -> list[dict]:
 
 
 def wait_for_actions(client: httpx.Client, count: int, **params: object) -> list[dict]:
-    """The entries once there are so many, the oldest first."""
+    """The audit entries of a question, oldest first, once there are `count` of them."""
     found = eventually(lambda: len(entries := audit(client, **params)) >= count and entries)
     assert len(found) == count, [entry["action"] for entry in found]
     return found[::-1]
@@ -86,6 +86,31 @@ def test_refusals_are_there_with_their_key_and_a_receipt(operator: Operator) -> 
         assert receipt["refusal"]["code"] == entry["code"]
 
 
+# In the order in which the test below does them.
+ACTIONS_OF_OPERATORS = [
+    "project.opened",
+    "key.created",
+    "plan.changed",
+    "plan.planned",
+    "standing.bad",
+    "standing.good",
+    "badge.hidden",
+    "top_up.granted",
+    "top_up.refunded",
+    "recharge.on",
+    "billing_account.joined",
+    "limits.set",
+    "raise.planned",
+    "raise.begun",
+    "raise.ended",
+    "trial.set",
+    "trial.ended",
+    "key.revoked",
+    "project.closed",
+    "project.reopened",
+]
+
+
 def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) -> None:
     project = operator.project("hobby")
     base = f"/v1/admin/projects/{project}"
@@ -120,28 +145,7 @@ def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) ->
     done("PUT", "/state", {"closed": True, "reason": "left"})
     done("PUT", "/state", {"closed": False})
     entries = wait_for_actions(operator.http, 20, project=project)
-    assert [entry["action"] for entry in entries] == [
-        "project.opened",
-        "key.created",
-        "plan.changed",
-        "plan.planned",
-        "standing.bad",
-        "standing.good",
-        "badge.hidden",
-        "top_up.granted",
-        "top_up.refunded",
-        "recharge.on",
-        "billing_account.joined",
-        "limits.set",
-        "raise.planned",
-        "raise.begun",
-        "raise.ended",
-        "trial.set",
-        "trial.ended",
-        "key.revoked",
-        "project.closed",
-        "project.reopened",
-    ]
+    assert [entry["action"] for entry in entries] == ACTIONS_OF_OPERATORS
     assert {entry["actor"] for entry in entries} == {me}
     assert me.startswith("admin:") and len(me) == len("admin:") + 8
     by_action = {entry["action"]: entry for entry in entries}
@@ -281,7 +285,7 @@ def test_key_use_is_summed_up_by_the_hour(operator: Operator) -> None:
         summed: dict[tuple[str, str], tuple[int, int]] = {}
         for row in key_use(operator.http, project=project):
             assert row["hour"].endswith(":00:00Z") and row["hour"] <= row["first_at"] <= row["last_at"]
-            if " " not in row["operation"]:  # calls of this API are counted beside what is asked for by them
+            if " " not in row["operation"]:  # a call of this API has a row beside that of the operation it asked for
                 name = (row["key_id"], row["operation"])
                 before = summed.get(name, (0, 0))
                 summed[name] = (before[0] + row["uses"], before[1] + row["refused"])

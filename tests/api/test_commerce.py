@@ -1,4 +1,4 @@
-"""Refunds and plan changes by HTTP, as far as ClickHouse."""
+"""Refunds and plan changes by HTTP, followed as far as ClickHouse."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.calls import Operator, eventually
 CASES = json.loads((Path(__file__).parent.parent / "conformance" / "refund.json").read_text())["cases"]
 
 
-# The clock of the real broker can't be moved: the days are tried in the core.
+# The clock of the real broker can't be moved: cases of more days are tried in the core's tests.
 @pytest.mark.parametrize("case", [case for case in CASES if case["days"] <= 30], ids=lambda case: case["name"])
 def test_conformance_refunds(operator: Operator, case: dict) -> None:
     project, _ = operator.customer("free")

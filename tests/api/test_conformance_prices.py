@@ -1,4 +1,4 @@
-"""The conformance cases of prices, by HTTP."""
+"""The conformance cases of prices hold by HTTP, on the whole stack."""
 
 import json
 from decimal import Decimal

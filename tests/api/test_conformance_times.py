@@ -1,4 +1,4 @@
-"""The conformance cases that take days, by HTTP: the log is written with their times, the rest is the real thing."""
+"""The conformance cases that take days, by HTTP: the intake log is written with their times, all else is real."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from streams.kafka.codecs import encode
 from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.core.builders import addressed, admit, usage
-from tests.kafka.written_log import write_intake
+from tests.kafka.written_log import create_intake, write_intake
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance"
 RATE_LIMITS = json.loads((CONFORMANCE / "rate_limit.json").read_text())["cases"]
@@ -28,15 +28,15 @@ RENEWALS = json.loads((CONFORMANCE / "renewal.json").read_text())["cases"]
 REFUNDS = json.loads((CONFORMANCE / "refund.json").read_text())["cases"]
 DAY_MS = 86_400_000
 TIME_OF_DAY_MS = 15 * 3_600_000
-# For the stack to start and to read what is written.
-LATER_MS = 20_000
-# Bursts that age out one after the other, so that one does about when a test comes to it, however late that is.
-BURSTS = 30
+# The time that the stack is given to read what is written.
+LATER_MS = 10_000
+# The bursts age out one after the other: however late a test comes to them, one is about to age out.
+BURSTS = 60
 
 
 def burst_ms(number: int) -> int:
-    """When it comes, from the beginning on."""
-    return 10_000 * number - 40_000
+    """The time at which a burst comes, in ms from the beginning."""
+    return 5_000 * number - 50_000
 
 
 def day_ms(text: str) -> int:
@@ -49,7 +49,7 @@ def until_later(operator: Operator) -> None:
 
 
 def aging_burst(operator: Operator) -> tuple[str, str]:
-    """(key, project) of the first burst that is not over yet, 3 seconds before it is."""
+    """The (key, project) of the first burst that has not aged out yet; waits until 3 seconds before it does."""
     aging_ms = operator.began_ms + 60_000 - 3_000
     number = next(each for each in range(BURSTS) if aging_ms + burst_ms(each) > time.time_ns() // 1_000_000)
     while time.time_ns() // 1_000_000 < aging_ms + burst_ms(number):
@@ -62,7 +62,7 @@ def create(project: str) -> AnyCommand:
 
 
 def key_of(project: str) -> AnyCommand:
-    """The key `mtl_live_<project>.secret`."""
+    """The command that makes the key `mtl_live_<project>.secret`."""
     return CreateKey(
         project=project,
         key_id="key_1",
@@ -79,10 +79,8 @@ def read(project: str, name: str) -> AnyCommand:
     )
 
 
-@pytest.fixture(scope="module")
-def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """One partition, so that one log holds it all in order of time."""
-    now_ms = time.time_ns() // 1_000_000
+def log_of(now_ms: int) -> list[tuple[int, object]]:
+    """Read the intake log of the time before, and about, `now_ms`: each command with its time, in order."""
     records: list[tuple[int, object]] = []
     for number, case in enumerate(RENEWALS):
         project = f"renewal_{number}"
@@ -90,11 +88,11 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         records += [(day_ms(day) + TIME_OF_DAY_MS + 1, Tick([project])) for day in case["renewals"]]
     for number, case in enumerate(REFUNDS):
         project = f"refund_{number}"
-        # An hour short of the day, for the time until the refund is asked for.
+        # A refundable bundle is an hour younger than the case says, since the refund is asked for a little later.
         bought_ms = now_ms - case["days"] * DAY_MS + (3_600_000 if case["refundable"] else 0)
         bundle = TopUp(project=project, environment="preview", bundle_usd=20, reference="", **addressed(f"t{number}"))
         records += [(bought_ms, create(project)), (bought_ms, bundle)]
-        # What is used of them is more than a minute may cost.
+        # The uses cost more than a minute may, so the ceiling is lifted.
         lifted = Limits(0, 0, cost_ceiling=CEILING_MAX)
         limits = SetLimits(project=project, limits=lifted, is_shadow=False, reason="", **addressed(f"l{number}"))
         records.append((bought_ms, limits))
@@ -104,7 +102,7 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
     for number, case in enumerate(RATE_LIMITS):
         project = f"limit_{number}"
         records.append((now_ms - 300_000, create(project)))
-        # The same once more for calls that are no admissions.
+        # The same case once more, for calls that are no admissions.
         records.append((now_ms - 300_000, create(f"calls_{number}")))
         records.append((now_ms - 300_000, key_of(f"calls_{number}")))
         *steps, last = case["steps"]
@@ -118,6 +116,13 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         project = f"waiting_{number}"
         records += [(now_ms - 300_000, create(project)), (now_ms - 300_000, key_of(project))]
         records += [(now_ms + burst_ms(number), read(project, f"{each}")) for each in range(60)]
+    return sorted(records, key=lambda record: record[0])
+
+
+@pytest.fixture(scope="module")
+def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """An operator at a stack whose intake log was written with times of the past. It has one partition, so that one log
+    holds everything in order of time."""
     settings = Settings(
         kafka_url=broker.url,
         topic_prefix="conformance",
@@ -127,11 +132,12 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
         clickhouse_front_port=0,
         tick_seconds=0,
     )
-    records.sort(key=lambda record: record[0])
-    asyncio.run(write_intake(settings, [(0, at_ms, encode(body)) for at_ms, body in records]))
+    asyncio.run(create_intake(settings))
     with Stack(settings) as stack:
         operator = Operator(stack)
-        operator.began_ms = now_ms
+        operator.began_ms = time.time_ns() // 1_000_000
+        records = [(0, at_ms, encode(body)) for at_ms, body in log_of(operator.began_ms)]
+        asyncio.run(write_intake(settings, records))
         yield operator
 
 

@@ -1,4 +1,4 @@
-"""Corrections on the whole stack: by HTTP, from the history, exact, and once however often they are sent."""
+"""Corrections on the whole stack: asked for by HTTP, made from the history, exact, and made once however often sent."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor

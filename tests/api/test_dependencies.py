@@ -1,4 +1,4 @@
-"""What a route is given while the process's copy of the accounts is still being read."""
+"""Routes refuse with `not_ready` while the process's copy of the accounts is still being read."""
 
 from types import SimpleNamespace
 from typing import cast

@@ -1,4 +1,4 @@
-"""POST /v1/events: single and batch, and every way of being refused beside neighbours that are not."""
+"""POST /v1/events takes one event or a batch; each kind of bad event is refused, and its neighbours are not."""
 
 import json
 

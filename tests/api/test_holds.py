@@ -1,4 +1,4 @@
-"""Holds by HTTP, as far as ClickHouse: queue, capture, release, extend, expire."""
+"""Holds by HTTP, followed as far as ClickHouse: jobs are queued, captured, released, extended, and expire."""
 
 import httpx
 import pytest
@@ -89,7 +89,7 @@ def test_a_hold_that_nobody_resolves_expires_by_itself(operator: Operator) -> No
     soon, later = (hold(client, job, hold_seconds=1).json()["hold_id"] for job in ("soon", "later"))
     answer = client.post(f"/v1/holds/{later}/extend", json={"seconds": 600})
     assert (answer.status_code, answer.json()["outcome"]) == (200, "extended")
-    # Nobody touches the project: the worker's tick books it, and history has it.
+    # Nobody touches the project: the worker's tick books the expiry, and history has it.
     account = "SELECT count() FROM facts WHERE kind = 'release' AND reason = 'expired' AND job_id = 'soon'"
     project = client.get("/v1/projects/me").json()["project"]
     eventually(lambda: operator.rows(operator.clickhouse_url, f"{account} AND project = '{project}'") == [["1"]])

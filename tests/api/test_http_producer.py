@@ -1,4 +1,4 @@
-"""The producer library's HTTP way, against the whole stack."""
+"""The producer library sends events over HTTP to the whole stack."""
 
 import asyncio
 import re
@@ -54,7 +54,7 @@ def test_an_api_that_is_away_is_tried_again_and_then_named(operator: Operator) -
 
 
 class Answers:
-    """An HTTP server that gives these answers, one after the other, and remembers what it was sent, and when."""
+    """An HTTP server that gives these answers, one after the other, and notes the bodies that it was sent, and when."""
 
     def __init__(self, *answers: tuple[int, dict[str, str]]) -> None:
         self.answers = list(answers)
@@ -72,7 +72,7 @@ class Answers:
             writer.close()
 
     async def deliver_to(self, **producer: float) -> HttpProducer:
-        """Send one event here; gives the closed producer."""
+        """Send one event to this server with a producer, and return the closed producer."""
         server = await asyncio.start_server(self, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, HttpProducer(url, "k", **producer) as sending:
@@ -99,7 +99,7 @@ def test_over_the_limit_for_too_long_it_says_so_instead_of_dropping_events() -> 
 
 
 def test_large_batches_fit_through(stack: Stack, operator: Operator) -> None:
-    """Each event near its own limit: the envelopes must still be taken by the broker, and the facts as well."""
+    """The events are each as large as they may be: the broker must still take the envelopes, and the facts as well."""
     project = operator.project("scale")
     operator.lift_limits(project)
     key = operator.key(project)["key"]

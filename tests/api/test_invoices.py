@@ -53,14 +53,15 @@ def invoice(operator: Operator, account: str, **params: str) -> dict:
 
 @pytest.fixture(scope="module")
 def agency(operator: Operator):
-    """Two billing accounts; one project stays on the first, one moves from it to the other and then to its own."""
+    """Two billing accounts and two projects: one stays on the first account; the other moves from it to the second, and
+    then to an invoice of its own."""
     first, second = open_account(operator, "Acme"), open_account(operator, "Umbrella")
     stays, stays_client = named_customer(operator, "<script>alert(1)</script>")
     moves, moves_client = named_customer(operator, "=HYPERLINK(1)")
     assert put_on(operator, stays, first).json()["billing_account"] == first
     top_up(operator, stays, 100)
     use(stays_client, "website")
-    # What the plan cost and gave is on the invoice of its own: it was booked before.
+    # The plan's price and allowance are on the project's own invoice: they were booked before it moved.
     assert put_on(operator, moves, first).status_code == 200
     top_up(operator, moves, 20)
     use(moves_client, "image", quantity=2)
@@ -104,7 +105,7 @@ def test_one_invoice_for_two_projects_and_a_move_splits_exactly(operator: Operat
     assert by_invoice.keys() == {own, on_first["number"], on_second["number"]}
     assert by_invoice[on_first["number"]] == parts[moves]
     assert by_invoice[on_second["number"]] == part
-    # The hobby plan, before it joined, and one use after it left.
+    # Its own invoice has the hobby plan, booked before it joined, and one use after it left.
     assert (by_invoice[own]["total_cents"], by_invoice[own]["credits_used"]) == (25_00, "2")
     assert statement["total_cents"] == 25_00 + 20_00 + 94_00
     balance = moves_client.get("/v1/balance").json()["available"]
@@ -179,7 +180,7 @@ def test_csv(operator: Operator, agency) -> None:
     rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
     assert sum(int(row["cents"]) for row in rows) == 120_00
     assert {row["project_name"] for row in rows} == {"'=HYPERLINK(1)", "<script>alert(1)</script>"}
-    # The parameter goes before the header.
+    # The parameter decides, and not the header.
     assert (
         operator.http.get(path, params={"format": "json"}, headers={"accept": "text/csv"}).json()["currency"] == "USD"
     )

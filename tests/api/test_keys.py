@@ -1,4 +1,4 @@
-"""Who may do what: keys, scopes, and projects walled off from each other."""
+"""Keys may do what their scopes say and no more, and projects are walled off from each other."""
 
 import pytest
 
@@ -96,7 +96,7 @@ def test_what_sets_something_acts_once_under_an_idempotency_key(operator: Operat
         for _ in range(2):
             answer = operator.http.request(method, path, json=body, headers={"idempotency-key": f"once-{number}"})
             assert answer.is_success, answer.text
-    # What comes after them on the log is last in the history as well.
+    # This change comes after the others on the log, so once the history has it, it has them all.
     operator.http.put(f"{url}/standing", json={"good_standing": True, "reason": "paid"})
     last = f"{facts} AND kind = 'standing' AND metadata LIKE '%\"paid\"%'"
     eventually(lambda: operator.rows(operator.clickhouse_url, last) == [["1"]])

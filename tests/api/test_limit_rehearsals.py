@@ -1,4 +1,4 @@
-"""POST /v1/admin/rehearsals/limits, and `meterline rehearse` with limits, on the whole stack."""
+"""Rehearsals of limits on the whole stack: POST /v1/admin/rehearsals/limits, and `meterline rehearse` with limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rehearse(operator: Operator, **asked: Any) -> httpx.Response:
 
 
 def recorded(operator: Operator, project: str, requests: int) -> dict[str, Any]:
-    """A loose rehearsal of it, once the history has this many of its requests."""
+    """A rehearsal of a project under loose limits, once the history has this many of its requests."""
 
     def found() -> dict[str, Any] | None:
         answer = rehearse(operator, project=project, requests_per_minute=1_000)

@@ -1,4 +1,4 @@
-"""Limits of one project: a contract's, raises for a window of time, limits on trial. On the whole stack."""
+"""Limits of one project, on the whole stack: a contract's, raises for a window of time, limits on trial."""
 
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -12,13 +12,13 @@ FREE = {"requests_per_minute": 30, "burst": 60, "cost_ceiling": "300"}
 
 
 def customer(operator: Operator, plan: str = "free") -> tuple[str, httpx.Client]:
-    """A new project with its plan's limits, and a client with a key of it."""
+    """A new project with its plan's limits, and a client that calls with its key."""
     project = operator.project(plan)
     return project, operator.client(operator.key(project)["key"])
 
 
 def me(operator: Operator, project: str) -> dict:
-    """The project as it sees itself, asked for with a key whose calls count against no window."""
+    """The project as it sees itself, asked for with the admin key, whose calls count against no window."""
     found: dict = operator.http.get("/v1/projects/me", params={"project": project}).json()
     return found
 

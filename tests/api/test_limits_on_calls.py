@@ -1,4 +1,4 @@
-"""Each call with a project's key is one of its requests, and every answer to one says how its window stands."""
+"""Calls with a project's key each count as one of its requests, and every answer has the state of its window."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from api.app import create_app
 from api.callers.keys import new_project_key
-from api.middleware import Limits as LimitsMiddleware
+from api.middleware import RequestLimits
 from api.stack import Stack
 from schemas.accounts import Account, ApiKey, Limits
 from schemas.commands import SetLimits
@@ -20,7 +20,7 @@ from streams.settings import Settings
 from tests.calls import Operator, event, eventually
 from tests.intake import decide
 
-UNCAPPED_PATHS = LimitsMiddleware.UNCAPPED_PATHS
+UNCAPPED_PATHS = RequestLimits.UNCAPPED_PATHS
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 LIMIT_HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
@@ -33,7 +33,7 @@ def remaining(answer: httpx.Response) -> int:
 
 
 def calls_of_the_document(project: str) -> list[tuple[str, str]]:
-    """Every call there is, with something in the place of each part of its path."""
+    """The calls that the OpenAPI document has, all of them, with values for the parts of their paths."""
     paths = create_app(Settings()).openapi()["paths"]
     found = []
     for path, methods in paths.items():
@@ -55,7 +55,7 @@ def test_every_call_there_is_counts_one_and_says_so(operator: Operator) -> None:
     for method, path in calls:
         answer = client.request(method, path, json=None if method == "GET" else {})
         left = remaining(answer)
-        # Probes are not counted, and say how the window stands as far as this process knows.
+        # Probes are not counted; their answers have the window's state as far as this process knows it.
         if path not in UNCAPPED_PATHS:
             before -= 1
             assert left == before, (method, path, answer.text)
@@ -179,12 +179,12 @@ def test_reads_go_on_while_the_owner_is_away(operator: Operator, stack: Stack) -
         answer = client.get("/v1/balance")
         took_seconds = time.monotonic() - began_at
         assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (200, "1000000")
-        # As this process's copy of the account has it: the call itself is not counted yet.
+        # The answer has the state of this process's copy of the account: the call itself is not counted yet.
         assert left - 3 <= remaining(answer) <= left
         assert stack.settings.count_wait_seconds <= took_seconds < stack.settings.reply_timeout_seconds
     finally:
         stack.let_go("worker-1")
-    # It was on the log all the same, and is counted once somebody reads that.
+    # The call was on the log all the same, and is counted once a worker reads that.
     eventually(lambda: remaining(client.get("/v1/balance")) <= left - 3, 60)
 
 

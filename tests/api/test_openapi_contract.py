@@ -1,5 +1,5 @@
-"""Schemathesis over the whole OpenAPI document, against the running service: whatever is sent, no answer is a 500, and
-each is as the document says. A 503 is one that the document names: not ready yet, ask again."""
+"""The running service keeps to its OpenAPI document: whatever Schemathesis sends by it, no answer is a 500, and each is
+as the document says. A 503 is an answer that the document names: not ready yet, ask again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi())
 
 @pytest.fixture(scope="module")
 def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """At a stack of its own: what other tests have left would be gone through again by each rehearsal."""
+    """An operator at a stack of its own: each rehearsal would go through all that other tests have left on theirs."""
     settings = Settings(
         kafka_url=broker.url,
         topic_prefix="contract",
@@ -50,7 +50,7 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def callers(operator: Operator) -> list[tuple[str, str]]:
-    """(key, a project to name in paths): an operator's, and a project's, whose window is out of the way."""
+    """Two callers, as (key, a project to name in paths): the operator, and a project whose limits are lifted."""
     project = operator.project("build")
     operator.lift_limits(project)
     mine = f"Bearer {operator.key(project)['key']}"
@@ -67,7 +67,7 @@ def callers(operator: Operator) -> list[tuple[str, str]]:
 def test_every_answer_is_as_it_is_documented(
     case: schemathesis.Case, operator: Operator, callers: list[tuple[str, str]]
 ) -> None:
-    # An offset that is yet to come is waited for, as it should be: not here.
+    # The service rightly waits for an offset that is yet to come; this test does not want to.
     if isinstance(case.query.get("min_offset"), int):
         case.query["min_offset"] %= 3
     for key, project in callers:

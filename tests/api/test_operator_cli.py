@@ -1,4 +1,4 @@
-"""The operator's commands against the running stack: each does what it says and prints what came of it."""
+"""The operator's commands against the running stack: each does what it says, and prints the outcome."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ Run = Callable[..., Any]
 
 @pytest.fixture
 def run(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command on this machine's running stack; gives its JSON."""
+    """A function that runs a command on the running stack and returns its JSON."""
     monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
 
     def command(*argv: str) -> Any:

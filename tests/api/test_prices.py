@@ -1,4 +1,4 @@
-"""Price books by HTTP: announced to every partition, in force from their time on, named by every entry."""
+"""Price books by HTTP: one is announced to every partition, is in force from its time on, and is named by entries."""
 
 import secrets
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ def test_a_new_price_holds_from_its_time_on_in_every_partition(operator: Operato
         admitted = client.post("/v1/admissions", json={"operation": name}).json()
         assert admitted["credits"] == "3.5", project
     project, client = customers[0]
-    # Through Kafka's own door too: accept knows it.
+    # A usage event may name the new operation too: accept knows it.
     sent = client.post(
         "/v1/events", json=event(project, "e1", name), headers={"content-type": "application/cloudevents+json"}
     )
@@ -69,7 +69,7 @@ def test_an_event_costs_what_held_when_it_happened(operator: Operator) -> None:
     for number, at in enumerate((before, between, datetime.now(UTC))):
         sent = event(project, f"e{number}", name) | {"time": at.isoformat()}
         assert client.post("/v1/events", json=sent, headers=headers).status_code == 202
-    # The first one was before there was a price: it is refused, and said so.
+    # The first event happened before there was a price, and is refused.
     eventually(lambda: client.get("/v1/balance").json()["available"] == "237")
 
 

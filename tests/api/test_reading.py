@@ -1,4 +1,4 @@
-"""Balances, ledger, usage, project, prices, health, and the shape of every error."""
+"""Reading by HTTP: balances, ledger, usage, project, prices and health, and the shape of every error."""
 
 import csv
 import io
@@ -119,7 +119,7 @@ def test_usage_as_csv_says_the_same(used) -> None:
 
 
 def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
-    """A customer's id comes from outside."""
+    """The customers' ids of a usage report come from outside, and may be written to be run as formulas."""
     _, client = operator.customer("hobby")
     names = ["=1+1", " @SUM(A1)", "-2", "+x", "plain", "-cmd|' /C calc'!A0"]
     for name in names:

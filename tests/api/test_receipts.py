@@ -1,4 +1,4 @@
-"""GET /v1/receipts on the whole stack: any id that an answer gave explains itself."""
+"""GET /v1/receipts on the whole stack: any id that an answer gave can be explained."""
 
 import asyncio
 import json
@@ -132,7 +132,7 @@ def test_all_that_is_known_of_an_event_and_why_another_was_never_billed(operator
 
 
 def test_a_dead_letter_is_found_by_its_events_id(operator: Operator, stack: Stack) -> None:
-    """Over HTTP a bad event is refused at once; on the topic itself it becomes a dead letter."""
+    """A bad event is refused at once over HTTP; on the usage topic it becomes a dead letter."""
     project = operator.project()
 
     async def send() -> None:

@@ -1,11 +1,8 @@
-"""Auto-recharge on the whole stack: what is spent is bought again, once, and can be read back."""
+"""Auto-recharge on the whole stack buys a bundle when credits run low, once, and the purchase can be read back."""
 
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -14,14 +11,14 @@ from pydantic import SecretStr
 
 from api.stack import Stack
 from streams.cashier.payments import LocalPayments
-from streams.settings import PROJECT_ROOT, Settings
+from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.cashier.stripe_server import CUSTOMER, SECRET_KEY, StripeServer
-from tests.conftest import SESSION_TIMEOUT_SECONDS
+from tests.command_line import Meterline
 
 
 def set_auto_recharge(operator: Operator, project: str, payment_method: str) -> None:
-    """Below 100 credits buy 4,000 for $20, up to $100 a month."""
+    """Turn auto-recharge on: below 100 credits it buys 4,000 for $20, up to $100 a month."""
     terms = {"on": True, "threshold": "100", "bundle_usd": 20, "cap_usd": 100, "payment_method": payment_method}
     answer = operator.http.put(f"/v1/admin/projects/{project}/auto-recharge", json=terms)
     assert answer.status_code == 200, answer.text
@@ -80,7 +77,7 @@ def test_a_declined_card_gives_nothing_and_is_not_tried_again_at_once(stack: Sta
     eventually(lambda: trail(operator, stack.clickhouse_url, project) == ["on", "requested", "failed"])
     assert client.post("/v1/admissions", json={"operation": "website"}).status_code == 402
     assert client.post("/v1/admissions", json={"operation": "chat.message"}).status_code == 200
-    # A purchase that came after is settled by now: so would be a second one of this project's.
+    # A later purchase is settled by now: a second one of this project would be settled, too.
     later, other = low_customer(operator, "card_1")
     eventually(lambda: other.get("/v1/balance").json()["available"] == "4010")
     eventually(lambda: trail(operator, stack.clickhouse_url, later) == ["on", "requested", "top_up"])
@@ -96,13 +93,11 @@ def stripe() -> Iterator[StripeServer]:
 
 
 @pytest.fixture
-def stripe_stack(stripe: StripeServer, tmp_path: Path) -> Iterator[Stack]:
-    """A stack that buys through Stripe, for breaking."""
-    settings = Settings(
-        data_dir=tmp_path,
+def stripe_stack(stripe: StripeServer, settings_for: Callable[..., Settings]) -> Iterator[Stack]:
+    """A stack that buys through Stripe, and that a test may break."""
+    settings = settings_for(
         api_port=0,
         clickhouse_front_port=0,
-        session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         log_level="DEBUG",
         payments="stripe",
         stripe_secret_key=SecretStr(SECRET_KEY),
@@ -139,14 +134,7 @@ def test_an_api_killed_while_stripe_takes_the_money_has_it_taken_once(
     assert project.encode() in logs and SECRET_KEY.encode() not in logs
 
 
-def test_stripe_without_its_key_is_told_at_the_start() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "up"],
-        cwd=PROJECT_ROOT,
-        env=os.environ | {"METERLINE_PAYMENTS": "stripe"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def test_stripe_without_its_key_is_told_at_the_start(meterline: Meterline) -> None:
+    done = meterline("up", METERLINE_PAYMENTS="stripe")
     assert done.returncode == 1
     assert "METERLINE_STRIPE_SECRET_KEY" in done.stderr and "Traceback" not in done.stderr

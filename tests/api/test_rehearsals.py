@@ -1,4 +1,4 @@
-"""POST /v1/admin/rehearsals on the whole stack."""
+"""Rehearsals of a price book on the whole stack: POST /v1/admin/rehearsals."""
 
 from tests.calls import Operator, eventually
 

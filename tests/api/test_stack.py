@@ -1,4 +1,4 @@
-"""The supervisor where a part does not start at its first try."""
+"""The stack's supervisor starts a broker again that does not start at its first try, and gives up in the end."""
 
 from pathlib import Path
 

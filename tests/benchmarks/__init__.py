@@ -1,0 +1,1 @@
+"""`meterline bench`: what one machine carries, measured beside rivals; and the tests of the benchmarks."""

@@ -1,4 +1,4 @@
-"""`meterline bench NAME`: each benchmark says the machine and its sizes, and prints one JSON object last."""
+"""`meterline bench NAME` runs a benchmark. It says the machine and its sizes, and prints one JSON object last."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def throughput(
     events: Annotated[int, typer.Option("--events", min=1000, help="Usage events.")] = 5_000_000,
     projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 10_000,
 ) -> None:
-    """Events a second that one worker carries, from usage to ClickHouse."""
+    """Measure how many events a second one worker carries, from usage to ClickHouse."""
     from tests.benchmarks.throughput import compare, measure, ratios
 
     if quick:
@@ -44,7 +44,7 @@ def recovery(
     accounts: Annotated[int, typer.Option("--accounts", min=100, help="Accounts to get back.")] = 1_000_000,
     seen_ids: Annotated[int, typer.Option("--seen-ids", min=1, help="Ids in the dedup index.")] = 1_000_000,
 ) -> None:
-    """Seconds until a worker decides again: without its disk, with it, and after a kill."""
+    """Measure the seconds until a worker decides again: without its disk, with it, and after a kill."""
     from tests.benchmarks.recovery.run import measure
 
     if quick:
@@ -60,7 +60,7 @@ def dedup(
     quick: QuickOption = False,
     ids: Annotated[int, typer.Option("--ids", min=1000, help="Ids; a fifth as many are measured first.")] = 5_000_000,
 ) -> None:
-    """Ids a second through the exact index of seen ids, its size, and that it is exact."""
+    """Measure the index of seen ids: ids a second, its size, and that it is exact."""
     from tests.benchmarks.dedup.run import measure
 
     if quick:
@@ -76,8 +76,9 @@ def admission(
     quick: QuickOption = False,
     partitions: Annotated[int, typer.Option(min=1, max=64, help="Of every topic: one is enough for one worker.")] = 1,
 ) -> None:
-    """Admissions a second and how soon each is answered, by client library, HTTP and Redis; 1,000 spenders of one
-    balance while the worker is killed; idle. Exits with 1 if a credit was overspent or could not be spent."""
+    """Measure admissions a second and how soon each is answered, by client library, HTTP and Redis. Then let 1,000
+    spenders spend one balance while the worker is killed, and measure an idle stack. Exits with 1 if a credit was
+    overspent or could not be spent."""
     from tests.benchmarks.admission.run import measure, passed
 
     with console.status("") as status:
@@ -98,7 +99,8 @@ def chaos(
     ] = 60,
     rate: Annotated[float, typer.Option("--rate", min=1, help="Usage events a second.")] = 150.0,
 ) -> None:
-    """Kill, pause and wipe the parts under load; count what was lost or billed twice. Exits with 1 if anything was."""
+    """Kill, pause and wipe parts of a stack under load, and count what was lost or billed twice. Exits with 1 if
+    anything was."""
     from tests.benchmarks.chaos.run import measure, passed
 
     if quick:
@@ -108,7 +110,7 @@ def chaos(
 
         def tell(text: str) -> None:
             status.update(text)
-            # Where nobody watches, what was done when is worth a line: it is what a failed run is understood by.
+            # Where no terminal shows the status, each step is a line with its time: a failed run is understood by them.
             if not console.is_terminal:
                 print(f"{time.monotonic() - began_at:7.2f} {text}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""What the processes of a stack take while nobody asks them anything."""
+"""The processor time that the processes of a stack take while nobody asks them anything."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SETTLE_SECONDS = 10.0
 
 
 def idle_share(pids: dict[str, int], seconds: float, settle_seconds: float = SETTLE_SECONDS) -> dict[str, float]:
-    """Processor time of each process, all its threads and children, in percent of one core, over `seconds`.
+    """The processor time of each process with its threads and children, in percent of one core, over `seconds`.
 
-    What ran before may still be tidied up: it is given `settle_seconds` first.
+    Before that, `settle_seconds` are given to work that earlier requests have left.
     """
     time.sleep(settle_seconds)
     processes = {name: psutil.Process(pid) for name, pid in pids.items()}

@@ -1,4 +1,4 @@
-"""What a benchmark ran on, and what its processes took."""
+"""The machine that a benchmark ran on, and the memory and processor time that its processes took."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MB = 1024 * 1024
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions that matter, for the benchmark's own output."""
+    """Describe the machine and the versions that matter, for a benchmark's output."""
     model = ""
     if platform.system() == "Linux":
         with open("/proc/cpuinfo") as cpuinfo:
@@ -29,8 +29,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-class Usage:
-    """Samples processes by name until it is left: the most memory each held, and the processor time each took."""
+class ProcessUsage:
+    """Usage samples processes, by name, while its block runs: the most memory each held, the processor time it took."""
 
     def __init__(self, processes: dict[str, int], every_seconds: float = 0.25) -> None:
         self._processes = {name: psutil.Process(pid) for name, pid in processes.items()}

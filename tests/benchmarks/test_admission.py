@@ -1,25 +1,28 @@
-"""bench admission does what it says; not a credit is overspent or can't be spent; and its yardstick is fair."""
+"""`meterline bench admission` measures what it says, no credit is overspent or can't be spent, and Redis, its
+yardstick, decides by the same rules."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from api.stack import Stack, settings_apart
+from api.stack import Stack
 from schemas.accounts import Limits
 from streams.core.windows import count_request, rested
+from streams.settings import Settings
 from tests.benchmarks.admission.lean_http import LeanConnection
-from tests.benchmarks.admission.run import LEVELS, measure, passed
-from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Told, compare, spend
+from tests.benchmarks.admission.run import LEVELS, measure, passed, yardstick
+from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Answers, compare, spend
 from tests.benchmarks.rivals import redis_script
 
 SPENDERS, CREDITS = 1000, 10_000
 
 
+@pytest.mark.benchmark
 def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
     result = measure(True, print)
     assert passed(result), result["spenders"]
@@ -35,16 +38,30 @@ def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
     assert result["overspent_microcredits"] == result["unspendable_microcredits"] == 0
     assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "worker-1", "kafka"}
     for row in result["redis"]:
-        if (missing := redis_script.missing()) is not None:
-            assert row["skipped"] == missing
-            continue
-        assert [level["callers"] for level in row["levels"]] == LEVELS
-        assert all(level["answers"] == {"200": level["decisions"]} for level in row["levels"])
-        assert "history" in row["does_not_give"]
+        assert_measured_or_not_installed(row)
 
 
-def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_worker_is_killed(tmp_path: Path) -> None:
-    with Stack(settings_apart(tmp_path, session_timeout_seconds=3.0)) as stack:
+@pytest.mark.benchmark
+@pytest.mark.parametrize("fsync", [True, False])
+def test_redis_answers_every_caller_or_it_is_said_that_it_is_not_installed(fsync: bool) -> None:
+    row = yardstick(Settings(), 0.8, fsync=fsync)
+    assert ("always" in row["name"]) == fsync
+    assert_measured_or_not_installed(row)
+
+
+def assert_measured_or_not_installed(row: dict[str, Any]) -> None:
+    if (missing := redis_script.missing()) is not None:
+        assert row["skipped"] == missing
+        return
+    assert [level["callers"] for level in row["levels"]] == LEVELS
+    assert all(level["answers"] == {"200": level["decisions"]} for level in row["levels"])
+    assert "history" in row["does_not_give"]
+
+
+def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_worker_is_killed(
+    settings_for: Callable[..., Settings],
+) -> None:
+    with Stack(settings_for(api_port=0, clickhouse_front_port=0, partitions=4)) as stack:
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         result = spend(stack, live, SPENDERS, CREDITS, print)
     assert {name: result[name] for name in ZERO_FIGURES} == dict.fromkeys(ZERO_FIGURES, 0), result
@@ -53,15 +70,15 @@ def test_a_thousand_spenders_spend_all_of_one_balance_and_no_more_while_its_work
     assert result["spent_by_the_last_one_microcredits"] == result["left_by_the_spenders_microcredits"] == 0
 
 
-# Two credits, both spent: one was answered, the other's reply was no longer kept.
+# Two credits, both spent. The charge of `a` was answered; the reply to `b` was no longer kept.
 CHARGES = {"a": (1, COST), "b": (1, COST)}
 
 
-def told() -> Told:
-    return Told(admitted={"a": COST}, refused={"c": 0}, expired={"b"})
+def told() -> Answers:
+    return Answers(admitted={"a": COST}, refused={"c": 0}, expired={"b"})
 
 
-def wrong(book: Told, charges: dict[str, tuple[int, int]], ledger: int = 0, available: int = 0) -> dict[str, int]:
+def wrong(book: Answers, charges: dict[str, tuple[int, int]], ledger: int = 0, available: int = 0) -> dict[str, int]:
     figures = compare(book, charges, 2 * COST, ledger, available)
     return {name: figures[name] for name in ZERO_FIGURES if figures[name]}
 
@@ -95,7 +112,8 @@ def test_answers_that_the_history_does_not_bear_out_are_seen() -> None:
 
 @pytest.fixture
 def redis_address() -> Iterator[str | None]:
-    """None where a part is not installed, which the result says: see the first test."""
+    """The address of a Redis server, or None where a part is not installed; the first test sees that the result says
+    so."""
     if redis_script.missing() is not None:
         yield None
         return
@@ -103,6 +121,7 @@ def redis_address() -> Iterator[str | None]:
         yield address
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("seed", range(4))
 def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | None, seed: int) -> None:
     if redis_address is None:
@@ -128,6 +147,7 @@ def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | 
         assert int(client.hget("a", "balance")) == 10**15 - 7 * statuses.count(200)
 
 
+@pytest.mark.benchmark
 def test_the_yardstick_spends_a_balance_whole_and_no_more(redis_address: str | None) -> None:
     if redis_address is None:
         return

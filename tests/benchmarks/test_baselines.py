@@ -1,4 +1,4 @@
-"""The baselines do the work they are timed for: what each one's own store says is checked against a plain fold."""
+"""The baselines do the work they are timed for: the contents of each one's own store are compared with a plain sum."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WORKLOAD = Workload(events=3000, projects=150, seed=5)
 
 
 def fold(workload: Workload) -> dict[str, tuple[int, int]]:
-    """(events, microcredits) of each project, the plain way."""
+    """The (events, microcredits) of each project, summed up the plain way."""
     counts: Counter[str] = Counter()
     spent: dict[str, int] = defaultdict(int)
     for project, text in workload:
@@ -53,11 +53,13 @@ def assert_all_charged(result: BaselineResult) -> None:
     json.dumps(result.summary())
 
 
+@pytest.mark.benchmark
 def test_plain_faust_charges_every_event(broker: EmbeddedBroker) -> None:
     assert_all_charged(faust_baseline(broker.url, WORKLOAD, SECONDS_MAX))
     assert not [topic for topic in topics(broker) if "bench-faust" in topic]
 
 
+@pytest.mark.benchmark
 def test_quix_streams_charges_every_event_or_says_that_it_is_not_installed(broker: EmbeddedBroker) -> None:
     result = quix_baseline(broker.url, WORKLOAD, SECONDS_MAX)
     if find_spec("quixstreams") is None:
@@ -67,6 +69,7 @@ def test_quix_streams_charges_every_event_or_says_that_it_is_not_installed(broke
     assert not [topic for topic in topics(broker) if "bench-quix" in topic]
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("fsync", [True, False])
 def test_postgres_charges_every_event_or_says_what_is_not_installed(fsync: bool) -> None:
     result = postgres_baseline("", WORKLOAD, SECONDS_MAX, fsync=fsync)
@@ -82,6 +85,7 @@ def test_postgres_charges_every_event_or_says_what_is_not_installed(fsync: bool)
     assert f"fsync {'on' if fsync else 'off'}" in result.note
 
 
+@pytest.mark.benchmark
 def test_postgres_bills_a_repeated_event_once() -> None:
     class Repeated(Workload):
         def __iter__(self) -> Iterator[tuple[str, bytes]]:
@@ -95,6 +99,7 @@ def test_postgres_bills_a_repeated_event_once() -> None:
         assert result.charged == fold(Workload(500, 20))
 
 
+@pytest.mark.benchmark
 def test_the_raw_baseline_decodes_every_event(broker: EmbeddedBroker) -> None:
     result = raw_baseline(broker.url, WORKLOAD, SECONDS_MAX)
     assert result.events == WORKLOAD.events
@@ -103,6 +108,7 @@ def test_the_raw_baseline_decodes_every_event(broker: EmbeddedBroker) -> None:
     assert not [topic for topic in topics(broker) if "bench-raw" in topic]
 
 
+@pytest.mark.benchmark
 def test_a_baseline_stops_when_its_time_is_up_and_says_so(broker: EmbeddedBroker) -> None:
     result = faust_baseline(broker.url, Workload(200_000, 100), 0.2)
     assert result.events < 200_000
@@ -147,6 +153,7 @@ def test_a_note_tells_a_stall_from_a_bound_and_from_a_wrong_sum() -> None:
     assert wrong.note == "note; WRONG: 1 projects were not charged what they owe"
 
 
+@pytest.mark.benchmark
 def test_a_child_that_ends_is_an_error_that_quotes_its_log() -> None:
     async def follow() -> None:
         with BenchChild("tests.benchmarks.absent", "127.0.0.1:1", "x") as child:
@@ -202,13 +209,14 @@ def test_some_projects_are_hundreds_of_times_busier_than_others() -> None:
     assert set(workload.expected()) <= set(workload.project_ids())
 
 
+@pytest.mark.benchmark
 @pytest.mark.parametrize("made", [lambda w: sum(1 for _ in w), lambda w: sum(1 for _ in w.records(500, 4))])
 def test_making_events_is_no_bottleneck(made: Callable[[Workload], int]) -> None:
     workload = Workload(200_000, 10_000)
     made(Workload(1, 10_000))
     begun = time.process_time()
     made(workload)
-    # A quiet machine makes 1,500,000 a second of processor time.
+    # A quiet machine makes 1,500,000 events in a second of processor time.
     assert workload.events / (time.process_time() - begun) > 300_000
 
 

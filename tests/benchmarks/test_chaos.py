@@ -1,4 +1,4 @@
-"""Chaos on a real stack, in short; and that its checks see what they are there for."""
+"""`meterline bench chaos`, in short, on a real stack; and its checks, which must see every error they are there for."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from tests.benchmarks.chaos.faults import plan
 from tests.benchmarks.chaos.load import Book, Told
 from tests.benchmarks.chaos.run import ZERO_FIGURES, measure, passed
 
-# A plan with everything in it: workers, API and broker killed, singly and together, and both kinds of wipes.
+# The plan of this seed has everything in it: workers, API and broker killed, singly and together, both kinds of wipes.
 SECONDS, SEED = 18.0, 2236
 
 
+@pytest.mark.benchmark
 def test_nothing_is_lost_or_billed_twice_while_parts_are_killed() -> None:
     result = measure(SECONDS, seed=SEED, projects=40, events_per_second=100.0, tell=print)
     assert {name: result[name] for name in ZERO_FIGURES} == dict.fromkeys(ZERO_FIGURES, 0), result

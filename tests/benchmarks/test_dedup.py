@@ -1,6 +1,5 @@
-"""bench dedup does what it says, on few ids; and it would notice an index that is not exact."""
+"""`meterline bench dedup` measures what it says, tried on few ids; and it would notice an index that is not exact."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from tests.benchmarks.dedup.ids import BATCH_IDS, ids_of
 from tests.benchmarks.dedup.run import measure
 
 
+@pytest.mark.benchmark
 def test_every_contender_is_exact_or_says_what_is_not_installed() -> None:
     result = measure([10 * BATCH_IDS], lambda _text: None, baseline_seconds_max=20.0)
     assert result["wrong"] == 0
@@ -29,7 +29,7 @@ def test_ids_are_unique_within_and_between_batches() -> None:
 
 def test_an_index_that_forgets_is_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class Forgetful(SegmentedFile):
-        def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        def get_many(self, keys: list[bytes]) -> list[bytes | None]:
             return [None, *super().get_many(keys)[1:]]
 
     monkeypatch.setattr(index, "SegmentedFile", Forgetful)

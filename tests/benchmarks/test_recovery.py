@@ -1,8 +1,11 @@
-"""bench recovery does what it says, on few accounts."""
+"""`meterline bench recovery` measures what it says, tried on few accounts."""
+
+import pytest
 
 from tests.benchmarks.recovery.run import measure
 
 
+@pytest.mark.benchmark
 def test_recovery_loses_nothing_and_reports_every_case() -> None:
     result = measure(400, 1_000, lambda _text: None, baseline_seconds_max=5.0, compacting=False)
     assert (result["wrong_accounts"], result["wrong_replies"], result["missing_seen_ids"]) == (0, 0, 0)

@@ -1,8 +1,9 @@
-"""How many events a second one worker carries, from the usage topic to balances, journal and ClickHouse.
+"""`meterline bench throughput` measures how many events a second one worker carries, from the usage topic to balances,
+journal and ClickHouse.
 
-The usage is on its topic before the worker starts, so that the sender takes no processor time from it; broker, worker
-and API (with the historian and the embedded ClickHouse) share the machine. Time runs from the first envelope on intake,
-as the broker stamped it, to the moment when ClickHouse has every event.
+The usage is on its topic before the worker starts, so that sending it takes no processor time from the worker. Broker,
+worker and API (with the historian and the embedded ClickHouse) share the machine. Time runs from the first envelope on
+intake, as the broker stamped it, until ClickHouse has every event.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.reconcile.verify import verify
 from streams.settings import Settings
-from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals.faust_app import faust_baseline
 from tests.benchmarks.rivals.postgres import postgres_baseline
 from tests.benchmarks.rivals.quix import quix_baseline
@@ -39,7 +40,8 @@ STALLED_SECONDS = 60.0
 
 
 def compare(quick: bool, tell: Callable[[str], None]) -> list[BaselineResult]:
-    """The baselines, one after the other on a broker of their own, each with a shorter workload and a bound in time."""
+    """Run the baselines, one after the other on a broker of their own, each with a shorter workload and a limit of
+    time."""
     baselines = (
         ("plain Faust", faust_baseline, 100_000),
         ("PostgreSQL", postgres_baseline, 60_000),
@@ -59,7 +61,7 @@ def compare(quick: bool, tell: Callable[[str], None]) -> list[BaselineResult]:
 
 
 def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[str, float | None]:
-    """How many times a baseline's rate this one is."""
+    """The ratio of this rate to the rate of each baseline."""
     return {
         each.name: round(events_per_second / each.events_per_second, 2) if each.events_per_second else None
         for each in baselines
@@ -67,7 +69,7 @@ def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[st
 
 
 def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run it; the figures without the baselines."""
+    """Run the benchmark without the baselines, and return its figures."""
     workload = Workload(events, projects)
     with (
         tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
@@ -78,7 +80,7 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
         asyncio.run(_open_projects(live, workload))
         clickhouse = ClickHouse(live)
         try:
-            # A project opens with two facts, itself and its grant.
+            # A project opens with two facts: that it is opened, and its first grant.
             _wait(clickhouse, 2 * projects, tell)
             stack.hold("worker-1")
             tell(f"writing {events:,} events to the usage topic")
@@ -86,7 +88,7 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
             stack.let_go("worker-1")
             while "worker-1" not in stack.pids():
                 time.sleep(0.05)
-            with Usage(stack.pids()) as usage:
+            with ProcessUsage(stack.pids()) as usage:
                 ended_at = _wait(clickhouse, 2 * projects + events, tell)
             began_at, decided_at = asyncio.run(_times(live))
             tell("reconciling")
@@ -155,7 +157,8 @@ async def _produce(settings: Settings, workload: Workload) -> None:
 
 
 def _wait(clickhouse: ClickHouse, wanted: int, tell: Callable[[str], None]) -> float:
-    """The wall-clock time at which there were as many facts. Asks seldom until it is near: asking costs, too."""
+    """Wait until ClickHouse has the `wanted` number of facts, and return the wall-clock time. It is asked seldom until
+    that is near, since asking costs time too."""
     count, moved_at, pause = 0, time.monotonic(), 0.5
     while True:
         found = int(clickhouse.query("SELECT count() FROM facts")[0][0])
@@ -173,7 +176,8 @@ def _wait(clickhouse: ClickHouse, wanted: int, tell: Callable[[str], None]) -> f
 
 
 async def _times(settings: Settings) -> tuple[float, float]:
-    """When the first envelope was on intake and the last fact on the journal, by the broker's clock, in seconds."""
+    """The times at which the first envelope was on intake and the last fact on the journal, by the broker's clock, in
+    seconds."""
     topics = topics_of(settings)
     consumer = AIOKafkaConsumer(**kafka_client_settings(settings), auto_offset_reset="earliest")
     await consumer.start()
@@ -199,7 +203,7 @@ async def _times(settings: Settings) -> tuple[float, float]:
 
 
 def _figures(clickhouse: ClickHouse, workload: Workload) -> dict[str, Any]:
-    """What is missing, and what is there twice, against a count of the workload made here."""
+    """The figures of events that are lost, billed twice or charged wrongly, by a count of the workload made here."""
     rows = clickhouse.query(
         "SELECT project, countIf(quantity > 0), uniqExact(event_id), -sum(amount) FROM facts WHERE kind = 'charge' "
         "GROUP BY project"

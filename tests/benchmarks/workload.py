@@ -1,4 +1,4 @@
-"""The usage that every benchmark charges: skewed, realistic, the same for the same seed, and quick to make."""
+"""The workload that benchmarks charge: usage that is skewed, realistic, the same for the same seed, quick to make."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT
 from streams.client.producer import EVENT_TYPE
 from streams.kafka.topics import partition_of
 
-# What each project starts with, so that nothing of a workload is refused.
+# Each project starts with so much that nothing of a workload is refused.
 OPENING_BALANCE = 1_000_000_000 * MICROCREDITS_PER_CREDIT
 
-# (percent of the events, operation, quantity): mostly cheap and frequent, a few dear.
+# (percent of the events, operation, quantity): most are cheap, a few are dear.
 _MIX = (
     (55, "chat.message", None),
     (25, "page.edit", None),
@@ -38,13 +38,14 @@ _CUSTOMERS = 40
 _SKEW = 0.8
 
 _BLOCK_EVENTS = 1 << 14
-# Odd, so that it maps numbers to numbers one to one: ids that count up would compress like no producer's.
+# An event's number is multiplied by this to give its id: ids that count up would compress better than any producer's.
+# The factor is odd, so that no two numbers give the same id.
 _ID_FACTOR = 0x9E3779B97F4A7C15
 _ID_MASK = (1 << 64) - 1
 
 
 class UsageRecord(NamedTuple):
-    """A record for the usage topic: a JSON array of `events` events of projects of `partition`."""
+    """A record for the usage topic: `value` is a JSON array of `events` events, of projects of `partition`."""
 
     partition: int
     value: bytes
@@ -53,9 +54,10 @@ class UsageRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """`events` usage events of `projects` projects. A longer workload of the same seed begins with a shorter one.
+    """A workload is `events` usage events of `projects` projects. A longer one of the same seed begins with a shorter.
 
-    (source, id) is unique within a seed and between seeds. `time` is every event's, RFC 3339; "" leaves it out.
+    (source, id) is unique within a seed and between seeds. `time` is the time of all events, RFC 3339; "" leaves it
+    out.
     """
 
     events: int
@@ -64,11 +66,11 @@ class Workload:
     time: str = ""
 
     def project_ids(self) -> tuple[str, ...]:
-        """Every project that may occur; the same for every seed."""
+        """The ids of all projects that may occur; the same for every seed."""
         return _project_ids(self.projects)
 
     def __iter__(self) -> Iterator[tuple[str, bytes]]:
-        """(project, the event's JSON), in order."""
+        """The events in order, each as (project, the event's JSON)."""
         projects = _project_ids(self.projects)
         subjects, data, head = self._parts()
         for first, picks, looks in self._blocks():
@@ -79,7 +81,8 @@ class Workload:
                 number += 1
 
     def records(self, pack: int, partitions: int) -> Iterator[UsageRecord]:
-        """The same events, `pack` a record; what is left over at the end makes a shorter record a partition."""
+        """The same events, packed: `pack` events a record; those left over at the end make a shorter record for each
+        partition."""
         partition_ids = [partition_of(project, partitions) for project in _project_ids(self.projects)]
         subjects, data, head = self._parts()
         packs: list[list[bytes]] = [[] for _ in range(partitions)]
@@ -98,7 +101,7 @@ class Workload:
                 yield UsageRecord(partition, b"[%b]" % b",".join(texts), len(texts))
 
     def expected(self) -> dict[str, tuple[int, int]]:
-        """(events, microcredits) of each project that occurs."""
+        """The (events, microcredits) that each project that occurs must be charged."""
         costs = [cost for _, cost in _shapes()]
         counts, spent = [0] * self.projects, [0] * self.projects
         for _, picks, looks in self._blocks():
@@ -112,7 +115,8 @@ class Workload:
         }
 
     def _parts(self) -> tuple[list[bytes], list[bytes], bytes]:
-        """What follows an event's id, by project, then by shape; and what precedes it."""
+        """The parts of an event's JSON around its id: the text after it for each project, the text after that for each
+        shape, and the text before the id."""
         subjects = [b'","subject":"%b","data":' % project.encode() for project in _project_ids(self.projects)]
         data = [text + b"}" for text, _ in _shapes()]
         time = f'"time":"{self.time}",' if self.time else ""
@@ -120,12 +124,12 @@ class Workload:
         return subjects, data, head.encode()
 
     def _blocks(self) -> Iterator[tuple[int, list[int], list[int]]]:
-        """A block at a time: the number of its first event, each event's project, each event's shape."""
+        """The events, a block at a time: the number of its first event, the events' projects, the events' shapes."""
         slots = _slots(self.projects)
         slot_mask, shape_mask = len(slots) - 1, len(_shapes()) - 1
         chance = random.Random(self.seed)
         for first in range(0, self.events, _BLOCK_EVENTS):
-            # Drawn whole even where less is wanted: so a longer workload begins with a shorter one.
+            # A block is drawn whole even where less is wanted, so that a longer workload begins with a shorter one.
             drawn = memoryview(chance.randbytes(8 * _BLOCK_EVENTS)).cast("I")
             events = min(_BLOCK_EVENTS, self.events - first)
             picks = [slots[number & slot_mask] for number in drawn[:events]]
@@ -135,7 +139,8 @@ class Workload:
 
 @lru_cache(maxsize=4)
 def _project_ids(projects: int) -> tuple[str, ...]:
-    """Busiest first. Numbered at random, or the busy ones would be neighbours in every sorted store."""
+    """The project ids, the busiest first. They are numbered at random, or the busy ones would be neighbours in every
+    sorted store."""
     numbers = list(range(projects))
     random.Random(0).shuffle(numbers)
     return tuple(f"bench-{number:06d}" for number in numbers)
@@ -143,7 +148,8 @@ def _project_ids(projects: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _slots(projects: int) -> array[int]:
-    """Each project as many times as its share asks for, at least once; a power of two in all."""
+    """Slots to draw a project from: a project has as many as its share asks for, at least one; a power of two in
+    all."""
     size = 1 << max(16, (16 * projects - 1).bit_length())
     edges = list(accumulate(rank**-_SKEW for rank in range(1, projects + 1)))
     slots = array("I")
@@ -154,7 +160,7 @@ def _slots(projects: int) -> array[int]:
 
 @lru_cache(maxsize=1)
 def _shapes() -> tuple[tuple[bytes, int], ...]:
-    """(an event's `data` as JSON, what it costs): every operation in its share, with changing customers."""
+    """The shapes of events, each (`data` as JSON, its cost): every operation in its share, with changing customers."""
     chance = random.Random(0)
     shapes: list[tuple[bytes, int]] = []
     encode = msgspec.json.Encoder().encode

@@ -1,6 +1,7 @@
-"""As much of Stripe's /v1/payment_intents as a purchase needs, on the loopback address, for the official library.
+"""A stand-in for Stripe on the loopback address: as much of /v1/payment_intents as a purchase needs, for the official
+library.
 
-Like Stripe it repeats, under a key, whatever it first answered once it had begun, 500s too.
+Like Stripe, it gives the first answer again under the same idempotency key, a 500 too, once it has begun the request.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ Answer = tuple[int, dict[str, Any]]
 
 
 class StripeServer:
-    """`intents` is what it holds, `asked` each request as (method, path, idempotency key).
+    """The stand-in server. `intents` are the payment intents it holds, `asked` the requests as (method, path,
+    idempotency key).
 
-    What a method does follows from its id: pm_ok pays, pm_declined is declined, pm_action asks for a customer who is
-    not there, pm_slow is processed for as many looks as `looks` says; a customer or method that is `missing` is not
-    known. `faults` happen to the next attempts to pay, one each: "500 before" anything was done, "500 after" it was,
-    "hang" and "drop" after it was, "429".
+    A payment method does as its id says: pm_ok pays, pm_declined is declined, pm_action asks for a customer who is not
+    there, pm_slow is still processing the first `looks` times that it is looked at. A customer or method in `missing`
+    is not known. `faults` happen to the next attempts to pay, one each: "500 before" anything was done, "500 after" it
+    was done, "hang" and "drop" after it was done, "429".
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Taking money: pretended, durably; and through Stripe's own library, against a server that speaks as Stripe does."""
+"""Payments: pretended ones, which are durable; and those by Stripe's own library, against a stand-in for Stripe."""
 
 import logging
 import os
@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_used_leaves_the_outcome_unknown(tmp_path: Path) -
 BUYER = """
 import os, signal, sys
 from pathlib import Path
-from streams.payments import LocalPayments, Payment
+from streams.cashier.payments import LocalPayments, Payment
 local = LocalPayments(Path(sys.argv[1]))
 for number in range(40):
     print(number, local.buy(Payment(f"key-{number}", "p1", 2_000, "card", 0)).reference)
@@ -86,7 +86,7 @@ def test_processes_at_once_and_kills_leave_one_purchase_a_key(tmp_path: Path) ->
 KILLED_HALF_WAY = """
 import os, signal, sys
 from pathlib import Path
-from streams.payments import LocalPayments
+from streams.cashier.payments import LocalPayments
 with LocalPayments(Path(sys.argv[1]))._open() as connection:
     connection.execute("INSERT INTO purchases VALUES ('a', 'p1', 2000, 'usd', 'card', 'local-1', 1)")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -128,7 +128,7 @@ def test_asked_again_it_is_the_same_payment_even_once_stripe_has_forgotten_the_k
 ) -> None:
     assert [stripe.buy(payment(key)) for key in "abcde"] == [Paid(f"pi_{number}") for number in range(1, 6)]
     server.answers.clear()
-    # The first of five is on Stripe's last page.
+    # The first of the five intents is on the last page of Stripe's list.
     assert stripe.buy(payment("a")) == Paid("pi_1")
     assert len(server.intents) == 5
 

@@ -1,4 +1,4 @@
-"""The cashier on the real broker, with a real worker: one purchase for one request, whatever is killed."""
+"""The cashier, on the real broker and with a real worker, makes one purchase for one request, whatever is killed."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ from tests.core.builders import CREDIT, usage
 
 
 class Worker:
-    """A worker process, to be stopped and started."""
+    """A worker process that a test can stop and start."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -70,8 +70,8 @@ def worker(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @dataclass
 class Till(LocalPayments):
-    """Pretends to take money, remembers what it was asked, and has trouble with a payment method when told to: "before"
-    it takes the money, or "after"; or it takes it, and "waits" with its answer until `go`."""
+    """A till pretends to take money, notes what it was asked, and fails as a test wants for a payment method: "before"
+    it takes the money, or "after" that; or it takes the money, and "waits" with its answer until `go`."""
 
     path: Path
     go: threading.Event = field(default_factory=threading.Event)
@@ -97,7 +97,7 @@ class Till(LocalPayments):
 
 @dataclass
 class Shop:
-    """Customers of a running Meterline, and a till."""
+    """A shop has customers of a running Meterline, and a till."""
 
     settings: Settings
     publisher: Publisher
@@ -118,7 +118,7 @@ class Shop:
         await until(decided)
 
     async def customer(self, method: str = "card_1") -> str:
-        """A free project, 250 credits, that recharges below 100."""
+        """Open a free project with 250 credits, whose auto-recharge buys below 100; returns its id."""
         project = f"prj_{secrets.token_hex(5)}"
         await self.decide(CreateProject, project, name="", plan="free", contract_allowance=0)
         terms = {"threshold": 100 * CREDIT, "bundle_usd": 20, "cap_cents": 100_00, "payment_method": method}
@@ -135,7 +135,7 @@ class Shop:
         return project
 
     async def journal(self, project: str) -> list[tuple[int, bytes, Fact]]:
-        """Each fact of the project with its record's offset and value."""
+        """The facts of a project, each with the offset and value of its journal record."""
         tp = TopicPartition(topics_of(self.settings).journal, partition_of(project, self.settings.partitions))
         consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_url, auto_offset_reset="earliest")
         await consumer.start()
@@ -153,7 +153,7 @@ class Shop:
             await consumer.stop()
 
     async def trail(self, project: str) -> list[str]:
-        """What happened to the project's purchases, in order."""
+        """The steps of a project's purchases, in order: facts about auto-recharge, and granted bundles."""
         facts = [fact for _, _, fact in await self.journal(project)]
         return [each.reason for each in facts if each.kind == "recharge" or each.reason == "top_up"]
 
@@ -166,11 +166,11 @@ class Shop:
         await until(done)
 
     def bought(self, project: str) -> list[int]:
-        """Cents of the project's purchases that were paid."""
+        """The cents of each purchase of a project that was paid."""
         return [cents for _, owner, cents, is_paid in self.till.purchases() if owner == project and is_paid]
 
     async def offsets(self, move_to: int | None = None) -> dict[int, int]:
-        """The cashier's committed offsets; with `move_to` they are set to that first."""
+        """The cashier's committed offsets by partition; with `move_to`, they are all set to that first."""
         topics = topics_of(self.settings)
         partitions = [TopicPartition(topics.journal, number) for number in range(self.settings.partitions)]
         consumer = AIOKafkaConsumer(
@@ -187,7 +187,7 @@ class Shop:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Cashier]:
-        """With a cashier at the till."""
+        """A cashier that works at the till while its block runs."""
         cashier = Cashier(self.settings, self.till, self.publisher, self.commands)
         task = asyncio.create_task(cashier.run())
         try:
@@ -265,8 +265,8 @@ def test_a_declined_purchase_is_stated_and_not_tried_again_before_its_pause(work
 DYING = """
 import os, signal, sys
 from api.server import run_cashier
-from streams.cashier import Cashier
-from streams.payments import LocalPayments
+from streams.cashier.purchases import Cashier
+from streams.cashier.payments import LocalPayments
 from streams.settings import Settings
 
 buy, tell = LocalPayments.buy, Cashier._tell
@@ -304,12 +304,12 @@ def test_a_cashier_that_is_killed_leaves_one_purchase_and_one_grant(worker: Work
         assert trail == (["on", "requested"] if moment == "bought" else ["on", "requested", "top_up"])
         async with shop.open():
             await shop.settled(project, ["on", "requested", "top_up"])
-            # Whoever comes after this one has nothing left to do for it either.
+            # A later cashier has nothing left to do for this purchase.
             other = await shop.low_customer()
             await shop.settled(other, ["on", "requested", "top_up"])
         assert await shop.trail(project) == ["on", "requested", "top_up"]
         assert shop.bought(project) == [2_000]
-        # What the journal says has ended is not even asked for.
+        # The payment provider is not even asked for a purchase that has ended by the journal.
         assert [each.project for each in shop.till.asked] == ([project] if moment == "bought" else []) + [other]
 
     run(worker, scenario)
@@ -427,7 +427,7 @@ def test_a_batch_that_the_owner_repeats_buys_nothing_more(worker: Worker) -> Non
 def test_a_cashier_that_forgot_its_place_asks_for_nothing_that_has_ended(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # It reads slowly, and a request never together with its end.
+    # This cashier reads slowly, and never a request together with its end.
     monkeypatch.setattr(cashier_module, "_RECORDS_MAX", 1)
     step = Cashier._step
 

@@ -1,0 +1,1 @@
+"""Tests of ClickHouse's client, migrations and the historian, on the real engine."""

@@ -1,4 +1,5 @@
-"""What Meterline relies on in ClickHouse, on the real engine: embedded, and over HTTP where that differs."""
+"""The ClickHouse client keeps what Meterline relies on, on the real engine: embedded, and over HTTP where that
+differs."""
 
 from __future__ import annotations
 
@@ -44,7 +45,7 @@ def insert(clickhouse: ClickHouse, rows: Sequence[tuple[int, str, int]], partiti
 
 
 def parts(clickhouse: ClickHouse) -> list[int]:
-    """Rows of each part as it was inserted."""
+    """The row counts of the table's parts as they were inserted."""
     found = clickhouse.query("SELECT rows FROM system.parts WHERE table = 'facts' AND level = 0 AND active")
     return sorted(rows for (rows,) in found)
 
@@ -200,7 +201,7 @@ def test_inserts_and_queries_go_on_while_results_are_being_streamed(embedded: Cl
 
 @pytest.fixture
 def streams(embedded: ClickHouse) -> Iterator[None]:
-    """All places but one are taken by streams that nobody reads."""
+    """Streams that nobody reads take all places for calls but one."""
     opened = [embedded.stream_csv("SELECT number FROM system.numbers") for _ in range(CALLS_AT_ONCE_MAX - 1)]
     yield
     for stream in opened:
@@ -254,7 +255,7 @@ def test_a_closed_clickhouse_refuses_calls_and_lets_go_of_its_directory(tmp_path
     printed = run_apart(
         tmp_path,
         """
-        from streams.clickhouse import ClickHouseError
+        from streams.clickhouse.client import ClickHouseError
         stream = clickhouse.stream_csv("SELECT number FROM system.numbers")
         clickhouse.close()
         try:
@@ -275,7 +276,7 @@ def apart(data_dir: Path, body: str) -> list[str]:
     opening = f"""
         from pathlib import Path
         import msgspec
-        from streams.clickhouse import ClickHouse, Pack
+        from streams.clickhouse.client import ClickHouse, Pack
         from streams.settings import Settings
         settings = Settings(data_dir=Path({str(data_dir)!r}), clickhouse_url=None)
         clickhouse = ClickHouse(settings)
@@ -284,7 +285,7 @@ def apart(data_dir: Path, body: str) -> list[str]:
 
 
 def run_apart(data_dir: Path, body: str, *, expect_failure: bool = False, **environment: str) -> str:
-    """What that process printed, or its error where it has to fail."""
+    """Run `body` in a process of its own, and return what it printed, or its error output where it has to fail."""
     done = subprocess.run(
         apart(data_dir, body),
         cwd=PROJECT_ROOT,

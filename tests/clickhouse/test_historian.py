@@ -78,7 +78,7 @@ def test_repeated_batches_and_restarts_leave_each_fact_once(history: tuple[Setti
                 await publish(0, fact(1, 0), fact(1, 1), fact(2, 0))
                 await publish(1, fact(1, 0))
                 await until(clickhouse, COUNT, 4)
-                # The owner crashed before its changelogs: it repeats a batch, in other pieces, and goes on.
+                # The owner crashed before its changelogs were written: it repeats a batch, cut otherwise, and goes on.
                 await publish(0, fact(2, 0))
                 await publish(0, fact(1, 1), fact(2, 0), fact(3, 0))
                 await until(clickhouse, COUNT, 5)

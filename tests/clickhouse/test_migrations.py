@@ -1,4 +1,4 @@
-"""Migrations on the real engine, embedded and over HTTP."""
+"""Migrations are applied once and in order, on the real engine, embedded and over HTTP."""
 
 from __future__ import annotations
 

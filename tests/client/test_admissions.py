@@ -24,7 +24,7 @@ Connect = Callable[[], AbstractAsyncContextManager[Admissions]]
 
 @pytest.fixture(params=["kafka", "http"])
 def connect(request: pytest.FixtureRequest, stack: Stack) -> Connect:
-    """Makes a client of either kind."""
+    """A function that makes an admission client: by Kafka in one run, by HTTP in the other."""
     if request.param == "kafka":
         return lambda: KafkaAdmissions(stack.settings, api_url=stack.url)
     return lambda: HttpAdmissions(stack.url, stack.admin_key)

@@ -1,6 +1,7 @@
-"""When Meterline is away: nothing runs, or a bounded lease does, and all of it is on record afterwards.
+"""The gateway while Meterline is away lets nothing run, or what a bounded lease covers, and all of it is on record
+afterwards.
 
-Real worker and API, stopped and started; a real gateway process, killed.
+Worker and API are real, and are stopped and started; a real gateway process is killed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ ROUTES = [
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack whose parts are stopped."""
+    """A stack whose parts these tests stop and start."""
     settings = Settings(
         data_dir=tmp_path_factory.mktemp("away"),
         api_port=0,
@@ -61,7 +62,7 @@ def admin(fleet: Stack) -> Operator:
 
 @contextmanager
 def stopped(fleet: Stack, name: str = "worker-1") -> Iterator[None]:
-    """Without that part."""
+    """Stop a part of the stack while a block runs."""
     fleet.hold(name)
     try:
         yield
@@ -84,7 +85,7 @@ async def client_of(gateway: Gateway, project: str) -> AsyncIterator[httpx.Async
     transport = httpx.ASGITransport(gateway, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         client.headers["x-project"] = project
-        # The lease's time counts from here.
+        # The time of the lease counts from this decision.
         assert (await client.get("/hello")).status_code == 200
         yield client
 
@@ -94,7 +95,7 @@ async def until(check: Callable[[], Any]) -> None:
 
 
 def billed(fleet: Stack, admin: Operator, project: str) -> list[str]:
-    """The credits of each charge that cost something, of all its events."""
+    """The credits that each charged event of a project cost, where it cost anything."""
     sql = (
         f"SELECT event_id, toString(-sum(amount)) FROM facts WHERE project = '{project}' AND kind = 'charge' "
         "AND amount < 0 GROUP BY event_id ORDER BY 2"
@@ -120,7 +121,7 @@ def test_by_default_nothing_runs_and_the_balance_is_as_if_nothing_had_been_asked
             async def is_answered() -> bool:
                 return (await client.post("/v1/images", headers={"idempotency-key": "k"})).status_code == 200
 
-            # The hold that was asked for in vain is found, not placed once more.
+            # The hold that was asked for while Meterline was away is found, and not placed once more.
             while not await is_answered():
                 pass
         await until(lambda: balance(admin, project) == ("218", "0"))
@@ -139,14 +140,14 @@ def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_onc
             assert away.overdraft_max == 150 * CREDIT
             with stopped(fleet):
                 answers = await asyncio.gather(*(client.post("/v1/images") for _ in range(20)))
-                # 100 a project: three images of 32.
+                # The lease is 100 credits a project: three images of 32.
                 assert sorted(each.status_code for each in answers) == [200] * 3 + [503] * 17
                 others = {"x-project": two}
                 answers = await asyncio.gather(*(client.post("/v1/images", headers=others) for _ in range(20)))
-                # 150 in all: one more.
+                # The lease is 150 credits in all: one more image.
                 assert sorted(each.status_code for each in answers) == [200] + [503] * 19
                 assert (away.counts.admitted, away.counts.leased) == (4, 4 * 32 * CREDIT)
-                # What has no price is refused, never free; what needs a plan is not known to be allowed.
+                # An operation without a price is refused, never free; one that needs a plan may not be allowed.
                 assert (await client.post("/v1/holograms")).status_code == 503
                 assert (await client.post("/v1/premium", headers=others)).status_code == 503
                 assert len(service.ran) == 5
@@ -154,7 +155,7 @@ def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_onc
             assert (away.counts.leased, away.counts.uncovered) == (0, 0)
 
     asyncio.run(scenario())
-    # The requests that were refused here have placed holds all the same: those are let go.
+    # The requests that the gateway refused have placed holds all the same: those are released.
     eventually(lambda: balance(admin, one) == (str(250 - 3 * 32), "0"))
     eventually(lambda: balance(admin, two) == (str(250 - 32), "0"))
     eventually(lambda: billed(fleet, admin, one) == [str(32 * CREDIT)] * 3)
@@ -162,7 +163,7 @@ def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_onc
 
 
 class Listening(KafkaAdmissions):
-    """Notes which events were asked about."""
+    """An admission client that notes which events were asked about."""
 
     def __init__(self, *parts: Any, **named: Any) -> None:
         super().__init__(*parts, **named)
@@ -195,7 +196,7 @@ def test_while_nothing_answers_only_the_first_waits_for_it(fleet: Stack, admin: 
                 assert not away.is_silent
                 for number in range(6):
                     assert (await client.post("/v1/messages")).status_code == 200
-                    # Its own event was not asked about, but for the first; those before it may be settled already.
+                    # Only the first request's own event was asked about; events of earlier ones may be settled already.
                     assert asked_before_it_ran[number] <= max(1, number)
                     assert away.is_silent
             await until(lambda: away.counts.waiting == 0)
@@ -238,7 +239,7 @@ def test_without_credits_at_the_end_the_refusal_is_on_record_and_there_is_no_sec
         away = Away(tmp_path / "away.sqlite3", **LEASE)
         async with gateway_of(fleet, Service(), away=away) as gateway, client_of(gateway, project) as client:
             with stopped(fleet):
-                # Somebody else is before it in the log, and leaves 10 credits.
+                # Another service is before the gateway in the log, and leaves 10 credits.
                 async with KafkaAdmissions(fleet.settings, timeout_seconds=1.0) as another:
                     with pytest.raises(MeterlineAway):
                         await another.admit(project, "website", id="w", source="/another")
@@ -253,7 +254,8 @@ def test_without_credits_at_the_end_the_refusal_is_on_record_and_there_is_no_sec
         await until(lambda: balance(admin, project) == ("10", "0"))
 
     asyncio.run(scenario())
-    # The decision's, the same asked again, and the usage event's; then that of the request that was refused here.
+    # One refusal is the decision's, one is of the same asked again, one of the usage event, and one of the request that
+    # the gateway refused.
     eventually(lambda: facts(fleet, admin, project).get("refusal") == 4)
 
 
@@ -317,7 +319,7 @@ def test_a_killed_broker_is_bridged_and_the_connections_to_it_are_made_anew(
             await until(lambda: fleet.restarts > restarts)
             await until(lambda: away.counts.waiting == 0)
             assert (away.counts.settled, away.counts.uncovered) == (1, 0)
-            # Not a lease: a decision again.
+            # Window headers show a decision again, and no lease.
             while "x-ratelimit-limit" not in (await client.get("/hello")).headers:
                 pass
         await until(lambda: balance(admin, project) == ("218", "0"))
@@ -332,13 +334,13 @@ from pathlib import Path
 
 import uvicorn
 
-from streams.admissions import KafkaAdmissions
-from streams.away import Away
-from streams.gateway import Gateway
-from streams.producer import KafkaProducer
+from streams.client.kafka_admissions import KafkaAdmissions
+from streams.client.away import Away
+from streams.client.gateway import Gateway
+from streams.client.producer import KafkaProducer
 from streams.settings import Settings
-from tests.streams.test_away import LEASE, ROUTES
-from tests.streams.test_gateway import Service, project_of
+from tests.client.test_away import LEASE, ROUTES
+from tests.client.test_gateway import Service, project_of
 
 settings = Settings()
 gateway = Gateway(
@@ -355,7 +357,7 @@ uvicorn.run(gateway, port=int(os.environ["PORT"]))
 
 @contextmanager
 def gateway_process(fleet: Stack, journal: Path, log: Path) -> Iterator[tuple[httpx.Client, lifeline.Child]]:
-    """A gateway of its own process, and a client of it."""
+    """A gateway in a process of its own, and a client of it."""
     port = lifeline.free_port()
     env = fleet.settings.as_environment() | {"AWAY": str(journal), "PORT": str(port), "PYTHONPATH": os.getcwd()}
     child = lifeline.start("gateway", [sys.executable, "-c", GATEWAY], log_path=log, env=env)
@@ -388,7 +390,7 @@ def test_a_killed_gateway_settles_what_it_admitted_once_it_is_back(
             assert client.post("/v1/images", headers=headers).status_code == 200
             assert client.post("/v1/messages", headers=headers).status_code == 200
             with pytest.raises(httpx.TransportError):
-                # It runs until the kill: nobody knows what would have become of it.
+                # This request runs until the kill: nobody knows how it would have ended.
                 client.post("/v1/images", headers=headers | {"x-do": "wait"}, timeout=3.0)
 
             async def share() -> None:

@@ -1,4 +1,4 @@
-"""The middleware in front of a small service, on the whole stack: what runs, what it is charged, what is answered."""
+"""The gateway in front of a small service, on the whole stack: which requests run, what they cost, and the answers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROUTES = [
 
 
 class Service:
-    """What is behind the gateway: it does as it is told by the header `x-do`, and notes what ran."""
+    """The service behind the gateway. It does as the header `x-do` says, and notes what ran."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -107,7 +107,7 @@ Call = Callable[[httpx.AsyncClient, Service], Any]
 
 
 def run(stack: Stack, project: str, call: Call, **changes: Any) -> Service:
-    """Run a scenario against a gateway; gives the service, for what it noted."""
+    """Run a scenario against a gateway, and return the service with what it noted."""
 
     async def scenario() -> Service:
         service = Service()
@@ -119,13 +119,13 @@ def run(stack: Stack, project: str, call: Call, **changes: Any) -> Service:
 
 
 def balance(operator: Operator, project: str) -> tuple[str, str]:
-    """Available and held."""
+    """The credits of a project, as (available, held)."""
     found = operator.http.get("/v1/balance", params={"project": project}).json()
     return found["available"], found["held"]
 
 
 def facts(stack: Stack, operator: Operator, project: str) -> dict[str, int]:
-    """How many facts of each kind a project has about uses."""
+    """The number of facts of each kind that a project has about uses."""
     kinds = "'charge', 'hold', 'release', 'refusal', 'duplicate'"
     sql = f"SELECT kind, count() FROM facts WHERE project = '{project}' AND kind IN ({kinds}) GROUP BY kind"
     return {kind: int(count) for kind, count in operator.rows(stack.clickhouse_url, sql)}
@@ -201,7 +201,7 @@ def test_a_full_window_is_a_429_with_retry_after(stack: Stack, operator: Operato
         assert 0 < int(limited[0].headers["retry-after"]) <= 60
 
     run(stack, project, call)
-    # What costs nothing is on record all the same.
+    # Requests that cost nothing are on record all the same.
     eventually(lambda: facts(stack, operator, project) == {"charge": 60, "duplicate": 60, "refusal": 10})
 
 
@@ -225,7 +225,7 @@ def test_the_service_captures_a_part(stack: Stack, operator: Operator) -> None:
     project = operator.project()
 
     async def call(client: httpx.AsyncClient, service: Service) -> None:
-        # What it says stands, whatever it answers.
+        # The service says itself what to charge, and that stands, whatever status it answers.
         assert (await client.post("/v1/images", headers={"x-do": "part"})).status_code == 200
 
     run(stack, project, call)
@@ -351,7 +351,7 @@ def test_it_works_over_http_as_well(stack: Stack, operator: Operator) -> None:
 
 
 def test_a_client_that_goes_away_in_the_middle_is_charged(stack: Stack, operator: Operator) -> None:
-    """By a real server, which also starts and stops the gateway with the service's lifespan."""
+    """A real server serves the gateway here, which starts and stops with the service's lifespan."""
     project = operator.project()
 
     async def scenario() -> None:

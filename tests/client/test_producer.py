@@ -14,7 +14,7 @@ from streams.settings import Settings
 
 
 async def usage_records(settings: Settings) -> list:
-    """Every record of the usage topic, in order of partition and offset."""
+    """The records of the usage topic, in order of partition and offset."""
     consumer = AIOKafkaConsumer(**kafka_client_settings(settings), auto_offset_reset="earliest")
     await consumer.start()
     try:
@@ -104,7 +104,7 @@ def test_events_that_could_not_be_delivered_say_so(settings_for: Callable[..., S
     async def scenario() -> None:
         await create_topics(settings)
         async with KafkaProducer(settings) as producer:
-            # No broker takes a record beyond the request's limit, whatever the pack's.
+            # No broker takes a record beyond the limit of a request, whatever limit a pack has.
             sent = await producer.send(b'{"data": "' + b"x" * 9_000_000 + b'"}')
             with pytest.raises(ProducerError):
                 await sent

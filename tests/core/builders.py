@@ -1,4 +1,4 @@
-"""Shortest ways to the values that core tests need."""
+"""Builders of the values that core tests need, each in the shortest way."""
 
 from typing import Any
 

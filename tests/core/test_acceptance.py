@@ -1,4 +1,4 @@
-"""What a producer sends: each way of being wrong has its own code, and costs its neighbours nothing."""
+"""Events from producers are accepted or rejected: each mistake has its own code, and costs its neighbours nothing."""
 
 import json
 from typing import Any

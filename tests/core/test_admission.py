@@ -1,4 +1,4 @@
-"""One admission: which refusal wins, what a request counts and costs, and when one that waits would pass."""
+"""Admission: which of several refusals is told, what a request counts and costs, and when one that waits would pass."""
 
 import copy
 from itertools import combinations
@@ -16,7 +16,7 @@ from tests.core.builders import CREDIT, START_MS, addressed, admit, create_proje
 from tests.core.test_ledger import Bench
 
 MINUTE_MS = 60_000
-# As documented in streams/core/admission.py: whichever comes first here is the answer.
+# The order documented in streams/core/admission.py: of several reasons, the first in this list is the answer.
 ORDER = (
     "request window",
     "project_closed",
@@ -30,7 +30,7 @@ ORDER = (
 
 
 def limit(bench: Bench, requests: int = 0, burst: int = 0, ceiling: int = 0) -> Bench:
-    """Put a project under these limits, the ceiling in credits; 0 is its plan's."""
+    """Put a project under these limits, the ceiling in credits; 0 leaves that of its plan."""
     limits = Limits(requests, burst, ceiling * CREDIT)
     assert bench.do(SetLimits, limits=limits, is_shadow=False, reason="").status == 200
     return bench
@@ -49,7 +49,7 @@ def state(account: Account) -> tuple[int, ...]:
 
 
 def ask_where(*reasons: str) -> Reply:
-    """What a job of premium video is told where these reasons stand against it."""
+    """The reply to a hold for premium video, where these reasons stand against it."""
     quantity = 1_000 if "out_of_credits" in reasons else 1
     price = 300 * quantity
     bench = Bench("hobby" if "plan_required" in reasons else "build")
@@ -68,7 +68,7 @@ def ask_where(*reasons: str) -> Reply:
         assert (reply.amount, reply.hold_id) == (0, "")
         assert state(bench.account) == before, "a refused request costs nothing"
         assert [fact.kind for fact in bench.facts if fact.offset == bench.offset] == ["refusal"]
-    # What the window stops was no request.
+    # A request that the window stops is not counted.
     assert counted(bench.account) == counted_before + ("request window" not in reasons)
     return reply
 
@@ -108,7 +108,7 @@ def test_of_two_reasons_the_one_that_comes_first_is_told(first: str, other: str)
     ],
 )
 def test_the_status_says_what_helps(reason: str, status: int) -> None:
-    """402 takes credits or a plan, 429 takes waiting alone."""
+    """The status 402 says that credits or a plan are missing, 429 that waiting alone helps."""
     reply = ask_where(reason)
     assert reply.status == status
     assert bool(reply.rate and reply.rate.retry_at_ms) == (status == 429)
@@ -154,13 +154,13 @@ def test_usage_that_happened_already_is_neither_counted_nor_limited() -> None:
 
 
 def spend_60_then_32(bench: Bench) -> None:
-    """At the start, and 10 seconds later."""
+    """Spend 60 credits at the start, and 32 credits 10 seconds later."""
     assert bench.charge("blog_post").status == 200
     assert bench.charge("image", at_ms=START_MS + 10_000).status == 200
 
 
 def passes(bench: Bench, operation: str, at_ms: int) -> bool:
-    """Whether it would, if it were asked for then."""
+    """Whether an operation would pass, if it were asked for at that time."""
     return copy.deepcopy(bench).charge(operation, at_ms=at_ms).status == 200
 
 
@@ -173,7 +173,7 @@ def test_who_waits_as_long_as_the_ceiling_says_passes_and_not_a_millisecond_earl
     assert stopped.rate and stopped.rate.retry_at_ms == START_MS + MINUTE_MS
     assert not passes(bench, "content_plan", START_MS + MINUTE_MS - 1)
     assert passes(bench, "content_plan", START_MS + MINUTE_MS)
-    # What costs more waits for the later one too; what costs less goes on.
+    # A request that costs more waits for the later charge too; one that costs less passes.
     stopped = bench.charge("video.budget", at_ms=START_MS + 20_002)
     assert stopped.rate and stopped.rate.retry_at_ms == START_MS + MINUTE_MS
     stopped = bench.charge("blog_post", 1, surcharge="social_post.video", at_ms=START_MS + 20_003)
@@ -183,7 +183,7 @@ def test_who_waits_as_long_as_the_ceiling_says_passes_and_not_a_millisecond_earl
 
 
 def test_retry_after_waits_for_the_request_window_too() -> None:
-    """The ceiling has room for it when the first request is a minute old; the window has when the second one is."""
+    """The ceiling has room again when the first request is a minute old, the window when the second one is."""
     bench = limit(Bench("build"), requests=2, burst=3, ceiling=100)
     bench.charge("blog_post")
     bench.charge("read", at_ms=START_MS + 1_000)

@@ -1,4 +1,4 @@
-"""Billing accounts: opened once, changed on purpose, and on the facts from the moment a project joins."""
+"""Billing accounts are opened once, changed on purpose, and named by a project's facts from the moment it joins."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Records of several commands: each decides as if it had a record of its own, and a repeat of them decides the same."""
+"""Commands that share a record are each decided as if alone in it, and a repeat of the record decides the same."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -38,12 +38,12 @@ def record(offset: int, *commands: AnyCommand, at_ms: int = START_MS) -> IntakeI
 
 
 def told(effects: Effects) -> list[tuple[str, int, str, int]]:
-    """Of each reply: its correlation, status, code and amount."""
+    """The replies, each as (correlation, status, code, amount)."""
     return [(command.correlation, reply.status, reply.code, reply.amount) for command, reply in effects.replies]
 
 
 def said(facts: Sequence[Fact]) -> list[tuple[str, str, str, str, int, str]]:
-    """What facts say, wherever they stand."""
+    """The contents of facts, without their place in the log."""
     return [(fact.kind, fact.project, fact.reason, fact.event_id, fact.amount, fact.key_id) for fact in facts]
 
 
@@ -111,7 +111,7 @@ def test_one_job_in_two_commands_is_held_once(replies_between: int) -> None:
 
 
 def capture_and_queue_again() -> list[AnyCommand]:
-    """A job, held by record 1, ends; it is queued again, and reported, behind it in the same record."""
+    """Commands of one record: the job that record 1 holds is captured, queued again twice, and reported."""
     event = usage("a", operation="image", job_id="j")
     return [
         CaptureHold(project="p1", hold_id="0-1-0", environment="", **addressed("capture")),
@@ -162,7 +162,7 @@ def publish(version: str, price: int, after: str, correlation: str) -> PublishPr
 
 
 def prices_and_uses() -> list[AnyCommand]:
-    """A book takes effect between two uses of one record; two more want to follow the same one."""
+    """Commands of one record: a price book takes effect between two uses, and later books compete to follow it."""
     first = FIRST_PRICE_BOOK.version
     late = {"operation": "image", "occurred_at_ms": START_MS + 100}
     return [
@@ -202,7 +202,7 @@ def test_facts_of_a_command_bear_the_key_that_it_came_with_and_what_time_brought
     ]
     effects = state.apply(record(2, *commands, at_ms=START_MS + MONTH_MS))
     assert [(fact.kind, fact.key_id) for fact in effects.facts] == [
-        # The hold that ran out, and the renewals, belong to nobody.
+        # The hold that expired, and the renewals, were nobody's act.
         ("release", ""),
         ("expiry", ""),
         ("grant", ""),
@@ -243,7 +243,7 @@ def test_a_request_that_was_limited_is_told_so_again_though_its_key_was_answered
 
 
 def crash_cases() -> dict[str, list[AnyCommand]]:
-    """Records that are hard to repeat. Each comes after one that opens p1 and holds a job there."""
+    """The commands of records that are hard to repeat. Each comes after records that open p1 and hold a job there."""
     event = usage("a", operation="image", job_id="j")
     return {
         "captured and queued again": capture_and_queue_again(),
@@ -272,7 +272,7 @@ def crash_cases() -> dict[str, list[AnyCommand]]:
 def test_a_crash_that_kept_some_of_it_leaves_the_same_facts_and_replies(
     commands: list[AnyCommand], index_is_kept: bool
 ) -> None:
-    """Redelivered, whichever accounts were written: what they hold is not done again, what they do not is."""
+    """A record comes again after some of its accounts were written: what those hold is not done again, the rest is."""
     before = opened()
     before.apply(record(1, admit(usage("a", operation="image", job_id="j"), "hold", hold_seconds=60)))
     late = record(2, *commands)
@@ -284,7 +284,7 @@ def test_a_crash_that_kept_some_of_it_leaves_the_same_facts_and_replies(
         state.accounts = before.accounts | {
             project: msgspec.msgpack.encode(whole.accounts[project]) for project in kept
         }
-        # An account is written after the index is.
+        # Accounts are written after the dedup index.
         state.seen = before.seen | (whole.seen if index_is_kept or kept else {})
         again = state.apply(late)
         assert again.facts == [fact for fact in whole.facts if fact.project not in kept]
@@ -296,7 +296,8 @@ def test_a_crash_that_kept_some_of_it_leaves_the_same_facts_and_replies(
 
 
 def test_what_no_account_keeps_a_reply_of_is_not_done_again() -> None:
-    """More commands than replies are kept: those without one stay unanswered after a crash, and can ask again."""
+    """A record has more commands than replies are kept: those without one stay unanswered after a crash, and may be
+    sent again."""
     state = opened("scale")
     late = record(1, top_up(correlation="1", key="k"), *between(REPLIES_KEPT + 1), top_up(correlation="2", key="l"))
     first = state.apply(late)
@@ -337,7 +338,8 @@ commands = st.one_of(
 
 @given(st.lists(commands, min_size=1, max_size=10))
 def test_together_they_decide_as_each_would_alone(some: list[AnyCommand]) -> None:
-    """The same facts, but for their names; the same replies, but for those; the same credits."""
+    """Commands in one record and in records of their own give the same facts and replies, but for the facts' ids, and
+    the same credits."""
     sent = [
         msgspec.structs.replace(command, correlation=f"c{number}", actor=f"a{number % 2}")
         for number, command in enumerate([create_project(), *some])

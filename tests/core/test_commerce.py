@@ -1,4 +1,4 @@
-"""Refunds and plan changes: the conformance cases, and the rules they leave open."""
+"""Refunds and changes of plan: the conformance cases, and the rules that those leave open."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ def bundle(bench: Bench) -> str:
 @pytest.mark.parametrize("case", REFUNDS["cases"], ids=lambda case: case["name"])
 def test_conformance_refunds(case: dict) -> None:
     bench = Bench("free")
-    # A month's allowance would be used up before the bundle; preview has none.
+    # The bundle is for preview, which has no allowance: in production the allowance would be used up first.
     bench.top_up(20, environment="preview")
     used = int(case["used"])
     if used:
@@ -130,7 +130,7 @@ def test_a_closed_project_spends_nothing_and_keeps_its_bundles() -> None:
     bench.top_up(20)
     assert close(bench, START_MS + 5).status == 200
     refused = bench.charge("read", at_ms=START_MS + 6)
-    # What the builders make was used at START_MS, before it was closed.
+    # The builders' events were used at START_MS, before the project was closed.
     assert refused.status == 200
     for command in (close, lambda b, at: b.top_up(20, at_ms=at), lambda b, at: change_plan(b, "build", at_ms=at)):
         assert command(bench, START_MS + 7).code == "project_closed"

@@ -1,4 +1,4 @@
-"""An event put right: what is given back, what is charged instead, and what each entry says."""
+"""The entries of a correction: what is given back, what is charged instead, and what each entry says."""
 
 from schemas.accounts import Grant
 from schemas.commands import Correct, GivenBack
@@ -25,7 +25,7 @@ def correct(bench: Bench, given_back: list[GivenBack], used: Usage | None, at_ms
 
 
 def charged(bench: Bench, operation: str) -> list[GivenBack]:
-    """What the last charge of an operation was, as history tells it."""
+    """The charge of an operation, as the history tells it to a correction."""
     grants = {grant.id: grant for grant in bench.account.grants}
     unknown = Grant("", "top_up", "production", 0, 0, 0, 0)
     return [

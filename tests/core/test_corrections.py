@@ -1,4 +1,4 @@
-"""Corrections: new entries put an event right, whole or not at all, each of them once."""
+"""Corrections put an event right by new entries, whole or not at all, and each only once."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ DAY_MS = 86_400_000
 
 
 def grant_of(bench: Bench, fact: Fact) -> Grant:
-    """As history tells it: from the fact that granted it."""
+    """The grant of a charge, made from the fact that granted it, as the history tells it."""
     told = next(each for each in bench.facts if each.kind == "grant" and each.grant_id == fact.grant_id)
     renews_at_ms = bench.account.renews_at_ms if told.reason == "allowance" else 0
     return Grant(told.grant_id, told.reason, told.environment, told.amount, 0, told.occurred_at_ms, renews_at_ms)
 
 
 def given_back(bench: Bench, grants: dict[str, Grant] | None = None) -> list[GivenBack]:
-    """All that the last event was charged."""
+    """The charges of the last event, all of them, to be given back."""
     last = [fact for fact in bench.facts if fact.kind == "charge"][-1]
     charges = [fact for fact in bench.facts if fact.kind == "charge" and fact.event_id == last.event_id]
     return [
@@ -134,7 +134,7 @@ def test_an_allowance_of_this_month_gets_its_credits_back_even_if_all_was_spent(
 
 
 class Log:
-    """Commands and events of one project over the owner's fold."""
+    """A log of one project's commands and events, decided by the owner's fold."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
@@ -144,7 +144,7 @@ class Log:
         self.apply(create_project())
 
     def apply(self, body: Any) -> str:
-        """The code that it is answered with."""
+        """Decide the next record, and return the code of its reply."""
         self.offset += 1
         effects = fold(0, [IntakeItem(self.offset, START_MS, body)], self.accounts, self.seen, "intake")
         self.facts += effects.facts
@@ -186,7 +186,7 @@ def test_an_event_that_came_too_late_is_taken_once_whichever_way_it_comes() -> N
 
 
 def test_a_refused_event_is_charged_by_a_correction_that_knows_of_its_refusal() -> None:
-    """And by no other: an event that came to be charged since is not charged twice."""
+    """A correction that does not know of the refusal charges nothing: the event may have been charged since."""
     log = Log()
     used = usage("big", operation="website", quantity=2)
     log.apply(Envelope([used]))
@@ -225,7 +225,7 @@ def test_an_event_that_credits_are_held_for_is_not_late() -> None:
 
 
 def test_two_corrections_of_one_event_at_a_time_are_one() -> None:
-    """Whoever looked before the other's was booked must look again."""
+    """A correction that was made before another was booked is refused: its sender must look at the event again."""
     log = Log()
     log.apply(Envelope([usage("e1", operation="website")]))
     charged = log.facts[-1]

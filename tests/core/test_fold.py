@@ -1,4 +1,4 @@
-"""The owner's fold: deduplication, redelivery, idempotency; whatever the batches, the facts are the same."""
+"""The owner's fold: deduplication, redelivery, idempotency. However records are batched, the facts are the same."""
 
 import copy
 
@@ -16,7 +16,7 @@ from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up,
 
 
 class State:
-    """What the owner's tables hold, and what has been published."""
+    """The state of an owner: the contents of its tables, and the facts that it has published."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, bytes] = {}
@@ -90,7 +90,8 @@ def test_a_redelivered_record_changes_nothing_and_writes_the_stored_values_again
 
 
 def test_a_refusal_from_before_an_account_was_opened_is_told_again() -> None:
-    """Found by the simulation: it became "unknown project" once another command had opened the account."""
+    """A regression that the simulation found: such a refusal became "unknown project" once another command had opened
+    the account."""
     state = State()
     records = [
         item(0, top_up(correlation="early")),
@@ -127,7 +128,8 @@ def test_a_repeat_where_only_the_account_was_written_writes_the_dedup_index_agai
 
 
 def test_a_repeat_whose_dedup_index_knows_a_later_record_decides_the_same() -> None:
-    """Found by simulation: a refused admission claims no id, the event after it does, and only that was written."""
+    """A regression that the simulation found: a refused admission claims no id, the event after it claims it, and only
+    that was written."""
     state = opened()
     batch = [
         item(1, admit(usage("w", operation="website"), correlation="w")),
@@ -250,8 +252,8 @@ bodies = st.one_of(
 
 @given(st.lists(bodies, max_size=14), st.data())
 def test_crashes_anywhere_change_neither_facts_nor_accounts(log: list, data: st.DataObject) -> None:
-    """A reference run, record by record, against one in random batches where each batch may be cut short between any
-    two of its effects and delivered again."""
+    """A run record by record is compared with a run in random batches, each of which may be cut short between any two
+    of its effects and delivered again."""
     items = [item(offset, copy.deepcopy(body)) for offset, body in enumerate(log)]
     reference = State()
     for each in items:
@@ -271,7 +273,7 @@ def test_crashes_anywhere_change_neither_facts_nor_accounts(log: list, data: st.
             at += len(batch)
             continue
         crashes += 1
-        # Journal acknowledged; of the changelogs, some records reached the log, in any combination.
+        # The journal is acknowledged; some of the changelogs' records reached the log, in any combination.
         if outcome >= 1:
             for name, account in effects.accounts.items():
                 if data.draw(st.booleans()):

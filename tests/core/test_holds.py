@@ -1,4 +1,4 @@
-"""Holds: what a job keeps from the moment it is queued, and what becomes of it."""
+"""Holds keep a job's credits from the moment it is queued, until they are captured, released or expire."""
 
 from collections import Counter
 
@@ -38,7 +38,7 @@ def release(bench: Bench, hold_id: str, at_ms: int = START_MS, environment: str 
 
 
 def state(account: Account, environment: str = "production") -> tuple[int, int, int]:
-    """Credits: (balance, held, available)."""
+    """The credits of one environment's budget, as (balance, held, available)."""
     return (
         balance(account, environment) // CREDIT,
         held(account, environment) // CREDIT,
@@ -120,7 +120,7 @@ def test_held_credits_of_an_allowance_outlive_its_renewal_are_charged_or_expire(
     renews_at_ms = bench.account.renews_at_ms
     placed = bench.hold("image", 5, WEEK_SECONDS, renews_at_ms - HOUR_MS)
     bench.booking(renews_at_ms)
-    # 90 of the old allowance expired, 160 are held, and there are 250 anew.
+    # Of the old allowance 90 expired and 160 are held; the new allowance is 250.
     assert bench.entries("expiry") == [("expiry", "allowance", -90 * CREDIT, 0)]
     assert state(bench.account) == (410, 160, 250)
     if is_captured:
@@ -246,7 +246,7 @@ def test_holds_that_span_many_grants_and_heavy_ones_have_a_limit_too(monkeypatch
 
 
 def test_all_holds_that_expire_at_once_fit_into_one_events_facts() -> None:
-    """At a month's last second, so that each release is followed by what expires with the allowance."""
+    """The holds are placed in the last second of the allowance, so that each release is followed by an expiry."""
     bench = Bench("scale")
     at_ms = bench.account.renews_at_ms - 1_000
     for _ in range(holds.HOLDS_MAX):
@@ -274,7 +274,7 @@ def test_an_account_full_of_holds_fits_into_a_record() -> None:
 
 
 def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:
-    """A retry under another event id, the usage event of the job itself, and the same again."""
+    """A job is queued again under another event id, reported by its usage event, and both come again."""
     accounts: dict[str, Account] = {}
     seen: dict[bytes, int] = {}
     records = [

@@ -1,4 +1,4 @@
-"""Recurring items: full hours at the rate that held, one bill a month, what is lacking stays due."""
+"""Recurring items cost full hours at the rate that held, are billed once a month, and what credits lack stays due."""
 
 from datetime import UTC, datetime
 
@@ -54,7 +54,7 @@ def test_a_month_of_hours_is_billed_exactly_at_its_end() -> None:
     bench.booking(JULY - 1)
     assert bills(bench.facts) == []
     bench.booking(JULY)
-    # 30 days of 24 hours, 3 units, at 1,000 microcredits.
+    # The bill is of 30 days of 24 hours, 3 units, at 1,000 microcredits.
     assert bills(bench.facts) == [("domain", 3 * 720, -3 * 720 * 1_000, "hours")]
     charge = next(fact for fact in bench.facts if fact.reason == "recurring")
     assert (charge.source, charge.occurred_at_ms, charge.metadata) == ("", JULY, '{"month":"2026-06"}')
@@ -64,7 +64,7 @@ def test_a_month_of_hours_is_billed_exactly_at_its_end() -> None:
 def test_only_full_hours_count() -> None:
     bench = opened(at_ms=at("2026-06-10"))
     set_item(bench, "domain", 5, at("2026-06-10T10:15"))
-    # Five from 11:00 on, two from 13:00 on; what was in between full hours only never counts.
+    # Five units count from 11:00 on, two from 13:00 on; a quantity that was set between full hours only never counts.
     set_item(bench, "domain", 9, at("2026-06-10T12:20"))
     set_item(bench, "domain", 2, at("2026-06-10T12:40"))
     set_item(bench, "domain", 0, at("2026-06-10T14:30"))
@@ -74,7 +74,7 @@ def test_only_full_hours_count() -> None:
 
 
 def test_each_hour_costs_what_the_price_book_said_then() -> None:
-    """A price change in the middle of a month, at no full hour: one entry a price version, both named."""
+    """A price changes in the middle of a month, between full hours: each price version has an entry that names it."""
     change = at("2026-06-15T12:30")
     bench = opened(prices=Prices([book("old", at("2026-05-01"), domain=1_000), book("new", change, domain=700)]))
     set_item(bench, "domain", 2, JUNE)
@@ -89,7 +89,7 @@ def test_each_hour_costs_what_the_price_book_said_then() -> None:
 
 def test_the_balance_may_not_go_below_zero_for_a_bill_and_the_rest_is_paid_when_credits_come() -> None:
     bench = opened()
-    # 720 hours at 0.02 credits for 50 units: 720 credits. The allowance is 250.
+    # The bill is 720 credits: 720 hours at 0.02 credits for 50 units. The allowance is 250.
     set_item(bench, "account", 50, JUNE)
     bench.booking(JULY)
     assert bills(bench.facts) == [("account", 50 * 720, -250 * CREDIT, "hours")]
@@ -118,7 +118,7 @@ def test_credits_that_a_job_gives_back_pay_what_is_due() -> None:
 
 
 def test_a_project_that_never_pays_states_each_months_debt_once() -> None:
-    """Or the facts of one settlement of many months would outgrow the room that an event has for them."""
+    """A debt that was stated for every later month again would outgrow the room that one event has for facts."""
     bench = opened()
     set_item(bench, "account", 1_000, JUNE)
     set_item(bench, "domain", 1_000_000, JUNE)
@@ -162,7 +162,7 @@ def test_a_closed_project_is_metered_no_more_and_billed_for_what_it_had() -> Non
 
 
 def test_the_bill_of_a_month_is_paid_from_that_months_allowance() -> None:
-    """Where the month ends and the allowance renews at the same instant."""
+    """The bill comes first where the month ends and the allowance renews at the same instant."""
     bench = opened(at_ms=JUNE)
     set_item(bench, "account", 10, JUNE)
     bench.booking(JULY)
@@ -186,7 +186,8 @@ def test_units_and_kinds_have_limits() -> None:
 
 
 def test_a_tick_and_a_later_touch_book_the_same() -> None:
-    """Whatever wakes the account, and when: the same entries, but for their place in the log and when it was."""
+    """The entries are the same whatever wakes the account, and whenever: only their place in the log and the time of
+    booking differ."""
     prices = PublishPrices(project=PRICES_ID, book=book("hours", at("2026-05-01"), account=20_000), **addressed("c0"))
     job = usage("job", operation="website", occurred_at_ms=MAY_20)
     opening = [

@@ -1,4 +1,4 @@
-"""One account: burn-down order, the hard stop, renewals, keys."""
+"""The ledger of one account: burn-down order, the hard stop, renewals, the sum of the entries."""
 
 from typing import Any
 
@@ -17,7 +17,8 @@ from tests.core.builders import CREDIT, START_MS, addressed, admit, create_proje
 
 
 class Bench:
-    """An account and all it has stated so far; each call is the next offset. Its cost ceiling is out of the way."""
+    """A bench to try commands on: an account, and the facts it has stated so far. Each call is at the next offset. Its
+    cost ceiling is lifted."""
 
     def __init__(self, plan: str = "free", at_ms: int = START_MS, prices: Prices | None = None) -> None:
         self.facts: list[Fact] = []
@@ -34,16 +35,16 @@ class Bench:
         return booking
 
     def do(self, kind: type[Any], at_ms: int = START_MS, *, already_decided: bool = False, **fields: Any) -> Reply:
-        """A command on the project; what time has brought by then is booked first."""
+        """Decide a command on the project; what time has brought by `at_ms` is booked first."""
         command = kind(project="p1", **fields, **addressed())
         return command_reply(self.booking(at_ms), command, already_decided)
 
     def grant(self, kind: str) -> Grant:
-        """The newest of a kind."""
+        """The newest grant of a kind."""
         return [grant for grant in self.account.grants if grant.kind == kind][-1]
 
     def entries(self, *kinds: str) -> list[tuple[str, str, int, int]]:
-        """(kind, reason, amount, held) of its facts of these kinds."""
+        """The facts of these kinds, each as (kind, reason, amount, held)."""
         return [(f.kind, f.reason, f.amount, f.held) for f in self.facts if f.kind in kinds]
 
     def charge(

@@ -1,4 +1,4 @@
-"""A project's limits: its plan's, its contract's, raises for a while, and limits on trial."""
+"""Limits of a project: its plan's, its contract's, raises for a while, and limits on trial."""
 
 import json
 
@@ -23,7 +23,7 @@ DAY_MS = 24 * HOUR_MS
 
 
 def new(plan: str = "free") -> Bench:
-    """With its plan's limits, and no others."""
+    """A project with its plan's limits, and no others."""
     bench = Bench(plan)
     bench.account.limits = None
     return bench
@@ -53,7 +53,7 @@ def raise_to(
 
 
 def passed(bench: Bench, times: int, at_ms: int = START_MS) -> int:
-    """How many of so many requests at once pass."""
+    """The number of requests that pass, of `times` at once."""
     replies = [
         bench.do(CountRequest, at_ms, operation="GET /v1/balance", environment="production") for _ in range(times)
     ]
@@ -61,7 +61,7 @@ def passed(bench: Bench, times: int, at_ms: int = START_MS) -> int:
 
 
 def stated(bench: Bench) -> list[tuple[str, int]]:
-    """Of each fact about limits its reason, and when it occurred."""
+    """The facts about limits, each as (reason, ms after START_MS at which it occurred)."""
     return [(fact.reason, fact.occurred_at_ms - START_MS) for fact in bench.facts if fact.kind == "limits"]
 
 
@@ -111,7 +111,7 @@ def test_a_change_of_plan_keeps_the_burst_tokens_that_are_spent() -> None:
     bench = new()
     assert passed(bench, 61) == 60
     bench.do(ChangePlan, plan="hobby", contract_allowance=0)
-    # Of hobby's 60 tokens 30 are spent, and of the 60 a minute the minute has had 60.
+    # Hobby has 60 tokens, of which 30 are spent; its 60 requests a minute are all used.
     assert passed(bench, 100) == 30
 
 
@@ -120,7 +120,7 @@ def test_a_lower_contract_owes_no_more_tokens_than_it_has() -> None:
     assert passed(bench, 481) == 480
     set_limits(bench, requests=2, burst=4)
     assert passed(bench, 1, START_MS + MINUTE_MS - 1) == 0
-    # All are gone at once, and half a minute later one token is back.
+    # All tokens are spent at once, and half a minute later one is back.
     assert passed(bench, 4, START_MS + MINUTE_MS + 30_000) == 3
 
 
@@ -191,7 +191,8 @@ def test_a_raise_is_ended_before_its_time_or_taken_back_before_it_begins() -> No
 
 
 def test_tokens_refill_by_the_limits_that_held_in_that_time() -> None:
-    """Half a minute at 2 a minute, half a minute at 60, and half a minute at 2 again, though nobody looked between."""
+    """Tokens refill for half a minute at 2 a minute, for half a minute at 60, and for half a minute at 2 again, though
+    no request came in between."""
     bench = new()
     set_limits(bench, requests=2, burst=102)
     assert passed(bench, 103) == 102
@@ -202,7 +203,7 @@ def test_tokens_refill_by_the_limits_that_held_in_that_time() -> None:
         starts_at_ms=START_MS + MINUTE_MS + 30_000,
         ends_at_ms=START_MS + 2 * MINUTE_MS,
     )
-    # They come back from when the minute is over. Two more pass by the limit itself.
+    # Tokens come back once the first minute is over. Two more requests pass by the limit itself.
     assert passed(bench, 100, START_MS + 2 * MINUTE_MS + 30_000) == 2 + 1 + 30 + 1
 
 
@@ -244,7 +245,7 @@ def test_a_project_has_so_many_raises_and_no_more() -> None:
     st.lists(st.integers(1, 10), max_size=3),
 )
 def test_ticks_and_time_alone_turn_raises_with_the_same_facts(raises: list, ticks: list[int]) -> None:
-    """Lazily by the next request, or by ticks on the way to it."""
+    """Raises are turned on and off by the next request alone, or by ticks on the way to it."""
 
     def run(wakes: list[int]) -> tuple[list, Account]:
         accounts: dict[str, Account] = {}
@@ -322,7 +323,7 @@ def test_a_trial_begins_rested_and_ends() -> None:
 
 
 def test_a_trial_leaves_open_what_it_does_not_name() -> None:
-    """Its ceiling is the plan's, which a raise lifts."""
+    """A ceiling that the trial does not name is the plan's, which a raise lifts."""
     bench = new("build")
     try_limits(bench, requests=100)
     assert bench.charge("video.budget", 11).code == "over_cost_ceiling"

@@ -1,4 +1,4 @@
-"""Renewal days."""
+"""Plans: renewal days, and the figures of plans and bundles."""
 
 import json
 from datetime import UTC, date, datetime

@@ -1,4 +1,4 @@
-"""Price books: which one holds when, thirty days' notice, and what a use costs across a change."""
+"""Price books: which of them holds when, thirty days' notice, and what a use costs across a change."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def book(
     hourly: dict[str, int] | None = None,
     announced_at_ms: int = START_MS,
 ) -> PriceBook:
-    """Announced at START_MS, in effect so many days later, with some rates changed."""
+    """A price book announced at START_MS, in effect `days` later, with some rates changed."""
     changed = RATES | (rates or {})
     return PriceBook(version, START_MS + days * DAY_MS, changed, gates or GATES, hourly or {}, announced_at_ms)
 
@@ -77,7 +77,7 @@ def test_what_disappears_is_an_increase_too() -> None:
 
 
 def test_what_disappears_and_comes_back_dearer_takes_notice_too() -> None:
-    """Or two books, a moment apart, would hide an increase that nobody was told of."""
+    """Two books, a moment apart, would otherwise hide an increase that nobody was told of."""
     without = {name: rate for name, rate in RATES.items() if name != "image"}
     gone = PriceBook("gone", START_MS + 30 * DAY_MS, without, GATES, {}, START_MS)
     back: dict[str, Any] = {"days": 31, "announced_at_ms": START_MS + 29 * DAY_MS}
@@ -135,7 +135,7 @@ def test_a_book_takes_effect_after_those_announced_before_it() -> None:
 
 
 def test_a_use_costs_what_the_book_of_its_own_time_says() -> None:
-    """Not that of the time it is booked at."""
+    """A use costs what held when it occurred, and not when it is booked."""
     bench = Bench(prices=Prices([book("cheap", 10, {"image": 10 * CREDIT})]))
     cheap_at_ms = START_MS + 10 * DAY_MS
     for event_id, used_at_ms in (("late", cheap_at_ms - 1), ("new", cheap_at_ms)):
@@ -170,7 +170,7 @@ def test_an_operation_that_its_times_book_does_not_have_is_refused() -> None:
 
 
 class Log:
-    """One partition."""
+    """A log of one partition, decided by the owner's fold."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
@@ -189,7 +189,7 @@ def use(offset: int, event_id: str) -> IntakeItem:
 
 
 def test_a_book_that_is_announced_again_is_there_once() -> None:
-    """Whoever announces it to many partitions may have been cut short."""
+    """An announcement to many partitions may have been cut short, and is then made again to all of them."""
     log = Log()
     first = book("cheap", rates={"image": 10 * CREDIT})
     effects = log.fold(publish(0, first), publish(1, first), publish(2, book("cheap")))
@@ -199,7 +199,7 @@ def test_a_book_that_is_announced_again_is_there_once() -> None:
 
 
 def test_a_record_knows_the_books_that_were_announced_before_it() -> None:
-    """Also where a crash has left the price list further on than an account."""
+    """A record decides by those books also where a crash has left the price list further on than an account."""
     records = [
         IntakeItem(0, START_MS, create_project()),
         use(1, "before"),
@@ -220,7 +220,8 @@ def test_a_record_knows_the_books_that_were_announced_before_it() -> None:
 
 
 def test_a_book_goes_behind_the_one_that_it_was_made_for_and_no_other() -> None:
-    """Two operators at once, or a partition that missed one: the second is refused there, and told again in order."""
+    """Two operators may announce at once, or a partition may have missed a book: the second book is then refused there,
+    and announced again in order."""
     prices = Prices([book("one", 1)])
     check_book(book("two", 2), prices, "one")
     check_book(book("two", 2), prices)

@@ -21,7 +21,7 @@ CASES = json.loads((Path(__file__).parent.parent / "conformance" / "pricing.json
 
 
 def lines_of(data: dict) -> list[tuple[str, int]]:
-    """What an account with more than enough is charged for it, by line."""
+    """The lines that a usage event with this `data` is charged, each as (operation, microcredits)."""
     facts: list = []
     account = open_account(create_project(plan="scale"), 0, 0, 0, facts, Prices())[0]
     facts.clear()

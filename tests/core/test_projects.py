@@ -1,4 +1,4 @@
-"""What a project is and is on: money due each month, billing accounts, the badge, keys, contracts."""
+"""Projects: the money due for them each month, their billing accounts, badge, keys and contracts."""
 
 from schemas.accounts import Account
 from schemas.commands import (
@@ -25,7 +25,7 @@ DAY_MS = 86_400_000
 
 
 def due(bench: Bench) -> list[tuple[str, str, int, str]]:
-    """Everything that money is due for."""
+    """The facts for which money is due, each as (kind, reason, cents, billing account)."""
     return [(f.kind, f.reason, f.cents, f.billing_account) for f in bench.facts if f.cents]
 
 
@@ -71,7 +71,7 @@ def test_a_contract_has_its_own_price_and_allowance() -> None:
     bench.booking(bench.account.renews_at_ms)
     assert due(bench)[-1] == ("subscription", "enterprise", 80_000, "")
     assert available(bench.account, "production") == 300_000 * CREDIT
-    # The same credits for less money take nothing from anyone: at once, and nothing is given back for this month.
+    # The same credits for less money: the change counts at once, and nothing is given back for this month.
     change_plan(bench, "enterprise", 300_000, 70_000, bench.account.last_at_ms)
     assert (bench.account.price_cents, due(bench)[-1][2]) == (70_000, 80_000)
 

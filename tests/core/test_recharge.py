@@ -1,4 +1,4 @@
-"""Auto-recharge: one purchase at a time, within the month's cap, and none that nobody asked for."""
+"""Auto-recharge makes one purchase at a time, within the month's cap, and none unless it was turned on."""
 
 import json
 
@@ -32,7 +32,7 @@ def stated(bench: Bench) -> list[str]:
 
 
 def requested(bench: Bench) -> str:
-    """The id of the newest purchase, as whoever carries it out reads it."""
+    """The id of the newest purchase, read from its fact as the cashier does."""
     fact = [fact for fact in bench.facts if fact.reason == "requested"][-1]
     told = json.loads(fact.metadata)
     assert told["id"] == f"recharge-0-{fact.offset}-{fact.index}"
@@ -77,7 +77,7 @@ def test_whoever_is_off_or_closed_buys_nothing() -> None:
     turn_on(bench)
     recharge_id = requested(bench)
     bench.do(CloseProject, reason="")
-    # Money that was taken gives its credits, even to a project that was closed meanwhile; and nothing more is wanted.
+    # Money that was taken gives its credits, even to a project that was closed meanwhile; no more is bought then.
     assert settle_purchase(bench, recharge_id).amount == 4_000 * CREDIT
     assert stated(bench) == ["on", "off", "on", "requested"]
 

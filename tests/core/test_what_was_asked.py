@@ -1,4 +1,4 @@
-"""What was refused, repeated or held is stated in full, so that it can be explained and decided again later."""
+"""Facts state refused, repeated and held uses in full, so that these can be explained and decided again later."""
 
 import msgspec
 

@@ -42,7 +42,8 @@ def test_conformance(case: dict) -> None:
 
 
 class PlainList:
-    """The model, word by word: every request's own time, and tokens as exact fractions, a millisecond at a time."""
+    """The model, word by word: every request's own time, and tokens as exact fractions, refilled at one pace from the
+    one instant that changes anything to the next."""
 
     def __init__(self, limit: int, burst: int, now_ms: int) -> None:
         self.limit, self.burst, self.now_ms = limit, burst, now_ms
@@ -52,9 +53,11 @@ class PlainList:
     def passes(self, now_ms: int) -> bool:
         while self.now_ms < now_ms:
             self.times = [at for at in self.times if at + WINDOW_MS > self.now_ms]
+            until_ms = min([now_ms, *(at + WINDOW_MS for at in self.times)])
             if len(self.times) < self.limit:
-                self.tokens = min(Fraction(self.burst - self.limit), self.tokens + Fraction(self.limit, 60_000))
-            self.now_ms += 1
+                refilled = self.tokens + (until_ms - self.now_ms) * Fraction(self.limit, 60_000)
+                self.tokens = min(Fraction(self.burst - self.limit), refilled)
+            self.now_ms = until_ms
         self.times = [at for at in self.times if at + WINDOW_MS > now_ms]
         if len(self.times) < self.limit:
             self.times.append(now_ms)
@@ -75,7 +78,7 @@ def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(li
     now_ms = 1_000_000
     window, model = rested(now_ms), PlainList(limit, limit + more, now_ms)
     for gap in gaps:
-        # Several at one instant share a slot exactly.
+        # Several requests at one instant share a slot exactly.
         now_ms += gap if gap == 0 or gap % SLOT_MS == 0 else gap * SLOT_MS
         assert passes(window, now_ms, limit, limit + more) == model.passes(now_ms)
         assert more * TOKEN - window.spent == model.tokens * TOKEN
@@ -83,7 +86,7 @@ def test_it_is_the_model_where_each_request_has_a_tenth_of_a_second_to_itself(li
 
 @given(st.integers(1, 30), st.integers(0, 30), st.lists(st.integers(0, 3_000), min_size=1, max_size=300))
 def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> None:
-    """In any 60 seconds: the limit, and the tokens there can have been."""
+    """The window lets no more requests pass in any 60 seconds than the limit and the tokens there can have been."""
     now_ms, window, admitted = 0, rested(0), []
     for gap in gaps:
         now_ms += gap
@@ -101,7 +104,7 @@ def test_it_never_lets_more_through_than_the_limit_allows(limit, more, gaps) -> 
 @settings(max_examples=100)
 @given(st.integers(1, 6), st.integers(0, 6), st.lists(st.one_of(st.just(0), st.integers(0, 700), GAPS), max_size=60))
 def test_what_it_lets_through_the_model_lets_through_too(limit, more, gaps) -> None:
-    """At any times, within a tenth of a second too: the model, told only of what passed, passes all of it."""
+    """The model, told only of the requests that the window let pass, lets all of them pass, whatever their times."""
     now_ms = 1_000_000
     window, model = rested(now_ms), PlainList(limit, limit + more, now_ms)
     for gap in gaps:
@@ -131,14 +134,14 @@ def test_no_minute_costs_more_than_the_ceiling(ceiling, requests) -> None:
 
 
 def test_spent_burst_is_kept_where_limits_change() -> None:
-    """Raised from 2 and 4 to 10 and 20 after two tokens were spent: eight of the ten are left."""
+    """Limits are raised from 2 and 4 to 10 and 20 after two tokens were spent: eight of the ten are left."""
     low, high, now_ms = Limits(2, 4, CEILING), Limits(10, 20, CEILING), 1_000_000
     window = rested(now_ms)
     assert [not count_request(window, low, now_ms).retry_at_ms for _ in range(5)] == [True] * 4 + [False]
     advance(window, low, now_ms + 1_000)
     passed = [not count_request(window, high, now_ms + 1_000).retry_at_ms for _ in range(20)]
     assert sum(passed) == (10 - 4) + (10 - 2)
-    # Lower again, nothing of the burst is left, and no more than a lower burst is owed.
+    # When limits are lower again, no token of the burst is left, and no more than a lower burst is owed.
     advance(window, high, now_ms + 2_000)
     assert count_request(window, low, now_ms + 2_000).retry_at_ms
     advance(window, low, now_ms + 3_000)

@@ -1,4 +1,4 @@
-"""The embedded broker against the real Kafka."""
+"""The embedded broker starts, survives and ends as it should, with the real Kafka."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CACHE_DIR = Settings().cache_dir
 PARENT = """
 import sys, time
 from pathlib import Path
-from streams.broker import EmbeddedBroker
+from streams.embedded.broker import EmbeddedBroker
 
 broker = EmbeddedBroker(Path(sys.argv[1]), Path(sys.argv[2]))
 broker.start()
@@ -87,7 +87,8 @@ async def read(url: str, topic: str) -> bytes:
 
 @pytest.fixture
 def cache_copy(tmp_path: Path) -> Path:
-    """A cache of one's own to damage; hard links, so replace its files instead of writing into them."""
+    """A copy of the cache that a test may damage. It is of hard links, so replace its files instead of writing into
+    them."""
     kafka_jars(CACHE_DIR)
     shutil.copytree(CACHE_DIR / "kafka", tmp_path / "cache" / "kafka", copy_function=os.link)
     return tmp_path / "cache"
@@ -184,7 +185,7 @@ def test_a_sound_cache_is_used_without_the_network(monkeypatch: pytest.MonkeyPat
     assert time.perf_counter() - started < 0.1
     assert any(jar.name == f"kafka_2.13-{KAFKA_VERSION}.jar" for jar in jars)
     assert any(jar.name.startswith("log4j-slf4j-impl-") for jar in jars)
-    # A copy that lost its times is hashed, not fetched.
+    # A jar whose time stamp differs is hashed, and not fetched.
     content = jars[0].read_bytes()
     jars[0].unlink()
     jars[0].write_bytes(content)
@@ -207,7 +208,10 @@ def test_two_first_starts_at_once_do_not_harm_each_other(tmp_path: Path, cache_c
     (cache_copy / "kafka" / KAFKA_VERSION / "manifest.json").unlink()
     for jar in sorted(cache_copy.rglob("*.jar"))[:3]:
         jar.unlink()
-    code = "import sys; from pathlib import Path; from streams.broker import kafka_jars; kafka_jars(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from streams.embedded.broker import kafka_jars\n"
+        "kafka_jars(Path(sys.argv[1]))"
+    )
     both = [subprocess.Popen([sys.executable, "-c", code, str(cache_copy)]) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     manifest = json.loads((cache_copy / "kafka" / KAFKA_VERSION / "manifest.json").read_text())

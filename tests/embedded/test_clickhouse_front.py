@@ -1,4 +1,4 @@
-"""The HTTP front of the embedded engine, asked as curl and as clickhouse_connect ask a server."""
+"""The HTTP front of the embedded engine answers curl and clickhouse_connect as a ClickHouse server does."""
 
 from __future__ import annotations
 

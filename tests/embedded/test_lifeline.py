@@ -1,4 +1,4 @@
-"""Children end with their parent, however it ends."""
+"""Child processes end with their parent, however it ends."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import pytest
 
 from streams.embedded import lifeline
 
-WATCHING = "from streams import lifeline; lifeline.watch(); print('ready', flush=True); import time; time.sleep(60)"
+WATCHING = (
+    "from streams.embedded import lifeline; lifeline.watch(); print('ready', flush=True); import time; time.sleep(60)"
+)
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WATCHING
 PARENT = """
 import subprocess, sys, time
 from pathlib import Path
-from streams import lifeline
+from streams.embedded import lifeline
 
 child = lifeline.start("child", {argv!r}, log_path=Path({log!r}), guarded={guarded})
 sibling = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
@@ -46,7 +48,7 @@ def python(code: str) -> list[str]:
 
 
 def program_of(guard: lifeline.Child | int) -> int:
-    """The id of the one program that a guard runs."""
+    """The process id of the program that a guard runs."""
     pid = guard if isinstance(guard, int) else guard.pid
     wait_until(lambda: len(psutil.Process(pid).children()) == 1)
     return psutil.Process(pid).children()[0].pid
@@ -66,7 +68,8 @@ RunParent = Callable[[list[str], bool], tuple[subprocess.Popen[str], int]]
 
 @pytest.fixture
 def run_parent(log: Path) -> Iterator[RunParent]:
-    """Starts a parent that starts the arguments, guarded or not; gives the parent and the child's id."""
+    """A function that runs a parent process, which starts `argv`, guarded or not; it returns the parent and the child's
+    process id."""
     parents: list[subprocess.Popen[str]] = []
     siblings: list[int] = []
 
@@ -176,7 +179,7 @@ def test_a_child_is_out_of_reach_of_the_terminal_and_appends_to_its_log(log: Pat
 
 
 def test_watch_does_nothing_in_a_process_that_start_did_not_start() -> None:
-    code = "import threading; from streams import lifeline; lifeline.watch(); print(threading.active_count())"
+    code = "import threading; from streams.embedded import lifeline; lifeline.watch(); print(threading.active_count())"
     result = subprocess.run(python(code), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert result.stdout == "1\n"
 

@@ -1,4 +1,5 @@
-"""A project's random life through the real core, record by record, and its facts in the real history."""
+"""Lives of projects for tests: random records, one after the other, through the real core, and their facts in the real
+history."""
 
 from __future__ import annotations
 
@@ -58,9 +59,9 @@ _STEPS_MS = [0, 1, 900, 900, 60_000, 60_000, 3_600_000, 5 * 3_600_000, DAY_MS, 6
 
 
 class Life:
-    """One seed, one life. `states` are the account as it was stored after each record, with the record's time.
+    """A life is what happens to a project by one seed. `states` are (time, the stored account) after each record.
 
-    A plain one has no recurring items, no auto-recharge, no refunds, and no event that comes again.
+    A plain life has no recurring items, no auto-recharge, no refunds, and no event that comes again.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Life:
         self.project = project
         self.plain = plain
         self.book = book
-        # What was applied: offset, time, the record, and whether it was refused.
+        # The records that were applied: offset, time, the record, and whether it was refused.
         self.records: list[tuple[int, int, AnyCommand | Envelope | Tick, bool]] = []
         self.at_ms = START_MS
         self.offset = 0
@@ -83,7 +84,7 @@ class Life:
         self.apply(PublishPrices(project=PRICES_ID, book=book, **self._addressed()))
         self.apply(create_project(project, self.random.choice(["free", "free", "hobby", "build"])))
         if plain:
-            # A rehearsal of prices asks of credits alone: no ceiling is in the way.
+            # A rehearsal of prices is about credits alone, so the ceiling is lifted.
             limits = Limits(0, 0, 1_000_000 * CREDIT)
             self.apply(SetLimits(project=project, limits=limits, is_shadow=False, reason="", **self._addressed()))
         if recurring and not plain:
@@ -98,7 +99,7 @@ class Life:
         return Prices([self.book])
 
     def live(self, records: int) -> None:
-        """So many more records."""
+        """Go on for so many more records."""
         for _ in range(records):
             self.at_ms += self.random.choice(_STEPS_MS)
             choice = self.random.random()
@@ -117,7 +118,7 @@ class Life:
                 )()
 
     def apply(self, body: AnyCommand | Envelope | Tick) -> None:
-        """The next record."""
+        """Apply a record, the next of this life."""
         offset = self.offset
         effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, "intake")
         self.offset += self.random.choice([1, 1, 2])
@@ -133,7 +134,7 @@ class Life:
         return decode_account([value for stored_at_ms, value in self.states if stored_at_ms <= at_ms][-1])
 
     def charged_for(self, event_id: str) -> list[GivenBack]:
-        """What an event was charged last."""
+        """The charges of an event's last decision, as a correction gives them back."""
         of_event = [fact for fact in self.facts if fact.event_id == event_id and fact.kind in ("charge", "correction")]
         return [
             GivenBack(
@@ -148,8 +149,8 @@ class Life:
         ]
 
     def under(self, book: PriceBook) -> Life:
-        """The same life under another price book: the same uses, top-ups and plans; the same holds, as far as they are
-        placed, resolved in the same part; the same corrections, of what was charged then."""
+        """The life as it goes under another price book, with the same uses, top-ups and plans. Holds that are placed
+        there too are resolved in the same part. Corrections are the same, but give back what was charged there."""
         other = Life(0, self.project, plain=True, book=book)
         other.records.clear()
         other.facts.clear()
@@ -165,7 +166,7 @@ class Life:
         if isinstance(body, PublishPrices):
             body = replace(body, book=self.book)
         elif isinstance(body, Admit):
-            # What was refused says nothing of a hold.
+            # The fact of a refusal does not say whether a hold was asked for.
             body = replace(body, hold_seconds=0) if was_refused else body
         elif isinstance(body, Envelope | Tick):
             pass
@@ -182,7 +183,7 @@ class Life:
                 total = sum(part.amount for part in hold.parts)
                 body = replace(body, amount=-1 if body.amount == before else total * body.amount // before)
         elif isinstance(body, Correct):
-            # Counted far from the others, so that one of an event that was refused here is made too.
+            # Counted far from the first life's corrections, so that one of an event that was refused here is made too.
             given_back = self.charged_for(body.event_id)
             body = replace(body, given_back=given_back, sequence=body.sequence + 1_000)
         self.apply(body)
@@ -231,7 +232,7 @@ class Life:
         if not charges:
             return
         event_id = self.random.choice(charges).event_id
-        # Every correction gives back all that was charged last.
+        # A correction gives back all that the event's last decision charged.
         given_back = self.charged_for(event_id)
         used = self._usage() if not given_back or self.random.random() < 0.5 else None
         if used is not None:
@@ -308,7 +309,7 @@ def _place(fact: Fact) -> tuple[int, int]:
 
 
 def insert_facts(clickhouse: ClickHouse, facts: Sequence[Fact], partition: int = 0) -> None:
-    """Facts as the historian writes them."""
+    """Insert facts into the history as the historian does."""
     sink = journal_sink(Settings())
     packs = [Pack((partition, fact.offset), msgspec.msgpack.encode([fact]), 1) for fact in facts]
     clickhouse.insert_packs(sink.table, sink.shared, sink.columns, packs, partitions_max=100)

@@ -1,4 +1,4 @@
-"""Corrections made of what the history tells, decided by the core: whatever comes between, nothing drifts."""
+"""Corrections are made from what the history holds, and decided by the core: whatever comes between, nothing drifts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def test_credits_of_a_month_that_is_over_come_back_once_until_the_next_renewal(e
     assert available(life.account, "production") == before + 32 * CREDIT
     with pytest.raises(Rejection, match="Nothing of this event is charged any more"):
         life.command("old", "void")
-    # Charged anew on what it gave, and given back to that: a chain never counts the old month's charge again.
+    # The next correction charges the promotional grant of the first, and the one after gives back to that grant: a
+    # chain of corrections never counts the old month's charge again.
     life.correct("old", "amend", UsageData("chat.message", quantity=3))
     back, charged = life.correct("old", "amend", UsageData("content_plan"))
     assert (back.amount, back.quantity, charged.amount) == (3 * CREDIT, -3, -10 * CREDIT)
@@ -81,7 +82,8 @@ def test_a_late_event_may_be_of_any_age_that_its_project_has(embedded: ClickHous
 
 
 def test_a_correction_that_is_asked_for_again_is_the_same_whatever_was_spent_since(embedded: ClickHouse) -> None:
-    """Or its idempotency key would seem to be used for something else."""
+    """A repeat must have the fingerprint of the first, or its idempotency key would seem to be used for another
+    request."""
     life = Corrected(embedded)
     life.use("event", "image")
     first = life.command("event", "amend", UsageData("website", quantity=500))
@@ -93,7 +95,7 @@ def test_a_correction_that_is_asked_for_again_is_the_same_whatever_was_spent_sin
 
 
 def test_an_event_that_was_refused_is_charged_after_all_and_keeps_its_time(embedded: ClickHouse) -> None:
-    """Which its usage event, sent again, is not: the first decision on that stands."""
+    """A correction charges a refused event. The usage event sent again would not: its first decision stands."""
     life = Corrected(embedded)
     used_at_ms = life.at_ms
     life.use("refused", "website", quantity=100)

@@ -1,4 +1,4 @@
-"""Invoices, on the real engine: a small known history whose invoice is written down, and random ones that add up."""
+"""Invoices on the real engine: a small known history whose invoice is written down, and random ones that add up."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ HOURLY = PriceBook(
 
 
 class Books:
-    """Projects of one partition, decided by the core itself: what they state is what history holds."""
+    """Books of projects in one partition. The core decides on them, and the facts it states go into the history."""
 
     def __init__(self, prices: Sequence[PriceBook] = (HOURLY,)) -> None:
         self.accounts: dict[str, Account] = {}
@@ -89,7 +89,7 @@ class Books:
         return booking
 
     def tell(self, kind: type, project: str, at: str | int, **fields: object) -> str:
-        """Decide a command; gives the refusal's code, or ""."""
+        """Decide a command, and return the code of its refusal, or ""."""
         booking = self.booking(project, at)
         reply = command_reply(booking, kind(project=project, **fields, **addressed(f"c{self.offset}")), False)
         reschedule(booking.account)
@@ -137,17 +137,17 @@ def ms(at: str) -> int:
 
 
 def known_books() -> Books:
-    """January of an agency's two projects, one of which joined in the middle of the month, and of a stranger."""
+    """The books of January: an agency's two projects, one of which joins within the month, and a stranger's project."""
     books = Books()
     books.open("shop", "hobby", "2026-01-05T08:00", "acme")
     books.open("blog", "free", "2026-01-05T09:00")
     books.open("stranger", "scale", "2026-01-06T09:00", "umbrella")
     books.use("stranger", "2026-01-07T09:00", "website")
-    # Not the agency's yet.
+    # The blog is not on the agency's invoice yet.
     assert not books.tell(TopUp, "blog", "2026-01-09T10:00", environment="production", bundle_usd=20, reference="r")
     books.use("blog", "2026-01-09T11:00", "image")
     assert not books.tell(SetBillingAccount, "blog", "2026-01-10T00:00", billing_account="acme")
-    # One event of two lines; one line that allowance and bundle pay for; a preview budget of its own.
+    # An event of two lines; a line that allowance and bundle pay together; a use on the preview budget.
     books.use("shop", "2026-01-11T10:00", "social_post.text", surcharge="social_post.image")
     books.use("blog", "2026-01-11T11:00", "website")
     books.use("shop", "2026-01-11T12:00", "webhook.delivery", 3)
@@ -186,7 +186,7 @@ def known_books() -> Books:
     )  # fmt: skip
     bundle = next(each for each in books.accounts["shop"].grants if each.kind == "top_up" and each.remaining)
     assert not books.tell(RefundTopUp, "shop", "2026-01-30T10:00", grant_id=bundle.id, reason="asked for")
-    # February: what January's storage costs, a renewal each.
+    # February: the bill of January's storage, and a renewal of each project.
     books.booking("shop", "2026-02-01T00:00:10")
     books.booking("shop", "2026-02-05T08:00")
     books.booking("blog", "2026-02-05T09:00")
@@ -219,7 +219,7 @@ def test_the_known_invoice_line_by_line(history: ClickHouse) -> None:
     assert (invoice.number, invoice.kind, invoice.status) == ("INV-acme-2026-01", "invoice", "final")
     blog, shop = invoice.projects
     assert lines_of(blog) == {
-        # The part of a website that January's allowance paid for, and the rest from the bundle.
+        # A website that January's allowance paid in part, and the bundle for the rest.
         ("usage", "website", "", "production"): (1, 1, 0, "-240"),
     }
     assert lines_of(shop) == {
@@ -300,7 +300,7 @@ def test_a_project_of_its_own_has_an_invoice_and_its_months_are_listed(embedded:
     assert invoice_of(embedded, payer).number == "INV-P-alone-2026-01"
     assert invoice_of(embedded, payer, FEBRUARY).projects == []
     listed = [summary(payer, totals, "final") for totals in read_months(embedded, payer)]
-    # Nothing touched it in February: that renewal was booked in March, with the time that it was due at.
+    # Nothing touched the project in February: that renewal was booked in March, with the time at which it was due.
     assert [(each.month, each.number, each.total, each.facts) for each in listed] == [
         ("2026-03", "INV-P-alone-2026-03", "USD 50.00", 6),
         ("2026-01", "INV-P-alone-2026-01", "USD 25.00", 2),
@@ -336,7 +336,8 @@ def test_listed_months_say_what_their_invoices_say(history: ClickHouse) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_random_histories_add_up(embedded: ClickHouse, seed: int) -> None:
-    """Any commands in any order, across months and moves: every fact of money and credits is on one invoice, once."""
+    """Random commands in random order, across months and moves: each fact of money and credits is on exactly one
+    invoice, once."""
     chance = random.Random(seed)
     books = Books()
     projects = [f"p{number}" for number in range(4)]
@@ -419,7 +420,7 @@ GOLDEN_FILES = {
 
 @pytest.mark.parametrize("name", GOLDEN_FILES)
 def test_golden_invoice(history: ClickHouse, name: str) -> None:
-    """Written anew with METERLINE_WRITE_GOLDEN=1; look at the diff."""
+    """The golden files are written anew with METERLINE_WRITE_GOLDEN=1; then look at the diff."""
     text = GOLDEN_FILES[name](invoice_of(history, ACME))
     path = GOLDEN / name
     if os.environ.get("METERLINE_WRITE_GOLDEN"):

@@ -1,4 +1,4 @@
-"""A month is over once all that was asked for in it is decided and in the history: on the real broker and engine."""
+"""A month is complete once all that was asked for in it is decided and in the history (real broker, real engine)."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -19,24 +19,25 @@ from streams.settings import Settings
 
 
 class World:
-    """Kafka and ClickHouse, with this test in the place of worker and historian. All on partition 0."""
+    """A world of real Kafka and ClickHouse, in which the test takes the place of worker and historian, on partition
+    0."""
 
     def __init__(self, settings: Settings, clickhouse: ClickHouse, publisher: Publisher) -> None:
         self.settings, self.clickhouse, self.publisher = settings, clickhouse, publisher
 
     async def ask(self) -> datetime:
-        """A request comes; gives a time after it."""
+        """Send a request, and return a time after it."""
         await self.publisher.send_all(topics_of(self.settings).intake, 0, [(None, b"a request")])
         await asyncio.sleep(0.01)
         return datetime.now(UTC)
 
     async def state(self, *names: tuple[int, int]) -> None:
-        """The worker states facts, in one record of the journal."""
+        """State facts as the worker does, in one record of the journal."""
         facts = [fact(offset, index) for offset, index in names]
         await self.publisher.send_all(topics_of(self.settings).journal, 0, [(None, encode_facts(facts))])
 
     async def acknowledge(self, offset: int) -> None:
-        """The worker is done with all requests below it."""
+        """Acknowledge all requests below an offset, as the worker does."""
         topics = topics_of(self.settings)
         consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings), group_id=topics.worker_app, enable_auto_commit=False
@@ -48,7 +49,7 @@ class World:
         await consumer.stop()
 
     def write(self, journal_offset: int, *names: tuple[int, int]) -> None:
-        """The historian writes facts of a record."""
+        """Write facts of a journal record into the history, as the historian does."""
         sink = journal_sink(self.settings)
         rows = encode([fact(offset, index) for offset, index in names])
         packs = [Pack((0, journal_offset), rows, len(names))]
@@ -114,7 +115,7 @@ def test_a_time_is_complete_once_its_requests_are_decided_and_in_the_history(run
 
 
 def test_a_repeat_at_the_journals_end_does_not_hide_what_the_history_lacks(run: Callable) -> None:
-    """The owner crashed and repeats its first record only: the accounts of the second were stored already."""
+    """The owner, after a crash, repeats only its first record: the accounts of the second were stored already."""
 
     async def scenario(world: World) -> None:
         await world.ask()

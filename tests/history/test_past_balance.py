@@ -1,4 +1,4 @@
-"""A balance at an earlier time is what the live balance was then."""
+"""A balance asked for at an earlier time is what the live balance was then."""
 
 import pytest
 
@@ -6,8 +6,7 @@ from api.views.accounts import balance_of
 from schemas.commands import ChangePlan, Tick
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
-from streams.core.booking import Booking
-from streams.core.ledger import settle
+from streams.core.ledger import settled
 from streams.history.past_balance import account_at
 from tests.core.builders import START_MS, addressed
 from tests.history.lives import DAY_MS, Life, insert_facts
@@ -17,14 +16,14 @@ SEEDS = range(6)
 
 
 def live_balances(life: Life, at_ms: int) -> list[dict]:
-    """What GET /v1/balance answered at that time: the stored account, with what was due by then."""
+    """The answers of GET /v1/balance at that time, made from the account stored then, with what was due applied."""
     account = life.state_at(at_ms)
-    settle(Booking(account, 0, 0, 0, at_ms, [], life.prices))
+    settled(account, at_ms, life.prices)
     return shown(account, at_ms)
 
 
 def shown(account, at_ms: int) -> list[dict]:
-    # `offset` differs where a record changed nothing: the history does not know of it.
+    # `offset` differs where a record changed nothing, since the history has no fact of such a record.
     return [
         balance_of(account, environment, at_ms, 0).model_dump(exclude={"offset"})
         for environment in ("production", "preview")
@@ -44,7 +43,7 @@ def test_the_lives_have_all_that_a_balance_is_made_of() -> None:
 def test_at_any_time_it_is_what_the_live_balance_was(embedded: ClickHouse, seed: int) -> None:
     life = Life(seed)
     life.live(250)
-    # A touch at the very end: whatever was due is booked, late.
+    # The account is touched at the very end, so that everything that was due is booked, late.
     life.at_ms += 20 * DAY_MS
     life.apply(Tick([life.project]))
     migrate(embedded)

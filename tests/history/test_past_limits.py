@@ -1,5 +1,5 @@
-"""Receipts of what limits have to do with: the limits of that time, the minute before, and the wait, from the history
-alone, against what the core said then."""
+"""Receipts of decisions that limits had a part in: the limits of that time, the minute before and the wait, read from
+the history alone, against what the core said then."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.history.lives import insert_facts
 
 
 class Gate:
-    """One project, its requests and its limits; each reply with the account as it was before."""
+    """A project whose requests and limits the real core decides; `facts` are what it stated."""
 
     def __init__(self, plan: str = "free") -> None:
         self.at_ms, self.offset = START_MS, 0
@@ -211,7 +211,8 @@ def test_what_a_trial_would_have_refused_stands_beside_what_was_done(history: Cl
 
 @pytest.mark.parametrize("seed", range(3))
 def test_every_429_of_a_busy_life_is_explained_as_it_was_answered(history: ClickHouse, seed: int) -> None:
-    """Whatever limits, raises and plans there were: the receipt has those in force, and the wait that was answered."""
+    """A receipt has the limits that were in force and the wait that was answered, whatever limits, raises and plans
+    there were."""
     random, gate = Random(seed), Gate("hobby")
     for number in range(3):
         gate.apply(top_up(500, correlation=f"t{number}"))

@@ -1,4 +1,4 @@
-"""The analysts' queries, on the real engine with a small history whose answers are known."""
+"""The queries for analysts give known answers, on the real engine with a small history."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fact(
     balance: str = "0",
     **more: Any,
 ) -> Row:
-    """A row of `facts` as the historian writes it, booked so long ago; amounts in credits."""
+    """A row of `facts` as the historian writes it, booked `ago` before now; amounts are given in credits."""
     at_ms = round((NOW - ago).timestamp() * 1000)
     more.setdefault("environment", "production")
     return {
@@ -63,7 +63,7 @@ def fact(
 
 
 def charge(ago: timedelta, partition: int, offset: int, position: int, project: str, line: str, **more: Any) -> Row:
-    """`line` is "operation × quantity amount balance"."""
+    """A row of `facts` for a charge; `line` is "operation × quantity amount balance"."""
     operation, _, quantity, amount, balance = line.split()
     if customer := more.pop("customer", ""):
         more["metadata"] = f'{{"customer_id":"{customer}"}}'
@@ -92,21 +92,21 @@ def history() -> list[Row]:
         fact(40 * day, 1, 10, 1, "grant", "acme", "100", "100", reason="allowance"),
         charge(35 * day, 1, 11, 0, "acme", "image × 1 -32 68", customer="c1"),
         fact(31 * day, 1, 12, 0, "refusal", "acme", **blog_post, reason="out_of_credits"),
-        # One event, two lines.
+        # An event of two lines.
         charge(3 * day, 1, 20, 0, "acme", "social_post.text × 1 -5 63", customer="c1"),
         charge(3 * day, 1, 20, 1, "acme", "social_post.image × 1 -32 31", customer="c1"),
         fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up", cents=20, billing_account="agency"),
-        # One line that two grants pay for, and another event of the same record.
+        # A line that two grants pay, and another event of the same record.
         charge(1 * day, 1, 22, 0, "acme", "blog_post × 1 -31 40", customer="c2"),
         charge(1 * day, 1, 22, 1, "acme", "blog_post × 0 -29 11", customer="c2"),
         charge(1 * day, 1, 22, FACTS_PER_SLOT, "acme", "webhook.delivery × 3 -0.06 10.94", customer="c2"),
-        # Refused, tried again, and refused again; and something the plan lacks.
+        # An event that is refused, tried again, and refused again; and one that needs a higher plan.
         fact(5 * hour, 1, 23, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
         fact(4 * hour, 1, 24, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
         fact(3 * hour, 1, 25, 0, "refusal", "acme", operation="video.premium", quantity=1, reason="plan_required"),
         fact(2 * hour, 1, 26, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
         fact(2 * hour, 1, 27, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
-        # The preview environment has a budget of its own. Charged more than 7 days ago.
+        # The preview environment has a budget of its own, which was charged more than 7 days ago.
         fact(10 * day, 1, 18, 0, "grant", "acme", "4000", "4000", environment="preview", reason="top_up"),
         charge(8 * day, 1, 19, 0, "acme", "chat.message × 1 -1 3999", environment="preview", source="/preview"),
         # A renewal: what is left expires, and the next allowance is granted.
@@ -115,7 +115,7 @@ def history() -> list[Row]:
         fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
         fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
         charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
-        # Limits on trial: tried and ended, then tried again; counted calls, one of them too many for the trial.
+        # Limits on trial are tried and ended, then tried again; of the counted calls one is too many for the trial.
         fact(9 * day, 3, 1, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":1}', key_id="op"),
         fact(9 * day, 3, 2, 0, "request", "tried", operation="GET /v1/old", key_id="k1", source=""),
         fact(
@@ -142,7 +142,7 @@ def history() -> list[Row]:
         fact(2 * day, 3, 7, 2, "shadow", "tried", operation="website", key_id="k2", reason="over_cost_ceiling"),
         fact(2 * day, 3, 9, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
         fact(2 * day, 3, 10, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
-        # Uses nothing that costs.
+        # A project that uses only what costs nothing.
         fact(5 * day, 0, 1, 0, "grant", "idle", "250", "250", reason="allowance"),
         charge(2 * hour, 0, 2, 0, "idle", "read × 1 0 250"),
     ]
@@ -170,14 +170,14 @@ def dead_letters() -> list[Row]:
         letter(5, 1, 2, "malformed_json"),
         letter(4, 2, 3, "unknown_operation", "data.operation"),
         letter(3, 3, 3, "unknown_operation", "data.operation", position=1),
-        # A crash repeated it.
+        # A crash repeated this dead letter.
         letter(3, 4, 3, "unknown_operation", "data.operation", position=1),
     ]
 
 
 @pytest.fixture
 def filled(embedded: ClickHouse) -> ClickHouse:
-    """The engine with the schema and that history."""
+    """The engine with the schema, the history and the dead letters above."""
     migrate(embedded)
     insert(embedded, journal_sink(Settings()), history())
     insert(embedded, dead_letter_sink(Settings()), dead_letters())
@@ -193,7 +193,7 @@ def insert(clickhouse: ClickHouse, sink: Sink, rows: Sequence[Row]) -> None:
 
 
 def ask(clickhouse: ClickHouse, name: str, columns: str) -> list[tuple[Any, ...]]:
-    """The rows of a query file, with these columns of it, in its order."""
+    """The rows that a query file gives, with only these columns, in the query's order."""
     sql = (PROJECT_ROOT / "clickhouse" / "queries" / f"{name}.sql").read_text()
     rows: Sequence[Sequence[Any]] = clickhouse.query(f"SELECT {columns} FROM (\n{sql}\n)")
     return [tuple(row) for row in rows]
@@ -279,7 +279,7 @@ def test_dead_letters_by_code_counts_a_repeated_one_once(filled: ClickHouse) -> 
 
 
 def test_duplicates_by_source(filled: ClickHouse) -> None:
-    # Decided: events 20 and 22 (two of them), refusals 23 to 25, and one event each of beta's 6 and 7 and idle's 2.
+    # Nine are decided: events 20 and 22 (two of them), refusals 23 to 25, beta's events 6 and 7, and idle's event 2.
     assert ask(filled, "duplicates_by_source", "source, duplicates, ids_repeated, decided, projects") == [
         ("/gateway", 2, 1, 9, 1)
     ]

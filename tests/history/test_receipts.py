@@ -1,4 +1,4 @@
-"""A receipt says what an account was before and after each decision, and why, from the history alone."""
+"""A receipt says why a decision was made and what the account was before and after it, from the history alone."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_what_is_not_there_is_unknown_at_once_where_the_history_is_past_it(embed
         (None, "0-0"),
         (None, "9-9-9-9"),
         (None, "x"),
-        # Not even where it is not past it yet, if it is not nearly there.
+        # Also where the history is not past the id yet, if it is far from it.
         (None, "0-5000000-0"),
         (None, "1-5000000-0"),
         (None, "2-0-0"),

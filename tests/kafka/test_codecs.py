@@ -1,4 +1,4 @@
-"""Records stay within what a broker takes, whatever is packed into them."""
+"""Packed records stay within the size that a broker takes, whatever is packed into them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""METERLINE_KAFKA_URL with SASL and TLS: every process of the stack uses the cluster that is there."""
+"""METERLINE_KAFKA_URL with SASL and TLS makes every process of the stack use an existing cluster."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -60,7 +60,7 @@ def running_brokers() -> set[int]:
     children = psutil.Process().children(recursive=True)
     found = set()
     for child in children:
-        # One that has just ended has no command line any more.
+        # A process that has just ended has no command line any more.
         with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
             if "kafka.Kafka" in child.cmdline():
                 found.add(child.pid)

@@ -1,4 +1,4 @@
-"""Topics: made once with equal partition counts; a wrong count is refused with the remedy."""
+"""Topics are made once, with equal partition counts; a wrong count is refused with the remedy."""
 
 import asyncio
 from collections.abc import Callable

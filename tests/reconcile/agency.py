@@ -1,6 +1,6 @@
-"""A life to replay: an agency, its 40 projects on all plans, and what happens to them in 13 months.
+"""The life of an agency, to be replayed: its 40 projects on all plans, and what happens to them in 13 months.
 
-The same seed gives the same life. It is what the intake log would hold: commands and usage, each with its time.
+The same seed gives the same life. A life is what the intake log would hold: commands and usage, each with its time.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _OPERATIONS = (
 
 @dataclass(order=True)
 class Moment:
-    """One intake record: when, on which partition, and what; `number` keeps the order of what is at the same time."""
+    """A moment is one intake record: its time, partition and body. `number` keeps the order of records at one time."""
 
     at_ms: int
     number: int
@@ -72,7 +72,7 @@ class Moment:
 
 
 class Life:
-    """Everything that happens, in order of time. `signed_up` is each project's first moment."""
+    """A life: `moments` are all that happens, in order of time; `signed_up` is the first moment of each project."""
 
     def __init__(self, partitions: int, seed: int = 13) -> None:
         self.partitions = partitions
@@ -150,7 +150,7 @@ class Life:
 
     def _project(self, name: str, plan: str, number: int) -> None:
         rng = self.rng
-        # Sign-up days of all kinds, the last days of long months among them.
+        # The sign-up days are of all kinds, the last days of long months among them.
         day = (31, 30, 29, 28, 1, 15, 5, 31)[number % 8]
         signed_up = START.replace(day=day) + timedelta(minutes=rng.randrange(1, 1439), milliseconds=rng.randrange(1000))
         self.signed_up[name] = signed_up
@@ -197,7 +197,7 @@ class Life:
             self._at(closed, CloseProject(project=name, reason="a pause", **self._addressed()))
             self._at(closed + timedelta(days=50), ReopenProject(project=name, **self._addressed()))
         if number % 10 == 3:
-            # In the middle of a month, onto the other account's invoice.
+            # In the middle of a month the project moves to the other account's invoice.
             other = "contoso" if account == "northwind" else "northwind"
             self._at(
                 START + timedelta(days=200, hours=number),
@@ -211,7 +211,7 @@ class Life:
         for number in range(rng.randint(1, 8)):
             operation, low, high = rng.choice(_OPERATIONS)
             event_id = f"{_ms(at)}-{number}"
-            # Some happened shortly before they came; now and then the one before is sent again.
+            # Some uses happened shortly before they come; now and then the event before is sent again.
             occurred = at - timedelta(minutes=rng.choice((0, 0, 5, 600)))
             if number and rng.random() < 0.1:
                 events.append(events[-1])
@@ -235,8 +235,8 @@ class Life:
         self._add(_ms(at), partition_of(name, self.partitions), Envelope(events))
 
     def _job(self, name: str, at: datetime) -> None:
-        """Held, and then captured, captured in part, released, or forgotten. Its hold's id follows from the log, so
-        `written` fills it in."""
+        """A job is held, and then captured, captured in part, released, or forgotten. The id of its hold follows from
+        the log, so `written` fills it in."""
         rng = self.rng
         job = f"job-{_ms(at)}"
         event_id = f"hold-{job}"
@@ -272,7 +272,7 @@ class Life:
         )
         if rng.random() < 0.3:
             back = at + timedelta(days=rng.uniform(0, 35))
-            # Which bundle that is follows from the log: `written` fills it in.
+            # The bundle's grant id follows from the log, so `written` fills it in.
             self._at(back, RefundTopUp(project=name, grant_id=f"pay-{_ms(at)}", reason="asked", **self._addressed()))
 
     def _items(self, name: str, end: datetime) -> None:
@@ -287,7 +287,8 @@ class Life:
                 at += timedelta(hours=rng.uniform(300, 2500))
 
     def _ticks(self) -> None:
-        """For every other project, once a day, and for all at the end: the rest is settled when it is touched."""
+        """Ticks come once a day for every other project, and at the end for all. The rest is settled when a project is
+        touched."""
         by_partition: dict[int, list[str]] = {}
         for number, name in enumerate(self.signed_up):
             if number % 2:
@@ -318,7 +319,7 @@ class Life:
 
 
 def renewal_days(signed_up: datetime, until: datetime) -> list[datetime]:
-    """When its allowance is due, the sign-up first: written without the product's own rule."""
+    """The days on which a project's allowance is due, the sign-up first; written without the product's own rule."""
     days = []
     for months in range(MONTHS + 1):
         year, month = divmod(signed_up.year * 12 + signed_up.month - 1 + months, 12)

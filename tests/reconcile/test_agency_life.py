@@ -1,4 +1,5 @@
-"""13 months of an agency with 40 projects through the real pipeline: the log is written with its own times, then read.
+"""The life of an agency, 13 months of 40 projects, goes through the real pipeline: the intake log is written with the
+times of that life, and then read.
 
 Kafka, worker, API, historian and ClickHouse are the real ones. Only the times of the intake records are simulated: that
 topic is created with `CreateTime` here.
@@ -25,7 +26,7 @@ from schemas.facts import ENTRY_KINDS, Fact
 from streams.kafka.codecs import encode
 from streams.settings import Settings
 from tests.calls import Operator, eventually
-from tests.kafka.written_log import write_intake
+from tests.kafka.written_log import create_intake, write_intake
 from tests.reconcile.agency import CREDIT, MONTHS, Life, renewal_days
 
 PARTITIONS = 2
@@ -33,7 +34,7 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 
 
 class Replayed:
-    """The stack after the life, and what was expected of it."""
+    """The stack after it has read a life, and the facts that were expected of it."""
 
     def __init__(self, life: Life, facts: dict[int, list[Fact]], stack: Stack) -> None:
         self.life = life
@@ -62,9 +63,10 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         data_dir=tmp_path_factory.mktemp("agency"),
         api_port=0,
         clickhouse_front_port=0,
-        # Nothing moves by today's clock.
+        # No ticks, so that nothing moves by today's clock.
         tick_seconds=0,
     )
+    asyncio.run(create_intake(settings))
     asyncio.run(write_intake(settings, [(partition, at_ms, encode(body)) for partition, at_ms, body in records]))
     with Stack(settings) as stack:
         told = Replayed(life, facts, stack)
@@ -74,7 +76,7 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_history_is_the_life(replayed: Replayed) -> None:
-    """Every fact that the core states one record at a time, the pipeline has, in its order."""
+    """The history has exactly the facts that the core states, one record at a time, and in their order."""
     columns = "offset, position, kind, project, operation, quantity, amount, held, balance, cents, billing_account"
     for partition, facts in replayed.facts.items():
         rows = replayed.rows(
@@ -120,7 +122,7 @@ def test_renewals_come_on_the_right_days(replayed: Replayed) -> None:
             for at in renewal_days(signed_up, end)
             if not any(begin <= at < until for begin, until in closed.get(project, []))
         ]
-        # An upgrade grants at once, too: those are not renewals.
+        # An upgrade grants credits at once too, which is no renewal.
         renewals = [at for at in found[project] if (project, at) not in changes or at in due]
         assert renewals == due, project
     days = {at.day for ats in found.values() for at in ats}
@@ -140,7 +142,7 @@ def test_verify_is_clean_and_the_rebuild_is_byte_equal(replayed: Replayed) -> No
     assert verdict["ok"]
     assert verdict["rebuild"]["ok"]
     assert verdict["projects"] == 40
-    # The projects, two billing accounts, and a price list a partition.
+    # The accounts are the projects, two billing accounts, and a price list for each partition.
     assert verdict["rebuild"]["accounts"] == 40 + 2 + PARTITIONS
     assert verdict["rebuild"]["records"] >= len(replayed.life.moments)
     assert verdict["facts"] == sum(len(each) for each in replayed.facts.values())
@@ -158,8 +160,8 @@ def test_golden_invoices(replayed: Replayed, account: str, month: str) -> None:
 
 
 def test_invoices_add_up_to_the_entries_and_to_the_cent(replayed: Replayed) -> None:
-    """Every month of both accounts, against the facts that the core stated while the life was written: the money, and
-    by project the change of the balance, to the microcredit, and how many facts that are."""
+    """The invoices of all months of both accounts agree with the facts that the core stated while the life was written:
+    the money, and for each project the change of its balance, to the microcredit, and the number of facts."""
     expected: Counter[tuple[str, str]] = Counter()
     changes: Counter[tuple[str, str, str]] = Counter()
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -191,7 +193,7 @@ def test_invoices_add_up_to_the_entries_and_to_the_cent(replayed: Replayed) -> N
 
 
 def test_a_plan_that_never_changed_costs_its_price_a_month(replayed: Replayed) -> None:
-    """From the price list alone: $25 on each renewal day of a project that stayed on Hobby."""
+    """A project that stayed on Hobby is due $25 on each of its renewal days, by the price list alone."""
     touched = {row[0] for row in replayed.rows("SELECT DISTINCT project FROM facts WHERE kind = 'plan'")}
     touched |= set(_closed_spans(replayed))
     steady = [name for name, plan in replayed.life.plans.items() if plan == "hobby" and name not in touched]

@@ -1,4 +1,4 @@
-"""The continuous reconciliation, on the real changelog and the real engine."""
+"""The drift check compares balances with the history all the time; here on the real changelog and the real engine."""
 
 import asyncio
 from collections.abc import Callable

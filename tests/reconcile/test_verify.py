@@ -1,10 +1,8 @@
-"""The reconciliation finds what was tampered with, and names it; a live system that is right is found right."""
+"""`meterline verify` finds what was tampered with, and names it; a live system that is right is found right."""
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
@@ -19,6 +17,7 @@ from streams.reconcile.verify import Verdict, verify
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 from tests.calls import Operator, event, eventually
+from tests.command_line import Meterline
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 
@@ -28,7 +27,7 @@ def reconcile(settings: Settings, clickhouse: ClickHouse) -> Verdict:
 
 
 async def give_a_microcredit(settings: Settings, project: str, directory: Path, microcredits: int = 1) -> None:
-    """Straight into the accounts changelog, where only the owner writes."""
+    """Give a project microcredits by writing straight into the accounts changelog, where only the owner may write."""
     async with read_accounts(settings, directory) as view:
         account = view.get(project)
     assert account is not None
@@ -69,32 +68,23 @@ def test_verify_on_a_live_system(stack: Stack, operator: Operator) -> None:
     assert verdict.facts >= 2
 
 
-def test_the_command_finds_the_running_stack(stack: Stack) -> None:
-    where = os.environ | {"METERLINE_DATA_DIR": str(stack.settings.data_dir)}
-    done = subprocess.run(
-        [sys.executable, "-m", "api.cli", "verify", "--json"], capture_output=True, text=True, env=where, timeout=120
-    )
+def test_the_command_finds_the_running_stack(stack: Stack, meterline: Meterline) -> None:
+    done = meterline("verify", "--json", METERLINE_DATA_DIR=str(stack.settings.data_dir))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"] is True
-    nowhere = subprocess.run(
-        [sys.executable, "-m", "api.cli", "verify"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"METERLINE_DATA_DIR": str(stack.settings.data_dir / "none")},
-        timeout=60,
-    )
+    nowhere = meterline("verify", METERLINE_DATA_DIR=str(stack.settings.data_dir / "none"))
     assert nowhere.returncode == 1
     assert "meterline up" in nowhere.stderr
 
 
-def test_drift_is_found_and_named(tmp_path) -> None:
-    """On a stack of its own, since it is spoiled: a fact too many in the journal, and one of its rows twice."""
-    settings = Settings(data_dir=tmp_path, api_port=0, clickhouse_front_port=0, partitions=2)
+def test_drift_is_found_and_named(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+    """A stack of its own is spoiled here: the journal gets a fact too many, and the history one of its rows twice."""
+    settings = settings_for(api_port=0, clickhouse_front_port=0)
     with Stack(settings) as stack:
         operator = Operator(stack)
         project, client = operator.customer()
         assert client.post("/v1/admissions", json={"operation": "image"}).status_code == 200
-        # With the operator's key, whose calls leave no facts: the charge stays the last one.
+        # The ledger is read with the operator's key, whose calls leave no facts: the charge stays the last fact.
         named = {"project": project}
         eventually(lambda: len(operator.http.get("/v1/ledger", params=named).json()["entries"]) == 2)
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
@@ -129,7 +119,7 @@ def test_drift_is_found_and_named(tmp_path) -> None:
         (found,) = verdict.differences
         assert (found.project, found.grant_id, found.between) == (project, charge["grant_id"], "accounts and journal")
         assert verdict.drift_microcredits == 5
-    # With the stack down its engine may be opened here, and a row be written twice.
+    # The stack is down, so its engine may be opened here, and a row be written twice.
     history = ClickHouse(settings)
     columns = "partition, offset, position, journal_offset, kind, project, grant_id, amount, booked_at"
     history.command(

@@ -1,0 +1,1 @@
+"""Tests of rehearsals: recorded days under other prices or limits."""

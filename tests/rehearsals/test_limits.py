@@ -1,4 +1,4 @@
-"""The last days under other limits: on the real history, against plain lists of times, and against what really was."""
+"""Rehearsals of limits on the real history agree with plain lists of times, and with what was really refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROPOSALS = [IN_FORCE, Limits(3, 3, 50 * CREDIT), Limits(40, 60, 200 * CREDIT), 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request as whoever made it knows it: when it came, where its record stands, and what it costs if it runs."""
+    """A request as its sender knows it: when it came, where its record stands, and what it costs if it runs."""
 
     came_ms: int
     offset: int
@@ -43,7 +43,8 @@ class Asked:
 
 
 class Traffic:
-    """One project's requests through the real core, under IN_FORCE: `asked` has what a rehearsal is to find of them."""
+    """The traffic of one project, decided by the real core under IN_FORCE. `asked` has the requests that a rehearsal
+    must find."""
 
     def __init__(self, seed: int, project: str = "p1", step_ms: int = SLOT_MS) -> None:
         self.random = Random(seed)
@@ -74,7 +75,7 @@ class Traffic:
         return -(-at_ms // self.step_ms) * self.step_ms
 
     def ask(self, commands: list[Admit | CountRequest]) -> None:
-        """Commands that share a record."""
+        """Decide commands that share a record, and note the requests among them."""
         life = self.life
         item = IntakeItem(life.offset, life.at_ms, Commands(list(commands)))
         effects = fold(0, [item], life.accounts, life.seen, "intake")
@@ -100,7 +101,7 @@ class Traffic:
         life.offset += 1
 
     def send(self, usages: list[Usage]) -> None:
-        """Usage events that share a record."""
+        """Decide usage events that share a record, and note the requests among them."""
         offset, before = self.life.offset, len(self.life.facts)
         self.life.apply(Envelope(usages))
         duplicates = {fact.index // FACTS_PER_SLOT for fact in self.life.facts[before:] if fact.kind == "duplicate"}
@@ -118,7 +119,7 @@ class Traffic:
             return CountRequest(operation="GET /v1/balance", environment="production", **common)
         source = ADMISSION_SOURCE if admissions_only else self.random.choice([ADMISSION_SOURCE, "/test"])
         seconds = self.random.choice([0, 0, 3_600])
-        # A repeated admission counts in the window when it comes, and leaves nothing that tells it from an event.
+        # A repeated admission counts in the window when it comes, and leaves nothing that tells it from a usage event.
         used = self._usage(source, repeats=0 if admissions_only else 0.1)
         return Admit(usage=used, hold_seconds=seconds, **common)
 
@@ -153,8 +154,8 @@ def price(used: Usage) -> int:
 
 
 class PlainLimits:
-    """The model of both limits, word by word, a tenth of a second at a time: nothing happens in between. Burst tokens
-    that are spent are counted in 60,000ths."""
+    """A plain model of both limits, word by word, a tenth of a second at a time: nothing happens in between. Burst
+    tokens that are spent are counted in 60,000ths."""
 
     def __init__(self, limits: Limits, now_ms: int) -> None:
         self.limits, self.now_ms, self.owed = limits, now_ms, 0
@@ -186,7 +187,7 @@ class PlainLimits:
 
 
 def check(found: LimitOutcome, asked: list[Asked], limits: Limits) -> None:
-    """A project's outcome is what plain lists of times say."""
+    """Check that a project's outcome is what plain lists of times say."""
     asked = sorted(asked, key=lambda one: (one.came_ms, one.offset, one.slot))
     model = PlainLimits(limits, asked[0].came_ms)
     stopped = [(model.stops(one.came_ms, one.cost), one) for one in asked]
@@ -230,7 +231,7 @@ def rehearsed(embedded: ClickHouse, lives: list[Traffic], limits: Limits, **opti
 def test_it_says_what_plain_lists_of_times_say(
     embedded: ClickHouse, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Large enough a page for two of the projects together, too small for the third.
+    # A page is large enough for two of the projects together, and too small for the third.
     monkeypatch.setattr(module, "FACTS_A_PAGE", 60)
     lives = [Traffic(seed * 10 + number, f"p{number}") for number in range(3)]
     for traffic, records in zip(lives, (8, 8, 150), strict=True):
@@ -329,7 +330,7 @@ def test_who_would_be_hurt_comes_first_and_who_asked_for_nothing_not_at_all(embe
     assert (total.requests, total.by_window, total.by_ceiling, total.was_limited) == (15, 4, 2, 1)
     assert (total.first_at_ms, total.last_at_ms) == (START_MS + 3_000, START_MS + 9_000)
 
-    # Of one project; of those that the limits are for; and of none.
+    # Rehearsals of one project, of the projects that the limits are for, and of none.
     (alone,) = rehearsed(embedded, lives, Limits(4, 5, 90 * CREDIT), project="calm").worst
     assert (alone.project, alone.counts.requests, alone.busiest_requests.amount) == ("calm", 2, 2)
     prices = calm.life.prices

@@ -1,4 +1,4 @@
-"""The last days under another price book, by the core's own rules, on the real history."""
+"""Rehearsals of prices on the real history come out as the same life does under the other price book."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def test_it_comes_out_as_that_life_does_under_the_other_book(embedded: ClickHous
 
 
 def kept(account: Account) -> list[tuple[str, str, int, int, int]]:
-    """What is left, without the grants' names: those differ where a renewal was booked among other facts."""
+    """The grants of an account with anything left, without their ids, which differ where a renewal was booked among
+    other facts."""
     return [
         (grant.kind, grant.environment, grant.granted_at_ms, grant.remaining, grant.held)
         for grant in account.grants
@@ -116,7 +117,7 @@ def test_those_who_would_run_out_come_first_then_those_who_would_pay_more(embedd
 
 
 def test_what_would_never_have_been_held_is_not_given_back(embedded: ClickHouse) -> None:
-    """A captured job that was voided: where the proposal has no price for it, there is nothing to void."""
+    """A job was captured and then voided: where the proposed book has no price for it, there is nothing to void."""
     life = Life(1, plain=True)
     life.at_ms += 1_000
     job = usage("job", life.project, "image", occurred_at_ms=life.at_ms, job_id="j1")

@@ -1,4 +1,4 @@
-"""What must hold once a world has come to rest: log, state, journal, history and replies tell what the model tells."""
+"""The checks of a world that has come to rest: log, state, journal, history and replies agree with the model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ from streams.core.acceptance import dedup_hash
 from streams.core.projects import NEVER_MS
 from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake
 from streams.worker.tables import PartitionedStore
+from tests.core.stated import check_stated
 from tests.simulation.disk import Disk, apply_changelog
-from tests.simulation.model import Answer, Line, Model, Project, answer_of, identity_names
-from tests.simulation.model import Window as ModelWindow
+from tests.simulation.model.accounts import Project
+from tests.simulation.model.answers import Answer, answer_of
+from tests.simulation.model.identities import identity_names
+from tests.simulation.model.lines import Line
+from tests.simulation.model.records import Model
+from tests.simulation.model.windows import Window as ModelWindow
 from tests.simulation.world import World, in_place_of_real_parts
 
 ENVIRONMENTS = ("production", "preview")
 
 
 def simulate(seed: int, hazards: frozenset[str] = frozenset(), trace: Callable[[str], None] | None = None) -> World:
-    """Run one seed's world to its rest and check it. Raises AssertionError, and says what differs."""
+    """Run the world of one seed until it comes to rest, and check it. Raises AssertionError, saying what differs."""
     world = World(seed, hazards, trace)
     with in_place_of_real_parts(world):
         world.run()
@@ -35,7 +40,7 @@ def simulate(seed: int, hazards: frozenset[str] = frozenset(), trace: Callable[[
 
 
 def check(world: World) -> None:
-    """Raises AssertionError, and says what differs."""
+    """Check a world at rest against the model. Raises AssertionError, saying what differs."""
     models = {partition: _model(world, partition) for partition in range(world.partitions)}
     for partition, model in models.items():
         lines = _check_journal(world, partition, model)
@@ -64,7 +69,7 @@ def _journal(world: World, partition: int) -> Iterable[Fact]:
 
 
 def _check_journal(world: World, partition: int, model: Model) -> list[Line]:
-    """What is left of the journal when repeats are dropped is what the model states; a repeat states the same again."""
+    """The journal without its repeats is what the model states, and a repeat states the same again."""
     mark = (-1, -1)
     lines: list[Line] = []
     stated: dict[tuple[int, int], Fact] = {}
@@ -73,6 +78,7 @@ def _check_journal(world: World, partition: int, model: Model) -> list[Line]:
         first = stated.setdefault(place, fact)
         _equal(f"journal-{partition} {place} stated again", fact, first)
         assert fact.balance >= 0, f"a balance below zero: {fact}"
+        check_stated([fact])
         if place > mark:
             mark = place
             lines.append(_line(fact))
@@ -108,8 +114,8 @@ def _check_state(world: World, partition: int, model: Model, lines: list[Line]) 
 
 
 def _kept(project: Project) -> tuple[Any, ...]:
-    """What the model says an account has: of each grant what remains and is held, the open holds, what is due, the
-    raises, and how the windows stand."""
+    """The parts of the model's project that a stored account must have: what each grant has left and held, the open
+    holds, when something is next due, the raises, and the use of the windows."""
     due_at_ms = project.due_at_ms() if project.is_project else None
     grants = sorted((grant.id, grant.left, grant.held) for grant in project.grants if grant.left)
     raises = [(each.id, each.is_on) for each in project.raises]
@@ -118,7 +124,7 @@ def _kept(project: Project) -> tuple[Any, ...]:
 
 
 def used(window: ModelWindow | None) -> tuple[Any, ...] | None:
-    """Of a window: how many requests it counts, what they cost, and the burst tokens that are spent, as of when."""
+    """The use of a window of the model: (requests, their cost, burst tokens spent, as of when)."""
     if window is None:
         return None
     return len(window.requests), sum(cost for _, cost in window.costs), window.spent, window.at_ms
@@ -133,7 +139,7 @@ def _stored(account: Account) -> tuple[Any, ...]:
 
 
 def stored_use(window: Window | None) -> tuple[Any, ...] | None:
-    """The same of an account's."""
+    """The use of a window of a stored account, in the form of `used`."""
     if window is None:
         return None
     spent = Fraction(window.spent, 60_000)
@@ -141,11 +147,11 @@ def stored_use(window: Window | None) -> tuple[Any, ...] | None:
 
 
 def _check_seen(world: World, partition: int, model: Model, tables: dict[str, PartitionedStore]) -> None:
-    """Every id that was decided within the window is in the dedup index, wherever that is read."""
+    """The ids that were decided within the dedup window are in the index, wherever it is read."""
     today = (world.now_ms - max(world.skew_ms.values())) // 86_400_000
     for name, table in tables.items():
         seen = table.partition_file(partition)
-        for identity, day in model._first_day.items():
+        for identity, day in model.first_day.items():
             if day > today - world.dedup_days:
                 known = seen.get_many([dedup_hash(*identity_names(identity))])[0]
                 assert known is not None, f"{identity} was decided, and is not in the seen {name} of {partition}"
@@ -158,7 +164,7 @@ def _check_history(world: World, partition: int, lines: list[Line]) -> None:
 
 
 def _check_charges(world: World) -> None:
-    """Without the model: no event is charged for in two places."""
+    """No event is charged in two places, as the history alone shows."""
     charged: dict[tuple[str, str, str], set[tuple[int, int]]] = defaultdict(set)
     for row in world.history.rows["facts"]:
         if row["kind"] == "charge" and row["reason"] != "recurring":
@@ -170,7 +176,7 @@ def _check_charges(world: World) -> None:
 
 
 def _check_replies(world: World, models: dict[int, Model]) -> None:
-    """Every reply is the model's, a repeated one is the same to the letter, and every request has one."""
+    """The replies are the model's, a repeated one is the same to the letter, and every request has one."""
     expected: dict[str, Answer] = {}
     for model in models.values():
         expected |= model.answers
@@ -180,7 +186,7 @@ def _check_replies(world: World, models: dict[int, Model]) -> None:
         _equal(f"the reply to {correlation} and the model's", answer_of(reply), expected[correlation])
     for request in world.clients.requests:
         replies = [given[correlation] for correlation in request.correlations if correlation in given]
-        # The reply to a counted request is not kept: it is lost where its record was begun and had to be taken again.
+        # The reply to a counted request is not kept. It is lost where its record was begun, and had to be taken again.
         place = (world.topics.intake, request.partition, request.offset)
         may_be_lost = isinstance(request.command, CountRequest) and world.taken[place] > 1
         assert replies or may_be_lost, f"nobody answered {request.correlations}"
@@ -191,7 +197,7 @@ def _check_replies(world: World, models: dict[int, Model]) -> None:
 
 
 def _check_dead_letters(world: World, models: dict[int, Model]) -> None:
-    """Each event that could not be taken is there, by its identity, and history has each record of the topic once."""
+    """Dead letters name exactly the events that could not be taken, and the history has each record of them once."""
     intake = world.topics.intake
     expected = set(world.clients.malformed) | {
         (intake, partition, offset, index) for partition, model in models.items() for offset, index, _code in model.dead
@@ -209,7 +215,7 @@ def _check_dead_letters(world: World, models: dict[int, Model]) -> None:
 
 
 def _check_arrivals(world: World) -> None:
-    """Accept lost nothing: whatever a client sent is on intake."""
+    """Accept lost nothing: all events that clients sent are on intake."""
     arrived = set()
     for partition in range(world.partitions):
         for record in world.kafka.log(world.topics.intake, partition).records:

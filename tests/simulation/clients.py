@@ -1,4 +1,4 @@
-"""Producers, the API and its callers: they send, send again, and send nonsense."""
+"""The clients of a world: producers, the API and its callers. They send, send again, and send nonsense."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _OPERATIONS: list[dict[str, Any]] = [
 _MALFORMED = [b"", b"{", b"[1]", b'{"specversion":"1.0"}', b'[{"specversion":"1.0","id":""}]']
 
 
-# What is sent, and how often.
+# The kinds of things that clients send, and their weights.
 _CHOICES = {
     "usage": 24,
     "http": 14,
@@ -96,7 +96,7 @@ _CHOICES = {
     "malformed": 3,
     "junk": 1,
 }
-# What can't share a record of commands.
+# Kinds that can't share a record of commands.
 _NO_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CREDIT = 1_000_000
 _DAY_MS = 86_400_000
@@ -104,19 +104,19 @@ _DAY_MS = 86_400_000
 
 @dataclass(slots=True)
 class Request:
-    """A command that someone wants an answer to; each attempt has a correlation of its own."""
+    """A request is a command that someone wants an answer to; each attempt has a correlation of its own."""
 
     command: AnyCommand
-    # Where its project is; prices go to every partition.
+    # The partition of its project; a price book goes to every partition, by a request for each.
     partition: int
     correlations: list[str] = field(default_factory=list)
-    # Of its first attempt, on intake, and the index of the first fact that it may leave.
+    # The intake offset of its first attempt, and the index of the first fact that it may leave.
     offset: int = -1
     index: int = 0
 
 
 class Clients:
-    """Everyone who writes usage and intake."""
+    """The clients: all who write to the usage and intake topics, but for accept."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -128,7 +128,7 @@ class Clients:
         self.malformed: set[tuple[str, int, int, int]] = set()
         self.books: list[PriceBook] = []
         self._attempts = 0
-        # Commands that wait for others to share a record with, by partition.
+        # By partition, commands that wait for others to share a record with.
         self._together: dict[int, list[AnyCommand]] | None = None
 
     def act(self) -> None:
@@ -216,7 +216,7 @@ class Clients:
             self.world.append(self.world.topics.intake, partition, b"\xc1junk")
 
     def create_some(self) -> None:
-        """Most projects are there from the beginning, and so are prices by the hour."""
+        """Open some of the projects at the beginning, and perhaps announce prices by the hour."""
         for project in self.projects:
             if self.rng.random() < 0.7:
                 self._create(project)
@@ -224,7 +224,7 @@ class Clients:
             self._publish([0])
 
     def ask_again(self, request: Request) -> None:
-        """Another attempt, after an answer that never came; without a key it would be another request."""
+        """Send a request again, after an answer that never came. Without an idempotency key that is another request."""
         addressed = self._addressed(request.command.idempotency_key)
         request.correlations.append(addressed["correlation"])
         self._write(msgspec.structs.replace(request.command, **addressed), request.partition)
@@ -236,7 +236,7 @@ class Clients:
         )
 
     def _refund(self) -> None:
-        """Of a bundle that was asked for, and may have been granted by now."""
+        """Ask for the refund of a bundle that was asked for, and may have been granted by now."""
         asked = [request for request in self.requests if isinstance(request.command, TopUp)]
         if asked:
             request = self.rng.choice(asked)
@@ -249,7 +249,7 @@ class Clients:
         usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
         self._request(Admit(project=usage.project, usage=usage, **self._addressed(self._key())))
         if self.rng.random() < 0.5:
-            # The platform ran it, admitted or not, and its service says so.
+            # The platform ran the request, admitted or not, and its service sends the usage event.
             self.rng.choice([self._send_usage, self._post])([event])
 
     def _hold(self) -> None:
@@ -262,7 +262,7 @@ class Clients:
         self._ask(Admit, usage.project, usage=usage, hold_seconds=rng.choice([1, 60, 3_600, 86_400, 7 * 86_400]))
 
     def _resolve_hold(self) -> None:
-        """One that was asked for, and may be open, resolved already, or never placed."""
+        """Capture, release or extend a hold that was asked for, and may be open, resolved already, or never placed."""
         rng = self.rng
         asked = [each for each in self.requests if isinstance(each.command, Admit) and each.command.hold_seconds]
         if not asked:
@@ -280,12 +280,12 @@ class Clients:
             self._ask(ExtendHold, project, seconds=rng.choice([1, 3_600, 7 * 86_400]), **hold)
 
     def _count_request(self, project: str) -> None:
-        """Of our own API, by some key."""
+        """Have a call of our own API counted, made with some key."""
         addressed = self._addressed("") | {"actor": self.rng.choice(["k0", "k1"])}
         self._request(CountRequest(project=project, operation="GET /v1/balance", environment="production", **addressed))
 
     def _limits(self) -> Limits:
-        """So low that a few requests reach them, or none, or wrong ones."""
+        """Limits so low that a few requests reach them, or no limits, or wrong ones."""
         rng = self.rng
         requests, burst = rng.choice([(0, 0), (2, 0), (2, 4), (3, 3), (5, 7), (0, 61), (-1, 0)])
         return Limits(requests, burst, rng.choice([0, 10, 33, 100, 500]) * _CREDIT)
@@ -300,7 +300,7 @@ class Clients:
         )
 
     def _end_raise(self) -> None:
-        """One that was asked for, and may be planned, on, over, or refused."""
+        """End a raise that was asked for, and may be planned, on, over, or refused."""
         asked = [each for each in self.requests if isinstance(each.command, RaiseLimits)]
         if asked:
             request = self.rng.choice(asked)
@@ -308,7 +308,7 @@ class Clients:
             self._ask(EndRaise, request.command.project, raise_id=raise_id)
 
     def _end_purchase(self) -> None:
-        """Of one that history knows of; whoever carries it out may say so twice."""
+        """Settle a purchase that the history knows of; its cashier may do so twice."""
         wanted = [row for row in self._history("recharge") if row["reason"] == "requested"]
         if wanted:
             row = self.rng.choice(wanted[-3:])
@@ -317,7 +317,7 @@ class Clients:
             self._ask(SettleRecharge, row["project"], recharge_id=recharge_id, **outcome)
 
     def _correct(self) -> None:
-        """An event that history has charges of is given back, or charged anew; or it came too late."""
+        """Correct an event: one that the history has charges of is given back or charged anew, or one came too late."""
         rng = self.rng
         rows = [row for row in self._history("charge") if row["event_id"] and row["grant_id"]]
         new = self._event()
@@ -354,7 +354,7 @@ class Clients:
         )
 
     def _grant(self, charge: dict[str, Any]) -> Grant | None:
-        """What history tells of the grant that was drawn on."""
+        """The grant that a charge drew on, as the history tells it."""
         for row in self._history("grant"):
             if (row["partition"], row["grant_id"]) == (charge["partition"], charge["grant_id"]):
                 opened = next(each for each in self._history("project") if each["project"] == row["project"])
@@ -387,7 +387,7 @@ class Clients:
             self._ask(RevokeKey, project, key_id=key_id)
 
     def _publish(self, in_ms: Sequence[int] = (0, 1_000, _DAY_MS, 31 * _DAY_MS)) -> None:
-        """Announce a price book to every partition, or to some, if whoever does it dies halfway."""
+        """Announce a price book to every partition, or only to some, since the one who announces may die halfway."""
         rng, now_ms = self.rng, self.world.now_ms
         if self.books and rng.random() < 0.3:
             book = rng.choice(self.books)
@@ -439,7 +439,8 @@ class Clients:
         self.requests.append(Request(command, partition, [command.correlation], offset, index))
 
     def _write(self, command: AnyCommand, partition: int) -> tuple[int, int]:
-        """Where it stands on intake, or will: its record's offset, and the index of its first fact."""
+        """Write a command, at once or together with others, and return its place on intake: the offset of its record,
+        and the index of its first fact."""
         together = self._together.setdefault(partition, []) if self._together is not None else []
         offset = self.world.kafka.log(self.world.topics.intake, partition).end
         index = len(together) * 4096
@@ -449,7 +450,7 @@ class Clients:
         return offset, index
 
     def _send_together(self, partition: int) -> None:
-        """What waits is written, before anything else is."""
+        """Write the commands that wait for a partition, before anything else is written there."""
         if self._together and (commands := self._together.pop(partition, None)):
             self._write_all(commands, partition)
 
@@ -464,7 +465,7 @@ class Clients:
         )
 
     def _event(self) -> dict[str, Any]:
-        """A new event, or one that was sent before, or what only looks like one that was."""
+        """A new event, or one that was sent before, or one with the id of such an event and other content."""
         rng = self.rng
         if self.events and rng.random() < 0.35:
             event = rng.choice(self.events[-8:] if rng.random() < 0.7 else self.events)
@@ -481,7 +482,7 @@ class Clients:
         return event
 
     def _send_usage(self, events: list[dict[str, Any]]) -> None:
-        """Straight to Kafka, on any partition, as one record or several."""
+        """Send events straight to Kafka, on any partition, as one record or several."""
         partition = self.rng.randrange(self.world.partitions)
         batched = len(events) > 1 and self.rng.random() < 0.7
         for value in [events] if batched else events:
@@ -492,7 +493,7 @@ class Clients:
         self.arrived |= {_identity(event) for event in events}
 
     def _post(self, events: list[dict[str, Any]]) -> None:
-        """Through the API, which accepts and packs as accept does."""
+        """Send events through the API, which accepts and packs as accept does."""
         by_partition: dict[int, list[Any]] = {}
         for event in events:
             usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
@@ -512,7 +513,7 @@ class Clients:
         self.malformed.add((record.topic, partition, record.offset, 0))
 
     def _key(self) -> str:
-        """A key, mostly; each request has its own."""
+        """An idempotency key, mostly, or none; each request has its own."""
         return f"k{len(self.requests)}" if self.rng.random() < 0.8 else ""
 
     def _addressed(self, key: str) -> dict[str, Any]:

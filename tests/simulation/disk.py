@@ -1,4 +1,4 @@
-"""A worker's local disk in memory, under the real tables: it outlives the process, and may be lost."""
+"""The local disk of a worker, in memory, under the real tables: it outlives the process, and may be lost."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _OFFSET = b"offset"
 
 
 class Disk:
-    """Files by path, as a process that starts finds them.
+    """A disk has files by path, as a process that starts finds them.
 
-    `before_write` may raise, as a process may die before any one write. `is_flushed` tells whether what is in memory of
-    one file goes to the disk now; what never does is gone with the process, for there is no write-ahead log.
+    `before_write` may raise, since a process may die before any single write. `is_flushed` says whether one file's rows
+    in memory go to the disk now. Rows that never do are gone with the process: there is no write-ahead log.
     """
 
     def __init__(self, before_write: Callable[[], None], is_flushed: Callable[[], bool]) -> None:
@@ -24,7 +24,7 @@ class Disk:
         self.is_flushed = is_flushed
 
     def lose(self) -> None:
-        """Everything on it is gone."""
+        """Lose all files of the disk."""
         self.files.clear()
 
     def table(self, name: str, dedup_days: int) -> PartitionedStore:
@@ -45,7 +45,7 @@ class Disk:
 
 
 class MemoryPath:
-    """As much of a Path as the files of a table need."""
+    """A Path in memory, with as much of Path as the files of a table need."""
 
     def __init__(self, disk: Disk, text: str) -> None:
         self.disk = disk
@@ -64,12 +64,12 @@ class MemoryPath:
 
 
 def remove_tree(path: MemoryPath, ignore_errors: bool = False) -> None:
-    """shutil.rmtree for a MemoryPath."""
+    """Remove the file of a MemoryPath, in place of shutil.rmtree."""
     path.disk.files.pop(path.text, None)
 
 
 class MemoryFile:
-    """PartitionFile without RocksDB: a write is done as a whole or not at all."""
+    """A file of rows in memory, a PartitionFile without RocksDB: a write is done as a whole or not at all."""
 
     def __init__(self, path: MemoryPath) -> None:
         self._disk = path.disk
@@ -93,7 +93,7 @@ class MemoryFile:
             self.flush()
 
     def flush(self) -> None:
-        """What is in memory, the offset too, goes to the disk at once."""
+        """Write all rows in memory to the disk at once, with their changelog offset."""
         self._disk.files[self._path] = dict(self._rows)
 
     merge = PartitionFile.merge
@@ -110,12 +110,12 @@ class MemoryFile:
 
 
 class MemoryAccounts(MemoryFile):
-    """VersionedFile without RocksDB; what it does to tell newer from older is the real thing."""
+    """A file of accounts in memory, a VersionedFile without RocksDB. It tells newer from older by the real code."""
 
     merge = VersionedFile.merge
 
 
 def apply_changelog(table: PartitionedStore, records: list[Any]) -> None:
-    """Recover a table from records of one partition of its changelog, as `streams.recovery` does."""
+    """Recover a table from records of one partition of its changelog, as `streams.worker.recovery` does."""
     last = records[-1]
     table.apply(last.partition, [(record.key, record.value) for record in records], last.offset)

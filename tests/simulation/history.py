@@ -1,4 +1,4 @@
-"""The real historian between a simulated journal and a ClickHouse of lists."""
+"""The real historian, between a simulated journal and a ClickHouse of lists."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Tables:
-    """What ClickHouse holds: rows by table. A block is there as a whole or not at all."""
+    """The tables of a simulated ClickHouse: rows by table. A block is there as a whole or not at all."""
 
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {"facts": [], "dead_letters": []})
 
 
 class Client:
-    """A historian's connection. `call` lets the world decide when a query is done, and whether it fails."""
+    """The connection of a historian to ClickHouse. The world decides when a `call` is done, and whether it fails."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -41,7 +41,7 @@ class Client:
         return await done
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """The marks: of each partition the highest row, and the journal offset it came from."""
+        """Answer the historian's query for its marks: each partition's highest row, and the journal offset of it."""
         if "FROM dead_letters" in sql:
             newest: dict[int, int] = {}
             for row in self.tables.rows["dead_letters"]:
@@ -57,7 +57,7 @@ class Client:
         return [(partition, *mark, journal[partition]) for partition, mark in marks.items()]
 
     def insert_packs(self, table: str, shared: Mapping[str, str], columns: Mapping[str, str], packs: list[Pack]) -> int:
-        """One block."""
+        """Insert the packs as one block."""
         rows = [
             dict(zip([*shared, *columns], [*pack.shared, *row], strict=True))
             for pack in packs
@@ -69,7 +69,7 @@ class Client:
 
 
 class Consumer:
-    """The historian's Kafka consumer; it owns every partition of its topic."""
+    """The Kafka consumer of a historian; it owns every partition of its topic."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -87,13 +87,13 @@ class Consumer:
         await self.assign()
 
     async def assign(self) -> None:
-        """Partitions come (back); reading would go on wherever it was committed, so the historian must seek."""
+        """Assign all partitions, for the first time or again, at their ends: the historian must seek to its marks."""
         tps = [TopicPartition(self.topic, number) for number in range(self.world.partitions)]
         self.positions = {tp: self.world.kafka.log(self.topic, tp.partition).end for tp in tps}
         await self.listener.on_partitions_assigned(tps)
 
     async def rebalance(self) -> None:
-        """Partitions go and come back."""
+        """Revoke all partitions, and assign them again."""
         await self.listener.on_partitions_revoked(list(self.positions))
         await self.assign()
 
@@ -118,7 +118,7 @@ class Consumer:
             self.polling = None
 
     def poll(self, records_max: int) -> dict[TopicPartition, list[Any]]:
-        """Records of one partition that has any, moved past."""
+        """Take the next records of one partition that has any, and move its position past them."""
         ready = [tp for tp, position in self.positions.items() if self.world.kafka.log(*tp).end > position]
         if not ready:
             return {}
@@ -129,7 +129,7 @@ class Consumer:
 
 
 class HistorianProcess:
-    """One sink's historian, from its start until it dies."""
+    """A process with the historian of one sink, from its start until it dies."""
 
     def __init__(self, world: World, sink: Sink) -> None:
         self.sink = sink
@@ -144,7 +144,7 @@ class HistorianProcess:
 
 
 class AsyncioInHistory:
-    """The historian's `asyncio`, where a thread is a call that the world completes."""
+    """The `asyncio` that the historian sees: work for a thread becomes a call that the world completes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)

@@ -15,7 +15,7 @@ TopicPartition = tuple[str, int]
 
 
 class Record(NamedTuple):
-    """One record as it stands on its log."""
+    """A record as it stands on its log."""
 
     topic: str
     partition: int
@@ -27,13 +27,13 @@ class Record(NamedTuple):
 
 @dataclass(slots=True)
 class Log:
-    """One partition: records in offset order, with holes where some were removed."""
+    """The log of one partition: records in offset order, with holes where some were removed."""
 
     records: list[Record] = field(default_factory=list)
     end: int = 0
 
     def read(self, offset: int, end: int | None = None, limit: int | None = None) -> list[Record]:
-        """At most `limit` records from `offset` on, below `end`."""
+        """Read at most `limit` records from `offset` on, below `end`."""
         start = bisect_left(self.records, offset, key=attrgetter("offset"))
         stop = len(self.records)
         if end is not None and end < self.end:
@@ -42,7 +42,7 @@ class Log:
 
 
 class Kafka:
-    """Topics as `Topics.configs` describes them; `committed` is the worker group's."""
+    """A simulated Kafka has the topics that `Topics.configs` describes; `committed` are the worker group's offsets."""
 
     def __init__(self, topics: Topics, partitions: int, dedup_days: int) -> None:
         self.topics = topics
@@ -64,10 +64,10 @@ class Kafka:
         return record
 
     def clean(self, topic: str, partition: int, now_ms: int, rng: random.Random) -> int:
-        """What the broker's cleaner may do at any moment, by the topic's settings; returns how many records went.
+        """Clean a log as the broker may at any moment, by the topic's settings; returns how many records went.
 
-        Compaction drops what has a newer record for its key, up to any point but the end. Retention drops a prefix
-        that is too old. The newest record stays, as it does in an active segment.
+        Compaction drops records that have a newer one of their key, up to any point but the end. Retention drops a
+        prefix that is too old. The newest record stays, as it does in an active segment.
         """
         config = self._configs[topic]
         log = self._logs[topic, partition]

@@ -1,7 +1,7 @@
 """An asyncio loop without time, sockets or threads: callbacks run in order until none is left, then it returns.
 
-What is awaited in the end is always a future of the simulated world, which alone decides what happens next. So the real
-agents and the real historian run on it unchanged, and a seed gives the same run every time.
+All awaiting ends at a future of the simulated world, which alone decides what happens next. So the real agents and the
+real historian run on this loop unchanged, and a seed gives the same run every time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _process: contextvars.ContextVar[Process | None] = contextvars.ContextVar("proce
 
 
 class Loop(asyncio.AbstractEventLoop):
-    """As much of an event loop as tasks, futures, locks and queues need."""
+    """An event loop with as much as tasks, futures, locks and queues need."""
 
     def __init__(self) -> None:
         self._ready: deque[tuple[Callable[..., Any], tuple[Any, ...], contextvars.Context]] = deque()
@@ -27,7 +27,7 @@ class Loop(asyncio.AbstractEventLoop):
         self._ready.append((callback, args, context or contextvars.copy_context()))
 
     def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> Any:
-        """Waiting takes no time here: whoever sleeps goes on as soon as the others are done."""
+        """Call back as soon as the callbacks before it are done: waiting takes no time here."""
         handle = asyncio.Handle(callback, args, self, context)
         self.call_soon(lambda: handle.cancelled() or handle._run())
         return handle
@@ -52,23 +52,23 @@ class Loop(asyncio.AbstractEventLoop):
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """A task of a process that died has nobody to tell."""
+        """Do nothing: a task of a process that died has nobody to tell of its error."""
 
     def start(self, process: Process, coro: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Begin a task of a process; tasks that it begins in turn are the process's too."""
+        """Begin a task of a process; tasks that it begins in turn belong to the process too."""
         context = contextvars.copy_context()
         context.run(_process.set, process)
         return context.run(self.create_task, coro)
 
     def kill(self, process: Process) -> None:
-        """End a process where it stands."""
+        """End a process at the point that it has come to."""
         for task in [each for each in process if not each.done()]:
             task.cancel()
         self.drain()
         process.clear()
 
     def drain(self) -> None:
-        """Run until everyone waits for the world."""
+        """Run all tasks until they all wait for the world."""
         ready = self._ready
         if not ready:
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -11,28 +10,32 @@ from streams.core import fold
 from streams.state.rocks import SegmentedFile
 from streams.worker import decider
 from streams.worker.lease import Lease
+from tests.seeds import BASE, ONE_WORLD, WORLDS, WORLDS_FEW_REPLIES
 from tests.simulation.checks import simulate
 
-SEEDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "2000"))
-ONE_SEED = os.environ.get("METERLINE_SIMULATION_SEED")
 
-
-def test_every_world_ends_as_the_model_says() -> None:
-    if ONE_SEED is not None:
-        simulate(int(ONE_SEED), frozenset(), print)
+def each_ends_well(worlds: int, hazards: frozenset[str], tests: str) -> None:
+    """Simulate so many worlds, or only the one that is asked for."""
+    if ONE_WORLD is not None:
+        simulate(int(ONE_WORLD), hazards, print)
         return
-    for seed in range(SEEDS):
+    for seed in range(BASE, BASE + worlds):
         try:
-            simulate(seed, frozenset(), None)
+            simulate(seed, hazards, None)
         except Exception as error:
-            again = f"METERLINE_SIMULATION_SEED={seed} uv run meterline test tests/simulation -x -s"
+            again = f"METERLINE_SIMULATION_SEED={seed} uv run meterline test tests/simulation -x -s -k {tests}"
             raise AssertionError(f"{error}\n\nreplay it: {again}") from error
 
 
+@pytest.mark.seeded
+def test_every_world_ends_as_the_model_says() -> None:
+    each_ends_well(WORLDS, frozenset(), "every_world")
+
+
+@pytest.mark.seeded
 def test_worlds_that_keep_few_replies_lean_on_the_dedup_index() -> None:
     """Found by it: accounts written before the index, and a crash between, let a retried request be charged again."""
-    for seed in range(400):
-        simulate(seed, frozenset({"few-replies"}), None)
+    each_ends_well(WORLDS_FEW_REPLIES, frozenset({"few-replies"}), "few_replies")
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Workers: the real agents on a simulated broker, disk and clock, and the consumer group that shares out partitions."""
+"""Workers of a world: the real agents on a simulated broker, disk and clock; and the consumer group they are in."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Died(BaseException):
-    """The process ends here, between two of its writes."""
+    """Raised where a process dies, between two of its writes."""
 
 
 class SimulatedLease(Lease):
-    """The real lease, by the world's clock."""
+    """The real lease, measured by the world's clock."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world.session_seconds)
@@ -36,7 +36,7 @@ class SimulatedLease(Lease):
 
 
 class Message:
-    """A record as Faust delivers it, with the generation of the assignment it was fetched under."""
+    """A message: a record as Faust delivers it, with the generation of the assignment under which it was fetched."""
 
     __slots__ = ("generation_id", "offset", "partition", "timestamp", "topic", "value")
 
@@ -50,7 +50,7 @@ class Message:
 
 
 class Event:
-    """What `work` takes from a stream and acknowledges."""
+    """An event, which `work` takes from a stream and acknowledges."""
 
     __slots__ = ("_worker", "message")
 
@@ -65,7 +65,7 @@ class Event:
 
 
 class Stream:
-    """A Faust stream: what was fetched and not yet taken."""
+    """A Faust stream: the events that were fetched and not yet taken."""
 
     def __init__(self) -> None:
         self.arrived: deque[Event] = deque()
@@ -89,7 +89,7 @@ class Stream:
 
 @dataclass(slots=True, eq=False)
 class Send:
-    """A call of the publisher under way: `records` still to reach the log, in order; then `done` is told."""
+    """A send under way by the publisher: `records` have still to reach the log, in order; then `done` is set."""
 
     topic: str
     partition: int
@@ -100,7 +100,8 @@ class Send:
 
 @dataclass(slots=True, eq=False)
 class Recovery:
-    """A table's partition that reads its changelog from `position` to where it ended at the assignment."""
+    """The recovery of a table's partition: it reads the changelog from `position` to `highwater`, where that ended at
+    the assignment."""
 
     table: str
     topic: str
@@ -110,7 +111,7 @@ class Recovery:
 
 
 class Worker:
-    """One worker process. It ends by dying; its host starts another on the same disk."""
+    """A worker process. It ends only by dying; its host starts another on the same disk."""
 
     def __init__(self, world: World, host: Host) -> None:
         self.world = world
@@ -167,7 +168,8 @@ class Worker:
         return event.message.generation_id == self.generation
 
     async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
-        """The publisher: when each record reaches the log, and when that is acknowledged, is the world's to say."""
+        """Send records, in place of the publisher: the world decides when each reaches the log, and when all are
+        acknowledged."""
         queued = deque(records)
         if not queued:
             return None
@@ -177,20 +179,21 @@ class Worker:
 
     @property
     def unsent(self) -> bool:
-        """Whether it has begun to write what has not reached its log yet."""
+        """Whether this worker has begun to send records that have not reached their log yet."""
         return any(send.records for send in self.sends)
 
     def failure(self) -> BaseException | None:
-        """What ended an agent, if anything did."""
+        """The error that ended an agent, if one has ended."""
         for task in self._agents:
             if task.done():
                 return task.exception() or RuntimeError("an agent returned")
         return None
 
     def assign(self, generation: int, partitions: tuple[int, ...]) -> None:
-        """A rebalance: buffered records are dropped, the tables recovered, and reading goes on where it was committed.
+        """Assign partitions, as a rebalance does: buffered records are dropped, the tables recovered, and reading goes
+        on where it was committed.
 
-        What an agent has already begun is not interrupted: neither does Faust.
+        A batch that an agent has already begun is not interrupted; Faust does not interrupt it either.
         """
         world = self.world
         self.is_member = True
@@ -230,7 +233,7 @@ class Worker:
             self._read_on()
 
     def _read_on(self) -> None:
-        """Once every table is recovered: on with the input, from where it was committed."""
+        """Go on reading the input from where it was committed, once every table is recovered."""
         if not self.recoveries:
             committed = self.world.kafka.committed
             for topic in self.streams:
@@ -238,7 +241,7 @@ class Worker:
                     self.positions[topic, partition] = committed.get((topic, partition), 0)
 
     def fetch(self, topic: str, partition: int, records_max: int) -> bool:
-        """Deliver what is next; returns whether there was anything."""
+        """Deliver the next records of a partition; returns whether there were any."""
         position = self.positions[topic, partition]
         records = self.world.kafka.log(topic, partition).read(position, None, records_max)
         if not records:
@@ -250,7 +253,7 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class Host:
-    """A machine with a disk, and the worker that runs on it, if one does."""
+    """A host is a machine with a disk, and the worker that runs on it, if one does."""
 
     name: str
     disk: Disk
@@ -260,7 +263,7 @@ class Host:
 
 @dataclass(slots=True)
 class Group:
-    """The coordinator: who is a member, who owns what, and when it last heard of each."""
+    """The consumer group, as its coordinator knows it: the members, what each owns, and when each was last heard of."""
 
     generation: int = 0
     owners: dict[int, Worker] = field(default_factory=dict)

@@ -1,18 +1,19 @@
-"""A whole Meterline in one process and one thread: simulated Kafka, disks, clocks and ClickHouse under the real agents.
+"""A world is a whole Meterline in one process and one thread: simulated Kafka, disks, clocks and ClickHouse under the
+real agents.
 
-What is real: `streams.worker` (`work`, `Accept.apply`, `Owner.apply`), the core, the codecs, the tables' stores and
-their recovery, the lease, the historian. What is simulated: the broker, the consumer group, RocksDB's files,
+These parts are real: `streams.worker` (`work`, `Accept.apply`, `Owner.apply`), the core, the codecs, the tables' stores
+and their recovery, the lease, the historian. These are simulated: the broker, the consumer group, RocksDB's files,
 ClickHouse, time, clients, and everything that goes wrong. One seed decides the order of all of it: each step lands one
 record of one send, or acknowledges one send, or delivers some records, or commits, or recovers a little, or does harm.
-So a process may die between any two writes, and whatever runs at the same time runs in any order.
+So a process may die between any two writes, and things that run at the same time run in any order.
 
-Always: duplicates, retries, reordering between topics, crashes, lost disks, partitions that move, in the middle of a
-batch too, and come back to a disk that kept its state, workers that are paused or cut off from the coordinator past
-their lease, compaction and retention, a broker's clock that steps back, months that end, ClickHouse failing before or
-after it took a block.
+Every world has duplicates, retries, reordering between topics, crashes, lost disks, partitions that move, in the middle
+of a batch too, and come back to a disk that kept its state, workers that are paused or cut off from the coordinator
+past their lease, compaction and retention, a broker's clock that steps back, months that end, and a ClickHouse that
+fails before or after it took a block.
 
-Hazards are harm that is off unless it is asked for, since not all of it is withstood: `late-writes` (a paused worker's
-sends land after its successor's), `few-replies`, `long-clock` (more than the dedup window passes).
+Hazards are harm that is off unless a test asks for it, since Meterline does not withstand all of it: `late-writes` (a
+paused worker's sends land after its successor's), `few-replies`, `long-clock` (more than the dedup window passes).
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ FEW_REPLIES = "few-replies"
 LONG_CLOCK = "long-clock"
 HAZARDS = (LATE_WRITES, FEW_REPLIES, LONG_CLOCK)
 
-# Some weeks before a month's end, so that renewals and the historian's months come up.
+# A world starts some weeks before a month's end, so that renewals and the historian's months come up.
 START_MS = 1_771_200_000_000
 DAY_MS = 86_400_000
-# Whatever happens, a world comes to rest in far fewer steps than this.
+# A world comes to rest in far fewer steps than this, whatever happens.
 STEPS_MAX = 20_000
 
 
 class World:
-    """One run. `run` lets it all happen and then come to rest; what was written is then in `kafka` and `history`."""
+    """A world. `run` lets everything happen and then come to rest; all that was written is in `kafka` and `history`."""
 
     session_seconds = 3.0
 
@@ -96,7 +97,7 @@ class World:
             for name in "ABC"[: rng.randint(1, 3)]
         ]
         self.orphans: list[Send] = []
-        # How often each record was begun to be applied.
+        # How often a worker has begun to apply each record.
         self.taken: Counter[tuple[str, int, int]] = Counter()
         self.history = Tables()
         self.historian_consumers: list[Consumer] = []
@@ -105,16 +106,16 @@ class World:
         self.clients = Clients(self)
 
     def say(self, text: Callable[[], str]) -> None:
-        """A line of the trace, if anyone reads it."""
+        """Give a line to the trace, if anyone reads it."""
         if self.trace is not None:
             self.trace(f"{self.steps:5} {text()}")
 
     def append(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> Record:
-        """A record reaches its log, at the time of that partition's broker."""
+        """Append a record to its log, at the time of that partition's broker."""
         return self.kafka.append(topic, partition, key, value, self.now_ms - self.skew_ms[partition])
 
     def run(self) -> None:
-        """Let it all happen, then come to rest: everyone up, everything read, every request answered."""
+        """Let everything happen, then come to rest: all processes up, all records read, all requests answered."""
         self.historians = [HistorianProcess(self, sink) for sink in self.sinks]
         for host in self.hosts:
             self._start(host)
@@ -137,7 +138,7 @@ class World:
         self.harmful = False
         self.orphans.clear()
         while True:
-            # Whoever is silent speaks, or is expelled; whoever is down is started.
+            # A silent worker is heard again, or is expelled; a host without a worker starts one.
             for host in self.hosts:
                 if host.worker is None:
                     self._start(host)
@@ -153,7 +154,7 @@ class World:
             unanswered = [
                 each
                 for each in self.clients.requests
-                # To ask again is another request, where one is counted.
+                # A counted request that is sent again is another request, so it is not.
                 if answered.isdisjoint(each.correlations) and not isinstance(each.command, CountRequest)
             ]
             if not unanswered:
@@ -162,7 +163,7 @@ class World:
                 self.clients.ask_again(request)
 
     def replies(self) -> Iterator[tuple[str, Reply]]:
-        """All that were sent, each with its request's correlation."""
+        """The replies that were sent, all of them, each with its request's correlation."""
         for partition in range(self.partitions):
             for record in self.kafka.log(self.topics.replies, partition).records:
                 yield from codecs.decode_replies(record.value).replies
@@ -176,7 +177,7 @@ class World:
         return {place: end for place, end in ends.items() if end}
 
     def _tick(self, seconds: float) -> None:
-        """Time passes. Who is heard by the coordinator has its lease renewed."""
+        """Let time pass. A worker that the coordinator hears has its lease renewed."""
         self.steps += 1
         assert self.steps < STEPS_MAX, "the world does not come to rest"
         self.mono += seconds
@@ -186,10 +187,10 @@ class World:
                 self.group.heard_at[worker] = self.mono
                 worker.lease.renew(self.mono)
 
-    # What goes right.
+    # Steps of processes that work as they should.
 
     def _go_on(self) -> bool:
-        """One step of one process, chosen at random; False where that one had nothing to do."""
+        """Make one step of a process chosen at random; returns False where that one had nothing to do."""
         running = [each for host in self.hosts if (each := host.worker) is not None and not each.is_paused]
         if self.harmful:
             running = [worker for worker in running if not worker.is_slow or self.rng.random() < 0.1]
@@ -204,7 +205,7 @@ class World:
         return self._write_history(self.rng.choice(self.historians))
 
     def _go_on_somewhere(self) -> bool:
-        """One step of whoever can do one; False where everyone waits."""
+        """Make one step of the first process that can make one; returns False where all of them wait."""
         for host in self.hosts:
             worker = host.worker
             if worker is not None and not worker.is_paused:
@@ -241,7 +242,7 @@ class World:
                 self.say(lambda: f"{worker.name} commits: {self._committed_text()}")
                 return True
             elif kind == "rejoin" and not worker.is_member and worker not in self.group.joining and not worker.is_deaf:
-                # Whoever was expelled learns of it from its next heartbeat.
+                # A worker that was expelled learns of it from its next heartbeat.
                 worker.lease.revoke()
                 self.group.joining.append(worker)
                 return True
@@ -268,7 +269,7 @@ class World:
             assert all(0 <= grant.held <= grant.remaining for grant in account.grants), f"overspent: {account}"
 
     def _land_all(self, worker: Worker) -> None:
-        """What it has begun to write reaches its logs at once."""
+        """Let all that a worker has begun to send reach its logs at once."""
         for send in worker.sends:
             while send.records:
                 self._land(worker.name, send)
@@ -307,7 +308,7 @@ class World:
         return bool(self._expired()) or any(not each.is_deaf and not each.is_paused for each in self.group.joining)
 
     def _rebalance(self) -> bool:
-        """Expel who is silent, take in who wants to join, and share the partitions out anew."""
+        """Expel silent members, take in workers that want to join, and share the partitions out anew."""
         group = self.group
         expired = self._expired()
         members = [each for each in group.heard_at if each.is_alive and each not in expired]
@@ -334,7 +335,7 @@ class World:
         return True
 
     def _write_history(self, process: HistorianProcess) -> bool:
-        """One query, one block, or one fetch of a historian; it may fail, or die."""
+        """Make one step of a historian: a query, a block or a fetch; it may fail, or the historian die."""
         rng = self.rng
         client = process.client
         if client.calls:
@@ -358,7 +359,7 @@ class World:
             return False
         found = consumer.poll(rng.randint(1, 5))
         process.empty_polls = 0 if found else process.empty_polls + 1
-        # Nothing for so long: what was pending is written by now.
+        # There was nothing for so long that what was pending is written by now.
         if process.empty_polls > 3:
             return False
         self.mono += 0.1
@@ -371,7 +372,7 @@ class World:
         self.loop.kill(process.tasks)
         self.historians[self.historians.index(process)] = HistorianProcess(self, process.sink)
 
-    # What goes wrong.
+    # Harm that is done to processes, disks and clocks.
 
     def _before_local_write(self) -> None:
         if self.harmful and self.rng.random() < 0.02 * self.violence:
@@ -418,7 +419,7 @@ class World:
             self._start(self.rng.choice(down))
 
     def _pause(self) -> None:
-        """Stop a process where it stands. What it began to write reaches its log, unless late writes are allowed."""
+        """Pause a worker. What it began to send reaches its log at once, unless late writes are allowed."""
         worker = self._random_worker()
         if worker is None or worker.is_paused:
             return
@@ -428,7 +429,7 @@ class World:
             self._land_all(worker)
 
     def _slow_down(self) -> None:
-        """A process gets little done from now on, or its brokers answer late; or that is over."""
+        """Make a worker slow, so that it gets little done from now on; or end that."""
         worker = self._random_worker()
         if worker is not None:
             worker.is_slow = not worker.is_slow
@@ -442,7 +443,7 @@ class World:
             worker.is_paused = worker.is_deaf = False
 
     def _cut_off(self) -> None:
-        """The coordinator hears no more of a worker, which goes on."""
+        """Cut a worker off: the coordinator hears no more of it, but it goes on."""
         worker = self._random_worker()
         if worker is not None:
             self.say(lambda: f"{worker.name} is cut off from the coordinator")
@@ -458,13 +459,13 @@ class World:
         self.say(lambda: f"the broker cleans {removed} records from {_short(topic)}-{partition}")
 
     def _skew(self) -> None:
-        """Another broker leads a partition, and its clock is another."""
+        """Give a partition another leader, whose clock differs."""
         partition = self.rng.randrange(self.partitions)
         self.skew_ms[partition] = self.rng.choice([0, 50, 3_000])
         self.say(lambda: f"the clock of partition {partition} is {self.skew_ms[partition]} ms behind")
 
     def _pass_days(self) -> None:
-        """Nothing happens for hours or days."""
+        """Let hours or days pass in which nothing happens."""
         days = self.rng.choice([0.1, 1, 5, 13])
         if self.calendar and self.now_ms + days * DAY_MS < START_MS + self.days_max * DAY_MS:
             self.now_ms += round(days * DAY_MS)
@@ -481,7 +482,7 @@ class World:
             self.loop.drain()
 
     def _land_late(self) -> None:
-        """A write of a process that is dead or paused comes out of the network."""
+        """Land a record that a process sent before it died or was paused: it comes late out of the network."""
         paused = [host.worker for host in self.hosts if host.worker is not None and host.worker.is_paused]
         late = self.orphans + [send for worker in paused for send in worker.sends if send.records]
         if late:
@@ -489,7 +490,7 @@ class World:
             self._land("the network", send)
             self.orphans = [send for send in self.orphans if send.records]
 
-    # For the trace.
+    # Texts for the trace.
 
     def _committed_text(self) -> str:
         return " ".join(f"{_short(topic)}-{p}@{offset}" for (topic, p), offset in sorted(self.kafka.committed.items()))
@@ -511,13 +512,14 @@ class World:
 
 @contextmanager
 def in_place_of_real_parts(world: World) -> Iterator[None]:
-    """For the length of a run, the few parts that reach out of the process are the world's, and limits are small."""
+    """Put the world's parts in the place of the few that reach out of the process, for one run, and make limits
+    small."""
 
     def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
         entries = list(seen.items())
         for part, start in enumerate(range(0, len(entries), 3)):
             for key, value in real_seen_records(dict(entries[start : start + 3]), day, first_offset):
-                # As the real one numbers the parts of a batch that is too large for one record.
+                # Parts are numbered as the real function numbers those of a batch that is too large for one record.
                 yield key[:2] + part.to_bytes(4, "big") + key[6:], value
 
     real_seen_records = agents.seen_records

@@ -1,0 +1,1 @@
+"""Tests of the copies of accounts: RocksDB files and price broadcasts."""

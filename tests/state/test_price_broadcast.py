@@ -1,8 +1,9 @@
-"""Every partition comes to have the same price books in the same order, whatever was cut short."""
+"""The price broadcast gives every partition the same price books in the same order, whatever was cut short."""
 
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from api.stack import Stack
@@ -24,8 +25,8 @@ def book(version: str, number: int) -> PriceBook:
     return PriceBook(version, now_ms + number, rates, FIRST_PRICE_BOOK.plan_required, {}, now_ms)
 
 
-def test_a_partition_that_was_left_out_is_told_in_order(tmp_path) -> None:
-    settings = Settings(data_dir=tmp_path, api_port=0, clickhouse_front_port=0, partitions=PARTITIONS)
+def test_a_partition_that_was_left_out_is_told_in_order(settings_for: Callable[..., Settings], tmp_path: Path) -> None:
+    settings = settings_for(api_port=0, clickhouse_front_port=0, partitions=PARTITIONS)
 
     async def scenario(live: Settings) -> None:
         publisher = Publisher(live)
@@ -41,10 +42,10 @@ def test_a_partition_that_was_left_out_is_told_in_order(tmp_path) -> None:
                 command = PublishPrices(project=PRICES_ID, book=told, after=after, **commands.addressing())
                 return (await commands.decide(command, partition))[0]
 
-            # Whoever announced the first one died after two partitions.
+            # The process that announced the first book died after two partitions.
             for partition in (0, 2):
                 assert (await tell(partition, one, "2026-01")).status == 200
-            # Another operator's book can't overtake it where it is missing.
+            # Another operator's book can't overtake the first one where that is missing.
             assert (await tell(3, two, "one")).code == "price_list_changed"
             assert (await tell(0, two, "2026-01")).code == "price_list_changed"
             await until(lambda: accounts.prices().version("one") is not None)

@@ -1,4 +1,4 @@
-"""Rows on disk: versions that never go back, segments that expire by day, offsets stored with what they cover."""
+"""Rows on disk: versions never go back, segments expire by day, and an offset is stored with the rows it covers."""
 
 from pathlib import Path
 

@@ -1,0 +1,1 @@
+"""Tests of the worker: crashes, leases, gaps, batches, bad input."""

@@ -1,4 +1,4 @@
-"""Bad input on the usage topic of the whole stack: each has its own code, and its neighbours are charged."""
+"""Bad input on the usage topic of the whole stack: each kind has its own code, and its neighbours are charged."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from tests.calls import Operator, event, eventually
 
 
 def bad_events(project: str, ghost: str) -> dict[str, bytes]:
-    """Code → an event that earns it, all with an id of their own."""
+    """Bad events by the code that each gets, all with ids of their own."""
     documents = {
         "unknown_operation": event(project, "b1", "hologram"),
         "invalid_quantity": event(project, "b2", quantity=10**9),
@@ -40,7 +40,7 @@ def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_
     async def send() -> None:
         async with KafkaProducer(stack.settings) as producer:
             good = 0
-            # Beside each other in one record, then each alone; text that is not JSON spoils the record it is in.
+            # Bad events come beside others in one record, then alone; text that is not JSON spoils its whole record.
             for code, text in bad.items():
                 for document in (event(project, f"before-{code}"), text, event(project, f"after-{code}")):
                     await producer.send(document)
@@ -63,7 +63,7 @@ def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_
 
     wanted = dict.fromkeys(bad, 2) | {"malformed_json": 2, "invalid_event": 2 + 2}
     eventually(lambda: sum(counted().values()) >= sum(wanted.values()))
-    # The empty array element `[]` within `[b""]` is an empty batch: nothing, so nothing to refuse.
+    # An empty array is an empty batch: it has no event, so there is nothing to refuse.
     assert counted() == wanted
     ids = f"SELECT event_id FROM facts WHERE project = '{project}' AND kind = 'charge'"
     charged = {f"{side}-{code}" for code in bad for side in ("before", "after")} | {"last"}
@@ -115,5 +115,6 @@ def test_a_dead_letter_says_where_the_event_stood(stack: Stack, operator: Operat
     )
     rows = eventually(lambda: operator.rows(stack.clickhouse_url, sql))
     code, field, topic, position, text = json.loads(rows[0][0])
-    assert (code, field, topic, int(position)) == ("unknown_operation", "data.operation", "meterline.usage", index)
+    assert (code, field, int(position)) == ("unknown_operation", "data.operation", index)
+    assert topic == topics_of(stack.settings).usage
     assert json.loads(text)["id"] == mark

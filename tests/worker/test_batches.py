@@ -1,4 +1,4 @@
-"""What the agents take at once: all that is there, and sometimes what is about to come."""
+"""The agents take batches: all records that are there, and sometimes those that are about to come."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streams.worker.batches import batches
 
 
 class Stream:
-    """A Faust stream: `arrive` brings records, each an event here."""
+    """A stand-in for a Faust stream: `arrive` brings records, each an event here."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[int] = asyncio.Queue()
@@ -33,7 +33,7 @@ class Stream:
 
 
 class Clock:
-    """In place of the agents' asyncio: notes what is slept, and lets `arriving` come meanwhile."""
+    """A clock in place of the agents' asyncio: it notes each sleep, and lets `arriving` come meanwhile."""
 
     def __init__(self, stream: Stream) -> None:
         self.slept: list[float] = []

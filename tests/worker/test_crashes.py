@@ -1,4 +1,4 @@
-"""Kills of the real processes while usage streams through: everything is billed once, and state and history agree."""
+"""The real processes are killed while usage streams through: all is billed once, and state and history agree."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ import pytest
 from api.demo.replay import Progress, Report, Target, replay
 from api.demo.trace import BUNDLED_TRACE, Trace, read_trace
 from api.stack import Stack
+from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.conftest import SESSION_TIMEOUT_SECONDS
@@ -21,9 +22,11 @@ EVENTS = 3_000
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack with two workers, for breaking."""
+def fleet(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A stack with two workers, which tests may break."""
     settings = Settings(
+        kafka_url=broker.url,
+        topic_prefix="fleet",
         data_dir=tmp_path_factory.mktemp("fleet"),
         api_port=0,
         clickhouse_front_port=0,
@@ -39,7 +42,7 @@ def part_of_trace(name: str) -> Trace:
 
 
 def run(fleet: Stack, trace: Trace, kill: object = None, rounds: int = 1) -> Report:
-    """Replay, and call `kill` once a quarter of it has been decided."""
+    """Replay a trace, and call `kill` once a quarter of it has been decided."""
     progress = Progress()
     killed: list[bool] = []
 
@@ -93,7 +96,7 @@ def test_killed_workers_bill_nothing_twice_and_lose_nothing(fleet: Stack) -> Non
     report = run(fleet, part_of_trace("bbbbbbbbbbbb"), kill_both, rounds=3)
     assert report.events_billed + report.events_refused == 3 * EVENTS
     assert report.balance_drift_microcredits == 0
-    assert len(fleet.pids()) == 4
+    assert set(fleet.pids()) == {"api", "worker-1", "worker-2"}
 
 
 def test_a_worker_that_lost_its_disk_recovers_from_the_changelogs(fleet: Stack) -> None:
@@ -109,12 +112,13 @@ def test_a_worker_that_lost_its_disk_recovers_from_the_changelogs(fleet: Stack) 
     assert report.balance_drift_microcredits == 0
     again = run(fleet, trace)
     assert (again.events_billed, again.events_refused) == (0, 0)
-    # At least: what accept had in hand when it was killed it sends to intake again, and that may only show by now.
+    # There may be more: events that accept had in hand when it was killed it sends to intake again, and those may be
+    # decided only by now.
     assert again.events_duplicate >= EVENTS
 
 
 def test_a_killed_api_and_historian_leave_the_history_exact(fleet: Stack) -> None:
-    """The API process holds ClickHouse and the historian; usage by Kafka does not notice that it is gone."""
+    """The API process holds ClickHouse and the historian. Usage by Kafka goes on while that process is gone."""
     trace = part_of_trace("dddddddddddd")
     operator = Operator(fleet)
 

@@ -1,4 +1,4 @@
-"""No record is passed over: not by recovery's last step, and where one is all the same, nothing after it is decided."""
+"""No record is passed over by recovery's last step. Where one is missing all the same, nothing after it is decided."""
 
 import asyncio
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def events(*offsets: int, generation: int = 1) -> list[Any]:
 def owner(committed: int | None = None, again: int | None = None) -> Any:
     settings = Settings(kafka_url="127.0.0.1:9092")
     nothing: Any = None
-    # At the first assignment, and at the next.
+    # The last entry is the committed offset at the first assignment, the one before it that at all later ones.
     places = [committed if again is None else again, committed]
 
     def committed_now(_partition: int) -> int | None:

@@ -1,4 +1,4 @@
-"""The lease: valid while heartbeats are answered; a worker that was paused past it exits and writes nothing."""
+"""The lease is valid while heartbeats are answered; a worker that was paused past it exits and writes nothing."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from tests.core.builders import create_project
 
 
 class ClockedLease(Lease):
-    """By a clock that is set by hand."""
+    """A lease by a clock that is set by hand."""
 
     at = 1000.0
 
@@ -68,7 +68,7 @@ def test_it_holds_for_one_assignment() -> None:
 
 
 class Log:
-    """In place of the brokers: notes the topics written to, and does as it is told meanwhile."""
+    """A log in place of the brokers: it notes the topics that are written to, and runs `meanwhile` during a write."""
 
     def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
         self.written: list[str] = []
@@ -108,7 +108,7 @@ def message(generation: int = 1, offset: int = 0) -> Any:
 
 @pytest.mark.asyncio
 async def test_a_pause_between_the_facts_and_the_accounts_is_noticed() -> None:
-    """Found by the simulation: accounts of a worker that woke late took the place of its successor's."""
+    """A regression that the simulation found: a worker that woke late overwrote its successor's accounts."""
     lease, log = Lease(0.3), Log(lambda: asyncio.sleep(0.4))
     owner, forgotten = owner_with(lease, log)
     lease.assign(1)
@@ -120,8 +120,8 @@ async def test_a_pause_between_the_facts_and_the_accounts_is_noticed() -> None:
 
 @pytest.mark.asyncio
 async def test_a_rebalance_between_the_facts_and_the_accounts_is_noticed() -> None:
-    """Found by the simulation: a partition that went to another in the middle of a batch got accounts back that were
-    older than its new owner's."""
+    """A regression that the simulation found: a partition moved to another worker in the middle of a batch, and its old
+    owner wrote accounts that were older than the new owner's."""
     lease = Lease(60)
 
     async def rebalance() -> None:

@@ -34,13 +34,13 @@ def test_a_worker_recovers_from_a_compacted_changelog_with_gaps(settings_for: Ca
                 await fill.charge(workload)
                 assert (await worker.start(fill)).wrong_replies == 0
                 for seed in (2, 3):
-                    # A pause each, so that the next record begins a segment and the last one can be compacted.
+                    # A pause each time, so that the next record begins a segment, and the last one can be compacted.
                     await asyncio.sleep(0.3)
                     await fill.charge(Workload(EVENTS, PROJECTS, seed))
                     assert await fill.decide_everywhere() == 0
                 worker.stop()
                 versions = 3 * PROJECTS
-                # The newest segment is never compacted, and has a few more than one version of each.
+                # The newest segment is never compacted, so some accounts still have more than one version.
                 left = await await_compaction(settings, versions - PROJECTS // 2)
                 assert left >= PROJECTS
                 shutil.rmtree(settings.worker_dir)
@@ -48,7 +48,7 @@ def test_a_worker_recovers_from_a_compacted_changelog_with_gaps(settings_for: Ca
                 worker.stop()
                 assert wrong_accounts(settings, fill.expected) == 0
                 assert seen_rows(settings) == 3 * EVENTS
-                # The offset its files stand at may be one that is compacted away meanwhile.
+                # The offset at which the worker's files stand may have been compacted away meanwhile.
                 assert (await worker.start(fill)).wrong_replies == 0
                 worker.stop()
                 assert wrong_accounts(settings, fill.expected) == 0

@@ -1,4 +1,4 @@
-"""What a sweep reads of an account is what stands there."""
+"""The sweeper reads an account's first fields without decoding the rest, and names the projects that are due."""
 
 from schemas.accounts import Account
 from streams.kafka.codecs import VERSION_BYTES, encode_account

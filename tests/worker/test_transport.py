@@ -20,7 +20,7 @@ CHANGELOG = TopicPartition(topics_of(SETTINGS).accounts_changelog, 0)
 
 
 class Client:
-    """An aiokafka consumer of one partition, position and all; `arrives` wakes a waiting fetch."""
+    """A stand-in for an aiokafka consumer of one partition, with its position; `arrives` wakes a waiting fetch."""
 
     _max_poll_records = 100
 
@@ -43,7 +43,7 @@ class Client:
         self.arrived.set()
 
     async def seek_to_committed(self) -> dict[TopicPartition, int | None]:
-        """As aiokafka does: where nothing is committed, the position stays."""
+        """Seek as aiokafka does: where nothing is committed, the position stays."""
         if self.committed is not None:
             self.position = self.committed
         return {INTAKE: self.committed, CHANGELOG: None}

@@ -1,4 +1,4 @@
-"""A worker that hangs while records wait is ended; one that is idle, or waits for a transaction's marker, is not."""
+"""The watchdog ends a worker that hangs while records wait, not one that is idle or waits for a transaction marker."""
 
 import asyncio
 import os
@@ -76,7 +76,7 @@ def test_a_worker_that_hangs_is_ended_and_says_where(settings_for: Callable[...,
 def test_an_idle_worker_lives_on_behind_the_marker_of_a_transaction(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(stall_seconds=1)
     asyncio.run(create_topics(settings))
-    code = "from streams.app import run_worker; from streams.settings import Settings; run_worker(Settings())"
+    code = "from streams.worker.app import run_worker; from streams.settings import Settings; run_worker(Settings())"
     with worker(settings, code) as process:
         asyncio.run(send(settings, b"{", transactional=True))
         dead_letters = TopicPartition(topics_of(settings).dead_letters, 0)

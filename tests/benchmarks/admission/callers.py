@@ -1,6 +1,7 @@
-"""Callers in a closed loop: each asks, waits for its answer, asks again. Run as a module, the child they are in.
+"""Callers in a closed loop: each asks, waits for its answer, asks again. This module, run, is the child process that
+they are in.
 
-They ask for what Workload gives: 1,000 projects with skew, mostly cheap operations and a few dear ones.
+They ask for the events of a Workload: 1,000 projects with skew, mostly cheap operations and a few dear ones.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.benchmarks.rivals.rival import BenchChild, write_note
 from tests.benchmarks.workload import Workload
 
 WARM_UP_SHARE = 0.25
-# By contract: so many that nothing is stopped, and everything is counted.
+# The limits of the projects' contract: so high that nothing is stopped, though everything is counted.
 REQUESTS_A_MINUTE = 1_000_000
 BURST = 2_000_000
 
@@ -40,9 +41,9 @@ _EVENTS = 1_000_000_000
 Ask = Callable[[int, UsageEvent], Awaitable[int]]
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """Each of `levels` callers at once for `seconds`. `way` is client, http or redis; `address` is where it asks, if
-    not Kafka. Two plans of one `seed` ask for the same events."""
+class LoadPlan(msgspec.Struct, frozen=True):
+    """A plan of measurements: for each of `levels`, so many callers ask at once for `seconds`. `way` is client, http or
+    redis; `address` is where it asks, if not by Kafka. Two plans of one `seed` ask for the same events."""
 
     way: str
     levels: list[int]
@@ -53,8 +54,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Level(msgspec.Struct, frozen=True):
-    """What so many callers at once were served. `answers` counts the HTTP statuses of the `decisions` that were timed;
-    `asked` counts those of the warm-up too."""
+    """The result of one level: how so many callers at once were served. `answers` counts the HTTP statuses of the
+    `decisions` that were timed; `asked` counts the requests of the warm-up too."""
 
     callers: int
     decisions_per_second: float
@@ -71,12 +72,12 @@ _decode_event = msgspec.json.Decoder(UsageEvent).decode
 
 
 def key_of(project: str) -> str:
-    """The project's key in these benchmarks."""
+    """The API key that a project has in these benchmarks."""
     return f"{PREFIXES['production']}{project}.bench"
 
 
-def run_callers(settings: Settings, plan: Plan) -> list[Level]:
-    """Run the plan in a process of its own. Raises BaselineError where that fails."""
+def run_callers(settings: Settings, plan: LoadPlan) -> list[Level]:
+    """Run a plan in a process of its own. Raises BaselineError where that fails."""
     seconds_max = 60.0 + 3 * plan.seconds * len(plan.levels)
     with BenchChild(
         __name__,
@@ -88,7 +89,7 @@ def run_callers(settings: Settings, plan: Plan) -> list[Level]:
         return msgspec.json.decode(child.result(_RESULT, seconds_max), type=list[Level])
 
 
-async def _run_plan(settings: Settings, plan: Plan) -> list[Level]:
+async def _run_plan(settings: Settings, plan: LoadPlan) -> list[Level]:
     ways = {"client": _client_way, "http": _http_way, "redis": _redis_way}
     levels = []
     for callers in plan.levels:
@@ -97,8 +98,8 @@ async def _run_plan(settings: Settings, plan: Plan) -> list[Level]:
     return levels
 
 
-async def _closed_loop(ask: Ask, plan: Plan, callers: int) -> Level:
-    # Another seed a level, so that no event is asked for twice.
+async def _closed_loop(ask: Ask, plan: LoadPlan, callers: int) -> Level:
+    # Each level has another seed, so that no event is asked for twice.
     events = iter(Workload(_EVENTS, plan.projects, seed=1000 * plan.seed + callers))
     latencies_ms = array("d")
     answers: Counter[str] = Counter()
@@ -152,7 +153,7 @@ def _percentile(ordered: list[float], percent: int) -> float:
 
 
 @asynccontextmanager
-async def _client_way(settings: Settings, _plan: Plan, _callers: int) -> AsyncIterator[Ask]:
+async def _client_way(settings: Settings, _plan: LoadPlan, _callers: int) -> AsyncIterator[Ask]:
     async with KafkaAdmissions(settings) as admissions:
 
         async def ask(_caller: int, event: UsageEvent) -> int:
@@ -175,7 +176,7 @@ async def _client_way(settings: Settings, _plan: Plan, _callers: int) -> AsyncIt
 
 
 @asynccontextmanager
-async def _http_way(_settings: Settings, plan: Plan, callers: int) -> AsyncIterator[Ask]:
+async def _http_way(_settings: Settings, plan: LoadPlan, callers: int) -> AsyncIterator[Ask]:
     host, _, port = plan.address.rpartition(":")
     connections = [await LeanConnection.open(host, int(port)) for _ in range(callers)]
     heads = {
@@ -198,11 +199,11 @@ async def _http_way(_settings: Settings, plan: Plan, callers: int) -> AsyncItera
             connection.close()
 
 
-def _redis_way(_settings: Settings, plan: Plan, callers: int) -> AbstractAsyncContextManager[Ask, bool | None]:
+def _redis_way(_settings: Settings, plan: LoadPlan, callers: int) -> AbstractAsyncContextManager[Ask, bool | None]:
     return redis_way(plan.address, callers, REQUESTS_A_MINUTE, BURST)
 
 
-def _run_child(broker_url: str, prefix: str, directory: Path, plan: Plan, partitions: int) -> None:
+def _run_child(broker_url: str, prefix: str, directory: Path, plan: LoadPlan, partitions: int) -> None:
     tune_collector()
     settings = Settings(kafka_url=broker_url, topic_prefix=prefix, partitions=partitions)
     levels = uvloop.run(_run_plan(settings, plan))
@@ -212,5 +213,5 @@ def _run_child(broker_url: str, prefix: str, directory: Path, plan: Plan, partit
 if __name__ == "__main__":
     lifeline.watch()
     _run_child(
-        sys.argv[1], sys.argv[2], Path(sys.argv[3]), msgspec.json.decode(sys.argv[4], type=Plan), int(sys.argv[5])
+        sys.argv[1], sys.argv[2], Path(sys.argv[3]), msgspec.json.decode(sys.argv[4], type=LoadPlan), int(sys.argv[5])
     )

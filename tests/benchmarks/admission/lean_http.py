@@ -1,4 +1,4 @@
-"""HTTP/1.1 over one connection that is kept, with as little of it as a benchmark needs: what is timed is the server."""
+"""A lean HTTP/1.1 client over one kept connection, with only what a benchmark needs: the server is what is timed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LENGTH = b"\r\ncontent-length: "
 
 
 class LeanConnection(asyncio.Protocol):
-    """One request at a time. The server must send a content-length, as ours does."""
+    """A connection that carries one request at a time. The server must send a content-length, as ours does."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -19,12 +19,12 @@ class LeanConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, host: str, port: int) -> LeanConnection:
-        """Connect."""
+        """Connect to a server."""
         _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
         return connection
 
     async def ask(self, request: bytes) -> int:
-        """Send a request, whole, and give the status once the answer is whole. Raises ConnectionError."""
+        """Send a request, and return its status once the whole answer is there. Raises ConnectionError."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionError("The server has closed the connection")
         self._answered = asyncio.get_running_loop().create_future()
@@ -32,7 +32,7 @@ class LeanConnection(asyncio.Protocol):
         return await self._answered
 
     def close(self) -> None:
-        """Disconnect."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 

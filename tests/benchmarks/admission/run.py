@@ -1,4 +1,5 @@
-"""How many admissions a second, and how soon each is answered: by the client library, HTTP, and Redis beside them.
+"""`meterline bench admission` measures how many admissions a second there are, and how soon each is answered: by the
+client library, by HTTP, and by Redis beside them.
 
 Broker, one worker and API (with the historian and the embedded ClickHouse) run as in `meterline up`; the callers are a
 process of their own on the same machine.
@@ -25,10 +26,10 @@ from streams.kafka.codecs import encode
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import partition_of, topics_of
 from streams.settings import Settings
-from tests.benchmarks.admission.callers import BURST, REQUESTS_A_MINUTE, Level, Plan, key_of, run_callers
+from tests.benchmarks.admission.callers import BURST, REQUESTS_A_MINUTE, Level, LoadPlan, key_of, run_callers
 from tests.benchmarks.admission.spenders import ZERO_FIGURES, spend
 from tests.benchmarks.idle import idle_share
-from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals import redis_script
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
@@ -44,7 +45,7 @@ DURABILITY = (
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How long and how much."""
+    """The sizes of a run: how long its parts take, and how many spenders and credits it has."""
 
     seconds: float
     warm_up_seconds: float
@@ -61,7 +62,7 @@ _NOBODY: dict[str, Any] = {"idempotency_key": "", "reply_instance": "", "reply_p
 
 
 def open_projects(settings: Settings, projects: tuple[str, ...]) -> None:
-    """Open them by contract, with limits that stop nothing, and a key each."""
+    """Open projects by contract, each with limits that stop nothing and with a key."""
     asyncio.run(_open_projects(settings, projects))
 
 
@@ -106,9 +107,10 @@ def _opening(project: str) -> list[AnyCommand]:
 
 
 def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> dict[str, Any]:
-    """Run all of it: the figures, and those that must be zero. `quick` is for a look: its times are worth little.
+    """Run the benchmark, and return its figures and those that must be zero. `quick` is for a look: its times are worth
+    little.
 
-    One partition is what one worker on one machine needs; each more divides the same callers into smaller groups.
+    One partition is what one worker on one machine needs; more of them divide the same callers into smaller groups.
     """
     sizes = QUICK if quick else FULL
     load_before = os.getloadavg()[0]
@@ -120,20 +122,20 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> di
         tell(f"opening {PROJECTS:,} projects")
         open_projects(live, Workload(0, PROJECTS).project_ids())
         address = stack.url.removeprefix("http://")
-        # Until the broker's JIT compiler has done its work, what is measured is that.
+        # Until the broker's JIT compiler has done its work, a benchmark would measure that.
         tell("warming up")
-        run_callers(live, Plan("client", [256], sizes.warm_up_seconds, PROJECTS, seed=1))
-        run_callers(live, Plan("http", [64], sizes.warm_up_seconds / 2, PROJECTS, 2, address))
+        run_callers(live, LoadPlan("client", [256], sizes.warm_up_seconds, PROJECTS, seed=1))
+        run_callers(live, LoadPlan("http", [64], sizes.warm_up_seconds / 2, PROJECTS, 2, address))
         tell(f"idle for {sizes.idle_seconds:.0f} s")
         idle = idle_share(stack.pids(), sizes.idle_seconds, sizes.settle_seconds)
         tell(f"the client library, {sizes.seconds:.0f} s a level")
-        with Usage(stack.pids()) as client_usage:
-            client = run_callers(live, Plan("client", LEVELS, sizes.seconds, PROJECTS, seed=3))
+        with ProcessUsage(stack.pids()) as client_usage:
+            client = run_callers(live, LoadPlan("client", LEVELS, sizes.seconds, PROJECTS, seed=3))
         tell(f"HTTP, {sizes.seconds:.0f} s")
-        with Usage(stack.pids()) as http_usage:
-            http = run_callers(live, Plan("http", HTTP_LEVELS, sizes.seconds, PROJECTS, 4, address))
+        with ProcessUsage(stack.pids()) as http_usage:
+            http = run_callers(live, LoadPlan("http", HTTP_LEVELS, sizes.seconds, PROJECTS, 4, address))
         tell("Redis, the same callers")
-        yardsticks = [_redis(live, sizes.seconds, fsync=fsync) for fsync in (False, True)]
+        yardsticks = [yardstick(live, sizes.seconds, fsync=fsync) for fsync in (False, True)]
         tell(f"{sizes.spenders:,} spenders of {sizes.credits:,} credits")
         spent = spend(stack, live, sizes.spenders, sizes.credits, tell)
     return {
@@ -159,17 +161,18 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1) -> di
 
 
 def passed(result: dict[str, Any]) -> bool:
-    """Whether everything that must be zero is. Times are for who reads them."""
+    """Whether a run has passed: its figures that must be zero are. Its times are for people to judge."""
     return all(result["spenders"][name] == 0 for name in ZERO_FIGURES)
 
 
-def _redis(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]:
+def yardstick(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]:
+    """Redis under the same callers; or what is not installed."""
     name = "redis, appendonly yes, appendfsync always" if fsync else "redis, appendonly no"
     if (skipped := redis_script.missing()) is not None:
         return {"name": name, "skipped": skipped, "levels": []}
     with redis_script.server(fsync=fsync) as address:
         redis_script.prepare(address, PROJECTS)
-        levels = run_callers(settings, Plan("redis", LEVELS, seconds, PROJECTS, 5, address))
+        levels = run_callers(settings, LoadPlan("redis", LEVELS, seconds, PROJECTS, 5, address))
     return {
         "name": name,
         "skipped": None,
@@ -179,8 +182,9 @@ def _redis(settings: Settings, seconds: float, *, fsync: bool) -> dict[str, Any]
     }
 
 
-def _cpu_microseconds(usage: Usage, levels: list[Level]) -> dict[str, float]:
-    """Processor time a decision, by process, over all levels: what it costs, whoever else is on the machine."""
+def _cpu_microseconds(usage: ProcessUsage, levels: list[Level]) -> dict[str, float]:
+    """The processor time of a decision, in microseconds, by process, over all levels. It hardly depends on what else
+    runs on the machine."""
     asked = sum(level.asked for level in levels)
     return {name: round(spent / asked * 1e6, 1) for name, spent in usage.cpu_seconds.items()}
 

@@ -1,7 +1,8 @@
-"""Many spenders of one balance at once, while its worker is killed: nothing over it is admitted, all of it is spent.
+"""Spenders: many callers spend one balance at once, while its worker is killed. No credit over it may be admitted, and
+all of it must be spent.
 
-Each asks for one credit at a time until it is told that there is none, and repeats what had no answer under the same
-idempotency key. What was charged is then read from ClickHouse and held against what they were told.
+Each spender asks for one credit at a time until it is told that there is none. A request that had no answer is
+repeated under the same idempotency key. The charges are then read from ClickHouse and compared with the answers.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from streams.settings import Settings
 OPERATION, COST = "chat.message", MICROCREDITS_PER_CREDIT
 SOURCE = "/spenders"
 KILLS = 2
-# Long enough for what is under way when a worker is killed, and short enough to be asked again soon after.
+# Long enough for requests that are under way when a worker is killed, and short enough that they are sent again soon.
 ATTEMPT_SECONDS = 3.0
 STALLED_SECONDS = 60.0
-# Each of them must be 0.
+# A run has passed if all of these figures are 0.
 ZERO_FIGURES = (
     "overspent_microcredits",
     "unspendable_microcredits",
@@ -57,9 +58,10 @@ WHERE project = {project:String}
 
 
 @dataclass(slots=True)
-class Told:
-    """What the spenders were told, by event id: the balance left after it for 200s and 402s. What is `expired` was
-    decided before, and its reply is no longer kept: it was admitted or refused, and nobody can say which."""
+class Answers:
+    """The answers that the spenders were given, by event id. `admitted` (200) and `refused` (402) have the credits left
+    after it. Requests in `expired` were decided before, and their replies are no longer kept: each was admitted or
+    refused, and nobody can say which."""
 
     admitted: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
@@ -70,12 +72,13 @@ class Told:
 
     @property
     def decisions(self) -> int:
-        """Of different events."""
+        """The number of different events that were decided."""
         return len(self.admitted) + len(self.refused) + len(self.expired)
 
 
 def spend(stack: Stack, settings: Settings, spenders: int, credits: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run it on a stack with one worker; `settings` reach its ClickHouse. Raises OperatorError where it stalls."""
+    """Run the spenders on a stack with one worker; `settings` reach its ClickHouse. Raises OperatorError where it
+    stalls."""
     return asyncio.run(_spend(stack, settings, spenders, credits, tell))
 
 
@@ -84,7 +87,7 @@ async def _spend(
 ) -> dict[str, Any]:
     project = f"spenders-{spenders}-{credits}"
     await _open(settings, project, credits)
-    told = Told()
+    told = Answers()
     async with KafkaAdmissions(settings, timeout_seconds=ATTEMPT_SECONDS) as admissions:
         began_at = time.monotonic()
         await _spend_all(stack, admissions, project, spenders, credits, told, tell)
@@ -106,10 +109,10 @@ async def _spend(
 
 
 def compare(
-    told: Told, charges: dict[str, tuple[int, int]], granted: int, ledger: int, available: int
+    told: Answers, charges: dict[str, tuple[int, int]], granted: int, ledger: int, available: int
 ) -> dict[str, Any]:
-    """What the spenders were told, against what the history holds: each event's charges (number, microcredits), and the
-    sum of all ledger entries; `available` is what the owner says is left at the end."""
+    """Compare the spenders' answers with the history. `charges` has (number, microcredits) for each event, `ledger` is
+    the sum of all entries, `available` is what the owner says is left at the end."""
     charged = sum(amount for _, amount in charges.values())
     asked = told.admitted.keys() | told.refused.keys() | told.expired
     return {
@@ -162,10 +165,10 @@ async def _spend_all(
     project: str,
     spenders: int,
     credits: int,
-    told: Told,
+    told: Answers,
     tell: Callable[[str], None],
 ) -> None:
-    """All at once, each until it is refused; the worker is killed as the credits go."""
+    """Run all spenders at once, each until it is refused; the worker is killed while the credits go."""
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(_spender(admissions, project, str(number), told)) for number in range(spenders)]
         killed: set[int] = set()
@@ -180,7 +183,7 @@ async def _spend_all(
                 raise OperatorError(
                     f"The spenders have had no decision for {STALLED_SECONDS:.0f} s: {decided:,} so far"
                 )
-            # At a fourth and at a half: the last ones are then still far from done.
+            # The kills come when a fourth and a half of the credits are spent: all spenders are still busy then.
             pid = stack.pids().get("worker-1")
             if told.kills < KILLS and decided >= (told.kills + 1) * credits // 4 and pid and pid not in killed:
                 tell(f"killing the worker after {decided:,} of {credits:,} credits")
@@ -191,7 +194,7 @@ async def _spend_all(
         raise OperatorError(f"The credits were spent before the worker was killed {KILLS} times")
 
 
-async def _spender(admissions: KafkaAdmissions, project: str, name: str, told: Told) -> None:
+async def _spender(admissions: KafkaAdmissions, project: str, name: str, told: Answers) -> None:
     number = 0
     while True:
         number += 1
@@ -200,8 +203,8 @@ async def _spender(admissions: KafkaAdmissions, project: str, name: str, told: T
             return
 
 
-async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Told) -> Decision:
-    """Ask until there is an answer."""
+async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Answers) -> Decision:
+    """Ask for one credit until there is an answer, and note the answer."""
     while True:
         try:
             decision = await admissions.admit(project, OPERATION, id=id, source=SOURCE, idempotency_key=id)
@@ -219,8 +222,9 @@ async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Told) -
         return decision
 
 
-async def _spend_the_rest(admissions: KafkaAdmissions, project: str, told: Told) -> tuple[int, Decision]:
-    """One spender, one request after the other, once all else is still: what it spent, and its last refusal."""
+async def _spend_the_rest(admissions: KafkaAdmissions, project: str, told: Answers) -> tuple[int, Decision]:
+    """Spend what is left with a single spender, once all others have ended; returns the microcredits it spent, and its
+    last refusal."""
     spent = number = 0
     while True:
         number += 1
@@ -231,7 +235,8 @@ async def _spend_the_rest(admissions: KafkaAdmissions, project: str, told: Told)
 
 
 def _history(settings: Settings, project: str, last: Decision) -> tuple[dict[str, tuple[int, int]], int]:
-    """Once ClickHouse has the last decision: each event's charges (number, microcredits) and the sum of all."""
+    """Wait until ClickHouse has the last decision, and read each event's charges (number, microcredits) and the sum of
+    all entries."""
     partition, offset, _ = last.entry_id.split("-")
     until = {"project": project, "partition": int(partition), "offset": int(offset)}
     clickhouse = ClickHouse(settings)

@@ -1,4 +1,4 @@
-"""What the history says of a chaos run, held against what the load was told: every figure here must be zero."""
+"""The check after a chaos run compares what the history holds with what the load was told. All figures must be 0."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ EXAMPLES_MAX = 10
 
 
 @dataclass(slots=True)
-class Decided:
-    """What the history holds about one (source, event id)."""
+class ChargedUse:
+    """The decisions that the history holds on one (source, event id)."""
 
     charges: int = 0
     refusals: int = 0
@@ -33,9 +33,10 @@ class Decided:
 
 @dataclass(slots=True)
 class History:
-    """The facts folded. `lowest` is each project's lowest balance ever, `sums` its balance at the end."""
+    """The history of a run, its facts summed up. `lowest` is each project's lowest balance ever, `sums` its balance at
+    the end."""
 
-    decided: dict[tuple[str, str], Decided] = field(default_factory=lambda: defaultdict(Decided))
+    decided: dict[tuple[str, str], ChargedUse] = field(default_factory=lambda: defaultdict(ChargedUse))
     top_ups: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     sums: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     lowest: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -45,12 +46,12 @@ class History:
 
 
 def read_history(clickhouse: ClickHouse, probes: Sequence[str]) -> History:
-    """Everything in ClickHouse but what is about the projects of the probe, whose requests nobody counts."""
+    """Read the history from ClickHouse, without the projects of the probe, whose requests nobody counts."""
     return fold_history(clickhouse.query(_FACTS, {"probes": list(probes)}))
 
 
 def fold_history(rows: Iterable[Sequence[Any]]) -> History:
-    """Rows as `_FACTS` selects them, in the order in which they were decided."""
+    """Sum up the rows that `_FACTS` selects, which come in the order in which they were decided."""
     history = History()
     last: tuple[int, int, int] | None = None
     for (
@@ -81,7 +82,7 @@ def fold_history(rows: Iterable[Sequence[Any]]) -> History:
             decided = history.decided[source, event_id]
             decided.entry_ids.add(f"{partition}-{offset}-{position}")
             if kind == "charge":
-                # Of the entries of one line, which two grants may share, the first alone bears the quantity.
+                # A line may be paid from two grants, by two entries; only the first of them has the quantity.
                 decided.charges += quantity > 0
                 decided.amount -= amount
             else:
@@ -93,8 +94,8 @@ def fold_history(rows: Iterable[Sequence[Any]]) -> History:
 def compare(book: Book, history: History, available: dict[str, tuple[int, int]]) -> tuple[dict[str, int], list[str]]:
     """The figures that must be zero, and examples of what is wrong.
 
-    `available` is what each project can spend, as its owner and as the API says. Of the figures `lost` and
-    `billed_twice` count events, admissions and top-ups; what ends in `_microcredits` is in microcredits.
+    `available` is what each project can spend, as (its owner's figure, the API's). The figures `lost` and
+    `billed_twice` count events, admissions and top-ups; figures that end in `_microcredits` are microcredits.
     """
     figures: dict[str, int] = dict.fromkeys(
         ("lost", "billed_twice", "wrong_answers", "wrong_microcredits", "refused_with_credits", "not_asked_for"), 0
@@ -106,7 +107,7 @@ def compare(book: Book, history: History, available: dict[str, tuple[int, int]])
         if len(examples) < EXAMPLES_MAX:
             examples.append(f"{figure}: {what}")
 
-    def check_decision(name: object, found: Decided | None, cost: int) -> None:
+    def check_decision(name: object, found: ChargedUse | None, cost: int) -> None:
         if found is None or not found.charges + found.refusals:
             wrong("lost", name)
             return
@@ -151,7 +152,7 @@ def compare(book: Book, history: History, available: dict[str, tuple[int, int]])
     return figures, [*examples, *book.unexpected[:EXAMPLES_MAX]]
 
 
-def _as_told(told: Told, found: Decided) -> bool:
+def _as_told(told: Told, found: ChargedUse) -> bool:
     if told.status == 200:
         return found.charges == 1 and found.amount == told.microcredits and told.entry_id in found.entry_ids
     if told.status == 402:

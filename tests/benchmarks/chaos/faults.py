@@ -1,8 +1,8 @@
-"""What `meterline bench chaos` does to a running stack: one seed gives one plan of faults, a thread inflicts them.
+"""The faults that `meterline bench chaos` inflicts on a running stack: a seed gives a plan, a thread carries it out.
 
-Processes are killed, stopped and paused; what a worker or the API keeps on disk is deleted while they are down, since
-it is only a copy. Kafka's and ClickHouse's directories are never touched: they are the sources of truth. A killed
-process loses nothing that it handed to the operating system, which is what one broker without replicas promises.
+Processes are killed, stopped and paused. The files of a worker or of the API are deleted while it is down, since they
+are only copies. Kafka's and ClickHouse's directories are never touched: they are the sources of truth. A killed process
+loses nothing that it handed to the operating system, which is what one broker without replicas promises.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ _WEIGHTS = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`wait_seconds` after the one before it. `worker` is the one it is about, if it is about one; what is stopped or
-    paused stays so for `away_seconds`."""
+    """A fault comes `wait_seconds` after the one before it. `worker` is the worker that it hits, where it hits one. A
+    process that it stops or pauses stays so for `away_seconds`."""
 
     wait_seconds: float
     kind: str
@@ -67,7 +67,8 @@ class Fault:
 
 
 def plan(seed: int) -> Iterator[Fault]:
-    """Faults without end. Now in quick succession, so that they hit what is still recovering, now with room to work."""
+    """The faults that a seed gives, without end. Some follow at once, and hit a stack that is still recovering; others
+    leave it room to work."""
     chance = random.Random(seed)
     kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
     while True:
@@ -77,8 +78,8 @@ def plan(seed: int) -> Iterator[Fault]:
 
 
 class Saboteur:
-    """Inflicts a plan while its block runs, and mends what it can on leaving: what is paused goes on, what is held is
-    let go. `inflicted` has each fault's kind and the monotonic time at which it was done."""
+    """A saboteur inflicts a plan of faults while its block runs. On leaving, paused processes go on, and held ones are
+    started. `inflicted` has the monotonic time of each fault, and its kind."""
 
     def __init__(self, stack: Stack, seed: int, tell: Callable[[str], None]) -> None:
         self.kills_by_part: Counter[str] = Counter()
@@ -92,14 +93,14 @@ class Saboteur:
         self._tell = tell
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="saboteur", daemon=True)
-        # Paused or held by us at the moment, and of those the held ones.
+        # `_away` are the parts that are paused or held at the moment, `_held` the held ones among them.
         self._away: set[str] = set()
         self._held: set[str] = set()
         self._returns: list[tuple[float, str, Callable[[], None]]] = []
 
     @property
     def kills(self) -> int:
-        """Processes killed so far."""
+        """How many processes were killed so far."""
         return self.kills_by_part.total()
 
     def __enter__(self) -> Self:
@@ -125,7 +126,7 @@ class Saboteur:
                 come_back()
 
     def _wait(self, seconds: float) -> bool:
-        """Pass the time, and let return what is due; True once it is time to stop."""
+        """Wait, and meanwhile let parts come back whose time away is over. Returns True once it is time to stop."""
         until = time.monotonic() + seconds
         while True:
             now = time.monotonic()
@@ -151,7 +152,7 @@ class Saboteur:
         elif fault.kind == "pause_broker":
             self._pause(BROKER, fault)
         elif worker in self._away:
-            return  # it is not there to be stopped or paused
+            return  # this worker is away already, and can't be stopped or paused
         elif fault.kind == "stop_worker":
             self._stack.hold(worker)
             self.rebalances += 1
@@ -187,12 +188,13 @@ class Saboteur:
             self._stack.let_go(part)
 
     def _pause(self, part: str, fault: Fault) -> None:
-        """A worker is paused for longer than its session, so that it wakes up owning what is another's by then."""
+        """Pause a part. A worker is paused for longer than its session, so that it wakes up believing that it owns what
+        is another's by then."""
         process = self._running(part)
         if process is None or part in self._away:
             return
         if part == BROKER:
-            # Its guard is what the stack knows; the broker itself is the guard's child.
+            # The stack knows the broker's guard; the broker itself is the guard's child.
             process = next(iter(process.children()), process)
         seconds = fault.away_seconds + (self._stack.settings.session_timeout_seconds if part in WORKERS else 0.0)
         with suppress(psutil.NoSuchProcess):

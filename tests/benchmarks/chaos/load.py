@@ -1,7 +1,7 @@
-"""The traffic of `meterline bench chaos`: usage by Kafka and by HTTP, admissions and top-ups, and what each was told.
+"""The load of `meterline bench chaos`: usage by Kafka and by HTTP, admissions and top-ups, and what each was answered.
 
-Everything is repeated until there is a definite answer, as a careful client would: events with their own ids, requests
-with their own idempotency key. So whatever this holds as acknowledged must be found in the history exactly once.
+The load repeats everything until there is a definite answer, as a careful client does: events under their own ids,
+requests under their own idempotency key. So whatever it holds as acknowledged must be in the history exactly once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TOP_UP_USD = 20
 RECENT_EVENTS = 2_000
 EVENTS_AT_ONCE = 500
 
-# Operation and quantity; one that costs nothing is decided and recorded all the same.
+# (operation, quantity). An operation that costs nothing is decided and recorded all the same.
 _MIX = (("chat.message", 1), ("page.edit", 1), ("social_post.text", 1), ("translation", 2), ("image", 1), ("read", 1))
 _SHARES = (50, 20, 10, 6, 8, 6)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an admission was answered: its status, microcredits charged, and the entry that says so."""
+    """The answer to an admission: its status, the microcredits charged, and the entry that says so."""
 
     project: str
     cost: int
@@ -50,13 +50,13 @@ class Told:
 
 @dataclass(slots=True)
 class Book:
-    """All that was acknowledged. Events by id: project and cost in microcredits; admissions by (source, event id);
-    top-ups by reference: project. `unexpected` describes answers that should not occur at all."""
+    """The book of what was acknowledged. `events` has (project, cost in microcredits) by id, `admissions` the answers
+    by (source, event id), `top_ups` projects by reference. `unexpected` describes answers that should never occur."""
 
     events: dict[str, tuple[str, int]] = field(default_factory=dict)
     admissions: dict[tuple[str, str], Told] = field(default_factory=dict)
     top_ups: dict[str, str] = field(default_factory=dict)
-    # Definite, but without an answer to compare: the reply is no longer kept.
+    # The decision is definite, but there is no answer to compare with: the reply is no longer kept.
     expired_replies: set[str] = field(default_factory=set)
     duplicates_sent: int = 0
     retries: Counter[str] = field(default_factory=Counter)
@@ -65,17 +65,18 @@ class Book:
 
 
 def microcredits(credits: str) -> int:
-    """A decimal string as microcredits, exact."""
+    """The microcredits in a decimal string of credits, exact."""
     return int(Decimal(credits) * MICROCREDITS_PER_CREDIT)
 
 
 class Load:
-    """Runs between `start` and `finish`; `finish` returns once everything under way has its definite answer."""
+    """A load runs between `start` and `finish`; `finish` returns once all requests have their definite answer."""
 
     def __init__(self, stack: Stack, projects: int, events_per_second: float, seed: int) -> None:
         self.book = Book()
         self.projects = [f"chaos-{number:03d}" for number in range(projects)]
-        # Half of them on a contract that lasts; half have as little as the free plan, and run out again and again.
+        # Half of the projects have a contract that lasts. The others have as little as the free plan gives, and run out
+        # of credits again and again.
         self.poor = self.projects[1::2]
         self._stack = stack
         self._events_per_second = events_per_second
@@ -95,11 +96,11 @@ class Load:
         )
 
     async def open_projects(self) -> None:
-        """Open every project, each third one with a key of its own; before anything breaks."""
+        """Open the projects, each third one with a key of its own, before anything is broken."""
         await asyncio.gather(*(self._open(number, project) for number, project in enumerate(self.projects)))
 
     async def _open(self, number: int, project: str) -> None:
-        # By contract, since the free plan's request window would stop most of this before its credits do.
+        # The poor have a contract too: the free plan's request window would stop most requests before credits run out.
         plan = {"plan": "enterprise", "contract_credits": 250 if project in self.poor else 10_000_000}
         opened = await self._http.post("/v1/admin/projects", json={"project": project} | plan, headers=self._admin)
         opened.raise_for_status()
@@ -108,7 +109,7 @@ class Load:
             self._keys[project] = made.raise_for_status().json()["key"]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the load."""
         kafka_settings = self._stack.settings
         makers: dict[type[Producer], Callable[[], Producer]] = {
             KafkaProducer: lambda: KafkaProducer(kafka_settings, events_per_pack=20, linger_ms=5),
@@ -122,30 +123,30 @@ class Load:
         ]
 
     async def finish(self) -> None:
-        """Ask nothing new, and wait for what is under way."""
+        """Ask nothing new, and wait for the requests that are under way."""
         self._stopping.set()
         await asyncio.gather(*self._tasks)
 
     async def close(self) -> None:
-        """Stop at once."""
+        """Stop the load at once."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.aclose()
 
     def check(self) -> None:
-        """Raises what ended a part of the load."""
+        """Raise the error that ended a part of the load, where there is one."""
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 task.result()
 
     @property
     def unanswered(self) -> int:
-        """Events not acknowledged yet."""
+        """How many events are not acknowledged yet."""
         return sum(map(len, self._waiting.values()))
 
     async def available_at_the_end(self) -> dict[str, tuple[int, int]]:
-        """Each project's available microcredits: as its owner decides by them, and as the API's own copy shows them."""
+        """The available microcredits of each project, as (the owner's figure, the figure of the API's own copy)."""
         found = {}
         for project in self.projects:
             answer = await self._admit(project, "read", 1, f"final-{project}", "", "")
@@ -177,7 +178,7 @@ class Load:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _deliver(self, kind: type[Producer], make: Callable[[], Producer]) -> None:
-        """Send what waits, over a new connection whenever the last one has failed."""
+        """Send the waiting events, over a new connection whenever the last one has failed."""
         waiting = self._waiting[kind]
         while waiting or not self._stopping.is_set():
             try:
@@ -212,7 +213,7 @@ class Load:
     async def _spend(self) -> None:
         while not self._stopping.is_set():
             operation, quantity = self._operation()
-            # The busiest are the poorest: that is where a balance is fought over.
+            # The busiest projects are poor ones: that is where callers compete for the last credits.
             project = self._chance.choice(self.poor[:8]) if self._chance.random() < 0.5 else self._project()
             name = self._name("request")
             source = id = ""
@@ -279,7 +280,7 @@ class Load:
 
     async def _ask(self, path: str, body: dict[str, Any], headers: dict[str, str], definite: tuple[int, ...]) -> Any:
         """Ask until there is one of the definite answers. Only a 5xx or a broken connection is a reason to repeat."""
-        # Some give up early, and so ask again while the first request is still under way.
+        # Some requests give up early, and so are sent again while the first attempt is still under way.
         patience = 0.03 if self._chance.random() < 0.05 else REQUEST_SECONDS_MAX
         while True:
             try:

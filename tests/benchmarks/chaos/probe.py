@@ -1,4 +1,5 @@
-"""How long a stack under faults gives no service: a free request to each partition, about five times a second."""
+"""The probe measures how long a stack under faults gives no service. It sends a free request to each partition, about
+five times a second."""
 
 from __future__ import annotations
 
@@ -18,12 +19,12 @@ from streams.kafka.topics import partition_of
 PROBE_SECONDS = 0.2
 PROBE_SECONDS_MAX = 5.0
 PROBES_A_MINUTE_MAX = 10_000
-# A shorter gap between two decisions is the probe's own rhythm.
+# A gap between two decisions that is shorter than this is the probe's own rhythm.
 OUTAGE_SECONDS_MIN = 1.0
 
 
 class Prober:
-    """Asks each partition for a decision until cancelled. A partition is served while its decisions come."""
+    """A prober asks the partitions for decisions until it is cancelled. A partition is served while decisions come."""
 
     def __init__(self, stack: Stack) -> None:
         self._partitions = stack.settings.partitions
@@ -38,14 +39,14 @@ class Prober:
         )
 
     async def open_projects(self) -> None:
-        """One project a partition, with room in its window for every probe: a 429 is no outage."""
+        """Open a project in each partition, with room in its window for every probe: a 429 is no outage."""
         for project in self.projects:
             (await self._http.post("/v1/admin/projects", json={"project": project})).raise_for_status()
             limits = {"requests_per_minute": PROBES_A_MINUTE_MAX, "burst": PROBES_A_MINUTE_MAX, "reason": "probe"}
             (await self._http.put(f"/v1/admin/projects/{project}/limits", json=limits)).raise_for_status()
 
     async def run(self) -> None:
-        """Ask, without waiting for the answer before, until cancelled."""
+        """Ask until cancelled, without waiting for earlier answers."""
         asking: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -68,7 +69,7 @@ class Prober:
                 self._decided[partition].append((asked_at, time.monotonic()))
 
     def served_since(self, moment: float) -> float | None:
-        """When every partition had decided something that was asked after `moment`; None where one has not yet."""
+        """The time by which all partitions had decided something asked after `moment`; None where one has not yet."""
         firsts = []
         for decided in self._decided:
             came_at = [came for asked, came in decided if asked >= moment]
@@ -78,7 +79,8 @@ class Prober:
         return max(firsts)
 
     def figures(self, began_at: float, ended_at: float, faults: Iterable[tuple[float, str]]) -> dict[str, Any]:
-        """Outages between two moments, and how long after each kind of fault all partitions were served again."""
+        """The figures of the outages between two moments, and how long after each kind of fault all partitions were
+        served again."""
         gaps = []
         for decided in self._decided:
             came_at = sorted(came for _, came in decided if began_at <= came <= ended_at)

@@ -1,6 +1,7 @@
-"""Kill, pause and wipe the parts of a running stack for minutes, under load; then count what became of every request.
+"""`meterline bench chaos` kills, pauses and wipes the parts of a running stack for minutes, under load; then it counts
+what became of every request.
 
-One seed gives one plan of faults (chaos_faults); when each of them falls into the work differs from run to run.
+One seed gives one plan of faults (faults.py). At which moment of the work a fault comes differs from run to run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from tests.benchmarks.chaos.load import Load
 from tests.benchmarks.chaos.probe import Prober
 from tests.benchmarks.machine import describe
 
-# A run that shows anything but 0 in one of these has failed.
+# A run has failed if one of these figures is not 0.
 ZERO_FIGURES = (
     "lost",
     "billed_twice",
@@ -46,22 +47,23 @@ ZERO_FIGURES = (
     "undrained_records",
 )
 STALLED_SECONDS = 60.0
-# Production's default is 10: here a killed worker's partitions come back while the run is still about them.
+# Production's default is 10. It is shorter here, so that a killed worker's partitions are taken over within the run.
 SESSION_TIMEOUT_SECONDS = 3.0
 
 
 def passed(result: dict[str, Any]) -> bool:
-    """Whether everything that must be zero is."""
+    """Whether a run has passed: its figures that must be zero are."""
     return all(result[name] == 0 for name in ZERO_FIGURES)
 
 
 def measure(
     seconds: float, seed: int, projects: int, events_per_second: float, tell: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run it: `seconds` of faults, the time to drain, the checks. Leaves the data and logs only of a failed run."""
+    """Run the benchmark: `seconds` of faults, the time to drain, the checks. Data and logs are kept only of a failed
+    run."""
     directory = Path(tempfile.mkdtemp(prefix="meterline-chaos-"))
     settings = settings_apart(directory, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
-    # The load's own client tells at every try that the broker is away. That is what is meant to happen.
+    # The load's own client logs at every try that the broker is away, which is meant to happen here.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     keep = False
     try:
@@ -152,7 +154,8 @@ async def _break_things(stack: Stack, load: Load, seconds: float, seed: int, tel
 
 
 async def _settled(stack: Stack, load: Load, prober: Prober, since: float) -> None:
-    """Every request of the load has its answer and every partition is served. Raises where nothing moves any more."""
+    """Wait until the load's requests have their answers and all partitions are served. Raises OperatorError where
+    nothing moves any more."""
     finishing = asyncio.create_task(load.finish())
     moved_at, last = time.monotonic(), (-1, -1)
     try:
@@ -172,7 +175,8 @@ async def _settled(stack: Stack, load: Load, prober: Prober, since: float) -> No
 
 
 async def _drain(settings: Settings, tell: Callable[[str], None]) -> int:
-    """Wait until the workers have acknowledged all usage and intake; gives the records left if they stop moving."""
+    """Wait until the workers have acknowledged all of usage and intake. Returns how many records are left, which is not
+    0 where the workers stop moving."""
     topics = topics_of(settings)
     partitions = [
         TopicPartition(topic, number)
@@ -186,7 +190,7 @@ async def _drain(settings: Settings, tell: Callable[[str], None]) -> int:
     try:
         last, moved_at = -1, time.monotonic()
         while True:
-            # In this order: what accept adds to intake after this is behind usage that is not committed yet.
+            # Commits are read before ends: whatever accept adds to intake later comes from usage not committed yet.
             committed = await admin.list_consumer_group_offsets(topics.worker_app)
             ends = await consumer.end_offsets(partitions)
             left = sum(ends[tp] - max(0, committed[tp].offset if tp in committed else 0) for tp in partitions)

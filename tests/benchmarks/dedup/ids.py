@@ -1,4 +1,4 @@
-"""What the contenders of bench dedup share: the ids, their batches, and a clock."""
+"""The ids, their batches and the clock that the contenders of bench dedup share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 from streams.worker.tables import HASH_BYTES
 
-# What a worker's batch of 64 envelopes brings to one of four partitions.
+# As many ids as a worker's batch of 64 envelopes brings to one of four partitions.
 BATCH_IDS = 8_000
 _REPEAT_SEED = 7
 
@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Phase:
-    """One kind of work, timed a batch at a time; what is between the batches is not counted."""
+    """A phase is one kind of work, timed a batch at a time; the time between batches is not counted."""
 
     ids: int = 0
     seconds: float = 0.0
 
     def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it, on one batch."""
+        """Do the work on one batch, timed."""
         began_at = time.perf_counter()
         result = work(*args, **kwargs)
         self.seconds += time.perf_counter() - began_at
@@ -38,7 +38,7 @@ class Phase:
 
     @property
     def per_second(self) -> int | None:
-        """Ids a second, or None where there were none."""
+        """The rate in ids a second, or None where there were none."""
         return round(self.ids / self.seconds) if self.seconds else None
 
 
@@ -48,25 +48,25 @@ def batch_count(ids: int) -> int:
 
 
 def ids_of(batch: int) -> list[bytes]:
-    """A batch's ids, sorted: the same for the same number, others for another."""
-    # By text, which is hashed: by number, 257 and 2**40 + 257 give the same ids.
+    """The ids of a batch, sorted: the same number gives the same ids, another number gives others."""
+    # The seed is a text, since texts are hashed: as numbers, 257 and 2**40 + 257 would give the same ids.
     drawn = random.Random(f"batch {batch}").randbytes(HASH_BYTES * BATCH_IDS)
     return sorted(drawn[at : at + HASH_BYTES] for at in range(0, len(drawn), HASH_BYTES))
 
 
 def in_another_order(batches: int) -> list[int]:
-    """The numbers of all batches, shuffled."""
+    """The numbers of all batches, in a shuffled order."""
     numbers = list(range(batches))
     random.Random(_REPEAT_SEED).shuffle(numbers)
     return numbers
 
 
 def rss_mb() -> int:
-    """Of this process and its children, in megabytes."""
+    """The resident memory of this process and its children, in megabytes."""
     me = psutil.Process()
     return round(sum(each.memory_info().rss for each in (me, *me.children(recursive=True))) / 1e6)
 
 
 def bytes_on_disk(directory: Path) -> int:
-    """Of every file below it."""
+    """The size of all files below a directory, in bytes."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

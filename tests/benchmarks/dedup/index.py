@@ -1,4 +1,4 @@
-"""Meterline's dedup index, as a worker uses it for one partition: looked up, written, recovered, expired."""
+"""Meterline's dedup index, used as a worker uses it for one partition: looked up, written, recovered, expired."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from tests.benchmarks.dedup.ids import BATCH_IDS, Phase, batch_count, bytes_on_d
 
 DEDUP_DAYS = 32
 _FIRST_DAY = 20_000
-# Ids that are in no batch.
+# Batches from this number on have ids that never came.
 _ABSENT = 1 << 40
 
 
 def run_index(ids: int, directory: Path) -> dict[str, Any]:
-    """The ids come on as many days as the window has, so that all the segments it can have are there."""
+    """Run the index through all its work, and measure it. The ids come on as many days as the dedup window has, so that
+    the index has all the segments it can have."""
     tune_collector()
-    run = _Run(batch_count(ids))
+    run = _IndexRun(batch_count(ids))
     path = directory / "seen"
     index = _open(path)
     fresh = _fill(run, index)
@@ -41,15 +42,15 @@ def run_index(ids: int, directory: Path) -> dict[str, Any]:
     }
 
 
-class _Run:
-    """So many batches, in the order of their days."""
+class _IndexRun:
+    """A run of so many batches, which come on the days of the window in turn."""
 
     def __init__(self, batches: int) -> None:
         self.batches = batches
         self.today = self.day_of(batches - 1)
 
     def day_of(self, batch: int) -> int:
-        """The day a batch comes on."""
+        """The day on which a batch comes."""
         return _FIRST_DAY + batch * DEDUP_DAYS // self.batches
 
 
@@ -58,24 +59,24 @@ def _open(path: Path) -> SegmentedFile:
 
 
 def _claim(hashes: list[bytes], offset: int, day: int) -> tuple[list[tuple[bytes, bytes]], Rows]:
-    """What a worker writes for ids that intake's record at `offset` brought: changelog records, and local rows."""
+    """The changelog records and local rows that a worker writes for ids that intake's record at `offset` brought."""
     seen = dict.fromkeys(hashes, offset)
     return list(seen_records(seen, day, offset)), seen_rows(seen, day)
 
 
 def _rows_of(records: list[tuple[bytes, bytes]]) -> Rows:
-    """The rows that changelog records stand for, as recovery reads them."""
+    """The local rows that recovery makes of changelog records."""
     return [row for key, value in records for row in seen_rows_of_record(key, value)]
 
 
 def _seen_among(index: SegmentedFile, hashes: list[bytes], today: int) -> list[int]:
-    """The first offsets of those that were seen within the window, as the owner asks."""
+    """The first offsets of the ids that were seen within the window, asked for as the owner does."""
     since_day = today - DEDUP_DAYS
     offsets = (first_offset_of(value, since_day) for value in index.get_many(hashes) if value is not None)
     return [offset for offset in offsets if offset is not None]
 
 
-def _fill(run: _Run, index: SegmentedFile) -> dict[str, Any]:
+def _fill(run: _IndexRun, index: SegmentedFile) -> dict[str, Any]:
     look_up, encode, insert = Phase(), Phase(), Phase()
     changelog_bytes = false_duplicates = 0
     for batch in range(run.batches):
@@ -93,8 +94,8 @@ def _fill(run: _Run, index: SegmentedFile) -> dict[str, Any]:
     }
 
 
-def _look_up(run: _Run, index: SegmentedFile) -> dict[str, Any]:
-    """Every id again, and as many that never came, on an index that was closed and opened in between."""
+def _look_up(run: _IndexRun, index: SegmentedFile) -> dict[str, Any]:
+    """Look up all the ids again, and as many that never came, on an index that was closed and opened in between."""
     repeated, absent = Phase(), Phase()
     false_new = wrong_offsets = false_duplicates = 0
     for batch in in_another_order(run.batches):
@@ -111,8 +112,8 @@ def _look_up(run: _Run, index: SegmentedFile) -> dict[str, Any]:
     }
 
 
-def _recover(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
-    """The same index from its changelog alone."""
+def _recover(run: _IndexRun, index: SegmentedFile, path: Path) -> dict[str, Any]:
+    """Recover the index from its changelog alone, and compare it with the original."""
     recovered = _open(path)
     apply = Phase()
     for batch in range(run.batches):
@@ -126,8 +127,9 @@ def _recover(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
     return {"recovered_ids_per_second": apply.per_second, "wrong_after_recovery": wrong}
 
 
-def _expire(run: _Run, index: SegmentedFile, path: Path) -> dict[str, Any]:
-    """Let days pass, one id a day, until the oldest segment goes; then every id is told by the day it came on."""
+def _expire(run: _IndexRun, index: SegmentedFile, path: Path) -> dict[str, Any]:
+    """Let days pass, one id a day, until the oldest segment goes; then check that exactly the ids within the window are
+    still known."""
     before = bytes_on_disk(path)
     today = run.today
     while True:

@@ -1,4 +1,4 @@
-"""What else could hold the ids: a set, SQLite, PostgreSQL. Each is given them in the same batches."""
+"""The rivals of the dedup index: a set, SQLite, PostgreSQL. Each is given the ids in the same batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Claim = Callable[[list[bytes], int], int]
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """`open` gives an empty index in a directory; `missing` says what is not installed, or ""."""
+    """A rival index. `open` gives an empty one in a directory; `missing` says what is not installed, or ""."""
 
     note: str
     open: Callable[[Path], AbstractContextManager[Claim]]
@@ -27,7 +27,7 @@ class Baseline:
 
 
 def run_baseline(name: str, ids: int, directory: Path, seconds_max: float) -> dict[str, Any]:
-    """Claim `ids` ids, then what was claimed again in another order, for `seconds_max` each at most."""
+    """Run a rival: claim `ids` ids, then claim the same ids again in another order, each for `seconds_max` at most."""
     baseline = BASELINES[name]
     if missing := baseline.missing():
         return {"name": name, "skipped": missing}
@@ -104,7 +104,7 @@ def _postgres(directory: Path) -> Iterator[Claim]:
 
         yield claim
         row = connection.execute("SELECT pg_total_relation_size('seen')").fetchone()
-        # What the table and its index take, as a file that bytes_on_disk counts; the server's own go with it.
+        # The server's files go with it. A file as large as the table and its index stands for them in bytes_on_disk.
         with (directory / "seen").open("wb") as file:
             file.truncate(int(row[0]))
 

@@ -1,6 +1,7 @@
-"""The exact index of seen ids by itself: how fast, how large, and that it is exact; beside a set and two databases.
+"""`meterline bench dedup` measures the index of seen ids by itself: how fast and how large it is, and that it is exact;
+beside it a set and two databases.
 
-Each contender runs in a process of its own, so that its memory can be told. Run as a module, that process.
+Each contender runs in a process of its own, so that its memory can be measured. This module, run, is that process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ _SECONDS_MAX = 1800.0
 
 
 def measure(sizes: list[int], tell: Callable[[str], None], baseline_seconds_max: float) -> dict[str, Any]:
-    """The index at each size, the baselines at the last one, each for `baseline_seconds_max` a phase at most."""
+    """Measure the index at each size, and the rivals at the last size, each phase for `baseline_seconds_max` at
+    most."""
     runs = []
     for ids in sizes:
         tell(f"{ids:,} ids")

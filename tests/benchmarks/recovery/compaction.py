@@ -1,4 +1,4 @@
-"""Has the broker compact the accounts changelog now, instead of in a day."""
+"""Compaction on demand: the broker compacts the accounts changelog now, instead of in a day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS_MAX = 120.0
 
 
 async def compact_eagerly(settings: Settings) -> None:
-    """From now on, what a segment holds is compacted soon after a later record has begun another one."""
+    """Have the broker compact the accounts changelog eagerly: a segment is compacted soon after the next has begun."""
     topics = topics_of(settings)
     config = topics.configs(settings.dedup_days)[topics.accounts_changelog] | _EAGER
     admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
@@ -38,7 +38,7 @@ async def compact_eagerly(settings: Settings) -> None:
 
 
 async def await_compaction(settings: Settings, records_max: int) -> int:
-    """Wait until the accounts changelog has `records_max` records at most; returns how many."""
+    """Wait until the accounts changelog has `records_max` records at most, and return how many it has."""
     deadline = time.monotonic() + _SECONDS_MAX
     while (left := await _count(settings)) > records_max:
         if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
-"""Fills the changelogs the way they come about: commands and envelopes on intake, which the worker's owner decides.
+"""Changelogs for bench recovery are filled the way they come about: the worker's owner decides commands and envelopes.
 
-The owner runs here, without Faust and on larger batches: a worker takes 64 records at once, which is right for
-envelopes; for millions of commands it would take a quarter of an hour.
+The owner runs in this process, without Faust and on larger batches. A worker takes 64 records at once, which is right
+for envelopes; with that, millions of commands would take a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _BUNDLE_USD = 20
 
 @dataclass(slots=True)
 class Filler:
-    """Writes to intake, asks for decisions, and knows what every project must have left, in microcredits."""
+    """A filler writes to intake, asks for decisions, and knows what each project must have left, in microcredits."""
 
     settings: Settings
     publisher: Publisher
@@ -59,7 +59,7 @@ class Filler:
     expected: dict[str, int] = field(default_factory=dict)
 
     async def open_projects(self) -> None:
-        """Put every project's opening on intake, and a key for it."""
+        """Put commands on intake that open each project and make a key for it."""
         for start in range(0, len(self.projects), _ROUND_PROJECTS):
             by_partition: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
             for number, project in enumerate(self.projects[start : start + _ROUND_PROJECTS], start):
@@ -69,7 +69,7 @@ class Filler:
         self.expected.update(dict.fromkeys(self.projects, OPENING_BALANCE))
 
     async def charge(self, workload: Workload) -> None:
-        """Put a workload's events on intake, in envelopes as accept makes them."""
+        """Put the events of a workload on intake, in envelopes as accept makes them."""
         now_ms = round(time.time() * 1000)
         records = workload.records(_PACK, self.settings.partitions)
         while some := list(itertools.islice(records, 20)):
@@ -83,7 +83,8 @@ class Filler:
             self.expected[project] -= spent
 
     async def decide_all(self, directory: Path) -> None:
-        """Decide what is on intake now, as the worker's group, which has no member meanwhile; tables in `directory`."""
+        """Decide all that is on intake now, with tables in `directory`. Offsets are committed for the worker's group,
+        which has no member meanwhile."""
         consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
             group_id=topics_of(self.settings).worker_app,
@@ -109,15 +110,15 @@ class Filler:
             await consumer.stop()
 
     async def decide_everywhere(self) -> int:
-        """Top up one project of every partition, and wait for the replies; returns how many were not as expected.
+        """Top up one project in every partition, and wait for the replies; returns how many were not as expected.
 
-        Decided after all that was on intake before, by a worker that has the accounts.
+        The top-ups are decided after all that was on intake before, so the worker has the accounts by then.
         """
         topped_up = list(self._one_of_each_partition())
         for project in topped_up:
             self.expected[project] += BUNDLES[_BUNDLE_USD]
         replies = await asyncio.gather(*(self.commands.decide(self._top_up(project)) for project in topped_up))
-        # An answer may be out before the account is stored. Once there is one to what came after it, it is.
+        # A reply may be sent before its account is stored. Once a later command has its reply, the account is stored.
         await asyncio.gather(*(self.commands.decide(self._count(project)) for project in topped_up))
         return sum(
             reply.status != 200 or reply.available != self.expected[project]
@@ -154,7 +155,7 @@ class Filler:
 
 @asynccontextmanager
 async def filler(settings: Settings, projects: tuple[str, ...]) -> AsyncIterator[Filler]:
-    """A Filler, connected."""
+    """A filler that is connected to Kafka while its block runs."""
     tune_collector()
     patient = settings.model_copy(update={"reply_timeout_seconds": DECISION_SECONDS_MAX})
     publisher = Publisher(patient)
@@ -168,8 +169,8 @@ async def filler(settings: Settings, projects: tuple[str, ...]) -> AsyncIterator
         await publisher.stop()
 
 
-class _Files(dict[int, File]):
-    """In place of a table: its files alone."""
+class _TableFiles(dict[int, File]):
+    """Files of a table's partitions, in place of the table."""
 
     def __init__(self, open_file: Callable[[int], File]) -> None:
         super().__init__()
@@ -183,7 +184,7 @@ class _Files(dict[int, File]):
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What the owner reads of a record; `timestamp` is in seconds, as Faust has it."""
+    """A message with the fields of a record that the owner reads; `timestamp` is in seconds, as Faust has it."""
 
     partition: int
     offset: int
@@ -201,8 +202,10 @@ class _Event:
 def _owner(
     settings: Settings, publisher: Publisher, directory: Path, committed: Callable[[int], int | None]
 ) -> Iterator[Owner]:
-    accounts = _Files(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
-    seen = _Files(lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days))
+    accounts = _TableFiles(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
+    seen = _TableFiles(
+        lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days)
+    )
     lease = Lease(float("inf"))
     lease.assign(_GENERATION)
     tables = cast(BatchTable, accounts), cast(BatchTable, seen)
@@ -214,7 +217,7 @@ def _owner(
 
 
 async def _batches(consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> AsyncIterator[list[Any]]:
-    """The partition's records below `end`, bounded by their number and their bytes."""
+    """Batches of the partition's records below `end`, limited in their records and their bytes."""
     batch: list[_Event] = []
     size = 0
     while await consumer.position(tp) < end:
@@ -229,7 +232,7 @@ async def _batches(consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> 
 
 
 def _opening(project: str, number: int) -> tuple[bytes, bytes]:
-    # No one waits for these replies, so the worker sends none.
+    # Nobody waits for these replies, so the owner sends none.
     nobody: dict[str, Any] = {"idempotency_key": "", "reply_instance": "", "reply_partition": 0}
     create = CreateProject(
         project=project,

@@ -1,7 +1,7 @@
-"""How long a worker takes to be back: without its disk, with it, and after a kill.
+"""`meterline bench recovery` measures how long a worker takes to be back: without its disk, with it, and after a kill.
 
-Time runs from starting the worker's process until it has decided a command in every partition, on accounts whose
-balances the replies then name. The broker is running all the while.
+Time runs from the start of the worker's process until it has decided a command in every partition. The replies name
+the accounts' balances, which shows that the accounts are back. The broker is running all the while.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.rocks import SegmentedFile, VersionedFile
 from streams.worker.tables import day_of_row
-from tests.benchmarks.machine import Usage, describe
+from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.recovery.compaction import await_compaction, compact_eagerly
 from tests.benchmarks.recovery.filling import ENVIRONMENT, Filler, filler
 from tests.benchmarks.rivals.faust_recovery import faust_recovery
@@ -36,13 +36,13 @@ from tests.benchmarks.workload import Workload
 
 _STOP_SECONDS = 60.0
 _SAMPLE_SECONDS = 0.05
-# Charged before the kill, so that there is something the worker's files have not flushed.
+# Before the kill, events are charged (this share of the seen ids), which the worker's files have not flushed by then.
 _CHARGED_BEFORE_KILL = 0.05
 
 
 @dataclass(slots=True)
 class Start:
-    """One start of the worker: seconds until every partition was decided in, the most memory until then."""
+    """A start of the worker: the seconds until it had decided in every partition, and the most memory until then."""
 
     seconds: float
     peak_rss_mb: int
@@ -50,7 +50,7 @@ class Start:
 
 
 class BenchWorker:
-    """The worker's process, started and ended as the benchmark says. Leaving the block ends it."""
+    """A worker process that the benchmark starts and ends as it needs. Leaving the block ends it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -58,31 +58,31 @@ class BenchWorker:
         self._child: lifeline.Child | None = None
 
     async def start(self, fill: Filler) -> Start:
-        """Start it; returns once a command of every partition, sent before, is decided."""
+        """Start the worker, and return once it has decided a command in every partition; those are sent before."""
         argv = [sys.executable, "-m", "api.cli", "worker"]
         deciding = asyncio.create_task(fill.decide_everywhere())
         began_at = time.monotonic()
         self._child = lifeline.start("worker", argv, log_path=self._log_path, env=self._settings.as_environment())
-        with Usage({"worker": self._child.pid}, _SAMPLE_SECONDS) as usage:
+        with ProcessUsage({"worker": self._child.pid}, _SAMPLE_SECONDS) as usage:
             while not (await asyncio.wait({deciding}, timeout=0.5))[0]:
                 self.check()
             seconds = time.monotonic() - began_at
         return Start(round(seconds, 2), usage.peak_rss_mb.get("worker", 0), deciding.result())
 
     def check(self) -> None:
-        """Raises OperatorError where it has ended."""
+        """Look whether the worker still runs. Raises OperatorError where it has ended."""
         if self._child is None or self._child.poll() is not None:
             log = "\n".join(self._log_path.read_text(errors="replace").splitlines()[-15:])
             raise OperatorError(f"The worker ended. The end of its log:\n{log}")
 
     def stop(self) -> None:
-        """SIGTERM, and wait."""
+        """Stop the worker with SIGTERM, and wait for its end."""
         if self._child is not None:
             self._child.stop(_STOP_SECONDS)
             self._child = None
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the worker with SIGKILL."""
         if self._child is not None:
             self._child.process.send_signal(signal.SIGKILL)
             self.stop()
@@ -91,7 +91,8 @@ class BenchWorker:
 def measure(
     accounts: int, seen_ids: int, tell: Callable[[str], None], baseline_seconds_max: float, compacting: bool
 ) -> dict[str, Any]:
-    """Run it, on a broker of its own, with plain Faust on the same changelog for so long at most."""
+    """Run the benchmark on a broker of its own, and then plain Faust on the same changelog, for
+    `baseline_seconds_max` at most."""
     with tempfile.TemporaryDirectory(prefix="meterline-bench-", ignore_cleanup_errors=True) as directory:
         data_dir = Path(directory)
         settings = Settings().model_copy(update={"data_dir": data_dir})
@@ -113,20 +114,9 @@ async def _measure(
     workload = Workload(seen_ids, accounts)
     worker = BenchWorker(settings)
     began_at = time.monotonic()
-
-    def filled(what: str) -> None:
-        tell(f"{what} ({time.monotonic() - began_at:.0f} s)")
-
     try:
         async with filler(settings, workload.project_ids()) as fill:
-            filled(f"filling: {accounts:,} accounts on intake")
-            await fill.open_projects()
-            filled("filling: deciding them")
-            await fill.decide_all(settings.data_dir / "filling")
-            filled(f"filling: {seen_ids:,} events on intake")
-            await fill.charge(workload)
-            filled("filling: deciding them")
-            await fill.decide_all(settings.data_dir / "filling")
+            await _fill(settings.data_dir / "filling", fill, workload, began_at, tell)
             fill_seconds = time.monotonic() - began_at
             starts: dict[str, Start] = {}
             tell("starting without a disk")
@@ -149,10 +139,10 @@ async def _measure(
             if compacting:
                 tell("compacting the changelog")
                 await compact_eagerly(settings)
-                # What a worker writes is what begins new segments.
+                # A new segment begins with a new record: the worker is started to write some.
                 wrong_replies += (await worker.start(fill)).wrong_replies
                 worker.stop()
-                # An account's newest record stays; so do a few that came after what was compacted.
+                # The newest record of each account stays, and so do a few that came after the compacted segments.
                 left = await await_compaction(settings, accounts + accounts // 100 + 100)
                 changelogs["accounts_changelog_records_compacted"] = left
                 tell("starting without a disk, from the compacted changelog")
@@ -184,8 +174,26 @@ async def _measure(
     }
 
 
+async def _fill(
+    directory: Path, fill: Filler, workload: Workload, began_at: float, tell: Callable[[str], None]
+) -> None:
+    """Put all accounts and events on intake and decide them, telling the seconds since it began."""
+
+    def filled(what: str) -> None:
+        tell(f"{what} ({time.monotonic() - began_at:.0f} s)")
+
+    filled(f"filling: {workload.projects:,} accounts on intake")
+    await fill.open_projects()
+    filled("filling: deciding them")
+    await fill.decide_all(directory)
+    filled(f"filling: {workload.events:,} events on intake")
+    await fill.charge(workload)
+    filled("filling: deciding them")
+    await fill.decide_all(directory)
+
+
 def wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
-    """Accounts that are missing, not to be there, or of another balance, in the files of a worker that is stopped."""
+    """Count the accounts that are missing, should not exist, or have a wrong balance, in a stopped worker's files."""
     right = wrong = 0
     for partition in range(settings.partitions):
         file = VersionedFile(settings.worker_dir / "tables" / "accounts" / str(partition))
@@ -209,7 +217,7 @@ def seen_rows(settings: Settings) -> int:
 
 
 async def _changelogs(settings: Settings) -> dict[str, Any]:
-    """How many records each changelog has, and the megabytes it takes on the broker's disk, compressed."""
+    """The size of the changelogs: records, and megabytes on the broker's disk, compressed."""
     topics = topics_of(settings)
     consumer = AIOKafkaConsumer(**kafka_client_settings(settings))
     await consumer.start()

@@ -1,4 +1,5 @@
-"""Baseline: a plain Faust agent, one event a record, as its documentation teaches it. Run as a module, the child."""
+"""The baseline `plain Faust` is an agent as Faust's documentation teaches it, one event a record. This module, run, is
+its child process."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ NOTE = "plain agent, one event a record, RocksDB table with its changelog, at le
 
 
 def faust_baseline(broker_url: str, workload: Workload, seconds_max: float) -> BaselineResult:
-    """Charge the workload; durable is an event whose entry and whose changelog record are acknowledged."""
+    """Run this baseline: charge the workload. An event is durable once its entry and its changelog record are
+    acknowledged."""
     return asyncio.run(_measure(broker_url, workload, seconds_max))
 
 

@@ -1,6 +1,7 @@
-"""Baseline: a plain Faust app gets its RocksDB table back from the very changelog that Meterline's worker reads.
+"""The baseline of recovery: a plain Faust app gets its RocksDB table back from the same changelog that Meterline's
+worker reads.
 
-Run as a module, the child. It recovers that one table alone, raw bytes as they stand.
+This module, run, is its child process. It recovers that one table alone, raw bytes as they stand.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """`records` of the changelog were back `seconds` after the process began; not all of them if time was up."""
+    """The result of a recovery: `records` of the changelog were back `seconds` after the process began. Unless
+    `complete`, its time was up before all were."""
 
     name: str
     records: int
@@ -40,11 +42,11 @@ class Recovered:
 
     @property
     def records_per_second(self) -> float:
-        """0 where there were none."""
+        """The rate of recovery; 0 where no record came back."""
         return self.records / self.seconds
 
     def summary(self) -> dict[str, Any]:
-        """For JSON."""
+        """The result as JSON."""
         return {
             "name": self.name,
             "records": self.records,
@@ -56,7 +58,7 @@ class Recovered:
 
 
 async def faust_recovery(settings: Settings, seconds_max: float) -> Recovered:
-    """Start it on an empty directory and stop it when it has recovered, or time is up."""
+    """Run this baseline: start the app on an empty directory, and stop it when it has recovered or its time is up."""
     broker_url, changelog = settings.kafka_url, topics_of(settings).accounts_changelog
     assert broker_url is not None
     async with BenchKafka(broker_url, f"{NAME}-recovery") as kafka:
@@ -114,7 +116,7 @@ def _run_child(broker_url: str, prefix: str, directory: Path, changelog: str, pa
     table.apply_changelog_batch = apply_and_count
 
     def watch() -> None:
-        # The property would make the service, for this thread's loop.
+        # The public property would make the service, for this thread's loop.
         while (recovery := app.tables._recovery) is None:
             time.sleep(_POLL_SECONDS)
         while True:

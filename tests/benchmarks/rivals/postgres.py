@@ -1,4 +1,4 @@
-"""Baseline: the same ledger in PostgreSQL, on a private server with Debian's binaries and our own connection pool."""
+"""The baseline `PostgreSQL` is the same ledger on a private server, with Debian's binaries and a connection pool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONNECTIONS = 16
 
 _DEBIAN_BINARIES = Path("/usr/lib/postgresql")
 _STOP_SECONDS = 10.0
-# Room in every page of projects, so that an update needs no new index entry.
+# The fill factor leaves room in every page of projects, so that an update needs no new index entry.
 _SCHEMA = """
 CREATE TABLE projects (id text PRIMARY KEY, balance bigint NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE ledger (
@@ -53,9 +53,10 @@ _decode = msgspec.json.Decoder(UsageEvent).decode
 
 
 def postgres_baseline(broker_url: str, workload: Workload, seconds_max: float, *, fsync: bool = True) -> BaselineResult:
-    """Charge the workload, a transaction an event. The events come from memory: `broker_url` is not used.
+    """Run this baseline: charge the workload, a transaction an event. The events come from memory: `broker_url` is not
+    used.
 
-    Without `fsync` a commit is in the system's page cache, as an acknowledged record is in one Kafka broker's.
+    Without `fsync`, a commit is only in the system's page cache, as an acknowledged record of a single Kafka broker is.
     """
     name = NAME if fsync else f"{NAME}-no-fsync"
     if (binaries := find_binaries()) is None:
@@ -68,7 +69,8 @@ def postgres_baseline(broker_url: str, workload: Workload, seconds_max: float, *
 
 
 def find_binaries() -> Path | None:
-    """Where initdb and postgres are: Debian keeps them off the path, a directory a version."""
+    """The directory of the newest initdb and postgres, or None. Debian keeps them off the path, in a directory for each
+    version."""
     versions = [path for path in _DEBIAN_BINARIES.glob("*/bin") if path.parent.name.isdigit()]
     places = sorted(versions, key=lambda path: int(path.parent.name), reverse=True)
     if on_path := shutil.which("postgres"):
@@ -154,7 +156,7 @@ async def _setting(pool: Any, name: str) -> str:
 
 @contextmanager
 def server(binaries: Path, *, fsync: bool) -> Iterator[Path]:
-    """A server of this block's own; gives the directory of its socket."""
+    """A PostgreSQL server that runs while its block does; gives the directory of its socket."""
     with tempfile.TemporaryDirectory(prefix="meterline-pg-", ignore_cleanup_errors=True) as scratch:
         directory = Path(scratch)
         unprivileged = _unprivileged(directory)
@@ -179,13 +181,14 @@ def server(binaries: Path, *, fsync: bool) -> Iterator[Path]:
             _await_answer(server, directory)
             yield directory
         finally:
-            # A fast shutdown; SIGTERM alone would wait for clients that may be gone.
+            # SIGINT is a fast shutdown; SIGTERM alone would wait for clients that may be gone.
             server.process.send_signal(signal.SIGINT)
             server.stop(_STOP_SECONDS)
 
 
 def _unprivileged(directory: Path) -> list[str]:
-    """What to put before a command: PostgreSQL refuses to run as root. Gives the directory to who it then runs as."""
+    """The words to put before a command of PostgreSQL, which refuses to run as root. For root, the directory is given
+    to the user that the command then runs as."""
     if os.geteuid() != 0:
         return []
     try:
@@ -193,7 +196,7 @@ def _unprivileged(directory: Path) -> list[str]:
     except KeyError:
         user = pwd.getpwnam("nobody")
     os.chown(directory, user.pw_uid, user.pw_gid)
-    # A change of user undoes that the guard's end is its own; hence --pdeathsig.
+    # A change of user undoes that the server ends with its guard; --pdeathsig sets that again.
     become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--pdeathsig=INT"]
     return ["env", f"--chdir={directory}", *become]
 

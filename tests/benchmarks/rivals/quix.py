@@ -1,4 +1,5 @@
-"""Baseline: Quix Streams charging from its state, as its documentation teaches it. Run as a module, the child."""
+"""The baseline `Quix Streams` charges from its state, as its documentation teaches it. This module, run, is its child
+process."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ NOTE = (
 
 
 def quix_baseline(broker_url: str, workload: Workload, seconds_max: float) -> BaselineResult:
-    """Charge the workload; durable is an event whose checkpoint is committed: entries and changelog come before."""
+    """Run this baseline: charge the workload. An event is durable once its checkpoint is committed; its entries and its
+    changelog record come before that."""
     if find_spec("quixstreams") is None:
         return not_installed(NAME, "quixstreams", "uv sync --group bench")
     return asyncio.run(_measure(broker_url, workload, seconds_max))
@@ -48,7 +50,7 @@ async def _measure(broker_url: str, workload: Workload, seconds_max: float) -> B
         counts: Counter[str] = Counter([record.key.decode() async for record in kafka.read(entries)])
         balances: dict[str, int] = {}
         async for record in kafka.read(f"changelog__{kafka.prefix}--{usage}--default"):
-            # The key is the record's, as JSON, a bar, and the state's own key.
+            # A changelog key is the record's key as JSON, a bar, and the state's own key.
             balances[orjson.loads(record.key.partition(b"|")[0])] = orjson.loads(record.value)
         charged = {project: (counts[project], OPENING_BALANCE - balance) for project, balance in balances.items()}
     return measured(NAME, workload, run, NOTE, charged)
@@ -95,7 +97,7 @@ def _run_child(broker_url: str, prefix: str, directory: Path, events: int) -> No
     charged = app.dataframe(usage).apply(charge, stateful=True)
     charged = charged.filter(lambda entry: entry is not None)
     charged.to_topic(entries)
-    # It commits when it has made so many entries, instead of at the next checkpoint up to 5 s later.
+    # With `count`, Quix commits when it has made so many entries, instead of at its next checkpoint up to 5 s later.
     app.run(count=events, collect=False)
 
 

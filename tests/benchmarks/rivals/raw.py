@@ -1,4 +1,5 @@
-"""Baseline: consume packed events and decode them, nothing else: what no Python consumer of one process can exceed."""
+"""The baseline `raw aiokafka` consumes packed events and decodes them, nothing else. No Python consumer of one process
+can be faster."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ _decode = msgspec.json.Decoder(list[UsageEvent]).decode
 
 
 def raw_baseline(broker_url: str, workload: Workload, seconds_max: float) -> BaselineResult:
-    """Decode the workload."""
+    """Run this baseline: decode the workload."""
     result: BaselineResult = uvloop.run(_measure(broker_url, workload, seconds_max))
     return result
 
@@ -34,7 +35,7 @@ async def _measure(broker_url: str, workload: Workload, seconds_max: float) -> B
         reader = kafka.reader()
         await reader.start()
         try:
-            # From here, or the first fetch, a large part of a small workload, would be free.
+            # Time runs from here: the first fetch is a large part of a small workload, and must count.
             begun_at = time.monotonic()
             reader.assign(partitions_of(topic))
             events, seconds = 0, 0.0

@@ -1,4 +1,4 @@
-"""The yardstick of admission: Redis with one Lua script that decides window and balance, on a private server."""
+"""The yardstick of bench admission: Redis, on a private server, with one Lua script that decides window and balance."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ DOES_NOT_GIVE = (
     "what was answered"
 )
 
-# The model of streams/core/windows.py, each tenth of a second as of its last request. Balances are microcredits below
-# 2**53, so Lua's numbers are exact. ARGV: cost, limit, burst, and the time in ms, or 0 for the server's own.
+# The script decides as streams/core/windows.py does, but counts requests in slots of a tenth of a second, each as of
+# its last request. Balances are microcredits below 2**53, so Lua's numbers are exact. ARGV: cost, limit, burst, and the
+# time in ms, or 0 for the server's own.
 SCRIPT = """
 local cost, limit, burst, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if now == 0 then
@@ -85,7 +86,7 @@ return {status, math.max(0, limit - requests), retry}
 
 
 def missing() -> str | None:
-    """What has to be installed first, or None."""
+    """The name of what has to be installed first, or None."""
     if shutil.which("redis-server") is None:
         return NOT_INSTALLED
     return NO_CLIENT if find_spec("redis") is None else None
@@ -93,7 +94,8 @@ def missing() -> str | None:
 
 @contextmanager
 def server(*, fsync: bool) -> Iterator[str]:
-    """A server of this block's own; gives its address. With `fsync`, an answer waits for its write to be on disk."""
+    """A Redis server that runs while its block does; gives its address. With `fsync`, an answer waits until its write
+    is on disk."""
     with tempfile.TemporaryDirectory(prefix="meterline-redis-", ignore_cleanup_errors=True) as scratch:
         directory, port = Path(scratch), lifeline.free_port()
         options = {
@@ -117,7 +119,7 @@ def server(*, fsync: bool) -> Iterator[str]:
 
 
 def prepare(address: str, projects: int) -> None:
-    """Give every project its balance."""
+    """Give each project its opening balance."""
     import redis
 
     with redis.Redis.from_url(address) as client:
@@ -128,7 +130,7 @@ def prepare(address: str, projects: int) -> None:
 
 
 def spent_microcredits(address: str, projects: int) -> int:
-    """What all projects together have spent since `prepare`."""
+    """The microcredits that all projects together have spent since `prepare`."""
     import redis
 
     with redis.Redis.from_url(address) as client:
@@ -142,7 +144,7 @@ def spent_microcredits(address: str, projects: int) -> int:
 async def redis_way(
     address: str, callers: int, limit: int, burst: int
 ) -> AsyncIterator[Callable[[int, UsageEvent], Awaitable[int]]]:
-    """How a caller asks this server, over a connection of its own."""
+    """The function with which a caller asks this server, over a connection of its own."""
     from redis.asyncio import Redis
 
     clients = [Redis.from_url(address, single_connection_client=True) for _ in range(callers)]

@@ -1,7 +1,7 @@
-"""What the baselines share: their result, their topics, and how one in a child process is timed from outside.
+"""The parts that baselines share: their result, their topics, and the timing of one in a child process from outside.
 
-A baseline is a blocking function of (Kafka's host:port, the workload, the longest it may take in seconds), not to be
-called in a running event loop. Nothing before the first event it consumes is counted.
+A baseline is a blocking function of (Kafka's host:port, the workload, the longest it may take in seconds). It must not
+be called in a running event loop. The time before the first event that it consumes is not counted.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from streams.kafka.topics import kafka_client_settings, partition_of
 from streams.settings import Settings
 from tests.benchmarks.workload import Workload
 
-# As many as Meterline's own topics have unless told otherwise.
+# Meterline's own topics have as many partitions by default.
 PARTITIONS = 4
 START_SECONDS_MAX = 60.0
 
 _POLL_SECONDS = 0.05
-# Longer than the 5 s from one of Quix's checkpoints to the next.
+# No progress for this long is a stall. It is longer than the 5 s between two of Quix's checkpoints.
 _STALL_SECONDS = 15.0
 _STOP_SECONDS = 5.0
 _FIRST_EVENT = "first-event"
@@ -48,11 +48,12 @@ class BaselineError(OperatorError):
 
 @dataclass(frozen=True, slots=True)
 class BaselineResult:
-    """`events` were charged in `seconds`: from the first one's consumption until the last one was durable.
+    """The result of a baseline: `events` were charged in `seconds`, from the first one's consumption until the last one
+    was durable.
 
-    `note` says what was done, and where less than the whole workload was. `skipped` says what is not installed;
-    nothing was measured then. `charged` is read back from the baseline's own store when the clock has stopped:
-    (ledger entries, microcredits) of each project.
+    `note` says what was done, and whether it was less than the whole workload. `skipped` says what is not installed;
+    nothing was measured then. `charged` is (ledger entries, microcredits) of each project, read back from the
+    baseline's own store after the clock has stopped.
     """
 
     name: str
@@ -64,7 +65,7 @@ class BaselineResult:
     charged: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
 
     def summary(self) -> dict[str, str | float | int | None]:
-        """All but `charged`, for JSON."""
+        """The result as JSON, without `charged`."""
         return {
             "name": self.name,
             "events_per_second": self.events_per_second,
@@ -77,7 +78,8 @@ class BaselineResult:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How far a baseline came. `still_seconds` is how long it had made no progress when time was up, else 0."""
+    """A run says how far a baseline came. `still_seconds` is how long it had made no progress when its time was up; 0
+    where it came to its end."""
 
     events: int
     seconds: float
@@ -87,7 +89,7 @@ class Run:
 def measured(
     name: str, workload: Workload, run: Run, note: str, charged: dict[str, tuple[int, int]] | None
 ) -> BaselineResult:
-    """The result of a run. The note is extended by what its reader must know to trust the figure."""
+    """The result of a run. What a reader must know to trust the figure is added to the note."""
     notes = [note]
     if run.events < workload.events:
         how = f"stopped after {run.seconds:.0f} s with {run.events:,} of {workload.events:,} events done"
@@ -105,12 +107,12 @@ def measured(
 
 
 def not_installed(name: str, what: str, remedy: str) -> BaselineResult:
-    """The result of a baseline that lacks a part: said, not failed."""
+    """The result of a baseline that lacks a part: that is said, and is no failure."""
     return BaselineResult(name, None, 0, 0.0, "", skipped=f"{what} is not installed: {remedy}")
 
 
 class BenchKafka:
-    """Topics of a baseline's own, all with `prefix` in their names. Leaving the block deletes them."""
+    """Kafka topics that a baseline has for itself, all with `prefix` in their names. Leaving the block deletes them."""
 
     def __init__(self, broker_url: str, name: str) -> None:
         self.prefix = f"bench-{name}-{secrets.token_hex(4)}"
@@ -138,7 +140,7 @@ class BenchKafka:
             raise BaselineError(f"Topics could not be created: {'; '.join(failed)}")
 
     async def produce(self, topic: str, records: Iterable[tuple[int, bytes | None, bytes]]) -> None:
-        """Send (partition, key, value)s; returns once all are acknowledged."""
+        """Send records, each (partition, key, value), and return once all are acknowledged."""
         publisher = Publisher(self._settings)
         await publisher.start()
         rows: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
@@ -160,16 +162,16 @@ class BenchKafka:
             await publisher.stop()
 
     async def length(self, topic: str) -> int:
-        """How many records were ever written to the topic."""
+        """The number of records that were ever written to a topic."""
         return sum((await self._watcher.end_offsets(partitions_of(topic))).values())
 
     async def committed(self, group: str, topic: str) -> int:
-        """How many of the topic's records the group has committed."""
+        """The number of a topic's records that a group has committed."""
         offsets = await self._admin.list_consumer_group_offsets(group)
         return sum(max(0, place.offset) for partition, place in offsets.items() if partition.topic == topic)
 
     async def read(self, topic: str) -> AsyncIterator[Any]:
-        """The records that are there now, each partition's in order."""
+        """Read the records that are in a topic now, each partition's in order."""
         ends = await self._watcher.end_offsets(partitions_of(topic))
         reader = self.reader()
         await reader.start()
@@ -193,9 +195,9 @@ class BenchKafka:
 
 
 class BenchChild:
-    """A stream processor in a process of its own: `module` is run with Kafka's address, a topic prefix, a directory.
+    """A benchmark's child process: `module` is run with Kafka's address, a topic prefix, a directory and `arguments`.
 
-    It calls `note_first_event` when it has consumed its first event. Leaving the block ends it.
+    The child calls `note_first_event` when it has consumed its first event. Leaving the block ends it.
     """
 
     def __init__(self, module: str, broker_url: str, prefix: str, *arguments: str) -> None:
@@ -215,9 +217,9 @@ class BenchChild:
         self._scratch.cleanup()
 
     async def follow(self, done: Callable[[], Awaitable[int]], events: int, seconds_max: float) -> Run:
-        """Time it from its first event until `done` says `events`, for `seconds_max` at most.
+        """Time the child from its first event until `done` says `events`, for `seconds_max` at most.
 
-        Raises BaselineError where it ends before that, or does not begin.
+        Raises BaselineError where the child ends before that, or does not begin.
         """
         begun_at = await self._first_event()
         count, moved_at = 0, begun_at
@@ -236,13 +238,14 @@ class BenchChild:
             await asyncio.sleep(_POLL_SECONDS)
 
     def note(self, name: str) -> str | None:
-        """What the child has last written to the file of this name in its directory, or None."""
+        """The text that the child has last written to the file of this name in its directory, or None."""
         with suppress(FileNotFoundError):
             return (self._dir / name).read_text()
         return None
 
     def result(self, name: str, seconds_max: float) -> str:
-        """Wait until the child has written this note. Raises BaselineError where it ends without, or takes longer."""
+        """Wait until the child has written the note of this name, and return its text. Raises BaselineError where the
+        child ends without it, or takes longer than `seconds_max`."""
         deadline = time.monotonic() + seconds_max
         while time.monotonic() < deadline:
             ended = self._child is None or self._child.poll() is not None
@@ -254,7 +257,7 @@ class BenchChild:
         raise self._failure(f"had no {name!r} after {seconds_max:.0f} s")
 
     def check(self, what: str) -> None:
-        """Raises BaselineError, with `what` it did, where it has ended."""
+        """Look whether the child still runs. Raises BaselineError, saying `what` it did, where it has ended."""
         if self._child is None or self._child.poll() is not None:
             raise self._failure(what)
 
@@ -275,24 +278,24 @@ class BenchChild:
 
 
 def note_first_event(directory: Path) -> None:
-    """In a BenchChild: start the clock, which all processes of a machine share."""
+    """Note the time of the first event, in a child. All processes of a machine share this clock."""
     write_note(directory, _FIRST_EVENT, repr(time.monotonic()))
 
 
 def write_note(directory: Path, name: str, text: str) -> None:
-    """In a BenchChild: leave a note for the parent, whole."""
+    """Write a note for the parent, in a child. The parent sees it whole or not at all."""
     fresh = directory / f"{name}.new"
     fresh.write_text(text)
     fresh.rename(directory / name)
 
 
 def partitions_of(topic: str) -> list[TopicPartition]:
-    """Every partition of a baseline's topic."""
+    """The partitions of a baseline's topic."""
     return [TopicPartition(topic, number) for number in range(PARTITIONS)]
 
 
 def single_events(workload: Workload) -> Iterator[tuple[int, bytes, bytes]]:
-    """One event a record, its project the key: (partition, key, value)."""
+    """The workload as records of one event each, with the project as key: (partition, key, value)."""
     places = {project: (partition_of(project, PARTITIONS), project.encode()) for project in workload.project_ids()}
     for project, text in workload:
         partition, key = places[project]

@@ -1,0 +1,287 @@
+"""The code blocks of the project's documents, and a reader who types them in, one after another."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from streams.embedded import lifeline
+from streams.settings import PROJECT_ROOT
+from tests.calls import eventually
+
+# Each page goes on where the one before it ends.
+READING_ORDER = (
+    "README.md",
+    "docs/producers.md",
+    "docs/gateways.md",
+    "docs/operators.md",
+    "docs/analysts.md",
+    "docs/internals.md",
+    "docs/scaling.md",
+    "clickhouse/README.md",
+)
+
+DEMO = "pip install uv && uv run meterline demo"
+TEST = "pip install uv && uv run meterline test"
+UP = "uv run meterline up"
+
+# What differs from one run to the next in an answer that a document shows.
+_VARYING = ("entry_id", "offset", "instance")
+
+_FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(\S*)\s*$")
+_FILE_NAME = re.compile(r"Put this into `([\w.-]+\.py)`:$")
+_COMMAND_SECONDS_MAX = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One fenced block; `before` is the paragraph that leads up to it."""
+
+    document: str
+    line: int
+    language: str
+    text: str
+    before: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}"
+
+    @property
+    def file_name(self) -> str:
+        """The file that a Python block is to be put into, or ""."""
+        found = _FILE_NAME.search(self.before)
+        return found[1] if found else ""
+
+
+def documents() -> list[str]:
+    """Every Markdown file of the project, by its path from the root."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if listed.returncode == 0:
+        return sorted({name for name in listed.stdout.splitlines() if (PROJECT_ROOT / name).exists()})
+    # A checkout without its history.
+    paths = (path.relative_to(PROJECT_ROOT) for path in PROJECT_ROOT.rglob("*.md"))
+    return sorted(str(path) for path in paths if not any(part.startswith(".") for part in path.parts))
+
+
+def text_of(document: str) -> str:
+    """A document's text."""
+    return (PROJECT_ROOT / document).read_text(encoding="utf-8")
+
+
+def blocks_of(document: str, text: str | None = None) -> list[Block]:
+    """The fenced blocks of a document, in order."""
+    blocks: list[Block] = []
+    fence, language, begin, before = "", "", 0, ""
+    inside: list[str] = []
+    is_paragraph = False
+    for number, line in enumerate((text_of(document) if text is None else text).splitlines(), start=1):
+        found = _FENCE.match(line)
+        if not fence and found:
+            fence, language, begin, inside = found[1], found[2], number, []
+        elif fence and found and not found[2] and found[1].startswith(fence):
+            blocks.append(Block(document, begin, language, "\n".join(inside), before))
+            fence, before = "", ""
+        elif fence:
+            inside.append(line)
+        elif line.strip():
+            before = f"{before} {line.strip()}".strip() if is_paragraph else line.strip()
+        is_paragraph = bool(line.strip()) and not fence
+    assert not fence, f"{document}:{begin}: this block never ends"
+    return blocks
+
+
+class Terminal:
+    """One shell that stays open: what a command sets, the commands after it have."""
+
+    def __init__(self, directory: Path, env: Mapping[str, str], scratch: Path) -> None:
+        self._scratch = scratch
+        self._count = 0
+        self._shell = subprocess.Popen(
+            ["bash", "--noprofile", "--norc"],
+            cwd=directory,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._tell("set -euo pipefail")
+
+    def run(self, commands: str, name: str) -> str:
+        """Run the commands, and give what they print. Fails where one of them does, or takes too long."""
+        self._count += 1
+        script, out, err = (self._scratch / f"{self._count}.{suffix}" for suffix in ("sh", "out", "err"))
+        script.write_text(commands + "\n")
+        self._tell(f"source '{script}' </dev/null >'{out}' 2>'{err}'; echo done")
+        assert self._shell.stdout is not None
+        ready, _, _ = select.select([self._shell.stdout], [], [], _COMMAND_SECONDS_MAX)
+        answer = self._shell.stdout.readline() if ready else "took too long"
+        assert answer == "done\n", f"{name} {answer or 'failed'}:\n{commands}\n{out.read_text()}\n{err.read_text()}"
+        return out.read_text()
+
+    def close(self) -> None:
+        """End the shell, with whatever still runs in it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._shell.pid, signal.SIGKILL)
+        self._shell.communicate()
+
+    def _tell(self, line: str) -> None:
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(line + "\n")
+        self._shell.stdin.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A block that runs on; `last_words` are what it logs when it ends well, or "" where its exit code says so."""
+
+    block: Block
+    process: lifeline.Child
+    log: Path
+    last_words: str
+
+
+class Reader:
+    """Someone who reads the documents in order and does what they say, in a directory that looks like a checkout.
+
+    `env` has METERLINE_API_PORT and METERLINE_CLICKHOUSE_FRONT_PORT; these and a free port stand for those that the
+    documents name, so that several readers may share a machine. A block that is to run on has a terminal of its own,
+    and ends with the reader.
+    """
+
+    def __init__(self, env: Mapping[str, str], directory: Path) -> None:
+        self._env = env
+        self._checkout = directory / "checkout"
+        self._scratch = directory / "scratch"
+        for each in (self._checkout, self._scratch):
+            each.mkdir()
+        for path in PROJECT_ROOT.iterdir():
+            if not path.name.startswith("."):
+                (self._checkout / path.name).symlink_to(path)
+        self.api_url = f"http://127.0.0.1:{env['METERLINE_API_PORT']}"
+        self.clickhouse_url = f"http://127.0.0.1:{env['METERLINE_CLICKHOUSE_FRONT_PORT']}/"
+        self._service_port = str(lifeline.free_port())
+        self._terminal = Terminal(self._checkout, env, self._scratch)
+        self._running: list[_Running] = []
+        self._printed: dict[str, list[str]] = {}
+        self.done: set[Block] = set()
+
+    def read(self, document: str) -> list[str]:
+        """Read a document: gives what each of its command blocks printed; the documents before it are read first,
+        each once."""
+        for each in READING_ORDER[: READING_ORDER.index(document) + 1]:
+            if each not in self._printed:
+                self._printed[each] = self._read(each)
+        return self._printed[document]
+
+    @property
+    def admin_key(self) -> str:
+        """The key that `meterline up` made."""
+        return (Path(self._env["HOME"]) / ".local/share/meterline/admin-key").read_text()
+
+    def history(self, sql: str) -> str:
+        """Ask the embedded ClickHouse, and give its answer."""
+        return httpx.post(self.clickhouse_url, content=self._localised(sql)).text
+
+    def file(self, name: str) -> str:
+        """The text of a file that a block has written."""
+        return (self._checkout / name).read_text()
+
+    def close(self) -> None:
+        """Stop what still runs, the newest first; each must end well."""
+        self._terminal.close()
+        codes = [each.process.stop(30) for each in reversed(self._running)]
+        for each, code in zip(reversed(self._running), codes, strict=True):
+            assert each.last_words in each.log.read_text(), each.log.read_text()
+            assert code == 0 or each.last_words, f"{each.block} ends well when it is told to: {each.log.read_text()}"
+
+    def _read(self, document: str) -> list[str]:
+        printed: list[str] = []
+        for block in blocks_of(document):
+            if block.language == "bash" and block.text not in (DEMO, TEST):
+                printed.append(self._command(block))
+            elif block.language == "python":
+                (self._checkout / block.file_name).write_text(block.text + "\n")
+            elif block.language == "json":
+                self._compare(block, printed[-1])
+            else:
+                continue
+            self.done.add(block)
+        return printed
+
+    def _command(self, block: Block) -> str:
+        if block.text == UP:
+            return self._start(block, "Ctrl-C stops it", "")
+        if "uvicorn" in block.text:
+            return self._start(block, "Uvicorn running", "Application shutdown complete")
+        # Whoever reads takes longer than this does: let the history catch up first.
+        for mark, sql, expected in _AFTER:
+            if mark in block.text:
+                eventually(lambda sql=sql, expected=expected: self.history(sql) == expected)
+        return self._terminal.run(self._localised(block.text), str(block))
+
+    def _start(self, block: Block, ready: str, last_words: str) -> str:
+        log = self._scratch / f"running-{len(self._running)}.log"
+        commands = self._localised(block.text).replace("uv run", "exec uv run", 1)
+        script = f"cd '{self._checkout}' && {commands}"
+        process = lifeline.start(str(block), ["bash", "-c", script], log_path=log, env=self._env, guarded=True)
+        self._running.append(_Running(block, process, log, last_words))
+        eventually(lambda: ready in log.read_text() or process.poll() is not None, 120)
+        assert process.poll() is None, log.read_text()
+        return log.read_text()
+
+    def _compare(self, block: Block, printed: str) -> None:
+        """A JSON block is what the commands before it print."""
+        actual, shown = json.loads(printed), json.loads(block.text)
+        assert set(actual) == set(shown), block
+        assert _steady(actual) == _steady(shown), block
+
+    def _localised(self, text: str) -> str:
+        ports = {
+            "8080": self._env["METERLINE_API_PORT"],
+            "8123": self._env["METERLINE_CLICKHOUSE_FRONT_PORT"],
+            "9000": self._service_port,
+        }
+        return re.sub(r"\b(8080|8123|9000)\b", lambda found: ports[found[1]], text)
+
+
+# What the history must hold before a block that has this text is typed in: a question and its answer.
+_AFTER: tuple[tuple[str, str, str], ...] = (
+    ("/v1/ledger", "SELECT count() > 0 FROM facts WHERE reason = 'out_of_credits'", "1\n"),
+    ("job-1", "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')", "1000\n"),
+)
+
+
+def _steady(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in _VARYING}
+
+
+def table_of(document: str, first_heading: str) -> dict[str, list[str]]:
+    """The rows of the table whose first column has this heading, by their first cell."""
+    rows: dict[str, list[str]] = {}
+    is_in = False
+    for line in text_of(document).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if cells and cells[0] == first_heading:
+            is_in = True
+        elif is_in and not cells:
+            break
+        elif is_in and not set(cells[0]) <= {"-"}:
+            rows[cells[0]] = cells[1:]
+    return rows

@@ -1,0 +1,108 @@
+"""Decisions: what each command does to a project that is there."""
+
+from __future__ import annotations
+
+from schemas.commands import (
+    Admit,
+    AnyCommand,
+    CaptureHold,
+    ChangePlan,
+    CloseProject,
+    Correct,
+    CountRequest,
+    CreateKey,
+    CreateProject,
+    EndRaise,
+    ExtendHold,
+    OpenBillingAccount,
+    PublishPrices,
+    RaiseLimits,
+    RefundTopUp,
+    ReleaseHold,
+    ReopenProject,
+    RevokeKey,
+    SetAutoRecharge,
+    SetBadge,
+    SetBillingAccount,
+    SetItem,
+    SetLimits,
+    SetStanding,
+    SettleRecharge,
+    TopUp,
+)
+from tests.simulation.model.accounts import Project
+from tests.simulation.model.answers import Answer, Refused
+from tests.simulation.model.corrections import correct
+from tests.simulation.model.holds import capture, extend, release
+from tests.simulation.model.items import set_item
+from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
+from tests.simulation.model.partition import Partition
+from tests.simulation.model.prices import publish, why_not
+from tests.simulation.model.projects import change_plan, close, reopen, set_key
+from tests.simulation.model.purchases import refund, settle_recharge, top_up
+from tests.simulation.model.recharge import set_recharge
+from tests.simulation.model.uses import admit, count_request
+
+
+def decide(partition: Partition, project: Project, command: AnyCommand) -> Answer:
+    match command:
+        case CreateProject():
+            raise Refused("project_exists")
+        case CloseProject():
+            return close(partition, project)
+        case ReopenProject():
+            return reopen(partition, project)
+        case TopUp():
+            return top_up(partition, project, command)
+        case RefundTopUp():
+            return refund(partition, project, command.grant_id)
+        case ChangePlan():
+            return change_plan(partition, project, command)
+        case SetStanding():
+            project.is_in_good_standing = command.is_good
+            return partition.done(project, "standing", reason="good" if command.is_good else "bad")
+        case SetBadge():
+            if command.is_off and project.plan == "free":
+                raise Refused("plan_required")
+            project.badge_off = command.is_off
+            return partition.done(project, "project", reason="badge_off" if command.is_off else "badge_on")
+        case SetBillingAccount():
+            project.billing_account = command.billing_account
+            return partition.done(project, "billing_account", reason="joined")
+        case OpenBillingAccount():
+            if not command.is_change:
+                raise Refused("billing_account_exists")
+            return partition.done(project, "billing_account", reason="changed")
+        case CreateKey() | RevokeKey():
+            return set_key(partition, project, command)
+        case Admit():
+            return admit(partition, project, command)
+        case CountRequest():
+            return count_request(partition, project, command)
+        case SetLimits():
+            return set_limits(partition, project, command)
+        case RaiseLimits():
+            return raise_limits(partition, project, command)
+        case EndRaise():
+            return end_raise_now(partition, project, command)
+        case CaptureHold():
+            return capture(partition, project, command)
+        case ReleaseHold():
+            return release(partition, project, command)
+        case ExtendHold():
+            return extend(partition, project, command)
+        case SetItem():
+            return set_item(partition, project, command)
+        case SetAutoRecharge():
+            return set_recharge(partition, project, command)
+        case SettleRecharge():
+            return settle_recharge(partition, project, command)
+        case Correct():
+            return correct(partition, project, command)
+        case PublishPrices():
+            if command.book in partition.books[1:]:
+                return Answer(200, "", 0, 0, "")
+            if code := why_not(partition, command.book, command.after):
+                raise Refused(code)
+            return publish(partition, project, command)
+    raise AssertionError(f"the model does not know {command}")

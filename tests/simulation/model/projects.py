@@ -1,0 +1,95 @@
+"""Projects: open or closed, on which plan, with which keys, in which month."""
+
+from __future__ import annotations
+
+from schemas.commands import ChangePlan, CreateKey, RevokeKey
+from tests.simulation.model.accounts import Project
+from tests.simulation.model.answers import Answer, Refused
+from tests.simulation.model.burn_down import in_burn_down_order
+from tests.simulation.model.grants import give
+from tests.simulation.model.items import count_hours, drop_items
+from tests.simulation.model.limits import limits_change
+from tests.simulation.model.partition import Partition
+from tests.simulation.model.plans import PLANS, RANK, terms
+
+
+def close(partition: Partition, project: Project) -> Answer:
+    if project.closed_ms is not None:
+        raise Refused("project_closed")
+    project.closed_ms = partition.now(project)
+    for operation, item in project.items.items():
+        count_hours(partition, operation, item, project.closed_ms)
+        item.quantity = 0
+    drop_items(project)
+    return partition.done(project, "project", reason="closed")
+
+
+def reopen(partition: Partition, project: Project) -> Answer:
+    if project.closed_ms is None:
+        raise Refused("project_open")
+    project.closed_ms = None
+    index, amount, now_ms = partition.index, 0, partition.now(project)
+    partition.state(project, "project", reason="reopened")
+    if project.renewals not in project.months_begun:
+        amount = project.allowance
+        begin_month(partition, project, now_ms)
+    return partition.answer(project, "production", amount, index)
+
+
+def change_plan(partition: Partition, project: Project, command: ChangePlan) -> Answer:
+    if project.closed_ms is not None:
+        raise Refused("project_closed")
+    if command.plan not in PLANS:
+        raise Refused("invalid_request")
+    index, now_ms = partition.index, partition.now(project)
+    allowance, cents = terms(command)
+    more, dearer = allowance - project.allowance, cents - project.cents
+    if more < 0 or RANK[command.plan] < RANK[project.plan]:
+        project.next_plan = (command.plan, allowance, cents)
+        partition.state(project, "plan", reason=command.plan, occurred_at_ms=project.renews_at_ms())
+        return partition.answer(project, "production", 0, index)
+    limits_change(partition, project, now_ms)
+    project.plan, project.allowance, project.cents, project.next_plan = command.plan, allowance, cents, None
+    partition.state(project, "plan", reason=command.plan)
+    if dearer > 0:
+        partition.state(project, "subscription", reason=command.plan, cents=dearer)
+    if more:
+        give(partition, project, "allowance", "production", more, now_ms, project.renews_at_ms())
+    return partition.answer(project, "production", more, index)
+
+
+def set_key(partition: Partition, project: Project, command: CreateKey | RevokeKey) -> Answer:
+    key_id = command.key_id
+    if isinstance(command, CreateKey):
+        if key_id in project.keys:
+            raise Refused("key_exists")
+        if len(project.keys) == 100:
+            raise Refused("invalid_request")
+        project.keys[key_id] = command.environment
+        return partition.done(project, "key", command.environment, reason="created", key_id=key_id)
+    if key_id not in project.keys:
+        raise Refused("unknown_key")
+    return partition.done(project, "key", project.keys[key_id], reason="revoked", key_id=key_id)
+
+
+def renew(partition: Partition, project: Project, due_ms: int) -> None:
+    project.renewals += 1
+    for grant in in_burn_down_order(project.grants):
+        free = grant.left - grant.held
+        if free and grant.has_expired(due_ms):
+            grant.left -= free
+            partition.state_expiry(project, grant, free, due_ms)
+    if project.next_plan:
+        limits_change(partition, project, due_ms)
+        (project.plan, project.allowance, project.cents), project.next_plan = project.next_plan, None
+        partition.state(project, "plan", reason=project.plan, occurred_at_ms=due_ms)
+    if project.closed_ms is None:
+        begin_month(partition, project, due_ms)
+
+
+def begin_month(partition: Partition, project: Project, at_ms: int) -> None:
+    project.months_begun.add(project.renewals)
+    if project.cents:
+        partition.state(project, "subscription", reason=project.plan, occurred_at_ms=at_ms, cents=project.cents)
+    if project.allowance:
+        give(partition, project, "allowance", "production", project.allowance, at_ms, project.renews_at_ms())

@@ -1,0 +1,152 @@
+"""Records, told one after another: envelopes, ticks and commands."""
+
+from __future__ import annotations
+
+from schemas.commands import (
+    Admit,
+    AnyCommand,
+    Commands,
+    CountRequest,
+    CreateProject,
+    Envelope,
+    OpenBillingAccount,
+    PublishPrices,
+    Tick,
+)
+from tests.simulation.model.accounts import Grant, Project
+from tests.simulation.model.answers import STATUS, Answer, Refused
+from tests.simulation.model.decisions import decide
+from tests.simulation.model.holds import is_held
+from tests.simulation.model.identities import asked_for, claims_of
+from tests.simulation.model.partition import Partition
+from tests.simulation.model.passing_time import settle
+from tests.simulation.model.plans import PLANS, terms
+from tests.simulation.model.prices import publish, why_not
+from tests.simulation.model.projects import begin_month
+from tests.simulation.model.uses import charge_lines, priced
+
+
+class Model(Partition):
+    """A partition that is told of its records, each once and in order.
+
+    Batches, offsets applied, changelogs and redelivery are unknown to it.
+    """
+
+    def apply(
+        self, offset: int, at_ms: int, body: Envelope | Tick | Commands | AnyCommand | None, slot: int = 0
+    ) -> None:
+        """The next record, or the next command of this one, at its place in it; None is one that can't be read."""
+        self.offset, self.at_ms, self.actor = offset, at_ms, ""
+        if body is None:
+            self.dead.add((offset, 0, "unreadable_record"))
+        elif isinstance(body, Envelope):
+            self._envelope(body)
+        elif isinstance(body, Tick):
+            for slot, name in enumerate(body.projects):
+                project = self.projects.get(name)
+                if project is not None and project.is_project and self.now(project) >= project.due_at_ms():
+                    self.index = slot * 4096
+                    settle(self, project)
+                    self._touch(project)
+        elif isinstance(body, Commands):
+            for slot, command in enumerate(body.commands):
+                self.apply(offset, at_ms, command, slot)
+        else:
+            self.index = slot * 4096
+            self.answers[body.correlation] = self._command(body)
+
+    def _envelope(self, envelope: Envelope) -> None:
+        touched = set()
+        for slot, usage in enumerate(envelope.events):
+            project = self.projects.get(usage.project)
+            if project is None:
+                self.dead.add((self.offset, slot, "unknown_project"))
+                continue
+            touched.add(project)
+            self.index = slot * 4096
+            settle(self, project)
+            event = ("event", usage.project, usage.source, usage.event_id)
+            if not self.is_seen(event) and is_held(project, usage):
+                self.mark(event)
+            if self.is_seen(event):
+                self.state_use(project, "duplicate", usage)
+            else:
+                self.mark(event)
+                code, book, lines = priced(self, project, usage)
+                if not code:
+                    charge_lines(self, project, usage, book, lines)
+                self.refused_at[event] = self.offset if code else None
+        for project in touched:
+            self._touch(project)
+
+    def _touch(self, project: Project) -> None:
+        project.clock_ms = self.now(project)
+        project.grants = [grant for grant in project.grants if grant.left or not _is_over(grant, project.clock_ms)]
+
+    def _command(self, command: AnyCommand) -> Answer:
+        project = self.projects.get(command.project)
+        if project is None:
+            return self._first(command)
+        name = command.idempotency_key or command.correlation
+        for kept, asked, answer in project.answers:
+            if kept == name:
+                return answer if asked == asked_for(command) else Answer(409, "idempotency_key_reused", 0, 0, "")
+        if command.idempotency_key and self.is_seen(("key", project.name, name)):
+            return Answer(409, "idempotency_reply_expired", 0, 0, "")
+        if project.is_project:
+            settle(self, project)
+        self.actor = command.actor
+        try:
+            answer = decide(self, project, command)
+        except Refused as refused:
+            code = str(refused)
+            answer = Answer(STATUS.get(code, 409), code, 0, 0, "")
+        return self._answered(project, command, answer)
+
+    def _first(self, command: AnyCommand) -> Answer:
+        """Decide a command to what is not there yet."""
+        self.actor, index = command.actor, self.index
+        if isinstance(command, CreateProject):
+            if command.plan not in PLANS:
+                return Answer(422, "invalid_request", 0, 0, "")
+            allowance, cents = terms(command)
+            project = Project(command.project, self.at_ms, command.plan, allowance, cents)
+            project.billing_account = command.billing_account
+            self.state(project, "project", reason=command.plan)
+            begin_month(self, project, self.at_ms)
+            answer = Answer(201, "", allowance, allowance, self.entry_id(index))
+        elif isinstance(command, OpenBillingAccount):
+            if command.is_change:
+                return Answer(404, "unknown_billing_account", 0, 0, "")
+            project = Project(command.project, self.at_ms)
+            self.state(project, "billing_account", reason="opened")
+            answer = Answer(201, "", 0, 0, self.entry_id(index))
+        elif isinstance(command, PublishPrices):
+            if code := why_not(self, command.book, command.after):
+                return Answer(STATUS.get(code, 409), code, 0, 0, "")
+            project = Project(command.project, self.at_ms)
+            answer = publish(self, project, command)
+        else:
+            return Answer(404, "unknown_project", 0, 0, "")
+        self.projects[command.project] = project
+        return self._answered(project, command, answer)
+
+    def _answered(self, project: Project, command: AnyCommand, answer: Answer) -> Answer:
+        # A request that was stopped may be sent again under its key.
+        key = "" if answer.code == "rate_limited" else command.idempotency_key
+        if key:
+            self.mark(("key", project.name, key))
+        # A hold decides nothing before it is captured.
+        if answer.status < 300 and not (isinstance(command, Admit) and command.hold_seconds):
+            for claim in claims_of(command):
+                self.mark(claim)
+        # To ask again is another request, where one is counted.
+        if not isinstance(command, CountRequest):
+            project.answers.append((key or command.correlation, asked_for(command), answer))
+        del project.answers[: -self.replies_kept]
+        self._touch(project)
+        return answer
+
+
+def _is_over(grant: Grant, now_ms: int) -> bool:
+    return grant.expires_at_ms is None or grant.expires_at_ms <= now_ms
