@@ -1,4 +1,4 @@
-"""Times as they are kept: Unix milliseconds, UTC."""
+"""Times are kept in Unix milliseconds, UTC; here are their units, and how to read one."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ DAY_MS = 86_400_000
 
 
 def utc(at_ms: int) -> datetime:
-    """The time of these Unix milliseconds, with its zone, which is UTC."""
+    """The datetime, in UTC, of a time in Unix milliseconds."""
     return datetime.fromtimestamp(at_ms / 1000, UTC)

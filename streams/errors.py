@@ -1,4 +1,4 @@
-"""The errors that end a command with one clear line."""
+"""Errors that end a command with one clear line."""
 
 from __future__ import annotations
 

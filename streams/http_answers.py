@@ -1,5 +1,5 @@
-"""HTTP answers, the API's and a gateway's: each has a request id and the limit headers, and an error is an RFC 9457
-problem."""
+"""HTTP answers of the API and of gateways: their request ids, their limit headers, and their errors, which are RFC 9457
+problems."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def request_id_for(scope: Scope) -> str:
-    """The id of a request: its own x-request-id if that is well-formed, or a new one; kept in the scope."""
+    """The id of a request: its own x-request-id if that is well-formed, or a new one. Puts the id into the scope."""
     given = Headers(scope=scope).get("x-request-id", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
     scope["meterline.request_id"] = request_id
@@ -36,7 +36,7 @@ def problem_of(
     errors: list[EventError] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The members of a problem. `extra` are the members of this problem type alone."""
+    """The members of the problem that tells of an error. `extra` are the members of this problem type alone."""
     kind = CODES[code]
     problem = Problem(
         type=PROBLEM_TYPE_BASE + code,
@@ -67,12 +67,13 @@ def problem_response(
     extra: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The answer with the problem of an error code."""
+    """The answer with the problem that tells of an error; see `problem_of`."""
     return response_of(problem_of(request_id, code, detail, field=field, errors=errors, extra=extra), headers)
 
 
 def rate_headers(rate: RateState, status: int) -> dict[str, str]:
-    """The limit headers: Unix seconds, rounded up; with a 429 the seconds after which the same request would pass."""
+    """The limit headers for a request window's state. The reset is in Unix seconds, rounded up. A 429 also has
+    `Retry-After`, the seconds after which the same request would pass."""
     headers = {
         "X-RateLimit-Limit": str(rate.limit),
         "X-RateLimit-Remaining": str(rate.remaining),
@@ -84,5 +85,5 @@ def rate_headers(rate: RateState, status: int) -> dict[str, str]:
 
 
 def retry_after_seconds(rate: RateState) -> int:
-    """From now, rounded up."""
+    """The seconds from now after which the same request would pass, rounded up; at least 1."""
     return max(1, -(-(rate.retry_at_ms - now_ms()) // 1000))

@@ -17,15 +17,15 @@ _QUIET = (
     *("streams.worker.app", "streams.worker.recovery", "streams.worker.tables", "streams.worker.transport"),
 )
 
-# While Kafka is away its client says so ten times a second and connection.
+# While Kafka is away its client says so ten times a second for each connection.
 _REPETITIVE = "aiokafka"
 _REPEAT_SECONDS = 10.0
 _KINDS_MAX = 1000
 
 
 class OnceInAWhile(logging.Filter):
-    """A filter for loggers under `name`: it lets one record of a kind through in `seconds`, and says with the next how
-    many it held back. Records of one kind have the same logger, template and level."""
+    """A filter for loggers under `name`, which lets one record of a kind through in `seconds`. The next one that passes
+    says how many were held back. Records of one kind have the same logger, template and level."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name)

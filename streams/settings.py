@@ -28,7 +28,7 @@ def user_cache_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """The settings of a process, with their units in their names; sizes in bytes, durations as the suffix says."""
+    """The settings of a process. The name of a setting has its unit, as in `tick_seconds`."""
 
     model_config = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore")
 

@@ -1,4 +1,4 @@
-"""`meterline` in the tests' own process. What only a process of its own shows is tested with one, in test_cli.py."""
+"""The `meterline` command, run in the tests' own process. Tests that need a process for it are in test_cli.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from api.cli import main
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A command that has ended: what it would have exited with, and what it printed."""
+    """A command that has ended: its exit code, and what it printed."""
 
     returncode: int
     stdout: str
@@ -24,7 +24,7 @@ Meterline = Callable[..., Done]
 
 @pytest.fixture
 def meterline(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Meterline:
-    """Runs the console script with these arguments, and more environment."""
+    """A function that runs `meterline` with arguments, and with variables added to the environment."""
 
     def run(*arguments: str, **environment: str) -> Done:
         capfd.readouterr()

@@ -46,7 +46,7 @@ _COMMAND_SECONDS_MAX = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block; `before` is the paragraph that leads up to it."""
+    """A fenced block of a document; `before` is the paragraph that leads up to the block."""
 
     document: str
     line: int
@@ -107,7 +107,7 @@ def blocks_of(document: str, text: str | None = None) -> list[Block]:
 
 
 class Terminal:
-    """One shell that stays open: what a command sets, the commands after it have."""
+    """A Terminal has one shell that stays open: a variable that a command sets is there for the commands after it."""
 
     def __init__(self, directory: Path, env: Mapping[str, str], scratch: Path) -> None:
         self._scratch = scratch
@@ -124,7 +124,7 @@ class Terminal:
         self._tell("set -euo pipefail")
 
     def run(self, commands: str, name: str) -> str:
-        """Run the commands, and give what they print. Fails where one of them does, or takes too long."""
+        """Run commands, and give what they print. Raises AssertionError where one of them fails or takes too long."""
         self._count += 1
         script, out, err = (self._scratch / f"{self._count}.{suffix}" for suffix in ("sh", "out", "err"))
         script.write_text(commands + "\n")
@@ -136,7 +136,7 @@ class Terminal:
         return out.read_text()
 
     def close(self) -> None:
-        """End the shell, with whatever still runs in it."""
+        """End the shell, and all that still runs in it."""
         with suppress(ProcessLookupError):
             os.killpg(self._shell.pid, signal.SIGKILL)
         self._shell.communicate()
@@ -149,7 +149,8 @@ class Terminal:
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """A block that runs on; `last_words` are what it logs when it ends well, or "" where its exit code says so."""
+    """A block whose program runs on, with its process. `last_words` are what the program logs when it ends well, or ""
+    where its exit code tells that."""
 
     block: Block
     process: lifeline.Child
@@ -158,7 +159,7 @@ class _Running:
 
 
 class Reader:
-    """Someone who reads the documents in order and does what they say, in a directory that looks like a checkout.
+    """A Reader reads the documents in order and does what they say, in a directory that looks like a checkout.
 
     `env` has METERLINE_API_PORT and METERLINE_CLICKHOUSE_FRONT_PORT; these and a free port stand for those that the
     documents name, so that several readers may share a machine. A block that is to run on has a terminal of its own,
@@ -183,8 +184,8 @@ class Reader:
         self.done: set[Block] = set()
 
     def read(self, document: str) -> list[str]:
-        """Read a document: gives what each of its command blocks printed; the documents before it are read first,
-        each once."""
+        """Read a document, after those before it that were not read yet; gives what each of its command blocks
+        printed."""
         for each in READING_ORDER[: READING_ORDER.index(document) + 1]:
             if each not in self._printed:
                 self._printed[each] = self._read(each)
@@ -196,7 +197,7 @@ class Reader:
         return (Path(self._env["HOME"]) / ".local/share/meterline/admin-key").read_text()
 
     def history(self, sql: str) -> str:
-        """Ask the embedded ClickHouse, and give its answer."""
+        """The embedded ClickHouse's answer to a query."""
         return httpx.post(self.clickhouse_url, content=self._localised(sql)).text
 
     def file(self, name: str) -> str:
@@ -204,7 +205,8 @@ class Reader:
         return (self._checkout / name).read_text()
 
     def close(self) -> None:
-        """Stop what still runs, the newest first; each must end well."""
+        """Stop the programs that still run, the newest first. Raises AssertionError where one of them does not end
+        well."""
         self._terminal.close()
         codes = [each.process.stop(30) for each in reversed(self._running)]
         for each, code in zip(reversed(self._running), codes, strict=True):
@@ -230,7 +232,7 @@ class Reader:
             return self._start(block, "Ctrl-C stops it", "")
         if "uvicorn" in block.text:
             return self._start(block, "Uvicorn running", "Application shutdown complete")
-        # Whoever reads takes longer than this does: let the history catch up first.
+        # A person types more slowly than this: let the history catch up first.
         for mark, sql, expected in _AFTER:
             if mark in block.text:
                 eventually(lambda sql=sql, expected=expected: self.history(sql) == expected)
@@ -247,7 +249,7 @@ class Reader:
         return log.read_text()
 
     def _compare(self, block: Block, printed: str) -> None:
-        """A JSON block is what the commands before it print."""
+        """Compare a JSON block with what the commands before it printed, but for what varies."""
         actual, shown = json.loads(printed), json.loads(block.text)
         assert set(actual) == set(shown), block
         assert _steady(actual) == _steady(shown), block

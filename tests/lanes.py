@@ -1,7 +1,7 @@
-"""Lanes of tests that run at the same time: `meterline test` has two, processes that take one file after the other.
+"""Lanes are processes that run tests at the same time: `meterline test` has two, and each takes one file after another.
 
-A lane has one broker and one stack for all its tests that ask for those. A file is pure where nothing in it asks for a
-real part or starts one.
+A lane has one broker and one stack for all its tests that ask for those. A test file is pure if nothing in it asks for
+a real part or starts one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The seeds of randomised runs: where they begin, and how many of them there are.
 
-A run takes its seeds from a new base on, which its first lines tell; METERLINE_SEED_BASE repeats it. `meterline test`
-goes through a part of what `meterline test --deep` does, which is a step of its own in CI.
+Each run counts its seeds from a new base, which its first lines tell; METERLINE_SEED_BASE sets the base, to repeat a
+run. `meterline test` goes through a part of the seeds of `meterline test --deep`, which is a step of its own in CI.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import secrets
 # Lanes are started with this environment, and so have the same base.
 BASE = int(os.environ.setdefault("METERLINE_SEED_BASE", str(secrets.randbelow(10**9))))
 
-# Simulated worlds; beside them a fifth as many that keep few replies. `--deep` asks for 2,000.
+# How many worlds are simulated. `--deep` asks for 2,000. A fifth as many more keep few replies.
 WORLDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "300"))
 WORLDS_FEW_REPLIES = WORLDS // 5
-# One world, to see again what it does.
+# The seed of the only world to simulate, to see again what happens in it.
 ONE_WORLD = os.environ.get("METERLINE_SIMULATION_SEED")
 
-# Steps of the ledger's state machine. `--deep` asks for all of them.
+# How many steps the ledger's state machine takes; with `--deep`, LEDGER_STEPS_DEEP.
 LEDGER_STEPS_DEEP = 100_000
 LEDGER_STEPS = int(os.environ.get("METERLINE_LEDGER_STEPS", "10000"))
 
 
 def told() -> str:
-    """A line for whoever wants to repeat this run."""
+    """The line that says which seeds this run has, and how to repeat it."""
     return f"seeds: from {BASE} on (METERLINE_SEED_BASE={BASE} repeats them)"

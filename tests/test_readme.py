@@ -1,5 +1,5 @@
-"""Every command and program in the README, in `docs/`, and in ClickHouse's README runs, in the order in which they are
-read, and prints what its document says it does. One `meterline up` serves them all."""
+"""The commands and programs in the README, in `docs/` and in ClickHouse's README all run, in the order in which they
+are read, and print what their documents say. One `meterline up` serves them all."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def reader(home: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """Someone who reads all documents once, in order."""
+    """A Reader of all documents, who reads each of them once, in order."""
     someone = Reader(home, tmp_path_factory.mktemp("reader"))
     try:
         yield someone
@@ -88,7 +88,7 @@ def test_the_test_command_is_the_one_ci_runs() -> None:
 
 def test_the_first_charge_and_the_first_402(reader: Reader) -> None:
     assert bash_of("README.md")[2] == UP
-    # That a charge and a refusal answer what the README shows is compared while it is read.
+    # The reader has compared the answers to a charge and to a refusal with those that the README shows.
     _, created, _, refused, reading = reader.read("README.md")
     assert json.loads(created)["plan"] == "free"
     assert json.loads(refused)["code"] == "out_of_credits"
@@ -101,7 +101,7 @@ def test_producers(reader: Reader) -> None:
     assert {each["operation"] for each in json.loads(prices)["prices"]} >= {"image", "translation", "website"}
     assert json.loads(sent) == {"accepted": 1, "rejected": 0, "errors": []}
     assert produced == "1000 acknowledged\n"
-    # All of them are decided.
+    # All 1,000 events are decided.
     sql = "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')"
     eventually(lambda: reader.history(sql) == "1000\n")
 
@@ -204,7 +204,8 @@ def test_the_readme_is_one_page_that_leads_to_the_others() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_files_named_exist(document: str) -> None:
-    """In code, from the root; a decision may be named by its number. In links, from where the document is."""
+    """Files named in backticks are looked for from the root, and a decision may be named by its number. Files in links
+    are looked for from the document's own directory."""
     text = text_of(document)
     named = re.findall(r"`((?:streams|api|schemas|clickhouse|docs|tests)/[\w./-]*)`", text)
     assert [

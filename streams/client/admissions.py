@@ -1,4 +1,5 @@
-"""Admissions for gateways: may this project do this now? By Kafka to the owner, or by HTTP to the API; same methods.
+"""Admissions answer a gateway's question: may this project run this request now? KafkaAdmissions asks the worker that
+owns the project, HttpAdmissions asks the API; both have the same methods.
 
     async with KafkaAdmissions(settings) as admissions:
         decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
@@ -45,7 +46,8 @@ class MeterlineAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The decision on a request. `credits`, charged or held or given back, and `available` are microcredits.
+    """The decision on a request: whether it may run, or why not. `credits`, which were charged, held or given back, and
+    `available`, which are left to spend, are microcredits.
 
     `offset` may be given to GET /v1/balance as `min_offset`. With `already_decided` the event was decided before, and
     nothing was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code
@@ -74,13 +76,14 @@ class Decision:
         return self.status < 300
 
     def headers(self) -> dict[str, str]:
-        """The limit headers: Unix seconds, rounded up; `Retry-After` in seconds, on a 429 alone."""
+        """The limit headers for the answer to the request, or {} where the decision has no request window. The reset is
+        in Unix seconds, rounded up; `Retry-After`, in seconds, is on a 429 alone."""
         return rate_headers(self.rate, self.status) if self.rate is not None else {}
 
 
 class Admissions(Protocol):
-    """The methods that both clients have. Every method raises MeterlineAway where there is no answer; any number at
-    once."""
+    """Admissions ask Meterline for decisions: the methods that both clients have. Any number of calls may run at once.
+    A call raises MeterlineAway where there is no answer."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -110,21 +113,22 @@ class Admissions(Protocol):
         """
 
     async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
-        """Charge a hold, or that many microcredits of it, and release the rest. A repeat gets the same answer."""
+        """Charge a hold, all of it or `credits` microcredits, and release the rest. A repeat gets the same answer."""
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
         """Give a hold's credits back. A repeat gets the same answer."""
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
-        """Let a hold expire that many seconds from now."""
+        """Let a hold expire `seconds` from now, be that later or sooner."""
 
     async def prices(self) -> PriceBook:
-        """The price book in force, as of a minute ago or less."""
+        """The price book in force; at most a minute old, unless the client was told another time."""
 
 
 def usage_data(
     operation: str, environment: str, job_id: str, metadata: MetadataValues | None, details: Details
 ) -> dict[str, Any]:
+    """The `data` of a usage event; details that are None are left out."""
     fields: dict[str, Any] = {"operation": operation, "environment": environment, "job_id": job_id}
     if metadata:
         fields["metadata"] = metadata

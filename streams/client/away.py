@@ -1,14 +1,15 @@
-"""A gateway without answers: it admits by itself what its lease allows, and settles that once Meterline answers again.
+"""Away lets a gateway go on while Meterline gives no answers: within a lease, the gateway admits requests by itself,
+and settles them once Meterline answers again.
 
-By default nothing is admitted (fail-closed): a request that can't be decided is refused with 503. With a lease, a
-gateway process goes on for `seconds_max` after the last decision it was given, and admits requests worth `credits_max`
-a project and `total_credits_max` in all. Both count requests that were admitted here and are not settled yet, across
-restarts.
+By default there is no lease (fail-closed): a request that can't be decided is refused with 503. With a lease, a gateway
+process goes on for `seconds_max` after the last decision it was given, and admits requests worth `credits_max` a
+project and `total_credits_max` in all. Both limits count every request that was admitted here and is not settled yet,
+also those from before a restart.
 
-**The greatest overdraft** is `total_credits_max` times the gateway processes: requests that were admitted here and are
-refused when they are settled, since the credits are gone. Their cost is given away, not booked: the refusal is put on
-record, and no balance goes below zero. A project whose last answer was that it has no credits is given no lease, so
-that it can't have one time after time.
+**The greatest overdraft** is `total_credits_max` times the number of gateway processes: the cost of requests that were
+admitted here and are refused when they are settled, since the credits are gone. That cost is given away, not booked:
+the refusal is put on record, and no balance goes below zero. A project whose last answer was that it has no credits is
+given no lease; else it could run requests for nothing each time that Meterline is away.
 
 A request that is admitted here is on disk before it runs. To settle it, the gateway asks for the decision again under
 the same idempotency key, which finds a decision whose answer was lost. Then it captures or releases the hold, and sends
@@ -43,19 +44,19 @@ SETTLED_AT_ONCE_MAX = 16
 PRICES_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.2
 PAUSE_SECONDS_MAX = 5.0
-# Counted from the last request that waited in vain. Settling requests that were admitted meanwhile asks more often.
+# How long Meterline seems away after a request waited in vain. Settling asks more often: its first answer ends this.
 SILENCE_SECONDS = 15.0
 _REFUSED_PROJECTS_MAX = 10_000
 _NO_CREDITS = ("out_of_credits", "project_closed", "unknown_project")
-# The request was decided before, and the answer is no longer kept.
+# The code for a request that was decided before, and whose answer is no longer kept.
 _EXPIRED = "idempotency_reply_expired"
 
 
 @dataclass(frozen=True, slots=True)
 class AwayCounts:
-    """Counts of this process: entries that wait to be settled, and the microcredits leased for them; since the
-    process started, requests that were admitted here, entries that were settled, and the microcredits of those that
-    were refused."""
+    """The counts of a gateway process: `waiting` entries, not settled yet, and the microcredits `leased` for them;
+    since the process started, requests `admitted` here, entries `settled`, and the microcredits of those that were
+    refused, `uncovered`."""
 
     waiting: int
     leased: int
@@ -65,11 +66,12 @@ class AwayCounts:
 
 
 class Away:
-    """An Away has a gateway process's lease and its journal. Credits are decimal strings. Without `journal`, a path,
-    there can be no lease, and entries that are not settled are forgotten when the process ends.
+    """An Away has a gateway process's lease, and the journal of what the process still has to settle. Credits are
+    decimal strings. Without `journal`, a path, there can be no lease, and entries that are not settled are forgotten
+    when the process ends. With `entries_max` entries to settle, no more requests are admitted.
 
-    A request that runs when the process is killed is settled as it would be without a lease: a hold is released, a
-    charge stands.
+    A request that is running when the process is killed is settled at the next start, as it would be without a lease:
+    a hold is released, a charge stands.
     """
 
     def __init__(
@@ -113,11 +115,12 @@ class Away:
 
     @property
     def counts(self) -> AwayCounts:
-        """The counts as they are now."""
+        """The counts of this process as they are now."""
         return AwayCounts(len(self._entries), self._leased_total, self._admitted, self._settled, self._uncovered)
 
     async def start(self, admissions: Admissions, producer: Producer | None) -> None:
-        """Take up the entries of the journal, and settle all entries that are due from now on. Raises OperatorError."""
+        """Take up the entries of the journal, and settle all entries that are due from now on. Raises OperatorError
+        where another process has the journal, and ValueError for a lease without a producer."""
         if self._seconds_max and producer is None:
             raise ValueError("A lease needs a producer: what is refused later is put on record by its usage event")
         self._admissions, self._producer = admissions, producer
@@ -144,7 +147,7 @@ class Away:
         return self._silent_at is not None and time.monotonic() - self._silent_at < SILENCE_SECONDS
 
     async def ask(self, asked: Asked, idempotency_key: str = "") -> Decision:
-        """Ask Meterline for its decision; the lease's time begins anew with it. Raises MeterlineAway."""
+        """Ask Meterline for its decision on a request; the lease's time begins anew with it. Raises MeterlineAway."""
         assert self._admissions is not None
         asked_at = time.monotonic()
         try:
@@ -174,7 +177,8 @@ class Away:
     async def admit(self, asked: Asked) -> tuple[int, int] | None:
         """Admit a request here if the lease allows it; gives the number of its entry, which is on disk, and its cost.
 
-        The cost is in microcredits. A request whose price is not known here, or that needs a plan, is not admitted.
+        The cost is in microcredits. None means that the request is not admitted: the lease does not allow it, its
+        price is not known here, it needs a plan, or the journal can't be written.
         """
         amount = self._price(asked)
         if amount is None or not self._has_room(asked.project, amount):
@@ -198,7 +202,7 @@ class Away:
         return number, amount
 
     async def finish(self, number: int, outcome: Outcome, credits: int | None = None, reason: str = "") -> None:
-        """Say what became of a request that was admitted here."""
+        """Note what became of a request that was admitted here, which makes it due to be settled."""
         entry = msgspec.structs.replace(self._entries[number], outcome=outcome, credits=credits, reason=reason)
         try:
             await self._journal.replace(number, entry)
@@ -211,7 +215,7 @@ class Away:
     async def resolve_later(
         self, asked: Asked, hold_id: str, outcome: Outcome, credits: int | None = None, reason: str = ""
     ) -> None:
-        """Capture or release a hold once Meterline answers. Raises sqlite3.Error."""
+        """Note a hold that is to be captured or released once Meterline answers. Raises sqlite3.Error."""
         entry = Entry(asked=asked, hold_id=hold_id, outcome=outcome, credits=credits, reason=reason)
         self._enter(await self._journal.add(entry), entry)
 
@@ -326,7 +330,7 @@ class Away:
         return True
 
     async def _settle(self, entry: Entry) -> int:
-        """Put an entry on record; gives the microcredits of it that no credits cover. May be repeated at any point.
+        """Settle an entry with Meterline; gives its microcredits that no credits cover. May be repeated at any point.
         Raises MeterlineAway, ProducerError, and Rejection where the API refuses the event."""
         asked = entry.asked
         if entry.hold_id:
@@ -338,14 +342,15 @@ class Away:
             return 0
         decision = await self._ask(asked)
         if decision.code == "out_of_credits" and entry.outcome != "release":
-            # A use that was refused then may be covered by now.
+            # What was refused at that time may be covered by now.
             decision = await self._ask(asked, f"{asked.idempotency_key}:later")
         if decision.hold_id:
             return await self._resolve(entry, decision.hold_id)
         return await self._without_hold(entry, decision)
 
     async def _resolve(self, entry: Entry, hold_id: str) -> int:
-        """Capture or release the hold of an entry; a job that goes on is left to whoever ends it."""
+        """Capture or release the hold of an entry, or leave it to whoever ends the job; gives what is not covered, as
+        `_settle` does."""
         assert self._admissions is not None
         asked = entry.asked
         if entry.outcome == "keep":
@@ -366,7 +371,8 @@ class Away:
         return await self._without_hold(entry, decision)
 
     async def _without_hold(self, entry: Entry, decision: Decision) -> int:
-        """Settle an entry without a hold: it is charged now, was charged before, or is refused."""
+        """Settle an entry without a hold: it is charged now, was charged before, or is refused. Gives what is not
+        covered, as `_settle` does."""
         if decision.allowed:
             if entry.outcome == "capture":
                 await self._record(entry.asked)
@@ -374,7 +380,7 @@ class Away:
         if entry.outcome == "release":
             return 0
         if entry.credits is None:
-            # The window does not limit an event, which has already happened; without credits it is one more refusal.
+            # The request window does not limit an event: its use has happened. Without credits the event is refused.
             await self._record(entry.asked)
         elif decision.status == 429:
             raise MeterlineAway("The window is full")

@@ -1,4 +1,4 @@
-"""The away journal: what a gateway still has to settle with Meterline, on disk before anyone relies on it.
+"""The away journal has what a gateway still has to settle with Meterline, on disk before anyone relies on it.
 
 It is one SQLite file for each process, locked for as long as the process lives. A write is on disk once its call
 returns.
@@ -24,9 +24,9 @@ Outcome = Literal["running", "capture", "release", "keep"]
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as Meterline is asked about it, now or later. (source, id) are its usage event's too.
+    """A request that Meterline is asked about, now or later. The request's usage event has the same (source, id).
 
-    `occurred_at` is RFC 3339. Under its `idempotency_key` a request is decided once, however often it is asked.
+    `occurred_at` is RFC 3339. Under one `idempotency_key` a request is decided once, however often Meterline is asked.
     """
 
     project: str
@@ -77,8 +77,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An entry to be settled: a request that was admitted here for `leased` microcredits, or, where there is a
-    `hold_id`, one that Meterline holds credits for and that could not be resolved. `credits` is what to capture, None
-    for all of it.
+    `hold_id`, one that Meterline holds credits for and that could not be resolved. `credits` are the microcredits to
+    capture, None for all of them.
     """
 
     asked: Asked
@@ -96,8 +96,8 @@ T = TypeVar("T")
 
 
 class AwayJournal:
-    """The journal's entries by number, in the order they came. Without a path they are in memory only, and end with
-    the process."""
+    """An AwayJournal keeps entries by number, in the order they came. Without a path they are in memory only, and end
+    with the process."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -125,7 +125,7 @@ class AwayJournal:
         return await self._in_thread(insert)
 
     async def replace(self, number: int, entry: Entry) -> None:
-        """Write what has become of an entry. Raises sqlite3.Error."""
+        """Write an entry over the one of that number, now that its outcome is known. Raises sqlite3.Error."""
         await self._in_thread(
             lambda: self._opened().execute("UPDATE entries SET entry = ? WHERE number = ?", (_encode(entry), number))
         )

@@ -17,7 +17,7 @@ PRICES_SECONDS_DEFAULT = 60.0
 
 
 class FetchedPrices:
-    """A FetchedPrices has the price book that the API says is in force, and fetches it again now and then."""
+    """FetchedPrices has the price book that the API says is in force, and fetches it again once it is `seconds` old."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._client = httpx.AsyncClient(base_url=url.rstrip("/"), timeout=5.0)
@@ -27,6 +27,7 @@ class FetchedPrices:
         self._fetched_at = 0.0
 
     async def get(self) -> PriceBook:
+        """The price book in force, at most `seconds` old. Raises MeterlineAway where it can't be fetched."""
         async with self._fetching:
             if self._book is None or time.monotonic() - self._fetched_at >= self._seconds:
                 try:

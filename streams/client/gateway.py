@@ -1,4 +1,4 @@
-"""The gateway, plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by its outcome.
+"""The gateway is plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by its outcome.
 
     app = Gateway(
         service,
@@ -8,13 +8,13 @@
         project_of=lambda scope: scope["state"]["project"],
     )
 
-A refused request is answered here, with a problem and the limit headers, and never reaches the service. An
-admitted request finds its `Charge` in `scope["meterline"]`. Its hold is captured when it is answered below 500: a
-failure that is not the platform's is charged. An answer of 500 or more, or an exception, releases the hold.
+A refused request is answered here, with a problem and the limit headers, and never reaches the service. An admitted
+request has its `Charge` in `scope["meterline"]`. An answer below 500 captures the request's hold: a failure that is the
+client's own is charged. An answer of 500 or more, or an exception, releases the hold.
 
 A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: a request
 sent again is charged once. A repeat of a released request runs again. A repeat of a charged one is refused (409), or,
-where `repeats` is "run", runs again for nothing; say that only of a service that itself answers a key it knows.
+where `repeats` is "run", runs again for nothing; use that only before a service that itself tells a repeat by its key.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from streams.kafka.codecs import encode_json
 
 log = logging.getLogger(__name__)
 
-# The hold of a request that is answered while its client waits. A job that goes on needs longer, by its Route or
-# `extend`.
+# How long a hold lasts unless its Route says otherwise: long enough for an answer that the client waits for. A job that
+# goes on after the answer needs longer, by its Route or by `extend`.
 HOLD_SECONDS = 600
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 REASON_CHARS_MAX = 200
@@ -84,9 +84,10 @@ class Route:
 
 @dataclass(slots=True)
 class Charge:
-    """The charge of an admitted request, in `scope["meterline"]`. `is_leased`: Meterline is away, and it was admitted
-    here (see `streams.away`). A repeat that finds the hold of a job that goes on is `already_decided`. What is said
-    here is done once the request has been answered, whatever its status."""
+    """The charge of an admitted request, in `scope["meterline"]`. With `is_leased`, Meterline is away, and the gateway
+    itself admitted the request (see `streams.client.away`). `decision.already_decided` tells a repeat that found the
+    hold of a job that goes on. What the service tells a Charge is done once the request has been answered, whatever its
+    status."""
 
     decision: Decision
     is_held: bool
@@ -96,7 +97,7 @@ class Charge:
     reason: str = ""
 
     def capture(self, credits: int | None = None) -> None:
-        """Charge the held credits, or that many microcredits of them. Raises ValueError where fewer are held."""
+        """Charge the held credits, all or `credits` microcredits of them. Raises ValueError where fewer are held."""
         if credits is not None:
             # The credits of a hold that was found, and not placed now, are not known here.
             is_known = not self.decision.already_decided
@@ -111,8 +112,8 @@ class Charge:
         self.outcome, self.reason = "release", reason[:REASON_CHARS_MAX]
 
     def keep(self) -> None:
-        """Leave the hold to whoever ends the job, by `decision.hold_id`, or by the job's id if the request is
-        leased."""
+        """Leave the hold open for whoever ends the job: by `decision.hold_id`, or, if the request is leased, by the
+        job's id."""
         self.outcome = "keep"
 
 
@@ -126,7 +127,8 @@ class _Run:
     has_failed: bool = False
 
     def outcome(self) -> Outcome:
-        """The outcome that the service's answer says. A client that goes away is no failure of the platform's."""
+        """The outcome by the service's answer: a capture for one below 500 that the service did not break off, else a
+        release. A client that goes away is no failure of the platform's."""
         if self.status is None:
             return "capture" if self.is_disconnected and not self.has_failed else "release"
         is_cut = self.has_failed and not self.is_complete and not self.is_disconnected
@@ -157,8 +159,8 @@ class _Run:
 
 
 class Gateway:
-    """A Gateway is the middleware. It starts and stops `admissions`, `producer` and `away` with the service's lifespan,
-    or with `async with` where the service has none.
+    """A Gateway stands before a service: it admits requests, and charges them by their outcome. It starts and stops
+    `admissions`, `producer` and `away` with the service's lifespan, or with `async with` where the service has none.
 
     `project_of` gives the project of a request's scope, or "" where there is none: then a request of a route
     gets 401, and any other passes. The first route that matches counts. A request that matches none is admitted as the
@@ -220,7 +222,7 @@ class Gateway:
         await self._parts.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Serve one ASGI connection. HTTP requests other than OPTIONS are admitted first; all else passes."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] != "OPTIONS":
@@ -259,7 +261,8 @@ class Gateway:
             self._running.discard((project, asked.id))
 
     def _route_of(self, scope: Scope) -> tuple[Route | None, dict[str, Any]]:
-        """The first route that matches, with its path's parameters."""
+        """The first route that matches a request, with its path's parameters. Where none does, `_READ` or `_WRITE`, or
+        None where such a request passes."""
         for route, matcher in self._routes:
             match, child_scope = matcher.matches(scope)
             if match is Match.FULL:
@@ -269,8 +272,8 @@ class Gateway:
         return _READ if scope["method"] in ("GET", "HEAD") else _WRITE, {}
 
     async def _asked(self, scope: Scope, receive: Receive, project: str, route: Route) -> tuple[Asked, bool, Receive]:
-        """The question to Meterline, whether the client named it, and the body for the service to read. Raises
-        Rejection."""
+        """The question to Meterline about a request, whether the client gave the request a key, and a `receive` that
+        has the body for the service to read. Raises Rejection."""
         key = Headers(scope=scope).get("idempotency-key", "")
         if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
             detail = f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters"
@@ -299,7 +302,8 @@ class Gateway:
         return asked, bool(key), receive
 
     async def _decision(self, asked: Asked, is_named: bool) -> tuple[Decision, int | None]:
-        """Whether it may run, and its entry in the journal where that was decided here."""
+        """The decision on a request, and the number of its entry in the away journal where the gateway itself admitted
+        it."""
         undecided = Decision(
             status=200,
             code="",
@@ -356,7 +360,7 @@ class Gateway:
             await asyncio.shield(_kept(self._finishing, self._finish(asked, charge, run, entry, is_named)))
 
     async def _finish(self, asked: Asked, charge: Charge, run: _Run, entry: int | None, is_named: bool) -> None:
-        """Capture or release a request, or leave it, as the service said or the answer says."""
+        """Capture or release a request, or leave its hold open: as the service said, or else by the answer."""
         outcome = charge.outcome or run.outcome()
         reason = charge.reason or (f"answered {run.status}" if run.status else "failed")
         decision = charge.decision
@@ -400,7 +404,7 @@ class Gateway:
         return is_owed
 
     def _send_event(self, asked: Asked) -> None:
-        """Put the usage event of a request on the log; it is charged already."""
+        """Send the usage event of a request that is charged already, without waiting for it."""
         if self._producer is None:
             return
         if len(self._sending) < _EVENTS_SENDING_MAX:

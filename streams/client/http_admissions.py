@@ -1,4 +1,4 @@
-"""Admissions by HTTP: the API is asked, and asks the owner."""
+"""Admissions by HTTP: HttpAdmissions asks the API, which asks the worker that owns the project."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _OWN_FAULTS = ("unauthenticated", "key_revoked", "missing_scope", "wrong_project
 
 
 class HttpAdmissions:
-    """HttpAdmissions asks the API, with a project's key or, for many projects, an admin key. A use always bears that
-    key's id, whatever `key_id` says.
+    """HttpAdmissions asks the API, with a project's key or, for many projects, an admin key. A use is recorded with the
+    id of that key, whatever `key_id` says.
 
     `timeout_seconds` is for the whole of a call, tries included.
     """
@@ -140,8 +140,8 @@ class HttpAdmissions:
 
 
 def _decision_of(response: httpx.Response, project: str, operation: str) -> Decision:
-    """The decision that an answer below 500 says. Raises MeterlineAway where it is none of the API's, or about the
-    gateway's key."""
+    """The decision in an answer below 500. Raises MeterlineAway where the answer is not the API's, or is about the
+    gateway's own key."""
     try:
         body = dict(response.json())
         code = "" if response.is_success else body["code"]

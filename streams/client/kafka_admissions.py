@@ -1,4 +1,4 @@
-"""Admissions by Kafka: commands go straight to intake, and their replies come back; no HTTP between."""
+"""Admissions by Kafka: KafkaAdmissions sends commands straight to the intake topic, with no HTTP between."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ _CONNECT_SECONDS_MAX = 10.0
 
 
 class KafkaAdmissions:
-    """KafkaAdmissions asks the owner directly: callers that ask at once share records, and a single caller never waits
-    for others.
+    """KafkaAdmissions asks the owner, the worker that decides for the project, through Kafka. Callers that ask at once
+    share records, and a single caller never waits for others.
 
-    Entering connects. Where that fails, or a connection is lost for good, it goes on trying, and callers meanwhile get
-    MeterlineAway. `timeout_seconds` is how long a decision may take, by default the settings' time for replies.
+    Entering the block connects. Where that fails, or a connection is lost for good, KafkaAdmissions goes on trying, and
+    callers meanwhile get MeterlineAway. `timeout_seconds` is how long a decision may take, by default the settings'
+    time for replies.
 
-    The owner knows all price books. `prices` asks the API at `api_url` for the book in force. Without `api_url` it
-    gives the first price book, which is wrong once another one was announced.
+    Decisions need no prices from here, since the owner knows all price books. `prices` asks the API at `api_url` for
+    the book in force. Without `api_url`, `prices` gives the first price book, which is wrong once another one was
+    announced.
     """
 
     def __init__(
@@ -152,7 +154,8 @@ class KafkaAdmissions:
     async def _decide(
         self, operation: str, command_of: Callable[[dict[str, Any]], AnyCommand], idempotency_key: str, actor: str = ""
     ) -> Decision:
-        """Send a command until there is a reply or the time is up; the same key makes it one decision."""
+        """Send a command, again if need be, until there is a reply or the time is up; its key makes that one
+        decision."""
         was_sent = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -258,6 +261,6 @@ def _invalid(project: str, operation: str, rejection: Rejection) -> Decision:
 
 
 async def _ended(stopping: Coroutine[Any, Any, None]) -> None:
-    """Await the stop of something that may be broken already; errors are ignored."""
+    """Await the stop of a part that may be broken already, for 5 seconds at most; errors are ignored."""
     with suppress(Exception):
         await asyncio.wait_for(stopping, 5.0)

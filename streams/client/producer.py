@@ -4,7 +4,8 @@
         sent = await producer.send(usage_event("prj_1", "image", id="req-42", source="/gateway"))
         await sent  # on the log: where it stands
 
-Leaving the block flushes. An event whose acknowledgement failed may be sent again as it is: it is billed once.
+Leaving the block waits for all events. An event that was not acknowledged may be sent again as it is: it is billed
+once.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ _encode = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True, slots=True)
 class EventPlace:
-    """The place of an acknowledged event: `offset` of its record on `partition`, `index` within that record."""
+    """The place of an acknowledged event: `offset` of its record on `partition`, `index` within that record.
+
+    The API does not tell where an event stands: by HTTP, `partition` and `offset` are -1, and `index` is that within
+    the request.
+    """
 
     partition: int
     offset: int
@@ -47,11 +52,12 @@ class EventPlace:
 
 
 class ProducerError(Exception):
-    """Events could not be delivered. They may be sent again: an event that was delivered after all is billed once."""
+    """A failed delivery of events. They may be sent again: an event that was delivered after all is billed once."""
 
 
 class Sent:
-    """An event on its way. Await it for its place once it is acknowledged; where it is not, awaiting raises why."""
+    """A Sent is an event on its way. Awaiting it gives the event's place once the event is acknowledged, or raises
+    the reason why it is not: a ProducerError, or, by HTTP, the Rejection of a bad event."""
 
     __slots__ = ("_index", "_record")
 
@@ -97,6 +103,8 @@ def usage_event(
 
 @dataclass(slots=True)
 class _WaitingPack:
+    """A pack that takes events until it is sent. `size` is that of its texts, in bytes."""
+
     texts: list[bytes]
     size: int
     done: asyncio.Future[list[EventPlace | Exception]]
@@ -120,7 +128,7 @@ class Producer(ABC):
         self.acknowledged = 0
 
     async def send(self, event: UsageEvent | dict[str, Any] | bytes) -> Sent:
-        """Take an event: a UsageEvent, a CloudEvent as a dict, or its JSON text."""
+        """Take an event to send with its pack: a UsageEvent, a CloudEvent as a dict, or its JSON text."""
         while self.pending >= self._pending_max:
             self._room.clear()
             self.flush_soon()

@@ -79,11 +79,11 @@ LOG4J_XML = """\
 
 
 class BrokerError(OperatorError):
-    """The embedded broker can't be had; the message says why and what to do."""
+    """An error that keeps the embedded broker from running; the message says why and what to do."""
 
 
 class PortTakenError(BrokerError):
-    """The port that the broker was to listen on is another program's."""
+    """A port that the broker was to listen on is taken by another program."""
 
 
 class EmbeddedBroker:
@@ -151,7 +151,7 @@ class EmbeddedBroker:
         return self._jvm.pid if self._jvm else None
 
     def poll(self) -> int | None:
-        """The JVM's exit code (0 if there is no JVM), or None while it runs."""
+        """The JVM's exit code (0 if there is no JVM), or None while the JVM runs."""
         return self._jvm.poll() if self._jvm else 0
 
     def stop(self) -> None:
@@ -172,7 +172,8 @@ class EmbeddedBroker:
         self.stop()
 
     def _claimed_dir(self) -> IO[str]:
-        """Lock the directory or say who has it: a second Kafka would write to its metadata log before it noticed."""
+        """Lock the broker's directory, for as long as the file that this gives is open. Raises BrokerError with the
+        process that has it: a second Kafka would write to the metadata log before it noticed."""
         self._dir.mkdir(parents=True, exist_ok=True)
         claim = (self._dir / "owner").open("a+")
         try:
@@ -240,7 +241,7 @@ class EmbeddedBroker:
                     return
 
     def _format(self, flags: tuple[str, ...], log_start: int) -> None:
-        """Format the storage: by Kafka's own tool the first time, and from what that wrote ever after.
+        """Format the broker's storage: the first time with Kafka's own tool, later with a copy of what the tool wrote.
 
         The tool is a JVM that takes as long to start as the broker. It writes the feature levels of this Kafka, which
         are always the same, and the ids of this storage.
@@ -249,7 +250,7 @@ class EmbeddedBroker:
             self._log_dir.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._features_path, self._log_dir / FEATURES_FILE)
             ids = f"cluster.id={_random_id()}\ndirectory.id={_random_id()}\nnode.id=1\nversion=1\n"
-            # It says that the storage is formatted, so it comes last, and whole.
+            # This file marks the storage as formatted, so it comes last, and whole.
             unfinished = self._log_dir / "meta.properties.tmp"
             unfinished.write_text(ids)
             unfinished.rename(self._log_dir / "meta.properties")

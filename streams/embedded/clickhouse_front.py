@@ -1,6 +1,7 @@
-"""The front speaks ClickHouse's HTTP protocol for the embedded engine: to curl, clickhouse_connect, analysts' tools.
+"""The front serves the embedded ClickHouse engine by ClickHouse's HTTP protocol: to curl, clickhouse_connect, tools of
+analysts.
 
-It answers on the machine's own names only and, unless told otherwise, lets nothing be written. It does not speak
+It answers on the machine's own names only and, unless told otherwise, lets nothing be written. It does not know
 multipart forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
 """
 
@@ -81,7 +82,7 @@ _DECOMPRESSORS: dict[str, Callable[[bytes], Any]] = {
 
 
 class _Refused(Exception):
-    """The request is refused, and answered as ClickHouse answers an exception."""
+    """A refusal of a request, answered as ClickHouse answers an exception. `code` is ClickHouse's own."""
 
     def __init__(self, message: str, *, status: int = 400, code: int = 36) -> None:
         super().__init__(message)
@@ -193,7 +194,7 @@ class _Statement:
 
 
 def _check_reads(connection: Any, sql: str) -> None:
-    """Refuse statements that readonly=1 lets through though they do more than read the database.
+    """Refuse a statement that does more than read the database, even one that readonly=1 lets through.
 
     The engine's own parser gives the text that is judged: one statement, no comments, keywords in capitals, names
     quoted only where they must be.
@@ -209,8 +210,8 @@ def _check_reads(connection: Any, sql: str) -> None:
 
 
 def _check_origin(request: Request) -> None:
-    """Refuse pages in the user's browser, which can reach a loopback port by their own name (DNS rebinding) or as
-    another site."""
+    """Refuse requests that come from a page in the user's browser: a page can reach a loopback port by a name of its
+    own (DNS rebinding), or as another site."""
     origin = request.headers.get("origin")
     local = _LOCAL.fullmatch(request.headers.get("host", "")) and (origin is None or _LOCAL.fullmatch(origin))
     if not local or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):

@@ -1,7 +1,8 @@
-"""The lifeline: start processes that never outlive this one, even when this one is SIGKILLed.
+"""The lifeline ties processes to the one that starts them: they never outlive it, even when it is SIGKILLed.
 
 The parent holds the write end of a pipe that is the child's stdin. Whatever ends the parent closes that end, and the
-end of file tells the child to go. Run as a script, this module is the guard of a program that knows nothing of this.
+end of file tells the child to go. Run as a script, this module is the guard of a program that does not watch its
+stdin itself.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PR_SET_PDEATHSIG = 1
 
 
 class Child:
-    """A started process. Keep the object as long as the process is wanted: it holds the lifeline."""
+    """A Child is a process that `start` started. Keep the object as long as the process is wanted: it holds the
+    lifeline."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name = name
@@ -36,7 +38,7 @@ class Child:
         return self.process.pid
 
     def poll(self) -> int | None:
-        """The exit code (-n: signal n ended it), or None while it runs."""
+        """The exit code (-n: signal n ended the process), or None while the process runs."""
         return self.process.poll()
 
     def stop(self, grace_seconds: float = ORPHAN_GRACE_SECONDS) -> int:
@@ -137,7 +139,8 @@ def _guard(argv: Sequence[str]) -> int:
 
 
 def _tie_to_guard() -> Callable[[], None] | None:
-    """The program's first act, before its exec: ask Linux to kill it when the guard is killed."""
+    """The program's first act, called before its exec: ask Linux to kill the program when the guard is killed. None on
+    other systems, which can't."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl

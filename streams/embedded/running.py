@@ -51,7 +51,7 @@ def find_running(settings: Settings) -> Running | None:
 
 
 def reach(settings: Settings) -> Settings:
-    """The settings with the addresses of the stack that runs here, where the settings name none themselves.
+    """The settings, with the addresses that they lack and the topics' settings from the stack that runs here.
 
     Raises OperatorError where an address is missing and nothing runs here.
     """

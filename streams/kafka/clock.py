@@ -1,4 +1,4 @@
-"""The machine's clock, in the unit of every record's timestamp. The core has none: it is told the time."""
+"""The machine's clock, in the unit of every record's timestamp. The core reads none: its callers tell it the time."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def now_ms() -> int:
-    """Now, in Unix milliseconds, UTC."""
+    """The time now, in Unix milliseconds, UTC."""
     return time.time_ns() // 1_000_000
