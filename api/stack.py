@@ -101,15 +101,17 @@ class Stack:
             )
         self.admin_key = _admin_key(settings.data_dir / "admin-key")
         settings.admin_key_hashes = [*settings.admin_key_hashes, hash_key(self.admin_key).hex()]
-        # Members import, and wait for Kafka, while it starts.
-        settings.kafka_wait_seconds = max(settings.kafka_wait_seconds, READY_SECONDS_MAX)
         if settings.kafka_url is None:
+            # Members import, and wait for Kafka, while it starts.
+            settings.kafka_wait_seconds = max(settings.kafka_wait_seconds, READY_SECONDS_MAX)
             self._tell("starting Kafka, the worker and the API")
             self._start_beside_broker()
+            asyncio.run(create_topics(settings))
         else:
+            # A cluster that can't be reached, or has other topics, is told before anything starts.
+            asyncio.run(create_topics(settings))
             self._tell("starting the worker and the API")
             self._start_members()
-        asyncio.run(create_topics(settings))
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._supervisor.start()
         self._wait_until_ready()

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.events import UsageEvent
+from schemas.times import in_utc
 from streams.client.producer import usage_event
 from streams.errors import OperatorError
 
@@ -72,7 +73,7 @@ def read_trace(path: Path) -> Trace:
         try:
             at = datetime.fromisoformat(record["TIMESTAMP"][:26])
             row = TraceRow(
-                at if at.tzinfo else at.replace(tzinfo=UTC),
+                in_utc(at),
                 int(record["ContextTokens"]),
                 int(record["GeneratedTokens"]),
             )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -12,6 +11,7 @@ from fastapi import APIRouter, Query
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, problems, project_for
 from schemas.http.common import EnvironmentName
 from schemas.http.credits import LedgerEntry, LedgerPage
+from schemas.times import in_utc
 from streams.core.booking import format_credits
 from streams.history.ledger import LedgerQuestion, ledger_page
 
@@ -41,15 +41,11 @@ async def ledger(
                     "amount": format_credits(row["amount"]),
                     "balance": format_credits(row["balance"]),
                     "metadata": msgspec.json.decode(row["metadata"]) if row["metadata"] else {},
-                    "occurred_at": _utc(row["occurred_at"]),
-                    "booked_at": _utc(row["booked_at"]),
+                    "occurred_at": in_utc(row["occurred_at"]),
+                    "booked_at": in_utc(row["booked_at"]),
                 }
             )
             for row in rows
         ],
         next_cursor=next_cursor,
     )
-
-
-def _utc(at: datetime) -> datetime:
-    return at if at.tzinfo else at.replace(tzinfo=UTC)

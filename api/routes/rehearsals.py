@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 
 from fastapi import APIRouter
 
@@ -55,8 +54,8 @@ def result_of(version: str, days: int, rehearsal: Rehearsal) -> RehearsalResult:
     return RehearsalResult(
         version=version,
         days=days,
-        since=_at(rehearsal.since_ms),
-        until=_at(rehearsal.until_ms),
+        since=utc(rehearsal.since_ms),
+        until=utc(rehearsal.until_ms),
         projects=rehearsal.projects,
         projects_hurt=rehearsal.projects_hurt,
         totals=RehearsalTotals(
@@ -82,10 +81,6 @@ def _project(outcome: Outcome) -> RehearsedProject:
             "difference": format_credits(outcome.difference),
             "refused": outcome.refused,
             "refused_proposed": outcome.refused_proposed,
-            "first_out_at": None if outcome.first_out_at_ms is None else _at(outcome.first_out_at_ms),
+            "first_out_at": None if outcome.first_out_at_ms is None else utc(outcome.first_out_at_ms),
         }
     )
-
-
-def _at(at_ms: int) -> datetime:
-    return utc(at_ms)

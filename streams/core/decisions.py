@@ -74,20 +74,7 @@ def open_account(
             return account, projects.open_billing_account(booking_of(account))
         case PublishPrices():
             check_book(command.book, prices, command.after)
-            account = Account(
-                project=PRICES_ID,
-                name="",
-                plan="free",
-                allowance=0,
-                signed_up_at_ms=at_ms,
-                renews_at_ms=projects.NEVER_MS,
-                grants=[],
-                keys=[],
-                replies=[],
-                opened_offset=offset,
-                last_offset=-1,
-                last_at_ms=at_ms,
-            )
+            account = projects.account_of_no_project(PRICES_ID, offset, at_ms)
             return account, _publish(booking_of(account), command.book)
     raise Rejection("unknown_project", f"There is no project {command.project!r}")
 

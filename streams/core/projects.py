@@ -64,9 +64,14 @@ def new_billing_account(command: OpenBillingAccount, offset: int, at_ms: int) ->
     command was to change one."""
     if command.is_change:
         raise Rejection("unknown_billing_account", f"There is no billing account {_billing_id(command)!r}")
+    return account_of_no_project(command.project, offset, at_ms, name=command.name, email=command.email)
+
+
+def account_of_no_project(account_id: str, offset: int, at_ms: int, *, name: str = "", email: str = "") -> Account:
+    """The account of what is kept like a project and is none: it has no credits, and no month that ends."""
     return Account(
-        project=command.project,
-        name=command.name,
+        project=account_id,
+        name=name,
         plan="free",
         allowance=0,
         signed_up_at_ms=at_ms,
@@ -77,7 +82,7 @@ def new_billing_account(command: OpenBillingAccount, offset: int, at_ms: int) ->
         opened_offset=offset,
         last_offset=-1,
         last_at_ms=at_ms,
-        email=command.email,
+        email=email,
     )
 
 

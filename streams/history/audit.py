@@ -17,12 +17,13 @@ import msgspec
 from schemas.facts import Fact, entry_id
 from schemas.http.audit import AuditEntry, AuditKind, KeyUse
 from schemas.problems import CODES, Rejection
-from schemas.times import utc
+from schemas.times import in_utc, utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.history.cursor import decode_cursor, encode_cursor
+from streams.history.fact_words import second_text
 from streams.history.facts import REFUSED, USED, kind_in, newest_facts
 from streams.history.limit_words import limits_text
 
@@ -144,9 +145,9 @@ def key_use_page(clickhouse: ClickHouse, question: KeyUseQuestion) -> tuple[list
             key_id=key,
             environment=environment,
             operation=operation,
-            hour=_utc(hour),
-            first_at=_utc(first_at),
-            last_at=_utc(last_at),
+            hour=in_utc(hour),
+            first_at=in_utc(first_at),
+            last_at=in_utc(last_at),
             uses=uses,
             refused=refused,
         )
@@ -210,8 +211,8 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             what = f"{fact.quantity} × {fact.operation}" if fact.quantity > 1 else fact.operation
             return f"{what}: {title.lower()}{', by limits on trial' if fact.kind == 'shadow' else ''}"
         case "limits":
-            until = f", until {_time(metadata['ends_at_ms'])}" if "ends_at_ms" in metadata else ""
-            since = f", from {_time(metadata['starts_at_ms'])}" if "starts_at_ms" in metadata else ""
+            until = f", until {second_text(metadata['ends_at_ms'])}" if "ends_at_ms" in metadata else ""
+            since = f", from {second_text(metadata['starts_at_ms'])}" if "starts_at_ms" in metadata else ""
             which = f"raise {metadata['raise_id']}: " if "raise_id" in metadata else ""
             return f"{which}{limits_text(metadata) or 'none of its own'}{since}{until}{why}"
         case "price_book":
@@ -221,7 +222,7 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             whose = f" of {fact.source} {fact.event_id}" if fact.kind == "correction" else ""
             return f"{amount} of {fact.operation or fact.grant_id}{whose}{why}"
         case "plan":
-            return f"{metadata.get('from', '')} to {fact.reason}, from {_time(fact.occurred_at_ms)}"
+            return f"{metadata.get('from', '')} to {fact.reason}, from {second_text(fact.occurred_at_ms)}"
         case "item":
             return f"{fact.quantity} × {fact.operation}"
         case "key":
@@ -238,14 +239,6 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
 
 def _is_unpaid_month(fact: Fact) -> bool:
     return not fact.source and fact.reason == "out_of_credits"
-
-
-def _time(at_ms: int) -> str:
-    return f"{utc(at_ms):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _utc(at: datetime) -> datetime:
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _note(fact: Fact) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
-from datetime import UTC
 from itertools import groupby
 from typing import Any
 
@@ -27,7 +26,7 @@ from schemas.http.receipts import (
     RefusedEvent,
 )
 from schemas.problems import CODES, Rejection
-from schemas.times import utc
+from schemas.times import in_utc, utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
@@ -417,7 +416,7 @@ def _dead_letters(clickhouse: ClickHouse, event_id: str, source: str | None, pro
             code=code,
             detail=detail,
             field=field,
-            received_at=received_at if received_at.tzinfo else received_at.replace(tzinfo=UTC),
+            received_at=in_utc(received_at),
             event=event,
         )
         for code, detail, field, received_at, event in rows

@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 from aiokafka.partitioner import murmur2
 
-from schemas.times import DAY_MS
+from schemas.times import DAY_MS, HOUR_MS
 from streams.errors import OperatorError
 from streams.settings import Settings
 
@@ -85,17 +86,16 @@ class Topics:
 
     def configs(self, dedup_days: int = 32) -> dict[str, dict[str, str]]:
         """Each topic's own Kafka settings: topic → setting → value."""
-        day_ms = DAY_MS
         arrival = {"message.timestamp.type": "LogAppendTime"}
         return {
-            self.usage: {"retention.ms": str(7 * day_ms), **arrival},
+            self.usage: {"retention.ms": str(7 * DAY_MS), **arrival},
             self.intake: {"retention.ms": "-1", **arrival},
             self.journal: {"retention.ms": "-1", **arrival},
-            self.replies: {"retention.ms": str(3_600_000)},
-            self.dead_letters: {"retention.ms": str(90 * day_ms)},
-            self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(day_ms)},
+            self.replies: {"retention.ms": str(HOUR_MS)},
+            self.dead_letters: {"retention.ms": str(90 * DAY_MS)},
+            self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)},
             # A record of the dedup index is needed until its day is past the window, and no longer.
-            self.seen_changelog: {"retention.ms": str((dedup_days + 2) * day_ms), "segment.ms": str(day_ms)},
+            self.seen_changelog: {"retention.ms": str((dedup_days + 2) * DAY_MS), "segment.ms": str(DAY_MS)},
         }
 
 
@@ -164,8 +164,7 @@ async def _connected(settings: Settings) -> AIOKafkaAdminClient:
     options = kafka_client_settings(settings)
     deadline = time.monotonic() + settings.kafka_wait_seconds
     while True:
-        if time.monotonic() < deadline:
-            await _await_listener(options["bootstrap_servers"], deadline)
+        await _await_listener(options["bootstrap_servers"], deadline)
         admin = AIOKafkaAdminClient(**options)
         try:
             await admin.start()
@@ -174,16 +173,17 @@ async def _connected(settings: Settings) -> AIOKafkaAdminClient:
             await admin.close()
             if time.monotonic() >= deadline:
                 raise
+        await asyncio.sleep(WAIT_POLL_SECONDS)
 
 
 async def _await_listener(servers: list[str], deadline: float) -> None:
     """Return once one of the servers accepts connections, or at the deadline: asking the client itself until then
     would fill the log with its errors."""
-    while time.monotonic() < deadline:
-        for server in servers:
-            host, _, port = server.rpartition(":")
+    while (left := deadline - time.monotonic()) > 0:
+        for host, port, _ in collect_hosts(servers):
+            # A timeout is an OSError too.
             with suppress(OSError):
-                _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+                _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), left)
                 writer.close()
                 return
         await asyncio.sleep(WAIT_POLL_SECONDS)

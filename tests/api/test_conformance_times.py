@@ -13,6 +13,7 @@ from api.callers.keys import hash_key
 from api.stack import Stack
 from schemas.accounts import Limits
 from schemas.commands import AnyCommand, CountRequest, CreateKey, CreateProject, SetLimits, SetStanding, Tick, TopUp
+from schemas.times import DAY_MS
 from streams.client.producer import HttpProducer, usage_event
 from streams.core.limits import CEILING_MAX
 from streams.embedded.broker import EmbeddedBroker
@@ -26,7 +27,6 @@ CONFORMANCE = Path(__file__).parent.parent / "conformance"
 RATE_LIMITS = json.loads((CONFORMANCE / "rate_limit.json").read_text())["cases"]
 RENEWALS = json.loads((CONFORMANCE / "renewal.json").read_text())["cases"]
 REFUNDS = json.loads((CONFORMANCE / "refund.json").read_text())["cases"]
-DAY_MS = 86_400_000
 TIME_OF_DAY_MS = 15 * 3_600_000
 # The time that the stack is given to read what is written.
 LATER_MS = 10_000

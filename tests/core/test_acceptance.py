@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES, Rejection
+from schemas.times import DAY_MS
 from streams.core.acceptance import Origin, accept_event, accept_record, dedup_hash
 from tests.core.builders import START_MS
 
 OPERATIONS = FIRST_PRICE_BOOK.rates
-DAY_MS = 86_400_000
 
 
 def event(**changes: Any) -> dict[str, Any]:

@@ -4,13 +4,12 @@ import pytest
 
 from schemas.commands import ChangePlan, OpenBillingAccount, SetBillingAccount
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.core.booking import Booking
 from streams.core.decisions import command_reply, open_account
 from streams.core.price_list import Prices
 from tests.core.builders import START_MS, addressed
 from tests.core.test_ledger import Bench
-
-DAY_MS = 86_400_000
 
 
 def terms(name: str, is_change: bool = False) -> OpenBillingAccount:

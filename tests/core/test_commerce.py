@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.commands import ChangePlan, CloseProject, RefundTopUp, ReopenProject, SetStanding
+from schemas.times import DAY_MS
 from streams.core.booking import available
 from streams.core.decisions import command_reply
 from streams.core.ledger import settle
@@ -13,7 +14,6 @@ from streams.core.plans import refund_cents
 from tests.core.builders import CREDIT, START_MS, addressed
 from tests.core.test_ledger import Bench
 
-DAY_MS = 86_400_000
 REFUNDS = json.loads((Path(__file__).parent.parent / "conformance" / "refund.json").read_text())
 
 

@@ -6,12 +6,11 @@ from schemas.accounts import Account, Grant
 from schemas.commands import CaptureHold, Correct, Envelope, GivenBack, RefundTopUp
 from schemas.events import Usage
 from schemas.facts import Fact
+from schemas.times import DAY_MS
 from streams.core.booking import available
 from streams.core.fold import IntakeItem, fold
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 from tests.core.test_ledger import Bench
-
-DAY_MS = 86_400_000
 
 
 def grant_of(bench: Bench, fact: Fact) -> Grant:

@@ -16,6 +16,7 @@ from schemas.commands import (
     ReopenProject,
     Tick,
 )
+from schemas.times import DAY_MS, HOUR_MS
 from streams.core import holds
 from streams.core.booking import FACTS_PER_SLOT, available, balance, held
 from streams.core.decisions import command_reply
@@ -24,8 +25,6 @@ from streams.kafka.publisher import REQUEST_BYTES_MAX
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 WEEK_SECONDS = 7 * 86_400
 
 

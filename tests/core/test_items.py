@@ -7,6 +7,7 @@ import msgspec
 from schemas.commands import CloseProject, Envelope, PublishPrices, ReleaseHold, SetItem, Tick
 from schemas.facts import Fact
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.times import DAY_MS, HOUR_MS
 from streams.core.booking import FACTS_PER_SLOT, available
 from streams.core.decisions import command_reply
 from streams.core.fold import IntakeItem, fold
@@ -14,9 +15,6 @@ from streams.core.items import UNITS_MAX, metered, unpaid
 from streams.core.price_list import HOURLY_RATE_MAX, PRICES_ID, Prices
 from tests.core.builders import CREDIT, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 
 
 def at(text: str) -> int:

@@ -8,12 +8,12 @@ from schemas.accounts import Account
 from schemas.commands import CaptureHold, PublishPrices
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.core.fold import IntakeItem, fold
 from streams.core.price_list import PRICES_ID, Prices, check_book, increases
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
-DAY_MS = 86_400_000
 RATES = FIRST_PRICE_BOOK.rates
 GATES = FIRST_PRICE_BOOK.plan_required
 

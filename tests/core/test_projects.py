@@ -12,6 +12,7 @@ from schemas.commands import (
     SetBadge,
     SetBillingAccount,
 )
+from schemas.times import DAY_MS
 from streams.core.booking import available
 from streams.core.decisions import open_account
 from streams.core.fold import IntakeItem, fold
@@ -20,8 +21,6 @@ from streams.core.price_list import Prices
 from streams.core.projects import KEYS_MAX
 from tests.core.builders import CREDIT, START_MS, addressed, create_project
 from tests.core.test_ledger import Bench
-
-DAY_MS = 86_400_000
 
 
 def due(bench: Bench) -> list[tuple[str, str, int, str]]:

@@ -5,12 +5,10 @@ import json
 import pytest
 
 from schemas.commands import ChangePlan, CloseProject, SetAutoRecharge, SettleRecharge
+from schemas.times import DAY_MS, HOUR_MS
 from streams.core.booking import available
 from tests.core.builders import CREDIT, START_MS
 from tests.core.test_ledger import Bench
-
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 
 
 def turn_on(bench: Bench, threshold: int = 100, cap_usd: int = 100, usd: int = 20, at_ms: int = START_MS):

@@ -32,6 +32,7 @@ from schemas.commands import (
 from schemas.events import Usage
 from schemas.facts import Fact
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.clickhouse.historian import journal_sink
 from streams.core.booking import FACTS_PER_SLOT
@@ -41,7 +42,6 @@ from streams.kafka.codecs import decode_account, encode_account
 from streams.settings import Settings
 from tests.core.builders import CREDIT, START_MS, addressed, create_project, top_up, usage
 
-DAY_MS = 86_400_000
 HOURLY = {"item.domain": 40_000, "item.storage_gb": 1_500}
 BOOK = PriceBook("with-items", 40 * DAY_MS, FIRST_PRICE_BOOK.rates, FIRST_PRICE_BOOK.plan_required, HOURLY)
 

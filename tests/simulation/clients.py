@@ -41,6 +41,7 @@ from schemas.commands import (
     TopUp,
 )
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.times import DAY_MS
 from streams.core.acceptance import accept_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
@@ -99,7 +100,6 @@ _CHOICES = {
 # Kinds that can't share a record of commands.
 _NO_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CREDIT = 1_000_000
-_DAY_MS = 86_400_000
 
 
 @dataclass(slots=True)
@@ -292,8 +292,8 @@ class Clients:
 
     def _raise(self, project: str) -> None:
         rng, now_ms = self.rng, self.world.now_ms
-        starts_at_ms = rng.choice([0, 0, now_ms + 500, now_ms + _DAY_MS])
-        ends_at_ms = now_ms + rng.choice([1_000, 3_000, 3_000, 2 * _DAY_MS, 400 * _DAY_MS])
+        starts_at_ms = rng.choice([0, 0, now_ms + 500, now_ms + DAY_MS])
+        ends_at_ms = now_ms + rng.choice([1_000, 3_000, 3_000, 2 * DAY_MS, 400 * DAY_MS])
         limits = Limits(rng.choice([0, 4, 40]), rng.choice([0, 9]), rng.choice([0, 50, 900]) * _CREDIT)
         self._ask(
             RaiseLimits, project, limits=limits, starts_at_ms=starts_at_ms, ends_at_ms=ends_at_ms, reason="launch"
@@ -386,7 +386,7 @@ class Clients:
         else:
             self._ask(RevokeKey, project, key_id=key_id)
 
-    def _publish(self, in_ms: Sequence[int] = (0, 1_000, _DAY_MS, 31 * _DAY_MS)) -> None:
+    def _publish(self, in_ms: Sequence[int] = (0, 1_000, DAY_MS, 31 * DAY_MS)) -> None:
         """Announce a price book to every partition, or only to some, since the one who announces may die halfway."""
         rng, now_ms = self.rng, self.world.now_ms
         if self.books and rng.random() < 0.3:

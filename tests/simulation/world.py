@@ -29,6 +29,7 @@ from unittest import mock
 
 from schemas.commands import CountRequest
 from schemas.replies import Reply
+from schemas.times import DAY_MS
 from streams.clickhouse import historian
 from streams.clickhouse.historian import dead_letter_sink, journal_sink
 from streams.core import replies
@@ -52,7 +53,6 @@ HAZARDS = (LATE_WRITES, FEW_REPLIES, LONG_CLOCK)
 
 # A world starts some weeks before a month's end, so that renewals and the historian's months come up.
 START_MS = 1_771_200_000_000
-DAY_MS = 86_400_000
 # A world comes to rest in far fewer steps than this, whatever happens.
 STEPS_MAX = 20_000
 

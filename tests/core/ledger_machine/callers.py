@@ -9,13 +9,11 @@ from typing import Any, TypeVar
 from schemas.accounts import Grant
 from schemas.commands import AnyCommand, Correct, CountRequest, GivenBack, RaiseLimits
 from schemas.events import Usage
+from schemas.times import DAY_MS, HOUR_MS
 from tests.core.builders import addressed, usage
 from tests.core.ledger_machine.partition import FoldedPartition
 from tests.simulation.model.accounts import Hold
 from tests.simulation.model.lines import Line
-
-HOUR_MS = 3_600_000
-DAY_MS = 86_400_000
 
 T = TypeVar("T")
 
