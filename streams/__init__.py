@@ -1,1 +1,1 @@
-"""The pipeline: accept, owner, historian, and the parts they run on."""
+"""The pipeline: accept, owner, historian, and the parts that they run on. README.md has the map."""

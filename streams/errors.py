@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class OperatorError(Exception):
-    """Something that whoever runs Meterline has to put right; the message names what and how."""
+    """An error that whoever runs Meterline has to put right; the message says what and how."""

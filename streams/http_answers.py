@@ -20,7 +20,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def request_id_for(scope: Scope) -> str:
-    """The request's well-formed x-request-id, or a new one; kept in the scope."""
+    """The id of a request: its own x-request-id if that is well-formed, or a new one; kept in the scope."""
     given = Headers(scope=scope).get("x-request-id", "")
     request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
     scope["meterline.request_id"] = request_id
@@ -36,7 +36,7 @@ def problem_of(
     errors: list[EventError] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The members of a problem. `extra` are those of this problem type alone."""
+    """The members of a problem. `extra` are the members of this problem type alone."""
     kind = CODES[code]
     problem = Problem(
         type=PROBLEM_TYPE_BASE + code,
@@ -52,7 +52,7 @@ def problem_of(
 
 
 def response_of(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    """The answer with this problem; `headers` are those of this answer."""
+    """The answer with a problem; `headers` are added to those of its status."""
     of_status = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}.get(problem["status"], {})
     return Response(encode_json(problem), problem["status"], (headers or {}) | of_status, "application/problem+json")
 
@@ -67,7 +67,7 @@ def problem_response(
     extra: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The answer for an error code."""
+    """The answer with the problem of an error code."""
     return response_of(problem_of(request_id, code, detail, field=field, errors=errors, extra=extra), headers)
 
 

@@ -10,8 +10,8 @@ import structlog
 
 from streams.settings import Settings
 
-# Chatty at INFO, and silent about nothing we act on.
-# Classes of Faust's log under the module that derives from them, so four modules of ours stand here.
+# Loggers that are chatty at INFO, and say nothing there that we act on.
+# Faust's classes log under the module that derives from them, so four modules of ours stand here.
 _QUIET = (
     *("aiokafka", "faust", "mode", "httpx", "httpcore", "clickhouse_connect", "uvicorn", "stripe", "urllib3"),
     *("streams.worker.app", "streams.worker.recovery", "streams.worker.tables", "streams.worker.transport"),
@@ -24,8 +24,8 @@ _KINDS_MAX = 1000
 
 
 class OnceInAWhile(logging.Filter):
-    """Lets one record of a kind through in `seconds`, and says with the next how many there were; of loggers under
-    `name` alone. Records of one kind have the same template and level."""
+    """A filter for loggers under `name`: it lets one record of a kind through in `seconds`, and says with the next how
+    many it held back. Records of one kind have the same logger, template and level."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(name)
@@ -33,7 +33,7 @@ class OnceInAWhile(logging.Filter):
         self._passed: dict[tuple[str, int, object], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is let through."""
+        """Whether a record is let through."""
         if not super().filter(record):
             return True
         kind = (record.name, record.levelno, record.msg)

@@ -28,7 +28,7 @@ def user_cache_dir() -> Path:
 
 
 class Settings(BaseSettings):
-    """Settings with their units in their names; sizes in bytes, durations as the suffix says."""
+    """The settings of a process, with their units in their names; sizes in bytes, durations as the suffix says."""
 
     model_config = SettingsConfigDict(env_prefix="METERLINE_", extra="ignore")
 

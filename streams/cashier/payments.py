@@ -46,7 +46,7 @@ class Payment:
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """The money was taken; `reference` is the provider's name for it."""
+    """The purchase was paid; `reference` is the provider's name for it."""
 
     reference: str
 

@@ -107,7 +107,7 @@ class Cashier:
         return sum(len(desk.open) for desk in self._desks.values())
 
     async def run(self) -> None:
-        """Run until cancelled. Raises RuntimeError once no command can be sent any more."""
+        """Run the cashier until cancelled. Raises RuntimeError once no command can be sent any more."""
         consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
             group_id=topics_of(self.settings).cashier_group,

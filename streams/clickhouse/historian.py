@@ -112,7 +112,8 @@ class Historian:
         self._collector = CycleCollector()
 
     async def run(self) -> None:
-        """Run until cancelled. After a failed insert, reading goes on after the last row that ClickHouse holds."""
+        """Run the historian until cancelled. After a failed insert, reading goes on after the last row that ClickHouse
+        holds."""
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
             group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",

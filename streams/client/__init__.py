@@ -1,4 +1,4 @@
-"""The one import for a service that embeds us: producers of usage, admissions, and a gateway in front of it."""
+"""The client: the one import for a service that embeds Meterline. It has producers, admissions and the gateway."""
 
 from streams.client.admissions import Admissions, Decision, MeterlineAway
 from streams.client.away import Away

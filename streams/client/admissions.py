@@ -47,9 +47,9 @@ class MeterlineAway(Exception):
 class Decision:
     """The decision on a request. `credits`, charged or held or given back, and `available` are microcredits.
 
-    `offset` may be given to GET /v1/balance as `min_offset`. `already_decided`: the event was decided before, nothing
-    was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code that
-    limits on trial would have refused it with. `field` is what of the request was wrong.
+    `offset` may be given to GET /v1/balance as `min_offset`. With `already_decided` the event was decided before, and
+    nothing was charged for it now; `hold_id` is then the hold that is still open for it, or "". `shadow` is the code
+    that limits on trial would have refused the request with. `field` names the part of the request that was wrong.
     """
 
     status: int
@@ -106,7 +106,7 @@ class Admissions(Protocol):
     ) -> Decision:
         """Decide one request, and charge it, or hold its credits for `job_id` (by default `id`).
 
-        (source, id) are those of the usage event that may follow: the two are billed once.
+        `source` and `id` are those of the usage event that may follow: request and event are billed once.
         """
 
     async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
@@ -116,7 +116,7 @@ class Admissions(Protocol):
         """Give a hold's credits back. A repeat gets the same answer."""
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
-        """Let a hold expire so long from now."""
+        """Let a hold expire that many seconds from now."""
 
     async def prices(self) -> PriceBook:
         """The price book in force, as of a minute ago or less."""

@@ -2,16 +2,17 @@
 
 By default nothing is admitted (fail-closed): a request that can't be decided is refused with 503. With a lease, a
 gateway process goes on for `seconds_max` after the last decision it was given, and admits requests worth `credits_max`
-a project and `total_credits_max` in all. Both count what was admitted here and is not settled yet, across restarts.
+a project and `total_credits_max` in all. Both count requests that were admitted here and are not settled yet, across
+restarts.
 
-**The greatest overdraft** is `total_credits_max` times the gateway processes: what was admitted here and is refused
-when it is settled, since the credits are gone. It is given away, not booked: the refusal is put on record, and no
-balance goes below zero. A project whose last answer was that it has no credits is given no lease, so that it can't have
-one time after time.
+**The greatest overdraft** is `total_credits_max` times the gateway processes: requests that were admitted here and are
+refused when they are settled, since the credits are gone. Their cost is given away, not booked: the refusal is put on
+record, and no balance goes below zero. A project whose last answer was that it has no credits is given no lease, so
+that it can't have one time after time.
 
-What is admitted is on disk before it runs. It is settled by asking for the decision again under the same idempotency
-key, which finds one whose answer was lost; then the hold is captured or released, and the usage event is sent, which is
-billed once. Only then does it leave the journal.
+A request that is admitted here is on disk before it runs. To settle it, the gateway asks for the decision again under
+the same idempotency key, which finds a decision whose answer was lost. Then it captures or releases the hold, and sends
+the usage event, which is billed once. Only then does the request leave the journal.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ SETTLED_AT_ONCE_MAX = 16
 PRICES_SECONDS = 30.0
 FIRST_PAUSE_SECONDS = 0.2
 PAUSE_SECONDS_MAX = 5.0
-# Since the last request that waited in vain. What was admitted meanwhile is settled, which asks again more often.
+# Counted from the last request that waited in vain. Settling requests that were admitted meanwhile asks more often.
 SILENCE_SECONDS = 15.0
 _REFUSED_PROJECTS_MAX = 10_000
 _NO_CREDITS = ("out_of_credits", "project_closed", "unknown_project")
-# Decided before, and the answer is no longer kept.
+# The request was decided before, and the answer is no longer kept.
 _EXPIRED = "idempotency_reply_expired"
 
 
@@ -64,8 +65,8 @@ class AwayCounts:
 
 
 class Away:
-    """A gateway process's lease and its journal. Credits are decimal strings. Without `journal`, a path, there can be
-    no lease, and what is to be settled is forgotten when the process ends.
+    """An Away has a gateway process's lease and its journal. Credits are decimal strings. Without `journal`, a path,
+    there can be no lease, and entries that are not settled are forgotten when the process ends.
 
     A request that runs when the process is killed is settled as it would be without a lease: a hold is released, a
     charge stands.
@@ -116,7 +117,7 @@ class Away:
         return AwayCounts(len(self._entries), self._leased_total, self._admitted, self._settled, self._uncovered)
 
     async def start(self, admissions: Admissions, producer: Producer | None) -> None:
-        """Take up what the journal holds, and settle whatever is due from now on. Raises OperatorError."""
+        """Take up the entries of the journal, and settle all entries that are due from now on. Raises OperatorError."""
         if self._seconds_max and producer is None:
             raise ValueError("A lease needs a producer: what is refused later is put on record by its usage event")
         self._admissions, self._producer = admissions, producer
@@ -130,7 +131,7 @@ class Away:
         self._settling = asyncio.create_task(self._settle_all())
 
     async def stop(self) -> None:
-        """Leave what is not settled to the next start."""
+        """Stop settling; entries that are not settled wait for the next start."""
         if self._settling is not None:
             self._settling.cancel()
             await asyncio.gather(self._settling, return_exceptions=True)
@@ -143,7 +144,7 @@ class Away:
         return self._silent_at is not None and time.monotonic() - self._silent_at < SILENCE_SECONDS
 
     async def ask(self, asked: Asked, idempotency_key: str = "") -> Decision:
-        """Meterline's decision; the lease's time begins anew with it. Raises MeterlineAway."""
+        """Ask Meterline for its decision; the lease's time begins anew with it. Raises MeterlineAway."""
         assert self._admissions is not None
         asked_at = time.monotonic()
         try:
@@ -167,18 +168,18 @@ class Away:
             self._refused.pop(decision.project, None)
 
     def has_succeeded(self, asked: Asked) -> bool:
-        """Whether this event was admitted here, ran well, and is not settled yet."""
+        """Whether this request was admitted here, ran well, and is not settled yet."""
         return _identity(asked) in self._succeeded
 
     async def admit(self, asked: Asked) -> tuple[int, int] | None:
-        """Admit a request here if the lease allows it: the number of its entry, which is on disk, and its microcredits.
+        """Admit a request here if the lease allows it; gives the number of its entry, which is on disk, and its cost.
 
-        What has no price that is known here, or needs a plan, is not admitted.
+        The cost is in microcredits. A request whose price is not known here, or that needs a plan, is not admitted.
         """
         amount = self._price(asked)
         if amount is None or not self._has_room(asked.project, amount):
             return None
-        # Taken before the write is waited for: many ask at once.
+        # The credits are taken before the write is waited for: many ask at once.
         self._reserve(asked.project, amount)
         entry = Entry(asked=asked, leased=amount)
         writing = asyncio.ensure_future(self._journal.add(entry))
@@ -189,7 +190,7 @@ class Away:
             self._reserve(asked.project, -amount)
             return None
         except asyncio.CancelledError:
-            # Nobody runs it now; what is being written is taken back.
+            # Nobody runs the request now; the entry that is being written is taken back.
             writing.add_done_callback(lambda done: self._entered(done, entry))
             raise
         self._entries[number] = entry
@@ -229,7 +230,7 @@ class Away:
     def _enter(self, number: int, entry: Entry) -> None:
         self._entries[number] = entry
         if number < 0:
-            # First: what they hold may be what others lack.
+            # Abandoned requests come first: the credits that they hold may be those that others lack.
             self._due.appendleft(number)
         else:
             self._due.append(number)
@@ -297,7 +298,7 @@ class Away:
                 pause_seconds = min(PAUSE_SECONDS_MAX, pause_seconds * 2)
 
     async def _settle_one(self, number: int) -> bool:
-        """Settle an entry, or put it behind the others."""
+        """Settle an entry, or put it behind the others; gives whether it is settled."""
         entry = self._entries[number]
         try:
             uncovered = 0
@@ -325,8 +326,8 @@ class Away:
         return True
 
     async def _settle(self, entry: Entry) -> int:
-        """Put an entry on record; gives what of it is not covered. May be repeated at any point. Raises MeterlineAway,
-        ProducerError, and Rejection where the API refuses the event."""
+        """Put an entry on record; gives the microcredits of it that no credits cover. May be repeated at any point.
+        Raises MeterlineAway, ProducerError, and Rejection where the API refuses the event."""
         asked = entry.asked
         if entry.hold_id:
             return await self._resolve(entry, entry.hold_id)
@@ -337,14 +338,14 @@ class Away:
             return 0
         decision = await self._ask(asked)
         if decision.code == "out_of_credits" and entry.outcome != "release":
-            # What was refused then need not be now.
+            # A use that was refused then may be covered by now.
             decision = await self._ask(asked, f"{asked.idempotency_key}:later")
         if decision.hold_id:
             return await self._resolve(entry, decision.hold_id)
         return await self._without_hold(entry, decision)
 
     async def _resolve(self, entry: Entry, hold_id: str) -> int:
-        """Capture or release the hold; a job that goes on is left to whoever ends it."""
+        """Capture or release the hold of an entry; a job that goes on is left to whoever ends it."""
         assert self._admissions is not None
         asked = entry.asked
         if entry.outcome == "keep":
@@ -354,10 +355,10 @@ class Away:
             return 0
         captured = await self._admissions.capture(asked.project, hold_id, entry.credits)
         if captured.allowed or captured.code == _EXPIRED or entry.credits is None:
-            # Where the hold has expired, or somebody released it, the event is what charges it.
+            # Where the hold has expired, or somebody released it, the event charges the use.
             await self._record(asked)
             return 0
-        # An event would charge all of it: hold it anew, to charge a part.
+        # An event would charge the whole use: hold its credits anew, to charge a part.
         decision = await self._ask(asked, f"{asked.idempotency_key}:{hold_id}")
         if decision.hold_id and decision.hold_id != hold_id:
             await self._admissions.capture(asked.project, decision.hold_id, entry.credits)
@@ -373,7 +374,7 @@ class Away:
         if entry.outcome == "release":
             return 0
         if entry.credits is None:
-            # It is not limited by the window, as what already happened; without credits it is one more refusal.
+            # The window does not limit an event, which has already happened; without credits it is one more refusal.
             await self._record(entry.asked)
         elif decision.status == 429:
             raise MeterlineAway("The window is full")

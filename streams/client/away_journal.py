@@ -1,6 +1,7 @@
 """The away journal: what a gateway still has to settle with Meterline, on disk before anyone relies on it.
 
-One SQLite file a process. It is locked for as long as the process lives, and what it says is on disk once it says so.
+It is one SQLite file for each process, locked for as long as the process lives. A write is on disk once its call
+returns.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Outcome = Literal["running", "capture", "release", "keep"]
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """A request as Meterline is asked about it, now or later. (source, id) are its usage event's too.
 
-    `occurred_at` is RFC 3339. Under its `idempotency_key` it is decided once, however often it is asked.
+    `occurred_at` is RFC 3339. Under its `idempotency_key` a request is decided once, however often it is asked.
     """
 
     project: str
@@ -100,16 +101,16 @@ class AwayJournal:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        # SQLite's connection belongs to one thread, and waiting for the disk is that thread's.
+        # SQLite's connection belongs to one thread, which also waits for the disk.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="away-journal")
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> dict[int, Entry]:
-        """Lock the file, and give what it holds. Raises OperatorError where another process has it."""
+        """Lock the file, and read its entries. Raises OperatorError where another process has it."""
         return await self._in_thread(self._open)
 
     async def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which releases its lock."""
         await self._in_thread(self._close)
         self._thread.shutdown()
 
@@ -138,7 +139,7 @@ class AwayJournal:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path or ":memory:", timeout=0, isolation_level=None)
         try:
-            # Taken by the first statement below, and let go by the end of the process, however it ends.
+            # The lock is taken by the first statement below, and released by the end of the process, however it ends.
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")

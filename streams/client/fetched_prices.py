@@ -1,4 +1,4 @@
-"""The price book in force, as the API tells it, for gateways that price requests themselves."""
+"""Fetched prices: the price book in force, as the API tells it, for gateways that price requests themselves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PRICES_SECONDS_DEFAULT = 60.0
 
 
 class FetchedPrices:
-    """The price book that the API says is in force, fetched again now and then."""
+    """A FetchedPrices has the price book that the API says is in force, and fetches it again now and then."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self._client = httpx.AsyncClient(base_url=url.rstrip("/"), timeout=5.0)

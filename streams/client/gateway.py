@@ -1,4 +1,4 @@
-"""Plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by what became of it.
+"""The gateway, plain ASGI middleware: a request runs once Meterline has admitted it, and is charged by its outcome.
 
     app = Gateway(
         service,
@@ -8,13 +8,13 @@
         project_of=lambda scope: scope["state"]["project"],
     )
 
-A refused request is answered here, with a problem and the limit headers, and never reaches the service. One that is
-admitted finds its `Charge` in `scope["meterline"]`. What it holds is captured when it is answered below 500: a failure
-that is not the platform's is charged. An answer of 500 or more, or an exception, releases it.
+A refused request is answered here, with a problem and the limit headers, and never reaches the service. An
+admitted request finds its `Charge` in `scope["meterline"]`. Its hold is captured when it is answered below 500: a
+failure that is not the platform's is charged. An answer of 500 or more, or an exception, releases the hold.
 
-A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: sent again
-it is charged once. What was released runs again; what was charged is refused (409), or, where `repeats` is "run", runs
-again for nothing: only a service that answers a key it knows by itself should say so.
+A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: a request
+sent again is charged once. A repeat of a released request runs again. A repeat of a charged one is refused (409), or,
+where `repeats` is "run", runs again for nothing; say that only of a service that itself answers a key it knows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ from streams.kafka.codecs import encode_json
 
 log = logging.getLogger(__name__)
 
-# Of a request that is answered while its client waits. A job that goes on needs longer, by its Route or `extend`.
+# The hold of a request that is answered while its client waits. A job that goes on needs longer, by its Route or
+# `extend`.
 HOLD_SECONDS = 600
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 REASON_CHARS_MAX = 200
@@ -67,10 +68,10 @@ Computed = Mapping[str, Any]
 class Route:
     """A route maps requests to an operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
 
-    With `hold`, credits are held for `hold_seconds` and charged by the outcome; without, they are charged at once, for
-    good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and `key_id`, or a
-    function of the request that gives them, which may read its body and raise Rejection. A service that takes a path in
-    other spellings (a trailing slash) needs a route for each.
+    With `hold`, credits are held for `hold_seconds` and charged by the outcome; without `hold`, they are charged at
+    once, for good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and
+    `key_id`, or a function of the request that gives them, which may read its body and raise Rejection. A service that
+    takes a path in other spellings (a trailing slash) needs a route for each.
     """
 
     method: str
@@ -95,22 +96,23 @@ class Charge:
     reason: str = ""
 
     def capture(self, credits: int | None = None) -> None:
-        """Charge what is held, or that many microcredits of it. Raises ValueError where it is more than is held."""
+        """Charge the held credits, or that many microcredits of them. Raises ValueError where fewer are held."""
         if credits is not None:
-            # A hold that was found, and not placed now, is not known to the last credit.
+            # The credits of a hold that was found, and not placed now, are not known here.
             is_known = not self.decision.already_decided
             if not self.is_held or credits < 0 or (is_known and credits > self.decision.credits):
                 raise ValueError("There are not so many credits held")
         self.outcome, self.credits = "capture", credits
 
     def release(self, reason: str) -> None:
-        """Charge nothing. Raises ValueError where it is charged already, without a hold."""
+        """Charge nothing. Raises ValueError where the request was charged at once, without a hold."""
         if not self.is_held:
             raise ValueError("It was charged at once: there is nothing to release")
         self.outcome, self.reason = "release", reason[:REASON_CHARS_MAX]
 
     def keep(self) -> None:
-        """Leave the hold to whoever ends the job: `decision.hold_id`, or, where it is leased, the job's id."""
+        """Leave the hold to whoever ends the job, by `decision.hold_id`, or by the job's id if the request is
+        leased."""
         self.outcome = "keep"
 
 
@@ -155,13 +157,13 @@ class _Run:
 
 
 class Gateway:
-    """The middleware. It starts and stops `admissions`, `producer` and `away` with the service's lifespan, or with
-    `async with` where the service has none.
+    """A Gateway is the middleware. It starts and stops `admissions`, `producer` and `away` with the service's lifespan,
+    or with `async with` where the service has none.
 
-    `project_of` gives the project of a request's scope, or "" where there is none: then a route answers 401, and what
-    is no route passes. The first route that matches counts. What matches none is admitted as the operation `read` (GET,
-    HEAD) or `write`, which cost nothing and count as requests, unless `others` is "pass". WebSockets pass. `source` is
-    that of the usage events.
+    `project_of` gives the project of a request's scope, or "" where there is none: then a request of a route
+    gets 401, and any other passes. The first route that matches counts. A request that matches none is admitted as the
+    operation `read` (GET, HEAD) or `write`, which cost nothing and count as requests, unless `others` is "pass".
+    WebSockets pass. `source` is the source of the usage events.
     """
 
     def __init__(
@@ -187,7 +189,7 @@ class Gateway:
         self._repeats = repeats
         self._source = source
         self._running: set[tuple[str, str]] = set()
-        # Charged, and not answered well: the next repeat is what was paid for.
+        # Requests that were charged, and not answered well: the next repeat is paid for.
         self._owed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._finishing: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
@@ -218,7 +220,7 @@ class Gateway:
         await self._parts.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection."""
+        """Serve one connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] != "OPTIONS":
@@ -350,11 +352,11 @@ class Gateway:
             run.has_failed = True
             raise
         finally:
-            # Whoever cancels the request does not cancel what it costs.
+            # A request that is cancelled is charged all the same.
             await asyncio.shield(_kept(self._finishing, self._finish(asked, charge, run, entry, is_named)))
 
     async def _finish(self, asked: Asked, charge: Charge, run: _Run, entry: int | None, is_named: bool) -> None:
-        """Capture, release or leave it, as the service said or its answer says."""
+        """Capture or release a request, or leave it, as the service said or the answer says."""
         outcome = charge.outcome or run.outcome()
         reason = charge.reason or (f"answered {run.status}" if run.status else "failed")
         decision = charge.decision
@@ -398,7 +400,7 @@ class Gateway:
         return is_owed
 
     def _send_event(self, asked: Asked) -> None:
-        """Put the usage event on the log; what it costs is charged already."""
+        """Put the usage event of a request on the log; it is charged already."""
         if self._producer is None:
             return
         if len(self._sending) < _EVENTS_SENDING_MAX:
@@ -407,7 +409,7 @@ class Gateway:
             log.error("too many usage events wait to be sent; this one, which is charged, is not: %s", asked)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Start before the service does, and stop after it."""
+        """Start the gateway before the service, and stop it after the service."""
         is_started = False
 
         async def receive_started() -> Message:
@@ -437,7 +439,7 @@ _WRITE = Route("", "", "write", hold=False)
 
 
 async def _computed(route: Route, scope: Scope, receive: Receive) -> tuple[Computed, Receive]:
-    """The route's details, and a `receive` that gives once more what was read for them."""
+    """The route's details, and a `receive` that gives the messages that were read for them once more."""
     if not callable(route.details):
         return route.details or {}, receive
     read: list[Message] = []

@@ -1,4 +1,4 @@
-"""Admissions through the HTTP service."""
+"""Admissions by HTTP: the API is asked, and asks the owner."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.booking import format_credits, parse_credits
 from streams.kafka.clock import now_ms
 
-# What these say is about the gateway's own key, and no customer's business.
+# Problems of the gateway's own key, which are no customer's business.
 _OWN_FAULTS = ("unauthenticated", "key_revoked", "missing_scope", "wrong_project")
 
 
 class HttpAdmissions:
-    """Through the API, with a project's key or, for many projects, an admin key. `key_id` is then always that key's.
+    """HttpAdmissions asks the API, with a project's key or, for many projects, an admin key. A use always bears that
+    key's id, whatever `key_id` says.
 
     `timeout_seconds` is for the whole of a call, tries included.
     """
@@ -85,7 +86,7 @@ class HttpAdmissions:
         key_id: str = "",
         **details: Unpack[Details],
     ) -> Decision:
-        """See Admissions."""
+        """Decide one request. See `Admissions.admit`."""
         body = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
         body |= {"project": project, "source": source, "id": id}
         if hold:
@@ -95,21 +96,21 @@ class HttpAdmissions:
         )
 
     async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
-        """See Admissions."""
+        """Charge a hold. See `Admissions.capture`."""
         body = {} if credits is None else {"credits": format_credits(credits)}
         return await self._post(f"/v1/holds/{hold_id}/capture", project, "", body)
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
-        """See Admissions."""
+        """Give a hold's credits back. See `Admissions.release`."""
         return await self._post(f"/v1/holds/{hold_id}/release", project, "", {"reason": reason})
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
-        """See Admissions."""
+        """Let a hold expire later, or sooner. See `Admissions.extend`."""
         key = f"extend:{secrets.token_hex(12)}"
         return await self._post(f"/v1/holds/{hold_id}/extend", project, "", {"seconds": seconds}, key)
 
     async def prices(self) -> PriceBook:
-        """See Admissions."""
+        """The price book in force. See `Admissions.prices`."""
         return await self._prices.get()
 
     async def _post(

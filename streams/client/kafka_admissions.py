@@ -1,4 +1,4 @@
-"""Admissions straight through Kafka: commands to intake, replies back, no HTTP between."""
+"""Admissions by Kafka: commands go straight to intake, and their replies come back; no HTTP between."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ _CONNECT_SECONDS_MAX = 10.0
 
 
 class KafkaAdmissions:
-    """Straight to the owner: callers that ask at once share records, and one alone never waits for company.
+    """KafkaAdmissions asks the owner directly: callers that ask at once share records, and a single caller never waits
+    for others.
 
-    Entering connects. Where that fails, or a connection is lost for good, it goes on trying, and whoever asks meanwhile
-    gets MeterlineAway. `timeout_seconds` is how long a decision may take, by default the settings' for replies.
+    Entering connects. Where that fails, or a connection is lost for good, it goes on trying, and callers meanwhile get
+    MeterlineAway. `timeout_seconds` is how long a decision may take, by default the settings' time for replies.
 
-    The owner knows all price books. `prices` asks the API at `api_url` for the one in force; without it, it is the
-    first price book, which is wrong once another one was announced.
+    The owner knows all price books. `prices` asks the API at `api_url` for the book in force. Without `api_url` it
+    gives the first price book, which is wrong once another one was announced.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class KafkaAdmissions:
         key_id: str = "",
         **details: Unpack[Details],
     ) -> Decision:
-        """See Admissions."""
+        """Decide one request. See `Admissions.admit`."""
         fields = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
         event = {"specversion": "1.0", "id": id, "source": source, "type": "-", "subject": project, "data": fields}
         try:
@@ -114,7 +115,7 @@ class KafkaAdmissions:
         )
 
     async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
-        """See Admissions."""
+        """Charge a hold. See `Admissions.capture`."""
         amount = -1 if credits is None else credits
         return await self._decide(
             "",
@@ -125,7 +126,7 @@ class KafkaAdmissions:
         )
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
-        """See Admissions."""
+        """Give a hold's credits back. See `Admissions.release`."""
         return await self._decide(
             "",
             lambda addressing: ReleaseHold(
@@ -135,7 +136,7 @@ class KafkaAdmissions:
         )
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
-        """See Admissions."""
+        """Let a hold expire later, or sooner. See `Admissions.extend`."""
         return await self._decide(
             "",
             lambda addressing: ExtendHold(
@@ -145,13 +146,13 @@ class KafkaAdmissions:
         )
 
     async def prices(self) -> PriceBook:
-        """See Admissions."""
+        """The price book in force. See `Admissions.prices`."""
         return FIRST_PRICE_BOOK if self._prices is None else await self._prices.get()
 
     async def _decide(
         self, operation: str, command_of: Callable[[dict[str, Any]], AnyCommand], idempotency_key: str, actor: str = ""
     ) -> Decision:
-        """Send it until there is a reply or the time is up; the same key makes it one decision."""
+        """Send a command until there is a reply or the time is up; the same key makes it one decision."""
         was_sent = False
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -230,7 +231,7 @@ class KafkaAdmissions:
 
 
 class _AnyOperation:
-    """The owner knows which operations have a price; what has none it refuses."""
+    """A container that has every operation: the owner knows which ones have a price, and refuses the others."""
 
     def __contains__(self, operation: object) -> bool:
         return True
@@ -257,6 +258,6 @@ def _invalid(project: str, operation: str, rejection: Rejection) -> Decision:
 
 
 async def _ended(stopping: Coroutine[Any, Any, None]) -> None:
-    """Stop what may be broken already."""
+    """Await the stop of something that may be broken already; errors are ignored."""
     with suppress(Exception):
         await asyncio.wait_for(stopping, 5.0)

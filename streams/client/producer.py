@@ -1,4 +1,4 @@
-"""For producers: send usage events, packed, in bounded memory, each one acknowledged; by Kafka or by HTTP.
+"""Producers send usage events, packed, in bounded memory, each event acknowledged; by Kafka or by HTTP.
 
     async with KafkaProducer(settings) as producer:
         sent = await producer.send(usage_event("prj_1", "image", id="req-42", source="/gateway"))
@@ -47,11 +47,11 @@ class EventPlace:
 
 
 class ProducerError(Exception):
-    """Events could not be delivered. They may be sent again: what was delivered after all is billed once."""
+    """Events could not be delivered. They may be sent again: an event that was delivered after all is billed once."""
 
 
 class Sent:
-    """An event on its way. Await it for its place once it is acknowledged; raises what kept it from being so."""
+    """An event on its way. Await it for its place once it is acknowledged; where it is not, awaiting raises why."""
 
     __slots__ = ("_index", "_record")
 
@@ -80,7 +80,7 @@ def usage_event(
     metadata: dict[str, str | int | float | bool | None] | None = None,
     **details: Any,
 ) -> UsageEvent:
-    """A usage event. `id` is unique within `source`; `time` is RFC 3339 with a zone, or "" for now.
+    """Make a usage event. `id` is unique within `source`; `time` is RFC 3339 with a zone, or "" for now.
 
     `details` are the operation's own: target_languages, attempts, networks, tier, media_type.
     """
@@ -103,7 +103,7 @@ class _WaitingPack:
 
 
 class Producer(ABC):
-    """Packs events and delivers the packs. `send` waits while `events_pending_max` are unacknowledged."""
+    """A Producer packs events and delivers the packs. `send` waits while `events_pending_max` are unacknowledged."""
 
     def __init__(self, *, events_per_pack: int, linger_ms: int, events_pending_max: int, pack_bytes_max: int) -> None:
         self._events_per_pack = events_per_pack
@@ -140,7 +140,7 @@ class Producer(ABC):
         return Sent(pack.done, len(pack.texts) - 1)
 
     def flush_soon(self) -> None:
-        """Send what is packed without waiting for more."""
+        """Send the packs as they are, without waiting for more events."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
@@ -148,7 +148,7 @@ class Producer(ABC):
             self._dispatch(bucket)
 
     async def flush(self) -> None:
-        """Wait until everything taken so far is acknowledged or has failed."""
+        """Wait until all events taken so far are acknowledged or have failed."""
         self.flush_soon()
         while self._deliveries:
             await asyncio.gather(*self._deliveries)
@@ -202,7 +202,7 @@ class Producer(ABC):
 
 
 class KafkaProducer(Producer):
-    """Straight to the usage topic. What is wrong with an event shows on the dead-letter topic, not here."""
+    """A KafkaProducer sends straight to the usage topic. A bad event shows on the dead-letter topic, not here."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class KafkaProducer(Producer):
         await self._publisher.stop()
 
     async def _reconnect(self) -> None:
-        """Make another connection where there is none, or one that can never send again."""
+        """Make a new connection where there is none, or where the old one can never send again."""
         async with self._connecting:
             if not self._publisher.is_alive:
                 with suppress(Exception):
@@ -252,12 +252,12 @@ class KafkaProducer(Producer):
 
 
 class HttpProducer(Producer):
-    """Through POST /v1/events, with a key. An event that is refused raises its Rejection from its own `await`.
+    """An HttpProducer sends through POST /v1/events, with a key. A refused event raises its Rejection from its `await`.
 
     A pack is sent again until it is taken: a repeat is harmless, since each event is billed once. Over the request
-    limit (429) it waits as long as Retry-After says, however often, until `give_up_seconds` have passed since it was
-    first sent; other failures are tried `attempts_max` times in all. Then, and only then, its events raise
-    ProducerError from their `await`, and are the caller's to send again. `send` waits meanwhile, once
+    limit (429) a pack waits as long as Retry-After says, however often, until `give_up_seconds` have passed since it
+    was first sent; other failures are tried `attempts_max` times in all. Then, and only then, its events raise
+    ProducerError from their `await`, and the caller may send them again. `send` waits meanwhile, once
     `events_pending_max` are under way.
     """
 
@@ -326,7 +326,7 @@ class HttpProducer(Producer):
                     failures += 1
                     if failures == self._attempts_max:
                         return response
-            # Apart from each other, so that packs that were stopped together do not come back together.
+            # The pauses differ, so that packs that were stopped together do not come back together.
             await asyncio.sleep(pause_seconds + random.uniform(0, _APART_SECONDS_MAX))
 
     async def _connect(self) -> None:

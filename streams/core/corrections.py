@@ -16,7 +16,7 @@ from streams.core.recharge import recharge_if_low
 
 
 def correct(booking: Booking, command: Correct) -> Reply:
-    """Give back what the event was charged, then charge what it should have been; all of it or nothing.
+    """Correct an event: give back what it was charged, then charge what it should have been; all of it or nothing.
 
     Credits go back to the grants they came from. Where a grant has expired since, its credits come back as a
     promotional grant until the next renewal: the mistake was not the customer's. Raises Rejection.

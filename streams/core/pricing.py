@@ -1,4 +1,4 @@
-"""Pricing, without prices: from what a producer says happened to the operation, quantity and surcharge to bill."""
+"""Pricing, first step: what a producer says happened becomes the operation, quantity and surcharge to bill."""
 
 from __future__ import annotations
 

@@ -1,1 +1,2 @@
-"""A laptop's real parts: Kafka, ClickHouse's HTTP front, and the lifeline that ends a child with its parent."""
+"""The embedded parts, real ones for a laptop: Kafka, ClickHouse's HTTP front, and the lifeline that ends a child with
+its parent."""

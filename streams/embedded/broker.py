@@ -1,4 +1,4 @@
-"""The embedded broker: the real Apache Kafka in KRaft mode, one node on 127.0.0.1, in a JVM of our own."""
+"""The embedded broker is the real Apache Kafka in KRaft mode, one node on 127.0.0.1, in a JVM of our own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from jgo.maven import Artifact
 
 KAFKA_VERSION = "4.1.0"
+# Kafka's name for the file of feature levels in a formatted storage.
+FEATURES_FILE = "bootstrap.checkpoint"
 START_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 30.0
 PREDECESSOR_SECONDS_MAX = 15.0
@@ -84,7 +87,7 @@ class PortTakenError(BrokerError):
 
 
 class EmbeddedBroker:
-    """One Kafka node with its data in `data_dir / "kafka"`, which one process at a time may use.
+    """An EmbeddedBroker is a Kafka node with its data in `data_dir / "kafka"`, which one process at a time may use.
 
     `port` 0 takes a free one at each start; the data survives a change of ports. `heap_mb` bounds the JVM's heap,
     `partitions` is the default of new topics, `progress` shows the first download on stderr.
@@ -106,6 +109,7 @@ class EmbeddedBroker:
         self._classes_path = self._dir / "classes.txt"
         self._cache_dir = cache_dir.absolute()
         self._archive_path = self._cache_dir / "kafka" / KAFKA_VERSION / "kafka.jsa"
+        self._features_path = self._cache_dir / "kafka" / KAFKA_VERSION / FEATURES_FILE
         self._port_wanted = port
         self._heap_mb = heap_mb
         self._partitions = partitions
@@ -118,16 +122,16 @@ class EmbeddedBroker:
 
     @property
     def url(self) -> str:
-        """`host:port` for clients; valid after `start`."""
+        """The broker's `host:port` for clients; valid after `start`."""
         return f"127.0.0.1:{self._port}"
 
     @property
     def log_path(self) -> Path:
-        """Kafka's warnings and whatever the JVM prints; of bounded size."""
+        """The log file with Kafka's warnings and all that the JVM prints; of bounded size."""
         return self._dir / "broker.log"
 
     def start(self) -> None:
-        """Block until the broker answers. Raises BrokerError, and then leaves nothing running."""
+        """Start the broker, and block until it answers. Raises BrokerError, and then leaves nothing running."""
         self._classpath = os.pathsep.join(map(str, kafka_jars(self._cache_dir, progress=self._progress)))
         self._claim = self._claimed_dir()
         try:
@@ -209,11 +213,12 @@ class EmbeddedBroker:
         self._jvm = self._start_java("kafka", *flags, "kafka.Kafka", str(self._config_path))
         self._await_answer(self._jvm, log_start)
         if not archived:
-            # At low priority beside the running broker: its loaded classes in the JVM's own form halve the next start.
+            # Archive the broker's loaded classes in the JVM's own form, at low priority beside it: that halves the next
+            # start.
             dump = ("-Xshare:dump", f"-XX:SharedClassListFile={self._classes_path}", archive_flags[0], "-Xlog:disable")
             self._archiver = self._start_java("kafka-archive", *dump, before=("nice", "-n", "19"))
         elif "][cds" in self._log_since(log_start):
-            # Unfinished, damaged or another JVM's: the next start makes a new one.
+            # The archive is unfinished, damaged or another JVM's: the next start makes a new one.
             self._drop_archive()
 
     def _drop_archive(self) -> None:
@@ -221,7 +226,7 @@ class EmbeddedBroker:
             self._archive_path.unlink()
 
     def _await_predecessor(self) -> None:
-        """The JVM of a parent that was killed needs a moment to shut down."""
+        """Wait for the JVM of a parent that was killed, which needs a moment to shut down. Raises BrokerError."""
         deadline = time.monotonic() + PREDECESSOR_SECONDS_MAX
         with (self._log_dir / ".lock").open("a") as lock:
             while True:
@@ -235,7 +240,27 @@ class EmbeddedBroker:
                     return
 
     def _format(self, flags: tuple[str, ...], log_start: int) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        """Format the storage: by Kafka's own tool the first time, and from what that wrote ever after.
+
+        The tool is a JVM that takes as long to start as the broker. It writes the feature levels of this Kafka, which
+        are always the same, and the ids of this storage.
+        """
+        if self._features_path.exists():
+            self._log_dir.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._features_path, self._log_dir / FEATURES_FILE)
+            ids = f"cluster.id={_random_id()}\ndirectory.id={_random_id()}\nnode.id=1\nversion=1\n"
+            # It says that the storage is formatted, so it comes last, and whole.
+            unfinished = self._log_dir / "meta.properties.tmp"
+            unfinished.write_text(ids)
+            unfinished.rename(self._log_dir / "meta.properties")
+            return
+        self._format_by_tool(flags, log_start)
+        unfinished = self._features_path.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(self._log_dir / FEATURES_FILE, unfinished)
+        unfinished.rename(self._features_path)
+
+    def _format_by_tool(self, flags: tuple[str, ...], log_start: int) -> None:
+        cluster_id = _random_id()
         arguments = ("format", f"--cluster-id={cluster_id}", f"--config={self._config_path}")
         tool = self._start_java("kafka-format", *flags, "kafka.tools.StorageTool", *arguments)
         try:
@@ -248,7 +273,7 @@ class EmbeddedBroker:
         meta = (self._log_dir / "meta.properties").read_text().splitlines()
         cluster_id = next(line for line in meta if line.startswith("cluster.id=")).removeprefix("cluster.id=")
         deadline = time.monotonic() + START_SECONDS_MAX
-        # A thread, so that this works inside a running event loop, too.
+        # The thread makes this work inside a running event loop, too.
         with ThreadPoolExecutor(1) as thread:
             while time.monotonic() < deadline:
                 if jvm.poll() is not None:
@@ -277,7 +302,7 @@ class EmbeddedBroker:
 
     def _log_since(self, log_start: int) -> str:
         log = self.log_path.read_bytes() if self.log_path.exists() else b""
-        # Shorter than before: it was rotated meanwhile.
+        # A log that is shorter than before was rotated meanwhile.
         return log[log_start if log_start <= len(log) else 0 :].decode(errors="replace")
 
     def _failure(self, what: str, log_start: int) -> BrokerError:
@@ -291,9 +316,9 @@ class EmbeddedBroker:
 
 
 def kafka_jars(cache_dir: Path, *, progress: bool = False) -> list[Path]:
-    """Kafka's class path below `cache_dir`; what is missing or damaged there is fetched from Maven Central first.
+    """The jars of Kafka's class path below `cache_dir`; missing and damaged ones are fetched from Maven Central first.
 
-    Raises BrokerError if that fails. A sound cache costs one small file and the jars' sizes and times to read.
+    Raises BrokerError if fetching fails. A sound cache costs one small file and the jars' sizes and times to read.
     """
     home = cache_dir / "kafka" / KAFKA_VERSION
     if not _is_complete(home):
@@ -306,7 +331,7 @@ def kafka_jars(cache_dir: Path, *, progress: bool = False) -> list[Path]:
 
 
 def _manifest(home: Path) -> dict[str, list[Any]]:
-    """Size, mtime in ns and SHA-1 of each jar when it was fetched."""
+    """The manifest of the jars: size, mtime in ns and SHA-1 of each when it was fetched; {} where there is none."""
     try:
         return cast(dict[str, list[Any]], json.loads((home / "manifest.json").read_text()))
     except (OSError, ValueError):
@@ -319,7 +344,8 @@ def _is_complete(home: Path) -> bool:
 
 
 def _is_sound(jar: Path, size: int, mtime_ns: int, sha1: str) -> bool:
-    """Hashes the file only if its time has changed, as it does when a cache is copied."""
+    """Whether a jar is as it was fetched. It is hashed only if its time has changed, as it does when a cache is
+    copied."""
     try:
         status = jar.stat()
         return status.st_size == size and (status.st_mtime_ns == mtime_ns or _sha1(jar.read_bytes()) == sha1)
@@ -366,7 +392,7 @@ def _fetch_jars(home: Path, progress: bool) -> None:
 
 
 class _Downloads:
-    """Fetches files for jgo, whose own way writes them in place and only logs a wrong checksum."""
+    """A fetcher of files for jgo, whose own fetcher writes them in place and only logs a wrong checksum."""
 
     def __init__(self) -> None:
         import requests
@@ -425,3 +451,10 @@ async def _cluster_at(url: str) -> str | None:
     finally:
         await admin.close()
     return str(cluster["cluster_id"]) if cluster["brokers"] else None
+
+
+def _random_id() -> str:
+    """An id as Kafka makes them: 16 random bytes in base64 for URLs, never with a dash in front."""
+    while (text := base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")).startswith("-"):
+        pass
+    return text

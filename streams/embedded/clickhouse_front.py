@@ -1,7 +1,7 @@
-"""ClickHouse's HTTP protocol in front of the embedded engine: for curl, clickhouse_connect and analysts' tools.
+"""The front speaks ClickHouse's HTTP protocol for the embedded engine: to curl, clickhouse_connect, analysts' tools.
 
-It answers on the machine's own names only and, unless told otherwise, lets nothing be written. Not spoken: multipart
-forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
+It answers on the machine's own names only and, unless told otherwise, lets nothing be written. It does not speak
+multipart forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NOT_ENGINE_SETTINGS = re.compile(
     r"|role|buffer_size|wait_end_of_query|client_protocol_version|enable_http_compression|(de)?compress"
     r"|send_progress_in_http_headers|http_headers_progress_interval_ms"
 )
-# A file to be written, and a grammar that `_check_reads` does not read; readonly=1 guards against the rest.
+# Settings that write a file, or choose a grammar that `_check_reads` does not read; readonly=1 guards against the rest.
 _SETTINGS_REFUSED_TO_READERS = frozenset({"readonly", "output_format_schema", "dialect"})
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUERY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -55,8 +55,8 @@ _FROM_INPUT = re.compile(r"\sSELECT\s.*\sFROM\s+input\(", re.IGNORECASE | re.DOT
 _GIVES_ROWS = re.compile(r"[\s(]*(SELECT|WITH|FROM|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE)
 _FORMAT = re.compile(r"\bFORMAT\s+(\w+)(?:\s+SETTINGS\b.*)?[\s;]*$", re.IGNORECASE | re.DOTALL)
 _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`", re.DOTALL)
-# What the engine allows under readonly=1 though it reaches out of the database: writing a file, the function `file`
-# (also by name alone, in APPLY or arrayMap), the columns of a foreign source, and looking for an object of this
+# Statements that the engine allows under readonly=1 though they reach out of the database: writing a file, the function
+# `file` (also by name alone, in APPLY or arrayMap), the columns of a foreign source, and looking for an object of this
 # process. Found by trying.
 _REACHES_OUT = re.compile(r"\bINTO OUTFILE\b|\bfile\b|\bDESCRIBE TABLE \w+\(|\bpython\(", re.IGNORECASE)
 _READONLY, _AUTHENTICATION_FAILED = 164, 516
@@ -81,7 +81,7 @@ _DECOMPRESSORS: dict[str, Callable[[bytes], Any]] = {
 
 
 class _Refused(Exception):
-    """Answered as ClickHouse answers an exception."""
+    """The request is refused, and answered as ClickHouse answers an exception."""
 
     def __init__(self, message: str, *, status: int = 400, code: int = 36) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ class _Refused(Exception):
 
 
 def create_front(clickhouse: ClickHouse, *, read_only: bool = True, token: str | None = None) -> Starlette:
-    """An ASGI app to serve on a loopback address. `clickhouse` must be embedded, or ClickHouseError is raised.
+    """Create an ASGI app to serve on a loopback address. `clickhouse` must be embedded, or ClickHouseError is raised.
 
     With a `token`, a request needs it as a bearer token, as `X-ClickHouse-Key` or as the password of basic
     authentication. A GET never writes; a POST may where `read_only` is false.
@@ -119,7 +119,7 @@ def create_front(clickhouse: ClickHouse, *, read_only: bool = True, token: str |
 
 
 class _Statement:
-    """One request's SQL, data, parameters and settings, run on an engine connection of its own."""
+    """The statement of one request: SQL, data, parameters and settings, run on an engine connection of its own."""
 
     def __init__(self, request: Request, body: bytes, reader: bool) -> None:
         params = dict(request.query_params)
@@ -166,7 +166,7 @@ class _Statement:
 
     def _insert(self, connection: Any, insert: re.Match[bytes], data: bytes) -> Response:
         into, settings, data_format = (group.decode() for group in insert.groups(b""))
-        # Not chDB's `send_insert`: that reports success where the engine refused to write the block (chDB 4.4).
+        # chDB's `send_insert` would not do: it reports success where the engine refused to write the block (chDB 4.4).
         if _FROM_INPUT.search(into):
             with from_file(into + settings, data_format, data) as statement:
                 result = connection.query(statement)
@@ -176,7 +176,7 @@ class _Statement:
                 file.flush()
                 from_infile = f"FROM INFILE {sql_literal(file.name)}"
                 result = connection.query(f"{into} {from_infile}{settings} FORMAT {data_format}")
-        # What it read is the file.
+        # The rows that the statement read are those of the file, which were written.
         return Response(
             headers=self._headers(
                 written_rows=result.rows_read(), written_bytes=result.bytes_read(), seconds=result.elapsed()
@@ -193,8 +193,11 @@ class _Statement:
 
 
 def _check_reads(connection: Any, sql: str) -> None:
-    """Refuse what readonly=1 lets through. Judged on the text that the engine's own parser gives back: one statement,
-    no comments, keywords in capitals, names quoted only where they must be."""
+    """Refuse statements that readonly=1 lets through though they do more than read the database.
+
+    The engine's own parser gives the text that is judged: one statement, no comments, keywords in capitals, names
+    quoted only where they must be.
+    """
     formatted = connection.query("SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params={"sql": _escaped(sql)})
     bare = _QUOTED.sub("''", formatted.bytes().decode())
     if not _GIVES_ROWS.match(bare) or _REACHES_OUT.search(bare):
@@ -206,7 +209,8 @@ def _check_reads(connection: Any, sql: str) -> None:
 
 
 def _check_origin(request: Request) -> None:
-    """A page in the user's browser can reach a loopback port: by its own name (DNS rebinding), or as another site."""
+    """Refuse pages in the user's browser, which can reach a loopback port by their own name (DNS rebinding) or as
+    another site."""
     origin = request.headers.get("origin")
     local = _LOCAL.fullmatch(request.headers.get("host", "")) and (origin is None or _LOCAL.fullmatch(origin))
     if not local or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
@@ -262,5 +266,5 @@ def _error(message: str, status: int, code: int) -> Response:
 
 
 def _escaped(value: str) -> str:
-    """A bound string is read as tab-separated text is, escapes included."""
+    """Escape a bound string, which the engine reads as it reads tab-separated text, escapes included."""
     return value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n")

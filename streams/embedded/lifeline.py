@@ -1,7 +1,7 @@
-"""Start processes that never outlive this one, even when this one is SIGKILLed.
+"""The lifeline: start processes that never outlive this one, even when this one is SIGKILLed.
 
-The parent holds the write end of a pipe that is the child's stdin. Whatever ends the parent closes it, and the end of
-file tells the child to go. Run as a script, this module is the guard of a program that knows nothing of that.
+The parent holds the write end of a pipe that is the child's stdin. Whatever ends the parent closes that end, and the
+end of file tells the child to go. Run as a script, this module is the guard of a program that knows nothing of this.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Child:
         return self.process.poll()
 
     def stop(self, grace_seconds: float = ORPHAN_GRACE_SECONDS) -> int:
-        """SIGTERM, after `grace_seconds` SIGKILL to its whole group; wait for the end and give the exit code."""
+        """Stop the process: SIGTERM, after `grace_seconds` SIGKILL to its whole group. Waits for the end; gives the
+        exit code."""
         self.process.terminate()
         try:
             return self.process.wait(grace_seconds)
@@ -69,7 +70,7 @@ def start(
     """
     environment = {**os.environ, **(env or {}), ENV_FLAG: "1"}
     if guarded:
-        # By path, not -m: quick, and no module of the working directory can stand in the way.
+        # The guard runs by path, not by -m: that is quick, and no module of the working directory can stand in the way.
         argv = [sys.executable, "-I", "-S", __file__, "--", *argv]
         del environment[ENV_FLAG]
     if log_path:
@@ -82,11 +83,11 @@ def start(
 
 
 def watch() -> None:
-    """In a Python child: end when the parent does, by SIGTERM to itself and a hard exit if that isn't enough.
+    """End this Python child when its parent ends, by SIGTERM to itself and a hard exit if that isn't enough.
 
     Does nothing unless `start` started this process.
     """
-    # Taken out of the environment: this process's own children have another stdin.
+    # The flag goes out of the environment: this process's own children have another stdin.
     if os.environ.pop(ENV_FLAG, None) != "1":
         return
 

@@ -13,7 +13,7 @@ from streams.settings import Settings
 
 
 class Running(BaseModel):
-    """The addresses of a running stack, what its topics are, and the process that supervises it."""
+    """The addresses of a running stack, the settings of its topics, and the process that supervises it."""
 
     pid: int
     kafka_url: str
@@ -25,7 +25,7 @@ class Running(BaseModel):
 
 
 def note_running(settings: Settings, api_url: str, clickhouse_url: str) -> Path:
-    """Leave the note; the caller removes it."""
+    """Write the note of a running stack; the caller removes it."""
     assert settings.kafka_url is not None
     running = Running(
         pid=os.getpid(),
@@ -51,9 +51,9 @@ def find_running(settings: Settings) -> Running | None:
 
 
 def reach(settings: Settings) -> Settings:
-    """The settings, with the addresses of the stack that runs here where they name none themselves.
+    """The settings with the addresses of the stack that runs here, where the settings name none themselves.
 
-    Raises OperatorError where they name none and nothing runs.
+    Raises OperatorError where an address is missing and nothing runs here.
     """
     if settings.kafka_url is not None and settings.clickhouse_url is not None:
         return settings

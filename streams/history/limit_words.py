@@ -11,7 +11,7 @@ from streams.core.booking import format_credits
 
 
 def limit_values(limits: Limits) -> LimitValues:
-    """Show limits all of which are set."""
+    """Show limits that are all set."""
     return LimitValues(
         requests_per_minute=limits.requests_per_minute,
         burst=limits.burst,
@@ -20,7 +20,7 @@ def limit_values(limits: Limits) -> LimitValues:
 
 
 def some_limits(limits: Limits) -> SomeLimits:
-    """Show limits that are laid over others; one that is 0 leaves those as they are, and is shown as None."""
+    """Show limits that are laid over others: a 0, which leaves the other limit as it is, is shown as None."""
     return SomeLimits(
         requests_per_minute=limits.requests_per_minute or None,
         burst=limits.burst or None,

@@ -35,7 +35,7 @@ class Topics:
 
     @property
     def usage(self) -> str:
-        """CloudEvents from producers. They write here themselves, so nothing in it is trusted."""
+        """CloudEvents from producers. The topic is open to them, so nothing in it is trusted."""
         return f"{self.prefix}.usage"
 
     @property

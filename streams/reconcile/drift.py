@@ -69,7 +69,7 @@ class DriftCheck:
                 log.exception("balances could not be compared with the history")
 
     async def check_some(self, count: int = PROJECTS_AT_ONCE) -> None:
-        """Compare the next `count` projects; those that did not agree before come again, and count."""
+        """Compare `count` projects: those that did not agree before, then the next in line."""
         now = time.monotonic()
         snapshots = dict(self._suspects)
         # Where the history is far behind, the projects that wait for it are enough to ask for at once.

@@ -160,7 +160,8 @@ class AccountsView:
         return -1 if caught_up_at is None else round((time.monotonic() - caught_up_at) * 1000)
 
     def lags(self) -> dict[int, float]:
-        """Seconds since each partition's copy was last known to be complete; one that never was is left out."""
+        """Seconds since the copy of each partition was last known to be complete; a partition that never was is left
+        out."""
         now = time.monotonic()
         return {partition: now - caught_up_at for partition, caught_up_at in sorted(self._caught_up_at.items())}
 

@@ -1,5 +1,4 @@
-"""Directories of local state. Local state copies what Kafka holds: if it was built from another Kafka, it is
-dropped."""
+"""The directory of local state, which copies what Kafka holds: state that was built from another Kafka is dropped."""
 
 from __future__ import annotations
 

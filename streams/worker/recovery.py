@@ -1,4 +1,4 @@
-"""Recovery of the tables that reads changelogs a fetch at a time, where Faust takes them a record at a time."""
+"""Recovery of the tables, which reads changelogs a fetch at a time, where Faust takes them a record at a time."""
 
 from __future__ import annotations
 

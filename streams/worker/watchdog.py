@@ -97,8 +97,8 @@ class Watchdog:
             await admin.close()
 
     async def _behind(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> Offsets:
-        """The committed offsets of this worker's partitions that go on after them; of all partitions, while it has
-        none."""
+        """The committed offset of each partition of this worker that has records after it; of all partitions, while
+        none is assigned."""
         assigned = {TopicPartition(*tp) for tp in self._assigned()}
         mine = [tp for tp in self._all if tp in assigned] or self._all
         committed = await admin.list_consumer_group_offsets(self._group, partitions=mine)

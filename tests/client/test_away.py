@@ -132,7 +132,8 @@ def test_by_default_nothing_runs_and_the_balance_is_as_if_nothing_had_been_asked
 def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_once(
     fleet: Stack, admin: Operator, tmp_path: Path
 ) -> None:
-    one, two = admin.project(), admin.project()
+    # With credits for all that is asked at once: requests that the gateway gave up on hold some for a moment.
+    one, two = admin.project("hobby"), admin.project("hobby")
 
     async def scenario() -> None:
         service, away = Service(), Away(tmp_path / "away.sqlite3", **LEASE)
@@ -156,8 +157,8 @@ def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_onc
 
     asyncio.run(scenario())
     # The requests that the gateway refused have placed holds all the same: those are released.
-    eventually(lambda: balance(admin, one) == (str(250 - 3 * 32), "0"))
-    eventually(lambda: balance(admin, two) == (str(250 - 32), "0"))
+    eventually(lambda: balance(admin, one) == (str(5_000 - 3 * 32), "0"))
+    eventually(lambda: balance(admin, two) == (str(5_000 - 32), "0"))
     eventually(lambda: billed(fleet, admin, one) == [str(32 * CREDIT)] * 3)
     eventually(lambda: billed(fleet, admin, two) == [str(32 * CREDIT)])
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 
 import psutil
 import pytest
@@ -117,6 +118,11 @@ def test_a_worker_that_lost_its_disk_recovers_from_the_changelogs(fleet: Stack) 
     assert again.events_duplicate >= EVENTS
 
 
+def is_restarted(fleet: Stack, killed: int) -> bool:
+    """Whether another API runs than the one that was killed: its supervisor needs a moment to notice."""
+    return fleet.pids().get("api", killed) != killed
+
+
 def test_a_killed_api_and_historian_leave_the_history_exact(fleet: Stack) -> None:
     """The API process holds ClickHouse and the historian. Usage by Kafka goes on while that process is gone."""
     trace = part_of_trace("dddddddddddd")
@@ -133,8 +139,10 @@ def test_a_killed_api_and_historian_leave_the_history_exact(fleet: Stack) -> Non
             for number, event in enumerate(events_of(trace, [p for p, _ in projects], datetime.now(UTC))):
                 await producer.send(event)
                 if number % 1_000 == 500:
-                    os.kill(fleet.pids()["api"], signal.SIGKILL)
-                    await asyncio.to_thread(eventually, lambda: "api" in fleet.pids(), 30)
+                    killed = fleet.pids()["api"]
+                    os.kill(killed, signal.SIGKILL)
+                    restarted = partial(is_restarted, fleet, killed)
+                    await asyncio.to_thread(eventually, restarted, 30)
 
     asyncio.run(send())
     decided = f"source = '/{trace.name}' AND kind IN ('charge', 'refusal')"
