@@ -262,7 +262,9 @@ class _Batch:
             # limited may have been sent again in the same record.
             if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
                 self._reply(command, _repeated(command, stored))
-                self._mark_command_seen(item, command, kept)
+                # A command that was refused because its key is another's claims nothing.
+                if stored.fingerprint == fingerprint(command):
+                    self._mark_command_seen(item, command, kept)
                 return
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
