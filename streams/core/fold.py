@@ -261,9 +261,9 @@ class _Batch:
             # The command's own reply comes before that of a later command with the same key: a request that was
             # limited may have been sent again in the same record.
             if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
-                self._reply(command, _repeated(command, stored))
-                # A command that was refused because its key is another's claims nothing.
-                if stored.fingerprint == fingerprint(command):
+                self._reply(command, reply := _repeated(command, stored))
+                # A command that used another one's key decided nothing, so it claims nothing.
+                if reply is not _KEY_REUSED:
                     self._mark_command_seen(item, command, kept)
                 return
 

@@ -258,6 +258,8 @@ def crash_cases() -> dict[str, list[AnyCommand]]:
             admit(usage("r", project="p2"), "4", key="q"),
             admit(usage("r", project="p2"), "5", key="r"),
         ],
+        # The second one decides nothing: a later event of its name is charged, whatever crashed before.
+        "one key for two things": [top_up(correlation="t", key="k"), admit(usage("z"), "other", key="k")],
         "refused, then done": [
             admit(usage("w", operation="website"), "no", key="k"),
             top_up(correlation="t"),
