@@ -266,8 +266,6 @@ def crash_cases() -> dict[str, list[AnyCommand]]:
             admit(usage("w", operation="website"), "yes", key="l"),
             admit(event, "found", hold_seconds=60),
         ],
-        # Found by the simulation: the event was taken for one that had been charged.
-        "a key used again for an event": [top_up(correlation="1", key="k"), admit(usage("w"), "2", key="k")],
     }
 
 
