@@ -17,10 +17,13 @@ WORLDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "300"))
 WORLDS_FEW_REPLIES = WORLDS // 5
 # One world, to see again what it does.
 ONE_WORLD = os.environ.get("METERLINE_SIMULATION_SEED")
+# So that two lanes share them: each part goes through every second world.
+WORLD_PARTS = range(2) if ONE_WORLD is None else range(1)
 
 # Steps of the ledger's state machine. `--deep` asks for all of them.
 LEDGER_STEPS_DEEP = 100_000
 LEDGER_STEPS = int(os.environ.get("METERLINE_LEDGER_STEPS", "10000"))
+LEDGER_PARTS = range(2)
 
 
 def told() -> str:
