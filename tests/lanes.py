@@ -30,6 +30,8 @@ LONG = (
     "tests/core/test_ledger_machine.py",
     "tests/simulation/test_simulation.py",
     "tests/benchmarks/test_admission.py",
+    "tests/benchmarks/test_chaos.py",
+    "tests/benchmarks/test_baselines.py",
     "tests/api/test_recharge.py",
     "tests/worker/test_recovery.py",
     "tests/reconcile/test_verify.py",

@@ -51,8 +51,7 @@ def test(
     for name, depth in (FAST if fast else DEEP if deep else {}).items():
         os.environ.setdefault(name, depth)
     arguments = [*chosen, *context.args]
-    # Benchmarks want the machine for themselves.
-    if not is_named and not benchmarks:
+    if not is_named:
         arguments = [*(SEEDED_LANES if deep else LANES), *arguments]
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         # Tests start some two hundred processes. Each would compile all that it imports.
