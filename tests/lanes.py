@@ -26,11 +26,14 @@ LONG = (
     "tests/api/test_openapi_contract.py",
     "tests/worker/test_crashes.py",
     "tests/api/test_conformance_times.py",
+    # Before the simulation: what is seeded runs by itself too, and its parts are then one lane's each.
+    "tests/core/test_ledger_machine.py",
     "tests/simulation/test_simulation.py",
     "tests/benchmarks/test_admission.py",
+    "tests/benchmarks/test_chaos.py",
+    "tests/benchmarks/test_baselines.py",
     "tests/api/test_recharge.py",
     "tests/worker/test_recovery.py",
-    "tests/core/test_ledger_machine.py",
     "tests/reconcile/test_verify.py",
 )
 

@@ -17,10 +17,13 @@ WORLDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "300"))
 WORLDS_FEW_REPLIES = WORLDS // 5
 # The seed of the only world to simulate, to see again what happens in it.
 ONE_WORLD = os.environ.get("METERLINE_SIMULATION_SEED")
+# So that two lanes share them: each part goes through every second world.
+WORLD_PARTS = range(2) if ONE_WORLD is None else range(1)
 
 # How many steps the ledger's state machine takes; with `--deep`, LEDGER_STEPS_DEEP.
 LEDGER_STEPS_DEEP = 100_000
 LEDGER_STEPS = int(os.environ.get("METERLINE_LEDGER_STEPS", "10000"))
+LEDGER_PARTS = range(2)
 
 
 def told() -> str:

@@ -13,7 +13,9 @@ from streams.settings import PROJECT_ROOT, user_cache_dir
 app = typer.Typer()
 
 # Two files at a time, in the order of tests/lanes.py.
-LANES = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
+LANES = ["-n", "2", "--no-loadscope-reorder", "--dist", "loadfile"]
+# What is seeded needs no part that a file's tests would share.
+SEEDED_LANES = [*LANES[:-1], "loadgroup"]
 # With one of these somebody is looking at single tests: they come one after the other.
 ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
 DEEP = {"METERLINE_SIMULATION_SEEDS": "2000", "METERLINE_LEDGER_STEPS": "100000"}
@@ -49,9 +51,8 @@ def test(
     for name, depth in (FAST if fast else DEEP if deep else {}).items():
         os.environ.setdefault(name, depth)
     arguments = [*chosen, *context.args]
-    # Benchmarks want the machine for themselves.
-    if not is_named and not benchmarks:
-        arguments = [*LANES, *arguments]
+    if not is_named:
+        arguments = [*(SEEDED_LANES if deep else LANES), *arguments]
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         # Tests start some two hundred processes. Each would compile all that it imports.
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(user_cache_dir() / "bytecode"))

@@ -12,17 +12,17 @@ from hypothesis.stateful import run_state_machine_as_test
 from schemas.commands import AnyCommand
 from tests.core.ledger_machine.partition import tally
 from tests.core.ledger_machine.rules import LedgerMachine
-from tests.seeds import BASE, LEDGER_STEPS, LEDGER_STEPS_DEEP
+from tests.seeds import BASE, LEDGER_PARTS, LEDGER_STEPS, LEDGER_STEPS_DEEP
 
-STEPS_MIN = LEDGER_STEPS
+STEPS_MIN = LEDGER_STEPS // len(LEDGER_PARTS)
 STEPS_AN_EXAMPLE = 100
 # Rounds, each from a seed of its own. Hypothesis varies what it liked, so that what is rare may be rarer still in one
 # round: then there are more of them.
-ROUNDS, ROUNDS_MAX = 4, 8
+ROUNDS, ROUNDS_MAX = 2, 5
 # Some examples end early.
 EXAMPLES_A_ROUND = STEPS_MIN // ROUNDS // STEPS_AN_EXAMPLE * 5 // 4 + 1
-# How often everything comes about at least. In few steps what is rare may not come about at all.
-TIMES_MIN = STEPS_MIN // 2000 if STEPS_MIN >= LEDGER_STEPS_DEEP else 0
+# How often everything comes about at least in each part. In few steps what is rare may not come about at all.
+TIMES_MIN = STEPS_MIN // 2000 if LEDGER_STEPS >= LEDGER_STEPS_DEEP else 0
 
 # By what a tally calls it: each is done, and refused, many times.
 COMMANDS = sorted({kind.__name__ for kind in AnyCommand.__args__} | {"Envelope", "Tick", "Hold"})
@@ -57,11 +57,14 @@ STATED = (
 
 @pytest.mark.seeded
 @pytest.mark.timeout(900)
-def test_any_commands_in_any_order_do_what_the_model_says(record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize("part", LEDGER_PARTS)
+def test_any_commands_in_any_order_do_what_the_model_says(
+    part: int, record_property: Callable[[str, object], None]
+) -> None:
     tally.clear()
     for number in range(ROUNDS_MAX):
         run_state_machine_as_test(
-            seed(BASE + number)(LedgerMachine),
+            seed(BASE + part * ROUNDS_MAX + number)(LedgerMachine),
             settings=settings(
                 max_examples=EXAMPLES_A_ROUND,
                 stateful_step_count=STEPS_AN_EXAMPLE,
