@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import KafkaConnectionError
 
 from api import stack as stack_module
-from api.stack import BROKER_STARTS_MAX, Stack
+from api.stack import BROKER_STARTS_MAX, Stack, settings_apart
+from streams.embedded import lifeline
 from streams.embedded.broker import BrokerError
 from streams.settings import Settings
 
@@ -43,3 +45,12 @@ def test_a_broker_that_never_starts_is_given_up(stack: Stack, monkeypatch: pytes
     with pytest.raises(BrokerError):
         stack._restart_broker()
     assert len(tries) == BROKER_STARTS_MAX
+
+
+def test_a_cluster_that_is_not_there_is_told_before_anything_starts(tmp_path: Path) -> None:
+    """Only the embedded broker is waited for: a wrong address would keep an operator waiting for minutes."""
+    stack = Stack(settings_apart(tmp_path, kafka_url=f"127.0.0.1:{lifeline.free_port()}"))
+    with pytest.raises(KafkaConnectionError), stack:
+        pass
+    assert stack.pids() == {}
+    assert not stack.logs_dir.exists()
