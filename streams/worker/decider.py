@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import msgspec
-
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, IntakeRecord
 from schemas.replies import Reply
 from streams.core.fold import Effects, IntakeItem, Unreadable, fold, needed
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_account, decode_intake, encode_facts, encode_json, packed
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -106,7 +105,7 @@ def _intake_body(message: Any) -> IntakeRecord | Unreadable:
     """Decode an intake record. Only accept and the API write intake, but a bad record must not stop the partition."""
     try:
         return decode_intake(message.value)
-    except (msgspec.DecodeError, TypeError) as error:
+    except UnreadableError as error:
         log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
         return Unreadable(message.value or b"", str(error))
 
