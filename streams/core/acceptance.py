@@ -35,11 +35,11 @@ _decode_events = msgspec.json.Decoder(list[UsageEvent]).decode
 _encode_json = msgspec.json.Encoder().encode
 
 
-class _Named(msgspec.Struct, gc=False):
+class _WithId(msgspec.Struct, gc=False):
     id: str
 
 
-_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_id = msgspec.json.Decoder(_WithId).decode
 
 # The index, the bytes and the fault of an event that is not accepted.
 Refused = tuple[int, bytes, Rejection]
@@ -237,7 +237,7 @@ def dead_letter(
 def event_id_of(text: bytes) -> str | None:
     """The id by which an answer names a refused event; None where it can't be read."""
     try:
-        return decoded(_decode_named, text).id[:256]
+        return decoded(_decode_id, text).id[:256]
     except Rejection:
         return None
 

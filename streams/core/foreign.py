@@ -28,18 +28,25 @@ _DETAIL_CHARS_MAX = 300
 
 # What tells an array's elements apart, read so tolerantly that a fault within one does not hide the next: strings, many
 # at once; within an element, pairs of brackets with nothing nested in them, many at once; runs of brackets; commas
-# between elements; a quote that begins a string without an end. The names are those of groups.
-_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-_RUNS = r'|(?P<open>[\[{]+)|(?P<close>[\]}]+)|(?P<unended>")'
-_BETWEEN = re.compile(rf'(?:{_STRING}[^"\[\]{{}},]*){{1,1000}}{_RUNS}|(?P<comma>,)'.encode(), re.DOTALL)
+# between elements; a quote that begins a string whose end is not in sight. The names are those of groups.
+_IN_STRING = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_PAIR = r'(?:\[[^"\[\]{}]*+\]|\{[^"\[\]{}]*+\})'
+_RUNS = r'(?P<open>[\[{]+)|(?P<close>[\]}]{1,4000})|(?P<quote>")'
+_BETWEEN = re.compile(
+    rf'[^"\[\]{{}},]*+(?:(?:"{_IN_STRING}"[^"\[\]{{}},]*+){{1,1000}}+|{_RUNS}|(?P<comma>,))'.encode(), re.DOTALL
+)
 _WITHIN = re.compile(
-    rf'(?:{_STRING}[^"\[\]{{}}]*){{1,1000}}|(?:[\[{{][^"\[\]{{}}]*[\]}}][^"\[\]{{}}]*){{1,1000}}{_RUNS}'.encode(),
+    rf'[^"\[\]{{}}]*+(?:(?:"{_IN_STRING}"[^"\[\]{{}}]*+){{1,1000}}+|(?:{_PAIR}[^"\[\]{{}}]*+){{1,1000}}+|{_RUNS})'.encode(),
     re.DOTALL,
 )
+_TO_QUOTE = re.compile(_IN_STRING.encode(), re.DOTALL)
 _OPENERS = bytes.maketrans(b"]}", b"[{")
-# After so many steps, about half a second, the rest of an array is taken for one element.
-_STEPS_MAX = 400_000
+# So far is looked at once: a hostile megabyte may take a hundred nanoseconds a byte.
+_WINDOW_BYTES = 64 * 1024
+# Steps between which others have their turn. After so many in all, about half a second, the rest of an array is taken
+# for one element; ten thousand events take half of them.
 _STEPS_AT_ONCE = 2_000
+_STEPS_MAX = 160_000
 
 
 class UnreadableError(Exception):
@@ -87,34 +94,51 @@ def split_array(value: bytes, elements_max: int) -> Steps[list[bytes]]:
     stops.
     """
     start = position = value.index(b"[") + 1
-    stack = _Brackets()
+    brackets = _Brackets()
     texts: list[bytes] = []
-    steps = pause_at = 0
-    while stack.is_open and steps < _STEPS_MAX and len(texts) < elements_max:
-        if steps >= pause_at:
+    steps = 0
+    pause_at = pause_position = 0
+    while position < len(value) and brackets.depth and steps < _STEPS_MAX and len(texts) < elements_max:
+        if steps >= pause_at or position >= pause_position:
             yield
-            pause_at = steps + _STEPS_AT_ONCE
-        found = (_WITHIN if stack.is_nested else _BETWEEN).search(value, position)
-        if found is None or found.lastgroup == "unended":
-            break
-        position = found.end()
+            pause_at, pause_position = steps + _STEPS_AT_ONCE, position + _WINDOW_BYTES
         steps += 1
+        window_end = min(position + _WINDOW_BYTES, len(value))
+        found = (_WITHIN if brackets.depth > 1 else _BETWEEN).match(value, position, window_end)
+        if found is None:
+            position = window_end
+            continue
+        position = found.end()
         if found.lastgroup == "comma":
-            texts.append(value[start : found.start()].strip())
+            texts.append(value[start : position - 1].strip())
             start = position
         elif found.lastgroup == "open":
-            stack.open(found[0])
+            brackets.open(found["open"])
         elif found.lastgroup == "close":
-            closed, taken = stack.close(found[0])
+            closed, taken = brackets.close(found["close"])
             steps += taken
-            if not stack.is_open:
-                position = found.start() + closed
+            if not brackets.depth:
+                position = found.start("close") + closed
                 texts.append(value[start : position - 1].strip())
                 start = position
+        elif found.lastgroup == "quote":
+            position = yield from _string_end(value, position)
     rest = value[start:].strip()
-    if rest or stack.is_open:
+    if rest or brackets.depth:
         texts.append(rest)
-    return [] if texts == [b""] and not stack.is_open else texts
+    return [] if texts == [b""] and not brackets.depth else texts
+
+
+def _string_end(value: bytes, position: int) -> Steps[int]:
+    """The place behind the string that `position` is in, or the end of `value`."""
+    while found := _TO_QUOTE.match(value, position, position + _WINDOW_BYTES):
+        position = found.end()
+        if value[position : position + 1] == b'"':
+            return position + 1
+        if position + 1 >= len(value):
+            break
+        yield
+    return len(value)
 
 
 class _Brackets:
@@ -125,14 +149,12 @@ class _Brackets:
         self._counts = {ord("["): 1, ord("{"): 0}
 
     @property
-    def is_open(self) -> bool:
-        return bool(self._open)
-
-    @property
-    def is_nested(self) -> bool:
-        return len(self._open) > 1
+    def depth(self) -> int:
+        """The number of open brackets; 0 once the array is closed."""
+        return len(self._open)
 
     def open(self, brackets: bytes) -> None:
+        """Open these, in order."""
         self._open += brackets
         self._count(brackets, 1)
 
@@ -141,16 +163,17 @@ class _Brackets:
 
         One that closes nothing is passed over, and one that closes an outer bracket closes those within it.
         """
-        mirrored = brackets[::-1].translate(_OPENERS)
-        if len(self._open) > len(mirrored) and self._open.endswith(mirrored):
-            self._close_from(len(self._open) - len(mirrored))
-            return len(brackets), 0
-        for number, opener in enumerate(brackets.translate(_OPENERS), 1):
+        openers = brackets.translate(_OPENERS)
+        taken = min(len(openers), len(self._open))
+        if self._open.endswith(openers[:taken][::-1]):
+            self._close_from(len(self._open) - taken)
+            return taken, 0
+        for number, opener in enumerate(openers, 1):
             if self._counts[opener]:
                 self._close_from(self._open.rindex(opener))
-            if not self._open or number > _STEPS_MAX:
+            if not self._open:
                 return number, number
-        return len(brackets), len(brackets)
+        return len(openers), len(openers)
 
     def _close_from(self, place: int) -> None:
         self._count(self._open[place:], -1)
