@@ -13,6 +13,8 @@ METADATA_VALUE_CHARS_MAX = 512
 EVENTS_PER_RECORD_MAX = 10_000
 # No usage event is as short as this.
 EVENT_BYTES_MIN = 64
+# Of (project, source, id).
+HASH_BYTES = 16
 EVENT_AGE_DAYS_MAX = 31
 EVENT_AHEAD_MINUTES_MAX = 10
 
@@ -68,7 +70,7 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     project: str
-    dedup_hash: bytes
+    dedup_hash: Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
     source: str
     event_id: str
     operation: str

@@ -6,8 +6,9 @@ same facts under the same names and the same account values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 
@@ -27,7 +28,7 @@ from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.replies import Reply, StoredReply, refusal
-from streams.core.acceptance import dead_letter, dedup_hash
+from streams.core.acceptance import dead_letter, dedup_hash, unprocessable
 from streams.core.booking import Booking
 from streams.core.claims import claimed, claims
 from streams.core.decisions import command_reply, open_account
@@ -36,13 +37,18 @@ from streams.core.ledger import charge, duplicate, reschedule, settle
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.replies import decides, fingerprint, is_reply_kept, keep_reply, kept_reply, reply_key
 
+P = TypeVar("P")
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_account = msgspec.msgpack.Decoder(Account).decode
+
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record of the intake topic that is none of ours, and why."""
+    """A record of the intake topic that is none of ours, or that we fail to read, and why."""
 
     value: bytes
-    why: str
+    rejection: Rejection
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ def fold(
     accounts: dict[str, Account],
     seen: dict[bytes, int],
     intake_topic: str,
+    is_careful: bool = False,
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
 
@@ -105,16 +112,20 @@ def fold(
     `seen` maps a dedup hash to the offset of the record that brought it first; new hashes are added to it. An id with
     an earlier offset is a duplicate, an id with the same offset a redelivery. A later offset was left by a crash: the
     batch is now repeated, and a record behind this one claimed the id, which this one had not.
+
+    An error that nobody foresaw leaves the accounts in the middle of something: the caller forgets them, and folds the
+    same records again with `is_careful`. Then the event or command that fails by itself is a dead letter, and changes
+    nothing. Its id stays claimed, as it would if the record came again.
     """
     effects = Effects()
-    batch = _Batch(partition, accounts, seen, intake_topic, effects)
+    batch = _Batch(partition, accounts, seen, intake_topic, effects, is_careful)
     for item in items:
         if isinstance(item.body, Envelope):
             batch.apply_envelope(item, item.body)
         elif isinstance(item.body, Tick):
             batch.apply_tick(item, item.body)
         elif isinstance(item.body, Unreadable):
-            batch.dead_letter(item, 0, item.body.value, Rejection("unreadable_record", item.body.why))
+            batch.dead_letter(item, 0, item.body.value, item.body.rejection)
         else:
             batch.apply_commands(item, _commands(item.body))
     return effects
@@ -131,6 +142,7 @@ class _Batch:
     seen: dict[bytes, int]
     intake_topic: str
     effects: Effects
+    is_careful: bool
     _prices: Prices = field(init=False)
     _announced: tuple[int, int] = field(init=False)
     # The claims that commands of the present record have made, and the accounts that they have opened.
@@ -141,13 +153,25 @@ class _Batch:
         self._read_prices()
 
     def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
+        fresh: set[bytes] = set()
+        touched: dict[str, Account] = {}
+        if self.is_careful:
+            for slot, usage in enumerate(envelope.events):
+                self._carefully(item, slot, usage.project, usage, lambda s, u: self._use(item, s, [u], fresh, touched))
+        else:
+            self._use(item, 0, envelope.events, fresh, touched)
+        for project in touched:
+            self._applied(self.accounts[project], item)
+
+    def _use(
+        self, item: IntakeItem, first_slot: int, events: list[Usage], fresh: set[bytes], touched: dict[str, Account]
+    ) -> None:
+        """Charge events of one envelope; `fresh` are the ids, and `touched` the projects, that it has named so far."""
         offset, at_ms = item.offset, item.at_ms
         accounts, seen, prices = self.accounts, self.seen, self._prices_at(offset)
         facts, seen_written = self.effects.facts, self.effects.seen
-        fresh: set[bytes] = set()
-        touched: dict[str, Account] = {}
         booking: Booking | None = None
-        for slot, usage in enumerate(envelope.events):
+        for slot, usage in enumerate(events, first_slot):
             account = accounts.get(usage.project)
             if account is None or account.opened_offset > offset:
                 self._unknown_project(item, slot, usage)
@@ -171,23 +195,27 @@ class _Batch:
                 duplicate(booking, usage)
             else:
                 charge(booking, usage)
-        for account in touched.values():
-            self._applied(account, item)
 
     def apply_tick(self, item: IntakeItem, tick: Tick) -> None:
         """Book what is due in these projects; a project in which nothing is due is left alone."""
         for slot, project in enumerate(tick.projects):
-            account = self.accounts.get(project)
-            if account is None or account.opened_offset > item.offset:
-                continue
-            if account.last_offset >= item.offset:
-                self.effects.accounts[project] = account
-                continue
-            prices = self._prices_at(item.offset)
-            booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
-            if booking.at_ms >= account.due_at_ms:
-                settle(booking)
-                self._applied(account, item)
+            if self.is_careful:
+                self._carefully(item, slot, project, Tick([project]), lambda s, t: self._tick(item, s, t.projects[0]))
+            else:
+                self._tick(item, slot, project)
+
+    def _tick(self, item: IntakeItem, slot: int, project: str) -> None:
+        account = self.accounts.get(project)
+        if account is None or account.opened_offset > item.offset:
+            return
+        if account.last_offset >= item.offset:
+            self.effects.accounts[project] = account
+            return
+        prices = self._prices_at(item.offset)
+        booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
+        if booking.at_ms >= account.due_at_ms:
+            settle(booking)
+            self._applied(account, item)
 
     def apply_commands(self, item: IntakeItem, commands: list[AnyCommand]) -> None:
         """Apply the commands of one record in order, as if each had a record of its own."""
@@ -199,13 +227,46 @@ class _Batch:
         self._fresh.clear()
         self._opened_here.clear()
         for slot, command in enumerate(commands):
-            account = self.accounts.get(command.project)
-            if account is None:
-                self._reply(command, self._open(item, slot, command))
-            elif command.project in redelivered:
-                self._redelivered(item, slot, command, account)
-            else:
-                self._reply(command, self._decide(item, slot, command, account))
+            if not self.is_careful:
+                self._command(item, slot, command, command.project in redelivered)
+            elif not self._carefully(
+                item, slot, command.project, command, lambda s, c: self._command(item, s, c, c.project in redelivered)
+            ):
+                self._reply(command, _FAILED)
+
+    def _command(self, item: IntakeItem, slot: int, command: AnyCommand, is_redelivered: bool) -> None:
+        account = self.accounts.get(command.project)
+        if account is None:
+            self._reply(command, self._open(item, slot, command))
+        elif is_redelivered:
+            self._redelivered(item, slot, command, account)
+        else:
+            self._reply(command, self._decide(item, slot, command, account))
+
+    def _carefully(self, item: IntakeItem, slot: int, project: str, part: P, act: Callable[[int, P], None]) -> bool:
+        """Apply one part of a record; where that fails, undo it, and make it a dead letter. Gives whether it was
+        applied."""
+        effects, account = self.effects, self.accounts.get(project)
+        before = None if account is None else _encode(account)
+        was_written = project in effects.accounts
+        counts = len(effects.facts), len(effects.dead_letters), len(effects.replies)
+        try:
+            act(slot, part)
+            # What can't be written is found while it can still be undone.
+            _encode((effects.facts[counts[0] :], self.accounts.get(project)))
+            return True
+        except MemoryError:
+            raise
+        except Exception as error:
+            del effects.facts[counts[0] :], effects.dead_letters[counts[1] :], effects.replies[counts[2] :]
+            effects.accounts.pop(project, None)
+            self.accounts.pop(project, None)
+            if before is not None:
+                self.accounts[project] = restored = _decode_account(before)
+                if was_written:
+                    effects.accounts[project] = restored
+            self.dead_letter(item, slot, _text_of(part), unprocessable(error))
+            return False
 
     def _open(self, item: IntakeItem, slot: int, command: AnyCommand) -> Reply:
         opened = self._opened(item, slot, command, self.effects.facts)
@@ -268,6 +329,8 @@ class _Batch:
                 return
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
+        if self.is_careful:
+            _encode((account, reply, self.effects.facts))  # before it claims anything, which is not undone
         if is_reply_kept(command):
             keep_reply(account, command, item.offset, reply)
         self._mark_command_seen(item, command, reply)
@@ -344,6 +407,7 @@ class _Batch:
         )
 
 
+_FAILED = Reply(500, "internal_error", "A fault of ours stopped this request; nothing was decided", 0, 0, "")
 _KEY_REUSED = Reply(
     409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
 )
@@ -362,3 +426,11 @@ def _no_project(command: AnyCommand) -> Reply:
 
 def _idempotency_hash(command: AnyCommand) -> bytes:
     return dedup_hash(command.project, "meterline:idempotency-key", command.idempotency_key)
+
+
+def _text_of(part: object) -> bytes:
+    """The text by which a dead letter shows a part of an intake record."""
+    try:
+        return msgspec.json.encode(part)
+    except Exception:
+        return repr(part).encode("utf-8", "replace")

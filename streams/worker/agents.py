@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.commands import AnyCommand
 from schemas.replies import Reply
-from streams.kafka.codecs import encode_account, packed, replies_to
+from streams.kafka.codecs import packed, replies_to
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -101,16 +101,12 @@ class Owner:
                     for partition, each in decided.items()
                 )
             )
-            stored = {
-                partition: [(project.encode(), encode_account(account)) for project, account in each.accounts.items()]
-                for partition, each in decided.items()
-            }
             # A worker that was paused in between, or has given a partition away, must not write accounts that are older
             # than its successor's, nor note their offset as if its tables had all that is before it.
             self.lease.check(generation)
             await asyncio.gather(
                 *(
-                    self._store(partition, stored[partition], each.seen, by_partition[partition][0], seen_offset)
+                    self._store(partition, each.stored, each.seen, by_partition[partition][0], seen_offset)
                     for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
                 ),
                 # The facts are on the log, so the decisions stand, whatever becomes of this process.

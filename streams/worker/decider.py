@@ -10,10 +10,12 @@ from typing import Any, Protocol
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, IntakeRecord
+from schemas.problems import Rejection
 from schemas.replies import Reply
+from streams.core.acceptance import unprocessable
 from streams.core.fold import Effects, IntakeItem, Unreadable, fold, needed
 from streams.core.foreign import UnreadableError
-from streams.kafka.codecs import decode_account, decode_intake, encode_facts, encode_json, packed
+from streams.kafka.codecs import decode_account, decode_intake, encode_account, encode_facts, encode_json, packed
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from streams.worker.batches import time_of
@@ -28,11 +30,13 @@ FOLDED_AT_ONCE_BYTES = 64 * 1024
 
 @dataclass(slots=True)
 class Decided:
-    """The effects of records of one partition, with facts and dead letters as bytes to publish."""
+    """The effects of records of one partition, with facts, dead letters and (key, value) of accounts as bytes to
+    publish."""
 
     journal: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
+    stored: list[tuple[bytes, bytes]] = field(default_factory=list)
     seen: dict[bytes, int] = field(default_factory=dict)
     replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
@@ -66,7 +70,24 @@ class Decider:
         self._cache.clear()
 
     def decide(self, partition: int, messages: list[Any]) -> Decided:
-        """Fold the records of one partition over the local tables, a few at a time."""
+        """Fold the records of one partition over the local tables, a few at a time.
+
+        A record that fails for a reason nobody foresaw must not be read for ever: then all are folded once more with
+        care, and the event or command that fails by itself is a dead letter. Tables that fail, fail again, and that is
+        raised.
+        """
+        try:
+            return self._decide(partition, messages, is_careful=False)
+        except MemoryError:
+            raise
+        except Exception:
+            first, last = messages[0].offset, messages[-1].offset
+            log.exception("intake %s: %s to %s failed, and are decided once more with care", partition, first, last)
+            # They are as the failed fold left them; the tables still have them as they were before the batch.
+            self._cache[partition].clear()
+            return self._decide(partition, messages, is_careful=True)
+
+    def _decide(self, partition: int, messages: list[Any], is_careful: bool) -> Decided:
         accounts = self._cache[partition]
         if len(accounts) > ACCOUNTS_CACHED_MAX:
             accounts.clear()
@@ -75,8 +96,11 @@ class Decider:
         decided = Decided()
         for few in _warm(messages):
             items = [IntakeItem(message.offset, time_of(message), _intake_body(message)) for message in few]
+            if is_careful:
+                items = [_needing(item, message) for item, message in zip(items, few, strict=True)]
             self._look_up(partition, items, accounts, seen, since_day)
-            decided.add(fold(partition, items, accounts, seen, self._intake_topic))
+            decided.add(fold(partition, items, accounts, seen, self._intake_topic, is_careful))
+        decided.stored = [(project.encode(), encode_account(account)) for project, account in decided.accounts.items()]
         return decided
 
     def _look_up(
@@ -107,7 +131,18 @@ def _intake_body(message: Any) -> IntakeRecord | Unreadable:
         return decode_intake(message.value)
     except UnreadableError as error:
         log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
-        return Unreadable(message.value or b"", str(error))
+        return Unreadable(message.value or b"", Rejection("unreadable_record", str(error)))
+
+
+def _needing(item: IntakeItem, message: Any) -> IntakeItem:
+    """The item, or one that says why it can't be told what folding this one needs."""
+    try:
+        needed([item])
+        return item
+    except MemoryError:
+        raise
+    except Exception as error:
+        return IntakeItem(item.offset, item.at_ms, Unreadable(message.value or b"", unprocessable(error)))
 
 
 def _warm(messages: list[Any]) -> Iterator[list[Any]]:
