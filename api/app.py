@@ -19,6 +19,7 @@ from api.routes import (
     balance,
     corrections,
     credits,
+    dead_letters,
     health,
     holds,
     invoices,
@@ -70,6 +71,7 @@ _ROUTERS = (
     limits.router,
     corrections.router,
     audit.router,
+    dead_letters.router,
     invoices.router,
     health.router,
 )

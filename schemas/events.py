@@ -18,6 +18,9 @@ HASH_BYTES = 16
 EVENT_AGE_DAYS_MAX = 31
 EVENT_AHEAD_MINUTES_MAX = 10
 
+# The end of the year 2261, which is as far as ClickHouse and Python's datetime both go.
+TIME_MS_MAX = 9_214_646_399_999
+
 PROJECT_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -93,9 +96,9 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
     code: str
     detail: str
     topic: str
-    partition: int
-    offset: int
-    index: int
-    received_at_ms: int
+    partition: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    offset: Annotated[int, Meta(ge=0)]
+    index: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    received_at_ms: Annotated[int, Meta(ge=0, le=TIME_MS_MAX)]
     event: str
     field: str = ""

@@ -119,14 +119,13 @@ def split_array(value: bytes, elements_max: int) -> Steps[list[bytes]]:
             steps += taken
             if not brackets.depth:
                 position = found.start("close") + closed
-                texts.append(value[start : position - 1].strip())
+                if (last := value[start : position - 1].strip()) or texts:
+                    texts.append(last)
                 start = position
         elif found.lastgroup == "quote":
             position = yield from _string_end(value, position)
     rest = value[start:].strip()
-    if rest or brackets.depth:
-        texts.append(rest)
-    return [] if texts == [b""] and not brackets.depth else texts
+    return [*texts, rest] if rest or brackets.depth else texts
 
 
 def _string_end(value: bytes, position: int) -> Steps[int]:

@@ -12,15 +12,17 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.accounts import Account
 from schemas.prices import PriceBook
+from streams.core.foreign import UnreadableError
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_account, prices_of
+from streams.kafka.codecs import account_rows, decode_account, prices_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 from streams.state.directory import claim
@@ -190,7 +192,7 @@ class AccountsView:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
-                rows = [(record.key, record.value) for record in partition_records]
+                rows = [row for record in partition_records for row in _rows_of(record)]
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
             now = time.monotonic()
@@ -203,6 +205,14 @@ class AccountsView:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:
                     await asyncio.sleep(_GATHER_SECONDS)
+
+
+def _rows_of(record: Any) -> list[tuple[bytes, bytes | None]]:
+    try:
+        return account_rows(record.key, record.value)
+    except UnreadableError as error:
+        log.error("%s-%s at %s is passed over: %s", record.topic, record.partition, record.offset, error)
+        return []
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ Faust assigns their partitions and recovers them from their changelogs; the owne
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 import struct
 import sys
@@ -22,15 +23,19 @@ from faust.types import TP
 
 from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
+from streams.core.foreign import UnreadableError, read
+from streams.kafka.codecs import account_rows
 from streams.settings import Settings
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
+
+log = logging.getLogger(__name__)
 
 _SEEN_KEY = struct.Struct(">HIQ")
 _SEEN_VALUE = struct.Struct(">QH")
 _OFFSET = struct.Struct(">Q")
 
 Rows = list[tuple[bytes, bytes | None]]
-ToRows = Callable[[bytes, bytes | None], Rows]
+ToRows = Callable[[bytes | None, bytes | None], Rows]
 File = PartitionFile | SegmentedFile
 
 
@@ -81,7 +86,12 @@ class PartitionedStore(Store):  # type: ignore[misc]
 
     def apply(self, partition: int, records: Rows, offset: int) -> None:
         """Merge a partition's changelog records, in order, the last of which is at `offset`."""
-        rows = [row for key, value in records for row in self.to_rows(key, value)]
+        rows: Rows = []
+        for key, value in records:
+            try:
+                rows += self.to_rows(key, value)
+            except UnreadableError as error:
+                log.error("a record on the changelog of %s is passed over: %s", self.table.name, error)
         self.partition_file(partition).merge(rows, offset)
 
     async def on_rebalance(
@@ -160,7 +170,7 @@ class BatchTable(faust.Table):  # type: ignore[misc]
 
 def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
     """The table `accounts`: project id → Account, as `encode_account` gives it. A changelog record is one account."""
-    return BatchTable(app, settings, "accounts", VersionedFile, lambda key, value: [(key, value)])
+    return BatchTable(app, settings, "accounts", VersionedFile, account_rows)
 
 
 def seen_table(app: faust.App, settings: Settings) -> BatchTable:
@@ -211,10 +221,13 @@ def first_offset_of(value: bytes, since_day: int) -> int | None:
     return offset if day >= since_day else None
 
 
-def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
+def seen_rows_of_record(key: bytes | None, value: bytes | None) -> Rows:
+    """The rows that a record of the changelog `seen` stands for. Raises UnreadableError where it is none of ours."""
     if value is None:
         return []
-    day = _SEEN_KEY.unpack(key)[0]
+    day: int = read(_SEEN_KEY.unpack, key or b"")[0]
+    if day >= 1 << 16 or len(value) % (HASH_BYTES + _OFFSET.size):
+        raise UnreadableError("it is no part of the dedup index")
     count = len(value) // (HASH_BYTES + _OFFSET.size)
     offsets_at = count * HASH_BYTES
     day_bytes = day.to_bytes(2, "big")

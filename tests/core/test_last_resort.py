@@ -1,4 +1,4 @@
-"""The last resort of a fold: what fails for a reason nobody foresaw is a dead letter; its neighbours pay nothing for it."""
+"""The last resort of a fold: what fails for a reason nobody foresaw is a dead letter; its neighbours lose nothing."""
 
 from __future__ import annotations
 

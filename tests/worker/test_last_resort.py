@@ -81,7 +81,7 @@ def topping_up(project: str, reference: str) -> MakeCommand:
 def test_what_meets_a_fault_of_ours_is_a_dead_letter_and_the_worker_lives_on(
     settings_for: Callable[..., Settings],
 ) -> None:
-    settings = settings_for()
+    settings = settings_for(reply_timeout_seconds=60)
     asyncio.run(create_topics(settings))
     with worker(settings, FAULTY) as process:
         assert [reply.status for reply, _ in decide(settings, opening("p1"), opening("p2"))] == [201, 201]
