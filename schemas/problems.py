@@ -113,6 +113,9 @@ CODES: dict[str, ProblemCode] = {
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
+    "unreadable_account": ProblemCode(
+        503, "Account can't be read", "Tell the operator: something else than a worker wrote to the accounts changelog."
+    ),
     "internal_error": ProblemCode(500, "Internal error", "Retry; tell the operator the request id if it persists."),
 }
 

@@ -125,15 +125,18 @@ async def admit_batch(
 async def _items_of_batch(body: bytes) -> list[bytes]:
     """The requests of a batch, each still as it came, so that a malformed one spoils none of the others. Raises
     Rejection."""
-    items: list[bytes] = []
-    if head := _BATCH_HEAD.match(body):
-        *items, tail = await in_slices(split_array(body[head.end() :], BATCH_REQUESTS_MAX + 1)) or [b""]
-    if head is None or (len(items) <= BATCH_REQUESTS_MAX and tail != b"}"):
-        # It is written in another way, or it is at fault outside its requests, and the strict decoder says where.
+    head = _BATCH_HEAD.match(body)
+    if head is None:
+        # It may be another way of writing the same, such as a name with escapes in it.
         array = bytes(decoded(_decode_batch, body).requests)
         if array[:1] != b"[":
             raise Rejection("invalid_request", "`requests` is an array of requests", "requests")
-        items = await in_slices(split_array(array, BATCH_REQUESTS_MAX))
+        items, _ = await in_slices(split_array(array, BATCH_REQUESTS_MAX))
+    else:
+        items, rest = await in_slices(split_array(body[head.end() :], BATCH_REQUESTS_MAX))
+        if rest != b"}" and len(items) <= BATCH_REQUESTS_MAX:
+            decoded(_decode_batch, body)
+            raise Rejection("malformed_json", "The batch does not end where its requests do")
     if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
         raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
     return items

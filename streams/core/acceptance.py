@@ -115,10 +115,13 @@ def accepting(
             raise
         except Exception:
             yield
-    texts = yield from split_array(value, events_max)
+    texts, rest = yield from split_array(value, events_max)
     if len(texts) > events_max:
         return [], [(0, value, too_many)]
-    return (yield from _each(texts, now_ms, operations, origin))
+    accepted, rejected = yield from _each(texts, now_ms, operations, origin)
+    if rest is not None:
+        rejected.append((len(texts), rest, Rejection("malformed_json", "The array of events does not end here")))
+    return accepted, rejected
 
 
 def _each(texts: list[bytes], now_ms: int, operations: Container[str], origin: Origin) -> Steps[Accepted]:
@@ -150,7 +153,7 @@ def unprocessable(error: Exception) -> Rejection:
 def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """Read one CloudEvent. Raises Rejection."""
     if not text:
-        raise Rejection("malformed_json", "There is no event here: the array has a comma too many, or does not end")
+        raise Rejection("malformed_json", "There is no event here: the array has a comma too many")
     return to_usage(decoded(_decode_event, text), now_ms, operations, origin)
 
 

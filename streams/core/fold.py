@@ -6,9 +6,9 @@ same facts under the same names and the same account values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from types import MappingProxyType
 
 import msgspec
 
@@ -28,7 +28,7 @@ from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.replies import Reply, StoredReply, refusal
-from streams.core.acceptance import dead_letter, dedup_hash, unprocessable
+from streams.core.acceptance import dead_letter, dedup_hash
 from streams.core.booking import Booking
 from streams.core.claims import claimed, claims
 from streams.core.decisions import command_reply, open_account
@@ -37,18 +37,32 @@ from streams.core.ledger import charge, duplicate, reschedule, settle
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.replies import decides, fingerprint, is_reply_kept, keep_reply, kept_reply, reply_key
 
-P = TypeVar("P")
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode_account = msgspec.msgpack.Decoder(Account).decode
+class UnforeseenError(Exception):
+    """Raised where deciding a record fails in a way that no rule foresees. `offset` and `slot` are the record, and the
+    event, command or project in it, that was being decided; None where that can't be told.
+
+    The accounts are not what they were. Nothing of the batch has been written.
+    """
+
+    def __init__(self, offset: int | None = None, slot: int | None = None) -> None:
+        super().__init__(f"record {offset}, item {slot}")
+        self.offset = offset
+        self.slot = slot
+
+
+# The items that are left out: the reason by (offset, slot). A record as a whole stands under slot WHOLE.
+Refused = Mapping[tuple[int, int], str]
+WHOLE = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record of the intake topic that is none of ours, or that we fail to read, and why."""
+    """A record of the intake topic that is none of ours, or that can't be decided (`code` says which), and why."""
 
     value: bytes
-    rejection: Rejection
+    why: str
+    code: str = "unreadable_record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +117,7 @@ def fold(
     accounts: dict[str, Account],
     seen: dict[bytes, int],
     intake_topic: str,
-    is_careful: bool = False,
+    refused: Refused = MappingProxyType({}),
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
 
@@ -113,21 +127,18 @@ def fold(
     an earlier offset is a duplicate, an id with the same offset a redelivery. A later offset was left by a crash: the
     batch is now repeated, and a record behind this one claimed the id, which this one had not.
 
-    An error that nobody foresaw leaves the accounts in the middle of something: the caller forgets them, and folds the
-    same records again with `is_careful`. Then the event or command that fails by itself is a dead letter, and changes
-    nothing. Its id stays claimed, as it would if the record came again.
+    `refused` items become dead letters, and nothing else of their record does. Raises UnforeseenError.
     """
     effects = Effects()
-    batch = _Batch(partition, accounts, seen, intake_topic, effects, is_careful)
+    batch = _Batch(partition, accounts, seen, intake_topic, effects, refused)
     for item in items:
-        if isinstance(item.body, Envelope):
-            batch.apply_envelope(item, item.body)
-        elif isinstance(item.body, Tick):
-            batch.apply_tick(item, item.body)
-        elif isinstance(item.body, Unreadable):
-            batch.dead_letter(item, 0, item.body.value, item.body.rejection)
-        else:
-            batch.apply_commands(item, _commands(item.body))
+        batch.slot = None
+        try:
+            batch.apply(item)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UnforeseenError(item.offset, batch.slot) from error
     return effects
 
 
@@ -142,7 +153,9 @@ class _Batch:
     seen: dict[bytes, int]
     intake_topic: str
     effects: Effects
-    is_careful: bool
+    refused: Refused
+    # The place of what was being decided when an error was raised.
+    slot: int | None = None
     _prices: Prices = field(init=False)
     _announced: tuple[int, int] = field(init=False)
     # The claims that commands of the present record have made, and the accounts that they have opened.
@@ -152,70 +165,75 @@ class _Batch:
     def __post_init__(self) -> None:
         self._read_prices()
 
-    def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
-        fresh: set[bytes] = set()
-        touched: dict[str, Account] = {}
-        if self.is_careful:
-            for slot, usage in enumerate(envelope.events):
-                self._carefully(item, slot, usage.project, usage, lambda s, u: self._use(item, s, [u], fresh, touched))
+    def apply(self, item: IntakeItem) -> None:
+        """Apply one record."""
+        body = item.body
+        if isinstance(body, Envelope):
+            self.apply_envelope(item, body)
+        elif isinstance(body, Tick):
+            self.apply_tick(item, body)
+        elif isinstance(body, Unreadable):
+            self.dead_letter(item, 0, body.value, Rejection(body.code, body.why))
         else:
-            self._use(item, 0, envelope.events, fresh, touched)
-        for project in touched:
-            self._applied(self.accounts[project], item)
+            self.apply_commands(item, _commands(body))
 
-    def _use(
-        self, item: IntakeItem, first_slot: int, events: list[Usage], fresh: set[bytes], touched: dict[str, Account]
-    ) -> None:
-        """Charge events of one envelope; `fresh` are the ids, and `touched` the projects, that it has named so far."""
+    def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
         offset, at_ms = item.offset, item.at_ms
         accounts, seen, prices = self.accounts, self.seen, self._prices_at(offset)
         facts, seen_written = self.effects.facts, self.effects.seen
+        fresh: set[bytes] = set()
+        touched: dict[str, Account] = {}
         booking: Booking | None = None
-        for slot, usage in enumerate(events, first_slot):
-            account = accounts.get(usage.project)
-            if account is None or account.opened_offset > offset:
-                self._unknown_project(item, slot, usage)
-                continue
-            touched[usage.project] = account
-            dedup = usage.dedup_hash
-            first_offset = seen.get(dedup)
-            is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
-            fresh.add(dedup)
-            if first_offset is None or first_offset >= offset:
-                seen[dedup] = seen_written[dedup] = offset
-            if account.last_offset >= offset:
-                continue  # redelivered: the account's value has this record in it already
-            if booking is None:
-                booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
-            else:
-                booking.move_to(account, slot, at_ms)
-            if booking.at_ms >= account.due_at_ms:
-                settle(booking)
-            if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
-                duplicate(booking, usage)
-            else:
-                charge(booking, usage)
+        refused = self.refused
+        slot = 0
+        try:
+            for slot, usage in enumerate(envelope.events):
+                account = accounts.get(usage.project)
+                if account is None or account.opened_offset > offset:
+                    self._unknown_project(item, slot, usage)
+                    continue
+                if refused and self._refuse(item, slot, usage.project, usage):
+                    continue
+                touched[usage.project] = account
+                dedup = usage.dedup_hash
+                first_offset = seen.get(dedup)
+                is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
+                fresh.add(dedup)
+                if first_offset is None or first_offset >= offset:
+                    seen[dedup] = seen_written[dedup] = offset
+                if account.last_offset >= offset:
+                    continue  # redelivered: the account's value has this record in it already
+                if booking is None:
+                    booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
+                else:
+                    booking.move_to(account, slot, at_ms)
+                if booking.at_ms >= account.due_at_ms:
+                    settle(booking)
+                if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
+                    duplicate(booking, usage)
+                else:
+                    charge(booking, usage)
+        except Exception:
+            self.slot = slot
+            raise
+        for account in touched.values():
+            self._applied(account, item)
 
     def apply_tick(self, item: IntakeItem, tick: Tick) -> None:
         """Book what is due in these projects; a project in which nothing is due is left alone."""
-        for slot, project in enumerate(tick.projects):
-            if self.is_careful:
-                self._carefully(item, slot, project, Tick([project]), lambda s, t: self._tick(item, s, t.projects[0]))
-            else:
-                self._tick(item, slot, project)
-
-    def _tick(self, item: IntakeItem, slot: int, project: str) -> None:
-        account = self.accounts.get(project)
-        if account is None or account.opened_offset > item.offset:
-            return
-        if account.last_offset >= item.offset:
-            self.effects.accounts[project] = account
-            return
-        prices = self._prices_at(item.offset)
-        booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
-        if booking.at_ms >= account.due_at_ms:
-            settle(booking)
-            self._applied(account, item)
+        for self.slot, project in enumerate(tick.projects):
+            slot = self.slot
+            account = self.accounts.get(project)
+            if account is None or account.opened_offset > item.offset or self._refuse(item, slot, project):
+                continue
+            if account.last_offset >= item.offset:
+                self.effects.accounts[project] = account
+                continue
+            prices = self._prices_at(item.offset)
+            booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
+            if booking.at_ms >= account.due_at_ms:
+                settle(booking)
+                self._applied(account, item)
 
     def apply_commands(self, item: IntakeItem, commands: list[AnyCommand]) -> None:
         """Apply the commands of one record in order, as if each had a record of its own."""
@@ -226,47 +244,18 @@ class _Batch:
         }
         self._fresh.clear()
         self._opened_here.clear()
-        for slot, command in enumerate(commands):
-            if not self.is_careful:
-                self._command(item, slot, command, command.project in redelivered)
-            elif not self._carefully(
-                item, slot, command.project, command, lambda s, c: self._command(item, s, c, c.project in redelivered)
-            ):
-                self._reply(command, _FAILED)
-
-    def _command(self, item: IntakeItem, slot: int, command: AnyCommand, is_redelivered: bool) -> None:
-        account = self.accounts.get(command.project)
-        if account is None:
-            self._reply(command, self._open(item, slot, command))
-        elif is_redelivered:
-            self._redelivered(item, slot, command, account)
-        else:
-            self._reply(command, self._decide(item, slot, command, account))
-
-    def _carefully(self, item: IntakeItem, slot: int, project: str, part: P, act: Callable[[int, P], None]) -> bool:
-        """Apply one part of a record; where that fails, undo it, and make it a dead letter. Gives whether it was
-        applied."""
-        effects, account = self.effects, self.accounts.get(project)
-        before = None if account is None else _encode(account)
-        was_written = project in effects.accounts
-        counts = len(effects.facts), len(effects.dead_letters), len(effects.replies)
-        try:
-            act(slot, part)
-            # What can't be written is found while it can still be undone.
-            _encode((effects.facts[counts[0] :], self.accounts.get(project)))
-            return True
-        except MemoryError:
-            raise
-        except Exception as error:
-            del effects.facts[counts[0] :], effects.dead_letters[counts[1] :], effects.replies[counts[2] :]
-            effects.accounts.pop(project, None)
-            self.accounts.pop(project, None)
-            if before is not None:
-                self.accounts[project] = restored = _decode_account(before)
-                if was_written:
-                    effects.accounts[project] = restored
-            self.dead_letter(item, slot, _text_of(part), unprocessable(error))
-            return False
+        for self.slot, command in enumerate(commands):
+            slot = self.slot
+            if self._refuse(item, slot, command.project):
+                self._reply(command, _UNPROCESSABLE)
+                continue
+            account = self.accounts.get(command.project)
+            if account is None:
+                self._reply(command, self._open(item, slot, command))
+            elif command.project in redelivered:
+                self._redelivered(item, slot, command, account)
+            else:
+                self._reply(command, self._decide(item, slot, command, account))
 
     def _open(self, item: IntakeItem, slot: int, command: AnyCommand) -> Reply:
         opened = self._opened(item, slot, command, self.effects.facts)
@@ -329,8 +318,6 @@ class _Batch:
                 return
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
-        if self.is_careful:
-            _encode((account, reply, self.effects.facts))  # before it claims anything, which is not undone
         if is_reply_kept(command):
             keep_reply(account, command, item.offset, reply)
         self._mark_command_seen(item, command, reply)
@@ -391,15 +378,16 @@ class _Batch:
 
     def _unknown_project(self, item: IntakeItem, slot: int, usage: Usage) -> None:
         rejection = Rejection("unknown_project", f"There is no project {usage.project!r}", "subject")
-        text = msgspec.json.encode(
-            {
-                "id": usage.event_id,
-                "source": usage.source,
-                "subject": usage.project,
-                "data": {"operation": usage.operation, "quantity": usage.quantity},
-            }
-        )
-        self.dead_letter(item, slot, text, rejection)
+        self.dead_letter(item, slot, _told(usage), rejection)
+
+    def _refuse(self, item: IntakeItem, slot: int, project: str, usage: Usage | None = None) -> bool:
+        """Dead-letter an item that is to be left out; False where it is not."""
+        why = self.refused.get((item.offset, slot)) if self.refused else None
+        if why is None:
+            return False
+        text = _told(usage) if usage is not None else msgspec.json.encode({"project": project})
+        self.dead_letter(item, slot, text, Rejection("unprocessable_record", why))
+        return True
 
     def dead_letter(self, item: IntakeItem, slot: int, text: bytes, rejection: Rejection) -> None:
         self.effects.dead_letters.append(
@@ -407,13 +395,27 @@ class _Batch:
         )
 
 
-_FAILED = Reply(500, "internal_error", "A fault of ours stopped this request; nothing was decided", 0, 0, "")
 _KEY_REUSED = Reply(
     409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
 )
 _REPLY_EXPIRED = Reply(
     409, "idempotency_reply_expired", "This request was decided before; its reply is no longer kept", 0, 0, ""
 )
+
+
+_UNPROCESSABLE = Reply(500, "internal_error", "Something went wrong on our side", 0, 0, "")
+
+
+def _told(usage: Usage) -> bytes:
+    """The JSON of an accepted event in its dead letter."""
+    return msgspec.json.encode(
+        {
+            "id": usage.event_id,
+            "source": usage.source,
+            "subject": usage.project,
+            "data": {"operation": usage.operation, "quantity": usage.quantity},
+        }
+    )
 
 
 def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:
@@ -426,11 +428,3 @@ def _no_project(command: AnyCommand) -> Reply:
 
 def _idempotency_hash(command: AnyCommand) -> bytes:
     return dedup_hash(command.project, "meterline:idempotency-key", command.idempotency_key)
-
-
-def _text_of(part: object) -> bytes:
-    """The text by which a dead letter shows a part of an intake record."""
-    try:
-        return msgspec.json.encode(part)
-    except Exception:
-        return repr(part).encode("utf-8", "replace")

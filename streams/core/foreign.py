@@ -86,19 +86,19 @@ def finished(steps: Steps[T]) -> T:
             return result
 
 
-def split_array(value: bytes, elements_max: int) -> Steps[list[bytes]]:
-    """Tell an array's elements apart, by strings and brackets alone, and give their texts; none of them is decoded.
+def split_array(value: bytes, elements_max: int) -> Steps[tuple[list[bytes], bytes | None]]:
+    """Tell an array's elements apart, by strings and brackets alone; gives their texts, and what is left of `value`.
 
-    `value` begins with `[`, after white space. Of more than `elements_max` elements there are `elements_max + 1` texts.
-    What can't be told apart, and what follows the array's end, is the last text; it is empty where the array just
-    stops.
+    `value` begins with `[`, after white space. Nothing is decoded. What is left is None where the array ends and
+    nothing follows; otherwise it is what follows, or what can't be told apart. Of an array with more than
+    `elements_max` elements, the first `elements_max + 1` are given.
     """
     start = position = value.index(b"[") + 1
     brackets = _Brackets()
     texts: list[bytes] = []
     steps = 0
     pause_at = pause_position = 0
-    while position < len(value) and brackets.depth and steps < _STEPS_MAX and len(texts) < elements_max:
+    while position < len(value) and brackets.depth and steps < _STEPS_MAX and len(texts) <= elements_max:
         if steps >= pause_at or position >= pause_position:
             yield
             pause_at, pause_position = steps + _STEPS_AT_ONCE, position + _WINDOW_BYTES
@@ -125,7 +125,7 @@ def split_array(value: bytes, elements_max: int) -> Steps[list[bytes]]:
         elif found.lastgroup == "quote":
             position = yield from _string_end(value, position)
     rest = value[start:].strip()
-    return [*texts, rest] if rest or brackets.depth else texts
+    return texts, rest if rest or brackets.depth else None
 
 
 def _string_end(value: bytes, position: int) -> Steps[int]:

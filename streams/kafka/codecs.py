@@ -16,7 +16,7 @@ from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Repli
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
 from schemas.replies import Reply
-from streams.core.foreign import UnreadableError, read
+from streams.core.foreign import read
 from streams.core.price_list import Prices
 
 _encoder = msgspec.msgpack.Encoder()
@@ -49,13 +49,6 @@ def encode_account(account: Account) -> bytes:
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
     return read(_decode_account, memoryview(value)[VERSION_BYTES:])
-
-
-def account_rows(key: bytes | None, value: bytes | None) -> list[tuple[bytes, bytes | None]]:
-    """The rows that a record of the accounts changelog stands for. Raises UnreadableError where it is none of ours."""
-    if not key or (value is not None and len(value) <= VERSION_BYTES):
-        raise UnreadableError("it has no key, or is too short for an account")
-    return [(key, value)]
 
 
 def prices_of(value: bytes | None) -> Prices:

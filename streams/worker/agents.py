@@ -7,6 +7,7 @@ partitions. Both acknowledge a record only when all that follows from it is ackn
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import groupby
@@ -14,6 +15,7 @@ from typing import Any
 
 from schemas.commands import AnyCommand
 from schemas.replies import Reply
+from streams.core.fold import UnforeseenError
 from streams.kafka.codecs import packed, replies_to
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
@@ -22,6 +24,8 @@ from streams.worker.batches import time_of
 from streams.worker.decider import Decided, Decider, Tables
 from streams.worker.lease import Lease
 from streams.worker.tables import day_of, seen_records, seen_rows
+
+log = logging.getLogger(__name__)
 
 # How long the owner's next batch may wait for callers that the last one answered: they ask again about now.
 GATHER_SECONDS = 0.002
@@ -84,14 +88,24 @@ class Owner:
             await self._apply_day(list(same_day))
 
     async def _apply_day(self, messages: list[Any]) -> None:
+        """Apply records of one day. Where they can't be decided together, for a fault that nobody foresaw, each is
+        applied by itself: what is at fault is a dead letter then, and no record is read for ever."""
+        try:
+            await self._apply_batch(messages)
+        except UnforeseenError:
+            if len(messages) == 1:
+                raise
+            log.exception("%d intake records can't be decided together; each is tried by itself", len(messages))
+            for message in messages:
+                await self._apply_batch([message])
+
+    async def _apply_batch(self, messages: list[Any]) -> None:
         by_partition: dict[int, list[Any]] = defaultdict(list)
         for message in messages:
             by_partition[message.partition].append(message)
         generation = messages[0].generation_id
         try:
-            decided = {
-                partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
-            }
+            decided = {partition: self.decider.decide(partition, some) for partition, some in by_partition.items()}
             self.lease.check(generation)
             # An account's value says that its records are applied: by then their facts and dedup entries must be
             # safe. As long as it does not say so, they are decided again, and give the same facts and entries.
@@ -106,7 +120,7 @@ class Owner:
             self.lease.check(generation)
             await asyncio.gather(
                 *(
-                    self._store(partition, each.stored, each.seen, by_partition[partition][0], seen_offset)
+                    self._store(partition, each.values, each.seen, by_partition[partition][0], seen_offset)
                     for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
                 ),
                 # The facts are on the log, so the decisions stand, whatever becomes of this process.

@@ -23,8 +23,6 @@ from faust.types import TP
 
 from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
-from streams.core.foreign import UnreadableError, read
-from streams.kafka.codecs import account_rows
 from streams.settings import Settings
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 
@@ -35,7 +33,7 @@ _SEEN_VALUE = struct.Struct(">QH")
 _OFFSET = struct.Struct(">Q")
 
 Rows = list[tuple[bytes, bytes | None]]
-ToRows = Callable[[bytes | None, bytes | None], Rows]
+ToRows = Callable[[bytes, bytes | None], Rows]
 File = PartitionFile | SegmentedFile
 
 
@@ -86,12 +84,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
 
     def apply(self, partition: int, records: Rows, offset: int) -> None:
         """Merge a partition's changelog records, in order, the last of which is at `offset`."""
-        rows: Rows = []
-        for key, value in records:
-            try:
-                rows += self.to_rows(key, value)
-            except UnreadableError as error:
-                log.error("a record on the changelog of %s is passed over: %s", self.table.name, error)
+        rows = [row for key, value in records for row in self.to_rows(key, value)]
         self.partition_file(partition).merge(rows, offset)
 
     async def on_rebalance(
@@ -170,7 +163,7 @@ class BatchTable(faust.Table):  # type: ignore[misc]
 
 def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
     """The table `accounts`: project id → Account, as `encode_account` gives it. A changelog record is one account."""
-    return BatchTable(app, settings, "accounts", VersionedFile, account_rows)
+    return BatchTable(app, settings, "accounts", VersionedFile, lambda key, value: [(key, value)])
 
 
 def seen_table(app: faust.App, settings: Settings) -> BatchTable:
@@ -221,13 +214,13 @@ def first_offset_of(value: bytes, since_day: int) -> int | None:
     return offset if day >= since_day else None
 
 
-def seen_rows_of_record(key: bytes | None, value: bytes | None) -> Rows:
-    """The rows that a record of the changelog `seen` stands for. Raises UnreadableError where it is none of ours."""
+def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
     if value is None:
         return []
-    day: int = read(_SEEN_KEY.unpack, key or b"")[0]
-    if day >= 1 << 16 or len(value) % (HASH_BYTES + _OFFSET.size):
-        raise UnreadableError("it is no part of the dedup index")
+    if len(key) != _SEEN_KEY.size or len(value) % (HASH_BYTES + _OFFSET.size):
+        log.error("a record of the dedup changelog with key %r is none of ours; it is passed over", key[:32])
+        return []
+    day = _SEEN_KEY.unpack(key)[0]
     count = len(value) // (HASH_BYTES + _OFFSET.size)
     offsets_at = count * HASH_BYTES
     day_bytes = day.to_bytes(2, "big")

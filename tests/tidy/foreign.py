@@ -1,4 +1,4 @@
-"""Bytes from outside are decoded in one place: `streams/core/foreign.py` makes one error of whatever a decoder raises."""
+"""Bytes from outside are decoded in one place: `streams/core/foreign.py` makes one error of all that decoders raise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ DECODERS = frozenset(
 OURS = {
     "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
     "streams/clickhouse/historian.py": "rows of a pack that has been decoded",
-    "streams/core/fold.py": "an account that was encoded a moment ago",
     "streams/core/replies.py": "replies within an account that has been decoded",
     "streams/embedded/clickhouse_front.py": "an analyst's statement, which goes to the engine as it came",
     "streams/embedded/broker.py": "the list of jars that we wrote beside them",
