@@ -82,13 +82,14 @@ class ClickHouse:
     takes values only as bound parameters: `{name:String}` in the text, `name` in `parameters`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, connect: bool = True) -> None:
+        """Connect now, and raise ClickHouseError where that fails; without `connect`, at the first query."""
         self._settings = settings
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         self._idle: list[Client] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._writer = open_client(settings)
+        self._writer = open_client(settings) if connect else None
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
         """Run a SELECT; gives all its rows."""
@@ -142,6 +143,7 @@ class ClickHouse:
         return rows
 
     def _insert(self, sql: str, settings: Mapping[str, object], data: bytes) -> None:
+        assert self._writer is not None, "a client that connects later is for queries"
         if self._settings.clickhouse_url is not None:
             self._writer.command(f"{sql} FORMAT MsgPack", data=data, settings=dict(settings))
         else:
@@ -173,7 +175,7 @@ class ClickHouse:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for client in [*idle, self._writer]:
+        for client in idle if self._writer is None else [*idle, self._writer]:
             client.close()
 
     def _csv_pieces(self, sql: str, parameters: Parameters | None) -> Generator[bytes, None, None]:
