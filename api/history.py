@@ -1,5 +1,5 @@
-"""The history process behind `meterline historian`: the historians and, where ClickHouse is embedded, its engine and the
-engine's HTTP front. It shares no process with the API, so nothing that an analyst asks for holds up an admission."""
+"""The history process behind `meterline historian`: the historians and, where ClickHouse is embedded, its engine and
+the engine's HTTP front. It shares no process with the API, so nothing that an analyst asks holds up an admission."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from streams.clickhouse.historian import Historian, dead_letter_sink, journal_si
 from streams.clickhouse.migrations import migrate
 from streams.collector import tune_collector
 from streams.embedded.clickhouse_front import create_front
-from streams.embedded.running import front_token
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
 
@@ -26,8 +25,8 @@ NICENESS = 5
 
 
 def run_historian(settings: Settings) -> None:
-    """Write the journal and the dead letters into ClickHouse until SIGTERM or SIGINT. Without a ClickHouse server in the
-    settings, open the embedded engine, and serve its HTTP front too."""
+    """Write the journal and the dead letters into ClickHouse until SIGTERM or SIGINT. Where ClickHouse is embedded, run
+    the engine, and serve its HTTP front too."""
     tune_collector()
     if settings.clickhouse_url is None:
         _give_way()

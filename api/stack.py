@@ -1,4 +1,4 @@
-"""The stack: all of Meterline on one machine. Broker, workers, history and API are processes that this one supervises."""
+"""The stack: all of Meterline on one machine. It supervises the processes: broker, workers, history and API."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ class Stack:
         member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
 
     def _wait_until_ready(self) -> None:
-        """Ask for a decision until there is one, which takes broker, worker and API together; and for history to answer."""
+        """Ask for a decision until there is one, which takes broker, worker and API; and until history answers."""
         deadline = time.monotonic() + READY_SECONDS_MAX
         with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
             while time.monotonic() < deadline:
@@ -294,7 +294,7 @@ class Stack:
                     if probe.status_code == 404 and ready.status_code == 200 and self._history_answers():
                         return
                 time.sleep(0.05)
-        raise StackError(f"No decision and no history within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+        raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
 
     def _history_answers(self) -> bool:
         """Whether the embedded ClickHouse is there. A server of one's own is not waited for."""

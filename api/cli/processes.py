@@ -35,7 +35,7 @@ def api() -> None:
 
 @app.command()
 def historian() -> None:
-    """Run a historian: it writes the journal into ClickHouse. Without METERLINE_CLICKHOUSE_URL, run the embedded one too."""
+    """Run a historian: it writes the journal into ClickHouse; without METERLINE_CLICKHOUSE_URL, the embedded one."""
     from api.history import run_historian
 
     settings = Settings()

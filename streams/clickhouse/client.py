@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
+import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
@@ -34,6 +35,8 @@ Parameters = Mapping[str, object]
 
 CALLS_AT_ONCE_MAX = 16
 CALL_WAIT_SECONDS_MAX = 30.0
+# A server that is there answers a ping at once, however many queries it runs.
+PING_SECONDS_MAX = 3.0
 CSV_CHUNK_BYTES = 256 * 1024
 
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
@@ -83,8 +86,15 @@ class ClickHouse:
     """
 
     def __init__(self, settings: Settings, *, connect: bool = True) -> None:
-        """Connect now, and raise ClickHouseError where that fails; without `connect`, at the first query."""
+        """Connect now, and raise ClickHouseError where that fails.
+
+        Without `connect` the server may be away. Each query then pings it first, and raises ClickHouseError soon where
+        it is away or hangs.
+        """
         self._settings = settings
+        self._pings = (
+            None if connect else urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX)
+        )
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         self._idle: list[Client] = []
         self._lock = threading.Lock()
@@ -204,6 +214,7 @@ class ClickHouse:
         if not self._slots.acquire(timeout=CALL_WAIT_SECONDS_MAX):
             raise ClickHouseError(f"{CALLS_AT_ONCE_MAX} ClickHouse calls are running already: try again later")
         try:
+            self._ping()
             with self._lock:
                 if self._closed:
                     raise ClickHouseError("ClickHouse was closed")
@@ -220,6 +231,16 @@ class ClickHouse:
                     client.close()
         finally:
             self._slots.release()
+
+    def _ping(self) -> None:
+        if self._pings is None:
+            return
+        url = urlsplit(self._settings.clickhouse_url or "")
+        at = f"{url.hostname}:{url.port or ''}"
+        try:
+            self._pings.request("GET", f"{url.scheme}://{at}/ping")
+        except urllib3.exceptions.HTTPError as error:
+            raise ClickHouseError(f"ClickHouse at {at} does not answer: {type(error).__name__}") from None
 
 
 @contextmanager
