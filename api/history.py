@@ -16,7 +16,8 @@ from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
 from streams.collector import tune_collector
-from streams.embedded.clickhouse_front import create_front
+from streams.embedded.clickhouse_front import create_front, stop_queries
+from streams.embedded.running import front_token
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
 
@@ -49,7 +50,7 @@ async def _run_embedded(settings: Settings, listening: socket.socket) -> None:
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
-        front = create_front(clickhouse)
+        front = create_front(clickhouse, token=front_token(settings), open_to_uid=os.getuid())
         config = uvicorn.Config(
             front,
             log_config=None,
@@ -62,6 +63,7 @@ async def _run_embedded(settings: Settings, listening: socket.socket) -> None:
         serving = asyncio.create_task(uvicorn.Server(config).serve(sockets=[listening]))
         await until_one_ends([serving, asyncio.create_task(_write(settings, clickhouse))])
     finally:
+        await asyncio.to_thread(stop_queries, clickhouse)
         await asyncio.to_thread(clickhouse.close)
 
 

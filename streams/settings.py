@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     clickhouse_front_port: int = Field(
         8123, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
     )
+    clickhouse_memory_mb: int = Field(4096, ge=512, description="Most memory that the embedded ClickHouse takes in all")
 
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"

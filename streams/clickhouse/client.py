@@ -26,7 +26,7 @@ from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from streams.errors import OperatorError
-from streams.settings import Settings
+from streams.settings import PROJECT_ROOT, Settings
 
 if TYPE_CHECKING:
     from chdb.state.sqlitelike import Connection
@@ -38,6 +38,9 @@ CALL_WAIT_SECONDS_MAX = 30.0
 # A server that is there answers a ping at once, however many queries it runs.
 PING_SECONDS_MAX = 3.0
 CSV_CHUNK_BYTES = 256 * 1024
+
+# The embedded engine's users and their grants.
+EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
 
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
@@ -73,7 +76,7 @@ def open_client(settings: Settings) -> Client:
     Times come back aware and in UTC whatever the host's or the server's zone is. A process may open many embedded
     clients, all on the same directory; they run at once, while the calls of one client wait for each other.
     """
-    return _open_embedded(settings.clickhouse_dir) if settings.clickhouse_url is None else _open_http(settings)
+    return _open_embedded(settings) if settings.clickhouse_url is None else _open_http(settings)
 
 
 class ClickHouse:
@@ -260,7 +263,8 @@ def sql_literal(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _open_embedded(path: Path) -> Client:
+def _open_embedded(settings: Settings) -> Client:
+    path = settings.clickhouse_dir
     path.mkdir(parents=True, exist_ok=True)
     # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
@@ -268,10 +272,14 @@ def _open_embedded(path: Path) -> Client:
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
         )
     try:
-        # The zone is in the connection string so that the driver's first question already sees UTC.
-        return clickhouse_connect.get_client(
-            interface="chdb", path=str(path), chdb_options={"session_timezone": "UTC"}, tz_mode="aware"
-        )
+        # The zone is in the connection string so that the driver's first question already sees UTC. The rest is of the
+        # engine, and counts where a process opens it first.
+        options = {
+            "session_timezone": "UTC",
+            "config-file": str(EMBEDDED_CONFIG),
+            "max_server_memory_usage": str(settings.clickhouse_memory_mb * 1024 * 1024),
+        }
+        return clickhouse_connect.get_client(interface="chdb", path=str(path), chdb_options=options, tz_mode="aware")
     except DriverError as error:
         raise ClickHouseError(f"cannot open the embedded ClickHouse in {path}: {error}") from error
 
