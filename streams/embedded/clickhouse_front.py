@@ -2,8 +2,8 @@
 analysts.
 
 It answers on the machine's own names only and, unless told otherwise, lets nothing be written: what a reader may ask is
-on lists (front/allowed.py), each statement is judged (front/statements.py), and the engine denies the rest. It does not know
-multipart forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
+on lists (front/allowed.py), each statement is judged (front/statements.py), and the engine denies the rest. It does not
+know multipart forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from streams.clickhouse.client import ClickHouse, ClickHouseError, from_file, sql_literal
-from streams.embedded.front.allowed import DATABASES, DEFAULTS, NotAllowed, check_format, check_setting, refused_names
+from streams.embedded.front.allowed import (
+    DATABASES,
+    DEFAULTS,
+    NotAllowed,
+    Refused,
+    check_format,
+    check_setting,
+    is_known_setting,
+    refused_names,
+)
 from streams.embedded.front.peers import uid_of
-from streams.embedded.front.statements import ONLY, Refused, judge
+from streams.embedded.front.statements import ONLY, judge
 from streams.embedded.running import OWN_USER
 
 # Queries of analysts that run at once, and those of Meterline's own processes, which have places of their own. The next
@@ -59,17 +68,19 @@ _INSERT_WITH_DATA = re.compile(
 )
 _FROM_INPUT = re.compile(r"\sSELECT\s.*\sFROM\s+input\(", re.IGNORECASE | re.DOTALL)
 _GIVES_ROWS = re.compile(r"[\s(]*(SELECT|WITH|FROM|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE)
-_READONLY, _TOO_MANY_QUERIES, _ACCESS_DENIED, _AUTHENTICATION_FAILED, _HERE = 164, 202, 497, 516, 1002
+# ClickHouse's numbers of errors; the last is for what is none of the engine's.
+_UNKNOWN_TABLE, _UNKNOWN_SETTING, _READONLY, _TOO_MANY_QUERIES = 60, 115, 164, 202
+_ACCESS_DENIED, _AUTHENTICATION_FAILED, _HERE = 497, 516, 1002
 _STATUS_OF_CODE = {
     _READONLY: 403,
     _TOO_MANY_QUERIES: 429,
     _AUTHENTICATION_FAILED: 401,
     36: 400,
     47: 404,
-    60: 404,
+    _UNKNOWN_TABLE: 404,
     62: 400,
     81: 404,
-    115: 400,
+    _UNKNOWN_SETTING: 400,
     159: 408,
 }
 
@@ -146,13 +157,11 @@ class _Front:
         user, key = _credentials(request)
         if hmac.compare_digest(key.encode(), self._token.encode()):
             return user == OWN_USER
-        client, server = request.client, request.scope.get("server")
-        if self._open_to_uid is not None and not key and client is not None and server is not None:
-            if uid_of((client.host, client.port), (server[0], server[1])) == self._open_to_uid:
-                return False
+        if self._open_to_uid is not None and not key and _peer(request) == self._open_to_uid:
+            return False
         raise _Refused(
-            "Wrong or missing access key. Only processes of the user who runs Meterline here need none; others send the "
-            "token in the file clickhouse-token of its data directory as password, or as X-ClickHouse-Key",
+            "Wrong or missing access key. Processes of the user who runs Meterline here need none; others send the "
+            "token in the file clickhouse-token of its data directory, as password or as X-ClickHouse-Key",
             status=401,
             code=_AUTHENTICATION_FAILED,
         )
@@ -162,9 +171,7 @@ class _Front:
         if self._names is None:
             connection = self._clickhouse.engine_connection()
             try:
-                self._names = Refused(
-                    *refused_names(lambda sql: connection.query(sql, "TSVRaw").bytes().decode().split())
-                )
+                self._names = refused_names(lambda sql: connection.query(sql, "TSVRaw").bytes().decode().split())
             finally:
                 connection.close()
         return self._names
@@ -228,17 +235,23 @@ class _Statement:
         self._mark = str(uuid.uuid4())
         if reader:
             check_format(self.format)
-            for name, value in self.settings.items():
-                check_setting(name, value)
             if self.database and self.database not in DATABASES:
                 raise NotAllowed(f"There is no database {self.database[:64]!r} here")
 
     def run(self, clickhouse: ClickHouse, refused: Callable[[], Refused]) -> Response:
+        if self.reader:
+            self._check_settings(refused())
         connection = clickhouse.engine_connection()
         try:
             return self._read(connection, refused()) if self.reader else self._write(connection)
         finally:
             connection.close()
+
+    def _check_settings(self, refused: Refused) -> None:
+        for name, value in self.settings.items():
+            if _SETTING_NAME.fullmatch(name) and not is_known_setting(name, refused):
+                raise _Refused(f"Unknown setting {name[:64]!r}", code=_UNKNOWN_SETTING)
+            check_setting(name, value)
 
     def stop(self, clickhouse: ClickHouse) -> None:
         """Stop the statement, if it runs."""
@@ -254,9 +267,9 @@ class _Statement:
             (self.database or "").lower() == "system",
             refused,
         )
+        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings})
         # The engine's wall behind the lists: without the role, what reaches out of the database is denied.
         connection.query("SET ROLE NONE")
-        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings})
         connection.query("SET readonly = 1")
         result = connection.query(judged.sql, self.format, params=self.parameters)
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
@@ -334,6 +347,11 @@ def _check_origin(request: Request) -> None:
         raise _Refused("Answers only to localhost, 127.0.0.1 and [::1], and to no other site's page", status=403)
 
 
+def _peer(request: Request) -> int | None:
+    client, server = request.client, request.scope.get("server")
+    return None if client is None or server is None else uid_of((client.host, client.port), (server[0], server[1]))
+
+
 def _credentials(request: Request) -> tuple[str, str]:
     """The user's name and key of a request, each empty where it has none."""
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
@@ -375,6 +393,8 @@ def _engine_error(message: str) -> Response:
     message = message[max(0, message.find("Code: ")) :]
     found = re.match(r"Code: (\d+)", message)
     code = int(found[1]) if found else _HERE
+    if code == _ACCESS_DENIED and "READ ON FILE" in message:
+        return _error("There is no table of this name (UNKNOWN_TABLE)", 404, _UNKNOWN_TABLE)
     if code == _ACCESS_DENIED:
         return _error(ONLY, 403, _READONLY)
     return _error(message, _STATUS_OF_CODE.get(code, 500), code)

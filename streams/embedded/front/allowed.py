@@ -7,11 +7,12 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 MIB = 1024 * 1024
 
-# Scalar and aggregate functions. Not among them: what reads files, dictionaries, headers or the machine, what sleeps, asks
-# a model, or takes the name of a format or of a table as a string.
+# Scalar and aggregate functions. Not among them: what reads files, dictionaries, headers or the machine, what sleeps,
+# asks a model, or takes the name of a format or of a table as a string.
 FUNCTIONS = frozenset((Path(__file__).parent / "functions.txt").read_text().lower().split())
 
 TABLE_FUNCTIONS = frozenset(
@@ -48,11 +49,11 @@ FORMATS = frozenset(
     """.lower().split()
 )
 
-# The most of each, which a client may lower. 0 is ClickHouse's word for no limit, so it is no lower one. What is None here
-# has no limit of its own unless a client sets one.
+# The most of each, which a client may lower. 0 is ClickHouse's word for no limit, so it is no lower one. What is None
+# here has no limit of its own unless a client sets one.
 LIMITS: Mapping[str, float | None] = {
     "max_execution_time": 300,
-    "max_threads": max(1, (os.cpu_count() or 1) // 2),
+    "max_threads": max(2, os.cpu_count() or 1),
     "max_memory_usage": 512 * MIB,
     "max_result_rows": 50_000_000,
     "max_result_bytes": 256 * MIB,
@@ -64,11 +65,12 @@ LIMITS: Mapping[str, float | None] = {
 }
 
 # What is set for each reader's query before the settings of its own.
-DEFAULTS: Mapping[str, str] = {
+DEFAULTS: dict[str, str] = {
     "session_timezone": "UTC",
     # A failed query never looks like a short result.
     "result_overflow_mode": "throw",
 } | {name: str(most) for name, most in LIMITS.items() if most is not None}
+DEFAULTS["max_threads"] = str(max(1, (os.cpu_count() or 1) // 2))
 
 _NUMBER = re.compile(r"\d{1,18}(\.\d{1,6})?")
 _ON_OR_OFF = re.compile(r"[01]|true|false")
@@ -137,16 +139,28 @@ def check_setting(name: str, value: str) -> None:
 def check_format(name: str) -> None:
     """Check that a reader may have its rows in this format. Raises NotAllowed."""
     if name.lower() not in FORMATS:
-        raise NotAllowed(
-            f"Format {name[:64]!r} is not given here: ask for TabSeparated, CSV, JSONEachRow, Native, Parquet"
-        )
+        raise NotAllowed(f"Format {name[:64]!r} is not given here: ask for TabSeparated, CSV, JSON, Native or Parquet")
 
 
-def refused_names(known: Callable[[str], list[str]]) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """The engine's functions, table functions and system tables that are not allowed. `known` runs a query of one
-    column."""
-    return (
+class Refused(NamedTuple):
+    """The names that the engine knows and a reader may not use."""
+
+    functions: frozenset[str]
+    table_functions: frozenset[str]
+    system_tables: frozenset[str]
+    settings: frozenset[str]
+
+
+def is_known_setting(name: str, refused: Refused) -> bool:
+    """Whether the engine has a setting of this name, allowed or not."""
+    return name in LIMITS or name in SETTINGS or name in refused.settings
+
+
+def refused_names(known: Callable[[str], list[str]]) -> Refused:
+    """The engine's names that are not allowed. `known` runs a query of one column."""
+    return Refused(
         frozenset(known("SELECT DISTINCT lower(name) FROM system.functions")) - FUNCTIONS,
         frozenset(known("SELECT lower(name) FROM system.table_functions")) - TABLE_FUNCTIONS,
         frozenset(known("SELECT name FROM system.tables WHERE database = 'system'")) - SYSTEM_TABLES,
+        frozenset(known("SELECT name FROM system.settings")) - LIMITS.keys() - SETTINGS.keys(),
     )

@@ -1,5 +1,5 @@
-"""The judge of a reader's statement. It reads the text that the engine's own formatter made of it, and that text is what
-is run: one statement, no comments, keywords in capitals, names quoted only where they must be."""
+"""The judge of a reader's statement. It reads the text that the engine's own formatter made of it, and that text is
+what is run: one statement, no comments, keywords in capitals, names quoted only where they must be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streams.embedded.front.allowed import NotAllowed, check_format, check_setting
+from streams.embedded.front.allowed import NotAllowed, Refused, check_format, check_setting
 
 _TOKEN = re.compile(
     r"""
@@ -38,14 +38,6 @@ class Token(NamedTuple):
 
     kind: str
     text: str
-
-
-class Refused(NamedTuple):
-    """The names that the engine knows and a reader may not use: functions, table functions, tables of `system`."""
-
-    functions: frozenset[str]
-    table_functions: frozenset[str]
-    system_tables: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +115,10 @@ def _check_name(token: Token, after: Token, refused: Refused) -> None:
 
 
 def _check_tables(tokens: Sequence[Token], in_system: bool, refused: Refused) -> None:
+    for before, token in zip(tokens, tokens[1:], strict=False):
+        # The engine takes a table that it does not know for a file of that name.
+        if token.kind == "quoted" and before.text in ("FROM", "JOIN", "TABLE", "IN") and "/" in token.text:
+            raise NotAllowed(ONLY)
     for place, token in enumerate(tokens):
         if token.kind not in ("name", "quoted") or token.text not in refused.system_tables:
             continue
