@@ -270,8 +270,8 @@ class _Statement:
         self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings})
         # The engine's wall behind the lists: without the role, what reaches out of the database is denied.
         connection.query("SET ROLE NONE")
-        # Drivers look there for which settings can be changed; readonly=1 would show none. The judge has seen those that
-        # this statement itself sets.
+        # Drivers look there for which settings can be changed, and readonly=1 would show none. The judge has seen those
+        # that this statement itself sets.
         connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
         result = connection.query(judged.sql, self.format, params=self.parameters)
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())

@@ -29,8 +29,8 @@ from tests.engine import Serve
 
 REFUSED = (403, "164")
 
-# What reaches out of the database, tells of the machine or of others, keeps a thread busy, or takes the name of a format
-# or of a table as a string. No listed function may look like one of these.
+# What reaches out of the database, tells of the machine or of others, keeps a thread busy, or takes the name of a
+# format or of a table as a string. No listed function may look like one of these.
 DANGEROUS = re.compile(
     r"__.*|ai[A-Z].*|AI[A-Z].*|addressTo.*|catboost.*|connection_?id|current(Handler|Profiles|RequestURL|Roles)|"
     r"(default|enabled)(Profiles|Roles)|demangle|dict[A-Z].*|evalMLMethod|file|filesystem.*|formatRow.*|FQDN|"

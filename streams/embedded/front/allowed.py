@@ -98,7 +98,12 @@ SETTINGS: Mapping[str, re.Pattern[str]] = {
     **dict.fromkeys(("format_csv_delimiter",), _SEPARATOR),
     **dict.fromkeys(
         (
-            *("aggregate_functions_null_for_empty", "any_join_distinct_right_table_keys", "cast_keep_nullable"),
+            *(
+                "aggregate_functions_null_for_empty",
+                "any_join_distinct_right_table_keys",
+                "cast_keep_nullable",
+                "cast_string_to_dynamic_use_inference",
+            ),
             *("data_type_default_nullable", "extremes", "final", "group_by_use_nulls", "join_use_nulls"),
             *("prefer_column_name_to_alias", "transform_null_in", "output_format_decimal_trailing_zeros"),
             *("output_format_csv_crlf_end_of_line", "output_format_tsv_crlf_end_of_line"),
