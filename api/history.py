@@ -6,10 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import uvicorn
+from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
 
 from api.server import listen, until_one_ends
 from streams.clickhouse.client import ClickHouse
@@ -50,7 +53,10 @@ async def _run_embedded(settings: Settings, listening: socket.socket) -> None:
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
-        front = create_front(clickhouse, token=front_token(settings), open_to_uid=os.getuid())
+        historians = historians_of(settings, clickhouse)
+        front = create_front(
+            clickhouse, token=front_token(settings), open_to_uid=os.getuid(), metrics=_metrics_of(historians)
+        )
         config = uvicorn.Config(
             front,
             log_config=None,
@@ -61,15 +67,27 @@ async def _run_embedded(settings: Settings, listening: socket.socket) -> None:
         )
         # The front answers at once: what is written already can be asked for while Kafka is away.
         serving = asyncio.create_task(uvicorn.Server(config).serve(sockets=[listening]))
-        await until_one_ends([serving, asyncio.create_task(_write(settings, clickhouse))])
+        await until_one_ends([serving, asyncio.create_task(_write(settings, historians))])
     finally:
         await asyncio.to_thread(stop_queries, clickhouse)
         await asyncio.to_thread(clickhouse.close)
 
 
-async def _write(settings: Settings, clickhouse: ClickHouse) -> None:
+async def _write(settings: Settings, historians: Sequence[Historian]) -> None:
     await create_topics(settings)
-    await asyncio.gather(*(each.run() for each in historians_of(settings, clickhouse)))
+    await asyncio.gather(*(each.run() for each in historians))
+
+
+def _metrics_of(historians: Sequence[Historian]) -> Callable[[], bytes]:
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in (ProcessCollector, PlatformCollector):
+        collector(registry=registry)
+    rows = Gauge(
+        "meterline_history_rows_total", "Rows this process has written to ClickHouse", ["table"], registry=registry
+    )
+    for each in historians:
+        rows.labels(each.sink.table).set_function(partial(getattr, each, "rows_written"))
+    return partial(generate_latest, registry)
 
 
 def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:

@@ -23,6 +23,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import cramjam
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -101,25 +102,35 @@ class _Refused(Exception):
 
 
 def create_front(
-    clickhouse: ClickHouse, *, read_only: bool = True, token: str | None = None, open_to_uid: int | None = None
+    clickhouse: ClickHouse,
+    *,
+    read_only: bool = True,
+    token: str | None = None,
+    open_to_uid: int | None = None,
+    metrics: Callable[[], bytes] | None = None,
 ) -> Starlette:
     """Create an ASGI app to serve on a loopback address. `clickhouse` must be embedded, or ClickHouseError is raised.
 
     With a `token`, a request needs it as a bearer token, as `X-ClickHouse-Key` or as the password of basic
     authentication; but none where the kernel says that it comes from a process of the user `open_to_uid`. A GET never
-    writes; a POST may where `read_only` is false. A query is stopped when its client goes.
+    writes; a POST may where `read_only` is false. A query is stopped when its client goes. `metrics` is what `/metrics`
+    gives, to whoever may query.
     """
     clickhouse.engine_connection().close()
     front = _Front(clickhouse, read_only, token, open_to_uid)
+    front.metrics = metrics
     return Starlette(
         routes=[
             Route("/", front.answer, methods=["GET", "POST"]),
             Route("/ping", front.answer, methods=["GET"]),
+            Route("/metrics", front.answer, methods=["GET"]),
         ]
     )
 
 
 class _Front:
+    metrics: Callable[[], bytes] | None = None
+
     def __init__(self, clickhouse: ClickHouse, read_only: bool, token: str | None, open_to_uid: int | None) -> None:
         self._clickhouse = clickhouse
         self._read_only = read_only
@@ -132,9 +143,12 @@ class _Front:
     async def answer(self, request: Request) -> Response:
         try:
             _check_origin(request)
-            if request.url.path == "/ping" or (request.method != "POST" and not request.url.query):
+            path = request.url.path
+            if path == "/ping" or (path == "/" and request.method != "POST" and not request.url.query):
                 return Response("Ok.\n", media_type="text/plain")
             is_own = self._authenticate(request)
+            if path == "/metrics":
+                return Response(self.metrics() if self.metrics else b"", media_type=CONTENT_TYPE_LATEST)
             reader = self._read_only or request.method != "POST"
             statement = _Statement(request, await _body(request, reader), reader)
             async with _place(self._own_places if is_own else self._places):
