@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from clickhouse_connect.driver.exceptions import OperationalError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -64,6 +65,11 @@ def install(app: FastAPI) -> None:
             error.status_code, "invalid_request" if error.status_code < 500 else "internal_error"
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
+
+    @app.exception_handler(OperationalError)
+    async def _no_history(request: Request, error: OperationalError) -> Response:
+        log.warning("the history can't be reached: %s", error)
+        return problem_response(request_id_of(request), "not_ready", "The history can't be reached")
 
     # An error that a route raises is answered further in, by api.middleware.Failures. This handler is outside of all
     # our layers, for errors in those.

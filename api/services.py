@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.reads import HistoryReads
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import ClickHouse
@@ -44,10 +45,12 @@ class Services:
     historians: list[Historian] = field(default_factory=list)
     cashier: Cashier | None = None
     closing: Closing = field(init=False)
+    reads: HistoryReads = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
+        self.reads = HistoryReads(self.settings, self.clickhouse)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -123,6 +126,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 for each in background:
                     each.cancel()
         finally:
+            services.reads.close()
             await services.end_embedded()
             await services.accounts.stop()
             await services.commands.stop()

@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from schemas.facts import Fact
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.kafka.codecs import decode_dead_letter, decode_raw_pack
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
@@ -162,7 +163,7 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            found = await asyncio.to_thread(self.clickhouse.limited(LONG).query, self.sink.marks_sql)
             if assignment != self._assignment:
                 return  # and so another resume follows
             held = {row[0]: ((row[1], row[2]), row[3]) for row in found}

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import journal_sink
+from streams.clickhouse.limits import LONG
 from streams.kafka.codecs import decode_raw_pack
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -33,7 +34,7 @@ class Closing:
         self, settings: Settings, clickhouse: ClickHouse, clocks_differ_max: timedelta = CLOCKS_DIFFER_MAX
     ) -> None:
         self._settings = settings
-        self._clickhouse = clickhouse
+        self._clickhouse = clickhouse.limited(LONG)
         self._clocks_differ_max = clocks_differ_max
         self._complete_to = datetime.fromtimestamp(0, UTC)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import LONG
 from streams.state.accounts_view import AccountsView
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class DriftCheck:
 
     def _history(self, snapshots: dict[str, _Snapshot]) -> dict[str, int]:
         parameters = {"projects": list(snapshots), "offsets": [each.offset for each in snapshots.values()]}
-        return {row[0]: int(row[1]) for row in self.clickhouse.query(_SQL, parameters)}
+        return {row[0]: int(row[1]) for row in self.clickhouse.limited(LONG).query(_SQL, parameters)}
 
     def _judge(self, snapshots: dict[str, _Snapshot], history: dict[str, int], now: float) -> None:
         for project, snapshot in snapshots.items():
