@@ -23,7 +23,7 @@ from api.negotiation import AcceptHeader, preferred
 from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
-from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageQuestion, usage_csv, usage_rows
+from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageQuestion, usage_csv, usage_page
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
@@ -74,15 +74,12 @@ async def usage(
     question.sql()  # refuses what can't be asked before a thread is taken
     if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
         return await services.reads.csv(caller.name, f"usage-{name}", lambda history: usage_csv(history, question))
-    after = None if place is None else place.values
-    return await services.reads.json(
-        caller.name, lambda history: _report(history, replace(question, after=after), limit)
-    )
+    paged = replace(question, limit=limit, after=None if place is None else place.values)
+    return await services.reads.json(caller.name, lambda history: _report(history, paged))
 
 
-def _report(clickhouse: ClickHouse, question: UsageQuestion, limit: int) -> UsageReport:
-    found = usage_rows(clickhouse, replace(question, limit=limit + 1))
-    rows = found[:limit]
+def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
+    rows, next_cursor = usage_page(clickhouse, question)
     return UsageReport(
         project=question.project,
         group_by=question.group_by,
@@ -92,5 +89,5 @@ def _report(clickhouse: ClickHouse, question: UsageQuestion, limit: int) -> Usag
             UsageRow(group=group, uses=uses, quantity=quantity, credits=format_credits(microcredits))
             for group, uses, quantity, microcredits in rows
         ],
-        next_cursor=question.cursor_after(rows[-1][0]) if len(found) > limit else None,
+        next_cursor=next_cursor,
     )

@@ -160,8 +160,7 @@ class ClickHouse:
         if self._settings.clickhouse_url is not None:
             self._writer.command(f"{sql} FORMAT MsgPack", data=data, settings=dict(settings))
         else:
-            clause = ", ".join(f"{name} = {sql_literal(str(value))}" for name, value in settings.items())
-            with from_file(f"{sql} SETTINGS {clause}", "MsgPack", data) as statement:
+            with from_file(f"{sql} SETTINGS {_settings_clause(settings)}", "MsgPack", data) as statement:
                 self._writer.command(statement)
 
     def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
@@ -207,8 +206,14 @@ class ClickHouse:
             names = [str(row[0]).replace('"', '""') for row in described.result_rows]
             # A server that fails half-way would write its error into a body already marked 200. With this setting it
             # waits for the end first.
-            settings = self._query_settings() | {"wait_end_of_query": "1"}
-            stream = cast(RawIOBase, client.raw_stream(sql, _bound(sql, parameters), settings, fmt="CSV"))
+            settings: dict[str, Any] = {"wait_end_of_query": "1"}
+            text, limits = sql, self._query_settings()
+            if self._settings.clickhouse_url is None:
+                # The driver would hold the whole result in memory for chDB's settings, unless they are in the text.
+                text += f"\nSETTINGS {_settings_clause(limits)}"
+            else:
+                settings |= limits
+            stream = cast(RawIOBase, client.raw_stream(text, _bound(sql, parameters), settings, fmt="CSV"))
             try:
                 # Read before anyone may close the stream: chDB runs one that was never read to its end, then closes it.
                 piece = stream.read(CSV_CHUNK_BYTES)
@@ -230,11 +235,14 @@ class ClickHouse:
                     raise ClickHouseError("ClickHouse was closed")
                 idle = self._idle.pop() if self._idle else None
             client = idle or open_client(self._settings)
+            # A failed query may leave rows behind, which chDB would put before the next answer of this client (4.4).
+            keep = False
             try:
                 yield client
+                keep = True
             finally:
                 with self._lock:
-                    keep = not self._closed.is_set()
+                    keep = keep and not self._closed.is_set()
                     if keep:
                         self._idle.append(client)
                 if not keep:
@@ -264,6 +272,10 @@ def from_file(sql: str, data_format: str, data: bytes) -> Iterator[str]:
         file.write(data)
         file.flush()
         yield _INPUT.sub(lambda _: f"FROM file({sql_literal(file.name)}, {data_format}, ", sql, count=1)
+
+
+def _settings_clause(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} = {sql_literal(str(value))}" for name, value in settings.items())
 
 
 def sql_literal(value: str) -> str:

@@ -119,7 +119,7 @@ class UsageQuestion:
         if groups:
             sql += f" GROUP BY {groups} ORDER BY {groups}"
         if self.limit is not None:
-            sql += f" LIMIT {self.limit:d}"
+            sql += f" LIMIT {self.limit + 1:d}"
         return sql, parameters
 
     def fingerprint(self) -> bytes:
@@ -137,14 +137,22 @@ class UsageQuestion:
             raise _no_cursor()
 
 
-def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> list[tuple[dict[str, str], int, int, int]]:
-    """The (group, uses, quantity, microcredits) of each group, in the order of their values."""
+UsageOfGroup = tuple[dict[str, str], int, int, int]
+
+
+def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[UsageOfGroup], str | None]:
+    """The (group, uses, quantity, microcredits) of each group of a page, by their values, and the cursor of
+    the page after them, or None at the end."""
     sql, parameters = question.sql()
     count = len(question.group_by)
-    return [
+    found = [
         (dict(zip(question.group_by, row[:count], strict=True)), row[count], row[count + 1], row[count + 2])
         for row in clickhouse.query(sql, parameters)
     ]
+    if question.limit is None or len(found) <= question.limit:
+        return found, None
+    rows = found[: question.limit]
+    return rows, question.cursor_after(rows[-1][0])
 
 
 def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
