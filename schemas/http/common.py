@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from pydantic import Field
 
-# The most that one page of a list has; a bound that no list of an answer is without (tests/api/test_bounds.py).
+# The most that one page of a list has; a bound that no list of an answer is without (tests/api/test_parameters.py).
 PAGE_ITEMS_MAX = 1_000
 # What the core lets a project, or the price list, have at most.
 KEYS_MAX = 100

@@ -34,7 +34,7 @@ class Closing:
         self, settings: Settings, clickhouse: ClickHouse, clocks_differ_max: timedelta = CLOCKS_DIFFER_MAX
     ) -> None:
         self._settings = settings
-        self._clickhouse = clickhouse.limited(LONG)
+        self._clickhouse = clickhouse
         self._clocks_differ_max = clocks_differ_max
         self._complete_to = datetime.fromtimestamp(0, UTC)
 
@@ -80,7 +80,10 @@ class Closing:
         it; failing that, the journal is read on from ClickHouse's mark, and must have no fact above that mark.
         """
         sql = journal_sink(self._settings).marks_sql
-        held = {row[0]: ((row[1], row[2]), row[3]) for row in await asyncio.to_thread(self._clickhouse.query, sql)}
+        held = {
+            row[0]: ((row[1], row[2]), row[3])
+            for row in await asyncio.to_thread(self._clickhouse.limited(LONG).query, sql)
+        }
         marks = {number: held.get(number, ((-1, -1), -1)) for number in firsts}
         waiting = [number for number, first in firsts.items() if marks[number][0][0] < first]
         journal = {number: TopicPartition(topics_of(self._settings).journal, number) for number in waiting}

@@ -123,7 +123,7 @@ class UsageQuestion:
         return sql, parameters
 
     def fingerprint(self) -> bytes:
-        """What is asked, apart from the time and the page."""
+        """A fingerprint of what is asked, apart from the time and the page."""
         return blake2b(msgspec.msgpack.encode([self.project, self.environment, self.group_by]), digest_size=8).digest()
 
     def cursor_after(self, group: dict[str, str]) -> str:

@@ -46,7 +46,7 @@ from tests.core.builders import CREDIT, START_MS, addressed, create_project, top
 
 
 def asker(clickhouse: ClickHouse) -> Ask:
-    """What has a thread answer a question to this history."""
+    """A function that has a thread answer a question to this history."""
     return lambda question: asyncio.to_thread(question, clickhouse)
 
 

@@ -68,6 +68,24 @@ def disagreements(agreements: Mapping[str, Mapping[str, object]]) -> list[str]:
     ]
 
 
+def bounds_that_agree() -> dict[str, dict[str, object]]:
+    """The bounds of lists that the core keeps to, and that the API's answers state."""
+    return {
+        "price books": {"streams/core/price_list.py": BOOKS_MAX, "schemas/http/common.py": common.BOOKS_MAX},
+        "keys of a project": {"streams/core/projects.py": KEYS_MAX, "schemas/http/common.py": common.KEYS_MAX},
+        "items of a project": {"streams/core/items.py": ITEMS_MAX, "schemas/http/common.py": common.ITEMS_MAX},
+        "raises of a project": {"streams/core/limits.py": RAISES_MAX, "schemas/http/common.py": common.RAISES_MAX},
+        "open holds of a project": {
+            "streams/core/holds.py": HOLDS_MAX,
+            "schemas/http/common.py": common.PAGE_ITEMS_MAX,
+        },
+        "facts of a decision": {
+            "streams/core/booking.py": FACTS_PER_SLOT,
+            "schemas/http/common.py": common.FACTS_OF_A_DECISION_MAX,
+        },
+    }
+
+
 def limits_that_agree() -> dict[str, dict[str, object]]:
     """The limits that the core, the API's schemas, the command line and the gateway each state."""
     settings = Settings.model_json_schema()["properties"]
@@ -98,18 +116,6 @@ def limits_that_agree() -> dict[str, dict[str, object]]:
             "schemas/http/common.py": common.OPERATIONS_MAX,
             **{f"schemas/http/prices.py {name}": _most_of(NewPriceBook, name) for name in ("rates", "hourly")},
             "schemas/http/prices.py plan_required": _most_of(NewPriceBook, "plan_required"),
-        },
-        "price books": {"streams/core/price_list.py": BOOKS_MAX, "schemas/http/common.py": common.BOOKS_MAX},
-        "keys of a project": {"streams/core/projects.py": KEYS_MAX, "schemas/http/common.py": common.KEYS_MAX},
-        "items of a project": {"streams/core/items.py": ITEMS_MAX, "schemas/http/common.py": common.ITEMS_MAX},
-        "raises of a project": {"streams/core/limits.py": RAISES_MAX, "schemas/http/common.py": common.RAISES_MAX},
-        "open holds of a project": {
-            "streams/core/holds.py": HOLDS_MAX,
-            "schemas/http/common.py": common.PAGE_ITEMS_MAX,
-        },
-        "facts of a decision": {
-            "streams/core/booking.py": FACTS_PER_SLOT,
-            "schemas/http/common.py": common.FACTS_OF_A_DECISION_MAX,
         },
         "dollars a month that auto-recharge may spend": {
             "streams/core/recharge.py": CAP_CENTS_MAX // 100,
