@@ -32,7 +32,7 @@ def operations() -> set[str]:
 
 
 def belongings_in(operator: Operator, project: str, environment: str) -> Belongings:
-    """What a project has in an environment, each thing with a text in its name that nothing else has."""
+    """Belongings of a project in an environment, each with a text in its name that nothing else has."""
     secret, customer = f"s{secrets.token_hex(6)}", f"c{secrets.token_hex(6)}"
     client = operator.client(operator.key(project, environment)["key"])
     key_id = operator.key(project, environment)["key_id"]
@@ -112,7 +112,7 @@ def requests_of(operation: str, call: Call, theirs: Belongings) -> Iterator[tupl
 
 
 def told(response: httpx.Response, request: Mapping[str, Any], theirs: Belongings, bodies: list[str]) -> list[str]:
-    """What an answer tells of somebody's belongings beyond what its request had in it, and what its caller booked
+    """Names of what an answer tells of somebody's belongings beyond what its request had in it, and what its caller booked
     before: `bodies` are those that it sent."""
     bodies.append(request.get("content", ""))
     sent = f"{request['url']} {request['params']} {request['headers']} {' '.join(bodies)}"

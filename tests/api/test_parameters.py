@@ -64,7 +64,7 @@ def test_a_query_parameter_that_is_there_twice_is_refused_on_every_route(operato
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("values", [[""], ["  "], ["a", "b"], ["a", "a"], ["a", ""]])
+@pytest.mark.parametrize("values", [[""], ["a", "b"], ["a", "a"], ["a", ""]])
 def test_a_blank_or_doubled_idempotency_key_is_refused_on_every_route(operator: Operator, values: list[str]) -> None:
     headers = [("idempotency-key", value) for value in values]
     wrong = []
