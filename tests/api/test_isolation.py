@@ -112,8 +112,8 @@ def requests_of(operation: str, call: Call, theirs: Belongings) -> Iterator[tupl
 
 
 def told(response: httpx.Response, request: Mapping[str, Any], theirs: Belongings, bodies: list[str]) -> list[str]:
-    """Names of what an answer tells of somebody's belongings beyond what its request had in it, and what its caller booked
-    before: `bodies` are those that it sent."""
+    """Names of somebody's belongings that an answer tells of, beyond what its request had in it and what its caller
+    booked before: `bodies` are those that it sent."""
     bodies.append(request.get("content", ""))
     sent = f"{request['url']} {request['params']} {request['headers']} {' '.join(bodies)}"
     text = response.text
