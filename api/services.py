@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.reads import HistoryReads
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
@@ -45,10 +46,12 @@ class Services:
     price_broadcast: PriceBroadcast
     cashier: Cashier | None = None
     closing: Closing = field(init=False)
+    reads: HistoryReads = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
+        self.reads = HistoryReads(self.settings, self.clickhouse)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -123,6 +126,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 for each in background:
                     each.cancel()
         finally:
+            services.reads.close()
             await services.end_embedded()
             await services.accounts.stop()
             await services.commands.stop()

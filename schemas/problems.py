@@ -48,6 +48,9 @@ CODES: dict[str, ProblemCode] = {
     "unprocessable_record": ProblemCode(
         422, "Record can't be processed", "It is our fault: once that is mended, send it again under a new id."
     ),
+    "not_acceptable": ProblemCode(
+        406, "Not acceptable", "Accept one of the media types that are named, or send no Accept."
+    ),
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
     ),
@@ -56,10 +59,17 @@ CODES: dict[str, ProblemCode] = {
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
     "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
     "wrong_project": ProblemCode(403, "Another project's id", "Use a key of the project that is named."),
+    "wrong_environment": ProblemCode(403, "Another environment's budget", "Use a key of that environment."),
     "unknown_project": ProblemCode(404, "Unknown project", "Create the project first, or correct its id."),
     "unknown_key": ProblemCode(404, "Unknown key", "Correct the key's id."),
     "not_found": ProblemCode(404, "Not found", "See /docs for what there is."),
     "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
+    # The question is understood, but its answer would be too large.
+    "too_much_history": ProblemCode(
+        422,
+        "Too much history",
+        "Narrow it: a shorter time (`from`, `to`), fewer groups (`group_by`), one `project`, a smaller page (`limit`).",
+    ),
     # The request was decided, and refused.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
@@ -118,6 +128,9 @@ CODES: dict[str, ProblemCode] = {
     ),
     "history_unavailable": ProblemCode(
         503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
+    ),
+    "too_many_queries": ProblemCode(
+        503, "Too many queries", "Wait for the answers to questions that were asked before, then retry."
     ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
     "unreadable_account": ProblemCode(

@@ -92,6 +92,16 @@ class Settings(BaseSettings):
         EVENTS_PER_RECORD_MAX, ge=1, description="Of more events a record on the usage topic has one dead letter"
     )
 
+    query_seconds_max: float = Field(
+        10.0, gt=0, le=300, description="How long the queries to the history that answer one request take together"
+    )
+    query_memory_mb_max: int = Field(512, ge=16, description="Memory that ClickHouse may use for one of them")
+    query_rows_read_max: int = Field(500_000_000, ge=1000, description="Rows that ClickHouse may read for one of them")
+    queries_per_caller_max: int = Field(
+        2, ge=1, description="Requests of one project that ask the history at once; others wait for their turn"
+    )
+    queries_at_once_max: int = Field(8, ge=1, le=12, description="Requests of all callers that ask the history at once")
+
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     session_timeout_seconds: float = Field(10.0, ge=1)
     stall_seconds: float = Field(

@@ -24,6 +24,7 @@ from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
@@ -166,7 +167,7 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            found = await asyncio.to_thread(self.clickhouse.limited(LONG).query, self.sink.marks_sql)
             if assignment != self._assignment:
                 return  # and so another resume follows
             held = {row[0]: ((row[1], row[2]), row[3]) for row in found}

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.facts import entry_id
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import LONG
 from streams.errors import OperatorError
 from streams.kafka.codecs import decode_facts
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
@@ -85,6 +86,7 @@ async def verify(
     """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
     journal."""
     began_at = time.monotonic()
+    clickhouse = clickhouse.limited(LONG)
     verdict = Verdict()
     on_progress("reading accounts")
     state, offsets = await _read_accounts(settings)

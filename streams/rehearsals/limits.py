@@ -24,6 +24,7 @@ from schemas.commands import ADMISSION_SOURCE
 from schemas.events import EVENT_AHEAD_MINUTES_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse, sql_literal
+from streams.clickhouse.limits import LONG
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.price_list import Prices
 from streams.core.windows import ABOVE_CEILING, CEILING, WINDOW, WINDOW_MS, rested, try_request
@@ -129,7 +130,7 @@ def rehearse_limits(
     told (facts done, all facts). A page of requests is in memory at a time, at least a minute of a project. Raises
     Rejection `no_traffic` where nothing was recorded.
     """
-    traffic = _Traffic(clickhouse, since_ms, until_ms, project, with_events)
+    traffic = _Traffic(clickhouse.limited(LONG), since_ms, until_ms, project, with_events)
     rehearsal = LimitRehearsal(since_ms, until_ms)
     worst: list[tuple[tuple[int, int, str], LimitOutcome]] = []
 

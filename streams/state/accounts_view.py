@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas.accounts import Account
 from schemas.prices import PriceBook
@@ -182,6 +183,16 @@ class AccountsView:
                 await self._advanced.wait_for(reached)
                 return True
         return False
+
+    async def intake_end(self, project: str, timeout_seconds: float) -> int | None:
+        """The offset that the next intake record of the project's partition will have; None where Kafka does not say so
+        in time."""
+        tp = TopicPartition(topics_of(self._settings).intake, partition_of(project, self._settings.partitions))
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(timeout_seconds):
+                if self._consumer is not None:
+                    return int((await self._consumer.end_offsets([tp]))[tp])
+        return None
 
     async def advanced(self, timeout_seconds: float) -> bool:
         """Wait until something new was read; False where nothing was in time."""
