@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouseError
 from streams.http_answers import problem_of, problem_response, response_of
 
 log = logging.getLogger(__name__)
@@ -59,17 +60,20 @@ def install(app: FastAPI) -> None:
         field = ".".join(str(part) for part in first["loc"] if part != "body")
         return problem_response(request_id_of(request), "invalid_request", f"`{field}`: {first['msg']}", field=field)
 
+    @app.exception_handler(ClickHouseError)
+    @app.exception_handler(OperationalError)
+    async def _history_away(request: Request, error: Exception) -> Response:
+        log.warning("request %s: history can't be asked: %s", request_id_of(request), error)
+        return problem_response(
+            request_id_of(request), "history_unavailable", "The history in ClickHouse can't be asked now"
+        )
+
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         code = _CODE_OF_STATUS.get(
             error.status_code, "invalid_request" if error.status_code < 500 else "internal_error"
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
-
-    @app.exception_handler(OperationalError)
-    async def _no_history(request: Request, error: OperationalError) -> Response:
-        log.warning("the history can't be reached: %s", error)
-        return problem_response(request_id_of(request), "not_ready", "The history can't be reached")
 
     # An error that a route raises is answered further in, by api.middleware.Failures. This handler is outside of all
     # our layers, for errors in those.
