@@ -31,8 +31,7 @@ def page_of(
 
 def _decoded(cursor: str) -> Place:
     def decode(text: str) -> Place:
-        place: Place = _decode_place(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        return place
+        return read(_decode_place, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
     try:
         return read(decode, cursor)

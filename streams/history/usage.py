@@ -50,7 +50,7 @@ class UsageCursor(NamedTuple):
         """Read a cursor. Raises Rejection."""
 
         def decode(text: str) -> UsageCursor:
-            return _decode_cursor(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+            return read(_decode_cursor, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
         try:
             return read(decode, text)
