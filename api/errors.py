@@ -75,11 +75,6 @@ def install(app: FastAPI) -> None:
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
 
-    @app.exception_handler(OperationalError)
-    async def _no_history(request: Request, error: OperationalError) -> Response:
-        log.warning("the history can't be reached: %s", error)
-        return problem_response(request_id_of(request), "not_ready", "The history can't be reached")
-
     # An error that a route raises is answered further in, by api.middleware.Failures. This handler is outside of all
     # our layers, for errors in those.
     @app.exception_handler(Exception)

@@ -43,13 +43,13 @@ CODES: dict[str, ProblemCode] = {
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
     ),
+    "not_acceptable": ProblemCode(
+        406, "Not acceptable", "Accept one of the media types that are named, or send no Accept."
+    ),
     "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
     "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
     "unprocessable_record": ProblemCode(
         422, "Record can't be processed", "It is our fault: once that is mended, send it again under a new id."
-    ),
-    "not_acceptable": ProblemCode(
-        406, "Not acceptable", "Accept one of the media types that are named, or send no Accept."
     ),
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
@@ -126,11 +126,11 @@ CODES: dict[str, ProblemCode] = {
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),
-    "history_unavailable": ProblemCode(
-        503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
-    ),
     "too_many_queries": ProblemCode(
         503, "Too many queries", "Wait for the answers to questions that were asked before, then retry."
+    ),
+    "history_unavailable": ProblemCode(
+        503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
     ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
     "unreadable_account": ProblemCode(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
 
 from schemas.problems import Rejection
+from streams.core.foreign import UnreadableError, read
 
 T = TypeVar("T")
 Place = tuple[int, str]
+_decode_place = msgspec.json.Decoder(Place).decode
 
 
 def page_of(
@@ -29,8 +30,10 @@ def page_of(
 
 
 def _decoded(cursor: str) -> Place:
+    def decode(text: str) -> Place:
+        return read(_decode_place, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+
     try:
-        place: Place = msgspec.json.decode(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=Place)
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+        return read(decode, cursor)
+    except UnreadableError:
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
-    return place

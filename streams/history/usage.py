@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +15,7 @@ from schemas.facts import USAGE_KINDS
 from schemas.http.usage import GROUPS_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.core.foreign import UnreadableError, read
 from streams.history.facts import kind_in
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
@@ -48,10 +48,17 @@ class UsageCursor(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> UsageCursor:
         """Read a cursor. Raises Rejection."""
+
+        def decode(text: str) -> UsageCursor:
+            return read(_decode_cursor, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+
         try:
-            return msgspec.msgpack.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=cls)
-        except (ValueError, binascii.Error, msgspec.DecodeError):
+            return read(decode, text)
+        except UnreadableError:
             raise _no_cursor() from None
+
+
+_decode_cursor = msgspec.msgpack.Decoder(UsageCursor).decode
 
 
 def _no_cursor() -> Rejection:

@@ -90,6 +90,8 @@ CALLS: dict[str, Call] = {
     "POST /v1/admin/projects/{project}/corrections": Call(
         ADMIN, body={"source": "{source}", "id": "{event}", "action": "void"}
     ),
+    "GET /v1/admin/dead-letters": Call(ADMIN),
+    "GET /v1/admin/dead-letters/{dead_letter_id}": Call(ADMIN),
     "GET /v1/audit": Call(AUDIT, named=_PROJECT),
     "GET /v1/audit/keys": Call(AUDIT, named=_PROJECT),
     "POST /v1/admin/billing-accounts": Call(ADMIN, body={"id": "{billing_account}", **_TERMS}),
@@ -114,6 +116,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "key_id": ("{key_id}",),
     "raise_id": ("{raise}",),
     "item": ("chat.message",),
+    "dead_letter_id": ("meterline.usage:0:0:0",),
     "billing_account": ("{billing_account}",),
     "month": ("{month}",),
 }
