@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     stall_seconds: float = Field(
         60.0, ge=1, description="A worker ends that takes no record for this long while some wait"
     )
+    clock_ahead_seconds_max: float = Field(
+        300.0, gt=0, description="A worker stops at an intake record that Kafka's clock dates further ahead of its own"
+    )
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)
 
