@@ -23,6 +23,7 @@ from streams.errors import OperatorError
 from streams.kafka.codecs import decode_account, prices_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
+from streams.state.damage import opened
 from streams.state.directory import claim
 from streams.state.rocks import VersionedFile
 
@@ -67,7 +68,7 @@ class AccountsView:
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
         consumer.assign(partitions)
         for tp in partitions:
-            file = self._files[tp.partition] = VersionedFile(self._directory / f"accounts-{tp.partition}")
+            file = self._files[tp.partition] = opened(VersionedFile, self._directory / f"accounts-{tp.partition}")
             held = file.changelog_offset()
             self._positions[tp.partition] = 0 if held is None else held + 1
             consumer.seek(tp, self._positions[tp.partition])
@@ -91,8 +92,9 @@ class AccountsView:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the changelog is being followed."""
-        return self._reader is not None and not self._reader.done()
+        """Whether the changelog is being followed, into files that are sound."""
+        is_followed = self._reader is not None and not self._reader.done()
+        return is_followed and all(file.is_sound for file in self._files.values())
 
     def get(self, project: str) -> Account | None:
         """The project's account, or None where there is none. The caller may change it: it is a copy."""

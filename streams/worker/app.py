@@ -128,7 +128,7 @@ def create_app(settings: Settings) -> WorkerApp:
 
     @app.task  # type: ignore[untyped-decorator]
     async def tick() -> None:
-        await sweeper.run()
+        await _or_exit(sweeper.run())
 
     def is_current(event: Any) -> bool:
         return bool(event.message.generation_id == app.consumer_generation_id)
