@@ -24,13 +24,14 @@ KEPT_MAX = 2
 
 # What says in RocksDB's errors that a file is not as it was written, or is not there.
 _DAMAGE = (
-    *("Corruption", "Invalid argument", "Not implemented", "Result incomplete"),
+    *("Corruption", "Invalid argument", "Not implemented", "NotFound", "Result incomplete"),
     *(os.strerror(code) for code in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)),
 )
 # What the system says of itself in them. RocksDB calls some of these a corruption, for want of the file.
 _SYSTEM = (
     *map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)),
     *map(os.strerror, (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY)),
+    os.strerror(errno.ENOLCK),
 )
 
 

@@ -63,6 +63,12 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         await super().on_shutdown()
         await self.publisher.stop()
 
+    def _crash(self, reason: BaseException) -> None:
+        """End the process where one of Faust's services has failed for a reason that needs no traceback."""
+        if isinstance(reason, OperatorError):
+            _exit(str(reason), told=True)
+        super()._crash(reason)
+
 
 def create_app(settings: Settings) -> WorkerApp:
     """Create the worker's app, its agents wired to their topics and tables."""
