@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -24,6 +25,9 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 _SINGLE = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
+# Larger bodies are read beside the event loop, a few at a time.
+BYTES_AT_ONCE_MAX = 64 * 1024
+_BIG_BODIES = asyncio.Semaphore(2)
 _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
 
 
@@ -52,18 +56,21 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     if media_type not in _MEDIA_TYPES:
         raise Rejection("unsupported_media_type", f"{media_type or 'No content type'} is not taken here")
     body = await request.body()
-    accepted, rejected = accept_record(
+    accept = partial(
+        accept_record,
         body,
         now_ms(),
         services.accounts.prices().operations(),
         origin_of(caller),
+        services.settings.events_per_request_max,
     )
-    count = len(accepted) + len(rejected)
-    if count > services.settings.events_per_request_max:
-        raise Rejection(
-            "too_many_events", f"{count} events; at most {services.settings.events_per_request_max} are taken at once"
-        )
-    if not accepted and len(rejected) == 1 and rejected[0][2].code == "malformed_json":
+    if len(body) > BYTES_AT_ONCE_MAX:
+        # In a thread: between its steps the loop answers others.
+        async with _BIG_BODIES:
+            accepted, rejected = await asyncio.to_thread(accept)
+    else:
+        accepted, rejected = accept()
+    if not accepted and len(rejected) == 1 and rejected[0][2].code in ("malformed_json", "too_many_events"):
         raise rejected[0][2]
     errors = [
         EventError(index=index, id=event_id_of(text), code=each.code, detail=each.detail, field=each.field)
