@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.pipeline import Pipeline
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import ClickHouse
@@ -43,11 +44,13 @@ class Services:
     price_broadcast: PriceBroadcast
     historians: list[Historian] = field(default_factory=list)
     cashier: Cashier | None = None
+    pipeline: Pipeline = field(init=False)
     closing: Closing = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
+        self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -79,10 +82,12 @@ class Services:
 
     def parts_ready(self) -> dict[str, bool]:
         """The names of the parts, and for each whether it can serve."""
-        parts = {"accounts": self.accounts.is_ready}
-        if self.historians:
-            parts["history"] = all(each.ready.is_set() for each in self.historians)
-        return parts
+        return {part: not why for part, why in self.pipeline.waiting().items()}
+
+    async def dead_letters_by_code(self) -> list[tuple[str, int]]:
+        """How many dead letters history has of each code."""
+        sql = "SELECT code, count() FROM dead_letters GROUP BY code ORDER BY code"
+        return [(row[0], row[1]) for row in await asyncio.to_thread(self.clickhouse.query, sql)]
 
 
 @asynccontextmanager
@@ -115,6 +120,8 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.watch()),
                 asyncio.create_task(services.drift.run()),
                 asyncio.create_task(services.price_broadcast.run()),
+                asyncio.create_task(services.pipeline.run()),
+                asyncio.create_task(services.pipeline.count_dead_letters(services.dead_letters_by_code)),
             ]
             tune_collector()
             try:

@@ -91,6 +91,22 @@ class Settings(BaseSettings):
         EVENTS_PER_RECORD_MAX, ge=1, description="Of more events a record on the usage topic has one dead letter"
     )
 
+    ready_grace_seconds: float = Field(
+        10.0, gt=0, description="How long Kafka may be silent, or no worker be there, before /readyz says so"
+    )
+    ready_intake_lag_seconds: float = Field(
+        15.0, ge=0, description="How long an intake record, or a command, may wait before /readyz says so; 0: for ever"
+    )
+    ready_usage_lag_seconds: float = Field(
+        300.0, ge=0, description="How long a usage record may wait before /readyz says so; 0: for ever"
+    )
+    ready_accounts_lag_seconds: float = Field(
+        15.0, gt=0, description="How old an API's copy of the accounts may be before /readyz says so"
+    )
+    ready_history_still_seconds: float = Field(
+        60.0, gt=0, description="How long history may write nothing while facts wait before /readyz says so"
+    )
+
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     session_timeout_seconds: float = Field(10.0, ge=1)
     stall_seconds: float = Field(

@@ -63,6 +63,10 @@ class Operator:
             self.lift_limits(project)
         return project, self.client(self.key(project, environment)["key"])
 
+    def metrics(self) -> str:
+        """What Prometheus is told."""
+        return self.http.get("/metrics").text
+
     def rows(self, clickhouse_url: str, sql: str) -> list[list[str]]:
         response = httpx.post(clickhouse_url, content=sql.encode())
         assert response.status_code == 200, response.text

@@ -20,12 +20,12 @@ async def healthz() -> Health:
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: ServicesDep, response: Response) -> Health:
-    """Say whether this process can serve: 200 once its parts have caught up, 503 naming those that have not."""
-    parts = services.parts_ready()
-    waiting = [name for name, ready in parts.items() if not ready]
-    if waiting:
+    """Say whether calls are decided and answered now: 200, or 503 with the parts that keep them from it and why."""
+    waiting = services.pipeline.waiting()
+    reasons = [f"{part}: {why}" for part, why in waiting.items() if why]
+    if reasons:
         response.status_code = 503
-    return Health(status=f"waiting for {', '.join(waiting)}" if waiting else "ok", parts=parts)
+    return Health(status="; ".join(reasons) or "ok", parts={part: not why for part, why in waiting.items()})
 
 
 @router.get("/metrics", response_class=PlainTextResponse)

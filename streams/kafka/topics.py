@@ -70,8 +70,12 @@ class Topics:
 
     @property
     def historian_group(self) -> str:
-        """The historian's consumer group."""
+        """What the consumer groups of the historians begin with."""
         return f"{self.prefix}-historian"
+
+    def historian_group_of(self, table: str) -> str:
+        """The consumer group of the historians that write a table."""
+        return f"{self.historian_group}-{table}"
 
     @property
     def cashier_group(self) -> str:

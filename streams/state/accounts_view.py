@@ -50,6 +50,8 @@ class AccountsView:
         self._files: dict[int, VersionedFile] = {}
         self._caught_up_at: dict[int, float] = {}
         self._positions: dict[int, int] = {}
+        # When a change of an account was read last.
+        self.read_at: float | None = None
         self._prices = Prices()
         self._prices_value: bytes | None = None
         self._advanced = asyncio.Condition()
@@ -201,12 +203,14 @@ class AccountsView:
                 rows = [(record.key, record.value) for record in partition_records if record.key]
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
-            now = time.monotonic()
             for tp in partitions:
-                highwater = consumer.highwater(tp)
+                highwater, told_at_ms = consumer.highwater(tp), consumer.last_poll_timestamp(tp)
                 if highwater is not None and self._positions[tp.partition] >= highwater:
-                    self._caught_up_at[tp.partition] = now
+                    # As old as what the broker said last: while it is silent nobody knows how much is new.
+                    age_seconds = max(0.0, time.time() - told_at_ms / 1000)
+                    self._caught_up_at[tp.partition] = time.monotonic() - age_seconds
             if records:
+                self.read_at = time.monotonic()
                 async with self._advanced:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:
