@@ -11,6 +11,8 @@ LOOKS_KEPT_MAX = 600
 # So many complete changes of a group's members within so many seconds are a worker that ends again and again.
 TURNOVERS_LOOPING = 3
 TURNOVERS_SECONDS = 60.0
+# Members that stay this long have ended it.
+SETTLED_SECONDS = 15.0
 
 
 @dataclass(slots=True)
@@ -100,4 +102,8 @@ class Members:
     def is_looping(self, at: float) -> bool:
         """Whether all members have been replaced again and again of late. Workers that are replaced one after the
         other, as a new version is rolled out, are not: some stay each time."""
-        return len(self._turnovers) == TURNOVERS_LOOPING and at - self._turnovers[0] < TURNOVERS_SECONDS
+        return (
+            len(self._turnovers) == TURNOVERS_LOOPING
+            and at - self._turnovers[0] < TURNOVERS_SECONDS
+            and at - self._turnovers[-1] < SETTLED_SECONDS
+        )

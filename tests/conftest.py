@@ -67,6 +67,7 @@ def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         tick_seconds=0.5,
         price_lead_seconds=0,
+        ready_grace_seconds=1.0,
         # Trusted, so that a test may call from an address of its own.
         trusted_proxies=["127.0.0.1"],
     )
