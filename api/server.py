@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
+from api.ports import ByPort, metrics_app
 from api.services import historians_of
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
@@ -39,8 +40,11 @@ def run_api(settings: Settings) -> None:
         # The front listens on loopback only: it is for the analyst at this machine, and asks for no key.
         sockets.append(_listen("127.0.0.1", settings.clickhouse_front_port))
         served = _ByPort(app, settings.clickhouse_front_port)
+    # Figures are the operator's: they have a port of their own, which strangers do not reach.
+    metrics = _listen(settings.metrics_host, settings.metrics_port)
+    sockets.append(metrics)
     config = uvicorn.Config(
-        served,
+        ByPort(served, {metrics.getsockname()[1]: metrics_app(app.state)}),
         loop="uvloop",
         log_config=None,
         access_log=False,

@@ -37,6 +37,14 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=user_cache_dir, description="Downloaded Kafka jars")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = Field(False, description="One JSON object a line instead of readable text")
+    log_file: Path | None = Field(
+        None, description="All that the process says goes to this file, which is rotated, instead of standard error"
+    )
+    log_bytes_max: int = Field(
+        16 * 1024 * 1024,
+        ge=4096,
+        description="A larger log file is renamed, and a new one begun; three old ones are kept",
+    )
 
     kafka_url: str | None = Field(
         None, description="host:port[,host:port] of an existing cluster; unset starts the embedded broker"
@@ -68,6 +76,8 @@ class Settings(BaseSettings):
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
     api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    metrics_host: str = Field("127.0.0.1", description="Where the API process has /metrics, for Prometheus alone")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="0 takes a free port")
     admin_key_hashes: list[str] = Field(
         default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
     )

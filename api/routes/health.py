@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Response
 
 from api.dependencies import ServicesDep
 from schemas.http.projects import Health
@@ -26,9 +24,3 @@ async def readyz(services: ServicesDep, response: Response) -> Health:
     if reasons:
         response.status_code = 503
     return Health(status="; ".join(reasons) or "ok", parts={part: not why for part, why in waiting.items()})
-
-
-@router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(request: Request) -> Response:
-    """Give Prometheus the figures of this process and of the parts that it runs."""
-    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)

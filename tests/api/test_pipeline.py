@@ -106,7 +106,9 @@ def test_the_marker_of_a_transaction_is_nothing_that_waits(settings_for: Callabl
 
     async def run() -> None:
         async with watched(settings) as pipeline, group(settings, topics.worker_app, topics.usage) as member:
-            producer = AIOKafkaProducer(**kafka_client_settings(settings), transactional_id=settings.topic_prefix)
+            producer = AIOKafkaProducer(
+                **kafka_client_settings(settings), transactional_id=settings.topic_prefix, transaction_timeout_ms=10_000
+            )
             await producer.start()
             async with producer.transaction():
                 await producer.send_and_wait(topics.usage, b"x", partition=0)
