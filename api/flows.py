@@ -51,7 +51,7 @@ class Flow:
         return at - self._moved_at if self.records else 0.0
 
     def waiting_at(self) -> dict[int, tuple[int, int]]:
-        """Where records wait: of each such partition the committed offset, and its end."""
+        """The partitions in which records wait, each with its committed offset and its end."""
         ends = self._ends[-1][1] if self._ends else {}
         offsets = {partition: (self._committed.get(partition, 0), end) for partition, end in ends.items()}
         return {partition: span for partition, span in offsets.items() if span[0] < span[1]}

@@ -88,7 +88,7 @@ class Stack:
 
     @property
     def metrics_url(self) -> str:
-        """Where Prometheus finds the figures."""
+        """The URL of the figures for Prometheus."""
         return f"http://{_url_host(self.settings.metrics_host)}:{self.settings.metrics_port}/metrics"
 
     @property

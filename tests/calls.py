@@ -65,7 +65,7 @@ class Operator:
         return project, self.client(self.key(project, environment)["key"])
 
     def metrics(self) -> str:
-        """What Prometheus is told."""
+        """The figures that Prometheus is given."""
         return httpx.get(self.metrics_url, timeout=30.0).text
 
     def rows(self, clickhouse_url: str, sql: str) -> list[list[str]]:

@@ -70,7 +70,7 @@ class Topics:
 
     @property
     def historian_group(self) -> str:
-        """What the consumer groups of the historians begin with."""
+        """The beginning of the names of the historians' consumer groups."""
         return f"{self.prefix}-historian"
 
     def historian_group_of(self, table: str) -> str:

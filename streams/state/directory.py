@@ -35,7 +35,7 @@ async def claim(directory: Path, settings: Settings) -> None:
 
 
 def _read(marker: Path) -> bytes:
-    """What a marker says; nothing where it can't be read as a file."""
+    """The bytes of a marker; none where it is no file."""
     try:
         return marker.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):

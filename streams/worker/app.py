@@ -120,7 +120,7 @@ def create_app(settings: Settings) -> WorkerApp:
 
     accept = Accept(settings, topics, publisher, accounts)
     owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed, first_record)
-    clocks = Clocks(settings)
+    decide = Clocks(settings).before(owner.apply)
     sweeper = Sweeper(settings, topics, publisher, accounts)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
@@ -131,10 +131,6 @@ def create_app(settings: Settings) -> WorkerApp:
     @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
     async def own_accounts(stream: Any) -> None:
         await _or_exit(work(stream, settings.batch_records_max, is_current, decide, GATHER_SECONDS))
-
-    async def decide(events: list[Any]) -> None:
-        clocks.check(event.message for event in events)
-        await owner.apply(events)
 
     @app.task  # type: ignore[untyped-decorator]
     async def tick() -> None:

@@ -7,7 +7,7 @@ worker can't tell which.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -48,6 +48,15 @@ class Clocks:
                 raise ClockAheadError(
                     f"{message.topic}-{message.partition} at {message.offset}", time_of(message), clock_ms
                 )
+
+    def before(self, apply: Callable[[list[Any]], Awaitable[None]]) -> Callable[[list[Any]], Awaitable[None]]:
+        """A function that applies events as `apply` does, once their times have been checked."""
+
+        async def check_and_apply(events: list[Any]) -> None:
+            self.check(event.message for event in events)
+            await apply(events)
+
+        return check_and_apply
 
 
 async def check_clocks(settings: Settings) -> None:
