@@ -43,12 +43,6 @@ class _Parts(Collector):
             lag.add_metric([str(partition)], seconds)
         yield lag
         yield from _flows(services)
-        rows = CounterMetricFamily(
-            "meterline_history_rows", "Rows this process has written to ClickHouse", labels=["table"]
-        )
-        for historian in services.historians:
-            rows.add_metric([historian.sink.table], historian.rows_written)
-        yield rows
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift

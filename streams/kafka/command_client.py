@@ -19,7 +19,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import AnyCommand
 from schemas.problems import Rejection
 from schemas.replies import Reply
-from streams.core.foreign import decoded
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_replies, encode_commands
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
@@ -172,9 +172,9 @@ class CommandClient:
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:
             try:
-                sent = decoded(decode_replies, record.value)
-            except Rejection as rejection:
-                log.error("a record on %s is no replies; it is passed over: %s", record.topic, rejection)
+                sent = decode_replies(record.value)
+            except UnreadableError as error:
+                log.error("a record on %s is no replies, and is passed over: %s", record.topic, error)
                 continue
             if sent.instance != self.instance:
                 continue
