@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class _Parts(Collector):
         for partition, seconds in services.accounts.lags().items():
             lag.add_metric([str(partition)], seconds)
         yield lag
+        yield from _flows(services)
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift
@@ -56,6 +58,37 @@ class _Parts(Collector):
             "meterline_verify_drift_microcredits",
             "Sum of what balances and history differ by",
             sum(map(abs, drift.drift_microcredits.values())),
+        )
+
+
+def _flows(services: Services) -> Iterator[Metric]:
+    now = time.monotonic()
+    pipeline = services.pipeline
+    records = GaugeMetricFamily(
+        "meterline_lag_records", "Records of a topic that its readers have yet to take", labels=["topic"]
+    )
+    seconds = GaugeMetricFamily("meterline_lag_seconds", "How long the oldest of them has waited", labels=["topic"])
+    still = GaugeMetricFamily("meterline_still_seconds", "How long none was taken while some wait", labels=["topic"])
+    for name, flow in pipeline.flows.items():
+        records.add_metric([name], flow.records)
+        seconds.add_metric([name], flow.waiting_seconds(now))
+        still.add_metric([name], flow.still_seconds(now))
+    yield from (records, seconds, still)
+    yield GaugeMetricFamily("meterline_workers", "Members of the workers' group", len(pipeline.members.now))
+    yield CounterMetricFamily(
+        "meterline_worker_starts",
+        "Workers that joined since this process looks, and so were started",
+        pipeline.members.joins,
+    )
+    letters = CounterMetricFamily("meterline_dead_letters", "Dead letters that history has", labels=["code"])
+    for code, count in pipeline.dead_letters.items():
+        letters.add_metric([code], count)
+    yield letters
+    yield GaugeMetricFamily("meterline_commands_waiting", "Commands without a reply yet", services.commands.waiting)
+    decided = [at for at in (services.commands.answered_at, services.accounts.read_at) if at is not None]
+    if decided:
+        yield GaugeMetricFamily(
+            "meterline_last_decision_age_seconds", "Since a decision was last seen here", now - max(decided)
         )
 
 

@@ -51,8 +51,8 @@ class RequestLimits:
     becomes a 429.
     """
 
-    # Probes and scrapers come often and from one address, and may come with a key: they are never limited.
-    UNCAPPED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+    # Probes come often and from one address, and may come with a key: they are never limited.
+    UNCAPPED_PATHS = frozenset({"/healthz", "/readyz"})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app

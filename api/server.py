@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import uvicorn
 
 from api.app import create_app
+from api.ports import ByPort, metrics_app
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.collector import tune_collector
@@ -25,9 +26,12 @@ log = logging.getLogger(__name__)
 
 def run_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT."""
-    sockets = [listen(settings.api_host, settings.api_port)]
+    app = create_app(settings)
+    # Figures are the operator's: they have a port of their own, which strangers do not reach.
+    metrics = listen(settings.metrics_host, settings.metrics_port)
+    sockets = [listen(settings.api_host, settings.api_port), metrics]
     config = uvicorn.Config(
-        create_app(settings),
+        ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}),
         loop="uvloop",
         log_config=None,
         access_log=False,

@@ -37,6 +37,14 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=user_cache_dir, description="Downloaded Kafka jars")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = Field(False, description="One JSON object a line instead of readable text")
+    log_file: Path | None = Field(
+        None, description="All that the process says goes to this file, which is rotated, instead of standard error"
+    )
+    log_bytes_max: int = Field(
+        16 * 1024 * 1024,
+        ge=4096,
+        description="A larger log file is renamed, and a new one begun; three old ones are kept",
+    )
 
     kafka_url: str | None = Field(
         None, description="host:port[,host:port] of an existing cluster; unset starts the embedded broker"
@@ -69,6 +77,8 @@ class Settings(BaseSettings):
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
     api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    metrics_host: str = Field("127.0.0.1", description="Where the API process has /metrics, for Prometheus alone")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="0 takes a free port")
     admin_key_hashes: list[str] = Field(
         default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
     )
@@ -102,10 +112,29 @@ class Settings(BaseSettings):
     )
     queries_at_once_max: int = Field(8, ge=1, le=12, description="Requests of all callers that ask the history at once")
 
+    ready_grace_seconds: float = Field(
+        10.0, gt=0, description="How long Kafka may be silent, or no worker be there, before /readyz says so"
+    )
+    ready_intake_lag_seconds: float = Field(
+        15.0, ge=0, description="How long an intake record, or a command, may wait before /readyz says so; 0: for ever"
+    )
+    ready_usage_lag_seconds: float = Field(
+        300.0, ge=0, description="How long a usage record may wait before /readyz says so; 0: for ever"
+    )
+    ready_accounts_lag_seconds: float = Field(
+        15.0, gt=0, description="How old an API's copy of the accounts may be before /readyz says so"
+    )
+    ready_history_still_seconds: float = Field(
+        60.0, gt=0, description="How long history may write nothing while facts wait before /readyz says so"
+    )
+
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     session_timeout_seconds: float = Field(10.0, ge=1)
     stall_seconds: float = Field(
         60.0, ge=1, description="A worker ends that takes no record for this long while some wait"
+    )
+    clock_ahead_seconds_max: float = Field(
+        300.0, gt=0, description="A worker stops at an intake record that Kafka's clock dates further ahead of its own"
     )
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)

@@ -31,7 +31,8 @@ def page_of(
 
 def _decoded(cursor: str) -> Place:
     def decode(text: str) -> Place:
-        return read(_decode_place, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        place: Place = read(_decode_place, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return place
 
     try:
         return read(decode, cursor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 # The largest commands, with all the metadata they may have, take some 70 KB: this many fit into a record with ease.
 COMMANDS_A_RECORD_MAX = 64
+UNANSWERED_SECONDS_KEPT = 30.0
 
 
 @dataclass(slots=True)
@@ -52,6 +54,10 @@ class CommandClient:
         self._groups: dict[int, _Group] = defaultdict(_Group)
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
+        # When a reply was read last; since when commands have been sent without one; when the newest was sent.
+        self.answered_at: float | None = None
+        self._unanswered_since: float | None = None
+        self._asked_at = 0.0
 
     async def start(self) -> None:
         """Listen for replies from now on. The caller starts the publisher."""
@@ -82,6 +88,20 @@ class CommandClient:
         """Whether replies are being read."""
         return self._reader is not None and not self._reader.done()
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for their reply."""
+        return len(self._waiting)
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """How long commands have been sent without a reply to any. They are forgotten where no more come: a process
+        that nobody asks could never get a reply that takes this back."""
+        now = time.monotonic()
+        if self._unanswered_since is None or now - self._asked_at > UNANSWERED_SECONDS_KEPT:
+            return 0.0
+        return now - self._unanswered_since
+
     def addressing(self, idempotency_key: str = "", actor: str = "") -> dict[str, Any]:
         """The fields of a command that say who asks, with a new correlation; `actor` is the id of the key that asks."""
         return {
@@ -103,6 +123,9 @@ class CommandClient:
         """
         waiting = asyncio.get_running_loop().create_future()
         self._waiting[command.correlation] = waiting
+        if not self.unanswered_seconds:
+            self._unanswered_since = time.monotonic()
+        self._asked_at = time.monotonic()
         if partition is None:
             partition = partition_of(command.project, self._settings.partitions)
         try:
@@ -155,6 +178,7 @@ class CommandClient:
                 continue
             if sent.instance != self.instance:
                 continue
+            self.answered_at, self._unanswered_since = time.monotonic(), None
             for correlation, reply in sent.replies:
                 waiting = self._waiting.get(correlation)
                 if waiting is not None and not waiting.done():
