@@ -62,10 +62,14 @@ Reason = Literal[
     "requested",
     "failed",
     "cap_reached",
+    "limited_at_edge",
 ]
 # `schemas.problems` has the codes, `streams.core.plans` the plans, `streams.core.grants` the kinds of grants; a price
 # book's version is its own.
 ReasonSet = Literal["problem code", "plan", "grant kind", "price version"]
+
+# The reason of a refusal that stands for `quantity` requests at once; any other stands for one.
+LIMITED_AT_EDGE: Final = "limited_at_edge"
 
 if TYPE_CHECKING:
     _KindAsRead = Kind
@@ -214,7 +218,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     ),
     "refusal": FactKind(
         says="What was asked for did not run, or a month of a recurring item is still to be paid",
-        reasons={},
+        reasons={LIMITED_AT_EDGE: "so many requests were refused by an API process, since the window was full"},
         reasons_from="problem code",
         stated_by=("admission", "ledger", "items"),
     ),

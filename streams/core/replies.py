@@ -7,7 +7,7 @@ from hashlib import blake2b
 import msgspec
 
 from schemas.accounts import Account
-from schemas.commands import Admit, AnyCommand, CountRequest
+from schemas.commands import Admit, AnyCommand, CountRefused, CountRequest
 from schemas.replies import Reply, StoredReply
 
 REPLIES_KEPT = 32
@@ -39,7 +39,7 @@ def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
 def is_reply_kept(command: AnyCommand) -> bool:
     """Whether the reply to this command is kept for a repeat. A counted request's is not worth an account's room:
     asking again is another request."""
-    return not isinstance(command, CountRequest)
+    return not isinstance(command, CountRequest | CountRefused)
 
 
 def kept_reply(stored: StoredReply) -> Reply:

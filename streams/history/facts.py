@@ -15,7 +15,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import Fact, Kind
+from schemas.facts import LIMITED_AT_EDGE, Fact, Kind
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
@@ -49,8 +49,10 @@ def kind_in(*kinds: Kind) -> str:
 
 # A use that was charged or held; no capture, no hold extended, no month's bill.
 USED = f"({kind_in('charge', 'hold')} AND reason = '')"
-# A request that was refused; no month that is unpaid (`fact_words.refuses_request`).
-REFUSED = f"({kind_in('refusal')} AND (source != '' OR reason = 'rate_limited'))"
+# A request that was refused, or many; no month that is unpaid (`fact_words.refuses_request`).
+REFUSED = f"({kind_in('refusal')} AND (source != '' OR reason IN ('rate_limited', '{LIMITED_AT_EDGE}')))"
+# The requests that a refusal, or what a trial said of it, stands for.
+REQUESTS = "if(source = '', quantity, 1)"
 # What became of an event, or of the request that named it; a repeat of it changes nothing.
 DECIDED = kind_in("charge", "hold", "refusal", "correction")
 
