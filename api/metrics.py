@@ -47,6 +47,11 @@ class _Parts(Collector):
         for historian in services.historians:
             rows.add_metric([historian.sink.table], historian.rows_written)
         yield rows
+        yield CounterMetricFamily(
+            "meterline_refused_at_edge",
+            "Requests that this process refused by itself, since their project's window was full",
+            services.refusals.total,
+        )
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift

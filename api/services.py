@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.refusals import Refusals
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import ClickHouse
@@ -44,10 +45,12 @@ class Services:
     historians: list[Historian] = field(default_factory=list)
     cashier: Cashier | None = None
     closing: Closing = field(init=False)
+    refusals: Refusals = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
+        self.refusals = Refusals(self.commands)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -115,6 +118,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.watch()),
                 asyncio.create_task(services.drift.run()),
                 asyncio.create_task(services.price_broadcast.run()),
+                asyncio.create_task(services.refusals.run()),
             ]
             tune_collector()
             try:
@@ -122,6 +126,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             finally:
                 for each in background:
                     each.cancel()
+                await services.refusals.tell_all()
         finally:
             await services.end_embedded()
             await services.accounts.stop()

@@ -90,7 +90,7 @@ _CHOICES = {
     "item": 8,
     "prices": 4,
     "count": 8,
-    "refused": 3,
+    "refused": 2,
     "limits": 5,
     "raise": 4,
     "end_raise": 3,
