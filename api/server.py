@@ -18,6 +18,7 @@ from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
+from streams.clickhouse.retention import keep_passing_facts
 from streams.collector import tune_collector
 from streams.embedded.clickhouse_front import create_front
 from streams.errors import OperatorError
@@ -92,6 +93,7 @@ async def _write_history(settings: Settings) -> None:
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
+        await asyncio.to_thread(keep_passing_facts, clickhouse, settings)
         tasks = [asyncio.create_task(each.run()) for each in historians_of(settings, clickhouse)]
         await _until_one_ends(tasks)
     finally:

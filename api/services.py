@@ -17,6 +17,7 @@ from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
+from streams.clickhouse.retention import keep_passing_facts
 from streams.collector import tune_collector
 from streams.history.month_end import Closing
 from streams.kafka.command_client import CommandClient
@@ -95,6 +96,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
+        await asyncio.to_thread(keep_passing_facts, clickhouse, settings)
         publisher = Publisher(settings)
         accounts = AccountsView(settings, settings.api_dir)
         commands = CommandClient(settings, publisher)

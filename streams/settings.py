@@ -109,6 +109,14 @@ class Settings(BaseSettings):
     )
     historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
 
+    passing_facts_days: int = Field(
+        400,
+        ge=0,
+        le=36_500,
+        description="How long the history keeps facts that move no credits: requests, refusals, duplicates, and what "
+        "limits on trial said; 0 is for ever",
+    )
+
     payments: Literal["local", "stripe"] = Field(
         "local", description="Who takes the money of auto-recharge; local only pretends"
     )

@@ -15,10 +15,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import LIMITED_AT_EDGE, Fact, Kind
+from schemas.facts import LIMITED_AT_EDGE, PASSING_KINDS, Fact, Kind
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import decode_facts
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -173,7 +175,8 @@ def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[DecidedFacts]:
 
 
 async def _journal_end(settings: Settings, partition: int) -> Mark:
-    """The (offset, position) of the newest fact on the journal, (-1, -1) where there is none.
+    """The (offset, position) of the newest fact on the journal, (-1, -1) where there is none, or none that the history
+    still has to have.
 
     The last record of the journal has it: a batch that a crash made the owner repeat ends where it ended before, or
     later.
@@ -189,6 +192,9 @@ async def _journal_end(settings: Settings, partition: int) -> Mark:
         consumer.seek(tp, end - 1)
         record = await consumer.getone(tp)
         last = decode_facts(record.value)[-1]
+        days = settings.passing_facts_days
+        if days and last.kind in PASSING_KINDS and last.booked_at_ms < now_ms() - days * DAY_MS:
+            return -1, -1
         return last.offset, last.index
     finally:
         await consumer.stop()
