@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import errors
+from api.connections import ConnectionLimits, Connections
 from api.metrics import registry_of
 from api.middleware import BodyLimit, Failures, RequestIds, RequestLimits
 from api.openapi import describe
@@ -75,15 +77,21 @@ _ROUTERS = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app of the HTTP service. Its services start and stop with it."""
+def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
+    """The app of the HTTP service. Its services start and stop with it. A server gives its connections to
+    `app.state.connections`, of which there are at most `connections_max`."""
+    connections = Connections(ConnectionLimits.of(settings, connections_max))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running_services(settings) as services:
             app.state.services = services
-            app.state.metrics = registry_of(services)
-            yield
+            app.state.metrics = registry_of(services, connections)
+            guarding = asyncio.create_task(connections.run())
+            try:
+                yield
+            finally:
+                guarding.cancel()
 
     app = FastAPI(
         title="Meterline",
@@ -92,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
     )
+    app.state.connections = connections
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)

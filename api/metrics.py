@@ -10,17 +10,39 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
+    from api.connections import Connections
     from api.services import Services
     from streams.cashier.purchases import Cashier
 
 
-def registry_of(services: Services) -> CollectorRegistry:
+def registry_of(services: Services, connections: Connections) -> CollectorRegistry:
     """A Prometheus registry with the figures of this process and of Meterline."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(_Parts(services))
+    registry.register(_Connections(connections))
     return registry
+
+
+class _Connections(Collector):
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def collect(self) -> Iterator[Metric]:
+        connections = self._connections
+        yield GaugeMetricFamily("meterline_connections", "HTTP connections that are open", connections.crowd.count)
+        yield CounterMetricFamily(
+            "meterline_connections_refused", "HTTP connections that there was no room for", connections.refused
+        )
+        ended = CounterMetricFamily(
+            "meterline_connections_ended",
+            "HTTP connections ended since the client took too long for this, or to make room",
+            labels=["reason"],
+        )
+        for reason, count in connections.ended.items():
+            ended.add_metric([reason], count)
+        yield ended
 
 
 class _Parts(Collector):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers.addresses import AddressLimits, client_address
@@ -180,6 +181,8 @@ class Failures:
 
         try:
             await self.app(scope, receive, send_noted)
+        except ClientDisconnect:
+            return  # there is nobody to answer
         except Exception as error:
             if is_answered:
                 raise

@@ -25,6 +25,7 @@ from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics
+from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,15 +34,19 @@ log = logging.getLogger(__name__)
 def run_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT. With the embedded ClickHouse, serve its HTTP front too, on a port of its
     own."""
-    app = create_app(settings)
+    app = create_app(settings, connections_max=raise_open_files() - OPEN_FILES_OWN)
     sockets = [_listen(settings.api_host, settings.api_port)]
     served: ASGIApp = app
     if settings.clickhouse_url is None:
         # The front listens on loopback only: it is for the analyst at this machine, and asks for no key.
         sockets.append(_listen("127.0.0.1", settings.clickhouse_front_port))
         served = _ByPort(app, settings.clickhouse_front_port)
+    connections = app.state.connections
     config = uvicorn.Config(
         served,
+        http=connections.protocol(),
+        # An upgraded connection would be out of all limits.
+        ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -84,6 +89,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def run_historian(settings: Settings) -> None:
     """Write the journal and the dead letters into ClickHouse until SIGTERM or SIGINT."""
+    raise_open_files()
     tune_collector()
     asyncio.run(_write_history(settings))
 
@@ -104,6 +110,7 @@ def run_cashier(settings: Settings) -> None:
     """Make the purchases that auto-recharge wants until SIGTERM or SIGINT."""
     if settings.payments == "local":
         log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
+    raise_open_files()
     tune_collector()
     asyncio.run(_buy(settings))
 

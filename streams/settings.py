@@ -80,6 +80,15 @@ class Settings(BaseSettings):
     )
     public_requests_per_minute: int = Field(300, ge=1, description="From one address, without a valid key")
     public_burst: int = Field(600, ge=1, description="How many of those at once after a rest")
+    request_head_seconds: float = Field(10.0, gt=0, description="How long a client may take for a request's head")
+    request_body_seconds: float = Field(60.0, gt=0, description="How long a client may take for a request's body")
+    answer_read_seconds: float = Field(
+        30.0, gt=0, description="How long a client may leave unread what was written to it"
+    )
+    connections_max: int = Field(8192, ge=16, description="HTTP connections of a process, in all")
+    connections_per_address_max: int = Field(
+        1024, ge=1, description="HTTP connections from one address; trusted proxies are not held to it"
+    )
     trusted_proxies: list[IPvAnyNetwork] = Field(
         default_factory=list,
         description="JSON list of addresses or networks whose X-Forwarded-For is believed; of nobody unless named",

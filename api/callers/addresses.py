@@ -5,6 +5,7 @@ A caller with a valid key is not held to it, so nobody can shut out a customer b
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +44,28 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
     return str(IPv6Network((int(found), _IPV6_NETWORK_BITS), strict=False))
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether a peer is a trusted proxy."""
+    found = _parsed(peer)
+    return found is not None and any(found in network for network in trusted)
+
+
+# Some proxies write the port with the address, then with an IPv6 address in brackets, and some all of it in quotes.
+_ENTRY = re.compile(r'\s*("?)(?:\[([^\[\]"]*)\](?::\d{1,5})?|([^:\[\]"]*):\d{1,5}|([^\[\]"]*))\1\s*', re.ASCII)
+
+
 def _parsed(text: str) -> Address | None:
+    """The address of an entry, which may bear a port, brackets, quotes and a zone; None where it is no address."""
+    entry = _ENTRY.fullmatch(text)
+    if entry is None:
+        return None
+    bare = entry[2] or entry[3] or entry[4] or ""
     try:
-        found = ip_address(text.strip())
+        # A zone is of the machine that wrote it.
+        found = ip_address(bare.partition("%")[0].strip())
     except ValueError:
+        return None
+    if entry[2] is not None and isinstance(found, IPv4Address):
         return None
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         return found.ipv4_mapped
