@@ -10,27 +10,31 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
+    from api.busyness import Busyness
     from api.connections import Connections
     from api.services import Services
     from streams.cashier.purchases import Cashier
 
 
-def registry_of(services: Services, connections: Connections) -> CollectorRegistry:
+def registry_of(services: Services, connections: Connections, busyness: Busyness) -> CollectorRegistry:
     """A Prometheus registry with the figures of this process and of Meterline."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(_Parts(services))
-    registry.register(_Connections(connections))
+    registry.register(_Connections(connections, busyness))
     return registry
 
 
 class _Connections(Collector):
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: Connections, busyness: Busyness) -> None:
         self._connections = connections
+        self._busyness = busyness
 
     def collect(self) -> Iterator[Metric]:
         connections = self._connections
+        lag_seconds = self._busyness.lag_ms / 1000
+        yield GaugeMetricFamily("meterline_loop_lag_seconds", "How late this process's event loop is", lag_seconds)
         yield GaugeMetricFamily("meterline_connections", "HTTP connections that are open", connections.crowd.count)
         yield CounterMetricFamily(
             "meterline_connections_refused", "HTTP connections that there was no room for", connections.refused

@@ -145,7 +145,7 @@ class RequestLimits:
     def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
         if scope["path"] in self.UNCAPPED_PATHS:
             return None
-        call.rate = self._addresses.count(address, now_ms())
+        call.rate = self._addresses.count(address, now_ms(), scope["app"].state.busyness.is_busy)
         if not call.rate.retry_at_ms:
             return None
         seconds = retry_after_seconds(call.rate)

@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     )
     public_requests_per_minute: int = Field(300, ge=1, description="From one address, without a valid key")
     public_burst: int = Field(600, ge=1, description="How many of those at once after a rest")
+    busy_lag_ms: int = Field(
+        50, ge=1, description="The API is busy while its event loop is this late; callers without a key get less then"
+    )
     request_head_seconds: float = Field(10.0, gt=0, description="How long a client may take for a request's head")
     request_body_seconds: float = Field(60.0, gt=0, description="How long a client may take for a request's body")
     answer_read_seconds: float = Field(
