@@ -32,7 +32,7 @@ _SWEEP_SECONDS = 1.0
 _TOLD_EVERY_SECONDS = 10.0
 
 
-class Part(Enum):
+class Awaited(Enum):
     """The part of a request that a connection waits for; RESTING is none, between requests or while one is answered."""
 
     HEAD = auto()
@@ -119,7 +119,7 @@ class Connections:
         self._told_at = -_TOLD_EVERY_SECONDS
 
     def protocol(self) -> Any:
-        """What uvicorn makes a protocol of, for each new connection."""
+        """The factory that uvicorn calls for the protocol of each new connection."""
         return partial(GuardedProtocol, self)
 
     async def run(self) -> None:
@@ -187,7 +187,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self.guard = guard
         self.address: str | None = None
-        self.part = Part.HEAD
+        self.part = Awaited.HEAD
         self.since = time.monotonic()
         self.head_bytes = 0
         self._writing_since: float | None = None
@@ -208,34 +208,34 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Note that a head has begun, and how long it is."""
-        if self.part is Part.RESTING:
-            self._wait_for(Part.HEAD)
+        if self.part is Awaited.RESTING:
+            self._wait_for(Awaited.HEAD)
         super().data_received(data)
-        if self.part is Part.HEAD:
+        if self.part is Awaited.HEAD:
             self.head_bytes += len(data)
             if self.head_bytes > HEAD_BYTES_MAX:
                 self._refuse("head_too_large", f"The head of a request has at most {HEAD_BYTES_MAX} bytes")
 
     def on_message_begin(self) -> None:
         """Note that a head has begun, perhaps right behind the request before it."""
-        if self.part is not Part.HEAD:
-            self._wait_for(Part.HEAD)
+        if self.part is not Awaited.HEAD:
+            self._wait_for(Awaited.HEAD)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Note that the body is to come."""
-        self._wait_for(Part.BODY)
+        self._wait_for(Awaited.BODY)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Note that the request is there."""
-        self._wait_for(Part.RESTING)
+        self._wait_for(Awaited.RESTING)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Note that the connection rests from now on, unless more is to come."""
         super().on_response_complete()
-        if self.part is Part.RESTING:
+        if self.part is Awaited.RESTING:
             self.since = time.monotonic()
 
     def pause_writing(self) -> None:
@@ -251,7 +251,7 @@ class GuardedProtocol(HttpToolsProtocol):
     @property
     def waits_for_client(self) -> bool:
         """Whether nothing of ours is under way: no request is being answered that has come whole."""
-        return self.part is not Part.RESTING or self._is_answered
+        return self.part is not Awaited.RESTING or self._is_answered
 
     @property
     def _is_answered(self) -> bool:
@@ -272,27 +272,27 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._writing_since is not None and now - self._writing_since > limits.write_seconds:
             self.transport.abort()
             return "read"
-        elif self.part is Part.HEAD and now - self.since > limits.head_seconds:
+        elif self.part is Awaited.HEAD and now - self.since > limits.head_seconds:
             self._give_up(f"The head of the request did not come within {limits.head_seconds:g} seconds")
             return "head"
-        elif self.part is Part.BODY and self.flow.read_paused:
+        elif self.part is Awaited.BODY and self.flow.read_paused:
             self.since = now  # we did not read
-        elif self.part is Part.BODY and now - self.since > limits.body_seconds:
+        elif self.part is Awaited.BODY and now - self.since > limits.body_seconds:
             self._give_up(f"The body of the request did not come within {limits.body_seconds:g} seconds")
             return "body"
-        elif self.part is Part.RESTING and self._is_answered and now - self.since > self.timeout_keep_alive + 1:
+        elif self.part is Awaited.RESTING and self._is_answered and now - self.since > self.timeout_keep_alive + 1:
             self.transport.close()
             return "rest"
         return ""
 
-    def _wait_for(self, part: Part) -> None:
+    def _wait_for(self, part: Awaited) -> None:
         self.part = part
         self.since = time.monotonic()
         self.head_bytes = 0
 
     def _give_up(self, detail: str) -> None:
         """Say that the client took too long, where it waits for an answer that has not begun."""
-        is_in_head = self.part is Part.HEAD
+        is_in_head = self.part is Awaited.HEAD
         asks = self.head_bytes > 0 and self._is_answered if is_in_head else not self.cycle.response_started
         if asks:
             self._refuse("request_timeout", detail)

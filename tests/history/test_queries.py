@@ -82,40 +82,11 @@ def charge(ago: timedelta, partition: int, offset: int, position: int, project: 
     )
 
 
-def history() -> list[Row]:
+def trials() -> list[Row]:
+    """The facts of a project with limits on trial."""
     day, hour = timedelta(days=1), timedelta(hours=1)
     refused_calls: Row = {"operation": "GET *", "key_id": "k1", "source": ""}
-    blog_post: Row = {"operation": "blog_post", "quantity": 1, "balance": "10.94"}
     return [
-        # Older than every window.
-        fact(40 * day, 1, 10, 0, "project", "acme", reason="hobby"),
-        fact(40 * day, 1, 10, 2, "subscription", "acme", environment="", reason="hobby", cents=25_00),
-        fact(40 * day, 1, 10, 1, "grant", "acme", "100", "100", reason="allowance"),
-        charge(35 * day, 1, 11, 0, "acme", "image × 1 -32 68", customer="c1"),
-        fact(31 * day, 1, 12, 0, "refusal", "acme", **blog_post, reason="out_of_credits"),
-        # An event of two lines.
-        charge(3 * day, 1, 20, 0, "acme", "social_post.text × 1 -5 63", customer="c1"),
-        charge(3 * day, 1, 20, 1, "acme", "social_post.image × 1 -32 31", customer="c1"),
-        fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up", cents=20, billing_account="agency"),
-        # A line that two grants pay, and another event of the same record.
-        charge(1 * day, 1, 22, 0, "acme", "blog_post × 1 -31 40", customer="c2"),
-        charge(1 * day, 1, 22, 1, "acme", "blog_post × 0 -29 11", customer="c2"),
-        charge(1 * day, 1, 22, FACTS_PER_SLOT, "acme", "webhook.delivery × 3 -0.06 10.94", customer="c2"),
-        # An event that is refused, tried again, and refused again; and one that needs a higher plan.
-        fact(5 * hour, 1, 23, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
-        fact(4 * hour, 1, 24, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
-        fact(3 * hour, 1, 25, 0, "refusal", "acme", operation="video.premium", quantity=1, reason="plan_required"),
-        fact(2 * hour, 1, 26, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
-        fact(2 * hour, 1, 27, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
-        # The preview environment has a budget of its own, which was charged more than 7 days ago.
-        fact(10 * day, 1, 18, 0, "grant", "acme", "4000", "4000", environment="preview", reason="top_up"),
-        charge(8 * day, 1, 19, 0, "acme", "chat.message × 1 -1 3999", environment="preview", source="/preview"),
-        # A renewal: what is left expires, and the next allowance is granted.
-        fact(6 * day, 2, 5, 0, "grant", "beta", "250", "250", reason="allowance"),
-        charge(2 * day, 2, 6, 0, "beta", "chat.message × 70 -70 180"),
-        fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
-        fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
-        charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
         # Limits on trial are tried and ended, then tried again; of the counted calls one is too many for the trial.
         fact(9 * day, 3, 1, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":1}', key_id="op"),
         fact(9 * day, 3, 2, 0, "request", "tried", operation="GET /v1/old", key_id="k1", source=""),
@@ -157,6 +128,43 @@ def history() -> list[Row]:
         # An API process refused 40 calls by itself; the trial would have refused 38 of them.
         fact(2 * day, 3, 13, 0, "refusal", "tried", reason="limited_at_edge", quantity=40, **refused_calls),
         fact(2 * day, 3, 13, 1, "shadow", "tried", reason="rate_limited", quantity=38, **refused_calls),
+    ]
+
+
+def history() -> list[Row]:
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    blog_post: Row = {"operation": "blog_post", "quantity": 1, "balance": "10.94"}
+    return [
+        # Older than every window.
+        fact(40 * day, 1, 10, 0, "project", "acme", reason="hobby"),
+        fact(40 * day, 1, 10, 2, "subscription", "acme", environment="", reason="hobby", cents=25_00),
+        fact(40 * day, 1, 10, 1, "grant", "acme", "100", "100", reason="allowance"),
+        charge(35 * day, 1, 11, 0, "acme", "image × 1 -32 68", customer="c1"),
+        fact(31 * day, 1, 12, 0, "refusal", "acme", **blog_post, reason="out_of_credits"),
+        # An event of two lines.
+        charge(3 * day, 1, 20, 0, "acme", "social_post.text × 1 -5 63", customer="c1"),
+        charge(3 * day, 1, 20, 1, "acme", "social_post.image × 1 -32 31", customer="c1"),
+        fact(2 * day, 1, 21, 0, "grant", "acme", "40", "71", reason="top_up", cents=20, billing_account="agency"),
+        # A line that two grants pay, and another event of the same record.
+        charge(1 * day, 1, 22, 0, "acme", "blog_post × 1 -31 40", customer="c2"),
+        charge(1 * day, 1, 22, 1, "acme", "blog_post × 0 -29 11", customer="c2"),
+        charge(1 * day, 1, 22, FACTS_PER_SLOT, "acme", "webhook.delivery × 3 -0.06 10.94", customer="c2"),
+        # An event that is refused, tried again, and refused again; and one that needs a higher plan.
+        fact(5 * hour, 1, 23, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
+        fact(4 * hour, 1, 24, 0, "refusal", "acme", **blog_post, reason="out_of_credits", event_id="wanted"),
+        fact(3 * hour, 1, 25, 0, "refusal", "acme", operation="video.premium", quantity=1, reason="plan_required"),
+        fact(2 * hour, 1, 26, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
+        fact(2 * hour, 1, 27, 0, "duplicate", "acme", balance="10.94", operation="blog_post", event_id="e22-0"),
+        # The preview environment has a budget of its own, which was charged more than 7 days ago.
+        fact(10 * day, 1, 18, 0, "grant", "acme", "4000", "4000", environment="preview", reason="top_up"),
+        charge(8 * day, 1, 19, 0, "acme", "chat.message × 1 -1 3999", environment="preview", source="/preview"),
+        # A renewal: what is left expires, and the next allowance is granted.
+        fact(6 * day, 2, 5, 0, "grant", "beta", "250", "250", reason="allowance"),
+        charge(2 * day, 2, 6, 0, "beta", "chat.message × 70 -70 180"),
+        fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
+        fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
+        charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
+        *trials(),
         # A project that uses only what costs nothing.
         fact(5 * day, 0, 1, 0, "grant", "idle", "250", "250", reason="allowance"),
         charge(2 * hour, 0, 2, 0, "idle", "read × 1 0 250"),
