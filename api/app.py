@@ -22,6 +22,7 @@ from api.routes import (
     balance,
     corrections,
     credits,
+    dead_letters,
     health,
     holds,
     invoices,
@@ -38,6 +39,7 @@ from api.routes import (
     usage_events,
 )
 from api.services import running_services
+from api.unpacking import Unpacking
 from streams.settings import Settings
 
 _DESCRIPTION = """
@@ -74,6 +76,7 @@ _ROUTERS = (
     limits.router,
     corrections.router,
     audit.router,
+    dead_letters.router,
     invoices.router,
     health.router,
 )
@@ -109,6 +112,7 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
         app.include_router(router)
     # The last layer added is the outermost.
     app.add_middleware(Failures)
+    app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(RequestLimits, settings=settings)
     app.add_middleware(RequestIds)

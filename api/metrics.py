@@ -67,12 +67,6 @@ class _Parts(Collector):
         for partition, seconds in services.accounts.lags().items():
             lag.add_metric([str(partition)], seconds)
         yield lag
-        rows = CounterMetricFamily(
-            "meterline_history_rows", "Rows this process has written to ClickHouse", labels=["table"]
-        )
-        for historian in services.historians:
-            rows.add_metric([historian.sink.table], historian.rows_written)
-        yield rows
         yield CounterMetricFamily(
             "meterline_refused_at_edge",
             "Requests that this process refused by itself, since their project's window was full",

@@ -30,12 +30,14 @@ CODES: dict[str, ProblemCode] = {
     "time_out_of_range": ProblemCode(
         422,
         "Time out of range",
-        "Send `time` with its zone, at most 31 days old and 10 minutes ahead.",
+        "Send `time` as RFC 3339 has it, with its zone, at most 31 days old and 10 minutes ahead.",
     ),
     "metadata_too_large": ProblemCode(
-        422, "Metadata too large", "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters."
+        422,
+        "Metadata too large",
+        "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters or 64 bits.",
     ),
-    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events in one request."),
+    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events at once."),
     "head_too_large": ProblemCode(431, "Head too large", "Send fewer and shorter headers, and a shorter URL."),
     "request_timeout": ProblemCode(408, "Too slow", "Send the whole request at once, without pauses."),
     "too_many_connections": ProblemCode(
@@ -45,6 +47,11 @@ CODES: dict[str, ProblemCode] = {
     "invalid_request": ProblemCode(422, "Invalid request", "Correct the field that is named."),
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
+    ),
+    "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
+    "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
+    "unprocessable_record": ProblemCode(
+        422, "Record can't be processed", "It is our fault: once that is mended, send it again under a new id."
     ),
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
@@ -79,6 +86,7 @@ CODES: dict[str, ProblemCode] = {
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
     "billing_account_exists": ProblemCode(409, "Billing account exists", "Choose another id, or PUT to change it."),
@@ -113,7 +121,13 @@ CODES: dict[str, ProblemCode] = {
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),
+    "history_unavailable": ProblemCode(
+        503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
+    ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
+    "unreadable_account": ProblemCode(
+        503, "Account can't be read", "Tell the operator: something else than a worker wrote to the accounts changelog."
+    ),
     "internal_error": ProblemCode(500, "Internal error", "Retry; tell the operator the request id if it persists."),
 }
 

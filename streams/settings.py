@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.events import EVENTS_PER_RECORD_MAX
 from streams.errors import OperatorError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -58,11 +59,12 @@ class Settings(BaseSettings):
     replication_factor: int = Field(1, ge=1, le=9)
 
     clickhouse_url: str | None = Field(
-        None, description="http[s]://user:password@host:port/database of a server; unset opens the embedded engine"
+        None, description="http[s]://user:password@host:port/database of a server; unset is the embedded engine"
     )
     clickhouse_front_port: int = Field(
         8123, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
     )
+    clickhouse_memory_mb: int = Field(4096, ge=512, description="Most memory that the embedded ClickHouse takes in all")
 
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
@@ -98,6 +100,9 @@ class Settings(BaseSettings):
     )
     request_body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
     events_per_request_max: int = Field(1000, ge=1)
+    events_per_record_max: int = Field(
+        EVENTS_PER_RECORD_MAX, ge=1, description="Of more events a record on the usage topic has one dead letter"
+    )
 
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     session_timeout_seconds: float = Field(10.0, ge=1)
@@ -179,3 +184,8 @@ class Settings(BaseSettings):
     def clickhouse_dir(self) -> Path:
         """The embedded ClickHouse's directory; one process may open it."""
         return self.data_dir / "clickhouse"
+
+    @cached_property
+    def front_token_path(self) -> Path:
+        """The file with the token that others than the user who runs the embedded ClickHouse ask it with."""
+        return self.data_dir / "clickhouse-token"

@@ -19,10 +19,14 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
+from schemas.events import TIME_MS_MAX
 from schemas.facts import Fact
+from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.collector import CycleCollector
+from streams.core.acceptance import dead_letter
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_dead_letter, decode_raw_pack
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -338,7 +342,13 @@ def _facts_part(record: Any) -> Part:
 
 
 def _dead_letter_part(record: Any) -> Part:
-    letter = decode_dead_letter(record.value)
+    try:
+        letter = decode_dead_letter(record.value)
+    except UnreadableError as error:
+        # Whoever wrote it there: it is kept as what it is, and those behind it are not kept waiting.
+        rejection = Rejection("unreadable_record", str(error))
+        at_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
+        letter = dead_letter(record.value or b"", rejection, record.topic, record.partition, record.offset, 0, at_ms)
     row = [
         letter.code,
         letter.detail,

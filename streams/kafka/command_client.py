@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import AnyCommand
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_replies, encode_commands
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
@@ -175,8 +176,8 @@ class CommandClient:
         async for record in consumer:
             try:
                 sent = decode_replies(record.value)
-            except Exception:
-                log.exception("a record on %s is no replies; it is passed over", record.topic)
+            except UnreadableError as error:
+                log.error("a record on %s is no replies, and is passed over: %s", record.topic, error)
                 continue
             if sent.instance != self.instance:
                 continue
