@@ -44,17 +44,18 @@ async def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def caller_with(services: Services, key: str) -> Caller:
-    """The caller that a key belongs to. Raises Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
+def caller_with(services: Services, key: str) -> tuple[Caller, Account | None]:
+    """The caller that a key belongs to, and this process's copy of its project's account, None for the operator. Raises
+    Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
     if key.startswith(ADMIN_PREFIX):
         if not is_admin_key(key, services.settings.admin_key_hashes):
             raise Rejection("unauthenticated", "The key is not known")
-        return Caller(None, admin_key_id(key), "production", ("*",))
+        return Caller(None, admin_key_id(key), "production", ("*",)), None
     project = project_of_key(key)
     account = known_account(services, project) if project else None
     if account is None:
         raise Rejection("unauthenticated", "The key is not known")
-    return caller_of(account, key)
+    return caller_of(account, key), account
 
 
 async def authenticated(

@@ -11,17 +11,43 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
+    from api.busyness import Busyness
+    from api.connections import Connections
     from api.services import Services
     from streams.cashier.purchases import Cashier
 
 
-def registry_of(services: Services) -> CollectorRegistry:
+def registry_of(services: Services, connections: Connections, busyness: Busyness) -> CollectorRegistry:
     """A Prometheus registry with the figures of this process and of Meterline."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(_Parts(services))
+    registry.register(_Connections(connections, busyness))
     return registry
+
+
+class _Connections(Collector):
+    def __init__(self, connections: Connections, busyness: Busyness) -> None:
+        self._connections = connections
+        self._busyness = busyness
+
+    def collect(self) -> Iterator[Metric]:
+        connections = self._connections
+        lag_seconds = self._busyness.lag_ms / 1000
+        yield GaugeMetricFamily("meterline_loop_lag_seconds", "How late this process's event loop is", lag_seconds)
+        yield GaugeMetricFamily("meterline_connections", "HTTP connections that are open", connections.crowd.count)
+        yield CounterMetricFamily(
+            "meterline_connections_refused", "HTTP connections that there was no room for", connections.refused
+        )
+        ended = CounterMetricFamily(
+            "meterline_connections_ended",
+            "HTTP connections ended since the client took too long for this, or to make room",
+            labels=["reason"],
+        )
+        for reason, count in connections.ended.items():
+            ended.add_metric([reason], count)
+        yield ended
 
 
 class _Parts(Collector):
@@ -43,6 +69,11 @@ class _Parts(Collector):
             lag.add_metric([str(partition)], seconds)
         yield lag
         yield from _flows(services)
+        yield CounterMetricFamily(
+            "meterline_refused_at_edge",
+            "Requests that this process refused by itself, since their project's window was full",
+            services.refusals.total,
+        )
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift

@@ -19,6 +19,7 @@ from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics
+from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,12 +27,15 @@ log = logging.getLogger(__name__)
 
 def run_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT."""
-    app = create_app(settings)
+    app = create_app(settings, connections_max=raise_open_files() - OPEN_FILES_OWN)
     # Figures are the operator's: they have a port of their own, which strangers do not reach.
     metrics = listen(settings.metrics_host, settings.metrics_port)
     sockets = [listen(settings.api_host, settings.api_port), metrics]
     config = uvicorn.Config(
         ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}),
+        http=app.state.connections.protocol(),
+        # An upgraded connection would be out of all limits.
+        ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -60,6 +64,7 @@ def run_cashier(settings: Settings) -> None:
     """Make the purchases that auto-recharge wants until SIGTERM or SIGINT."""
     if settings.payments == "local":
         log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
+    raise_open_files()
     tune_collector()
     asyncio.run(_buy(settings))
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from api.pipeline import Pipeline
 from api.reads import HistoryReads
+from api.refusals import Refusals
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
@@ -49,12 +50,14 @@ class Services:
     pipeline: Pipeline = field(init=False)
     closing: Closing = field(init=False)
     reads: HistoryReads = field(init=False)
+    refusals: Refusals = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
         self.reads = HistoryReads(self.settings, self.clickhouse)
         self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
+        self.refusals = Refusals(self.commands)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -128,6 +131,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.price_broadcast.run()),
                 asyncio.create_task(services.pipeline.run()),
                 asyncio.create_task(services.pipeline.count_dead_letters(services.dead_letters_by_code)),
+                asyncio.create_task(services.refusals.run()),
             ]
             tune_collector()
             try:
@@ -135,6 +139,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             finally:
                 for each in background:
                     each.cancel()
+                await services.refusals.tell_all()
         finally:
             services.reads.close()
             await services.end_embedded()

@@ -38,6 +38,11 @@ CODES: dict[str, ProblemCode] = {
         "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters or 64 bits.",
     ),
     "too_many_events": ProblemCode(413, "Too many events", "Send fewer events at once."),
+    "head_too_large": ProblemCode(431, "Head too large", "Send fewer and shorter headers, and a shorter URL."),
+    "request_timeout": ProblemCode(408, "Too slow", "Send the whole request at once, without pauses."),
+    "too_many_connections": ProblemCode(
+        503, "Too many connections", "Use connections again, close those that rest, and try again in a second."
+    ),
     "body_too_large": ProblemCode(413, "Request too large", "Send a smaller body, or more requests."),
     "invalid_request": ProblemCode(422, "Invalid request", "Correct the field that is named."),
     "unsupported_media_type": ProblemCode(

@@ -92,6 +92,18 @@ class Settings(BaseSettings):
     )
     public_requests_per_minute: int = Field(300, ge=1, description="From one address, without a valid key")
     public_burst: int = Field(600, ge=1, description="How many of those at once after a rest")
+    busy_lag_ms: int = Field(
+        50, ge=1, description="The API is busy while its event loop is this late; callers without a key get less then"
+    )
+    request_head_seconds: float = Field(10.0, gt=0, description="How long a client may take for a request's head")
+    request_body_seconds: float = Field(60.0, gt=0, description="How long a client may take for a request's body")
+    answer_read_seconds: float = Field(
+        30.0, gt=0, description="How long a client may leave unread what was written to it"
+    )
+    connections_max: int = Field(8192, ge=16, description="HTTP connections of a process, in all")
+    connections_per_address_max: int = Field(
+        1024, ge=1, description="HTTP connections from one address; trusted proxies are not held to it"
+    )
     trusted_proxies: list[IPvAnyNetwork] = Field(
         default_factory=list,
         description="JSON list of addresses or networks whose X-Forwarded-For is believed; of nobody unless named",
@@ -152,6 +164,14 @@ class Settings(BaseSettings):
         200_000, ge=1, le=1_000_000, description="Rows in one insert; larger ones are merged less often"
     )
     historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
+
+    passing_facts_days: int = Field(
+        400,
+        ge=0,
+        le=36_500,
+        description="How long the history keeps facts that move no credits: requests, refusals, duplicates, and what "
+        "limits on trial said; 0 is for ever",
+    )
 
     payments: Literal["local", "stripe"] = Field(
         "local", description="Who takes the money of auto-recharge; local only pretends"

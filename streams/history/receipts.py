@@ -33,7 +33,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
-from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text
+from streams.history.fact_words import code_of, note_of, outcome_of, seconds_of, use_text
 from streams.history.facts import DECIDED, POLL_SECONDS, DecidedFacts, decisions, kind_in, marks
 from streams.history.limit_words import limit_values, limits_text, some_limits
 from streams.history.past_balance import plan_at
@@ -277,10 +277,11 @@ def _refusal(
     fact = next((fact for fact in facts if fact.kind == "refusal"), None)
     if fact is None or outcome_of(facts) not in ("refused", "month unpaid"):
         return None
-    status = CODES[fact.reason].status if fact.reason in CODES else 402
+    code = code_of(fact)
+    status = CODES[code].status if code in CODES else 402
     book = prices.version(fact.price_version)
-    refusal = RefusalReason(code=fact.reason, status=status, detail=CODES[fact.reason].title)
-    match fact.reason:
+    refusal = RefusalReason(code=code, status=status, detail=CODES[code].title)
+    match code:
         case "out_of_credits":
             needed = int(note_of(fact).get("unpaid_microcredits", 0)) if not fact.source else cost_of(prices, fact)
             if needed is not None:
@@ -330,7 +331,7 @@ def _limits(
 
 def _is_about_limits(fact: Fact) -> bool:
     return fact.kind in ("request", "limits", "shadow") or (
-        fact.kind == "refusal" and fact.reason in ("rate_limited", "over_cost_ceiling")
+        fact.kind == "refusal" and code_of(fact) in ("rate_limited", "over_cost_ceiling")
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections import defaultdict
@@ -28,6 +29,8 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 
+# After this long without a record sent, nothing is known of the broker's clock: it may have been set.
+_CLOCK_SECONDS_MAX = 10.0
 # The largest commands, with all the metadata they may have, take some 70 KB: this many fit into a record with ease.
 COMMANDS_A_RECORD_MAX = 64
 UNANSWERED_SECONDS_KEPT = 30.0
@@ -52,6 +55,8 @@ class CommandClient:
         self._publisher = publisher
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._groups: dict[int, _Group] = defaultdict(_Group)
+        # By partition: the broker's time of the newest record, and this machine's time just before it was sent.
+        self._heard: dict[int, tuple[int, float]] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
         # When a reply was read last; since when commands have been sent without one; when the newest was sent.
@@ -140,6 +145,24 @@ class CommandClient:
         finally:
             self._waiting.pop(command.correlation, None)
 
+    async def tell(self, command: AnyCommand) -> None:
+        """Send a command whose reply nobody waits for; returns once it is on the log. Raises KafkaError."""
+        await self._sent(partition_of(command.project, self._settings.partitions), command)
+
+    def latest_ms(self, project: str) -> int | None:
+        """The latest that the broker's clock can show now, in Unix milliseconds: that of the broker of a project's
+        partition, which stamps its records. None where no record was sent there of late.
+
+        A record was stamped after it was sent, so the clock is behind what the time since then makes of the stamp;
+        this machine's own clock does not come into it.
+        """
+        heard = self._heard.get(partition_of(project, self._settings.partitions))
+        if heard is None:
+            return None
+        broker_ms, sent_at = heard
+        seconds = time.monotonic() - sent_at
+        return broker_ms + 1 + math.ceil(seconds * 1000) if seconds <= _CLOCK_SECONDS_MAX else None
+
     async def _sent(self, partition: int, command: AnyCommand) -> int:
         """Send a command, with those that wait already, once no other is on its way; gives its offset."""
         group = self._groups[partition]
@@ -159,7 +182,9 @@ class CommandClient:
                 return
             try:
                 value = encode_commands([command for command, _ in some])
-                offset = await (await self._publisher.send(self._topics.intake, partition, value))
+                sent_at = time.monotonic()
+                offset, broker_ms = await self._publisher.append(self._topics.intake, partition, value)
+                self._heard[partition] = (broker_ms, sent_at)
             except Exception as error:
                 for _, place in some:
                     if not place.done():

@@ -21,6 +21,7 @@ from streams.collector import tune_collector
 from streams.errors import OperatorError
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import FETCH_BYTES, create_topics, first_record_from, kafka_client_settings, topics_of
+from streams.open_files import raise_open_files
 from streams.settings import Settings
 from streams.state.directory import claim
 from streams.worker.accept import Accept
@@ -151,6 +152,7 @@ def run_worker(settings: Settings) -> NoReturn:
     asyncio.run(_prepare(settings))
     uvloop.install()
     app = create_app(settings)
+    raise_open_files()
     tune_collector()
     _watchdog(app, settings).start()
     worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
