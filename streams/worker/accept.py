@@ -7,7 +7,9 @@ import logging
 from collections import defaultdict
 from typing import Any
 
-from streams.core.acceptance import accepting, dead_letter, named, unprocessable
+from schemas.problems import Rejection
+from streams.core.acceptance import Accepted, accepting, dead_letter, named, unprocessable
+from streams.core.cloudevents import accept_binary, kafka_attributes
 from streams.core.price_list import PRICES_ID, Prices
 from streams.kafka.codecs import encode_json, prices_of
 from streams.kafka.envelopes import Envelopes
@@ -65,9 +67,7 @@ class Accept:
         for message in messages:
             now_ms = time_of(message)
             value = message.value or b""
-            accepted, rejected = await in_slices(
-                accepting(value, now_ms, operations, events_max=self.settings.events_per_record_max)
-            )
+            accepted, rejected = await self._accepted(message, operations)
             envelopes.add(accepted)
             for index, text, rejection in named(value, rejected):
                 letter = dead_letter(text, rejection, message.topic, message.partition, message.offset, index, now_ms)
@@ -88,6 +88,17 @@ class Accept:
             log.exception("record %s-%s at %s is a dead letter: it can't be read", *place)
             letter = dead_letter(message.value or b"", unprocessable(error), *place, 0, time_of(message))
             return {}, {message.partition: [(None, encode_json(letter))]}
+
+    async def _accepted(self, message: Any, operations: frozenset[str]) -> Accepted:
+        """The good events of a record and the bad ones."""
+        value, now_ms = message.value or b"", time_of(message)
+        try:
+            attributes = kafka_attributes(message.headers) if message.headers else None
+        except Rejection as rejection:
+            return [], [(0, value, rejection)]
+        if attributes is not None:
+            return accept_binary(attributes, value, now_ms, operations)
+        return await in_slices(accepting(value, now_ms, operations, events_max=self.settings.events_per_record_max))
 
 
 class PricedOperations:

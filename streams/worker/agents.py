@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import groupby
 from typing import Any
 
@@ -48,13 +48,16 @@ class Owner:
         seen: Tables,
         lease: Lease,
         committed: Callable[[int], int | None],
+        first_record: Callable[[int, int], Awaitable[int | None]] | None = None,
     ) -> None:
         """`committed` gives the committed offset of an intake partition, the next one to read, or None where there is
-        none."""
+        none. `first_record` asks the broker for the offset of the first record of a partition from an offset on;
+        without it every gap in offsets is an error."""
         self.settings = settings
         self.topics = topics
         self.publisher = publisher
         self.committed = committed
+        self.first_record = first_record
         self.decider = Decider(settings, topics, accounts, seen)
         self.lease = lease
         self._generation = -1
@@ -64,8 +67,7 @@ class Owner:
         """Apply intake records of one assignment; returns once all that follows from them is acknowledged.
 
         Raises, before a write, AssignmentEndedError once the assignment has ended, LeaseLostError once the partitions
-        may be another worker's, and IntakeGapError where a record is missing: intake is written without
-        transactions and never compacted, so its offsets have no gaps.
+        may be another worker's, and IntakeGapError where a record is missing.
         """
         if events[0].message.generation_id != self._generation:
             # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
@@ -79,13 +81,22 @@ class Owner:
                 # Where nothing is committed yet, the first record of the partition is expected.
                 expected = self.committed(message.partition) or 0
             if message.offset > expected:
-                raise IntakeGapError(
-                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
-                )
+                await self._check_gap(message.partition, expected, message.offset)
             self._next_offsets[message.partition] = message.offset + 1
         # The dedup index tells days apart. With one day a batch, decisions are the same however records are batched.
         for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(time_of(message))):
             await self._apply_day(list(same_day))
+
+    async def _check_gap(self, partition: int, expected: int, offset: int) -> None:
+        """Check that no record of intake is at `expected` or after it, before `offset`. Raises IntakeGapError.
+
+        We write intake without transactions, and it is never compacted, so its offsets have gaps only where somebody
+        else wrote with a transaction: its markers have offsets too, and so has what it aborted.
+        """
+        first = await self.first_record(partition, expected) if self.first_record is not None else None
+        if first is None or first < offset:
+            raise IntakeGapError(f"intake {partition}: {expected} to {offset - 1} were not delivered")
+        log.error("intake %d: no record at %d to %d; who writes it with transactions?", partition, expected, offset - 1)
 
     async def _apply_day(self, messages: list[Any]) -> None:
         """Apply records of one day. Where they can't be decided together, for a fault that nobody foresaw, each is
