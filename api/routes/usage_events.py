@@ -61,8 +61,7 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     if attributes is not None:
         accepted, rejected = accept_binary(attributes, body, *told)
     else:
-        reading = accepting(body, *told, services.settings.events_per_request_max)
-        accepted, rejected = await in_slices(reading)
+        accepted, rejected = await in_slices(accepting(body, *told, services.settings.events_per_request_max))
     if not accepted and len(rejected) == 1 and rejected[0][2].code in ("malformed_json", "too_many_events"):
         raise rejected[0][2]
     errors = [

@@ -10,9 +10,9 @@ from urllib.parse import unquote
 
 import msgspec
 
-from schemas.events import Usage, UsageEvent
+from schemas.events import UsageEvent
 from schemas.problems import Rejection
-from streams.core.acceptance import ANYONE, Origin, Refused, to_usage, unprocessable
+from streams.core.acceptance import ANYONE, Accepted, Origin, to_usage, unprocessable
 from streams.core.foreign import UnreadableError, decoded, read
 
 HTTP_PREFIX = "ce-"
@@ -45,7 +45,7 @@ def kafka_attributes(headers: Iterable[tuple[str, bytes]]) -> Attributes | None:
 
 def accept_binary(
     attributes: Attributes, data: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE
-) -> tuple[list[Usage], list[Refused]]:
+) -> Accepted:
     """Read one event in binary mode. Returns it as good, or as bad with its bytes and Rejection, as `accept_record`
     does."""
     try:
@@ -80,15 +80,14 @@ def _attributes(headers: Iterable[tuple[str, bytes]], prefix: str) -> Attributes
 
 def _text(attribute: str, value: bytes, prefix: str) -> str:
     try:
-        return unquote(value.decode("ascii"), errors="strict") if prefix == HTTP_PREFIX else value.decode()
-    except Exception:
+        return read(_decode_http_value if prefix == HTTP_PREFIX else bytes.decode, value)
+    except UnreadableError:
         encoded = "percent-encoded UTF-8" if prefix == HTTP_PREFIX else "UTF-8"
         raise Rejection("invalid_event", f"`{attribute[:64]}` is not {encoded}", attribute[:64]) from None
 
 
-def _joined(attributes: Attributes, data: bytes) -> bytes:
-    """The event in structured mode; there is one attribute at least, `specversion`."""
-    return _encode(attributes)[:-1] + b',"data":' + data + b"}"
+def _decode_http_value(value: bytes) -> str:
+    return unquote(value.decode("ascii"), errors="strict")
 
 
 def _told(attributes: Attributes, data: bytes) -> bytes:
@@ -97,4 +96,9 @@ def _told(attributes: Attributes, data: bytes) -> bytes:
         read(_decode_raw, data)
         return _joined(attributes, data)
     except UnreadableError:
-        return _encode(dict(attributes) | {"data": data.decode("utf-8", "replace")})
+        return _encode({**attributes, "data": data.decode("utf-8", "replace")})
+
+
+def _joined(attributes: Attributes, data: bytes) -> bytes:
+    """The event in structured mode; there is one attribute at least, `specversion`."""
+    return _encode(attributes)[:-1] + b',"data":' + data + b"}"

@@ -67,7 +67,7 @@ class Accept:
         for message in messages:
             now_ms = time_of(message)
             value = message.value or b""
-            accepted, rejected = await self._accepted(message, operations)
+            accepted, rejected = await self._events_of(message, operations)
             envelopes.add(accepted)
             for index, text, rejection in named(value, rejected):
                 letter = dead_letter(text, rejection, message.topic, message.partition, message.offset, index, now_ms)
@@ -77,6 +77,18 @@ class Accept:
                 await asyncio.sleep(0)
                 size = 0
         return envelopes.records(), dead
+
+    async def _events_of(self, message: Any, operations: frozenset[str]) -> Accepted:
+        """The good and the bad events of a record, which is one event in binary mode or in structured mode, or many."""
+        value = message.value or b""
+        try:
+            attributes = kafka_attributes(message.headers) if message.headers else None
+        except Rejection as rejection:
+            return [], [(0, value, rejection)]
+        if attributes is not None:
+            return accept_binary(attributes, value, time_of(message), operations)
+        events_max = self.settings.events_per_record_max
+        return await in_slices(accepting(value, time_of(message), operations, events_max=events_max))
 
     async def _read_alone(self, message: Any, operations: frozenset[str]) -> tuple[Records, Records]:
         try:
@@ -88,17 +100,6 @@ class Accept:
             log.exception("record %s-%s at %s is a dead letter: it can't be read", *place)
             letter = dead_letter(message.value or b"", unprocessable(error), *place, 0, time_of(message))
             return {}, {message.partition: [(None, encode_json(letter))]}
-
-    async def _accepted(self, message: Any, operations: frozenset[str]) -> Accepted:
-        """The good events of a record and the bad ones."""
-        value, now_ms = message.value or b"", time_of(message)
-        try:
-            attributes = kafka_attributes(message.headers) if message.headers else None
-        except Rejection as rejection:
-            return [], [(0, value, rejection)]
-        if attributes is not None:
-            return accept_binary(attributes, value, now_ms, operations)
-        return await in_slices(accepting(value, now_ms, operations, events_max=self.settings.events_per_record_max))
 
 
 class PricedOperations:
