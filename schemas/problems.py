@@ -111,6 +111,9 @@ CODES: dict[str, ProblemCode] = {
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),
+    "history_unavailable": ProblemCode(
+        503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
+    ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
     "unreadable_account": ProblemCode(
         503, "Account can't be read", "Tell the operator: something else than a worker wrote to the accounts changelog."
