@@ -30,10 +30,12 @@ CODES: dict[str, ProblemCode] = {
     "time_out_of_range": ProblemCode(
         422,
         "Time out of range",
-        "Send `time` with its zone, at most 31 days old and 10 minutes ahead.",
+        "Send `time` as RFC 3339 has it, with its zone, at most 31 days old and 10 minutes ahead.",
     ),
     "metadata_too_large": ProblemCode(
-        422, "Metadata too large", "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters."
+        422,
+        "Metadata too large",
+        "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters or 64 bits.",
     ),
     "too_many_events": ProblemCode(413, "Too many events", "Send fewer events at once."),
     "body_too_large": ProblemCode(413, "Request too large", "Send a smaller body, or more requests."),
@@ -41,6 +43,8 @@ CODES: dict[str, ProblemCode] = {
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
     ),
+    "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
+    "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
     "unprocessable_record": ProblemCode(
         422, "Record can't be processed", "Tell the operator: this is our fault. Send it again once it is mended."
     ),

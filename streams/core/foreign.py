@@ -20,6 +20,8 @@ _ERROR_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
 _QUANTITY_FIELDS = ("quantity", "target_languages", "attempts", "networks")
+_REQUIRED = ("specversion", "id", "source", "type", "subject", "data")
+_TOO_LARGE = ("length <=", "`int` ", "out of range")
 _DETAIL_CHARS_MAX = 300
 
 # What tells an array's elements apart, read so tolerantly that a fault within one does not hide the next: strings, many
@@ -120,6 +122,9 @@ def decoding_rejection(error: Exception) -> Rejection:
     path_match = _ERROR_PATH.search(text)
     path = path_match.group(1) if path_match else ""
     detail = text[: path_match.start()] if path_match else text
+    if path in _REQUIRED and text.endswith(f"got `null` - at `$.{path}`"):
+        # As JSON's format of CloudEvents has it, an attribute that is null is one that is not set.
+        return Rejection("missing_id" if path == "id" else "missing_field", f"`{path}` is missing", path)
     if missing := _MISSING.search(text):
         field = f"{path}.{missing.group(1)}" if path else missing.group(1)
         return Rejection("missing_id" if field == "id" else "missing_field", f"`{field}` is missing", field)
@@ -131,7 +136,7 @@ def decoding_rejection(error: Exception) -> Rejection:
     name = path.removeprefix("data.")
     if name in _QUANTITY_FIELDS:
         return Rejection("invalid_quantity", f"`{path}`: {detail}", path)
-    if name.startswith("metadata") and "length <=" in text:
+    if name.startswith("metadata") and any(word in text for word in _TOO_LARGE):
         path = path.removesuffix("[...]")
         return Rejection("metadata_too_large", f"`{path}`: {detail}", path)
     return Rejection("invalid_event", f"`{path}`: {detail}" if path else detail, path or None)

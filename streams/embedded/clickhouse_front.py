@@ -270,7 +270,9 @@ class _Statement:
         self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings})
         # The engine's wall behind the lists: without the role, what reaches out of the database is denied.
         connection.query("SET ROLE NONE")
-        connection.query("SET readonly = 1")
+        # Drivers look there for which settings can be changed, and readonly=1 would show none. The judge has seen those
+        # that this statement itself sets.
+        connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
         result = connection.query(judged.sql, self.format, params=self.parameters)
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
         headers["X-ClickHouse-Format"] = judged.format or self.format
@@ -289,11 +291,11 @@ class _Statement:
         return Response(result.bytes(), headers=headers, media_type="text/plain; charset=utf-8")
 
     def _prepare(self, connection: Any, settings: Mapping[str, str]) -> None:
-        for name, value in settings.items():
+        for name in settings:
             if not _SETTING_NAME.fullmatch(name):
                 raise _Refused(f"Cannot modify {name[:64]!r} setting here", status=403, code=_READONLY)
-            connection.query(f"SET {name} = {sql_literal(value)}")
-        connection.query(f"SET log_comment = {sql_literal(self._mark)}")
+        marked = {**settings, "log_comment": self._mark}
+        connection.query("SET " + ", ".join(f"{name} = {sql_literal(value)}" for name, value in marked.items()))
         if self.database:
             connection.query("USE {database:Identifier}", params={"database": self.database})
 

@@ -11,6 +11,7 @@ from typing import Any
 from schemas.events import Usage
 from schemas.problems import Rejection
 from streams.core.acceptance import accept_record, dead_letter, named
+from streams.core.cloudevents import accept_binary, kafka_attributes
 from streams.core.foreign import why_unreadable
 from streams.core.price_list import PRICES_ID, Prices
 from streams.kafka.codecs import encode_json, prices_of
@@ -66,8 +67,15 @@ class Accept:
     def _read(self, message: Any, operations: frozenset[str]) -> tuple[list[Usage], list[tuple[bytes | None, bytes]]]:
         """The good events of a record, and the dead letters of the others."""
         value = message.value or b""
-        events_max = self.settings.events_per_record_max
-        accepted, rejected = accept_record(value, time_of(message), operations, events_max=events_max)
+        now_ms, events_max = time_of(message), self.settings.events_per_record_max
+        try:
+            attributes = kafka_attributes(message.headers) if message.headers else None
+        except Rejection as rejection:
+            return [], [self._letter(message, 0, value, rejection)]
+        if attributes is not None:
+            accepted, rejected = accept_binary(attributes, value, now_ms, operations)
+        else:
+            accepted, rejected = accept_record(value, now_ms, operations, events_max=events_max)
         return accepted, [self._letter(message, *each) for each in named(value, rejected)] if rejected else []
 
     def _letter(self, message: Any, index: int, text: bytes, rejection: Rejection) -> tuple[None, bytes]:

@@ -47,6 +47,7 @@ class Judged:
     sql: str
     settings: Mapping[str, str] = field(default_factory=dict)
     format: str | None = None
+    reads_settings: bool = False
 
 
 def judge(formatted: str, parameters: Mapping[str, str], in_system: bool, refused: Refused) -> Judged:
@@ -64,7 +65,8 @@ def judge(formatted: str, parameters: Mapping[str, str], in_system: bool, refuse
         if token.kind in ("name", "quoted"):
             _check_name(token, after, refused)
     _check_tables(tokens, in_system, refused)
-    return Judged(sql, dict(_settings(tokens)), _format(tokens))
+    reads_settings = "settings" in _system_tables(tokens, in_system, frozenset({"settings"}))
+    return Judged(sql, dict(_settings(tokens)), _format(tokens), reads_settings)
 
 
 def _tokens(sql: str) -> Iterator[Token]:
@@ -119,12 +121,19 @@ def _check_tables(tokens: Sequence[Token], in_system: bool, refused: Refused) ->
         # The engine takes a table that it does not know for a file of that name.
         if token.kind == "quoted" and before.text in ("FROM", "JOIN", "TABLE", "IN") and "/" in token.text:
             raise NotAllowed(ONLY)
-    for place, token in enumerate(tokens):
-        if token.kind not in ("name", "quoted") or token.text not in refused.system_tables:
-            continue
-        of_system = place > 1 and tokens[place - 1].text == "." and tokens[place - 2].text == "system"
-        if of_system or in_system:
-            raise NotAllowed(f"system.{token.text} is not among the tables that can be read here")
+    for name in _system_tables(tokens, in_system, refused.system_tables):
+        raise NotAllowed(f"system.{name} is not among the tables that can be read here")
+
+
+def _system_tables(tokens: Sequence[Token], in_system: bool, names: frozenset[str]) -> list[str]:
+    """Those tables of `system` among `names` that a statement names."""
+    return [
+        token.text
+        for place, token in enumerate(tokens)
+        if token.kind in ("name", "quoted")
+        and token.text in names
+        and (in_system or (place > 1 and (tokens[place - 2].text, tokens[place - 1].text) == ("system", ".")))
+    ]
 
 
 def _settings(tokens: Sequence[Token]) -> Iterator[tuple[str, str]]:
