@@ -3,7 +3,7 @@ analysts.
 
 It answers on the machine's own names only and, unless told otherwise, lets nothing be written: what a reader may ask is
 on lists (front/allowed.py), each statement is judged (front/statements.py), and the engine denies the rest. It does not
-know multipart forms, sessions and `Accept-Encoding` (an answer is `identity`, or in blocks where `compress=1` is asked).
+know multipart forms, sessions and `Accept-Encoding`: an answer is `identity`, in blocks where `compress=1` is asked.
 """
 
 from __future__ import annotations
@@ -286,13 +286,15 @@ class _Statement:
         connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
         answer_format = judged.format or self.format
         if self.version and answer_format.lower() == "native":
-            result, data = read_native(connection, judged, self.parameters, self.settings, self.version)
+            result, pieces = read_native(connection, judged, self.parameters, self.settings, self.version)
         else:
             result = connection.query(judged.sql, self.format, params=self.parameters)
-            data = result.bytes()
+            pieces = iter([result.bytes()])
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
         headers["X-ClickHouse-Format"] = answer_format
-        return Response(self.pack(data), headers=headers, media_type="text/plain; charset=utf-8")
+        # The engine's own copy of a large result goes first.
+        del result
+        return Response(self.pack(b"".join(pieces)), headers=headers, media_type="text/plain; charset=utf-8")
 
     def _write(self, connection: Any) -> Response:
         self._prepare(connection, _WRITER_SETTINGS | self.settings)

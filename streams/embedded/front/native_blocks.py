@@ -58,9 +58,9 @@ def version_of(asked: str) -> int:
 
 def read_native(
     connection: Any, judged: Judged, parameters: Mapping[str, str], settings: Mapping[str, str], version: int
-) -> tuple[Any, bytes]:
+) -> tuple[Any, Iterator[bytes | memoryview]]:
     """Run a judged statement whose settings are set. Returns the engine's result, and its rows in Native of a protocol
-    version. Raises NotGiven."""
+    version, in pieces. Raises NotGiven."""
     for name in _CHANGE_TYPES:
         if {**settings, **judged.settings}.get(name, "0") not in ("0", "false"):
             raise NotGiven(f"{name} is not given with a client_protocol_version: leave one of them out")
@@ -69,7 +69,7 @@ def read_native(
     columns = columns_of(connection, sql, parameters)
     _check(columns, version)
     result = connection.query(sql, "Buffers", params=parameters)
-    return result, b"".join(blocks(columns, result.bytes(), version))
+    return result, blocks(columns, result.bytes(), version)
 
 
 def columns_of(connection: Any, sql: str, parameters: Mapping[str, str]) -> list[Column]:
