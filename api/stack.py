@@ -99,7 +99,7 @@ class Stack:
     def start(self) -> None:
         """Start every part, and return once requests are decided. Raises StackError or BrokerError."""
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_private(settings.data_dir)
         settings.api_port = _port(settings.api_host, settings.api_port, "METERLINE_API_PORT")
         settings.metrics_port = _port(settings.metrics_host, settings.metrics_port, "METERLINE_METRICS_PORT")
         if settings.clickhouse_url is None:
@@ -319,6 +319,15 @@ def settings_apart(data_dir: Path, **changes: object) -> Settings:
     own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "clickhouse_front_port": 0}
     own |= {"api_port": 0, "metrics_port": 0}
     return Settings().model_copy(update=own | changes)
+
+
+def _make_private(data_dir: Path) -> None:
+    """Make the data directory, or the one of an older Meterline, its owner's alone. A directory that others keep things
+    in stays as it is: what our processes write there is private by their umask."""
+    is_ours = not data_dir.exists() or (data_dir / "admin-key").exists() or not any(data_dir.iterdir())
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if is_ours:
+        data_dir.chmod(0o700)
 
 
 def _admin_key(path: Path) -> str:
