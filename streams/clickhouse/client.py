@@ -28,6 +28,7 @@ import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from clickhouse_connect.driver.exceptions import Error as DriverError
+from clickhouse_connect.driver.httputil import default_pool_manager
 
 from streams.clickhouse.limits import QueryLimits, limits_of_callers, refusal_of, too_much
 from streams.errors import OperatorError
@@ -47,6 +48,7 @@ CSV_CHUNK_BYTES = 256 * 1024
 # The embedded engine's users and their grants.
 EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
 
@@ -98,14 +100,15 @@ class ClickHouse:
     def __init__(self, settings: Settings, *, connect: bool = True) -> None:
         """Connect now, and raise ClickHouseError where that fails.
 
-        Without `connect` the server may be away. Each query then pings it first, and raises ClickHouseError soon where
-        it is away or hangs.
+        Without `connect` the server may be away. Where it is on this machine, each query then pings it first, and
+        raises ClickHouseError soon where it is away or hangs.
         """
         self._settings = settings
         self._limits = limits_of_callers(settings)
         self._until: float | None = None
+        pings = not connect and urlsplit(settings.clickhouse_url or "").hostname in _LOOPBACK
         self._pings = (
-            None if connect else urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX)
+            urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX) if pings else None
         )
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         self._idle: list[Client] = []
@@ -358,6 +361,8 @@ def _open_http(settings: Settings) -> Client:
             database=unquote(url.path.strip("/")) or None,
             settings={"session_timezone": "UTC"},
             tz_mode="aware",
+            # What is on this machine is not asked through the environment's HTTP proxy.
+            pool_mgr=default_pool_manager() if url.hostname in _LOOPBACK else None,
             # A session would refuse a second query meanwhile, and nothing here needs a session.
             autogenerate_session_id=False,
         )
