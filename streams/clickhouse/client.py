@@ -209,7 +209,7 @@ class ClickHouse:
         for client in idle if self._writer is None else [*idle, self._writer]:
             client.close()
 
-    def _query_settings(self) -> dict[str, float]:
+    def _query_settings(self) -> dict[str, int]:
         if self._until is None:
             return self._limits.as_settings()
         left = self._until - time.monotonic()
