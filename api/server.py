@@ -23,6 +23,7 @@ from streams.embedded.clickhouse_front import create_front
 from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
 
@@ -89,6 +90,7 @@ def run_historian(settings: Settings) -> None:
 
 async def _write_history(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "journal")
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
@@ -108,6 +110,7 @@ def run_cashier(settings: Settings) -> None:
 
 async def _buy(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "journal", "replies")
     publisher = Publisher(settings)
     commands = CommandClient(settings, publisher)
     await publisher.start()

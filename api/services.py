@@ -20,6 +20,7 @@ from streams.collector import tune_collector
 from streams.history.month_end import Closing
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import Topics, create_topics, topics_of
 from streams.reconcile.drift import DriftCheck
 from streams.settings import Settings
@@ -89,6 +90,7 @@ class Services:
 async def running_services(settings: Settings) -> AsyncIterator[Services]:
     """Start every part, in the order in which they need each other; on leaving, stop them in reverse."""
     await create_topics(settings)
+    await check_stored(settings, "accounts", "journal", "replies")
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)

@@ -23,7 +23,8 @@ from schemas.facts import Fact
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.collector import CycleCollector
-from streams.kafka.codecs import decode_dead_letter, decode_raw_pack
+from streams.kafka.codecs import decode_dead_letter
+from streams.kafka.stored import raw_pack_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -333,7 +334,7 @@ def dead_letter_sink(settings: Settings) -> Sink:
 
 
 def _facts_part(record: Any) -> Part:
-    pack = decode_raw_pack(record.value)
+    pack = raw_pack_of(record)
     return Part(pack.first, pack.last, pack.booked_from_ms, pack.booked_to_ms, pack.count, bytes(pack.facts))
 
 

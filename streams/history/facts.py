@@ -19,7 +19,7 @@ from schemas.facts import Fact, Kind
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
-from streams.kafka.codecs import decode_facts
+from streams.kafka.stored import facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -186,7 +186,7 @@ async def _journal_end(settings: Settings, partition: int) -> Mark:
             return -1, -1
         consumer.seek(tp, end - 1)
         record = await consumer.getone(tp)
-        last = decode_facts(record.value)[-1]
+        last = facts_of(record)[-1]
         return last.offset, last.index
     finally:
         await consumer.stop()

@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.facts import entry_id
 from streams.clickhouse.client import ClickHouse
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_facts
+from streams.kafka.stored import facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
@@ -165,7 +165,7 @@ async def _each_fact(
                     if record.offset >= ends[tp]:
                         break
                     mark = marks.get(tp.partition, (-1, -1))
-                    for fact in decode_facts(record.value):
+                    for fact in facts_of(record):
                         if (fact.offset, fact.index) > mark:
                             mark = (fact.offset, fact.index)
                             take(record, fact)

@@ -20,7 +20,8 @@ from schemas.prices import PriceBook
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_account, prices_of
+from streams.kafka.codecs import check_account, decode_account, prices_of
+from streams.kafka.formats import FormatError
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 from streams.state.directory import claim
@@ -186,11 +187,22 @@ class AccountsView:
                 return True
         return False
 
+    def _check_formats(self, tp: TopicPartition, rows: list[tuple[bytes, bytes | None]]) -> None:
+        try:
+            for _, value in rows:
+                if value is not None:
+                    check_account(value)
+        except FormatError as error:
+            # Each of them would be a failed call later; whoever runs this view ends with it.
+            log.critical("%s-%s: %s", tp.topic, tp.partition, error)
+            raise
+
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
                 rows = [(record.key, record.value) for record in partition_records]
+                self._check_formats(tp, rows)
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
             now = time.monotonic()

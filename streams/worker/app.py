@@ -17,7 +17,9 @@ from faust.types import TP
 from yarl import URL
 
 from streams.collector import tune_collector
+from streams.errors import OperatorError
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.directory import claim
@@ -160,6 +162,7 @@ def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
 
 async def _prepare(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "accounts", "journal", "intake")
     await claim(settings.worker_dir, settings)
     await leave_for_predecessor(settings)
 
@@ -169,13 +172,15 @@ async def _or_exit(running: Any) -> None:
         await running
     except asyncio.CancelledError:
         raise
+    except OperatorError as error:
+        _exit(str(error))
     except BaseException:
-        _exit("an agent failed")
+        _exit("an agent failed", trace=True)
 
 
-def _exit(why: str) -> NoReturn:
+def _exit(why: str, *, trace: bool = False) -> NoReturn:
     """End the process at once, acknowledging nothing. Records in flight are redelivered to the next worker."""
-    log.critical("worker stops: %s", why, exc_info=True)
+    log.critical("worker stops: %s", why, exc_info=trace)
     logging.shutdown()
     sys.stderr.flush()
     os._exit(EXIT_FAILED)
