@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.services import historians_of
@@ -40,8 +40,9 @@ def run_api(settings: Settings) -> None:
         # The front listens on loopback only: it is for the analyst at this machine, and asks for no key.
         sockets.append(_listen("127.0.0.1", settings.clickhouse_front_port))
         served = _ByPort(app, settings.clickhouse_front_port)
+    started = _Start(served)
     config = uvicorn.Config(
-        served,
+        started,
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -51,7 +52,34 @@ def run_api(settings: Settings) -> None:
         timeout_graceful_shutdown=5,
     )
     tune_collector()
-    uvicorn.Server(config).run(sockets=sockets)
+    try:
+        uvicorn.Server(config).run(sockets=sockets)
+    except SystemExit:
+        if started.failure is not None:
+            raise started.failure from None
+        raise
+
+
+class _Start:
+    """An ASGI app that keeps the `failure` of its start for its caller, where Starlette would log a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without_trace(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                message["message"] = ""
+            await send(message)
+
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send_without_trace)
+        except Exception as error:
+            self.failure = error
 
 
 class _ByPort:

@@ -22,8 +22,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.facts import entry_id
 from streams.clickhouse.client import ClickHouse
 from streams.errors import OperatorError
-from streams.kafka.stored import facts_of
-from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
+from streams.kafka.stored import check_stored, facts_of
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 
@@ -82,9 +82,11 @@ class _JournalSums:
 async def verify(
     settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
 ) -> Verdict:
-    """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
-    journal."""
+    """Compare accounts, journal and ClickHouse. Raises OperatorError where they can't be compared: topics that are not
+    there or of another version, or a ClickHouse that does not catch up with the journal."""
     began_at = time.monotonic()
+    await require_topics(settings)
+    await check_stored(settings, "accounts", "journal")
     verdict = Verdict()
     on_progress("reading accounts")
     state, offsets = await _read_accounts(settings)
