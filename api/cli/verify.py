@@ -65,9 +65,11 @@ def _compare(rebuild: bool) -> tuple[Verdict, Rebuilt | None]:
     from streams.clickhouse.client import ClickHouse
     from streams.embedded.running import reach
     from streams.reconcile.rebuild import rebuild as run_rebuild
+    from streams.reconcile.verify import check_comparable
     from streams.reconcile.verify import verify as run
 
     settings = reach(Settings())
+    asyncio.run(check_comparable(settings))
     clickhouse = ClickHouse(settings)
     try:
         with console.status("") as status:

@@ -79,14 +79,18 @@ class _JournalSums:
     repeated: int = 0
 
 
+async def check_comparable(settings: Settings) -> None:
+    """Raise OperatorError where there is nothing that could be compared: no topics, or those of another version."""
+    await require_topics(settings)
+    await check_stored(settings, "accounts", "journal")
+
+
 async def verify(
     settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
 ) -> Verdict:
-    """Compare accounts, journal and ClickHouse. Raises OperatorError where they can't be compared: topics that are not
-    there or of another version, or a ClickHouse that does not catch up with the journal."""
+    """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
+    journal."""
     began_at = time.monotonic()
-    await require_topics(settings)
-    await check_stored(settings, "accounts", "journal")
     verdict = Verdict()
     on_progress("reading accounts")
     state, offsets = await _read_accounts(settings)

@@ -1,6 +1,5 @@
 """Every command, with Kafka, ClickHouse and the API away, or with nothing set up: one sentence, never a traceback."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,6 @@ from api.cli import main as cli
 from api.cli import service
 from streams.embedded import lifeline
 from tests.command_line import Meterline
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """Undo what a process' command does to logging: its handler writes to this test's standard error."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-
 
 # These run other processes, or parts of their own that nothing here could keep from them.
 ELSEWHERE = {"bench", "test", "demo"}
