@@ -26,7 +26,7 @@ from streams.collector import CycleCollector
 from streams.kafka.command_client import CommandClient
 from streams.kafka.formats import FormatError
 from streams.kafka.publisher import Publisher
-from streams.kafka.stored import UnreadableError, facts_of
+from streams.kafka.stored import BrokenRecordError, facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -135,7 +135,7 @@ class Cashier:
                         await self._step(consumer)
                 except FormatError:
                     raise
-                except UnreadableError as error:
+                except BrokenRecordError as error:
                     log.error("purchases wait: %s", error)
                     self.interrupt()
                     await asyncio.sleep(_UNREADABLE_PAUSE_SECONDS)

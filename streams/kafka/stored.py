@@ -28,8 +28,14 @@ StoredTopic = Literal["accounts", "journal", "intake", "replies"]
 Records = dict[TopicPartition, Any]
 
 
-class UnreadableError(OperatorError):
-    """A journal record that can't be read: nothing after it may be taken, since what it said is not known."""
+class BrokenRecordError(OperatorError):
+    """A record that only Meterline writes, and that can't be read: nothing after it may be taken, since what it said is
+    not known. `partition` and `offset` are its place on its topic."""
+
+    def __init__(self, message: str, partition: int, offset: int) -> None:
+        super().__init__(message)
+        self.partition = partition
+        self.offset = offset
 
 
 class TimelineError(OperatorError):
@@ -37,26 +43,28 @@ class TimelineError(OperatorError):
 
 
 def facts_of(record: Any) -> list[Fact]:
-    """The facts of a journal record. Raises FormatError or UnreadableError, with the record's place."""
+    """The facts of a journal record. Raises FormatError or BrokenRecordError, with the record's place."""
     return read(record, decode_facts)
 
 
 def raw_pack_of(record: Any) -> FactPack[msgspec.Raw]:
-    """The pack of a journal record, its facts undecoded. Raises FormatError or UnreadableError, with its place."""
+    """The pack of a journal record, its facts undecoded. Raises FormatError or BrokenRecordError, with its place."""
     return read(record, decode_raw_pack)
 
 
 def read(record: Any, decode: Callable[[bytes], T]) -> T:
-    """Decode a record that only Meterline writes. Raises FormatError or UnreadableError, with the record's place."""
+    """Decode a record that only Meterline writes. Raises FormatError or BrokenRecordError, with the record's place."""
     try:
         return decode(record.value)
     except FormatError as error:
         raise FormatError(f"{_place(record)}: {error}") from None
     except Exception as error:
-        raise UnreadableError(
+        raise BrokenRecordError(
             f"{_place(record)} can't be read ({error}). Meterline did not write it so: restore the topic from a "
             f"backup; or, if a stranger wrote it, delete the records up to it (kafka-delete-records.sh, offset "
-            f"{record.offset + 1}) once history has those before it, and see who may write: `meterline topics --acls`"
+            f"{record.offset + 1}) once history has those before it, and see who may write: `meterline topics --acls`",
+            record.partition,
+            record.offset,
         ) from None
 
 
@@ -103,7 +111,7 @@ def _check_timeline(record: Any, intake_end: int, intake: str) -> None:
     try:
         is_fact = not record.topic.endswith("-changelog")
         applied = raw_pack_of(record).last[0] if is_fact else int.from_bytes(record.value[:VERSION_BYTES], "big") - 1
-    except UnreadableError:
+    except BrokenRecordError:
         return  # the historian says so; whoever only writes the journal goes on
     if applied >= intake_end:
         raise TimelineError(

@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.facts import entry_id
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.historian import check_marks, journal_sink, marks_of
 from streams.errors import OperatorError
 from streams.kafka.stored import check_stored, facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
@@ -89,9 +90,10 @@ async def verify(
     settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
 ) -> Verdict:
     """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
-    journal."""
+    journal, or is ahead of it."""
     began_at = time.monotonic()
     verdict = Verdict()
+    await _check_timeline(settings, clickhouse)
     on_progress("reading accounts")
     state, offsets = await _read_accounts(settings)
     verdict.projects = len(offsets)
@@ -113,6 +115,19 @@ async def verify(
     await _name_entries(settings, clickhouse, journal.marks, verdict)
     verdict.seconds = round(time.monotonic() - began_at, 3)
     return verdict
+
+
+async def _check_timeline(settings: Settings, clickhouse: ClickHouse) -> None:
+    """Raise TimelineError where ClickHouse is ahead of the journal: rows above its end would not be compared."""
+    sink = journal_sink(settings)
+    held = await asyncio.to_thread(marks_of, clickhouse, sink)
+    consumer = AIOKafkaConsumer(**kafka_client_settings(settings))
+    try:
+        await consumer.start()
+        places = [TopicPartition(sink.topic, number) for number in range(settings.partitions)]
+        check_marks(sink, held, await consumer.end_offsets(places))
+    finally:
+        await consumer.stop()
 
 
 async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[str, int]]:
