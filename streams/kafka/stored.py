@@ -7,7 +7,7 @@ Neither may be found out half-way, when something has been built on it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -84,12 +84,7 @@ async def check_stored(settings: Settings, *names: StoredTopic) -> None:
     }
     checks = dict(known[name] for name in names)
     places = [TopicPartition(topic, number) for topic in checks for number in range(settings.partitions)]
-    consumer = AIOKafkaConsumer(
-        **kafka_client_settings(settings),
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        max_partition_fetch_bytes=FETCH_BYTES,
-    )
+    consumer = _reader(settings)
     try:
         await consumer.start()
         begins, ends = await consumer.beginning_offsets(places), await consumer.end_offsets(places)
@@ -103,6 +98,36 @@ async def check_stored(settings: Settings, *names: StoredTopic) -> None:
     if "intake" in names:
         for tp, record in last.items():
             _check_timeline(record, ends[TopicPartition(topics.intake, tp.partition)], topics.intake)
+
+
+async def other_timelines(
+    settings: Settings, held: Mapping[TopicPartition, int], is_held: Callable[[Any], bool]
+) -> set[TopicPartition]:
+    """The partitions of changelogs whose local copies are of another timeline: an older Kafka was restored beside them.
+
+    `held` is the offset that each copy has come to, and `is_held` says whether a copy has what a record says. A record
+    that was compacted away can't tell, and is taken for the same.
+    """
+    if not held:
+        return set()
+    consumer = _reader(settings)
+    try:
+        await consumer.start()
+        ends = await consumer.end_offsets(list(held))
+        wrong = {tp for tp, offset in held.items() if offset >= ends[tp]}
+        records = await _records_at(consumer, {tp: held[tp] for tp in held.keys() - wrong}, ends)
+        return wrong | {tp for tp, found in records.items() if found.offset == held[tp] and not is_held(found)}
+    finally:
+        await consumer.stop()
+
+
+def _reader(settings: Settings) -> AIOKafkaConsumer:
+    return AIOKafkaConsumer(
+        **kafka_client_settings(settings),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=FETCH_BYTES,
+    )
 
 
 def _check_timeline(record: Any, intake_end: int, intake: str) -> None:

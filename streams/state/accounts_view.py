@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -22,6 +24,7 @@ from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
 from streams.kafka.codecs import check_account, decode_account, prices_of
 from streams.kafka.formats import FormatError
+from streams.kafka.stored import other_timelines
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 from streams.state.directory import claim
@@ -68,11 +71,33 @@ class AccountsView:
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
         consumer.assign(partitions)
         for tp in partitions:
-            file = self._files[tp.partition] = VersionedFile(self._directory / f"accounts-{tp.partition}")
-            held = file.changelog_offset()
+            self._open(tp.partition)
+        await self._drop_other_timelines(partitions)
+        for tp in partitions:
+            held = self._files[tp.partition].changelog_offset()
             self._positions[tp.partition] = 0 if held is None else held + 1
             consumer.seek(tp, self._positions[tp.partition])
         self._reader = asyncio.create_task(self._follow(consumer, partitions))
+
+    def _open(self, partition: int) -> None:
+        self._files[partition] = VersionedFile(self._path(partition))
+
+    def _path(self, partition: int) -> Path:
+        return self._directory / f"accounts-{partition}"
+
+    async def _drop_other_timelines(self, partitions: list[TopicPartition]) -> None:
+        """Begin anew the files that hold what the changelog does not: Kafka was restored from an older backup."""
+        offsets = {tp: self._files[tp.partition].changelog_offset() for tp in partitions}
+
+        def is_held(record: Any) -> bool:
+            return self._files[record.partition].get_many([record.key]) == [record.value]
+
+        held = {tp: offset for tp, offset in offsets.items() if offset is not None}
+        for tp in await other_timelines(self._settings, held, is_held):
+            log.warning("the local copy of %s-%s is not of this Kafka; it is read anew", tp.topic, tp.partition)
+            self._files[tp.partition].close()
+            shutil.rmtree(self._path(tp.partition))
+            self._open(tp.partition)
 
     async def stop(self) -> None:
         """Stop following and close the copy."""
