@@ -24,6 +24,7 @@ from schemas.facts import Fact
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.collector import CycleCollector
+from streams.errors import no_space
 from streams.kafka.codecs import decode_dead_letter
 from streams.kafka.formats import FormatError
 from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of, read
@@ -166,8 +167,11 @@ class Historian:
                 except (TimelineError, FormatError) as error:
                     log.critical("history stops: %s", error)
                     raise
-                except Exception:
-                    log.exception("history could not be written; trying again from what ClickHouse holds")
+                except Exception as error:
+                    if full := no_space(error, self.settings.clickhouse_url or self.settings.clickhouse_dir):
+                        log.error("history waits: %s", full)
+                    else:
+                        log.exception("history could not be written; trying again from what ClickHouse holds")
                     self._interrupted = True
                     await asyncio.sleep(1.0)
         finally:

@@ -21,7 +21,7 @@ from schemas.accounts import Account
 from schemas.prices import PriceBook
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
-from streams.errors import OperatorError
+from streams.errors import OperatorError, no_space
 from streams.kafka.codecs import check_account, decode_account, prices_of
 from streams.kafka.formats import FormatError
 from streams.kafka.stored import other_timelines
@@ -77,7 +77,7 @@ class AccountsView:
             held = self._files[tp.partition].changelog_offset()
             self._positions[tp.partition] = 0 if held is None else held + 1
             consumer.seek(tp, self._positions[tp.partition])
-        self._reader = asyncio.create_task(self._follow(consumer, partitions))
+        self._reader = asyncio.create_task(self._follow_or_tell(consumer, partitions))
 
     def _open(self, partition: int) -> None:
         self._files[partition] = VersionedFile(self._path(partition))
@@ -212,14 +212,13 @@ class AccountsView:
                 return True
         return False
 
-    def _check_formats(self, tp: TopicPartition, rows: list[tuple[bytes, bytes | None]]) -> None:
+    async def _follow_or_tell(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         try:
-            for _, value in rows:
-                if value is not None:
-                    check_account(value)
-        except FormatError as error:
-            # Each of them would be a failed call later; whoever runs this view ends with it.
-            log.critical("%s-%s: %s", tp.topic, tp.partition, error)
+            await self._follow(consumer, partitions)
+        except Exception as error:
+            full = no_space(error, self._directory)
+            is_told = full is not None or isinstance(error, FormatError)
+            log.critical("the accounts are followed no more: %s", full or error, exc_info=not is_told)
             raise
 
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
@@ -227,7 +226,10 @@ class AccountsView:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
                 rows = [(record.key, record.value) for record in partition_records]
-                self._check_formats(tp, rows)
+                for _, value in rows:
+                    if value is not None:
+                        # Each that can't be read here would be a failed call later.
+                        check_account(value)
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
             now = time.monotonic()

@@ -17,7 +17,7 @@ from faust.types import TP
 from yarl import URL
 
 from streams.collector import tune_collector
-from streams.errors import OperatorError
+from streams.errors import OperatorError, no_space
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
@@ -115,11 +115,11 @@ def create_app(settings: Settings) -> WorkerApp:
 
     @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
     async def accept_usage(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply), settings)
 
     @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
     async def own_accounts(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply, GATHER_SECONDS))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply, GATHER_SECONDS), settings)
 
     @app.task  # type: ignore[untyped-decorator]
     async def tick() -> None:
@@ -167,15 +167,16 @@ async def _prepare(settings: Settings) -> None:
     await leave_for_predecessor(settings)
 
 
-async def _or_exit(running: Any) -> None:
+async def _or_exit(running: Any, settings: Settings) -> None:
     try:
         await running
     except asyncio.CancelledError:
         raise
     except OperatorError as error:
         _exit(str(error))
-    except BaseException:
-        _exit("an agent failed", trace=True)
+    except BaseException as error:
+        full = no_space(error, settings.worker_dir)
+        _exit(full or "an agent failed", trace=full is None)
 
 
 def _exit(why: str, *, trace: bool = False) -> NoReturn:

@@ -124,7 +124,7 @@ def test_every_process_has_all_that_it_needs(
             except httpx.TransportError:
                 return False
 
-        eventually(is_there)
+        eventually(is_there, 60)
         headers = {"idempotency-key": "one"}
         body = {"project": "acme", "name": "Acme", "plan": "free"}
         eventually(lambda: client.post("/v1/admin/projects", json=body, headers=headers).status_code in (200, 201))
