@@ -35,6 +35,7 @@ from api.routes import (
     usage_events,
 )
 from api.services import running_services
+from api.unpacking import Unpacking
 from streams.settings import Settings
 
 _DESCRIPTION = """
@@ -97,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router)
     # The last layer added is the outermost.
     app.add_middleware(Failures)
+    app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(RequestLimits, settings=settings)
     app.add_middleware(RequestIds)

@@ -21,9 +21,10 @@ from api.callers.keys import hash_key, new_admin_key
 from streams.embedded import lifeline
 from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
-from streams.errors import OperatorError, is_full, no_space_text
+from streams.errors import OperatorError
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
+from streams.space import is_full, no_space_text
 
 READY_SECONDS_MAX = 120.0
 BROKER_STARTS_MAX = 6

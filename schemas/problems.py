@@ -30,16 +30,23 @@ CODES: dict[str, ProblemCode] = {
     "time_out_of_range": ProblemCode(
         422,
         "Time out of range",
-        "Send `time` with its zone, at most 31 days old and 10 minutes ahead.",
+        "Send `time` as RFC 3339 has it, with its zone, at most 31 days old and 10 minutes ahead.",
     ),
     "metadata_too_large": ProblemCode(
-        422, "Metadata too large", "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters."
+        422,
+        "Metadata too large",
+        "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters or 64 bits.",
     ),
-    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events in one request."),
+    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events at once."),
     "body_too_large": ProblemCode(413, "Request too large", "Send a smaller body, or more requests."),
     "invalid_request": ProblemCode(422, "Invalid request", "Correct the field that is named."),
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
+    ),
+    "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
+    "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
+    "unprocessable_record": ProblemCode(
+        422, "Record can't be processed", "Tell the operator: this is our fault. Send it again once it is mended."
     ),
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
@@ -109,6 +116,9 @@ CODES: dict[str, ProblemCode] = {
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
+    "unreadable_account": ProblemCode(
+        503, "Account can't be read", "Tell the operator: something else than a worker wrote to the accounts changelog."
+    ),
     "internal_error": ProblemCode(500, "Internal error", "Retry; tell the operator the request id if it persists."),
 }
 

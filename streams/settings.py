@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.events import EVENTS_PER_RECORD_MAX
 from streams.errors import OperatorError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,9 @@ class Settings(BaseSettings):
     )
     request_body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
     events_per_request_max: int = Field(1000, ge=1)
+    events_per_record_max: int = Field(
+        EVENTS_PER_RECORD_MAX, ge=1, description="Of more events a record on the usage topic has one dead letter"
+    )
 
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     session_timeout_seconds: float = Field(10.0, ge=1)

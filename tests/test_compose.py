@@ -160,6 +160,9 @@ def test_images_are_pinned_and_every_role_runs_the_same_one() -> None:
 def test_the_broker_takes_records_as_large_as_ours_and_makes_no_topic_by_itself() -> None:
     environment = SERVICES["kafka"]["environment"]
     assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    held_up_ms = int(environment["KAFKA_TRANSACTION_MAX_TIMEOUT_MS"])
+    held_up_ms += int(environment["KAFKA_TRANSACTION_ABORT_TIMED_OUT_TRANSACTION_CLEANUP_INTERVAL_MS"])
+    assert held_up_ms < 15_000
     assert int(environment["KAFKA_MESSAGE_MAX_BYTES"]) == 8 * 1024 * 1024
     assert environment["KAFKA_LOG_DIRS"] == named_volume("kafka")[1]
 

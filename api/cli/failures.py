@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from streams.errors import OperatorError, no_space
+from streams.errors import OperatorError
 from streams.settings import Settings
+from streams.space import no_space
 
 
 def sentence_of(error: Exception) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -31,8 +31,9 @@ from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
 from schemas.replies import RateState, Reply
 from schemas.times import utc
-from streams.core.acceptance import decoding_rejection, to_usage
+from streams.core.acceptance import to_usage
 from streams.core.booking import format_credits
+from streams.core.foreign import decoded, split_array
 from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
@@ -42,17 +43,16 @@ router = APIRouter(prefix="/v1", tags=["admission"])
 
 
 class _AskedBatch(msgspec.Struct, forbid_unknown_fields=True):
-    """A batch whose requests are not decoded yet, so that a malformed one spoils none of the others."""
+    """A batch whose requests are not decoded yet."""
 
-    requests: list[msgspec.Raw]
+    requests: msgspec.Raw
 
 
 _decode = msgspec.json.Decoder(AdmissionRequest).decode
 _decode_batch = msgspec.json.Decoder(_AskedBatch).decode
 _decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
+_BATCH_HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"requests"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 _DATA_FIELDS = UsageData.__struct_fields__
-
-T = TypeVar("T")
 
 
 def _problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
@@ -79,7 +79,7 @@ async def admit(
     the request may be sent again under the same key.
     """
     caller.require("content:write")
-    asked = _decoded(_decode, await request.body())
+    asked = decoded(_decode, await request.body())
     admission = await _admitted(services, call_of(request.scope), caller, asked, idempotency_key)
     return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
 
@@ -100,9 +100,7 @@ async def admit_batch(
     and its place in the batch.
     """
     caller.require("content:write")
-    items = _decoded(_decode_batch, await request.body()).requests
-    if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
-        raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
+    items = _items_of_batch(await request.body())
     call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
     call.is_counted = True
     calls = [Call(caller) for _ in items]
@@ -123,10 +121,28 @@ async def admit_batch(
     return Response(encode_json({"decisions": decisions}), media_type="application/json")
 
 
+def _items_of_batch(body: bytes) -> list[bytes]:
+    """The requests of a batch, each still as it came, so that a malformed one spoils none of the others. Raises
+    Rejection."""
+    head = _BATCH_HEAD.match(body)
+    if head is None:
+        # It may be another way of writing the same, such as a name with escapes in it.
+        body = bytes(decoded(_decode_batch, body).requests) + b"}"
+        if body[:1] != b"[":
+            raise Rejection("invalid_request", "`requests` is an array of requests", "requests")
+    items, rest = split_array(body[head.end() :] if head is not None else body, BATCH_REQUESTS_MAX)
+    if rest != b"}" and len(items) <= BATCH_REQUESTS_MAX:
+        decoded(_decode_batch, body)
+        raise Rejection("malformed_json", "The batch does not end where its requests do")
+    if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
+        raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
+    return items
+
+
 async def _admitted_of_batch(
-    services: Services, call: Call, caller: Caller, item: msgspec.Raw, place: int, idempotency_key: str
+    services: Services, call: Call, caller: Caller, item: bytes, place: int, idempotency_key: str
 ) -> Admission:
-    asked = _decoded(_decode_item, item)
+    asked = decoded(_decode_item, item)
     key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
     return await _admitted(services, call, caller, asked, key)
 
@@ -193,13 +209,6 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         # An admission request has the fields of an event's `data` at its top level.
         field = rejection.field.removeprefix("data.") if rejection.field else None
         raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
-
-
-def _decoded(decode: Callable[[Any], T], body: object) -> T:
-    try:
-        return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise decoding_rejection(error) from None
 
 
 def _refusal_members(project: str, reply: Reply) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from schemas.events import PROJECT_ID_PATTERN
 from schemas.http.common import request_schema
 from schemas.http.corrections import CorrectionRequest, CorrectionResult
 from schemas.problems import Rejection
-from streams.core.acceptance import decoding_rejection
+from streams.core.foreign import decoded
 from streams.history.corrections import charged_for, correction_of, done_before, hash_of, result_of
 from streams.history.facts import wait_for
 from streams.kafka.topics import partition_of
@@ -51,10 +51,7 @@ async def correct(
     Credits go back to the grants they came from. Where those are of a month that is over, the credits come back as a
     promotional grant until the next renewal. An amended or late event costs what the price book of its own time says.
     """
-    try:
-        asked = _decode(await request.body())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise decoding_rejection(error) from None
+    asked = decoded(_decode, await request.body())
     settings, clickhouse = services.settings, services.clickhouse
     partition = partition_of(project, settings.partitions)
     account = account_for(services, project)

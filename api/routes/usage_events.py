@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,6 +16,7 @@ from schemas.http.common import request_schema
 from schemas.http.usage import EventsAccepted
 from schemas.problems import EventError, Rejection
 from streams.core.acceptance import accept_record, event_id_of
+from streams.core.cloudevents import accept_binary, http_attributes
 from streams.http_answers import problem_response
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
@@ -24,6 +26,9 @@ router = APIRouter(prefix="/v1", tags=["usage"])
 
 _SINGLE = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
+# Larger bodies are read beside the event loop, a few at a time.
+BYTES_AT_ONCE_MAX = 64 * 1024
+_BIG_BODIES = asyncio.Semaphore(2)
 _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
 
 
@@ -45,25 +50,28 @@ _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
 async def send_events(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Take usage events, one or a batch. 202 says that they are on the log; events that were refused are named.
 
+    One event may come in binary mode too: its attributes in `ce-` headers, its data as the body.
+
     An event of one (source, id) is billed once, however often it is sent: repeat the whole request after any failure.
     """
     caller.require("content:write")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _MEDIA_TYPES:
+    attributes = http_attributes(request.headers.raw)
+    if media_type not in _MEDIA_TYPES and not (attributes is not None and not media_type):
         raise Rejection("unsupported_media_type", f"{media_type or 'No content type'} is not taken here")
     body = await request.body()
-    accepted, rejected = accept_record(
-        body,
-        now_ms(),
-        services.accounts.prices().operations(),
-        origin_of(caller),
-    )
-    count = len(accepted) + len(rejected)
-    if count > services.settings.events_per_request_max:
-        raise Rejection(
-            "too_many_events", f"{count} events; at most {services.settings.events_per_request_max} are taken at once"
-        )
-    if not accepted and len(rejected) == 1 and rejected[0][2].code == "malformed_json":
+    told = now_ms(), services.accounts.prices().operations(), origin_of(caller)
+    if attributes is not None:
+        accept = partial(accept_binary, attributes, body, *told)
+    else:
+        accept = partial(accept_record, body, *told, services.settings.events_per_request_max)
+    if len(body) > BYTES_AT_ONCE_MAX:
+        # In a thread: between its steps the loop answers others.
+        async with _BIG_BODIES:
+            accepted, rejected = await asyncio.to_thread(accept)
+    else:
+        accepted, rejected = accept()
+    if not accepted and len(rejected) == 1 and rejected[0][2].code in ("malformed_json", "too_many_events"):
         raise rejected[0][2]
     errors = [
         EventError(index=index, id=event_id_of(text), code=each.code, detail=each.detail, field=each.field)

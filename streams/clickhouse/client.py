@@ -26,6 +26,7 @@ from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from streams.errors import OperatorError
 from streams.settings import Settings
+from streams.space import is_full, no_space, no_space_text
 
 if TYPE_CHECKING:
     from chdb.state.sqlitelike import Connection
@@ -241,6 +242,9 @@ def _open_embedded(path: Path) -> Client:
     path.mkdir(parents=True, exist_ok=True)
     # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
+        # An engine that found no space leaves a lock that names nobody.
+        if is_full(path):
+            raise ClickHouseError(no_space_text(path))
         raise ClickHouseError(
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
         )
@@ -250,7 +254,9 @@ def _open_embedded(path: Path) -> Client:
             interface="chdb", path=str(path), chdb_options={"session_timezone": "UTC"}, tz_mode="aware"
         )
     except DriverError as error:
-        raise ClickHouseError(f"cannot open the embedded ClickHouse in {path}: {error}") from error
+        raise ClickHouseError(
+            no_space(error, path) or f"cannot open the embedded ClickHouse in {path}: {error}"
+        ) from error
 
 
 def _locked_elsewhere(path: Path) -> bool:

@@ -21,15 +21,18 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.facts import Fact
+from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.collector import CycleCollector
-from streams.errors import no_space
+from streams.core.acceptance import dead_letter
+from streams.core.foreign import decoded
 from streams.kafka.codecs import decode_dead_letter
 from streams.kafka.formats import FormatError
-from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of, read
+from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
+from streams.space import no_space
 
 log = logging.getLogger(__name__)
 
@@ -482,7 +485,14 @@ def _facts_part(record: Any) -> Part:
 
 
 def _dead_letter_part(record: Any) -> Part:
-    letter = read(record, decode_dead_letter)
+    try:
+        letter = decoded(decode_dead_letter, record.value)
+    except Rejection as rejection:
+        # It is shown as it is: nothing is lost, and the letters behind it are not kept waiting.
+        log.error("dead letter %s-%s can't be read: %s", record.partition, record.offset, rejection)
+        place = record.topic, record.partition, record.offset, 0, record.timestamp
+        unreadable = Rejection("unreadable_record", str(rejection))
+        letter = dead_letter(record.value or b"", unreadable, *place)
     row = [
         letter.code,
         letter.detail,

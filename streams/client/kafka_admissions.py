@@ -26,7 +26,8 @@ from streams.client.admissions import (
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
-from streams.core.acceptance import Origin, decoding_rejection, to_usage
+from streams.core.acceptance import Origin, to_usage
+from streams.core.foreign import decoding_rejection
 from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient

@@ -22,7 +22,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
 from streams.embedded import lifeline
-from streams.errors import OperatorError, is_full, no_space_text
+from streams.errors import OperatorError
+from streams.space import is_full, no_space_text
 
 if TYPE_CHECKING:
     from jgo.maven import Artifact
@@ -38,6 +39,7 @@ LOG_LINES_QUOTED = 15
 DOWNLOADS_AT_ONCE = 8
 
 # broker.session.timeout.ms: after a SIGKILL the node waits out the session of its former self, 9 s unless told.
+# transaction.*: a producer that leaves its transaction open holds up what was written behind it, 15 s at most.
 # offsets.retention.minutes: a laptop may be off for weeks and must not forget what its consumers have read.
 SERVER_PROPERTIES = """\
 process.roles=broker,controller
@@ -63,6 +65,8 @@ offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
+transaction.max.timeout.ms=12000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=2000
 """
 
 LOG4J_XML = """\

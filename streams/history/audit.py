@@ -6,7 +6,6 @@ The uses of keys are summed up by the hour when they are read; the facts have th
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -260,7 +259,7 @@ def _decode_use_cursor(cursor: str) -> _UseCursor:
         place: _UseCursor = msgspec.json.decode(text, type=_UseCursor)
         if not 0 <= place[0] < 1 << 32:
             raise ValueError
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+    except Exception:
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
     return place
 

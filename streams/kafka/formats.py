@@ -10,8 +10,9 @@ from streams.errors import OperatorError
 # 0xc1 is no byte of MessagePack, nor of UTF-8: what a stranger writes does not begin so by accident.
 MARK = b"\xc1MF"
 HEAD_BYTES = len(MARK) + 1
-# Records from before there were formats have no mark. Their shapes are those of format 1.
+# Records from before there were formats have no mark. Their shapes are those of format 1: arrays of MessagePack.
 UNMARKED = 0
+_ARRAY_HEADS = frozenset([*range(0x90, 0xA0), 0xDC])
 
 
 class FormatError(OperatorError):
@@ -33,7 +34,7 @@ class Format:
         if value[start:end] != self.head:
             found = self.number_of(value, start)
             self._check(found)
-            if found == UNMARKED:
+            if not found:
                 end = start
         return memoryview(value)[end:]
 
@@ -42,12 +43,15 @@ class Format:
         if value[start : start + HEAD_BYTES] != self.head:
             self._check(self.number_of(value, start))
 
-    def number_of(self, value: bytes, start: int = 0) -> int:
-        """The number of the format that a stored value is in."""
-        is_marked = value[start : start + len(MARK)] == MARK and len(value) >= start + HEAD_BYTES
-        return value[start + len(MARK)] if is_marked else UNMARKED
+    def number_of(self, value: bytes, start: int = 0) -> int | None:
+        """The number of the format that a stored value is in, or None where Meterline never wrote it."""
+        if value[start : start + len(MARK)] == MARK and len(value) >= start + HEAD_BYTES:
+            return value[start + len(MARK)]
+        return UNMARKED if len(value) > start and value[start] in _ARRAY_HEADS else None
 
-    def _check(self, found: int) -> None:
+    def _check(self, found: int | None) -> None:
+        if found is None:
+            return  # garbage, which whoever decodes it finds out
         read = f"{self.oldest} to {self.number}" if self.oldest < self.number else f"{self.number}"
         what = f"{self.shape} of format {found}, and this version reads {read}"
         if found > self.number:

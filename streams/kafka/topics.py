@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
@@ -20,6 +21,9 @@ from streams.settings import Settings
 
 # The most of one partition in one fetch, compressed; ten times that once decompressed. A larger record still comes.
 FETCH_BYTES = 1024 * 1024
+# How records are read that others than we may write: those of an open or aborted transaction are not there.
+ISOLATION = "read_committed"
+FIRST_RECORD_SECONDS = 10
 # How often a process looks whether the Kafka that it waits for is there.
 WAIT_POLL_SECONDS = 0.05
 
@@ -138,6 +142,24 @@ def kafka_client_settings(settings: Settings) -> dict[str, Any]:
             keyfile=_text(settings.kafka_ssl_keyfile),
         )
     return options
+
+
+async def first_record_from(settings: Settings, place: TopicPartition, offset: int) -> int | None:
+    """The offset of a partition's first record from `offset` on; None where none comes within FIRST_RECORD_SECONDS.
+
+    A transaction's markers have offsets, but are no records, and neither is what it aborted.
+    """
+    consumer = AIOKafkaConsumer(
+        **kafka_client_settings(settings), auto_offset_reset="earliest", isolation_level=ISOLATION
+    )
+    await consumer.start()
+    try:
+        consumer.assign([place])
+        consumer.seek(place, offset)
+        records = await consumer.getmany(place, timeout_ms=1000 * FIRST_RECORD_SECONDS, max_records=1)
+        return int(records[place][0].offset) if records.get(place) else None
+    finally:
+        await consumer.stop()
 
 
 async def create_topics(settings: Settings) -> list[str]:

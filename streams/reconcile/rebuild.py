@@ -18,6 +18,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from streams.core.fold import UnforeseenError
 from streams.errors import OperatorError
 from streams.kafka.codecs import decode_account, encode_account
 from streams.kafka.stored import check_stored
@@ -183,10 +184,17 @@ class _Fold:
         if not messages:
             return
         partition = self._partition
-        decided = self._decider.decide(partition, messages)
+        try:
+            decided = self._decider.decide(partition, messages)
+        except UnforeseenError:
+            self._decider.forget()
+            if len(messages) == 1:
+                raise
+            for message in messages:
+                self._fold([message])
+            return
         last = messages[-1].offset
-        rows = [(name.encode(), encode_account(account)) for name, account in decided.accounts.items()]
-        self._accounts.file(partition).write(rows, last)
+        self._accounts.file(partition).write(decided.values, last)
         self._seen.file(partition).write(seen_rows(dict(sorted(decided.seen.items())), _day(messages[0])), last)
         self._found.records += len(messages)
 

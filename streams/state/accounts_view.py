@@ -19,14 +19,17 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.accounts import Account
 from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.core.foreign import decoded
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
-from streams.errors import OperatorError, no_space
+from streams.errors import OperatorError
 from streams.kafka.codecs import check_account, decode_account, prices_of
 from streams.kafka.formats import FormatError
 from streams.kafka.stored import other_timelines
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
+from streams.space import no_space
 from streams.state.directory import claim
 from streams.state.rocks import VersionedFile
 
@@ -121,10 +124,13 @@ class AccountsView:
         return self._reader is not None and not self._reader.done()
 
     def get(self, project: str) -> Account | None:
-        """The project's account, or None where there is none. The caller may change it: it is a copy."""
+        """The project's account, or None where there is none. The caller may change it: it is a copy.
+
+        Raises Rejection `unreadable_account`.
+        """
         file = self._files[partition_of(project, self._settings.partitions)]
         value = file.get_many([project.encode()])[0]
-        return None if value is None else decode_account(value)
+        return None if value is None else decoded_account(value)
 
     @property
     def records_read(self) -> int:
@@ -157,7 +163,7 @@ class AccountsView:
             for key, value in file.items(BILLING_PREFIX.encode()):
                 if not key.startswith(BILLING_PREFIX.encode()):
                     break
-                yield decode_account(value)
+                yield from _readable(key, value)
 
     def on_billing_account(self, billing_account: str) -> Iterator[Account]:
         """The accounts of projects on a billing account's invoice now. Every account is passed over, but
@@ -166,9 +172,9 @@ class AccountsView:
         for file in self._files.values():
             for key, value in file.items():
                 if b":" not in key and named in value:
-                    account = decode_account(value)
-                    if account.billing_account == billing_account:
-                        yield account
+                    for account in _readable(key, value):
+                        if account.billing_account == billing_account:
+                            yield account
 
     def after(self, project: str) -> Iterator[Account]:
         """The accounts of projects behind `project`, by partition and id; "" is before all."""
@@ -178,7 +184,7 @@ class AccountsView:
             start = project.encode() if project and partition == first else b""
             for key, value in self._files[partition].items(start):
                 if key != start and b":" not in key:
-                    yield decode_account(value)
+                    yield from _readable(key, value)
 
     def lag_ms(self, project: str) -> int:
         """Milliseconds since the copy of this project's partition was last known to be complete; -1 if it never was."""
@@ -225,7 +231,8 @@ class AccountsView:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
-                rows = [(record.key, record.value) for record in partition_records]
+                # A record without a key is nobody's account, whoever wrote it.
+                rows = [(record.key, record.value) for record in partition_records if record.key]
                 for _, value in rows:
                     if value is not None:
                         # Each that can't be read here would be a failed call later.
@@ -242,6 +249,22 @@ class AccountsView:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:
                     await asyncio.sleep(_GATHER_SECONDS)
+
+
+def decoded_account(value: bytes) -> Account:
+    """The account in a stored value. Raises Rejection `unreadable_account`: no other project is harmed."""
+    try:
+        return decoded(decode_account, value)
+    except Rejection as rejection:
+        raise Rejection("unreadable_account", f"The stored account can't be read: {rejection}") from None
+
+
+def _readable(key: bytes, value: bytes) -> Iterator[Account]:
+    """The account in a stored value; none, and a line in the log, where it can't be read."""
+    try:
+        yield decoded_account(value)
+    except Rejection as rejection:
+        log.error("account %r is passed over: %s", key, rejection)
 
 
 @asynccontextmanager

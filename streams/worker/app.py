@@ -12,16 +12,18 @@ from typing import Any, NoReturn
 
 import faust
 import uvloop
+from aiokafka import TopicPartition
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from yarl import URL
 
 from streams.collector import tune_collector
-from streams.errors import OperatorError, no_space
+from streams.errors import OperatorError
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
-from streams.kafka.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
+from streams.kafka.topics import FETCH_BYTES, create_topics, first_record_from, kafka_client_settings, topics_of
 from streams.settings import Settings
+from streams.space import no_space
 from streams.state.directory import claim
 from streams.worker.accept import Accept
 from streams.worker.agents import GATHER_SECONDS, Owner
@@ -108,8 +110,11 @@ def create_app(settings: Settings) -> WorkerApp:
         offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
         return offset
 
+    async def first_record(partition: int, offset: int) -> int | None:
+        return await first_record_from(settings, TopicPartition(topics.intake, partition), offset)
+
     accept = Accept(settings, topics, publisher, accounts)
-    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed)
+    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed, first_record)
     sweeper = Sweeper(settings, topics, publisher, accounts)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 

@@ -107,7 +107,9 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
                         continue  # revoked a moment ago; this reading is about to be cancelled
                     store: PartitionedStore = self.tp_to_table[tp].data
                     offsets[tp] = records[-1].offset
-                    store.apply(tp.partition, [(record.key, record.value) for record in records], offsets[tp])
+                    # A record without a key is none of ours, whoever wrote it.
+                    rows = [(record.key, record.value) for record in records if record.key]
+                    store.apply(tp.partition, rows, offsets[tp])
                     count += len(records)
                     self._active_events_received_at[tp] = time.monotonic()
                     # RocksDB's writes do not yield, and fetches and heartbeats wait for the loop.

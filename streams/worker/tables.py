@@ -6,6 +6,7 @@ Faust assigns their partitions and recovers them from their changelogs; the owne
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 import struct
 import sys
@@ -23,6 +24,8 @@ from faust.types import TP
 from schemas.times import DAY_MS
 from streams.settings import Settings
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
+
+log = logging.getLogger(__name__)
 
 HASH_BYTES = 16
 _SEEN_KEY = struct.Struct(">HIQ")
@@ -225,6 +228,9 @@ def first_offset_of(value: bytes, since_day: int) -> int | None:
 
 def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
     if value is None:
+        return []
+    if len(key) != _SEEN_KEY.size or len(value) % (HASH_BYTES + _OFFSET.size):
+        log.error("a record of the dedup changelog with key %r is none of ours; it is passed over", key[:32])
         return []
     day = _SEEN_KEY.unpack(key)[0]
     count = len(value) // (HASH_BYTES + _OFFSET.size)

@@ -90,9 +90,9 @@ def test_neighbours_in_a_batch_are_accepted(name: str) -> None:
     assert (index, text, rejection.code) == (1, texts[1], WRONG[name][1])
 
 
-def test_a_batch_that_is_not_json_is_one_rejection() -> None:
+def test_a_batch_that_breaks_off_is_a_rejection_more() -> None:
     accepted, rejected = accept_record(b'[{"id": 1}, ', START_MS, OPERATIONS)
-    assert (accepted, [each.code for _, _, each in rejected]) == ([], ["malformed_json"])
+    assert (accepted, [each.code for _, _, each in rejected]) == ([], ["invalid_event", "malformed_json"])
     assert [each.code for _, _, each in accept_record(None, START_MS, OPERATIONS)[1]] == ["malformed_json"]
 
 

@@ -37,8 +37,9 @@ SLOW_BODIES = 100
 NICENESS = 10
 
 
-class Target(msgspec.Struct, frozen=True):
-    """What an attack knows: the API's URL, the key of a free project, that project, and the topics' partitions."""
+class AttackPlan(msgspec.Struct, frozen=True):
+    """A plan is all that an attack knows: the API's URL, the key of a free project, that project, and the number of
+    partitions."""
 
     url: str
     key: str
@@ -50,7 +51,7 @@ class Target(msgspec.Struct, frozen=True):
 class Attacker:
     """An attacker counts what it sent and how it was answered, and goes on until it is cancelled."""
 
-    def __init__(self, settings: Settings, target: Target) -> None:
+    def __init__(self, settings: Settings, target: AttackPlan) -> None:
         self.settings = settings
         self.target = target
         self.sent = 0
@@ -216,7 +217,7 @@ class _publishing:
         await self._publisher.stop()
 
 
-async def _attack(directory: Path, settings: Settings, kind: str, target: Target) -> None:
+async def _attack(directory: Path, settings: Settings, kind: str, target: AttackPlan) -> None:
     attacker = Attacker(settings, target)
     attacking = asyncio.ensure_future(KINDS[kind](attacker))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, attacking.cancel)
@@ -233,7 +234,7 @@ def main(broker_url: str, prefix: str, directory: str, kind: str, target: str) -
     """Run one attack until SIGTERM."""
     os.nice(NICENESS)
     settings = Settings(kafka_url=broker_url, topic_prefix=prefix)
-    asyncio.run(_attack(Path(directory), settings, kind, msgspec.json.decode(target, type=Target)))
+    asyncio.run(_attack(Path(directory), settings, kind, msgspec.json.decode(target, type=AttackPlan)))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from streams.client.producer import KafkaProducer, usage_event
 from tests.benchmarks.chaos.load import Load
 from tests.benchmarks.chaos.run import ZERO_FIGURES, checked, drain
 from tests.benchmarks.hostile import attacks
-from tests.benchmarks.hostile.attacks import KINDS, RESULT, Target
+from tests.benchmarks.hostile.attacks import KINDS, RESULT, AttackPlan
 from tests.benchmarks.machine import describe
 from tests.benchmarks.rivals.rival import BenchChild
 
@@ -87,7 +87,7 @@ async def _run(stack: Stack, quick: bool, seed: int, tell: Callable[[str], None]
 
 
 async def _phase(
-    stack: Stack, load: Load, kind: str, target: Target, seconds: float, tell: Callable[[str], None]
+    stack: Stack, load: Load, kind: str, target: AttackPlan, seconds: float, tell: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure the good callers without an attack, and then with it."""
     tell(f"{kind}: without")
@@ -131,13 +131,13 @@ async def _window(load: Load, seconds: float) -> dict[str, Any]:
     }
 
 
-async def _open_hostile_project(stack: Stack, seed: int) -> Target:
+async def _open_hostile_project(stack: Stack, seed: int) -> AttackPlan:
     headers = {"authorization": f"Bearer {stack.admin_key}"}
     async with httpx.AsyncClient(base_url=stack.url, headers=headers, timeout=30.0) as http:
         (await http.post("/v1/admin/projects", json={"project": HOSTILE_PROJECT})).raise_for_status()
         made = await http.post(f"/v1/admin/projects/{HOSTILE_PROJECT}/keys", json={})
         key = made.raise_for_status().json()["key"]
-    return Target(stack.url, key, HOSTILE_PROJECT, stack.settings.partitions, seed)
+    return AttackPlan(stack.url, key, HOSTILE_PROJECT, stack.settings.partitions, seed)
 
 
 async def _write_groups(stack: Stack, groups: int) -> None:

@@ -1,0 +1,91 @@
+"""CloudEvents in binary mode: attributes come beside the data, in headers, as the SDKs send them by HTTP and on Kafka.
+
+Source: CloudEvents 1.0, HTTP protocol binding and Kafka protocol binding, "Binary Content Mode".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from urllib.parse import unquote
+
+import msgspec
+
+from schemas.events import Usage, UsageEvent
+from schemas.problems import Rejection
+from streams.core.acceptance import ANYONE, Origin, Refused, to_usage
+from streams.core.foreign import decoded, why_unreadable
+
+HTTP_PREFIX = "ce-"
+KAFKA_PREFIX = "ce_"
+STRUCTURED = "application/cloudevents"
+ATTRIBUTES_MAX = 64
+
+Attributes = Mapping[str, str]
+
+_decode_any = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+def http_attributes(headers: Iterable[tuple[bytes, bytes]]) -> Attributes | None:
+    """The attributes in the headers of a request, whose names are in lower case; None where it is not in binary mode.
+
+    Raises Rejection where an attribute is given twice, or is not percent-encoded UTF-8.
+    """
+    return _attributes(((name.decode("latin-1"), value) for name, value in headers), HTTP_PREFIX)
+
+
+def kafka_attributes(headers: Iterable[tuple[str, bytes]]) -> Attributes | None:
+    """The attributes in the headers of a Kafka record; None where it is not in binary mode.
+
+    Raises Rejection where an attribute is given twice, or is not UTF-8.
+    """
+    return _attributes(headers, KAFKA_PREFIX)
+
+
+def accept_binary(
+    attributes: Attributes, data: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE
+) -> tuple[list[Usage], list[Refused]]:
+    """Read one event in binary mode. Returns it as good, or as bad with its bytes and Rejection, as `accept_record`
+    does."""
+    try:
+        body = decoded(_decode_any, data)
+        event = decoded(lambda _: msgspec.convert(dict(attributes) | {"data": body}, UsageEvent), data)
+        return [to_usage(event, now_ms, operations, origin)], []
+    except Rejection as rejection:
+        return [], [(0, _told(attributes, data), rejection)]
+    except Exception as error:
+        return [], [(0, _told(attributes, data), Rejection("unprocessable_record", why_unreadable(error)))]
+
+
+def _attributes(headers: Iterable[tuple[str, bytes]], prefix: str) -> Attributes | None:
+    found: dict[str, str] = {}
+    is_binary = False
+    for name, value in headers:
+        name = name.lower()
+        if name == "content-type":
+            if value.lstrip().lower().startswith(STRUCTURED.encode()):
+                return None
+            found["datacontenttype"] = value.decode("latin-1")
+        elif name.startswith(prefix):
+            attribute = name.removeprefix(prefix)
+            is_binary = is_binary or attribute == "specversion"
+            if attribute in found or len(found) > ATTRIBUTES_MAX:
+                raise Rejection("invalid_event", f"`{attribute[:64]}` is one attribute too many", attribute[:64])
+            found[attribute] = _text(attribute, value, prefix)
+    return found if is_binary else None
+
+
+def _text(attribute: str, value: bytes, prefix: str) -> str:
+    try:
+        return unquote(value.decode("ascii"), errors="strict") if prefix == HTTP_PREFIX else value.decode()
+    except UnicodeDecodeError:
+        encoded = "percent-encoded UTF-8" if prefix == HTTP_PREFIX else "UTF-8"
+        raise Rejection("invalid_event", f"`{attribute[:64]}` is not {encoded}", attribute[:64]) from None
+
+
+def _told(attributes: Attributes, data: bytes) -> bytes:
+    """The event as its dead letter shows it: as text in structured mode, that can be sent again."""
+    try:
+        return _encode(dict(attributes) | {"data": _decode_any(data)})
+    except Exception:
+        return _encode(dict(attributes) | {"data": data.decode("utf-8", "replace")})
