@@ -196,10 +196,12 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            held = await asyncio.to_thread(marks_of, self.clickhouse, self.sink)
+            held = marks_of(await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql))
             places = list(consumer.assignment())
             check_marks(self.sink, held, await consumer.end_offsets(places) if places else {})
-            witnesses = await asyncio.to_thread(_witnesses, self.clickhouse, self.sink, held)
+            parameters = _as_parameters(held)
+            rows = await asyncio.to_thread(self.clickhouse.query, self.sink.witness_sql, parameters) if held else ()
+            witnesses = {row[0]: (held[row[0]][1], held[row[0]][0], list(row[1:])) for row in rows}
             if assignment != self._assignment:
                 return  # and so another resume follows
             self._witnesses = witnesses
@@ -309,9 +311,10 @@ class Historian:
         self._marks.update(pending.marks)
 
 
-def marks_of(clickhouse: ClickHouse, sink: Sink) -> dict[int, tuple[Mark, int]]:
-    """How far ClickHouse's rows reach, by partition: the mark, and the offset of the record with the last row."""
-    return {row[0]: ((row[1], row[2]), row[3]) for row in clickhouse.query(sink.marks_sql)}
+def marks_of(rows: Sequence[Sequence[Any]]) -> dict[int, tuple[Mark, int]]:
+    """How far ClickHouse's rows reach, by partition: the mark, and the offset of the record with the last row. `rows`
+    are what a sink's `marks_sql` gives."""
+    return {row[0]: ((row[1], row[2]), row[3]) for row in rows}
 
 
 def check_marks(sink: Sink, held: Mapping[int, tuple[Mark, int]], ends: Mapping[TopicPartition, int]) -> None:
@@ -325,18 +328,14 @@ def check_marks(sink: Sink, held: Mapping[int, tuple[Mark, int]], ends: Mapping[
             )
 
 
-def _witnesses(
-    clickhouse: ClickHouse, sink: Sink, held: Mapping[int, tuple[Mark, int]]
-) -> dict[int, tuple[int, Mark, list[Any]]]:
+def _as_parameters(held: Mapping[int, tuple[Mark, int]]) -> dict[str, object]:
     partitions = sorted(held)
     marks = [held[partition][0] for partition in partitions]
-    parameters = {
+    return {
         "partitions": partitions,
         "offsets": [mark[0] for mark in marks],
         "positions": [mark[1] for mark in marks],
     }
-    rows = clickhouse.query(sink.witness_sql, parameters) if partitions else ()
-    return {row[0]: (held[row[0]][1], held[row[0]][0], list(row[1:])) for row in rows}
 
 
 async def _is_at_end(consumer: AIOKafkaConsumer) -> bool:

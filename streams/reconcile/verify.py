@@ -120,7 +120,7 @@ async def verify(
 async def _check_timeline(settings: Settings, clickhouse: ClickHouse) -> None:
     """Raise TimelineError where ClickHouse is ahead of the journal: rows above its end would not be compared."""
     sink = journal_sink(settings)
-    held = await asyncio.to_thread(marks_of, clickhouse, sink)
+    held = marks_of(await asyncio.to_thread(clickhouse.query, sink.marks_sql))
     consumer = AIOKafkaConsumer(**kafka_client_settings(settings))
     try:
         await consumer.start()
