@@ -19,6 +19,7 @@ from api.routes import (
     balance,
     corrections,
     credits,
+    dead_letters,
     health,
     holds,
     invoices,
@@ -71,6 +72,7 @@ _ROUTERS = (
     limits.router,
     corrections.router,
     audit.router,
+    dead_letters.router,
     invoices.router,
     health.router,
 )

@@ -41,12 +41,6 @@ class _Parts(Collector):
         for partition, seconds in services.accounts.lags().items():
             lag.add_metric([str(partition)], seconds)
         yield lag
-        rows = CounterMetricFamily(
-            "meterline_history_rows", "Rows this process has written to ClickHouse", labels=["table"]
-        )
-        for historian in services.historians:
-            rows.add_metric([historian.sink.table], historian.rows_written)
-        yield rows
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift

@@ -1,5 +1,5 @@
-"""The parts that the API process runs: commands, the accounts view, ClickHouse, and, where ClickHouse is embedded, the
-historians and the cashier."""
+"""The parts that the API process runs: commands, the accounts view, questions to ClickHouse, and on a laptop, where
+ClickHouse is embedded, the cashier."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
-from streams.clickhouse.client import ClickHouse
-from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
-from streams.clickhouse.migrations import migrate
+from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
 from streams.collector import tune_collector
+from streams.embedded.running import asking_history
 from streams.history.month_end import Closing
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
@@ -29,10 +29,12 @@ from streams.state.price_broadcast import PriceBroadcast
 
 log = logging.getLogger(__name__)
 
+THREADS_MAX = 2 * CALLS_AT_ONCE_MAX + 8
+
 
 @dataclass(slots=True)
 class Services:
-    """The running parts of this API process. Without `historians` and `cashier`, other processes do their work."""
+    """The running parts of this API process. Without a `cashier`, another process does its work."""
 
     settings: Settings
     topics: Topics
@@ -42,7 +44,6 @@ class Services:
     clickhouse: ClickHouse
     drift: DriftCheck
     price_broadcast: PriceBroadcast
-    historians: list[Historian] = field(default_factory=list)
     cashier: Cashier | None = None
     closing: Closing = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -66,34 +67,33 @@ class Services:
                 return
 
     def embed(self) -> None:
-        """Start the historians and the cashier in this process; in production they are processes of their own."""
-        self.historians = historians_of(self.settings, self.clickhouse)
+        """Start the cashier in this process; in production it is a process of its own."""
         self.cashier = Cashier(self.settings, payments_of(self.settings), self.publisher, self.commands)
-        self._tasks = {f"historian of {each.sink.table}": asyncio.create_task(each.run()) for each in self.historians}
         self._tasks["cashier"] = asyncio.create_task(self.cashier.run())
 
     async def end_embedded(self) -> None:
-        """Stop the embedded historians and cashier."""
+        """Stop the embedded cashier."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def parts_ready(self) -> dict[str, bool]:
         """The names of the parts, and for each whether it can serve."""
-        parts = {"accounts": self.accounts.is_ready}
-        if self.historians:
-            parts["history"] = all(each.ready.is_set() for each in self.historians)
-        return parts
+        return {"accounts": self.accounts.is_ready}
 
 
 @asynccontextmanager
 async def running_services(settings: Settings) -> AsyncIterator[Services]:
-    """Start every part, in the order in which they need each other; on leaving, stop them in reverse."""
+    """Start every part, in the order in which they need each other; on leaving, stop them in reverse.
+
+    ClickHouse need not be there: money does not wait for history, and what asks for history says that it is away.
+    """
+    # Questions that wait for a history that hangs must not use up the threads that others work in.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX, "work"))
     await create_topics(settings)
     await check_stored(settings, "accounts", "journal", "replies")
-    clickhouse = await asyncio.to_thread(ClickHouse, settings)
+    clickhouse = ClickHouse(asking_history(settings), connect=False)
     try:
-        await asyncio.to_thread(migrate, clickhouse)
         publisher = Publisher(settings)
         accounts = AccountsView(settings, settings.api_dir)
         commands = CommandClient(settings, publisher)
@@ -131,11 +131,3 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             await publisher.stop()
     finally:
         await asyncio.to_thread(clickhouse.close)
-
-
-def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:
-    """The historians of one history: one writes the journal, the other the dead letters."""
-    return [
-        Historian(settings, clickhouse, journal_sink(settings)),
-        Historian(settings, clickhouse, dead_letter_sink(settings)),
-    ]

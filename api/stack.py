@@ -1,4 +1,4 @@
-"""The stack: all of Meterline on one machine. Broker, workers and API are processes that this one supervises."""
+"""The stack: all of Meterline on one machine. It supervises the processes: broker, workers, history and API."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ class Stack:
                 self._stop_members()
 
     def _start_members(self) -> None:
-        self._members = [self._member("api", ["api"], {})] + [
+        # History first: its engine takes longest to load.
+        history = [self._member("history", ["historian"], {})] if self.settings.clickhouse_url is None else []
+        self._members = [*history, self._member("api", ["api"], {})] + [
             self._member(f"worker-{number}", ["worker"], {"METERLINE_WORKER_NAME": f"worker-{number}"})
             for number in range(1, self._workers + 1)
         ]
@@ -288,7 +290,7 @@ class Stack:
         member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
 
     def _wait_until_ready(self) -> None:
-        """Ask for a decision until there is one: a decision takes broker, worker and API together."""
+        """Ask for a decision until there is one, which takes broker, worker and API; and until history answers."""
         deadline = time.monotonic() + READY_SECONDS_MAX
         with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
             while time.monotonic() < deadline:
@@ -299,10 +301,14 @@ class Stack:
                 with suppress(httpx.TransportError):
                     probe = client.delete(f"{self.url}/v1/admin/projects/meterline-probe/keys/none")
                     ready = client.get(f"{self.url}/readyz")
-                    if probe.status_code == 404 and ready.status_code == 200:
+                    if probe.status_code == 404 and ready.status_code == 200 and self._history_answers():
                         return
                 time.sleep(0.05)
-        raise StackError(f"No decision within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+        raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+
+    def _history_answers(self) -> bool:
+        """Whether the embedded ClickHouse is there. A server of one's own is not waited for."""
+        return self.settings.clickhouse_url is not None or httpx.get(f"{self.clickhouse_url}/ping").is_success
 
 
 def settings_apart(data_dir: Path, **changes: object) -> Settings:

@@ -46,7 +46,7 @@ CODES: dict[str, ProblemCode] = {
     "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
     "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
     "unprocessable_record": ProblemCode(
-        422, "Record can't be processed", "Tell the operator: this is our fault. Send it again once it is mended."
+        422, "Record can't be processed", "It is our fault: once that is mended, send it again under a new id."
     ),
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
@@ -81,6 +81,7 @@ CODES: dict[str, ProblemCode] = {
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
     "billing_account_exists": ProblemCode(409, "Billing account exists", "Choose another id, or PUT to change it."),
@@ -114,6 +115,9 @@ CODES: dict[str, ProblemCode] = {
     ),
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
+    ),
+    "history_unavailable": ProblemCode(
+        503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
     ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
     "unreadable_account": ProblemCode(

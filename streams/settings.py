@@ -59,11 +59,12 @@ class Settings(BaseSettings):
     replication_factor: int = Field(1, ge=1, le=9)
 
     clickhouse_url: str | None = Field(
-        None, description="http[s]://user:password@host:port/database of a server; unset opens the embedded engine"
+        None, description="http[s]://user:password@host:port/database of a server; unset is the embedded engine"
     )
     clickhouse_front_port: int = Field(
         8123, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
     )
+    clickhouse_memory_mb: int = Field(4096, ge=512, description="Most memory that the embedded ClickHouse takes in all")
 
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
@@ -163,3 +164,8 @@ class Settings(BaseSettings):
     def clickhouse_dir(self) -> Path:
         """The embedded ClickHouse's directory; one process may open it."""
         return self.data_dir / "clickhouse"
+
+    @cached_property
+    def front_token_path(self) -> Path:
+        """The file with the token that others than the user who runs the embedded ClickHouse ask it with."""
+        return self.data_dir / "clickhouse-token"

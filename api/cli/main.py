@@ -39,6 +39,7 @@ COMMANDS = {
     "limits": "api.cli.limits",
     "prices": "api.cli.prices",
     "audit": "api.cli.audit",
+    "dead-letters": "api.cli.dead_letters",
     "billing": "api.cli.billing",
 }
 # Commands that are there only in a checkout: the production image has no tests.

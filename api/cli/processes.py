@@ -28,7 +28,7 @@ def worker() -> None:
 
 @app.command()
 def api() -> None:
-    """Run the HTTP service; with the embedded ClickHouse, the historian and the cashier too."""
+    """Run the HTTP service; where ClickHouse is embedded, the cashier too."""
     from api.server import run_api
 
     settings = Settings()
@@ -38,15 +38,11 @@ def api() -> None:
 
 @app.command()
 def historian() -> None:
-    """Run a historian: it writes the journal into the ClickHouse server of METERLINE_CLICKHOUSE_URL."""
-    from api.server import run_historian
+    """Run a historian: it writes the journal into ClickHouse; without METERLINE_CLICKHOUSE_URL, the embedded one."""
+    from api.history import run_historian
 
     settings = Settings()
     logs.configure(settings, "historian")
-    if settings.clickhouse_url is None:
-        raise typer.BadParameter(
-            "without METERLINE_CLICKHOUSE_URL history is embedded in the API process, which runs its own historian"
-        )
     run_historian(settings)
 
 

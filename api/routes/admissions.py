@@ -38,6 +38,7 @@ from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
+from streams.slices import in_slices
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 
@@ -100,7 +101,7 @@ async def admit_batch(
     and its place in the batch.
     """
     caller.require("content:write")
-    items = _items_of_batch(await request.body())
+    items = await _items_of_batch(await request.body())
     call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
     call.is_counted = True
     calls = [Call(caller) for _ in items]
@@ -121,19 +122,21 @@ async def admit_batch(
     return Response(encode_json({"decisions": decisions}), media_type="application/json")
 
 
-def _items_of_batch(body: bytes) -> list[bytes]:
+async def _items_of_batch(body: bytes) -> list[bytes]:
     """The requests of a batch, each still as it came, so that a malformed one spoils none of the others. Raises
     Rejection."""
     head = _BATCH_HEAD.match(body)
     if head is None:
         # It may be another way of writing the same, such as a name with escapes in it.
-        body = bytes(decoded(_decode_batch, body).requests) + b"}"
-        if body[:1] != b"[":
+        array = bytes(decoded(_decode_batch, body).requests)
+        if array[:1] != b"[":
             raise Rejection("invalid_request", "`requests` is an array of requests", "requests")
-    items, rest = split_array(body[head.end() :] if head is not None else body, BATCH_REQUESTS_MAX)
-    if rest != b"}" and len(items) <= BATCH_REQUESTS_MAX:
-        decoded(_decode_batch, body)
-        raise Rejection("malformed_json", "The batch does not end where its requests do")
+        items, _ = await in_slices(split_array(array, BATCH_REQUESTS_MAX))
+    else:
+        items, rest = await in_slices(split_array(body[head.end() :], BATCH_REQUESTS_MAX))
+        if rest != b"}" and len(items) <= BATCH_REQUESTS_MAX:
+            decoded(_decode_batch, body)
+            raise Rejection("malformed_json", "The batch does not end where its requests do")
     if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
         raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
     return items

@@ -21,11 +21,12 @@ from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
+import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from streams.errors import OperatorError
-from streams.settings import Settings
+from streams.settings import PROJECT_ROOT, Settings
 from streams.space import is_full, no_space, no_space_text
 
 if TYPE_CHECKING:
@@ -35,7 +36,12 @@ Parameters = Mapping[str, object]
 
 CALLS_AT_ONCE_MAX = 16
 CALL_WAIT_SECONDS_MAX = 30.0
+# A server that is there answers a ping at once, however many queries it runs.
+PING_SECONDS_MAX = 3.0
 CSV_CHUNK_BYTES = 256 * 1024
+
+# The embedded engine's users and their grants.
+EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
 
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
@@ -71,7 +77,7 @@ def open_client(settings: Settings) -> Client:
     Times come back aware and in UTC whatever the host's or the server's zone is. A process may open many embedded
     clients, all on the same directory; they run at once, while the calls of one client wait for each other.
     """
-    return _open_embedded(settings.clickhouse_dir) if settings.clickhouse_url is None else _open_http(settings)
+    return _open_embedded(settings) if settings.clickhouse_url is None else _open_http(settings)
 
 
 class ClickHouse:
@@ -83,13 +89,21 @@ class ClickHouse:
     takes values only as bound parameters: `{name:String}` in the text, `name` in `parameters`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, connect: bool = True) -> None:
+        """Connect now, and raise ClickHouseError where that fails.
+
+        Without `connect` the server may be away. Each query then pings it first, and raises ClickHouseError soon where
+        it is away or hangs.
+        """
         self._settings = settings
+        self._pings = (
+            None if connect else urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX)
+        )
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         self._idle: list[Client] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._writer = open_client(settings)
+        self._writer = open_client(settings) if connect else None
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
         """Run a SELECT; gives all its rows."""
@@ -143,6 +157,7 @@ class ClickHouse:
         return rows
 
     def _insert(self, sql: str, settings: Mapping[str, object], data: bytes) -> None:
+        assert self._writer is not None, "a client that connects later is for queries"
         if self._settings.clickhouse_url is not None:
             self._writer.command(f"{sql} FORMAT MsgPack", data=data, settings=dict(settings))
         else:
@@ -174,7 +189,7 @@ class ClickHouse:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for client in [*idle, self._writer]:
+        for client in idle if self._writer is None else [*idle, self._writer]:
             client.close()
 
     def _csv_pieces(self, sql: str, parameters: Parameters | None) -> Generator[bytes, None, None]:
@@ -203,6 +218,7 @@ class ClickHouse:
         if not self._slots.acquire(timeout=CALL_WAIT_SECONDS_MAX):
             raise ClickHouseError(f"{CALLS_AT_ONCE_MAX} ClickHouse calls are running already: try again later")
         try:
+            self._ping()
             with self._lock:
                 if self._closed:
                     raise ClickHouseError("ClickHouse was closed")
@@ -219,6 +235,16 @@ class ClickHouse:
                     client.close()
         finally:
             self._slots.release()
+
+    def _ping(self) -> None:
+        if self._pings is None:
+            return
+        url = urlsplit(self._settings.clickhouse_url or "")
+        at = f"{url.hostname}:{url.port or ''}"
+        try:
+            self._pings.request("GET", f"{url.scheme}://{at}/ping")
+        except urllib3.exceptions.HTTPError as error:
+            raise ClickHouseError(f"ClickHouse at {at} does not answer: {type(error).__name__}") from None
 
 
 @contextmanager
@@ -238,7 +264,8 @@ def sql_literal(value: str) -> str:
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _open_embedded(path: Path) -> Client:
+def _open_embedded(settings: Settings) -> Client:
+    path = settings.clickhouse_dir
     path.mkdir(parents=True, exist_ok=True)
     # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
@@ -249,10 +276,14 @@ def _open_embedded(path: Path) -> Client:
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
         )
     try:
-        # The zone is in the connection string so that the driver's first question already sees UTC.
-        return clickhouse_connect.get_client(
-            interface="chdb", path=str(path), chdb_options={"session_timezone": "UTC"}, tz_mode="aware"
-        )
+        # The zone is in the connection string so that the driver's first question already sees UTC. The rest is of the
+        # engine, and counts where a process opens it first.
+        options = {
+            "session_timezone": "UTC",
+            "config-file": str(EMBEDDED_CONFIG),
+            "max_server_memory_usage": str(settings.clickhouse_memory_mb * 1024 * 1024),
+        }
+        return clickhouse_connect.get_client(interface="chdb", path=str(path), chdb_options=options, tz_mode="aware")
     except DriverError as error:
         raise ClickHouseError(
             no_space(error, path) or f"cannot open the embedded ClickHouse in {path}: {error}"

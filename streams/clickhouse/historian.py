@@ -20,13 +20,14 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from schemas.events import TIME_MS_MAX
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
-from streams.core.foreign import decoded
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_dead_letter
 from streams.kafka.formats import FormatError
 from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of
@@ -485,13 +486,12 @@ def _facts_part(record: Any) -> Part:
 
 def _dead_letter_part(record: Any) -> Part:
     try:
-        letter = decoded(decode_dead_letter, record.value)
-    except Rejection as rejection:
-        # It is shown as it is: nothing is lost, and the letters behind it are not kept waiting.
-        log.error("dead letter %s-%s can't be read: %s", record.partition, record.offset, rejection)
-        place = record.topic, record.partition, record.offset, 0, record.timestamp
-        unreadable = Rejection("unreadable_record", str(rejection))
-        letter = dead_letter(record.value or b"", unreadable, *place)
+        letter = decode_dead_letter(record.value)
+    except UnreadableError as error:
+        # Whoever wrote it there: it is kept as what it is, and those behind it are not kept waiting.
+        rejection = Rejection("unreadable_record", str(error))
+        at_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
+        letter = dead_letter(record.value or b"", rejection, record.topic, record.partition, record.offset, 0, at_ms)
     row = [
         letter.code,
         letter.detail,

@@ -6,14 +6,15 @@ Source: CloudEvents 1.0, HTTP protocol binding and Kafka protocol binding, "Bina
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from functools import partial
 from urllib.parse import unquote
 
 import msgspec
 
-from schemas.events import Usage, UsageEvent
+from schemas.events import UsageEvent
 from schemas.problems import Rejection
-from streams.core.acceptance import ANYONE, Origin, Refused, to_usage
-from streams.core.foreign import decoded, why_unreadable
+from streams.core.acceptance import ANYONE, Accepted, Origin, to_usage, unprocessable
+from streams.core.foreign import UnreadableError, decoded, read
 
 HTTP_PREFIX = "ce-"
 KAFKA_PREFIX = "ce_"
@@ -24,6 +25,7 @@ Attributes = Mapping[str, str]
 
 _decode_any = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
+_event_of = partial(msgspec.convert, type=UsageEvent)
 
 
 def http_attributes(headers: Iterable[tuple[bytes, bytes]]) -> Attributes | None:
@@ -44,17 +46,18 @@ def kafka_attributes(headers: Iterable[tuple[str, bytes]]) -> Attributes | None:
 
 def accept_binary(
     attributes: Attributes, data: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE
-) -> tuple[list[Usage], list[Refused]]:
+) -> Accepted:
     """Read one event in binary mode. Returns it as good, or as bad with its bytes and Rejection, as `accept_record`
     does."""
     try:
-        body = decoded(_decode_any, data)
-        event = decoded(lambda _: msgspec.convert(dict(attributes) | {"data": body}, UsageEvent), data)
-        return [to_usage(event, now_ms, operations, origin)], []
+        told = {**attributes, "data": decoded(_decode_any, data)}
+        return [to_usage(decoded(_event_of, told), now_ms, operations, origin)], []
     except Rejection as rejection:
         return [], [(0, _told(attributes, data), rejection)]
+    except MemoryError:
+        raise
     except Exception as error:
-        return [], [(0, _told(attributes, data), Rejection("unprocessable_record", why_unreadable(error)))]
+        return [], [(0, _told(attributes, data), unprocessable(error))]
 
 
 def _attributes(headers: Iterable[tuple[str, bytes]], prefix: str) -> Attributes | None:
@@ -77,15 +80,20 @@ def _attributes(headers: Iterable[tuple[str, bytes]], prefix: str) -> Attributes
 
 def _text(attribute: str, value: bytes, prefix: str) -> str:
     try:
-        return unquote(value.decode("ascii"), errors="strict") if prefix == HTTP_PREFIX else value.decode()
-    except UnicodeDecodeError:
+        return read(_decode_http_value if prefix == HTTP_PREFIX else bytes.decode, value)
+    except UnreadableError:
         encoded = "percent-encoded UTF-8" if prefix == HTTP_PREFIX else "UTF-8"
         raise Rejection("invalid_event", f"`{attribute[:64]}` is not {encoded}", attribute[:64]) from None
+
+
+def _decode_http_value(value: bytes) -> str:
+    return unquote(value.decode("ascii"), errors="strict")
 
 
 def _told(attributes: Attributes, data: bytes) -> bytes:
     """The event as its dead letter shows it: as text in structured mode, that can be sent again."""
     try:
-        return _encode(dict(attributes) | {"data": _decode_any(data)})
-    except Exception:
-        return _encode(dict(attributes) | {"data": data.decode("utf-8", "replace")})
+        shown = read(_decode_any, data)
+    except UnreadableError:
+        shown = data.decode("utf-8", "replace")
+    return _encode({**attributes, "data": shown})

@@ -1,12 +1,14 @@
 """Codecs between the schemas and the bytes on Kafka: MessagePack behind the number of its format, but JSON for dead
 letters.
 
-Every decoder of a stored shape raises FormatError where the bytes are of a version that is not read here.
+Every function here that decodes raises UnreadableError for bytes that can't be read, FormatError for those of a version
+that is not read here, and nothing else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -16,14 +18,17 @@ from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Repli
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
 from schemas.replies import Reply
+from streams.core.foreign import read
 from streams.core.price_list import Prices
 from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, UNMARKED
 
 _encoder = msgspec.msgpack.Encoder()
 
+T = TypeVar("T")
+
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
-decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
+decode_dead_letter: Callable[[bytes], DeadLetter] = partial(read, msgspec.json.Decoder(DeadLetter).decode)
 
 _decode_intake: Callable[[memoryview], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
 _decode_replies = msgspec.msgpack.Decoder(Replies).decode
@@ -40,7 +45,7 @@ def encode_account(account: Account) -> bytes:
 
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
-    return _decode_account(account_body(value))
+    return read(_account_of, value)
 
 
 def account_body(value: bytes) -> memoryview:
@@ -53,13 +58,15 @@ def check_account(value: bytes) -> None:
     ACCOUNTS.check(value, VERSION_BYTES)
 
 
+def _account_of(value: bytes) -> Account:
+    return _decode_account(account_body(value))
+
+
 def prices_of(value: bytes | None) -> Prices:
     """The price list in a stored value of `PRICES_ID`; None stands for a partition to which nothing was announced
     yet."""
     return Prices([announced.book for announced in decode_account(value).books] if value is not None else ())
 
-
-T = TypeVar("T")
 
 # Well under the 8 MiB that a broker takes in one record, and enough for compression to work well.
 RECORD_BYTES_MAX = 1024 * 1024
@@ -89,8 +96,11 @@ def encode_intake(record: IntakeRecord) -> bytes:
 
 
 def decode_intake(value: bytes) -> IntakeRecord:
-    """The intake record of these bytes. Raises FormatError where a newer or an older version wrote them, and
-    msgspec.DecodeError where nobody of ours did."""
+    """The intake record of these bytes."""
+    return read(_intake_of, value)
+
+
+def _intake_of(value: bytes) -> IntakeRecord:
     if not value.startswith(INTAKE.head):
         check_intake(value)
         if INTAKE.oldest > UNMARKED == INTAKE.number_of(value):
@@ -122,6 +132,10 @@ def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
 
 def decode_replies(value: bytes) -> Replies:
     """The replies of a record."""
+    return read(_replies_of, value)
+
+
+def _replies_of(value: bytes) -> Replies:
     return _decode_replies(REPLIES.body(value))
 
 
@@ -138,15 +152,23 @@ def encode_facts(facts: Sequence[Fact]) -> bytes:
 
 def decode_facts(value: bytes) -> list[Fact]:
     """The facts of a journal record."""
+    return read(_facts_of, value)
+
+
+def _facts_of(value: bytes) -> list[Fact]:
     return _decode_pack(FACTS.body(value)).facts
 
 
 def decode_raw_pack(value: bytes) -> FactPack[msgspec.Raw]:
     """The pack of a journal record, its facts as MessagePack with every field that a fact has now."""
+    return read(_raw_pack_of, value)
+
+
+def _raw_pack_of(value: bytes) -> FactPack[msgspec.Raw]:
     pack = _decode_raw_pack(FACTS.body(value))
     if value.startswith(FACTS.head):
         return pack
-    return msgspec.structs.replace(pack, facts=msgspec.Raw(encode(decode_facts(value))))
+    return msgspec.structs.replace(pack, facts=msgspec.Raw(encode(_facts_of(value))))
 
 
 VERSION_BYTES = 8

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import AnyCommand
 from schemas.problems import Rejection
 from schemas.replies import Reply
-from streams.core.foreign import decoded
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_replies, encode_commands
 from streams.kafka.formats import FormatError
 from streams.kafka.publisher import Publisher
@@ -150,13 +150,13 @@ class CommandClient:
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:
             try:
-                sent = decoded(decode_replies, record.value)
+                sent = decode_replies(record.value)
             except FormatError as error:
                 # Passing over them would let every call wait for its timeout; whoever runs this client ends with it.
                 log.critical("%s-%s at offset %s: %s", record.topic, record.partition, record.offset, error)
                 raise
-            except Rejection as rejection:
-                log.error("a record on %s is no replies; it is passed over: %s", record.topic, rejection)
+            except UnreadableError as error:
+                log.error("a record on %s is no replies, and is passed over: %s", record.topic, error)
                 continue
             if sent.instance != self.instance:
                 continue

@@ -12,7 +12,9 @@ import time
 from dataclasses import dataclass, field
 from itertools import islice
 
-from streams.clickhouse.client import ClickHouse
+from clickhouse_connect.driver.exceptions import OperationalError
+
+from streams.clickhouse.client import ClickHouse, ClickHouseError
 from streams.state.accounts_view import AccountsView
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,9 @@ class DriftCheck:
                 await self.check_some()
             except asyncio.CancelledError:
                 raise
+            except (ClickHouseError, OperationalError) as error:
+                self.failures += 1
+                log.warning("balances could not be compared with the history: %s", error)
             except Exception:
                 self.failures += 1
                 log.exception("balances could not be compared with the history")

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.accounts import Account
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
-from streams.core.foreign import decoded
+from streams.core.foreign import UnreadableError
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
@@ -254,9 +254,9 @@ class AccountsView:
 def decoded_account(value: bytes) -> Account:
     """The account in a stored value. Raises Rejection `unreadable_account`: no other project is harmed."""
     try:
-        return decoded(decode_account, value)
-    except Rejection as rejection:
-        raise Rejection("unreadable_account", f"The stored account can't be read: {rejection}") from None
+        return decode_account(value)
+    except UnreadableError as error:
+        raise Rejection("unreadable_account", f"The stored account can't be read: {error}") from None
 
 
 def _readable(key: bytes, value: bytes) -> Iterator[Account]:

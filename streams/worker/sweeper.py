@@ -14,6 +14,7 @@ from itertools import islice
 import msgspec
 
 from schemas.commands import Tick
+from streams.core.foreign import UnreadableError, read
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import account_body, encode_intake
 from streams.kafka.publisher import Publisher
@@ -106,8 +107,16 @@ class Sweeper:
             await asyncio.sleep((time.perf_counter() - began_at) / SHARE_OF_A_CORE)
 
 
+def _due_of(value: bytes) -> _Due:
+    return _decode_due(account_body(value))
+
+
 def _due(rows: list[tuple[bytes, bytes]], now_ms: int) -> Iterator[str]:
-    for _, value in rows:
-        account = _decode_due(account_body(value))
+    for key, value in rows:
+        try:
+            account = read(_due_of, value)
+        except UnreadableError as error:
+            log.error("the account %r can't be read, and is passed over: %s", key, error)
+            continue
         if account.due_at_ms <= now_ms:
             yield account.project

@@ -21,13 +21,13 @@ from faust.exceptions import ImproperlyConfigured
 from faust.stores.base import Store
 from faust.types import TP
 
+from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
 from streams.settings import Settings
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 
 log = logging.getLogger(__name__)
 
-HASH_BYTES = 16
 _SEEN_KEY = struct.Struct(">HIQ")
 _SEEN_VALUE = struct.Struct(">QH")
 _OFFSET = struct.Struct(">Q")
