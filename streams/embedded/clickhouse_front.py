@@ -41,7 +41,7 @@ from streams.embedded.front.allowed import (
     refused_names,
 )
 from streams.embedded.front.compressed_blocks import SETTINGS_OF_BLOCKS, BadBlocks, packer, unpack
-from streams.embedded.front.native_blocks import NotGiven, read_native, version_of
+from streams.embedded.front.native_blocks import NotGiven, read_native, settings_for, version_of
 from streams.embedded.front.peers import uid_of
 from streams.embedded.front.statements import ONLY, judge
 from streams.embedded.running import OWN_USER
@@ -292,14 +292,16 @@ class _Statement:
             (self.database or "").lower() == "system",
             refused,
         )
-        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings})
+        answer_format = judged.format or self.format
+        is_versioned = self.version and answer_format.lower() == "native"
+        more = settings_for(judged.sql) if is_versioned else {}
+        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings, **more})
         # The engine's wall behind the lists: without the role, what reaches out of the database is denied.
         connection.query("SET ROLE NONE")
         # Drivers look there for which settings can be changed, and readonly=1 would show none. The judge has seen those
         # that this statement itself sets.
         connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
-        answer_format = judged.format or self.format
-        if self.version and answer_format.lower() == "native":
+        if is_versioned:
             result, pieces = read_native(connection, judged, self.parameters, self.settings, self.version)
         else:
             result = connection.query(judged.sql, self.format, params=self.parameters)

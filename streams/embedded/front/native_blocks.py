@@ -32,7 +32,6 @@ _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'|`(?:[^`\\]|\\.)*`", re.DOTALL)
 _BLOCK_INFO = b"\x01\x00\x02\xff\xff\xff\xff\x00"
 _LENGTH = struct.Struct("<Q")
 
-_DESCRIBABLE = ("SELECT", "WITH", "FROM")
 _CHANGE_TYPES = ("output_format_native_encode_types_in_binary_format", "output_format_native_write_json_as_string")
 _NAMES_AND_TYPES = "JSONCompactEachRowWithNamesAndTypes"
 
@@ -48,7 +47,7 @@ class Column(NamedTuple):
 
 def version_of(asked: str) -> int:
     """The protocol version that a client asks for. Raises NotGiven."""
-    version = int(asked) if re.fullmatch(r"\d{1,9}", asked) else -1
+    version = int(asked) if re.fullmatch(r"[0-9]{1,9}", asked) else -1
     if version and version < VERSION_MIN:
         raise NotGiven(
             f"client_protocol_version {asked[:64]!r} is not spoken here: send {VERSION_MIN} or later, or none"
@@ -56,11 +55,17 @@ def version_of(asked: str) -> int:
     return version
 
 
+def settings_for(sql: str) -> dict[str, str]:
+    """The settings that `columns_of` needs for a formatted statement."""
+    # Else DESCRIBE writes a tuple with names on several lines, which is not the name of its type.
+    return {"print_pretty_type_names": "0"} if _is_describable(sql) else {}
+
+
 def read_native(
     connection: Any, judged: Judged, parameters: Mapping[str, str], settings: Mapping[str, str], version: int
 ) -> tuple[Any, Iterator[bytes | memoryview]]:
-    """Run a judged statement whose settings are set. Returns the engine's result, and its rows in Native of a protocol
-    version, in pieces. Raises NotGiven."""
+    """Run a judged statement, its settings and `settings_for` it set. Returns the engine's result, and its rows in
+    Native of a protocol version, in pieces. Raises NotGiven."""
     for name in _CHANGE_TYPES:
         if {**settings, **judged.settings}.get(name, "0") not in ("0", "false"):
             raise NotGiven(f"{name} is not given with a client_protocol_version: leave one of them out")
@@ -73,8 +78,8 @@ def read_native(
 
 
 def columns_of(connection: Any, sql: str, parameters: Mapping[str, str]) -> list[Column]:
-    """The columns of what a statement gives. `sql` is formatted and names no format."""
-    if sql.lstrip("(").startswith(_DESCRIBABLE):
+    """The columns of what a statement gives. `sql` is formatted and names no format, and `settings_for` it are set."""
+    if _is_describable(sql):
         described = connection.query(f"DESCRIBE TABLE ({sql})", "JSONCompactEachRow", params=parameters).bytes()
         return [Column(*json.loads(line)[:2]) for line in described.splitlines()]
     # SHOW, DESCRIBE, EXPLAIN and EXISTS are asked twice. They are short.
@@ -107,6 +112,10 @@ def blocks(columns: Sequence[Column], buffers: bytes, version: int) -> Iterator[
             yield head
             yield view[at : at + length]
             at += length
+
+
+def _is_describable(sql: str) -> bool:
+    return sql.lstrip("(").startswith(("SELECT", "WITH", "FROM"))
 
 
 def _check(columns: Sequence[Column], version: int) -> None:
