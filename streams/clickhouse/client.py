@@ -28,10 +28,12 @@ import urllib3
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from clickhouse_connect.driver.exceptions import Error as DriverError
+from clickhouse_connect.driver.httputil import default_pool_manager
 
 from streams.clickhouse.limits import QueryLimits, limits_of_callers, refusal_of, too_much
 from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT, Settings
+from streams.space import is_full, no_space, no_space_text
 
 if TYPE_CHECKING:
     from chdb.state.sqlitelike import Connection
@@ -47,6 +49,7 @@ CSV_CHUNK_BYTES = 256 * 1024
 # The embedded engine's users and their grants.
 EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
 
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
 
@@ -98,14 +101,15 @@ class ClickHouse:
     def __init__(self, settings: Settings, *, connect: bool = True) -> None:
         """Connect now, and raise ClickHouseError where that fails.
 
-        Without `connect` the server may be away. Each query then pings it first, and raises ClickHouseError soon where
-        it is away or hangs.
+        Without `connect` the server may be away. Where it is on this machine, each query then pings it first, and
+        raises ClickHouseError soon where it is away or hangs.
         """
         self._settings = settings
         self._limits = limits_of_callers(settings)
         self._until: float | None = None
+        pings = not connect and urlsplit(settings.clickhouse_url or "").hostname in _LOOPBACK
         self._pings = (
-            None if connect else urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX)
+            urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX) if pings else None
         )
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         self._idle: list[Client] = []
@@ -206,7 +210,7 @@ class ClickHouse:
         for client in idle if self._writer is None else [*idle, self._writer]:
             client.close()
 
-    def _query_settings(self) -> dict[str, float]:
+    def _query_settings(self) -> dict[str, int]:
         if self._until is None:
             return self._limits.as_settings()
         left = self._until - time.monotonic()
@@ -314,6 +318,9 @@ def _open_embedded(settings: Settings) -> Client:
     path.mkdir(parents=True, exist_ok=True)
     # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
+        # An engine that found no space leaves a lock that names nobody.
+        if is_full(path):
+            raise ClickHouseError(no_space_text(path))
         raise ClickHouseError(
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
         )
@@ -327,7 +334,9 @@ def _open_embedded(settings: Settings) -> Client:
         }
         return clickhouse_connect.get_client(interface="chdb", path=str(path), chdb_options=options, tz_mode="aware")
     except DriverError as error:
-        raise ClickHouseError(f"cannot open the embedded ClickHouse in {path}: {error}") from error
+        raise ClickHouseError(
+            no_space(error, path) or f"cannot open the embedded ClickHouse in {path}: {error}"
+        ) from error
 
 
 def _locked_elsewhere(path: Path) -> bool:
@@ -358,6 +367,8 @@ def _open_http(settings: Settings) -> Client:
             database=unquote(url.path.strip("/")) or None,
             settings={"session_timezone": "UTC"},
             tz_mode="aware",
+            # What is on this machine is not asked through the environment's HTTP proxy.
+            pool_mgr=default_pool_manager() if url.hostname in _LOOPBACK else None,
             # A session would refuse a second query meanwhile, and nothing here needs a session.
             autogenerate_session_id=False,
         )

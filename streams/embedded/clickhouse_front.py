@@ -34,7 +34,7 @@ from streams.embedded.front.allowed import (
     DATABASES,
     DEFAULTS,
     NotAllowed,
-    Refused,
+    Unlisted,
     check_format,
     check_setting,
     is_known_setting,
@@ -140,7 +140,7 @@ class _Front:
         self._open_to_uid = open_to_uid
         self._places = anyio.CapacityLimiter(QUERIES_AT_ONCE_MAX)
         self._own_places = anyio.CapacityLimiter(OWN_QUERIES_AT_ONCE_MAX)
-        self._names: Refused | None = None
+        self._names: Unlisted | None = None
 
     async def answer(self, request: Request) -> Response:
         try:
@@ -184,7 +184,7 @@ class _Front:
             code=_AUTHENTICATION_FAILED,
         )
 
-    def _refused(self) -> Refused:
+    def _refused(self) -> Unlisted:
         """The engine's names that readers may not use; asked once, in a thread."""
         if self._names is None:
             connection = self._clickhouse.engine_connection()
@@ -263,7 +263,7 @@ class _Statement:
             if self.database and self.database not in DATABASES:
                 raise NotAllowed(f"There is no database {self.database[:64]!r} here")
 
-    def run(self, clickhouse: ClickHouse, refused: Callable[[], Refused]) -> Response:
+    def run(self, clickhouse: ClickHouse, refused: Callable[[], Unlisted]) -> Response:
         if self.reader:
             self._check_settings(refused())
         connection = clickhouse.engine_connection()
@@ -272,7 +272,7 @@ class _Statement:
         finally:
             connection.close()
 
-    def _check_settings(self, refused: Refused) -> None:
+    def _check_settings(self, refused: Unlisted) -> None:
         for name, value in self.settings.items():
             if _SETTING_NAME.fullmatch(name) and not is_known_setting(name, refused):
                 raise _Refused(f"Unknown setting {name[:64]!r}", code=_UNKNOWN_SETTING)
@@ -282,7 +282,7 @@ class _Statement:
         """Stop the statement, if it runs."""
         _kill(clickhouse, f"= {sql_literal(self._mark)}")
 
-    def _read(self, connection: Any, refused: Refused) -> Response:
+    def _read(self, connection: Any, refused: Unlisted) -> Response:
         formatted = connection.query(
             "SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params={"sql": _escaped(self.sql.decode())}
         )
