@@ -76,7 +76,7 @@ def _replay(
             data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meterline-")))
         settings = Settings().model_copy(update={"data_dir": data_dir})
         if not stay:
-            settings.api_port = settings.clickhouse_front_port = 0
+            settings.api_port = settings.metrics_port = settings.clickhouse_front_port = 0
         progress = Progress()
         try:
             display = cleanup.enter_context(Display(console, progress, quiet=as_json))

@@ -47,6 +47,7 @@ def tell_where(stack: Any, seconds: float | None) -> None:
         console.print(
             f"              with -H \"X-ClickHouse-Key: $(cat '{stack.settings.front_token_path}')\"", soft_wrap=True
         )
+    console.print(f"  metrics     {stack.metrics_url}", soft_wrap=True)
     console.print(f"  Kafka       {stack.settings.kafka_url}", soft_wrap=True)
     console.print(f"  admin key   {stack.settings.data_dir / 'admin-key'}", soft_wrap=True)
     console.print(f"  logs        {stack.logs_dir}", soft_wrap=True)

@@ -24,6 +24,7 @@ from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
@@ -108,6 +109,7 @@ class Historian:
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
         self._pending = _Pending()
+        self._is_uncommitted = False
         # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
@@ -120,7 +122,7 @@ class Historian:
         holds."""
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
-            group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",
+            group_id=topics_of(self.settings).historian_group_of(self.sink.table),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             # The insert waits at least as long, so no fact comes later by this, and fetches of one record each are
@@ -166,7 +168,7 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            found = await asyncio.to_thread(self.clickhouse.limited(LONG).query, self.sink.marks_sql)
             if assignment != self._assignment:
                 return  # and so another resume follows
             held = {row[0]: ((row[1], row[2]), row[3]) for row in found}
@@ -192,6 +194,11 @@ class Historian:
                 self._add(tp, record)
         if records:
             self._collector.tick()
+            self._is_uncommitted = True
+        elif self._is_uncommitted and not pending.count:
+            # All that was read is held already. Nobody should take it for facts that wait.
+            self._is_uncommitted = False
+            await consumer.commit()
         waited = time.monotonic() - pending.since
         # While there is more to read, larger inserts are cheaper for everyone; once all is read, freshness counts.
         due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
@@ -227,6 +234,7 @@ class Historian:
         self._marks.update(pending.marks)
         # The commit is for lag monitors only; no reader of ours starts from it.
         await consumer.commit()
+        self._is_uncommitted = False
 
 
 def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:

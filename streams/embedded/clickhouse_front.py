@@ -3,7 +3,7 @@ analysts.
 
 It answers on the machine's own names only and, unless told otherwise, lets nothing be written: what a reader may ask is
 on lists (front/allowed.py), each statement is judged (front/statements.py), and the engine denies the rest. It does not
-know multipart forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
+know multipart forms, sessions and `Accept-Encoding`: an answer is `identity`, in blocks where `compress=1` is asked.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from streams.embedded.front.allowed import (
     is_known_setting,
     refused_names,
 )
+from streams.embedded.front.compressed_blocks import SETTINGS_OF_BLOCKS, BadBlocks, packer, unpack
+from streams.embedded.front.native_blocks import NotGiven, read_native, version_of
 from streams.embedded.front.peers import uid_of
 from streams.embedded.front.statements import ONLY, judge
 from streams.embedded.running import OWN_USER
@@ -70,7 +72,7 @@ _INSERT_WITH_DATA = re.compile(
 _FROM_INPUT = re.compile(r"\sSELECT\s.*\sFROM\s+input\(", re.IGNORECASE | re.DOTALL)
 _GIVES_ROWS = re.compile(r"[\s(]*(SELECT|WITH|FROM|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE)
 # ClickHouse's numbers of errors; the last is for what is none of the engine's.
-_UNKNOWN_TABLE, _UNKNOWN_SETTING, _READONLY, _TOO_MANY_QUERIES = 60, 115, 164, 202
+_NOT_IMPLEMENTED, _UNKNOWN_TABLE, _UNKNOWN_SETTING, _READONLY, _TOO_MANY_QUERIES = 48, 60, 115, 164, 202
 _ACCESS_DENIED, _AUTHENTICATION_FAILED, _HERE = 497, 516, 1002
 _STATUS_OF_CODE = {
     _READONLY: 403,
@@ -161,7 +163,9 @@ class _Front:
             return _error(str(error), 503, _HERE)
         except RuntimeError as error:  # what chDB raises
             return _engine_error(str(error))
-        except (UnicodeDecodeError, cramjam.DecompressionError) as error:
+        except NotGiven as not_given:
+            return _error(str(not_given), 501, _NOT_IMPLEMENTED)
+        except (UnicodeDecodeError, cramjam.DecompressionError, BadBlocks) as error:
             return _error(f"The body cannot be read: {error}", 400, 36)
 
     def _authenticate(self, request: Request) -> bool:
@@ -232,8 +236,10 @@ class _Statement:
 
     def __init__(self, request: Request, body: bytes, reader: bool) -> None:
         params = dict(request.query_params)
-        if params.get("compress") == "1" or params.get("decompress") == "1":
-            raise _Refused("compress and decompress are not spoken here; use Content-Encoding", status=501, code=48)
+        if params.get("decompress") == "1":
+            body = unpack(body, READER_BODY_BYTES_MAX if reader else WRITER_BODY_BYTES_MAX)
+        self.pack = packer(params)
+        self.version = version_of(params.get("client_protocol_version", "0"))
         query = params.get("query", "").encode()
         self.sql = query + b"\n" + body if query and body else query or body
         if not self.sql.strip():
@@ -244,7 +250,12 @@ class _Statement:
         self.database = params.get("database") or request.headers.get("x-clickhouse-database")
         self.format = params.get("default_format") or request.headers.get("x-clickhouse-format") or "TabSeparated"
         self.parameters = {name[6:]: value for name, value in params.items() if name.startswith("param_")}
-        self.settings = {name: value for name, value in params.items() if not _NOT_ENGINE_SETTINGS.fullmatch(name)}
+        not_settings = SETTINGS_OF_BLOCKS if params.get("compress") == "1" else frozenset()
+        self.settings = {
+            name: value
+            for name, value in params.items()
+            if not _NOT_ENGINE_SETTINGS.fullmatch(name) and name not in not_settings
+        }
         # The engine gives queries ids of its own. This is how `stop` finds this one.
         self._mark = str(uuid.uuid4())
         if reader:
@@ -287,10 +298,17 @@ class _Statement:
         # Drivers look there for which settings can be changed, and readonly=1 would show none. The judge has seen those
         # that this statement itself sets.
         connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
-        result = connection.query(judged.sql, self.format, params=self.parameters)
+        answer_format = judged.format or self.format
+        if self.version and answer_format.lower() == "native":
+            result, pieces = read_native(connection, judged, self.parameters, self.settings, self.version)
+        else:
+            result = connection.query(judged.sql, self.format, params=self.parameters)
+            pieces = iter([result.bytes()])
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
-        headers["X-ClickHouse-Format"] = judged.format or self.format
-        return Response(result.bytes(), headers=headers, media_type="text/plain; charset=utf-8")
+        headers["X-ClickHouse-Format"] = answer_format
+        # The engine's own copy of a large result goes first.
+        del result
+        return Response(self.pack(b"".join(pieces)), headers=headers, media_type="text/plain; charset=utf-8")
 
     def _write(self, connection: Any) -> Response:
         self._prepare(connection, _WRITER_SETTINGS | self.settings)
@@ -302,7 +320,7 @@ class _Statement:
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
         if _GIVES_ROWS.match(sql):
             headers["X-ClickHouse-Format"] = self.format
-        return Response(result.bytes(), headers=headers, media_type="text/plain; charset=utf-8")
+        return Response(self.pack(result.bytes()), headers=headers, media_type="text/plain; charset=utf-8")
 
     def _prepare(self, connection: Any, settings: Mapping[str, str]) -> None:
         for name in settings:
