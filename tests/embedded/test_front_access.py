@@ -17,6 +17,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from streams.clickhouse.client import ClickHouse
 from streams.embedded import clickhouse_front
 from streams.embedded.clickhouse_front import QUERIES_AT_ONCE_MAX, create_front
+from streams.embedded.front.allowed import LIMITS
 from streams.embedded.front.peers import uid_of
 from streams.embedded.running import OWN_USER, front_token
 from streams.settings import Settings
@@ -134,6 +135,13 @@ def test_more_queries_than_run_at_once_wait_a_while_and_are_told_so(
         assert httpx.get(f"{own_url}/ping").status_code == 200
         assert [each.result().headers["x-clickhouse-exception-code"] for each in heavy] == ["159"] * len(heavy)
     assert status(own_url) == 200
+
+
+def test_limits_of_meterlines_own_processes_are_lowered_for_them(own_url: str) -> None:
+    params = {"query": "SELECT getSetting('max_memory_usage')", "max_memory_usage": str(2**40)}
+    own = httpx.get(own_url, params=params, auth=(OWN_USER, TOKEN))
+    assert (own.status_code, own.text) == (200, f"{LIMITS['max_memory_usage']}\n")
+    assert httpx.get(own_url, params=params, auth=("default", TOKEN)).status_code == 403
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,12 @@ def check_setting(name: str, value: str) -> None:
         raise NotAllowed(f"Setting {name} can't have this value here")
 
 
+def lowered(name: str, value: str) -> str:
+    """The value of a setting, or the most that it may be where it is above that."""
+    most = LIMITS.get(name)
+    return str(most) if most is not None and _NUMBER.fullmatch(value) and float(value) > most else value
+
+
 def check_format(name: str) -> None:
     """Check that a reader may have its rows in this format. Raises NotAllowed."""
     if name.lower() not in FORMATS:
