@@ -72,7 +72,7 @@ DEFAULTS: dict[str, str] = {
 } | {name: str(most) for name, most in LIMITS.items() if most is not None}
 DEFAULTS["max_threads"] = str(max(1, (os.cpu_count() or 1) // 2))
 
-_NUMBER = re.compile(r"\d{1,18}(\.\d{1,6})?")
+_NUMBER = re.compile(r"\d{1,18}(\.\d{1,20})?")
 _ON_OR_OFF = re.compile(r"[01]|true|false")
 _COUNT = re.compile(r"\d{1,9}")
 _WORD = re.compile(r"[A-Za-z_]{1,32}")
