@@ -105,9 +105,9 @@ class ClickHouse:
         raises ClickHouseError soon where it is away or hangs.
         """
         self._settings = settings
+        pings = not connect and urlsplit(settings.clickhouse_url or "").hostname in _LOOPBACK
         self._limits = limits_of_callers(settings)
         self._until: float | None = None
-        pings = not connect and urlsplit(settings.clickhouse_url or "").hostname in _LOOPBACK
         self._pings = (
             urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX) if pings else None
         )

@@ -38,6 +38,7 @@ from streams.embedded.front.allowed import (
     check_format,
     check_setting,
     is_known_setting,
+    lowered,
     refused_names,
 )
 from streams.embedded.front.compressed_blocks import SETTINGS_OF_BLOCKS, BadBlocks, packer, unpack
@@ -153,6 +154,9 @@ class _Front:
                 return Response(self.metrics() if self.metrics else b"", media_type=CONTENT_TYPE_LATEST)
             reader = self._read_only or request.method != "POST"
             statement = _Statement(request, await _body(request, reader), reader)
+            if is_own:
+                # Its limits are the operator's settings, which may be above those here.
+                statement.settings = {name: lowered(name, value) for name, value in statement.settings.items()}
             async with _place(self._own_places if is_own else self._places):
                 return await self._run(statement, request)
         except NotAllowed as refused:

@@ -72,7 +72,7 @@ DEFAULTS: dict[str, str] = {
 } | {name: str(most) for name, most in LIMITS.items() if most is not None}
 DEFAULTS["max_threads"] = str(max(1, (os.cpu_count() or 1) // 2))
 
-_NUMBER = re.compile(r"\d{1,18}(\.\d{1,6})?")
+_NUMBER = re.compile(r"\d{1,18}(\.\d{1,20})?")
 _ON_OR_OFF = re.compile(r"[01]|true|false")
 _COUNT = re.compile(r"\d{1,9}")
 _WORD = re.compile(r"[A-Za-z_]{1,32}")
@@ -139,6 +139,12 @@ def check_setting(name: str, value: str) -> None:
         )
     elif not SETTINGS[name].fullmatch(value):
         raise NotAllowed(f"Setting {name} can't have this value here")
+
+
+def lowered(name: str, value: str) -> str:
+    """The value of a setting, or the most that it may be where it is above that."""
+    most = LIMITS.get(name)
+    return str(most) if most is not None and _NUMBER.fullmatch(value) and float(value) > most else value
 
 
 def check_format(name: str) -> None:
