@@ -69,21 +69,14 @@ def test_a_process_or_command_on_a_full_disk_says_so_in_one_sentence(
     asyncio.run(create_topics(settings))
     fill(small_disk)
     assert is_full(settings.data_dir)
-    running = {
-        command: subprocess.Popen(
+    for command in ("worker", "historian", "up"):
+        done = subprocess.run(
             [sys.executable, "-m", "api.cli", command],
             env=os.environ | settings.as_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
+            timeout=90,
         )
-        for command in ("worker", "api", "historian", "up")
-    }
-    try:
-        for command, process in running.items():
-            said = process.communicate(timeout=90)[0]
-            assert process.returncode, said
-            assert f"{SENTENCE}{small_disk}" in said and "Traceback" not in said, f"{command}: {said}"
-    finally:
-        for process in running.values():
-            process.kill()
+        said = done.stdout + done.stderr
+        assert done.returncode, said
+        assert f"{SENTENCE}{small_disk}" in said and "Traceback" not in said, f"{command}: {said}"

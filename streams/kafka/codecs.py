@@ -18,7 +18,7 @@ from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Repli
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
 from schemas.replies import Reply
-from streams.core.foreign import read
+from streams.core.foreign import UnreadableError, read
 from streams.core.price_list import Prices
 from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, UNMARKED
 
@@ -45,7 +45,7 @@ def encode_account(account: Account) -> bytes:
 
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
-    return read(_account_of, value)
+    return read(_decode_account, account_body(value))
 
 
 def account_body(value: bytes) -> memoryview:
@@ -56,10 +56,6 @@ def account_body(value: bytes) -> memoryview:
 def check_account(value: bytes) -> None:
     """Raise FormatError where an account's value is of a format that is not read here."""
     ACCOUNTS.check(value, VERSION_BYTES)
-
-
-def _account_of(value: bytes) -> Account:
-    return _decode_account(account_body(value))
 
 
 def prices_of(value: bytes | None) -> Prices:
@@ -97,15 +93,12 @@ def encode_intake(record: IntakeRecord) -> bytes:
 
 def decode_intake(value: bytes) -> IntakeRecord:
     """The intake record of these bytes."""
-    return read(_intake_of, value)
-
-
-def _intake_of(value: bytes) -> IntakeRecord:
+    value = value or b""  # a tombstone has none
     if not value.startswith(INTAKE.head):
         check_intake(value)
         if INTAKE.oldest > UNMARKED == INTAKE.number_of(value):
-            raise msgspec.DecodeError("it bears no format")
-    return _decode_intake(INTAKE.body(value))
+            raise UnreadableError("It bears no format")
+    return read(_decode_intake, INTAKE.body(value))
 
 
 def check_intake(value: bytes) -> None:
@@ -132,11 +125,7 @@ def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
 
 def decode_replies(value: bytes) -> Replies:
     """The replies of a record."""
-    return read(_replies_of, value)
-
-
-def _replies_of(value: bytes) -> Replies:
-    return _decode_replies(REPLIES.body(value))
+    return read(_decode_replies, REPLIES.body(value or b""))
 
 
 def encode_facts(facts: Sequence[Fact]) -> bytes:
@@ -152,23 +141,15 @@ def encode_facts(facts: Sequence[Fact]) -> bytes:
 
 def decode_facts(value: bytes) -> list[Fact]:
     """The facts of a journal record."""
-    return read(_facts_of, value)
-
-
-def _facts_of(value: bytes) -> list[Fact]:
-    return _decode_pack(FACTS.body(value)).facts
+    return read(_decode_pack, FACTS.body(value or b"")).facts
 
 
 def decode_raw_pack(value: bytes) -> FactPack[msgspec.Raw]:
     """The pack of a journal record, its facts as MessagePack with every field that a fact has now."""
-    return read(_raw_pack_of, value)
-
-
-def _raw_pack_of(value: bytes) -> FactPack[msgspec.Raw]:
-    pack = _decode_raw_pack(FACTS.body(value))
+    pack = read(_decode_raw_pack, FACTS.body(value or b""))
     if value.startswith(FACTS.head):
         return pack
-    return msgspec.structs.replace(pack, facts=msgspec.Raw(encode(_facts_of(value))))
+    return msgspec.structs.replace(pack, facts=msgspec.Raw(encode(decode_facts(value))))
 
 
 VERSION_BYTES = 8

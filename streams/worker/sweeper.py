@@ -108,14 +108,10 @@ class Sweeper:
             await asyncio.sleep((time.perf_counter() - began_at) / SHARE_OF_A_CORE)
 
 
-def _due_of(value: bytes) -> _Due:
-    return _decode_due(account_body(value))
-
-
 def _due(rows: list[tuple[bytes, bytes]], now_ms: int) -> Iterator[str]:
     for key, value in rows:
         try:
-            account = read(_due_of, value)
+            account = read(_decode_due, account_body(value))
         except UnreadableError as error:
             log.error("the account %r can't be read, and is passed over: %s", key, error)
             continue

@@ -112,7 +112,7 @@ def test_an_older_format_is_refused_once_it_is_not_read_any_more(monkeypatch: py
     # On intake a stranger's bytes are no old record: they must not stop the workers.
     monkeypatch.setattr(formats.INTAKE, "oldest", 1)
     intake = next(each for each in GOLDEN if each.name == "intake")
-    with pytest.raises(UnreadableError, match="bears no format"):
+    with pytest.raises(UnreadableError, match="It bears no format"):
         decode_intake(marked(intake, None))
 
 
