@@ -22,7 +22,7 @@ _SUMS = Path(__file__).with_name("clickhouse-jdbc.sha256")
 
 
 def ask(url: str, questions: list[Any]) -> list[Any]:
-    """What the driver says to each question: a list of rows, each a list of texts, or a text that is its error.
+    """The driver's answers, one to each question: a list of rows, each a list of texts, or a text that is its error.
 
     A question is a statement, or a list: the name of a method of the driver's metadata, and its arguments.
     """

@@ -27,8 +27,6 @@ OURS = {
     "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
     "streams/clickhouse/historian.py": "rows of a pack that has been decoded",
     "streams/core/replies.py": "replies within an account that has been decoded",
-    "streams/kafka/codecs.py": "behind the head of a format, in functions that `read` is given",
-    "streams/worker/sweeper.py": "behind the head of a format, in a function that `read` is given",
     "streams/embedded/front/native_blocks.py": "what the embedded engine says of its own columns",
     "streams/embedded/clickhouse_front.py": "an analyst's statement, which goes to the engine as it came",
     "streams/embedded/broker.py": "the list of jars that we wrote beside them",
