@@ -67,7 +67,7 @@ class Exchange(BaseModel):
 
 
 class Session(BaseModel):
-    """What the driver sent over a connection with a compression, and what it then told its user of each statement."""
+    """The driver's exchanges with one compression, and what it then told its user of each statement."""
 
     compression: str
     exchanges: list[Exchange]
