@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import uvicorn
 
 from api.app import create_app
+from api.ports import ByPort, metrics_app
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.collector import tune_collector
@@ -18,6 +19,7 @@ from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics
+from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,9 +27,15 @@ log = logging.getLogger(__name__)
 
 def run_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT."""
-    sockets = [listen(settings.api_host, settings.api_port)]
+    app = create_app(settings, connections_max=raise_open_files() - OPEN_FILES_OWN)
+    # Figures are the operator's: they have a port of their own, which strangers do not reach.
+    metrics = listen(settings.metrics_host, settings.metrics_port)
+    sockets = [listen(settings.api_host, settings.api_port), metrics]
     config = uvicorn.Config(
-        create_app(settings),
+        ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}),
+        http=app.state.connections.protocol(),
+        # An upgraded connection would be out of all limits.
+        ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -56,6 +64,7 @@ def run_cashier(settings: Settings) -> None:
     """Make the purchases that auto-recharge wants until SIGTERM or SIGINT."""
     if settings.payments == "local":
         log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
+    raise_open_files()
     tune_collector()
     asyncio.run(_buy(settings))
 

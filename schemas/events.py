@@ -13,8 +13,13 @@ METADATA_VALUE_CHARS_MAX = 512
 EVENTS_PER_RECORD_MAX = 10_000
 # No usage event is as short as this.
 EVENT_BYTES_MIN = 64
+# Of (project, source, id).
+HASH_BYTES = 16
 EVENT_AGE_DAYS_MAX = 31
 EVENT_AHEAD_MINUTES_MAX = 10
+
+# The end of the year 2261, which is as far as ClickHouse and Python's datetime both go.
+TIME_MS_MAX = 9_214_646_399_999
 
 PROJECT_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -71,7 +76,7 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     project: str
-    dedup_hash: bytes
+    dedup_hash: Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
     source: str
     event_id: str
     operation: str
@@ -94,9 +99,9 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
     code: str
     detail: str
     topic: str
-    partition: int
-    offset: int
-    index: int
-    received_at_ms: int
+    partition: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    offset: Annotated[int, Meta(ge=0)]
+    index: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    received_at_ms: Annotated[int, Meta(ge=0, le=TIME_MS_MAX)]
     event: str
     field: str = ""

@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": "api.cli.explain",
     "rehearse": "api.cli.rehearse",
     "doctor": "api.cli.doctor",
+    "ready": "api.cli.ready",
     "keys": "api.cli.keys",
     "projects": "api.cli.projects",
     "credits": "api.cli.credits",
@@ -39,6 +40,7 @@ COMMANDS = {
     "limits": "api.cli.limits",
     "prices": "api.cli.prices",
     "audit": "api.cli.audit",
+    "dead-letters": "api.cli.dead_letters",
     "billing": "api.cli.billing",
 }
 # Commands that are there only in a checkout: the production image has no tests.

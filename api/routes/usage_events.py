@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -15,20 +14,18 @@ from schemas.events import Usage, UsageEvent
 from schemas.http.common import request_schema
 from schemas.http.usage import EventsAccepted
 from schemas.problems import EventError, Rejection
-from streams.core.acceptance import accept_record, event_id_of
+from streams.core.acceptance import accepting, event_id_of
 from streams.core.cloudevents import accept_binary, http_attributes
 from streams.http_answers import problem_response
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 from streams.kafka.envelopes import Envelopes
+from streams.slices import in_slices
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 
 _SINGLE = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch+json"
-# Larger bodies are read beside the event loop, a few at a time.
-BYTES_AT_ONCE_MAX = 64 * 1024
-_BIG_BODIES = asyncio.Semaphore(2)
 _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
 
 
@@ -62,15 +59,9 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     body = await request.body()
     told = now_ms(), services.accounts.prices().operations(), origin_of(caller)
     if attributes is not None:
-        accept = partial(accept_binary, attributes, body, *told)
+        accepted, rejected = accept_binary(attributes, body, *told)
     else:
-        accept = partial(accept_record, body, *told, services.settings.events_per_request_max)
-    if len(body) > BYTES_AT_ONCE_MAX:
-        # In a thread: between its steps the loop answers others.
-        async with _BIG_BODIES:
-            accepted, rejected = await asyncio.to_thread(accept)
-    else:
-        accepted, rejected = accept()
+        accepted, rejected = await in_slices(accepting(body, *told, services.settings.events_per_request_max))
     if not accepted and len(rejected) == 1 and rejected[0][2].code in ("malformed_json", "too_many_events"):
         raise rejected[0][2]
     errors = [

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.cashier.payments import Failed, Paid, Payment, Payments, PaymentUnknownError
 from streams.collector import CycleCollector
+from streams.core.foreign import read
 from streams.kafka.codecs import decode_facts
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
@@ -55,7 +57,7 @@ class _Terms(msgspec.Struct):
     payment_method: str = ""
 
 
-_decode_terms = msgspec.json.Decoder(_Terms).decode
+_decode_terms = partial(read, msgspec.json.Decoder(_Terms).decode)
 
 
 @dataclass(slots=True)

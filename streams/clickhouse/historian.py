@@ -19,13 +19,15 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 
+from schemas.events import TIME_MS_MAX
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
-from streams.core.foreign import decoded
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_dead_letter, decode_raw_pack
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -107,6 +109,7 @@ class Historian:
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
         self._pending = _Pending()
+        self._is_uncommitted = False
         # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
@@ -119,7 +122,7 @@ class Historian:
         holds."""
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
-            group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",
+            group_id=topics_of(self.settings).historian_group_of(self.sink.table),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             # The insert waits at least as long, so no fact comes later by this, and fetches of one record each are
@@ -165,7 +168,7 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            found = await asyncio.to_thread(self.clickhouse.limited(LONG).query, self.sink.marks_sql)
             if assignment != self._assignment:
                 return  # and so another resume follows
             held = {row[0]: ((row[1], row[2]), row[3]) for row in found}
@@ -191,6 +194,11 @@ class Historian:
                 self._add(tp, record)
         if records:
             self._collector.tick()
+            self._is_uncommitted = True
+        elif self._is_uncommitted and not pending.count:
+            # All that was read is held already. Nobody should take it for facts that wait.
+            self._is_uncommitted = False
+            await consumer.commit()
         waited = time.monotonic() - pending.since
         # While there is more to read, larger inserts are cheaper for everyone; once all is read, freshness counts.
         due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
@@ -226,6 +234,7 @@ class Historian:
         self._marks.update(pending.marks)
         # The commit is for lag monitors only; no reader of ours starts from it.
         await consumer.commit()
+        self._is_uncommitted = False
 
 
 def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
@@ -342,13 +351,12 @@ def _facts_part(record: Any) -> Part:
 
 def _dead_letter_part(record: Any) -> Part:
     try:
-        letter = decoded(decode_dead_letter, record.value)
-    except Rejection as rejection:
-        # It is shown as it is: nothing is lost, and the letters behind it are not kept waiting.
-        log.error("dead letter %s-%s can't be read: %s", record.partition, record.offset, rejection)
-        place = record.topic, record.partition, record.offset, 0, record.timestamp
-        unreadable = Rejection("unreadable_record", str(rejection))
-        letter = dead_letter(record.value or b"", unreadable, *place)
+        letter = decode_dead_letter(record.value)
+    except UnreadableError as error:
+        # Whoever wrote it there: it is kept as what it is, and those behind it are not kept waiting.
+        rejection = Rejection("unreadable_record", str(error))
+        at_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
+        letter = dead_letter(record.value or b"", rejection, record.topic, record.partition, record.offset, 0, at_ms)
     row = [
         letter.code,
         letter.detail,

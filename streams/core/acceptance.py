@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
@@ -24,7 +23,7 @@ from schemas.events import (
 )
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
-from streams.core.foreign import decoded, split_array, why_unreadable
+from streams.core.foreign import Steps, decoded, finished, split_array, why_unreadable
 from streams.core.pricing import meter
 
 _AGE_MS_MAX = EVENT_AGE_DAYS_MAX * DAY_MS
@@ -34,10 +33,22 @@ _DEAD_LETTER_TEXT_MAX = 16 * 1024
 _decode_event = msgspec.json.Decoder(UsageEvent).decode
 _decode_events = msgspec.json.Decoder(list[UsageEvent]).decode
 _encode_json = msgspec.json.Encoder().encode
-_decode_any = msgspec.json.Decoder().decode
+
+
+class _WithId(msgspec.Struct, gc=False):
+    id: str
+
+
+_decode_id = msgspec.json.Decoder(_WithId).decode
 
 # The index, the bytes and the fault of an event that is not accepted.
 Refused = tuple[int, bytes, Rejection]
+Accepted = tuple[list[Usage], list[Refused]]
+
+# Between so many events, or bytes of events that are read one by one, others have their turn.
+EVENTS_AT_ONCE = 500
+_BYTES_AT_ONCE = 64 * 1024
+_COST_BYTES = 256
 
 _PROJECT_ID = re.compile(PROJECT_ID_PATTERN)
 _RFC_3339 = re.compile(
@@ -66,49 +77,80 @@ def accept_record(
     operations: Container[str],
     origin: Origin = ANYONE,
     events_max: int = EVENTS_PER_RECORD_MAX,
-) -> tuple[list[Usage], list[Refused]]:
+) -> Accepted:
     """Read one record: a CloudEvent, or an array of at most `events_max`. Returns the good events and the bad ones.
 
     A bad event comes as (index, bytes, Rejection). It never costs its neighbours their acceptance: not even one that is
     no JSON, as long as it can be told where it ends. A record of too many events is one Rejection, `too_many_events`.
     `now_ms` is the record's broker time.
     """
+    return finished(accepting(value, now_ms, operations, origin, events_max))
+
+
+def accepting(
+    value: bytes | None,
+    now_ms: int,
+    operations: Container[str],
+    origin: Origin = ANYONE,
+    events_max: int = EVENTS_PER_RECORD_MAX,
+) -> Steps[Accepted]:
+    """Read one record, as `accept_record` does, in steps of a few milliseconds."""
     if not value:
         return [], [(0, b"", Rejection("malformed_json", "The record is empty"))]
     if value.lstrip(b" \t\r\n")[:1] != b"[":
-        return _each([value], now_ms, operations, origin)
+        return (yield from _each([value], now_ms, operations, origin))
+    too_many = Rejection("too_many_events", f"At most {events_max} events are taken at once")
     # The fast way decodes the whole array at once, and stops at the first event that is at fault. It does not say which
-    # that is; the slow way does.
-    try:
-        events = decoded(_decode_events, value)
-        if len(events) <= events_max:
-            return [to_usage(event, now_ms, operations, origin) for event in events], []
-    except Exception:
-        texts, rest = split_array(value, events_max)
-        if len(texts) <= events_max:
-            accepted, rejected = _each(texts, now_ms, operations, origin)
-            if rest is not None:
-                rejected.append(
-                    (len(texts), rest, Rejection("malformed_json", "The array of events does not end here"))
-                )
-            return accepted, rejected
-    return [], [(0, value, Rejection("too_many_events", f"At most {events_max} events are taken at once"))]
+    # that is; the slow way does. A good event has two brackets or three: where there are many more, count first.
+    if value.count(b"{") <= 4 * events_max:
+        try:
+            events = decoded(_decode_events, value)
+            if len(events) > events_max:
+                return [], [(0, value, too_many)]
+            accepted: list[Usage] = []
+            for start in range(0, len(events), EVENTS_AT_ONCE):
+                if start:
+                    yield
+                some = events[start : start + EVENTS_AT_ONCE]
+                accepted += [to_usage(event, now_ms, operations, origin) for event in some]
+            return accepted, []
+        except MemoryError:
+            raise
+        except Exception:
+            yield
+    texts, rest = yield from split_array(value, events_max)
+    if len(texts) > events_max:
+        return [], [(0, value, too_many)]
+    accepted, rejected = yield from _each(texts, now_ms, operations, origin)
+    if rest is not None:
+        rejected.append((len(texts), rest, Rejection("malformed_json", "The array of events does not end here")))
+    return accepted, rejected
 
 
-def _each(
-    texts: list[bytes], now_ms: int, operations: Container[str], origin: Origin
-) -> tuple[list[Usage], list[Refused]]:
+def _each(texts: list[bytes], now_ms: int, operations: Container[str], origin: Origin) -> Steps[Accepted]:
     accepted: list[Usage] = []
     rejected: list[Refused] = []
+    size = 0
     for index, text in enumerate(texts):
+        size += _COST_BYTES + len(text)
+        if size > _BYTES_AT_ONCE:
+            yield
+            size = 0
         try:
             accepted.append(accept_event(text, now_ms, operations, origin))
         except Rejection as rejection:
             rejected.append((index, text, rejection))
+        except MemoryError:
+            raise
         except Exception as error:
             # A fault of ours, which is no reason to keep the neighbours waiting for its mending.
-            rejected.append((index, text, Rejection("unprocessable_record", why_unreadable(error))))
+            rejected.append((index, text, unprocessable(error)))
     return accepted, rejected
+
+
+def unprocessable(error: Exception) -> Rejection:
+    """The Rejection of what a fault of ours stops: an error that nobody foresaw."""
+    return Rejection("unprocessable_record", f"{type(error).__name__}: {why_unreadable(error)}")
 
 
 def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
@@ -201,11 +243,9 @@ def dead_letter(
 def event_id_of(text: bytes) -> str | None:
     """The id by which an answer names a refused event; None where it can't be read."""
     try:
-        event: Any = decoded(_decode_any, text)
+        return decoded(_decode_id, text).id[:256]
     except Rejection:
         return None
-    found = event.get("id") if isinstance(event, dict) else None
-    return found[:256] if isinstance(found, str) else None
 
 
 @lru_cache(maxsize=1 << 16)

@@ -10,10 +10,10 @@ from urllib.parse import unquote
 
 import msgspec
 
-from schemas.events import Usage, UsageEvent
+from schemas.events import UsageEvent
 from schemas.problems import Rejection
-from streams.core.acceptance import ANYONE, Origin, Refused, to_usage
-from streams.core.foreign import decoded, why_unreadable
+from streams.core.acceptance import ANYONE, Accepted, Origin, to_usage, unprocessable
+from streams.core.foreign import UnreadableError, decoded, read
 
 HTTP_PREFIX = "ce-"
 KAFKA_PREFIX = "ce_"
@@ -22,7 +22,8 @@ ATTRIBUTES_MAX = 64
 
 Attributes = Mapping[str, str]
 
-_decode_any = msgspec.json.Decoder().decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_event = msgspec.json.Decoder(UsageEvent).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,17 +45,19 @@ def kafka_attributes(headers: Iterable[tuple[str, bytes]]) -> Attributes | None:
 
 def accept_binary(
     attributes: Attributes, data: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE
-) -> tuple[list[Usage], list[Refused]]:
+) -> Accepted:
     """Read one event in binary mode. Returns it as good, or as bad with its bytes and Rejection, as `accept_record`
     does."""
     try:
-        body = decoded(_decode_any, data)
-        event = decoded(lambda _: msgspec.convert(dict(attributes) | {"data": body}, UsageEvent), data)
-        return [to_usage(event, now_ms, operations, origin)], []
+        # One JSON value, of which nothing is made yet: then the event is decoded as if it had come in one piece.
+        decoded(_decode_raw, data)
+        return [to_usage(decoded(_decode_event, _joined(attributes, data)), now_ms, operations, origin)], []
     except Rejection as rejection:
         return [], [(0, _told(attributes, data), rejection)]
+    except MemoryError:
+        raise
     except Exception as error:
-        return [], [(0, _told(attributes, data), Rejection("unprocessable_record", why_unreadable(error)))]
+        return [], [(0, _told(attributes, data), unprocessable(error))]
 
 
 def _attributes(headers: Iterable[tuple[str, bytes]], prefix: str) -> Attributes | None:
@@ -77,15 +80,25 @@ def _attributes(headers: Iterable[tuple[str, bytes]], prefix: str) -> Attributes
 
 def _text(attribute: str, value: bytes, prefix: str) -> str:
     try:
-        return unquote(value.decode("ascii"), errors="strict") if prefix == HTTP_PREFIX else value.decode()
-    except UnicodeDecodeError:
+        return read(_decode_http_value if prefix == HTTP_PREFIX else bytes.decode, value)
+    except UnreadableError:
         encoded = "percent-encoded UTF-8" if prefix == HTTP_PREFIX else "UTF-8"
         raise Rejection("invalid_event", f"`{attribute[:64]}` is not {encoded}", attribute[:64]) from None
+
+
+def _decode_http_value(value: bytes) -> str:
+    return unquote(value.decode("ascii"), errors="strict")
 
 
 def _told(attributes: Attributes, data: bytes) -> bytes:
     """The event as its dead letter shows it: as text in structured mode, that can be sent again."""
     try:
-        return _encode(dict(attributes) | {"data": _decode_any(data)})
-    except Exception:
-        return _encode(dict(attributes) | {"data": data.decode("utf-8", "replace")})
+        read(_decode_raw, data)
+        return _joined(attributes, data)
+    except UnreadableError:
+        return _encode({**attributes, "data": data.decode("utf-8", "replace")})
+
+
+def _joined(attributes: Attributes, data: bytes) -> bytes:
+    """The event in structured mode; there is one attribute at least, `specversion`."""
+    return _encode(attributes)[:-1] + b',"data":' + data + b"}"

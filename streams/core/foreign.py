@@ -1,13 +1,13 @@
-"""Foreign bytes: what strangers send is decoded here, and whatever is raised becomes a Rejection.
+"""Foreign bytes: what others send is decoded here, and whatever is raised becomes a Rejection, or an UnreadableError.
 
-A decoder raises more than its documented error: RecursionError for deep nesting, MemoryError for a length that is
-claimed, OverflowError for a number. A list of known errors has always lacked one.
+A decoder raises more than its documented error: RecursionError for deep nesting, OverflowError for a number, ValueError
+for half an emoji. A list of known errors has always lacked one. `tests/tidy/foreign.py` refuses such lists elsewhere.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +15,10 @@ import msgspec
 from schemas.problems import Rejection
 
 T = TypeVar("T")
+S = TypeVar("S")
+
+# Work in steps: whoever runs it lets others have their turn after each, or runs it to its end (`finished`).
+Steps = Generator[None, None, T]
 
 _ERROR_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
@@ -26,26 +30,45 @@ _DETAIL_CHARS_MAX = 300
 
 # What tells an array's elements apart, read so tolerantly that a fault within one does not hide the next: strings, many
 # at once; within an element, pairs of brackets with nothing nested in them, many at once; runs of brackets; commas
-# between elements; a quote that begins a string without an end. The names are those of groups.
-_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
-_RUNS = r'|(?P<open>[\[{]+)|(?P<close>[\]}]+)|(?P<unended>")'
-_BETWEEN = re.compile(rf'(?:{_STRING}[^"\[\]{{}},]*){{1,1000}}{_RUNS}|(?P<comma>,)'.encode(), re.DOTALL)
-_PAIR = r'(?:\[[^"\[\]{}]*\]|\{[^"\[\]{}]*\})'
-_WITHIN = re.compile(
-    rf'(?:{_STRING}[^"\[\]{{}}]*){{1,1000}}|(?:{_PAIR}[^"\[\]{{}}]*){{1,1000}}{_RUNS}'.encode(), re.DOTALL
+# between elements; a quote that begins a string whose end is not in sight. The names are those of groups.
+_IN_STRING = r'[^"\\]*+(?:\\.[^"\\]*+)*+'
+_PAIR = r'(?:\[[^"\[\]{}]*+\]|\{[^"\[\]{}]*+\})'
+_RUNS = r'(?P<open>[\[{]+)|(?P<close>[\]}]{1,4000})|(?P<quote>")'
+_BETWEEN = re.compile(
+    rf'[^"\[\]{{}},]*+(?:(?:"{_IN_STRING}"[^"\[\]{{}},]*+){{1,1000}}+|{_RUNS}|(?P<comma>,))'.encode(), re.DOTALL
 )
-_OPENER_OF = bytes.maketrans(b"]}", b"[{")
-# After so many steps, about a quarter of a second, the rest of an array is not told apart: 10,000 faulty events need
-# half as many.
-_STEPS_MAX = 150_000
+_WITHIN = re.compile(
+    rf'[^"\[\]{{}}]*+(?:(?:"{_IN_STRING}"[^"\[\]{{}}]*+){{1,1000}}+|(?:{_PAIR}[^"\[\]{{}}]*+){{1,1000}}+|{_RUNS})'.encode(),
+    re.DOTALL,
+)
+_TO_QUOTE = re.compile(_IN_STRING.encode(), re.DOTALL)
+_OPENERS = bytes.maketrans(b"]}", b"[{")
+# So far is looked at once: a hostile megabyte may take a hundred nanoseconds a byte.
+_WINDOW_BYTES = 64 * 1024
+# Steps between which others have their turn. After so many in all, about half a second, the rest of an array is taken
+# for one element; ten thousand events take half of them.
+_STEPS_AT_ONCE = 2_000
+_STEPS_MAX = 160_000
 
 
-def decoded(decode: Callable[[bytes], T], value: bytes) -> T:
-    """The value that `decode` reads in foreign bytes. Raises Rejection, whatever `decode` raises."""
+class UnreadableError(Exception):
+    """Bytes that can't be read, and why."""
+
+
+def decoded(decode: Callable[[S], T], value: S) -> T:
+    """The value that `decode` reads in a caller's bytes. Raises Rejection, whatever `decode` raises."""
     try:
         return decode(value)
     except Exception as error:
         raise decoding_rejection(error) from None
+
+
+def read(decode: Callable[[S], T], value: S) -> T:
+    """The value that `decode` reads in a record or a file. Raises UnreadableError, whatever `decode` raises."""
+    try:
+        return decode(value)
+    except Exception as error:
+        raise UnreadableError(why_unreadable(error)) from None
 
 
 def why_unreadable(error: BaseException) -> str:
@@ -55,63 +78,112 @@ def why_unreadable(error: BaseException) -> str:
     return (str(error) or type(error).__name__)[:_DETAIL_CHARS_MAX]
 
 
-def split_array(value: bytes, elements_max: int) -> tuple[list[bytes], bytes | None]:
-    """The texts of an array's elements, told apart by strings and brackets alone, and what is left of `value`.
+def finished(steps: Steps[T]) -> T:
+    """The result of work in steps, all taken at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def split_array(value: bytes, elements_max: int) -> Steps[tuple[list[bytes], bytes | None]]:
+    """Tell an array's elements apart, by strings and brackets alone; gives their texts, and what is left of `value`.
 
     `value` begins with `[`, after white space. Nothing is decoded. What is left is None where the array ends and
     nothing follows; otherwise it is what follows, or what can't be told apart. Of an array with more than
     `elements_max` elements, the first `elements_max + 1` are given.
     """
     start = position = value.index(b"[") + 1
-    stack = bytearray(b"[")
+    brackets = _Brackets()
     texts: list[bytes] = []
     steps = 0
-    while stack and steps < _STEPS_MAX and len(texts) <= elements_max:
-        found = (_BETWEEN if len(stack) == 1 else _WITHIN).search(value, position)
-        if found is None or found.lastgroup == "unended":
-            break
-        position = found.end()
+    pause_at = pause_position = 0
+    while position < len(value) and brackets.depth and steps < _STEPS_MAX and len(texts) <= elements_max:
+        if steps >= pause_at or position >= pause_position:
+            yield
+            pause_at, pause_position = steps + _STEPS_AT_ONCE, position + _WINDOW_BYTES
         steps += 1
+        window_end = min(position + _WINDOW_BYTES, len(value))
+        found = (_WITHIN if brackets.depth > 1 else _BETWEEN).match(value, position, window_end)
+        if found is None:
+            position = window_end
+            continue
+        position = found.end()
         if found.lastgroup == "comma":
-            texts.append(value[start : found.start()].strip())
+            texts.append(value[start : position - 1].strip())
             start = position
         elif found.lastgroup == "open":
-            stack += found[0]
+            brackets.open(found["open"])
         elif found.lastgroup == "close":
-            closed_at, taken = _close(stack, found[0], _STEPS_MAX - steps)
+            closed, taken = brackets.close(found["close"])
             steps += taken
-            if not stack:
-                position = found.start() + closed_at
-                text = value[start:position].strip()
-                if text or texts:
-                    texts.append(text)
-                start = position + 1
+            if not brackets.depth:
+                position = found.start("close") + closed
+                if (last := value[start : position - 1].strip()) or texts:
+                    texts.append(last)
+                start = position
+        elif found.lastgroup == "quote":
+            position = yield from _string_end(value, position)
     rest = value[start:].strip()
-    return texts, rest if rest or stack else None
+    return texts, rest if rest or brackets.depth else None
 
 
-def _close(stack: bytearray, closers: bytes, steps_max: int) -> tuple[int, int]:
-    """Take from the stack what these brackets close, until it is empty or too many steps are taken; gives the place of
-    the last bracket that did, and the steps.
+def _string_end(value: bytes, position: int) -> Steps[int]:
+    """The place behind the string that `position` is in, or the end of `value`."""
+    while found := _TO_QUOTE.match(value, position, position + _WINDOW_BYTES):
+        position = found.end()
+        if value[position : position + 1] == b'"':
+            return position + 1
+        if position + 1 >= len(value):
+            break
+        yield
+    return len(value)
 
-    A bracket that closes nothing is passed over, and one that closes an outer bracket closes those within it.
-    """
-    expected = closers.translate(_OPENER_OF)[::-1]
-    if stack.endswith(expected):
-        del stack[-len(expected) :]
-        return len(closers) - 1, 0
-    steps = 0
-    for place, opener in enumerate(reversed(expected)):
-        if stack[-1] == opener:
-            stack.pop()
-            steps += 1
-        else:
-            steps += 1 + len(stack) // 2000
-            if (at := stack.rfind(opener)) >= 0:
-                del stack[at:]
-        if not stack or steps > steps_max:
-            return place, steps
-    return len(closers) - 1, steps
+
+class _Brackets:
+    """The brackets that are open, the array's own first."""
+
+    def __init__(self) -> None:
+        self._open = bytearray(b"[")
+        self._counts = {ord("["): 1, ord("{"): 0}
+
+    @property
+    def depth(self) -> int:
+        """The number of open brackets; 0 once the array is closed."""
+        return len(self._open)
+
+    def open(self, brackets: bytes) -> None:
+        """Open these, in order."""
+        self._open += brackets
+        self._count(brackets, 1)
+
+    def close(self, brackets: bytes) -> tuple[int, int]:
+        """Close brackets, until none is open; gives how many of `brackets` that took, and in how many steps.
+
+        One that closes nothing is passed over, and one that closes an outer bracket closes those within it.
+        """
+        openers = brackets.translate(_OPENERS)
+        taken = min(len(openers), len(self._open))
+        if self._open.endswith(openers[:taken][::-1]):
+            self._close_from(len(self._open) - taken)
+            return taken, 0
+        for number, opener in enumerate(openers, 1):
+            if self._counts[opener]:
+                self._close_from(self._open.rindex(opener))
+            if not self._open:
+                return number, number
+        return len(openers), len(openers)
+
+    def _close_from(self, place: int) -> None:
+        self._count(self._open[place:], -1)
+        del self._open[place:]
+
+    def _count(self, brackets: bytes | bytearray, sign: int) -> None:
+        curly = brackets.count(b"{")
+        self._counts[ord("{")] += sign * curly
+        self._counts[ord("[")] += sign * (len(brackets) - curly)
 
 
 def decoding_rejection(error: Exception) -> Rejection:

@@ -23,6 +23,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import cramjam
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,10 +34,11 @@ from streams.embedded.front.allowed import (
     DATABASES,
     DEFAULTS,
     NotAllowed,
-    Refused,
+    Unlisted,
     check_format,
     check_setting,
     is_known_setting,
+    lowered,
     refused_names,
 )
 from streams.embedded.front.compressed_blocks import SETTINGS_OF_BLOCKS, BadBlocks, packer, unpack
@@ -103,25 +105,35 @@ class _Refused(Exception):
 
 
 def create_front(
-    clickhouse: ClickHouse, *, read_only: bool = True, token: str | None = None, open_to_uid: int | None = None
+    clickhouse: ClickHouse,
+    *,
+    read_only: bool = True,
+    token: str | None = None,
+    open_to_uid: int | None = None,
+    metrics: Callable[[], bytes] | None = None,
 ) -> Starlette:
     """Create an ASGI app to serve on a loopback address. `clickhouse` must be embedded, or ClickHouseError is raised.
 
     With a `token`, a request needs it as a bearer token, as `X-ClickHouse-Key` or as the password of basic
     authentication; but none where the kernel says that it comes from a process of the user `open_to_uid`. A GET never
-    writes; a POST may where `read_only` is false. A query is stopped when its client goes.
+    writes; a POST may where `read_only` is false. A query is stopped when its client goes. `metrics` is what `/metrics`
+    gives, to whoever may query.
     """
     clickhouse.engine_connection().close()
     front = _Front(clickhouse, read_only, token, open_to_uid)
+    front.metrics = metrics
     return Starlette(
         routes=[
             Route("/", front.answer, methods=["GET", "POST"]),
             Route("/ping", front.answer, methods=["GET"]),
+            Route("/metrics", front.answer, methods=["GET"]),
         ]
     )
 
 
 class _Front:
+    metrics: Callable[[], bytes] | None = None
+
     def __init__(self, clickhouse: ClickHouse, read_only: bool, token: str | None, open_to_uid: int | None) -> None:
         self._clickhouse = clickhouse
         self._read_only = read_only
@@ -129,16 +141,22 @@ class _Front:
         self._open_to_uid = open_to_uid
         self._places = anyio.CapacityLimiter(QUERIES_AT_ONCE_MAX)
         self._own_places = anyio.CapacityLimiter(OWN_QUERIES_AT_ONCE_MAX)
-        self._names: Refused | None = None
+        self._names: Unlisted | None = None
 
     async def answer(self, request: Request) -> Response:
         try:
             _check_origin(request)
-            if request.url.path == "/ping" or (request.method != "POST" and not request.url.query):
+            path = request.url.path
+            if path == "/ping" or (path == "/" and request.method != "POST" and not request.url.query):
                 return Response("Ok.\n", media_type="text/plain")
             is_own = self._authenticate(request)
+            if path == "/metrics":
+                return Response(self.metrics() if self.metrics else b"", media_type=CONTENT_TYPE_LATEST)
             reader = self._read_only or request.method != "POST"
             statement = _Statement(request, await _body(request, reader), reader)
+            if is_own:
+                # Its limits are the operator's settings, which may be above those here.
+                statement.settings = {name: lowered(name, value) for name, value in statement.settings.items()}
             async with _place(self._own_places if is_own else self._places):
                 return await self._run(statement, request)
         except NotAllowed as refused:
@@ -170,7 +188,7 @@ class _Front:
             code=_AUTHENTICATION_FAILED,
         )
 
-    def _refused(self) -> Refused:
+    def _refused(self) -> Unlisted:
         """The engine's names that readers may not use; asked once, in a thread."""
         if self._names is None:
             connection = self._clickhouse.engine_connection()
@@ -249,7 +267,7 @@ class _Statement:
             if self.database and self.database not in DATABASES:
                 raise NotAllowed(f"There is no database {self.database[:64]!r} here")
 
-    def run(self, clickhouse: ClickHouse, refused: Callable[[], Refused]) -> Response:
+    def run(self, clickhouse: ClickHouse, refused: Callable[[], Unlisted]) -> Response:
         if self.reader:
             self._check_settings(refused())
         connection = clickhouse.engine_connection()
@@ -258,7 +276,7 @@ class _Statement:
         finally:
             connection.close()
 
-    def _check_settings(self, refused: Refused) -> None:
+    def _check_settings(self, refused: Unlisted) -> None:
         for name, value in self.settings.items():
             if _SETTING_NAME.fullmatch(name) and not is_known_setting(name, refused):
                 raise _Refused(f"Unknown setting {name[:64]!r}", code=_UNKNOWN_SETTING)
@@ -268,7 +286,7 @@ class _Statement:
         """Stop the statement, if it runs."""
         _kill(clickhouse, f"= {sql_literal(self._mark)}")
 
-    def _read(self, connection: Any, refused: Refused) -> Response:
+    def _read(self, connection: Any, refused: Unlisted) -> Response:
         formatted = connection.query(
             "SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params={"sql": _escaped(self.sql.decode())}
         )

@@ -1,8 +1,12 @@
-"""Codecs between the schemas and the bytes on Kafka: MessagePack, but JSON for dead letters."""
+"""Codecs between the schemas and the bytes on Kafka: MessagePack, but JSON for dead letters.
+
+Every function here that decodes raises UnreadableError, and nothing else, for bytes that can't be read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -12,18 +16,27 @@ from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Repli
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
 from schemas.replies import Reply
+from streams.core.foreign import read
 from streams.core.price_list import Prices
 
 _encoder = msgspec.msgpack.Encoder()
 
+T = TypeVar("T")
+
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
-decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
-decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
-decode_replies = msgspec.msgpack.Decoder(Replies).decode
-decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
 
-_decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
+
+def _reading(decode: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    return partial(read, decode)
+
+
+decode_intake: Callable[[bytes], IntakeRecord] = _reading(msgspec.msgpack.Decoder(IntakeRecord).decode)
+decode_raw_pack = _reading(msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode)
+decode_replies = _reading(msgspec.msgpack.Decoder(Replies).decode)
+decode_dead_letter = _reading(msgspec.json.Decoder(DeadLetter).decode)
+
+_decode_pack = _reading(msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode)
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
 
@@ -35,7 +48,7 @@ def encode_account(account: Account) -> bytes:
 
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
-    return _decode_account(memoryview(value)[VERSION_BYTES:])
+    return read(_decode_account, memoryview(value)[VERSION_BYTES:])
 
 
 def prices_of(value: bytes | None) -> Prices:
@@ -43,8 +56,6 @@ def prices_of(value: bytes | None) -> Prices:
     yet."""
     return Prices([announced.book for announced in decode_account(value).books] if value is not None else ())
 
-
-T = TypeVar("T")
 
 # Well under the 8 MiB that a broker takes in one record, and enough for compression to work well.
 RECORD_BYTES_MAX = 1024 * 1024

@@ -11,10 +11,9 @@ from typing import Any, Protocol
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, IntakeRecord
-from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.fold import WHOLE, Effects, IntakeItem, Refused, UnforeseenError, Unreadable, fold, needed
-from streams.core.foreign import decoded, why_unreadable
+from streams.core.foreign import UnreadableError, why_unreadable
 from streams.kafka.codecs import decode_account, decode_intake, encode_account, encode_facts, encode_json, packed
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -150,10 +149,10 @@ def _intake_body(message: Any, refused: Refused) -> IntakeRecord | Unreadable:
     if why := refused.get((message.offset, WHOLE)):
         return Unreadable(message.value or b"", why, "unprocessable_record")
     try:
-        return decoded(decode_intake, message.value)
-    except Rejection as rejection:
-        log.error("intake %s-%s can't be read: %s", message.partition, message.offset, rejection)
-        return Unreadable(message.value or b"", str(rejection))
+        return decode_intake(message.value)
+    except UnreadableError as error:
+        log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
+        return Unreadable(message.value or b"", str(error))
 
 
 def _warm(messages: list[Any]) -> Iterator[list[Any]]:

@@ -17,7 +17,7 @@ from schemas.events import EVENT_BYTES_MIN
 from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES, Rejection
 from streams.core.acceptance import accept_record, named
-from streams.core.foreign import decoded, split_array
+from streams.core.foreign import decoded, finished, split_array
 from streams.kafka import codecs
 from tests.core.builders import START_MS
 from tests.core.test_acceptance import event
@@ -155,7 +155,7 @@ json_texts = st.recursive(
 @given(st.lists(json_texts, max_size=6), st.sampled_from([None, 1]), st.booleans())
 def test_elements_of_any_array_are_told_apart(elements: list[Any], indent: int | None, is_ascii: bool) -> None:
     whole = json.dumps(elements, indent=indent, ensure_ascii=is_ascii).encode()
-    found, rest = split_array(whole, 100)
+    found, rest = finished(split_array(whole, 100))
     assert [json.loads(each) for each in found] == elements
     assert rest is None
 
@@ -163,7 +163,7 @@ def test_elements_of_any_array_are_told_apart(elements: list[Any], indent: int |
 @given(st.lists(st.sampled_from([*b'[]{}",\\a1 \x00\xff']), max_size=60).map(bytes), st.integers(1, 5))
 def test_whatever_stands_between_brackets_is_told_apart_within_bounds(inner: bytes, elements_max: int) -> None:
     whole = b" [" + inner
-    found, rest = split_array(whole, elements_max)
+    found, rest = finished(split_array(whole, elements_max))
     assert len(found) <= elements_max + 1
     left = whole
     for each in [*found, rest or b""]:

@@ -17,6 +17,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError
 from streams.clickhouse.client import ClickHouse
 from streams.embedded import clickhouse_front
 from streams.embedded.clickhouse_front import QUERIES_AT_ONCE_MAX, create_front
+from streams.embedded.front.allowed import LIMITS
 from streams.embedded.front.peers import uid_of
 from streams.embedded.running import OWN_USER, front_token
 from streams.settings import Settings
@@ -136,6 +137,13 @@ def test_more_queries_than_run_at_once_wait_a_while_and_are_told_so(
     assert status(own_url) == 200
 
 
+def test_limits_of_meterlines_own_processes_are_lowered_for_them(own_url: str) -> None:
+    params = {"query": "SELECT getSetting('max_memory_usage')", "max_memory_usage": str(2**40)}
+    own = httpx.get(own_url, params=params, auth=(OWN_USER, TOKEN))
+    assert (own.status_code, own.text) == (200, f"{LIMITS['max_memory_usage']}\n")
+    assert httpx.get(own_url, params=params, auth=("default", TOKEN)).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("query", "code"),
     [
@@ -155,7 +163,7 @@ def test_the_drivers_settings_work_and_a_refused_one_is_one_clear_line(own_url: 
         host=target.host, port=target.port, settings={"max_threads": 1, "session_timezone": "Europe/Paris"}
     )
     assert client.query("SELECT getSetting('max_threads'), timezone()").result_rows == [(1, "Europe/Paris")]
-    found = client.query("SELECT number FROM numbers(5)", settings={"limit": 2, "max_execution_time": 1.5})
+    found = client.query("SELECT number FROM numbers(5)", settings={"limit": 2, "max_execution_time": 29.999534521018818})
     assert found.result_rows == [(0,), (1,)]
     for name, value in (("max_execution_time", 100_000), ("format_template_row", "/etc/passwd")):
         with pytest.raises(DatabaseError) as refused:
