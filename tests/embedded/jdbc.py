@@ -1,4 +1,4 @@
-"""The real JDBC driver of ClickHouse, in a JVM of its own that `ask` starts: DBeaver's way to a ClickHouse.
+"""The real JDBC driver of ClickHouse, which DBeaver uses, in a JVM of its own that `ask` starts.
 
 As a program it takes a URL, reads questions from its input as a JSON list, and prints the answers.
 """
@@ -22,7 +22,7 @@ _SUMS = Path(__file__).with_name("clickhouse-jdbc.sha256")
 
 
 def ask(url: str, questions: list[Any]) -> list[Any]:
-    """The driver's answers, one to each question: a list of rows, each a list of texts, or a text that is its error.
+    """Ask the driver each question. Its answer is a list of rows, each a list of texts, or a text that is its error.
 
     A question is a statement, or a list: the name of a method of the driver's metadata, and its arguments.
     """

@@ -67,7 +67,7 @@ class Exchange(BaseModel):
 
 
 class Session(BaseModel):
-    """A recorded connection: what the driver sent, and what it then told its user of each statement."""
+    """The driver's exchanges with one compression, and what it then told its user of each statement."""
 
     compression: str
     exchanges: list[Exchange]
