@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError
 
 from streams.embedded import lifeline
 from streams.errors import OperatorError
+from streams.space import is_full, no_space_text
 
 if TYPE_CHECKING:
     from jgo.maven import Artifact
@@ -311,6 +312,8 @@ class EmbeddedBroker:
 
     def _failure(self, what: str, log_start: int) -> BrokerError:
         log = self._log_since(log_start)
+        if "No space left on device" in log or is_full(self._dir):
+            return BrokerError(no_space_text(self._dir))
         if "Address already in use" in log:
             return PortTakenError(f"Port {self._port} of 127.0.0.1 is taken. Choose another, or 0 for a free one.")
         # Java's stack frames, indented, would push out the lines that tell.
