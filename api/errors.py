@@ -14,6 +14,7 @@ from starlette.responses import Response
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouseError
 from streams.http_answers import problem_of, problem_response, response_of
+from streams.state.damage import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,11 @@ def install(app: FastAPI) -> None:
             return problem_response(request_id_of(request), "malformed_json", "The body is not JSON")
         field = ".".join(str(part) for part in first["loc"] if part != "body")
         return problem_response(request_id_of(request), "invalid_request", f"`{field}`: {first['msg']}", field=field)
+
+    @app.exception_handler(DamagedError)
+    async def _damaged(request: Request, error: DamagedError) -> Response:
+        log.error("request %s met damage; this process ends, and rebuilds its accounts", request_id_of(request))
+        return problem_response(request_id_of(request), "not_ready", "This process rebuilds its copy of the accounts")
 
     @app.exception_handler(ClickHouseError)
     @app.exception_handler(OperationalError)

@@ -8,34 +8,43 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import uvicorn
 from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
 
+from api.connections import ConnectionLimits, Connections
 from api.server import listen, until_one_ends
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
+from streams.clickhouse.retention import keep_passing_facts
 from streams.collector import tune_collector
 from streams.embedded.clickhouse_front import create_front, stop_queries
 from streams.embedded.running import front_token
 from streams.kafka.stored import check_stored
 from streams.kafka.topics import create_topics
+from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 
 # History gives way to decisions where both want the processor.
 NICENESS = 5
+# Whoever reads a long result row by row may pause for longer than a caller of the API.
+READ_SECONDS = 300.0
 
 
 def run_historian(settings: Settings) -> None:
     """Write the journal and the dead letters into ClickHouse until SIGTERM or SIGINT. Where ClickHouse is embedded, run
     the engine, and serve its HTTP front too."""
+    open_files = raise_open_files()
     tune_collector()
     if settings.clickhouse_url is None:
         _give_way()
-        asyncio.run(_run_embedded(settings, listen("127.0.0.1", settings.clickhouse_front_port)))
+        limits = ConnectionLimits.of(settings, open_files - OPEN_FILES_OWN)
+        connections = Connections(replace(limits, write_seconds=max(limits.write_seconds, READ_SECONDS)))
+        asyncio.run(_run_embedded(settings, listen("127.0.0.1", settings.clickhouse_front_port), connections))
     else:
         asyncio.run(_run_beside_server(settings))
 
@@ -46,21 +55,25 @@ async def _run_beside_server(settings: Settings) -> None:
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
+        await asyncio.to_thread(keep_passing_facts, clickhouse, settings)
         await until_one_ends([asyncio.create_task(each.run()) for each in historians_of(settings, clickhouse)])
     finally:
         await asyncio.to_thread(clickhouse.close)
 
 
-async def _run_embedded(settings: Settings, listening: socket.socket) -> None:
+async def _run_embedded(settings: Settings, listening: socket.socket, connections: Connections) -> None:
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
+        await asyncio.to_thread(keep_passing_facts, clickhouse, settings)
         historians = historians_of(settings, clickhouse)
         front = create_front(
             clickhouse, token=front_token(settings), open_to_uid=os.getuid(), metrics=_metrics_of(historians)
         )
         config = uvicorn.Config(
             front,
+            http=connections.protocol(),
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -69,7 +82,8 @@ async def _run_embedded(settings: Settings, listening: socket.socket) -> None:
         )
         # The front answers at once: what is written already can be asked for while Kafka is away.
         serving = asyncio.create_task(uvicorn.Server(config).serve(sockets=[listening]))
-        await until_one_ends([serving, asyncio.create_task(_write(settings, historians))])
+        guarding = asyncio.create_task(connections.run())
+        await until_one_ends([serving, guarding, asyncio.create_task(_write(settings, historians))])
     finally:
         await asyncio.to_thread(stop_queries, clickhouse)
         await asyncio.to_thread(clickhouse.close)

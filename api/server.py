@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
+from api.ports import ByPort, metrics_app
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.collector import tune_collector
@@ -20,6 +21,7 @@ from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
 from streams.kafka.topics import create_topics
+from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,16 @@ log = logging.getLogger(__name__)
 
 def run_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT."""
-    sockets = [listen(settings.api_host, settings.api_port)]
-    started = _Start(create_app(settings))
+    app = create_app(settings, connections_max=raise_open_files() - OPEN_FILES_OWN)
+    # Figures are the operator's: they have a port of their own, which strangers do not reach.
+    metrics = listen(settings.metrics_host, settings.metrics_port)
+    sockets = [listen(settings.api_host, settings.api_port), metrics]
+    started = _Start(ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}))
     config = uvicorn.Config(
         started,
+        http=app.state.connections.protocol(),
+        # An upgraded connection would be out of all limits.
+        ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -86,6 +94,7 @@ def run_cashier(settings: Settings) -> None:
     """Make the purchases that auto-recharge wants until SIGTERM or SIGINT."""
     if settings.payments == "local":
         log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
+    raise_open_files()
     tune_collector()
     asyncio.run(_buy(settings))
 

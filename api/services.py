@@ -12,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.pipeline import Pipeline
+from api.reads import HistoryReads
+from api.refusals import Refusals
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
@@ -45,11 +48,17 @@ class Services:
     drift: DriftCheck
     price_broadcast: PriceBroadcast
     cashier: Cashier | None = None
+    pipeline: Pipeline = field(init=False)
     closing: Closing = field(init=False)
+    reads: HistoryReads = field(init=False)
+    refusals: Refusals = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
+        self.reads = HistoryReads(self.settings, self.clickhouse)
+        self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
+        self.refusals = Refusals(self.commands)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -79,7 +88,12 @@ class Services:
 
     def parts_ready(self) -> dict[str, bool]:
         """The names of the parts, and for each whether it can serve."""
-        return {"accounts": self.accounts.is_ready}
+        return {part: not why for part, why in self.pipeline.waiting().items()}
+
+    async def dead_letters_by_code(self) -> list[tuple[str, int]]:
+        """How many dead letters history has of each code."""
+        sql = "SELECT code, count() FROM dead_letters GROUP BY code ORDER BY code"
+        return [(row[0], row[1]) for row in await asyncio.to_thread(self.clickhouse.query, sql)]
 
 
 @asynccontextmanager
@@ -117,6 +131,9 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.watch()),
                 asyncio.create_task(services.drift.run()),
                 asyncio.create_task(services.price_broadcast.run()),
+                asyncio.create_task(services.pipeline.run()),
+                asyncio.create_task(services.pipeline.count_dead_letters(services.dead_letters_by_code)),
+                asyncio.create_task(services.refusals.run()),
             ]
             tune_collector()
             try:
@@ -124,7 +141,9 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             finally:
                 for each in background:
                     each.cancel()
+                await services.refusals.tell_all()
         finally:
+            services.reads.close()
             await services.end_embedded()
             await services.accounts.stop()
             await services.commands.stop()

@@ -23,6 +23,7 @@ from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
 from streams.errors import OperatorError
 from streams.kafka.topics import create_topics
+from streams.logs import rotate
 from streams.settings import Settings
 from streams.space import is_full, no_space_text
 
@@ -87,6 +88,11 @@ class Stack:
         return f"http://{_url_host(self.settings.api_host)}:{self.settings.api_port}"
 
     @property
+    def metrics_url(self) -> str:
+        """The URL of the figures for Prometheus."""
+        return f"http://{_url_host(self.settings.metrics_host)}:{self.settings.metrics_port}/metrics"
+
+    @property
     def clickhouse_url(self) -> str:
         """The URL at which history can be queried over ClickHouse's HTTP protocol."""
         return self.settings.clickhouse_url or f"http://127.0.0.1:{self.settings.clickhouse_front_port}"
@@ -94,8 +100,9 @@ class Stack:
     def start(self) -> None:
         """Start every part, and return once requests are decided. Raises StackError or BrokerError."""
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_private(settings.data_dir)
         settings.api_port = _port(settings.api_host, settings.api_port, "METERLINE_API_PORT")
+        settings.metrics_port = _port(settings.metrics_host, settings.metrics_port, "METERLINE_METRICS_PORT")
         if settings.clickhouse_url is None:
             settings.clickhouse_front_port = _port(
                 "127.0.0.1", settings.clickhouse_front_port, "METERLINE_CLICKHOUSE_FRONT_PORT"
@@ -280,13 +287,19 @@ class Stack:
 
     def _member(self, name: str, command: list[str], env: dict[str, str]) -> _Member:
         argv = [sys.executable, "-m", "api.cli", *command]
-        return _Member(name, argv, self.settings.as_environment() | env, self.logs_dir / f"{name}.log")
+        log_path = self.logs_dir / f"{name}.log"
+        own = {"METERLINE_LOG_FILE": str(log_path), **env}
+        return _Member(name, argv, self.settings.as_environment() | own, log_path)
 
     def _named(self, name: str) -> _Member:
         return next(member for member in self._members if member.name == name)
 
     def _start(self, member: _Member) -> None:
         member.started_at = time.monotonic()
+        # The process rotates its log itself, unless it ends before it comes to that, again and again.
+        with suppress(FileNotFoundError):
+            if member.log_path.stat().st_size > self.settings.log_bytes_max:
+                rotate(member.log_path)
         member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
 
     def _wait_until_ready(self) -> None:
@@ -313,8 +326,18 @@ class Stack:
 
 def settings_apart(data_dir: Path, **changes: object) -> Settings:
     """The settings of a stack that shares nothing with another: directory, broker, ClickHouse and ports are its own."""
-    own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "api_port": 0, "clickhouse_front_port": 0}
+    own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "clickhouse_front_port": 0}
+    own |= {"api_port": 0, "metrics_port": 0}
     return Settings().model_copy(update=own | changes)
+
+
+def _make_private(data_dir: Path) -> None:
+    """Make the data directory, or the one of an older Meterline, its owner's alone. A directory that others keep things
+    in stays as it is: what our processes write there is private by their umask."""
+    is_ours = not data_dir.exists() or (data_dir / "admin-key").exists() or not any(data_dir.iterdir())
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if is_ours:
+        data_dir.chmod(0o700)
 
 
 def _admin_key(path: Path) -> str:

@@ -38,10 +38,18 @@ CODES: dict[str, ProblemCode] = {
         "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters or 64 bits.",
     ),
     "too_many_events": ProblemCode(413, "Too many events", "Send fewer events at once."),
+    "head_too_large": ProblemCode(431, "Head too large", "Send fewer and shorter headers, and a shorter URL."),
+    "request_timeout": ProblemCode(408, "Too slow", "Send the whole request at once, without pauses."),
+    "too_many_connections": ProblemCode(
+        503, "Too many connections", "Use connections again, close those that rest, and try again in a second."
+    ),
     "body_too_large": ProblemCode(413, "Request too large", "Send a smaller body, or more requests."),
     "invalid_request": ProblemCode(422, "Invalid request", "Correct the field that is named."),
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
+    ),
+    "not_acceptable": ProblemCode(
+        406, "Not acceptable", "Accept one of the media types that are named, or send no Accept."
     ),
     "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
     "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
@@ -56,10 +64,17 @@ CODES: dict[str, ProblemCode] = {
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
     "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
     "wrong_project": ProblemCode(403, "Another project's id", "Use a key of the project that is named."),
+    "wrong_environment": ProblemCode(403, "Another environment's budget", "Use a key of that environment."),
     "unknown_project": ProblemCode(404, "Unknown project", "Create the project first, or correct its id."),
     "unknown_key": ProblemCode(404, "Unknown key", "Correct the key's id."),
     "not_found": ProblemCode(404, "Not found", "See /docs for what there is."),
     "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
+    # The question is understood, but its answer would be too large.
+    "too_much_history": ProblemCode(
+        422,
+        "Too much history",
+        "Narrow it: a shorter time (`from`, `to`), fewer groups (`group_by`), one `project`, a smaller page (`limit`).",
+    ),
     # The request was decided, and refused.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
@@ -115,6 +130,9 @@ CODES: dict[str, ProblemCode] = {
     ),
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
+    ),
+    "too_many_queries": ProblemCode(
+        503, "Too many queries", "Wait for the answers to questions that were asked before, then retry."
     ),
     "history_unavailable": ProblemCode(
         503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."

@@ -156,7 +156,7 @@ def test_a_day_and_an_hour_are_defined_once() -> None:
 
 
 def test_limits_agree_wherever_they_stand() -> None:
-    nothing_in(agreement.disagreements(agreement.limits_that_agree()))
+    nothing_in(agreement.disagreements(agreement.limits_that_agree() | agreement.bounds_that_agree()))
 
 
 def test_files_agree_on_versions_rooms_and_sizes() -> None:

@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": "api.cli.explain",
     "rehearse": "api.cli.rehearse",
     "doctor": "api.cli.doctor",
+    "ready": "api.cli.ready",
     "keys": "api.cli.keys",
     "projects": "api.cli.projects",
     "credits": "api.cli.credits",

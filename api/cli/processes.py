@@ -111,10 +111,13 @@ def migrate() -> None:
     """Bring the ClickHouse schema up to date."""
     from streams.clickhouse.client import ClickHouse
     from streams.clickhouse.migrations import migrate as apply
+    from streams.clickhouse.retention import keep_passing_facts
 
-    clickhouse = ClickHouse(Settings())
+    settings = Settings()
+    clickhouse = ClickHouse(settings)
     try:
         applied = apply(clickhouse)
+        keep_passing_facts(clickhouse, settings)
     finally:
         clickhouse.close()
     console.print("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.callers.calls import Call, call_of, count, operation_of
+from api.callers.calls import Call, call_of, count, find_full, operation_of, refuse_at_edge
 from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
@@ -77,11 +77,13 @@ async def admit(
     `plan_required` is refused, and nothing is charged. A job's credits are held once, however often it is asked for.
 
     429 `rate_limited` means that the project's request window is full. It comes before all else, costs nothing, and
-    the request may be sent again under the same key.
+    the request may be sent again under the same key. It has an `entry_id`, and so a receipt of its own, only where the
+    project's owner refused it: most are refused by the API itself, and are counted.
     """
     caller.require("content:write")
     asked = decoded(_decode, await request.body())
-    admission = await _admitted(services, call_of(request.scope), caller, asked, idempotency_key)
+    call, operation = call_of(request.scope), operation_of(request.scope)
+    admission = await _admitted(services, call, caller, operation, asked, idempotency_key)
     return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
 
 
@@ -104,12 +106,14 @@ async def admit_batch(
     items = await _items_of_batch(await request.body())
     call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
     call.is_counted = True
-    calls = [Call(caller) for _ in items]
+    calls = [Call(caller, account=call.account, full=call.full) for _ in items]
 
     async def decision(place: int) -> dict[str, Any]:
         mine = calls[place]
         try:
-            admission = await _admitted_of_batch(services, mine, caller, items[place], place, idempotency_key)
+            admission = await _admitted_of_batch(
+                services, mine, caller, operation, items[place], place, idempotency_key
+            )
             found = {"status": 200} | admission.model_dump(mode="json", exclude_none=True)
         except Exception as error:
             found = await _problem(services, mine, operation, request_id, error)
@@ -143,11 +147,17 @@ async def _items_of_batch(body: bytes) -> list[bytes]:
 
 
 async def _admitted_of_batch(
-    services: Services, call: Call, caller: Caller, item: bytes, place: int, idempotency_key: str
+    services: Services,
+    call: Call,
+    caller: Caller,
+    operation: str,
+    item: bytes,
+    place: int,
+    idempotency_key: str,
 ) -> Admission:
     asked = decoded(_decode_item, item)
     key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
-    return await _admitted(services, call, caller, asked, key)
+    return await _admitted(services, call, caller, operation, asked, key)
 
 
 async def _problem(services: Services, call: Call, operation: str, request_id: str, error: Exception) -> dict[str, Any]:
@@ -162,7 +172,7 @@ async def _problem(services: Services, call: Call, operation: str, request_id: s
 
 
 async def _admitted(
-    services: Services, call: Call, caller: Caller, asked: AdmissionRequest, idempotency_key: str
+    services: Services, call: Call, caller: Caller, operation: str, asked: AdmissionRequest, idempotency_key: str
 ) -> Admission:
     """Have one request decided, and note the state of its window in `call`. Raises Rejection where it is refused."""
     if asked.hold and not asked.job_id:
@@ -174,6 +184,9 @@ async def _admitted(
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     event_id = asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"])
     usage = _usage_of(services, caller, project, asked, event_id)
+    if caller.project is None:
+        find_full(services, call, services.accounts.get(project))
+    refuse_at_edge(services, call, operation, idempotency_key)
     # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
     reply, offset = await services.commands.decide(

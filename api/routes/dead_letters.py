@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
 
 from api.dependencies import AdminDep, ServicesDep, instant, problems
+from schemas.http.common import PAGE_ITEMS_MAX
 from schemas.http.dead_letters import DeadLetterPage, DeadLetterSummary
+from streams.clickhouse.client import ClickHouse
 from streams.history.dead_letters import DeadLetterQuestion, dead_letter_of, dead_letter_page
 
 router = APIRouter(prefix="/v1/admin/dead-letters", tags=["administration"], responses=problems(401, 403, 422, 503))
 
 DAYS = 30
-LIMIT_MAX = 1000
 
 
 @router.get("", response_model=DeadLetterPage)
@@ -27,9 +28,9 @@ async def dead_letters(
         datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago if left out")
     ] = None,
     until: Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
-    limit: Annotated[int, Query(ge=1, le=LIMIT_MAX)] = 100,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(min_length=1, max_length=1000)] = None,
-) -> DeadLetterPage:
+) -> Response:
     """List what was sent and could not be taken, newest first, each with its reason and the remedy.
 
     A text is cut here; GET /v1/admin/dead-letters/{id} has all that is kept of it.
@@ -37,8 +38,12 @@ async def dead_letters(
     end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
     begin = end - timedelta(days=DAYS) if since is None else instant(since, "from")
     question = DeadLetterQuestion(begin, end, limit, code, cursor)
-    found, following = await asyncio.to_thread(dead_letter_page, services.clickhouse, question)
-    return DeadLetterPage(since=begin, until=end, dead_letters=found, next_cursor=following)
+
+    def page(clickhouse: ClickHouse) -> DeadLetterPage:
+        found, following = dead_letter_page(clickhouse, question)
+        return DeadLetterPage(since=begin, until=end, dead_letters=found, next_cursor=following)
+
+    return await services.reads.json(caller.name, page)
 
 
 @router.get("/{dead_letter_id}", response_model=DeadLetterSummary, responses=problems(404))
@@ -46,4 +51,4 @@ async def dead_letter(
     services: ServicesDep, caller: AdminDep, dead_letter_id: Annotated[str, Path(max_length=400)]
 ) -> DeadLetterSummary:
     """Give one dead letter, with as much of its text as is kept."""
-    return await asyncio.to_thread(dead_letter_of, services.clickhouse, dead_letter_id)
+    return await services.reads.ask(caller.name, lambda history: dead_letter_of(history, dead_letter_id))

@@ -6,6 +6,8 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from schemas.http.common import PAGE_ITEMS_MAX, at_most
+
 
 class DeadLetterSummary(BaseModel):
     """A dead letter: an event, a command or a whole record that was refused before it could change an account."""
@@ -24,5 +26,5 @@ class DeadLetterPage(BaseModel):
 
     since: datetime
     until: datetime
-    dead_letters: list[DeadLetterSummary]
+    dead_letters: list[DeadLetterSummary] = at_most(PAGE_ITEMS_MAX)
     next_cursor: str | None

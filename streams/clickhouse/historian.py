@@ -25,6 +25,7 @@ from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
@@ -128,6 +129,7 @@ class Historian:
         # Of each partition that is read on: the record that has the row at the mark, the mark, and that row's witness.
         self._witnesses: dict[int, tuple[int, Mark, list[Any]]] = {}
         self._pending = _Pending()
+        self._is_uncommitted = False
         # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
@@ -145,7 +147,7 @@ class Historian:
         """
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
-            group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",
+            group_id=topics_of(self.settings).historian_group_of(self.sink.table),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             # The insert waits at least as long, so no fact comes later by this, and fetches of one record each are
@@ -197,11 +199,12 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            held = marks_of(await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql))
+            clickhouse = self.clickhouse.limited(LONG)
+            held = marks_of(await asyncio.to_thread(clickhouse.query, self.sink.marks_sql))
             places = list(consumer.assignment())
             check_marks(self.sink, held, await consumer.end_offsets(places) if places else {})
             parameters = _as_parameters(held)
-            rows = await asyncio.to_thread(self.clickhouse.query, self.sink.witness_sql, parameters) if held else ()
+            rows = await asyncio.to_thread(clickhouse.query, self.sink.witness_sql, parameters) if held else ()
             witnesses = {row[0]: (held[row[0]][1], held[row[0]][0], list(row[1:])) for row in rows}
             if assignment != self._assignment:
                 return  # and so another resume follows
@@ -248,7 +251,9 @@ class Historian:
             return
         if records:
             self._collector.tick()
-        elif self.stopped and await _is_at_end(consumer):
+            self._is_uncommitted = True
+        elif not pending.count and (self._is_uncommitted or (self.stopped and await _is_at_end(consumer))):
+            # All that was read is held already. Nobody should take it for facts that wait.
             await self._go_on(consumer)
         waited = time.monotonic() - pending.since
         # While there is more to read, larger inserts are cheaper for everyone; once all is read, freshness counts.
@@ -300,6 +305,7 @@ class Historian:
         """Commit where history is, without a note. The commit is for monitors only; no reader of ours starts from
         it."""
         self.stopped = ""
+        self._is_uncommitted = False
         await consumer.commit()
 
     async def _insert_pending(self) -> None:

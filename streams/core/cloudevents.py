@@ -6,7 +6,6 @@ Source: CloudEvents 1.0, HTTP protocol binding and Kafka protocol binding, "Bina
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from functools import partial
 from urllib.parse import unquote
 
 import msgspec
@@ -23,9 +22,9 @@ ATTRIBUTES_MAX = 64
 
 Attributes = Mapping[str, str]
 
-_decode_any = msgspec.json.Decoder().decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_event = msgspec.json.Decoder(UsageEvent).decode
 _encode = msgspec.json.Encoder().encode
-_event_of = partial(msgspec.convert, type=UsageEvent)
 
 
 def http_attributes(headers: Iterable[tuple[bytes, bytes]]) -> Attributes | None:
@@ -50,8 +49,9 @@ def accept_binary(
     """Read one event in binary mode. Returns it as good, or as bad with its bytes and Rejection, as `accept_record`
     does."""
     try:
-        told = {**attributes, "data": decoded(_decode_any, data)}
-        return [to_usage(decoded(_event_of, told), now_ms, operations, origin)], []
+        # One JSON value, of which nothing is made yet: then the event is decoded as if it had come in one piece.
+        decoded(_decode_raw, data)
+        return [to_usage(decoded(_decode_event, _joined(attributes, data)), now_ms, operations, origin)], []
     except Rejection as rejection:
         return [], [(0, _told(attributes, data), rejection)]
     except MemoryError:
@@ -93,7 +93,12 @@ def _decode_http_value(value: bytes) -> str:
 def _told(attributes: Attributes, data: bytes) -> bytes:
     """The event as its dead letter shows it: as text in structured mode, that can be sent again."""
     try:
-        shown = read(_decode_any, data)
+        read(_decode_raw, data)
+        return _joined(attributes, data)
     except UnreadableError:
-        shown = data.decode("utf-8", "replace")
-    return _encode({**attributes, "data": shown})
+        return _encode({**attributes, "data": data.decode("utf-8", "replace")})
+
+
+def _joined(attributes: Attributes, data: bytes) -> bytes:
+    """The event in structured mode; there is one attribute at least, `specversion`."""
+    return _encode(attributes)[:-1] + b',"data":' + data + b"}"

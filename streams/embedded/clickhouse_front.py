@@ -3,7 +3,7 @@ analysts.
 
 It answers on the machine's own names only and, unless told otherwise, lets nothing be written: what a reader may ask is
 on lists (front/allowed.py), each statement is judged (front/statements.py), and the engine denies the rest. It does not
-know multipart forms, sessions, response compression (always `identity`) and the `compress`/`decompress` block format.
+know multipart forms, sessions and `Accept-Encoding`: an answer is `identity`, in blocks where `compress=1` is asked.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ from streams.embedded.front.allowed import (
     DATABASES,
     DEFAULTS,
     NotAllowed,
-    Refused,
+    Unlisted,
     check_format,
     check_setting,
     is_known_setting,
     refused_names,
 )
+from streams.embedded.front.compressed_blocks import SETTINGS_OF_BLOCKS, BadBlocks, packer, unpack
+from streams.embedded.front.native_blocks import NotGiven, read_native, settings_for, version_of
 from streams.embedded.front.peers import uid_of
 from streams.embedded.front.statements import ONLY, judge
 from streams.embedded.running import OWN_USER
@@ -70,7 +72,7 @@ _INSERT_WITH_DATA = re.compile(
 _FROM_INPUT = re.compile(r"\sSELECT\s.*\sFROM\s+input\(", re.IGNORECASE | re.DOTALL)
 _GIVES_ROWS = re.compile(r"[\s(]*(SELECT|WITH|FROM|SHOW|DESC|DESCRIBE|EXPLAIN|EXISTS)\b", re.IGNORECASE)
 # ClickHouse's numbers of errors; the last is for what is none of the engine's.
-_UNKNOWN_TABLE, _UNKNOWN_SETTING, _READONLY, _TOO_MANY_QUERIES = 60, 115, 164, 202
+_NOT_IMPLEMENTED, _UNKNOWN_TABLE, _UNKNOWN_SETTING, _READONLY, _TOO_MANY_QUERIES = 48, 60, 115, 164, 202
 _ACCESS_DENIED, _AUTHENTICATION_FAILED, _HERE = 497, 516, 1002
 _STATUS_OF_CODE = {
     _READONLY: 403,
@@ -138,7 +140,7 @@ class _Front:
         self._open_to_uid = open_to_uid
         self._places = anyio.CapacityLimiter(QUERIES_AT_ONCE_MAX)
         self._own_places = anyio.CapacityLimiter(OWN_QUERIES_AT_ONCE_MAX)
-        self._names: Refused | None = None
+        self._names: Unlisted | None = None
 
     async def answer(self, request: Request) -> Response:
         try:
@@ -161,7 +163,9 @@ class _Front:
             return _error(str(error), 503, _HERE)
         except RuntimeError as error:  # what chDB raises
             return _engine_error(str(error))
-        except (UnicodeDecodeError, cramjam.DecompressionError) as error:
+        except NotGiven as not_given:
+            return _error(str(not_given), 501, _NOT_IMPLEMENTED)
+        except (UnicodeDecodeError, cramjam.DecompressionError, BadBlocks) as error:
             return _error(f"The body cannot be read: {error}", 400, 36)
 
     def _authenticate(self, request: Request) -> bool:
@@ -180,7 +184,7 @@ class _Front:
             code=_AUTHENTICATION_FAILED,
         )
 
-    def _refused(self) -> Refused:
+    def _refused(self) -> Unlisted:
         """The engine's names that readers may not use; asked once, in a thread."""
         if self._names is None:
             connection = self._clickhouse.engine_connection()
@@ -232,8 +236,10 @@ class _Statement:
 
     def __init__(self, request: Request, body: bytes, reader: bool) -> None:
         params = dict(request.query_params)
-        if params.get("compress") == "1" or params.get("decompress") == "1":
-            raise _Refused("compress and decompress are not spoken here; use Content-Encoding", status=501, code=48)
+        if params.get("decompress") == "1":
+            body = unpack(body, READER_BODY_BYTES_MAX if reader else WRITER_BODY_BYTES_MAX)
+        self.pack = packer(params)
+        self.version = version_of(params.get("client_protocol_version", "0"))
         query = params.get("query", "").encode()
         self.sql = query + b"\n" + body if query and body else query or body
         if not self.sql.strip():
@@ -244,7 +250,12 @@ class _Statement:
         self.database = params.get("database") or request.headers.get("x-clickhouse-database")
         self.format = params.get("default_format") or request.headers.get("x-clickhouse-format") or "TabSeparated"
         self.parameters = {name[6:]: value for name, value in params.items() if name.startswith("param_")}
-        self.settings = {name: value for name, value in params.items() if not _NOT_ENGINE_SETTINGS.fullmatch(name)}
+        not_settings = SETTINGS_OF_BLOCKS if params.get("compress") == "1" else frozenset()
+        self.settings = {
+            name: value
+            for name, value in params.items()
+            if not _NOT_ENGINE_SETTINGS.fullmatch(name) and name not in not_settings
+        }
         # The engine gives queries ids of its own. This is how `stop` finds this one.
         self._mark = str(uuid.uuid4())
         if reader:
@@ -252,7 +263,7 @@ class _Statement:
             if self.database and self.database not in DATABASES:
                 raise NotAllowed(f"There is no database {self.database[:64]!r} here")
 
-    def run(self, clickhouse: ClickHouse, refused: Callable[[], Refused]) -> Response:
+    def run(self, clickhouse: ClickHouse, refused: Callable[[], Unlisted]) -> Response:
         if self.reader:
             self._check_settings(refused())
         connection = clickhouse.engine_connection()
@@ -261,7 +272,7 @@ class _Statement:
         finally:
             connection.close()
 
-    def _check_settings(self, refused: Refused) -> None:
+    def _check_settings(self, refused: Unlisted) -> None:
         for name, value in self.settings.items():
             if _SETTING_NAME.fullmatch(name) and not is_known_setting(name, refused):
                 raise _Refused(f"Unknown setting {name[:64]!r}", code=_UNKNOWN_SETTING)
@@ -271,7 +282,7 @@ class _Statement:
         """Stop the statement, if it runs."""
         _kill(clickhouse, f"= {sql_literal(self._mark)}")
 
-    def _read(self, connection: Any, refused: Refused) -> Response:
+    def _read(self, connection: Any, refused: Unlisted) -> Response:
         formatted = connection.query(
             "SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params={"sql": _escaped(self.sql.decode())}
         )
@@ -281,16 +292,25 @@ class _Statement:
             (self.database or "").lower() == "system",
             refused,
         )
-        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings})
+        answer_format = judged.format or self.format
+        is_versioned = self.version and answer_format.lower() == "native"
+        more = settings_for(judged.sql) if is_versioned else {}
+        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings, **more})
         # The engine's wall behind the lists: without the role, what reaches out of the database is denied.
         connection.query("SET ROLE NONE")
         # Drivers look there for which settings can be changed, and readonly=1 would show none. The judge has seen those
         # that this statement itself sets.
         connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
-        result = connection.query(judged.sql, self.format, params=self.parameters)
+        if is_versioned:
+            result, pieces = read_native(connection, judged, self.parameters, self.settings, self.version)
+        else:
+            result = connection.query(judged.sql, self.format, params=self.parameters)
+            pieces = iter([result.bytes()])
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
-        headers["X-ClickHouse-Format"] = judged.format or self.format
-        return Response(result.bytes(), headers=headers, media_type="text/plain; charset=utf-8")
+        headers["X-ClickHouse-Format"] = answer_format
+        # The engine's own copy of a large result goes first.
+        del result
+        return Response(self.pack(b"".join(pieces)), headers=headers, media_type="text/plain; charset=utf-8")
 
     def _write(self, connection: Any) -> Response:
         self._prepare(connection, _WRITER_SETTINGS | self.settings)
@@ -302,7 +322,7 @@ class _Statement:
         headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
         if _GIVES_ROWS.match(sql):
             headers["X-ClickHouse-Format"] = self.format
-        return Response(result.bytes(), headers=headers, media_type="text/plain; charset=utf-8")
+        return Response(self.pack(result.bytes()), headers=headers, media_type="text/plain; charset=utf-8")
 
     def _prepare(self, connection: Any, settings: Mapping[str, str]) -> None:
         for name in settings:

@@ -25,6 +25,7 @@ class Running(BaseModel):
     kafka_url: str
     api_url: str
     clickhouse_url: str
+    is_clickhouse_embedded: bool
     partitions: int
     topic_prefix: str
     dedup_days: int
@@ -38,6 +39,7 @@ def note_running(settings: Settings, api_url: str, clickhouse_url: str) -> Path:
         kafka_url=settings.kafka_url,
         api_url=api_url,
         clickhouse_url=clickhouse_url,
+        is_clickhouse_embedded=settings.clickhouse_url is None,
         partitions=settings.partitions,
         topic_prefix=settings.topic_prefix,
         dedup_days=settings.dedup_days,
@@ -68,10 +70,13 @@ def reach(settings: Settings) -> Settings:
         raise OperatorError(
             "Nothing to connect to: start `meterline up`, or set METERLINE_KAFKA_URL and METERLINE_CLICKHOUSE_URL"
         )
+    clickhouse_url = running.clickhouse_url
+    if running.is_clickhouse_embedded:
+        clickhouse_url = _with_token(clickhouse_url, settings)
     return settings.model_copy(
         update={
             "kafka_url": settings.kafka_url or running.kafka_url,
-            "clickhouse_url": settings.clickhouse_url or _with_token(running.clickhouse_url, settings),
+            "clickhouse_url": settings.clickhouse_url or clickhouse_url,
             "partitions": running.partitions,
             "topic_prefix": running.topic_prefix,
             "dedup_days": running.dedup_days,

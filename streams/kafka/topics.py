@@ -70,8 +70,12 @@ class Topics:
 
     @property
     def historian_group(self) -> str:
-        """The historian's consumer group."""
+        """The beginning of the names of the historians' consumer groups."""
         return f"{self.prefix}-historian"
+
+    def historian_group_of(self, table: str) -> str:
+        """The consumer group of the historians that write a table."""
+        return f"{self.historian_group}-{table}"
 
     @property
     def cashier_group(self) -> str:

@@ -19,9 +19,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import entry_id
+from schemas.facts import PASSING_KINDS, entry_id
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import check_marks, journal_sink, marks_of
+from streams.clickhouse.limits import LONG
 from streams.errors import OperatorError
 from streams.kafka.stored import check_stored, facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
@@ -76,6 +77,8 @@ class _JournalSums:
     sums: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
     sums_in_state: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
     marks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # The marks of those facts that the history keeps for good.
+    lasting: dict[int, tuple[int, int]] = field(default_factory=dict)
     facts: int = 0
     repeated: int = 0
 
@@ -92,6 +95,7 @@ async def verify(
     """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
     journal, or is ahead of it."""
     began_at = time.monotonic()
+    clickhouse = clickhouse.limited(LONG)
     verdict = Verdict()
     await _check_timeline(settings, clickhouse)
     on_progress("reading accounts")
@@ -100,7 +104,7 @@ async def verify(
     journal = await _read_journal(settings, offsets, on_progress)
     verdict.facts, verdict.repeated_in_journal = journal.facts, journal.repeated
     on_progress("waiting for ClickHouse to have it all")
-    await _wait_for(clickhouse, journal.marks)
+    await _wait_for(clickhouse, journal.lasting)
     on_progress("asking ClickHouse")
     history = await _read_history(clickhouse, journal.marks)
     for between, first, second in (
@@ -149,8 +153,10 @@ async def _read_journal(
 ) -> _JournalSums:
     journal = _JournalSums()
 
-    def add(_record: Any, fact: Any) -> None:
+    def add(record: Any, fact: Any) -> None:
         journal.facts += 1
+        if fact.kind not in PASSING_KINDS:
+            journal.lasting[record.partition] = (fact.offset, fact.index)
         for measure, change in (("balance", fact.amount), ("held", fact.held)):
             if change:
                 budget = (fact.project, fact.grant_id, measure)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas.accounts import Account
 from schemas.prices import PriceBook
@@ -30,6 +31,7 @@ from streams.kafka.stored import other_timelines
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 from streams.space import no_space
+from streams.state.damage import opened
 from streams.state.directory import claim
 from streams.state.rocks import VersionedFile
 
@@ -54,6 +56,8 @@ class AccountsView:
         self._files: dict[int, VersionedFile] = {}
         self._caught_up_at: dict[int, float] = {}
         self._positions: dict[int, int] = {}
+        # When a change of an account was read last.
+        self.read_at: float | None = None
         self._prices = Prices()
         self._prices_value: bytes | None = None
         self._advanced = asyncio.Condition()
@@ -83,7 +87,7 @@ class AccountsView:
         self._reader = asyncio.create_task(self._follow_or_tell(consumer, partitions))
 
     def _open(self, partition: int) -> None:
-        self._files[partition] = VersionedFile(self._path(partition))
+        self._files[partition] = opened(VersionedFile, self._path(partition))
 
     def _path(self, partition: int) -> Path:
         return self._directory / f"accounts-{partition}"
@@ -120,8 +124,9 @@ class AccountsView:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the changelog is being followed."""
-        return self._reader is not None and not self._reader.done()
+        """Whether the changelog is being followed, into files that are sound."""
+        is_followed = self._reader is not None and not self._reader.done()
+        return is_followed and all(file.is_sound for file in self._files.values())
 
     def get(self, project: str) -> Account | None:
         """The project's account, or None where there is none. The caller may change it: it is a copy.
@@ -210,6 +215,16 @@ class AccountsView:
                 return True
         return False
 
+    async def intake_end(self, project: str, timeout_seconds: float) -> int | None:
+        """The offset that the next intake record of the project's partition will have; None where Kafka does not say so
+        in time."""
+        tp = TopicPartition(topics_of(self._settings).intake, partition_of(project, self._settings.partitions))
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(timeout_seconds):
+                if self._consumer is not None:
+                    return int((await self._consumer.end_offsets([tp]))[tp])
+        return None
+
     async def advanced(self, timeout_seconds: float) -> bool:
         """Wait until something new was read; False where nothing was in time."""
         with suppress(TimeoutError):
@@ -239,12 +254,14 @@ class AccountsView:
                         check_account(value)
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
-            now = time.monotonic()
             for tp in partitions:
-                highwater = consumer.highwater(tp)
+                highwater, told_at_ms = consumer.highwater(tp), consumer.last_poll_timestamp(tp)
                 if highwater is not None and self._positions[tp.partition] >= highwater:
-                    self._caught_up_at[tp.partition] = now
+                    # As old as what the broker said last: while it is silent nobody knows how much is new.
+                    age_seconds = max(0.0, time.time() - told_at_ms / 1000)
+                    self._caught_up_at[tp.partition] = time.monotonic() - age_seconds
             if records:
+                self.read_at = time.monotonic()
                 async with self._advanced:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:

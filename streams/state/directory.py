@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from streams.kafka.formats import ACCOUNTS
 from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
+from streams.state.damage import set_aside
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,18 @@ async def claim(directory: Path, settings: Settings) -> None:
     # The files copy accounts as they are stored: of another format they are of no use either.
     identity = f"{cluster} {settings.topic_prefix} {ACCOUNTS.number}"
     marker = directory / "kafka-cluster"
-    if directory.exists() and (not marker.exists() or marker.read_text() != identity):
+    if not directory.is_dir() and directory.exists():
+        set_aside(directory, "it is no directory")
+    if directory.exists() and _read(marker) != identity.encode():
         log.warning("%s was built from another Kafka, or by another version; it is rebuilt", directory)
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     marker.write_text(identity)
+
+
+def _read(marker: Path) -> bytes:
+    """The bytes of a marker; none where it is no file."""
+    try:
+        return marker.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return b""

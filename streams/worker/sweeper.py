@@ -20,6 +20,7 @@ from streams.kafka.codecs import account_body, encode_intake
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
+from streams.state.damage import DamagedError
 from streams.state.rocks import PartitionFile
 from streams.worker.tables import BatchTable
 
@@ -81,7 +82,7 @@ class Sweeper:
             try:
                 for partition in self._accounts.open_partitions():
                     await self.sweep(partition)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, DamagedError):
                 raise
             except Exception:
                 log.exception("idle projects could not be looked through; trying again")

@@ -24,6 +24,7 @@ from faust.types import TP
 from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
 from streams.settings import Settings
+from streams.state.damage import opened
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
         """The partition's file, opened on first use."""
         file = self._files.get(partition)
         if file is None:
-            file = self._files[partition] = self.open_file(partition)
+            file = self._files[partition] = opened(self.open_file, partition)
         return file
 
     def open_files(self) -> list[File]:

@@ -89,7 +89,7 @@ class Watchdog:
                 looks = looks + 1 if behind and now == seen else 0
                 seen = now
                 if looks >= LOOKS:
-                    waiting = [tp for tp, offset in behind.items() if await _has_record(consumer, tp, offset, ends[tp])]
+                    waiting = [tp for tp, offset in behind.items() if await has_record(consumer, tp, offset, ends[tp])]
                     if waiting:
                         places = ", ".join(f"{tp.topic}-{tp.partition} at {behind[tp]}" for tp in waiting)
                         self._on_stall(f"no record was taken for {self._settings.stall_seconds:g} s: {places}")
@@ -109,7 +109,7 @@ class Watchdog:
         return {tp: offset for tp, offset in offsets.items() if ends[tp] > offset}, ends
 
 
-async def _has_record(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, end: int) -> bool:
+async def has_record(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, end: int) -> bool:
     """Whether there is a record from `offset` on, before `end`. A transaction's markers have offsets too, but are no
     records; and what comes while this waits has not been waiting."""
     consumer.seek(tp, offset)

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from schemas.accounts import Account, Window
-from schemas.commands import CountRequest, Envelope
+from schemas.commands import CountRefused, CountRequest, Envelope
 from schemas.events import Usage
 from schemas.facts import Fact
 from streams.core.acceptance import dedup_hash
@@ -187,7 +187,7 @@ def _check_replies(world: World, models: dict[int, Model]) -> None:
         replies = [given[correlation] for correlation in request.correlations if correlation in given]
         # The reply to a counted request is not kept. It is lost where its record was begun, and had to be taken again.
         place = (world.topics.intake, request.partition, request.offset)
-        may_be_lost = isinstance(request.command, CountRequest) and world.taken[place] > 1
+        may_be_lost = isinstance(request.command, CountRequest | CountRefused) and world.taken[place] > 1
         assert replies or may_be_lost, f"nobody answered {request.correlations}"
         # 404, 429 and "no longer kept" decide nothing.
         decisions = [reply for reply in replies if reply.status not in (404, 409, 429)]

@@ -60,7 +60,7 @@ async def restore(settings: Settings, topic: str, rows: dict[int, Rows]) -> None
 
 
 def of_another_time(rows: Rows, is_shorter: bool) -> Rows:
-    """The records that an older backup may have come to: the same accounts, otherwise, in fewer records or in more."""
+    """Rows of another timeline: the same accounts with other contents, in fewer records or in more."""
 
     def renamed(value: bytes) -> bytes:
         return encode_account(msgspec.structs.replace(decode_account(value), name="restored"))

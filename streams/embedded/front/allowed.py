@@ -1,5 +1,5 @@
-"""What a reader may use at the embedded ClickHouse's front, by list: what is not named here is refused, also what a new
-engine brings. Another wall stands behind it, the engine's own: grants (clickhouse/embedded.xml) and readonly=1."""
+"""The lists of what a reader may use at the embedded ClickHouse's front. What they do not name is refused, also what a
+new engine brings. The engine's own wall stands behind them: grants (clickhouse/embedded.xml) and readonly=1."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def check_format(name: str) -> None:
         raise NotAllowed(f"Format {name[:64]!r} is not given here: ask for TabSeparated, CSV, JSON, Native or Parquet")
 
 
-class Refused(NamedTuple):
+class Unlisted(NamedTuple):
     """The names that the engine knows and a reader may not use."""
 
     functions: frozenset[str]
@@ -156,14 +156,14 @@ class Refused(NamedTuple):
     settings: frozenset[str]
 
 
-def is_known_setting(name: str, refused: Refused) -> bool:
+def is_known_setting(name: str, refused: Unlisted) -> bool:
     """Whether the engine has a setting of this name, allowed or not."""
     return name in LIMITS or name in SETTINGS or name in refused.settings
 
 
-def refused_names(known: Callable[[str], list[str]]) -> Refused:
+def refused_names(known: Callable[[str], list[str]]) -> Unlisted:
     """The engine's names that are not allowed. `known` runs a query of one column."""
-    return Refused(
+    return Unlisted(
         frozenset(known("SELECT DISTINCT lower(name) FROM system.functions")) - FUNCTIONS,
         # `format` is both; the engine denies the table function.
         frozenset(known("SELECT lower(name) FROM system.table_functions")) - TABLE_FUNCTIONS - FUNCTIONS,

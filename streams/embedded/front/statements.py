@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from streams.embedded.front.allowed import NotAllowed, Refused, check_format, check_setting
+from streams.embedded.front.allowed import NotAllowed, Unlisted, check_format, check_setting
 
 _TOKEN = re.compile(
     r"""
@@ -50,7 +50,7 @@ class Judged:
     reads_settings: bool = False
 
 
-def judge(formatted: str, parameters: Mapping[str, str], in_system: bool, refused: Refused) -> Judged:
+def judge(formatted: str, parameters: Mapping[str, str], in_system: bool, refused: Unlisted) -> Judged:
     """Judge a formatted statement. Raises NotAllowed.
 
     `in_system` says that names without a database are names in `system`. A parameter of the type Identifier is put into
@@ -109,14 +109,14 @@ def _check_kind(words: Sequence[str]) -> None:
         raise NotAllowed(ONLY)
 
 
-def _check_name(token: Token, after: Token, refused: Refused) -> None:
+def _check_name(token: Token, after: Token, refused: Unlisted) -> None:
     name = token.text.lower()
     # A function may be named without being called, as in arrayMap(f, …).
     if name in refused.functions or (name in refused.table_functions and after.text == "(" and after.kind == "mark"):
         raise NotAllowed(f"{token.text[:64]} is not among the functions that are allowed here. {ONLY}")
 
 
-def _check_tables(tokens: Sequence[Token], in_system: bool, refused: Refused) -> None:
+def _check_tables(tokens: Sequence[Token], in_system: bool, refused: Unlisted) -> None:
     for before, token in zip(tokens, tokens[1:], strict=False):
         # The engine takes a table that it does not know for a file of that name.
         if token.kind == "quoted" and before.text in ("FROM", "JOIN", "TABLE", "IN") and "/" in token.text:
@@ -126,7 +126,7 @@ def _check_tables(tokens: Sequence[Token], in_system: bool, refused: Refused) ->
 
 
 def _system_tables(tokens: Sequence[Token], in_system: bool, names: frozenset[str]) -> list[str]:
-    """Those tables of `system` among `names` that a statement names."""
+    """The tables of `system`, out of `names`, that a statement names."""
     return [
         token.text
         for place, token in enumerate(tokens)
