@@ -403,7 +403,8 @@ def _fetch_jars(home: Path, progress: bool) -> None:
 def _check_sum(jar: Path) -> None:
     """Raise OSError, and remove the jar, where it is not the one that this repository names by its SHA-256: the sums
     that Maven Central sends come from where the jars come from."""
-    sums = dict(reversed(line.split()) for line in SUMS_PATH.read_text().splitlines())
+    lines = (line.split() for line in SUMS_PATH.read_text().splitlines())
+    sums = {name: sha256 for sha256, name in lines}
     found = hashlib.sha256(jar.read_bytes()).hexdigest()
     if sums.get(jar.name) != found:
         jar.unlink()

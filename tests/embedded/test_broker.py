@@ -234,7 +234,9 @@ def test_a_jar_that_this_repository_does_not_name_is_not_run(cache_copy: Path) -
     assert named == {jar.name for jar in kafka_jars(cache_copy)}
     # Whoever can serve another jar can serve the sum that fits it, and can write it into the cache's manifest.
     jar = next(each for each in kafka_jars(cache_copy) if each.name.startswith("kafka-clients"))
-    jar.write_bytes(jar.read_bytes() + b"\0")
+    content = jar.read_bytes()
+    jar.unlink()  # the file itself is the cache's too
+    jar.write_bytes(content + b"\0")
     (home / "manifest.json").unlink()
     with pytest.raises(BrokerError, match=rf"{jar.name} has the SHA-256 \w+, and kafka-jars.sha256 says"):
         kafka_jars(cache_copy)
