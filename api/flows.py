@@ -107,3 +107,23 @@ class Members:
             and at - self._turnovers[0] < TURNOVERS_SECONDS
             and at - self._turnovers[-1] < SETTLED_SECONDS
         )
+
+
+@dataclass(slots=True)
+class OpenTransactions:
+    """The partitions in which records wait behind a transaction that somebody has left open, and since when."""
+
+    _held: dict[int, tuple[float, int]] = field(default_factory=dict)
+
+    def look(self, at: float, stable: Mapping[int, int], ends: Mapping[int, int]) -> None:
+        """Take in each partition's last stable offset, up to which records can be read, and its end."""
+        held = {partition: offset for partition, offset in stable.items() if ends.get(partition, 0) > offset}
+        before = self._held
+        self._held = {
+            partition: before[partition] if before.get(partition, (at, -1))[1] == offset else (at, offset)
+            for partition, offset in held.items()
+        }
+
+    def seconds(self, at: float) -> dict[int, float]:
+        """How long each partition has been held up at one offset."""
+        return {partition: at - since for partition, (since, _) in sorted(self._held.items())}

@@ -24,6 +24,7 @@ from streams.clickhouse.retention import keep_passing_facts
 from streams.collector import tune_collector
 from streams.embedded.clickhouse_front import create_front, stop_queries
 from streams.embedded.running import front_token
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import create_topics
 from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
@@ -50,6 +51,7 @@ def run_historian(settings: Settings) -> None:
 
 async def _run_beside_server(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "journal")
     clickhouse = await asyncio.to_thread(ClickHouse, settings)
     try:
         await asyncio.to_thread(migrate, clickhouse)
@@ -89,6 +91,7 @@ async def _run_embedded(settings: Settings, listening: socket.socket, connection
 
 async def _write(settings: Settings, historians: Sequence[Historian]) -> None:
     await create_topics(settings)
+    await check_stored(settings, "journal")
     await asyncio.gather(*(each.run() for each in historians))
 
 
@@ -99,9 +102,17 @@ def _metrics_of(historians: Sequence[Historian]) -> Callable[[], bytes]:
     rows = Gauge(
         "meterline_history_rows_total", "Rows this process has written to ClickHouse", ["table"], registry=registry
     )
+    stopped = Gauge(
+        "meterline_history_stopped", "1 where a record that can't be read stops it", ["table"], registry=registry
+    )
     for each in historians:
+        stopped.labels(each.sink.table).set_function(partial(_is_stopped, each))
         rows.labels(each.sink.table).set_function(partial(getattr, each, "rows_written"))
     return partial(generate_latest, registry)
+
+
+def _is_stopped(historian: Historian) -> int:
+    return int(bool(historian.stopped))
 
 
 def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:

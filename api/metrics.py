@@ -105,6 +105,14 @@ def _flows(services: Services) -> Iterator[Metric]:
         seconds.add_metric([name], flow.waiting_seconds(now))
         still.add_metric([name], flow.still_seconds(now))
     yield from (records, seconds, still)
+    held_up = GaugeMetricFamily(
+        "meterline_usage_held_up_seconds",
+        "How long usage of a partition waits behind a transaction that a producer has left open",
+        labels=["partition"],
+    )
+    for partition, held_seconds in pipeline.transactions.seconds(now).items():
+        held_up.add_metric([str(partition)], held_seconds)
+    yield held_up
     yield GaugeMetricFamily("meterline_workers", "Members of the workers' group", len(pipeline.members.now))
     yield CounterMetricFamily(
         "meterline_worker_starts",

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from api.flows import Flow, Members
+from api.flows import Flow, Members, OpenTransactions
 from streams.kafka.command_client import CommandClient
 from streams.kafka.topics import ISOLATION, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -57,6 +57,7 @@ class Pipeline:
         }
         self.flows = {name: Flow() for name in self._readers}
         self.members = Members()
+        self.transactions = OpenTransactions()
         self.dead_letters: dict[str, int] = {}
         self._looked_at: float | None = None
 
@@ -141,21 +142,32 @@ class Pipeline:
         consumer = AIOKafkaConsumer(
             **client, auto_offset_reset="earliest", isolation_level=ISOLATION, enable_auto_commit=False
         )
+        uncommitted = AIOKafkaConsumer(**client, enable_auto_commit=False)
         try:
             async with asyncio.timeout(LOOK_SECONDS_MAX):
                 await admin.start()
                 await consumer.start()
+                await uncommitted.start()
                 places = [place for reader in self._readers.values() for place in self._places(reader)]
                 consumer.assign(places)
                 consumer.pause(*places)
             while True:
                 async with asyncio.timeout(LOOK_SECONDS_MAX):
                     await self._look(admin, consumer)
+                    await self._look_for_transactions(consumer, uncommitted)
                 await self._forget_markers(consumer)
                 await asyncio.sleep(SOON_SECONDS if any(self.waiting().values()) else LOOK_SECONDS)
         finally:
+            await uncommitted.stop()
             await consumer.stop()
             await admin.close()
+
+    async def _look_for_transactions(self, consumer: AIOKafkaConsumer, uncommitted: AIOKafkaConsumer) -> None:
+        places = self._places(self._readers["usage"])
+        stable, ends = await consumer.end_offsets(places), await uncommitted.end_offsets(places)
+        self.transactions.look(
+            time.monotonic(), *({tp.partition: at for tp, at in each.items()} for each in (stable, ends))
+        )
 
     async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         members = await self._members_of(admin)

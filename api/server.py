@@ -9,6 +9,7 @@ import socket
 from collections.abc import Sequence
 
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
 from api.ports import ByPort, metrics_app
@@ -18,6 +19,7 @@ from streams.collector import tune_collector
 from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import create_topics
 from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
@@ -31,8 +33,9 @@ def run_api(settings: Settings) -> None:
     # Figures are the operator's: they have a port of their own, which strangers do not reach.
     metrics = listen(settings.metrics_host, settings.metrics_port)
     sockets = [listen(settings.api_host, settings.api_port), metrics]
+    started = _Start(ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}))
     config = uvicorn.Config(
-        ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}),
+        started,
         http=app.state.connections.protocol(),
         # An upgraded connection would be out of all limits.
         ws="none",
@@ -45,7 +48,34 @@ def run_api(settings: Settings) -> None:
         timeout_graceful_shutdown=5,
     )
     tune_collector()
-    uvicorn.Server(config).run(sockets=sockets)
+    try:
+        uvicorn.Server(config).run(sockets=sockets)
+    except SystemExit:
+        if started.failure is not None:
+            raise started.failure from None
+        raise
+
+
+class _Start:
+    """An ASGI app that keeps the `failure` of its start for its caller, where Starlette would log a traceback."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: Exception | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_without_trace(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                message["message"] = ""
+            await send(message)
+
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send_without_trace)
+        except Exception as error:
+            self.failure = error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -71,6 +101,7 @@ def run_cashier(settings: Settings) -> None:
 
 async def _buy(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "journal", "replies")
     publisher = Publisher(settings)
     commands = CommandClient(settings, publisher)
     await publisher.start()

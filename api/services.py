@@ -23,6 +23,7 @@ from streams.embedded.running import asking_history
 from streams.history.month_end import Closing
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import Topics, create_topics, topics_of
 from streams.reconcile.drift import DriftCheck
 from streams.settings import Settings
@@ -104,6 +105,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
     # Questions that wait for a history that hangs must not use up the threads that others work in.
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX, "work"))
     await create_topics(settings)
+    await check_stored(settings, "accounts", "journal", "replies")
     clickhouse = ClickHouse(asking_history(settings), connect=False)
     try:
         publisher = Publisher(settings)

@@ -25,6 +25,7 @@ from streams.errors import OperatorError
 from streams.kafka.topics import create_topics
 from streams.logs import rotate
 from streams.settings import Settings
+from streams.space import is_full, no_space_text
 
 READY_SECONDS_MAX = 120.0
 BROKER_STARTS_MAX = 6
@@ -99,7 +100,7 @@ class Stack:
     def start(self) -> None:
         """Start every part, and return once requests are decided. Raises StackError or BrokerError."""
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_private(settings.data_dir)
         settings.api_port = _port(settings.api_host, settings.api_port, "METERLINE_API_PORT")
         settings.metrics_port = _port(settings.metrics_host, settings.metrics_port, "METERLINE_METRICS_PORT")
         if settings.clickhouse_url is None:
@@ -163,7 +164,7 @@ class Stack:
 
     def _restart_ended(self) -> None:
         if self._broker is not None and (code := self._broker.poll()) is not None:
-            self._tell(f"Kafka ended with {code}; starting it again (its log: {self._broker.log_path})")
+            self._tell_ended("Kafka", code, self._broker.log_path)
             self._broker.stop()
             self.restarts += 1
             self._restart_broker()
@@ -179,6 +180,10 @@ class Stack:
         assert self.settings.kafka_url is not None
         port = int(self.settings.kafka_url.rpartition(":")[2])
         for attempt in range(BROKER_STARTS_MAX):
+            # Without space no start can succeed, however often it is tried.
+            while is_full(self.settings.data_dir):
+                if self._stopping.wait(1.0):
+                    return
             try:
                 self._start_broker(port)
                 return
@@ -189,6 +194,11 @@ class Stack:
             if self._stopping.wait(min(_RESTART_SECONDS_MAX, 0.25 * 2**attempt)):
                 return
 
+    def _tell_ended(self, name: str, code: int, log_path: Path) -> None:
+        # A process that found no space could not write into its log that it found none.
+        why = f": {no_space_text(self.settings.data_dir)}" if is_full(self.settings.data_dir) else ""
+        self._tell(f"{name} ended with {code}{why}; starting it again (its log: {log_path})")
+
     def _restart_members(self) -> None:
         now = time.monotonic()
         for member in self._members:
@@ -198,7 +208,7 @@ class Stack:
                 member.failures = 1 if now - member.started_at > _STABLE_SECONDS else member.failures + 1
                 pause = min(_RESTART_SECONDS_MAX, 0.25 * 2 ** (member.failures - 1))
                 member.restart_at = now + pause
-                self._tell(f"{member.name} ended with {code}; starting it again (its log: {member.log_path})")
+                self._tell_ended(member.name, code, member.log_path)
             elif member.child is None and not member.held and now >= member.restart_at:
                 self.restarts += 1
                 self._start(member)
@@ -321,14 +331,26 @@ def settings_apart(data_dir: Path, **changes: object) -> Settings:
     return Settings().model_copy(update=own | changes)
 
 
+def _make_private(data_dir: Path) -> None:
+    """Make the data directory, or the one of an older Meterline, its owner's alone. A directory that others keep things
+    in stays as it is: what our processes write there is private by their umask."""
+    is_ours = not data_dir.exists() or (data_dir / "admin-key").exists() or not any(data_dir.iterdir())
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if is_ours:
+        data_dir.chmod(0o700)
+
+
 def _admin_key(path: Path) -> str:
     """The admin key of this data directory. It is made at its first use, in a file that its owner alone can read."""
-    if path.exists():
-        return path.read_text().strip()
+    if path.exists() and (known := path.read_text().strip()):
+        return known
     key, _ = new_admin_key()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # A file that found no space for its key would be an empty key from then on.
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(key)
+    draft.rename(path)
     return key
 
 

@@ -117,8 +117,14 @@ class Settings(BaseSettings):
     query_seconds_max: float = Field(
         10.0, gt=0, le=300, description="How long the queries to the history that answer one request take together"
     )
-    query_memory_mb_max: int = Field(512, ge=16, description="Memory that ClickHouse may use for one of them")
-    query_rows_read_max: int = Field(500_000_000, ge=1000, description="Rows that ClickHouse may read for one of them")
+    query_memory_mb_max: int = Field(
+        512,
+        ge=16,
+        description="Memory that ClickHouse may use for one of them; the embedded one gives no more than 512",
+    )
+    query_rows_read_max: int = Field(
+        500_000_000, ge=1000, le=10_000_000_000, description="Rows that ClickHouse may read for one of them"
+    )
     queries_per_caller_max: int = Field(
         2, ge=1, description="Requests of one project that ask the history at once; others wait for their turn"
     )

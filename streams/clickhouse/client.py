@@ -33,6 +33,7 @@ from clickhouse_connect.driver.httputil import default_pool_manager
 from streams.clickhouse.limits import QueryLimits, limits_of_callers, refusal_of, too_much
 from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT, Settings
+from streams.space import is_full, no_space, no_space_text
 
 if TYPE_CHECKING:
     from chdb.state.sqlitelike import Connection
@@ -209,7 +210,7 @@ class ClickHouse:
         for client in idle if self._writer is None else [*idle, self._writer]:
             client.close()
 
-    def _query_settings(self) -> dict[str, float]:
+    def _query_settings(self) -> dict[str, int]:
         if self._until is None:
             return self._limits.as_settings()
         left = self._until - time.monotonic()
@@ -317,6 +318,9 @@ def _open_embedded(settings: Settings) -> Client:
     path.mkdir(parents=True, exist_ok=True)
     # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
+        # An engine that found no space leaves a lock that names nobody.
+        if is_full(path):
+            raise ClickHouseError(no_space_text(path))
         raise ClickHouseError(
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
         )
@@ -330,7 +334,9 @@ def _open_embedded(settings: Settings) -> Client:
         }
         return clickhouse_connect.get_client(interface="chdb", path=str(path), chdb_options=options, tz_mode="aware")
     except DriverError as error:
-        raise ClickHouseError(f"cannot open the embedded ClickHouse in {path}: {error}") from error
+        raise ClickHouseError(
+            no_space(error, path) or f"cannot open the embedded ClickHouse in {path}: {error}"
+        ) from error
 
 
 def _locked_elsewhere(path: Path) -> bool:

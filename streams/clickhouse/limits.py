@@ -3,6 +3,7 @@ narrow."""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import NamedTuple
 
@@ -28,10 +29,11 @@ class QueryLimits(NamedTuple):
     bytes: int = 0
     groups: int = 0
 
-    def as_settings(self) -> dict[str, float]:
+    def as_settings(self) -> dict[str, int]:
         """The limits as ClickHouse's settings. Its overflow modes are `throw` by default: no answer is cut short."""
         settings = {
-            "max_execution_time": self.seconds,
+            # The embedded engine's front takes whole numbers.
+            "max_execution_time": math.ceil(self.seconds),
             "max_memory_usage": self.memory_bytes,
             "max_rows_to_read": self.rows_read,
             "max_result_rows": self.rows,

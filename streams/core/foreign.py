@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from schemas.problems import Rejection
+from streams.errors import OperatorError
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -64,9 +65,12 @@ def decoded(decode: Callable[[S], T], value: S) -> T:
 
 
 def read(decode: Callable[[S], T], value: S) -> T:
-    """The value that `decode` reads in a record or a file. Raises UnreadableError, whatever `decode` raises."""
+    """The value that `decode` reads in a record or a file. Raises UnreadableError, whatever `decode` raises; but where
+    another version of Meterline wrote it, the error that says so."""
     try:
         return decode(value)
+    except OperatorError:
+        raise
     except Exception as error:
         raise UnreadableError(why_unreadable(error)) from None
 

@@ -21,7 +21,7 @@ from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import decode_facts
+from streams.kafka.stored import facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -191,7 +191,7 @@ async def _journal_end(settings: Settings, partition: int) -> Mark:
             return -1, -1
         consumer.seek(tp, end - 1)
         record = await consumer.getone(tp)
-        last = decode_facts(record.value)[-1]
+        last = facts_of(record)[-1]
         days = settings.passing_facts_days
         if days and last.kind in PASSING_KINDS and last.booked_at_ms < now_ms() - days * DAY_MS:
             return -1, -1

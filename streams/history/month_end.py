@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import journal_sink
 from streams.clickhouse.limits import LONG
-from streams.kafka.codecs import decode_raw_pack
+from streams.kafka.stored import raw_pack_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -99,7 +99,7 @@ class Closing:
             while await consumer.position(tp) < ends[tp]:
                 found = await consumer.getmany(tp, timeout_ms=100)
                 for record in found.get(tp, []):
-                    if record.offset < ends[tp] and decode_raw_pack(record.value).last > marks[number][0]:
+                    if record.offset < ends[tp] and raw_pack_of(record).last > marks[number][0]:
                         return False
         return True
 

@@ -22,6 +22,7 @@ from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_replies, encode_commands
+from streams.kafka.formats import FormatError
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
@@ -198,6 +199,10 @@ class CommandClient:
         async for record in consumer:
             try:
                 sent = decode_replies(record.value)
+            except FormatError as error:
+                # Passing over them would let every call wait for its timeout; whoever runs this client ends with it.
+                log.critical("%s-%s at offset %s: %s", record.topic, record.partition, record.offset, error)
+                raise
             except UnreadableError as error:
                 log.error("a record on %s is no replies, and is passed over: %s", record.topic, error)
                 continue

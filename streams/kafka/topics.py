@@ -186,6 +186,22 @@ async def create_topics(settings: Settings) -> list[str]:
     return missing
 
 
+async def require_topics(settings: Settings) -> None:
+    """Raise TopicError where a topic is missing or has another partition count than the settings; create none."""
+    names = list(topics_of(settings).configs())
+    admin = await _connected(settings)
+    try:
+        missing = set(names) - set(await admin.list_topics())
+        if missing:
+            raise TopicError(
+                f"There is no topic {min(missing)} at {settings.kafka_url}: is METERLINE_TOPIC_PREFIX that of the "
+                "running system? `meterline topics` makes new ones"
+            )
+        await _check_partitions(admin, names, settings.partitions)
+    finally:
+        await admin.close()
+
+
 async def _connected(settings: Settings) -> AIOKafkaAdminClient:
     options = kafka_client_settings(settings)
     deadline = time.monotonic() + settings.kafka_wait_seconds

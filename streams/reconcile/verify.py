@@ -21,10 +21,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.facts import PASSING_KINDS, entry_id
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.historian import check_marks, journal_sink, marks_of
 from streams.clickhouse.limits import LONG
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_facts
-from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
+from streams.kafka.stored import check_stored, facts_of
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 
@@ -82,14 +83,21 @@ class _JournalSums:
     repeated: int = 0
 
 
+async def check_comparable(settings: Settings) -> None:
+    """Raise OperatorError where there is nothing that could be compared: no topics, or those of another version."""
+    await require_topics(settings)
+    await check_stored(settings, "accounts", "journal")
+
+
 async def verify(
     settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
 ) -> Verdict:
     """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
-    journal."""
+    journal, or is ahead of it."""
     began_at = time.monotonic()
     clickhouse = clickhouse.limited(LONG)
     verdict = Verdict()
+    await _check_timeline(settings, clickhouse)
     on_progress("reading accounts")
     state, offsets = await _read_accounts(settings)
     verdict.projects = len(offsets)
@@ -111,6 +119,19 @@ async def verify(
     await _name_entries(settings, clickhouse, journal.marks, verdict)
     verdict.seconds = round(time.monotonic() - began_at, 3)
     return verdict
+
+
+async def _check_timeline(settings: Settings, clickhouse: ClickHouse) -> None:
+    """Raise TimelineError where ClickHouse is ahead of the journal: rows above its end would not be compared."""
+    sink = journal_sink(settings)
+    held = marks_of(await asyncio.to_thread(clickhouse.query, sink.marks_sql))
+    consumer = AIOKafkaConsumer(**kafka_client_settings(settings))
+    try:
+        await consumer.start()
+        places = [TopicPartition(sink.topic, number) for number in range(settings.partitions)]
+        check_marks(sink, held, await consumer.end_offsets(places))
+    finally:
+        await consumer.stop()
 
 
 async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[str, int]]:
@@ -171,7 +192,7 @@ async def _each_fact(
                     if record.offset >= ends[tp]:
                         break
                     mark = marks.get(tp.partition, (-1, -1))
-                    for fact in decode_facts(record.value):
+                    for fact in facts_of(record):
                         if (fact.offset, fact.index) > mark:
                             mark = (fact.offset, fact.index)
                             take(record, fact)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -23,9 +25,12 @@ from streams.core.foreign import UnreadableError
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_account, prices_of
+from streams.kafka.codecs import check_account, decode_account, prices_of
+from streams.kafka.formats import FormatError
+from streams.kafka.stored import other_timelines
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
+from streams.space import no_space
 from streams.state.damage import opened
 from streams.state.directory import claim
 from streams.state.rocks import VersionedFile
@@ -73,11 +78,33 @@ class AccountsView:
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
         consumer.assign(partitions)
         for tp in partitions:
-            file = self._files[tp.partition] = opened(VersionedFile, self._directory / f"accounts-{tp.partition}")
-            held = file.changelog_offset()
+            self._open(tp.partition)
+        await self._drop_other_timelines(partitions)
+        for tp in partitions:
+            held = self._files[tp.partition].changelog_offset()
             self._positions[tp.partition] = 0 if held is None else held + 1
             consumer.seek(tp, self._positions[tp.partition])
-        self._reader = asyncio.create_task(self._follow(consumer, partitions))
+        self._reader = asyncio.create_task(self._follow_or_tell(consumer, partitions))
+
+    def _open(self, partition: int) -> None:
+        self._files[partition] = opened(VersionedFile, self._path(partition))
+
+    def _path(self, partition: int) -> Path:
+        return self._directory / f"accounts-{partition}"
+
+    async def _drop_other_timelines(self, partitions: list[TopicPartition]) -> None:
+        """Begin anew the files that hold what the changelog does not: Kafka was restored from an older backup."""
+        offsets = {tp: self._files[tp.partition].changelog_offset() for tp in partitions}
+
+        def is_held(record: Any) -> bool:
+            return self._files[record.partition].get_many([record.key]) == [record.value]
+
+        held = {tp: offset for tp, offset in offsets.items() if offset is not None}
+        for tp in await other_timelines(self._settings, held, is_held):
+            log.warning("the local copy of %s-%s is not of this Kafka; it is read anew", tp.topic, tp.partition)
+            self._files[tp.partition].close()
+            shutil.rmtree(self._path(tp.partition))
+            self._open(tp.partition)
 
     async def stop(self) -> None:
         """Stop following and close the copy."""
@@ -206,12 +233,25 @@ class AccountsView:
                 return True
         return False
 
+    async def _follow_or_tell(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        try:
+            await self._follow(consumer, partitions)
+        except Exception as error:
+            full = no_space(error, self._directory)
+            is_told = full is not None or isinstance(error, FormatError)
+            log.critical("the accounts are followed no more: %s", full or error, exc_info=not is_told)
+            raise
+
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
                 # A record without a key is nobody's account, whoever wrote it.
                 rows = [(record.key, record.value) for record in partition_records if record.key]
+                for _, value in rows:
+                    if value is not None:
+                        # Each that can't be read here would be a failed call later.
+                        check_account(value)
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
             for tp in partitions:

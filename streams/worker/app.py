@@ -20,9 +20,11 @@ from yarl import URL
 from streams.collector import tune_collector
 from streams.errors import OperatorError
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, create_topics, first_record_from, kafka_client_settings, topics_of
 from streams.open_files import raise_open_files
 from streams.settings import Settings
+from streams.space import no_space
 from streams.state.directory import claim
 from streams.worker.accept import Accept
 from streams.worker.agents import GATHER_SECONDS, Owner
@@ -127,15 +129,15 @@ def create_app(settings: Settings) -> WorkerApp:
 
     @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
     async def accept_usage(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply), settings)
 
     @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
     async def own_accounts(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, decide, GATHER_SECONDS))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, decide, GATHER_SECONDS), settings)
 
     @app.task  # type: ignore[untyped-decorator]
     async def tick() -> None:
-        await _or_exit(sweeper.run())
+        await _or_exit(sweeper.run(), settings)
 
     def is_current(event: Any) -> bool:
         return bool(event.message.generation_id == app.consumer_generation_id)
@@ -175,20 +177,22 @@ def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
 
 async def _prepare(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "accounts", "journal", "intake")
     await claim(settings.worker_dir, settings)
     await check_clocks(settings)
     await leave_for_predecessor(settings)
 
 
-async def _or_exit(running: Any) -> None:
+async def _or_exit(running: Any, settings: Settings) -> None:
     try:
         await running
     except asyncio.CancelledError:
         raise
     except OperatorError as error:
         _exit(str(error), told=True)
-    except BaseException:
-        _exit("an agent failed")
+    except BaseException as error:
+        full = no_space(error, settings.worker_dir)
+        _exit(full or "an agent failed", told=full is not None)
 
 
 def _exit(why: str, told: bool = False) -> NoReturn:

@@ -15,6 +15,7 @@ from schemas.replies import Reply
 from streams.core.fold import WHOLE, Effects, IntakeItem, Refused, UnforeseenError, Unreadable, fold, needed
 from streams.core.foreign import UnreadableError, why_unreadable
 from streams.kafka.codecs import decode_account, decode_intake, encode_account, encode_facts, encode_json, packed
+from streams.kafka.formats import FormatError
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from streams.worker.batches import time_of
@@ -145,11 +146,14 @@ def _unforeseen() -> Iterator[None]:
 
 
 def _intake_body(message: Any, refused: Refused) -> IntakeRecord | Unreadable:
-    """Decode an intake record. Only accept and the API write intake, but a bad record must not stop the partition."""
+    """Decode an intake record. Only accept and the API write intake, but a bad record must not stop the partition; one
+    of another version must, for it is good."""
     if why := refused.get((message.offset, WHOLE)):
         return Unreadable(message.value or b"", why, "unprocessable_record")
     try:
         return decode_intake(message.value)
+    except FormatError as error:
+        raise FormatError(f"intake-{message.partition} at offset {message.offset}: {error}") from None
     except UnreadableError as error:
         log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
         return Unreadable(message.value or b"", str(error))

@@ -16,7 +16,7 @@ import msgspec
 from schemas.commands import Tick
 from streams.core.foreign import UnreadableError, read
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import VERSION_BYTES, encode
+from streams.kafka.codecs import account_body, encode_intake
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -98,7 +98,7 @@ class Sweeper:
             due = list(_due(rows[1:] if after and rows and rows[0][0] == after else rows, now_ms()))
             if due:
                 records = [
-                    (None, encode(Tick(due[start : start + PROJECTS_A_TICK])))
+                    (None, encode_intake(Tick(due[start : start + PROJECTS_A_TICK])))
                     for start in range(0, len(due), PROJECTS_A_TICK)
                 ]
                 await self._publisher.send_all(self._topic, partition, records)
@@ -111,7 +111,7 @@ class Sweeper:
 def _due(rows: list[tuple[bytes, bytes]], now_ms: int) -> Iterator[str]:
     for key, value in rows:
         try:
-            account = read(_decode_due, memoryview(value)[VERSION_BYTES:])
+            account = read(_decode_due, account_body(value))
         except UnreadableError as error:
             log.error("the account %r can't be read, and is passed over: %s", key, error)
             continue

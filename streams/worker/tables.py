@@ -72,6 +72,18 @@ class PartitionedStore(Store):  # type: ignore[misc]
         """Note a changelog offset, without rows."""
         self.partition_file(tp.partition).write((), offset)
 
+    def has(self, partition: int, key: bytes, value: bytes | None) -> bool:
+        """Whether the partition's file has what a changelog record says."""
+        rows = self.to_rows(key, value)
+        return self.partition_file(partition).get_many([row[0] for row in rows]) == [row[1] for row in rows]
+
+    def drop(self, partition: int) -> None:
+        """Remove the partition's file: it is read anew from its changelog."""
+        file = self._files.pop(partition, None)
+        if file is not None:
+            file.close()
+        shutil.rmtree(self.directory / str(partition), ignore_errors=True)
+
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         """Apply changelog records that Faust's own recovery read. `streams.worker.recovery` leaves it none to read."""
         records: dict[int, list[tuple[bytes, bytes | None]]] = defaultdict(list)

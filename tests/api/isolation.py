@@ -105,7 +105,6 @@ CALLS: dict[str, Call] = {
     "GET /v1/invoices/{month}": Call(BILLING, named=_PROJECT),
     "GET /healthz": Call(OPEN),
     "GET /readyz": Call(OPEN),
-    "GET /metrics": Call(OPEN),
 }
 
 # What stands for each parameter of a path: what is tried, one after the other.

@@ -17,7 +17,7 @@ from schemas.times import DAY_MS
 from streams.client.producer import HttpProducer, usage_event
 from streams.core.limits import CEILING_MAX
 from streams.embedded.broker import EmbeddedBroker
-from streams.kafka.codecs import encode
+from streams.kafka.codecs import encode_intake
 from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.core.builders import addressed, admit, usage
@@ -140,7 +140,7 @@ def operator(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -
     with Stack(settings) as stack:
         operator = Operator(stack)
         operator.began_ms = time.time_ns() // 1_000_000
-        records = [(0, at_ms, encode(body)) for at_ms, body in log_of(operator.began_ms)]
+        records = [(0, at_ms, encode_intake(body)) for at_ms, body in log_of(operator.began_ms)]
         asyncio.run(write_intake(settings, records))
         yield operator
 

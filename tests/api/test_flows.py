@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.flows import LOOKS_KEPT_MAX, Flow, Members
+from api.flows import LOOKS_KEPT_MAX, Flow, Members, OpenTransactions
 
 
 def test_a_record_waits_from_the_look_that_saw_it_first_until_it_is_taken() -> None:
@@ -95,3 +95,14 @@ def test_a_group_is_empty_since_its_last_member_left() -> None:
     assert (members.were_seen, members.empty_seconds(9), members.joins) == (True, 3, 0)
     members.look(10, frozenset("BC"))
     assert (members.empty_seconds(11), members.joins) == (0, 2)
+
+
+def test_a_transaction_is_open_while_records_wait_behind_an_offset_that_stands_still() -> None:
+    transactions = OpenTransactions()
+    transactions.look(1.0, {0: 5, 1: 7}, {0: 5, 1: 9})
+    transactions.look(4.0, {0: 5, 1: 7}, {0: 6, 1: 12})
+    assert transactions.seconds(5.0) == {0: 1.0, 1: 4.0}
+    transactions.look(6.0, {0: 5, 1: 8}, {0: 6, 1: 12})
+    assert transactions.seconds(6.0) == {0: 2.0, 1: 0.0}
+    transactions.look(7.0, {0: 7, 1: 12}, {0: 7, 1: 12})
+    assert transactions.seconds(9.0) == {}

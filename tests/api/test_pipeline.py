@@ -8,8 +8,11 @@ from contextlib import asynccontextmanager, contextmanager
 
 import httpx
 import psutil
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from typer.testing import CliRunner
 
+from api.cli.main import app
 from api.pipeline import Pipeline
 from api.stack import Stack
 from streams.embedded.broker import EmbeddedBroker
@@ -194,3 +197,13 @@ def test_metrics_have_restarts_dead_letters_by_code_and_the_age_of_the_last_deci
     for name in ("workers 1.0", "worker_starts_total ", "commands_waiting 0.0", "last_decision_age_seconds "):
         assert f"meterline_{name}" in text
     assert 0 <= float(text.partition("\nmeterline_last_decision_age_seconds ")[2].split()[0]) < 30
+
+
+def test_the_command_line_says_what_is_ready(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_API_URL", operator.url)
+    eventually(lambda: is_ready(operator), 60)
+    assert CliRunner().invoke(app, ["ready", "worker", "history"]).output == "worker: ready\nhistory: ready\n"
+    unknown = CliRunner().invoke(app, ["ready", "nothing"])
+    assert unknown.exit_code == 1 and "There is no part nothing" in str(unknown.exception)
+    monkeypatch.setenv("METERLINE_API_URL", "http://127.0.0.1:9")
+    assert "does not say what is ready" in str(CliRunner().invoke(app, ["ready"]).exception)

@@ -42,7 +42,7 @@ def test_a_query_that_meets_a_limit_is_refused_in_time_and_told_which(clickhouse
     assert clickhouse.query("SELECT 1") == [(1,)]
 
 
-@pytest.mark.parametrize("name", set(MET) - {"sorting", "joining"})
+@pytest.mark.parametrize("name", [name for name in MET if name not in ("sorting", "joining")])
 def test_a_file_that_meets_a_limit_is_refused_before_it_is_whole(clickhouse: ClickHouse, name: str) -> None:
     sql, limits, _ = MET[name]
     with pytest.raises(Rejection) as refused:
@@ -51,15 +51,15 @@ def test_a_file_that_meets_a_limit_is_refused_before_it_is_whole(clickhouse: Cli
 
 
 def test_the_queries_of_one_question_have_one_time_together(clickhouse: ClickHouse) -> None:
-    limited = clickhouse.limited(NONE, time.monotonic() + 0.5)
+    limited = clickhouse.limited(NONE, time.monotonic() + 2)
     began_at, asked = time.monotonic(), 0
     with pytest.raises(Rejection) as refused:
         while True:
-            limited.query("SELECT sleep(0.1)")
+            limited.query("SELECT sleep(0.2)")
             asked += 1
     assert refused.value.code == "too_much_history"
-    assert 0 < asked <= 5
-    assert time.monotonic() - began_at < 3
+    assert 0 < asked <= 10
+    assert time.monotonic() - began_at < 6
 
 
 def test_what_has_no_limits_of_its_own_has_those_of_callers(embedded: ClickHouse) -> None:

@@ -47,7 +47,7 @@ from streams.core.acceptance import accept_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
-from streams.kafka.codecs import encode, encode_commands, encode_envelope, packed
+from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, packed
 from streams.kafka.topics import partition_of
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class Clients:
         elif choice == "tick":
             partition = rng.randrange(self.world.partitions)
             due = [name for name in self.projects if partition_of(name, self.world.partitions) == partition]
-            self.world.append(self.world.topics.intake, partition, encode(Tick([*due, "nobody"])))
+            self.world.append(self.world.topics.intake, partition, encode_intake(Tick([*due, "nobody"])))
         elif choice == "again":
             self._again()
         elif choice == "malformed":

@@ -4,7 +4,9 @@ open holds nothing up for longer than the broker lets it."""
 from __future__ import annotations
 
 import asyncio
+import re
 
+import httpx
 import orjson
 from aiokafka import AIOKafkaProducer
 
@@ -56,8 +58,11 @@ def test_what_is_aborted_is_not_billed_and_an_open_transaction_ends_by_itself(st
         await other.start()
         await write(other, "behind")
         await other.stop()
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.5)
         assert client.get("/v1/balance").json()["available"] == str(250 - 32)
+        figures = httpx.get(f"{stack.metrics_url}/metrics").text
+        held_up = re.findall(rf'meterline_usage_held_up_seconds{{partition="{partition}"}} ([0-9.]+)', figures)
+        assert [float(each) > 0 for each in held_up] == [True]
         left_open._sender.sender_task.cancel()
         left_open._closed = True
         await left_open.client.close()
