@@ -138,6 +138,7 @@ STATEMENTS = [
     "SELECT 1 AS `x FORMAT Native`, ' FORMAT Native' AS y",
     "SELECT 1 AS `x FORMAT Native` FORMAT `native`",
     "SELECT 1 AS `\\\\ \\n \\` é 🙂`",
+    f"SELECT 1 AS `{'n' * 300}`",
     "SELECT (SELECT max(id) FROM facts) AS m",
     "SELECT materialize(1) WHERE 0",
     "FROM facts SELECT id LIMIT 1",
