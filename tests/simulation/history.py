@@ -40,6 +40,10 @@ class Client:
         self.calls.append((function, done))
         return await done
 
+    def limited(self, _limits: object) -> Client:
+        """A simulated query takes no time, so there is nothing to limit."""
+        return self
+
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """Answer the historian's query for its marks: each partition's highest row, and the journal offset of it; or,
         with parameters, what the rows at these marks have."""
@@ -113,7 +117,7 @@ class Consumer:
     async def stop(self) -> None:
         pass
 
-    async def commit(self) -> None:
+    async def commit(self, offsets: object = None) -> None:
         pass
 
     def assignment(self) -> set[TopicPartition]:
