@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 
-from streams.core.foreign import UnreadableError, read
 from streams.embedded.running import find_running
 from streams.errors import OperatorError
 from streams.settings import Settings
@@ -62,9 +61,7 @@ class Api:
                     response.read()
                     raise OperatorError(_problem(response))
                 for line in response.iter_lines():
-                    yield read(json.loads, line)
-        except UnreadableError as error:
-            raise OperatorError(f"{self.url} answers what is no JSON: {error}") from None
+                    yield json.loads(line)
         except httpx.TransportError as error:
             raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
 
@@ -72,10 +69,10 @@ class Api:
 def read_json(file: Path) -> Any:
     """Read a JSON file. Raises OperatorError."""
     try:
-        return read(json.loads, file.read_bytes())
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise OperatorError(f"{file} can't be read: {error.strerror}") from None
-    except UnreadableError as error:
+    except ValueError as error:
         raise OperatorError(f"{file} is no JSON: {error}") from None
 
 

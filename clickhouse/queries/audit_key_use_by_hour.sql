@@ -1,7 +1,6 @@
 -- What was each API key used for in the last 7 days, by the hour: how often, how often refused, first and last?
 --
--- A request that leaves several facts is one use; its first fact says what was asked for. What an API process refused by
--- itself is one fact for many uses. Calls of Meterline's own API
+-- A request that leaves several facts is one use; its first fact says what was asked for. Calls of Meterline's own API
 -- that are counted stand beside them, as "GET /v1/balance". Events that came by Kafka bear no key.
 SELECT
     toStartOfHour(used_at)          AS hour,
@@ -9,8 +8,8 @@ SELECT
     key                             AS key_id,
     used_in                         AS environment,
     used_for                        AS operation,
-    sum(requests)                   AS uses,
-    sumIf(requests, was_refused)    AS refused,
+    count()                         AS uses,
+    countIf(was_refused)            AS refused,
     min(used_at)                    AS first_at,
     max(used_at)                    AS last_at
 FROM
@@ -21,12 +20,11 @@ FROM
         argMin(environment, position)   AS used_in,
         argMin(operation, position)     AS used_for,
         min(booked_at)                  AS used_at,
-        countIf(kind = 'refusal') > 0   AS was_refused,
-        max(if(reason = 'limited_at_edge', quantity, 1)) AS requests
+        countIf(kind = 'refusal') > 0   AS was_refused
     FROM facts
     WHERE booked_at >= now() - INTERVAL 7 DAY AND key_id != ''
         AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '')
-            OR (kind = 'refusal' AND (source != '' OR reason IN ('rate_limited', 'limited_at_edge'))))
+            OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))
     GROUP BY project, partition, offset, intDiv(position, 4096)
 )
 GROUP BY hour, project, key_id, environment, operation

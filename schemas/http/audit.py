@@ -7,9 +7,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import at_most
-
-AUDIT_ROWS_MAX = 10_000
 AuditKind = Literal["refusals", "shadow", "limits", "prices", "grants", "projects", "keys", "billing", "recharge"]
 
 
@@ -38,7 +35,7 @@ class AuditPage(BaseModel):
 
     since: datetime
     until: datetime
-    entries: list[AuditEntry] = at_most(AUDIT_ROWS_MAX)
+    entries: list[AuditEntry]
     next_cursor: str | None
 
 
@@ -61,5 +58,5 @@ class KeyUsePage(BaseModel):
 
     since: datetime
     until: datetime
-    rows: list[KeyUse] = at_most(AUDIT_ROWS_MAX)
+    rows: list[KeyUse]
     next_cursor: str | None

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import PAGE_ITEMS_MAX, Credits, EnvironmentName, at_most
+from schemas.http.common import Credits, EnvironmentName
 
 
 class HoldInfo(BaseModel):
@@ -27,10 +27,9 @@ class HoldInfo(BaseModel):
 
 
 class HoldPage(BaseModel):
-    """A page of the open holds, the oldest first. `next_cursor` asks for the next page; null on the last."""
+    """The open holds, the oldest first."""
 
-    holds: list[HoldInfo] = at_most(PAGE_ITEMS_MAX)
-    next_cursor: str | None
+    holds: list[HoldInfo]
 
 
 class CaptureRequest(BaseModel, extra="forbid"):

@@ -10,10 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import BOOKS_MAX, PAGE_ITEMS_MAX, Credits, at_most
+from schemas.http.common import Credits
 
-# An invoice with more is refused whole: `too_much_history`.
-INVOICE_LINES_MAX = 50_000
 # Lower case, so that no account's invoice can have the number of a project's.
 BILLING_ACCOUNT_ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MONTH_PATTERN = r"^20\d\d-(0[1-9]|1[0-2])$"
@@ -55,16 +53,15 @@ class BillingAccountProject(BaseModel):
 
 
 class BillingAccountDetails(BillingAccount):
-    """A billing account with a page of its projects, by id. `next_cursor` asks for the next page; null on the last."""
+    """A billing account with its projects, by id."""
 
-    projects: list[BillingAccountProject] = at_most(PAGE_ITEMS_MAX)
-    next_cursor: str | None
+    projects: list[BillingAccountProject]
 
 
 class BillingAccountPage(BaseModel):
     """A page of billing accounts, by id. `next_cursor` asks for the next page; null on the last."""
 
-    billing_accounts: list[BillingAccount] = at_most(PAGE_ITEMS_MAX)
+    billing_accounts: list[BillingAccount]
     next_cursor: str | None
 
 
@@ -103,7 +100,7 @@ class InvoiceLine(BaseModel):
     cents: int
     amount: Money
     credits: Credits
-    price_versions: list[str] = at_most(BOOKS_MAX)
+    price_versions: list[str]
     facts: int
 
 
@@ -114,7 +111,7 @@ class InvoiceProject(BaseModel):
     name: str
     billing_account: str | None
     invoice: str
-    lines: list[InvoiceLine] = at_most(INVOICE_LINES_MAX)
+    lines: list[InvoiceLine]
     total_cents: int
     total: Money
     credits_used: Credits = Field(description="Credits charged, less those that corrections gave back")
@@ -139,7 +136,7 @@ class Invoice(BaseModel):
     billing_account: str | None
     project: str | None = Field(description="The project whose part is shown; null on a billing account's invoice")
     bill_to: BillTo | None
-    projects: list[InvoiceProject] = at_most(INVOICE_LINES_MAX)
+    projects: list[InvoiceProject]
     total_cents: int
     total: Money
     credits_used: Credits
@@ -160,8 +157,6 @@ class InvoiceSummary(BaseModel):
 
 
 class InvoiceList(BaseModel):
-    """A page of the months that have an invoice, the newest first. `next_cursor` asks for the next page; null on the
-    last."""
+    """The months that have an invoice, the newest first."""
 
-    invoices: list[InvoiceSummary] = at_most(PAGE_ITEMS_MAX)
-    next_cursor: str | None
+    invoices: list[InvoiceSummary]

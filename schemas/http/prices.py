@@ -6,9 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import OPERATIONS_MAX, Credits, PlanName, at_most
-
-BOOKS_PAGE_MAX = 50
+from schemas.http.common import Credits, PlanName
 
 
 class NewPriceBook(BaseModel, extra="forbid"):
@@ -42,14 +40,13 @@ class PriceBookInfo(BaseModel):
     effective_at: datetime | None = Field(description="Null for the first book: it held from the beginning")
     in_force: bool
     note: str
-    changes: list[PriceChange] = at_most(2 * OPERATIONS_MAX)
+    changes: list[PriceChange]
 
 
 class PriceChangelog(BaseModel):
-    """A page of the price books, the newest first. `next_cursor` asks for the next page; null on the last."""
+    """The price books, all of them, the newest first."""
 
-    books: list[PriceBookInfo] = at_most(BOOKS_PAGE_MAX)
-    next_cursor: str | None
+    books: list[PriceBookInfo]
 
 
 class Price(BaseModel):
@@ -65,5 +62,5 @@ class PriceList(BaseModel):
     unit and hour."""
 
     version: str
-    prices: list[Price] = at_most(OPERATIONS_MAX)
-    hourly: list[Price] = at_most(OPERATIONS_MAX)
+    prices: list[Price]
+    hourly: list[Price]

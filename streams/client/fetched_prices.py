@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from schemas.prices import PriceBook
+from schemas.problems import Rejection
 from streams.client.admissions import MeterlineAway
 from streams.core.booking import parse_credits
 
@@ -32,7 +33,7 @@ class FetchedPrices:
                 try:
                     response = (await self._client.get("/v1/prices")).raise_for_status()
                     self._book = _book_of(response.json())
-                except Exception as error:
+                except (httpx.HTTPError, ValueError, KeyError, TypeError, Rejection) as error:
                     raise MeterlineAway(f"The prices could not be fetched: {error}") from error
                 self._fetched_at = time.monotonic()
             return self._book

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 
 from schemas.problems import Rejection
 
@@ -21,6 +22,6 @@ def decode_cursor(cursor: str) -> tuple[int, int, int, int]:
         bounds = ((at_ms, 53), (partition, 16), (offset, 63), (position, 32))
         if any(not 0 <= number < 1 << bits for number, bits in bounds):
             raise ValueError
-    except Exception:
+    except (ValueError, binascii.Error):
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
     return at_ms, partition, offset, position
