@@ -10,7 +10,7 @@ from schemas.accounts import Account, Limits
 from schemas.commands import ChangePlan, CountRequest, EndRaise, RaiseLimits, SetLimits, Tick
 from schemas.problems import CODES
 from schemas.replies import Reply
-from schemas.times import DAY_MS
+from schemas.times import DAY_MS, HOUR_MS
 from streams.core.fold import IntakeItem, fold
 from streams.core.limits import RAISE_DAYS_MAX, RAISES_MAX, limits_of
 from streams.core.plans import PLANS
@@ -19,7 +19,6 @@ from tests.core.builders import admit as admit_command
 from tests.core.test_ledger import Bench
 
 MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 
 
 def new(plan: str = "free") -> Bench:
