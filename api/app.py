@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,6 +11,8 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import errors
+from api.busyness import Busyness
+from api.connections import ConnectionLimits, Connections
 from api.metrics import registry_of
 from api.middleware import BodyLimit, Failures, RequestIds, RequestLimits
 from api.openapi import describe
@@ -19,6 +22,7 @@ from api.routes import (
     balance,
     corrections,
     credits,
+    dead_letters,
     health,
     holds,
     invoices,
@@ -35,6 +39,7 @@ from api.routes import (
     usage_events,
 )
 from api.services import running_services
+from api.unpacking import Unpacking
 from streams.settings import Settings
 
 _DESCRIPTION = """
@@ -43,7 +48,8 @@ for each of its items. While the last 60 seconds hold fewer requests than the li
 spends a burst token. A rested project has `burst - limit` of them, and they refill at `limit / 60` a second while it is
 below its limit. Every answer says how the window stands, in `X-RateLimit-Limit`, `-Remaining` and `-Reset` (the Unix
 second when it will be full again). A call beyond it is a 429 `rate_limited`, and does nothing: send it again after
-`Retry-After` seconds.
+`Retry-After` seconds. Most are refused by the API itself and have a request id only, no receipt: they are counted, not
+kept one by one.
 
 What comes without a valid key is held to a window of its address in the same way. Calls with an admin key are the
 operator's and are not limited; an admission that one asks for counts in the window of the project that it names.
@@ -70,20 +76,28 @@ _ROUTERS = (
     limits.router,
     corrections.router,
     audit.router,
+    dead_letters.router,
     invoices.router,
     health.router,
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app of the HTTP service. Its services start and stop with it."""
+def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
+    """The app of the HTTP service. Its services start and stop with it. A server gives its connections to
+    `app.state.connections`, of which there are at most `connections_max`."""
+    connections, busyness = Connections(ConnectionLimits.of(settings, connections_max)), Busyness(settings.busy_lag_ms)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running_services(settings) as services:
             app.state.services = services
-            app.state.metrics = registry_of(services)
-            yield
+            app.state.metrics = registry_of(services, connections, busyness)
+            watching = [asyncio.create_task(each.run()) for each in (connections, busyness)]
+            try:
+                yield
+            finally:
+                for task in watching:
+                    task.cancel()
 
     app = FastAPI(
         title="Meterline",
@@ -92,11 +106,13 @@ def create_app(settings: Settings) -> FastAPI:
         description=_DESCRIPTION,
         lifespan=lifespan,
     )
+    app.state.connections, app.state.busyness = connections, busyness
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)
     # The last layer added is the outermost.
     app.add_middleware(Failures)
+    app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(RequestLimits, settings=settings)
     app.add_middleware(RequestIds)

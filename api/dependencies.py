@@ -3,10 +3,12 @@ reply."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import Depends, Header, Path, Query, Request, Security
+from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.callers.calls import call_of, count, operation_of
@@ -15,6 +17,7 @@ from api.services import Services
 from schemas.accounts import Account
 from schemas.commands import AnyCommand
 from schemas.events import PROJECT_ID_PATTERN
+from schemas.http.common import EnvironmentName
 from schemas.problems import Problem, Rejection
 from schemas.replies import Reply
 from streams.core.acceptance import Origin
@@ -41,17 +44,18 @@ async def services_of(request: Request) -> Services:
 ServicesDep = Annotated[Services, Depends(services_of)]
 
 
-def caller_with(services: Services, key: str) -> Caller:
-    """The caller that a key belongs to. Raises Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
+def caller_with(services: Services, key: str) -> tuple[Caller, Account | None]:
+    """The caller that a key belongs to, and this process's copy of its project's account, None for the operator. Raises
+    Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
     if key.startswith(ADMIN_PREFIX):
         if not is_admin_key(key, services.settings.admin_key_hashes):
             raise Rejection("unauthenticated", "The key is not known")
-        return Caller(None, admin_key_id(key), "production", ("*",))
+        return Caller(None, admin_key_id(key), "production", ("*",)), None
     project = project_of_key(key)
     account = known_account(services, project) if project else None
     if account is None:
         raise Rejection("unauthenticated", "The key is not known")
-    return caller_of(account, key)
+    return caller_of(account, key), account
 
 
 async def authenticated(
@@ -62,7 +66,41 @@ async def authenticated(
     call = call_of(request.scope)
     if call.caller is None:
         raise call.refusal or Rejection("unauthenticated", "There is no bearer token")
+    check_parameters(request)
     return call.caller
+
+
+def check_parameters(request: Request) -> None:
+    """Check that a request names only query parameters that its route has, each once, and at most one Idempotency-Key,
+    which is not blank. Raises Rejection `invalid_request`."""
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) > 1 or any(not key.strip() for key in keys):
+        what = "is blank" if len(keys) == 1 else "is there more than once"
+        raise Rejection("invalid_request", f"`Idempotency-Key` {what}; send one, or none", "Idempotency-Key")
+    if not request.scope["query_string"]:
+        return
+    known = list(_query_parameters(request.scope["route"].dependant))
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            there_are = f"there are {', '.join(known)}" if known else "there are none here"
+            raise Rejection("invalid_request", f"No query parameter {name[:64]!r}; {there_are}", name[:64])
+        if given.count(name) > 1:
+            raise Rejection("invalid_request", f"`{name}` is there more than once", name)
+
+
+def _query_parameters(dependant: Dependant) -> Iterator[str]:
+    yield from (each.alias for each in dependant.query_params)
+    for other in dependant.dependencies:
+        yield from _query_parameters(other)
+
+
+async def _checked(request: Request) -> None:
+    check_parameters(request)
+
+
+# For routes that are open to everyone; all others ask for a caller, and so are checked.
+CHECKED = Depends(_checked)
 
 
 # An admission counts in the project's window by its own command, so such a call must not be counted before it.
@@ -117,6 +155,16 @@ def project_for(caller: Caller, named: str | None) -> str:
     if named is not None and named != caller.project:
         raise Rejection("wrong_project", "This key belongs to another project", "project")
     return caller.project
+
+
+def environment_for(caller: Caller, named: EnvironmentName | None) -> EnvironmentName | None:
+    """The environment that a reading is about, None for all of the project's: a preview key sees its own alone. Raises
+    Rejection `wrong_environment`."""
+    if caller.environment != "preview":
+        return named
+    if named not in (None, "preview"):
+        raise Rejection("wrong_environment", f"This key is for the preview environment, not {named}", "environment")
+    return "preview"
 
 
 def origin_of(caller: Caller) -> Origin:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from clickhouse_connect.driver.exceptions import OperationalError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouseError
 from streams.http_answers import problem_of, problem_response, response_of
+from streams.state.damage import DamagedError
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,19 @@ def install(app: FastAPI) -> None:
             return problem_response(request_id_of(request), "malformed_json", "The body is not JSON")
         field = ".".join(str(part) for part in first["loc"] if part != "body")
         return problem_response(request_id_of(request), "invalid_request", f"`{field}`: {first['msg']}", field=field)
+
+    @app.exception_handler(DamagedError)
+    async def _damaged(request: Request, error: DamagedError) -> Response:
+        log.error("request %s met damage; this process ends, and rebuilds its accounts", request_id_of(request))
+        return problem_response(request_id_of(request), "not_ready", "This process rebuilds its copy of the accounts")
+
+    @app.exception_handler(ClickHouseError)
+    @app.exception_handler(OperationalError)
+    async def _history_away(request: Request, error: Exception) -> Response:
+        log.warning("request %s: history can't be asked: %s", request_id_of(request), error)
+        return problem_response(
+            request_id_of(request), "history_unavailable", "The history in ClickHouse can't be asked now"
+        )
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -10,17 +11,43 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector, CollectorRegistry
 
 if TYPE_CHECKING:
+    from api.busyness import Busyness
+    from api.connections import Connections
     from api.services import Services
     from streams.cashier.purchases import Cashier
 
 
-def registry_of(services: Services) -> CollectorRegistry:
+def registry_of(services: Services, connections: Connections, busyness: Busyness) -> CollectorRegistry:
     """A Prometheus registry with the figures of this process and of Meterline."""
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(_Parts(services))
+    registry.register(_Connections(connections, busyness))
     return registry
+
+
+class _Connections(Collector):
+    def __init__(self, connections: Connections, busyness: Busyness) -> None:
+        self._connections = connections
+        self._busyness = busyness
+
+    def collect(self) -> Iterator[Metric]:
+        connections = self._connections
+        lag_seconds = self._busyness.lag_ms / 1000
+        yield GaugeMetricFamily("meterline_loop_lag_seconds", "How late this process's event loop is", lag_seconds)
+        yield GaugeMetricFamily("meterline_connections", "HTTP connections that are open", connections.crowd.count)
+        yield CounterMetricFamily(
+            "meterline_connections_refused", "HTTP connections that there was no room for", connections.refused
+        )
+        ended = CounterMetricFamily(
+            "meterline_connections_ended",
+            "HTTP connections ended since the client took too long for this, or to make room",
+            labels=["reason"],
+        )
+        for reason, count in connections.ended.items():
+            ended.add_metric([reason], count)
+        yield ended
 
 
 class _Parts(Collector):
@@ -41,12 +68,12 @@ class _Parts(Collector):
         for partition, seconds in services.accounts.lags().items():
             lag.add_metric([str(partition)], seconds)
         yield lag
-        rows = CounterMetricFamily(
-            "meterline_history_rows", "Rows this process has written to ClickHouse", labels=["table"]
+        yield from _flows(services)
+        yield CounterMetricFamily(
+            "meterline_refused_at_edge",
+            "Requests that this process refused by itself, since their project's window was full",
+            services.refusals.total,
         )
-        for historian in services.historians:
-            rows.add_metric([historian.sink.table], historian.rows_written)
-        yield rows
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift
@@ -62,6 +89,45 @@ class _Parts(Collector):
             "meterline_verify_drift_microcredits",
             "Sum of what balances and history differ by",
             sum(map(abs, drift.drift_microcredits.values())),
+        )
+
+
+def _flows(services: Services) -> Iterator[Metric]:
+    now = time.monotonic()
+    pipeline = services.pipeline
+    records = GaugeMetricFamily(
+        "meterline_lag_records", "Records of a topic that its readers have yet to take", labels=["topic"]
+    )
+    seconds = GaugeMetricFamily("meterline_lag_seconds", "How long the oldest of them has waited", labels=["topic"])
+    still = GaugeMetricFamily("meterline_still_seconds", "How long none was taken while some wait", labels=["topic"])
+    for name, flow in pipeline.flows.items():
+        records.add_metric([name], flow.records)
+        seconds.add_metric([name], flow.waiting_seconds(now))
+        still.add_metric([name], flow.still_seconds(now))
+    yield from (records, seconds, still)
+    held_up = GaugeMetricFamily(
+        "meterline_usage_held_up_seconds",
+        "How long usage of a partition waits behind a transaction that a producer has left open",
+        labels=["partition"],
+    )
+    for partition, held_seconds in pipeline.transactions.seconds(now).items():
+        held_up.add_metric([str(partition)], held_seconds)
+    yield held_up
+    yield GaugeMetricFamily("meterline_workers", "Members of the workers' group", len(pipeline.members.now))
+    yield CounterMetricFamily(
+        "meterline_worker_starts",
+        "Workers that joined since this process looks, and so were started",
+        pipeline.members.joins,
+    )
+    letters = CounterMetricFamily("meterline_dead_letters", "Dead letters that history has", labels=["code"])
+    for code, count in pipeline.dead_letters.items():
+        letters.add_metric([code], count)
+    yield letters
+    yield GaugeMetricFamily("meterline_commands_waiting", "Commands without a reply yet", services.commands.waiting)
+    decided = [at for at in (services.commands.answered_at, services.accounts.read_at) if at is not None]
+    if decided:
+        yield GaugeMetricFamily(
+            "meterline_last_decision_age_seconds", "Since a decision was last seen here", now - max(decided)
         )
 
 

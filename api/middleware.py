@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers.addresses import AddressLimits, client_address
-from api.callers.calls import Call, begin_call, count, known_rate, operation_of
+from api.callers.calls import Call, begin_call, count, find_full, known_rate, operation_of, refuse_at_edge
 from api.callers.keys import hash_key
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
@@ -19,6 +20,10 @@ from schemas.problems import Rejection
 from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
 from streams.kafka.clock import now_ms
 from streams.settings import Settings
+
+ADMISSIONS = "/v1/admissions"
+# Each request of a batch is refused by itself.
+BATCH = "/v1/admissions/batch"
 
 
 class RequestIds:
@@ -46,13 +51,15 @@ class RequestLimits:
     """Limits finds out who calls, holds calls without a valid key to the window of their address, and puts the limit
     headers on every answer to a project's key, or to no key.
 
+    A call of a project whose window is full for certain is refused here, before its body is read.
+
     A call that its route has not counted in its project's window is counted when it is answered: one to an unknown
     path, one whose body can't be read, an admission that was never decided. Where that window is full, the answer
     becomes a 429.
     """
 
-    # Probes and scrapers come often and from one address, and may come with a key: they are never limited.
-    UNCAPPED_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+    # Probes come often and from one address, and may come with a key: they are never limited.
+    UNCAPPED_PATHS = frozenset({"/healthz", "/readyz"})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
@@ -89,7 +96,7 @@ class RequestLimits:
             response = response_of(problem_of_rejection(_request_id(scope), rejection))
             await response(scope, receive, send_with_headers)
 
-        limited = self._find_caller(scope, call)
+        limited = self._find_caller(scope, call) or self._refused_at_edge(scope, call)
         if limited is not None:
             await refuse(limited)
         else:
@@ -108,8 +115,10 @@ class RequestLimits:
             return limited
         if key:
             try:
-                call.caller = caller_with(scope["app"].state.services, key)
+                services = scope["app"].state.services
+                call.caller, account = caller_with(services, key)
                 call.rate = None
+                find_full(services, call, account)
                 return None
             except Rejection as rejection:
                 call.refusal = rejection
@@ -121,10 +130,22 @@ class RequestLimits:
             return limited
         return None
 
+    def _refused_at_edge(self, scope: Scope, call: Call) -> Rejection | None:
+        path = scope["path"]
+        if call.full is None or path in self.UNCAPPED_PATHS or path == BATCH:
+            return None
+        try:
+            # Other calls under an Idempotency-Key are counted before their key is looked at.
+            key = Headers(scope=scope).get("idempotency-key", "") if path == ADMISSIONS else ""
+            refuse_at_edge(scope["app"].state.services, call, operation_of(scope), key)
+        except Rejection as rejection:
+            return rejection
+        return None
+
     def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
         if scope["path"] in self.UNCAPPED_PATHS:
             return None
-        call.rate = self._addresses.count(address, now_ms())
+        call.rate = self._addresses.count(address, now_ms(), scope["app"].state.busyness.is_busy)
         if not call.rate.retry_at_ms:
             return None
         seconds = retry_after_seconds(call.rate)
@@ -160,6 +181,8 @@ class Failures:
 
         try:
             await self.app(scope, receive, send_noted)
+        except ClientDisconnect:
+            return  # there is nobody to answer
         except Exception as error:
             if is_answered:
                 raise

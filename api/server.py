@@ -1,4 +1,4 @@
-"""The processes behind `meterline api`, `meterline historian` and `meterline cashier`."""
+"""The processes behind `meterline api` and `meterline cashier`, and how a process of ours runs until its end."""
 
 from __future__ import annotations
 
@@ -9,38 +9,36 @@ import socket
 from collections.abc import Sequence
 
 import uvicorn
-from fastapi import FastAPI
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
-from api.services import historians_of
+from api.ports import ByPort, metrics_app
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
-from streams.clickhouse.client import ClickHouse
-from streams.clickhouse.migrations import migrate
 from streams.collector import tune_collector
-from streams.embedded.clickhouse_front import create_front
 from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import create_topics
+from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 def run_api(settings: Settings) -> None:
-    """Serve the API until SIGTERM or SIGINT. With the embedded ClickHouse, serve its HTTP front too, on a port of its
-    own."""
-    app = create_app(settings)
-    sockets = [_listen(settings.api_host, settings.api_port)]
-    served: ASGIApp = app
-    if settings.clickhouse_url is None:
-        # The front listens on loopback only: it is for the analyst at this machine, and asks for no key.
-        sockets.append(_listen("127.0.0.1", settings.clickhouse_front_port))
-        served = _ByPort(app, settings.clickhouse_front_port)
+    """Serve the API until SIGTERM or SIGINT."""
+    app = create_app(settings, connections_max=raise_open_files() - OPEN_FILES_OWN)
+    # Figures are the operator's: they have a port of their own, which strangers do not reach.
+    metrics = listen(settings.metrics_host, settings.metrics_port)
+    sockets = [listen(settings.api_host, settings.api_port), metrics]
+    started = _Start(ByPort(app, {metrics.getsockname()[1]: metrics_app(app.state)}))
     config = uvicorn.Config(
-        served,
+        started,
+        http=app.state.connections.protocol(),
+        # An upgraded connection would be out of all limits.
+        ws="none",
         loop="uvloop",
         log_config=None,
         access_log=False,
@@ -50,27 +48,38 @@ def run_api(settings: Settings) -> None:
         timeout_graceful_shutdown=5,
     )
     tune_collector()
-    uvicorn.Server(config).run(sockets=sockets)
+    try:
+        uvicorn.Server(config).run(sockets=sockets)
+    except SystemExit:
+        if started.failure is not None:
+            raise started.failure from None
+        raise
 
 
-class _ByPort:
-    """An ASGI app that serves ClickHouse's front on `front_port`, and the API on every other port."""
+class _Start:
+    """An ASGI app that keeps the `failure` of its start for its caller, where Starlette would log a traceback."""
 
-    def __init__(self, api: FastAPI, front_port: int) -> None:
-        self._api = api
-        self._front_port = front_port
-        self._front: ASGIApp | None = None
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.failure: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["server"][1] == self._front_port:
-            if self._front is None:
-                self._front = create_front(self._api.state.services.clickhouse)
-            await self._front(scope, receive, send)
-        else:
-            await self._api(scope, receive, send)
+        async def send_without_trace(message: Message) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                message["message"] = ""
+            await send(message)
+
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send_without_trace)
+        except Exception as error:
+            self.failure = error
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to this address. Raises OperatorError where that can't be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,33 +90,18 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run_historian(settings: Settings) -> None:
-    """Write the journal and the dead letters into ClickHouse until SIGTERM or SIGINT."""
-    tune_collector()
-    asyncio.run(_write_history(settings))
-
-
-async def _write_history(settings: Settings) -> None:
-    await create_topics(settings)
-    clickhouse = await asyncio.to_thread(ClickHouse, settings)
-    try:
-        await asyncio.to_thread(migrate, clickhouse)
-        tasks = [asyncio.create_task(each.run()) for each in historians_of(settings, clickhouse)]
-        await _until_one_ends(tasks)
-    finally:
-        await asyncio.to_thread(clickhouse.close)
-
-
 def run_cashier(settings: Settings) -> None:
     """Make the purchases that auto-recharge wants until SIGTERM or SIGINT."""
     if settings.payments == "local":
         log.warning("METERLINE_PAYMENTS is local: credits are given, and money is only pretended to be taken")
+    raise_open_files()
     tune_collector()
     asyncio.run(_buy(settings))
 
 
 async def _buy(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "journal", "replies")
     publisher = Publisher(settings)
     commands = CommandClient(settings, publisher)
     await publisher.start()
@@ -115,14 +109,14 @@ async def _buy(settings: Settings) -> None:
         await commands.start()
         try:
             cashier = Cashier(settings, payments_of(settings), publisher, commands)
-            await _until_one_ends([asyncio.create_task(cashier.run())])
+            await until_one_ends([asyncio.create_task(cashier.run())])
         finally:
             await commands.stop()
     finally:
         await publisher.stop()
 
 
-async def _until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Run these tasks until a signal, or until one of them ends. Then all end, and the process with them; after a
     failure its supervisor starts it afresh."""
     loop = asyncio.get_running_loop()

@@ -1,5 +1,5 @@
-"""The parts that the API process runs: commands, the accounts view, ClickHouse, and, where ClickHouse is embedded, the
-historians and the cashier."""
+"""The parts that the API process runs: commands, the accounts view, questions to ClickHouse, and on a laptop, where
+ClickHouse is embedded, the cashier."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.pipeline import Pipeline
+from api.reads import HistoryReads
+from api.refusals import Refusals
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
-from streams.clickhouse.client import ClickHouse
-from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
-from streams.clickhouse.migrations import migrate
+from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
 from streams.collector import tune_collector
+from streams.embedded.running import asking_history
 from streams.history.month_end import Closing
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import check_stored
 from streams.kafka.topics import Topics, create_topics, topics_of
 from streams.reconcile.drift import DriftCheck
 from streams.settings import Settings
@@ -28,10 +32,12 @@ from streams.state.price_broadcast import PriceBroadcast
 
 log = logging.getLogger(__name__)
 
+THREADS_MAX = 2 * CALLS_AT_ONCE_MAX + 8
+
 
 @dataclass(slots=True)
 class Services:
-    """The running parts of this API process. Without `historians` and `cashier`, other processes do their work."""
+    """The running parts of this API process. Without a `cashier`, another process does its work."""
 
     settings: Settings
     topics: Topics
@@ -41,13 +47,18 @@ class Services:
     clickhouse: ClickHouse
     drift: DriftCheck
     price_broadcast: PriceBroadcast
-    historians: list[Historian] = field(default_factory=list)
     cashier: Cashier | None = None
+    pipeline: Pipeline = field(init=False)
     closing: Closing = field(init=False)
+    reads: HistoryReads = field(init=False)
+    refusals: Refusals = field(init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
+        self.reads = HistoryReads(self.settings, self.clickhouse)
+        self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
+        self.refusals = Refusals(self.commands)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -65,33 +76,38 @@ class Services:
                 return
 
     def embed(self) -> None:
-        """Start the historians and the cashier in this process; in production they are processes of their own."""
-        self.historians = historians_of(self.settings, self.clickhouse)
+        """Start the cashier in this process; in production it is a process of its own."""
         self.cashier = Cashier(self.settings, payments_of(self.settings), self.publisher, self.commands)
-        self._tasks = {f"historian of {each.sink.table}": asyncio.create_task(each.run()) for each in self.historians}
         self._tasks["cashier"] = asyncio.create_task(self.cashier.run())
 
     async def end_embedded(self) -> None:
-        """Stop the embedded historians and cashier."""
+        """Stop the embedded cashier."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def parts_ready(self) -> dict[str, bool]:
         """The names of the parts, and for each whether it can serve."""
-        parts = {"accounts": self.accounts.is_ready}
-        if self.historians:
-            parts["history"] = all(each.ready.is_set() for each in self.historians)
-        return parts
+        return {part: not why for part, why in self.pipeline.waiting().items()}
+
+    async def dead_letters_by_code(self) -> list[tuple[str, int]]:
+        """How many dead letters history has of each code."""
+        sql = "SELECT code, count() FROM dead_letters GROUP BY code ORDER BY code"
+        return [(row[0], row[1]) for row in await asyncio.to_thread(self.clickhouse.query, sql)]
 
 
 @asynccontextmanager
 async def running_services(settings: Settings) -> AsyncIterator[Services]:
-    """Start every part, in the order in which they need each other; on leaving, stop them in reverse."""
+    """Start every part, in the order in which they need each other; on leaving, stop them in reverse.
+
+    ClickHouse need not be there: money does not wait for history, and what asks for history says that it is away.
+    """
+    # Questions that wait for a history that hangs must not use up the threads that others work in.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS_MAX, "work"))
     await create_topics(settings)
-    clickhouse = await asyncio.to_thread(ClickHouse, settings)
+    await check_stored(settings, "accounts", "journal", "replies")
+    clickhouse = ClickHouse(asking_history(settings), connect=False)
     try:
-        await asyncio.to_thread(migrate, clickhouse)
         publisher = Publisher(settings)
         accounts = AccountsView(settings, settings.api_dir)
         commands = CommandClient(settings, publisher)
@@ -115,6 +131,9 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.watch()),
                 asyncio.create_task(services.drift.run()),
                 asyncio.create_task(services.price_broadcast.run()),
+                asyncio.create_task(services.pipeline.run()),
+                asyncio.create_task(services.pipeline.count_dead_letters(services.dead_letters_by_code)),
+                asyncio.create_task(services.refusals.run()),
             ]
             tune_collector()
             try:
@@ -122,18 +141,12 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
             finally:
                 for each in background:
                     each.cancel()
+                await services.refusals.tell_all()
         finally:
+            services.reads.close()
             await services.end_embedded()
             await services.accounts.stop()
             await services.commands.stop()
             await publisher.stop()
     finally:
         await asyncio.to_thread(clickhouse.close)
-
-
-def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:
-    """The historians of one history: one writes the journal, the other the dead letters."""
-    return [
-        Historian(settings, clickhouse, journal_sink(settings)),
-        Historian(settings, clickhouse, dead_letter_sink(settings)),
-    ]

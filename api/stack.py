@@ -1,4 +1,4 @@
-"""The stack: all of Meterline on one machine. Broker, workers and API are processes that this one supervises."""
+"""The stack: all of Meterline on one machine. It supervises the processes: broker, workers, history and API."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
 from streams.errors import OperatorError
 from streams.kafka.topics import create_topics
+from streams.logs import rotate
 from streams.settings import Settings
+from streams.space import is_full, no_space_text
 
 READY_SECONDS_MAX = 120.0
 BROKER_STARTS_MAX = 6
@@ -86,6 +88,11 @@ class Stack:
         return f"http://{_url_host(self.settings.api_host)}:{self.settings.api_port}"
 
     @property
+    def metrics_url(self) -> str:
+        """The URL of the figures for Prometheus."""
+        return f"http://{_url_host(self.settings.metrics_host)}:{self.settings.metrics_port}/metrics"
+
+    @property
     def clickhouse_url(self) -> str:
         """The URL at which history can be queried over ClickHouse's HTTP protocol."""
         return self.settings.clickhouse_url or f"http://127.0.0.1:{self.settings.clickhouse_front_port}"
@@ -93,8 +100,9 @@ class Stack:
     def start(self) -> None:
         """Start every part, and return once requests are decided. Raises StackError or BrokerError."""
         settings = self.settings
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        _make_private(settings.data_dir)
         settings.api_port = _port(settings.api_host, settings.api_port, "METERLINE_API_PORT")
+        settings.metrics_port = _port(settings.metrics_host, settings.metrics_port, "METERLINE_METRICS_PORT")
         if settings.clickhouse_url is None:
             settings.clickhouse_front_port = _port(
                 "127.0.0.1", settings.clickhouse_front_port, "METERLINE_CLICKHOUSE_FRONT_PORT"
@@ -133,7 +141,9 @@ class Stack:
                 self._stop_members()
 
     def _start_members(self) -> None:
-        self._members = [self._member("api", ["api"], {})] + [
+        # History first: its engine takes longest to load.
+        history = [self._member("history", ["historian"], {})] if self.settings.clickhouse_url is None else []
+        self._members = [*history, self._member("api", ["api"], {})] + [
             self._member(f"worker-{number}", ["worker"], {"METERLINE_WORKER_NAME": f"worker-{number}"})
             for number in range(1, self._workers + 1)
         ]
@@ -154,7 +164,7 @@ class Stack:
 
     def _restart_ended(self) -> None:
         if self._broker is not None and (code := self._broker.poll()) is not None:
-            self._tell(f"Kafka ended with {code}; starting it again (its log: {self._broker.log_path})")
+            self._tell_ended("Kafka", code, self._broker.log_path)
             self._broker.stop()
             self.restarts += 1
             self._restart_broker()
@@ -170,6 +180,10 @@ class Stack:
         assert self.settings.kafka_url is not None
         port = int(self.settings.kafka_url.rpartition(":")[2])
         for attempt in range(BROKER_STARTS_MAX):
+            # Without space no start can succeed, however often it is tried.
+            while is_full(self.settings.data_dir):
+                if self._stopping.wait(1.0):
+                    return
             try:
                 self._start_broker(port)
                 return
@@ -180,6 +194,11 @@ class Stack:
             if self._stopping.wait(min(_RESTART_SECONDS_MAX, 0.25 * 2**attempt)):
                 return
 
+    def _tell_ended(self, name: str, code: int, log_path: Path) -> None:
+        # A process that found no space could not write into its log that it found none.
+        why = f": {no_space_text(self.settings.data_dir)}" if is_full(self.settings.data_dir) else ""
+        self._tell(f"{name} ended with {code}{why}; starting it again (its log: {log_path})")
+
     def _restart_members(self) -> None:
         now = time.monotonic()
         for member in self._members:
@@ -189,7 +208,7 @@ class Stack:
                 member.failures = 1 if now - member.started_at > _STABLE_SECONDS else member.failures + 1
                 pause = min(_RESTART_SECONDS_MAX, 0.25 * 2 ** (member.failures - 1))
                 member.restart_at = now + pause
-                self._tell(f"{member.name} ended with {code}; starting it again (its log: {member.log_path})")
+                self._tell_ended(member.name, code, member.log_path)
             elif member.child is None and not member.held and now >= member.restart_at:
                 self.restarts += 1
                 self._start(member)
@@ -268,17 +287,23 @@ class Stack:
 
     def _member(self, name: str, command: list[str], env: dict[str, str]) -> _Member:
         argv = [sys.executable, "-m", "api.cli", *command]
-        return _Member(name, argv, self.settings.as_environment() | env, self.logs_dir / f"{name}.log")
+        log_path = self.logs_dir / f"{name}.log"
+        own = {"METERLINE_LOG_FILE": str(log_path), **env}
+        return _Member(name, argv, self.settings.as_environment() | own, log_path)
 
     def _named(self, name: str) -> _Member:
         return next(member for member in self._members if member.name == name)
 
     def _start(self, member: _Member) -> None:
         member.started_at = time.monotonic()
+        # The process rotates its log itself, unless it ends before it comes to that, again and again.
+        with suppress(FileNotFoundError):
+            if member.log_path.stat().st_size > self.settings.log_bytes_max:
+                rotate(member.log_path)
         member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
 
     def _wait_until_ready(self) -> None:
-        """Ask for a decision until there is one: a decision takes broker, worker and API together."""
+        """Ask for a decision until there is one, which takes broker, worker and API; and until history answers."""
         deadline = time.monotonic() + READY_SECONDS_MAX
         with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
             while time.monotonic() < deadline:
@@ -289,26 +314,43 @@ class Stack:
                 with suppress(httpx.TransportError):
                     probe = client.delete(f"{self.url}/v1/admin/projects/meterline-probe/keys/none")
                     ready = client.get(f"{self.url}/readyz")
-                    if probe.status_code == 404 and ready.status_code == 200:
+                    if probe.status_code == 404 and ready.status_code == 200 and self._history_answers():
                         return
                 time.sleep(0.05)
-        raise StackError(f"No decision within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+        raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+
+    def _history_answers(self) -> bool:
+        """Whether the embedded ClickHouse is there. A server of one's own is not waited for."""
+        return self.settings.clickhouse_url is not None or httpx.get(f"{self.clickhouse_url}/ping").is_success
 
 
 def settings_apart(data_dir: Path, **changes: object) -> Settings:
     """The settings of a stack that shares nothing with another: directory, broker, ClickHouse and ports are its own."""
-    own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "api_port": 0, "clickhouse_front_port": 0}
+    own = {"data_dir": data_dir, "kafka_url": None, "clickhouse_url": None, "clickhouse_front_port": 0}
+    own |= {"api_port": 0, "metrics_port": 0}
     return Settings().model_copy(update=own | changes)
+
+
+def _make_private(data_dir: Path) -> None:
+    """Make the data directory, or the one of an older Meterline, its owner's alone. A directory that others keep things
+    in stays as it is: what our processes write there is private by their umask."""
+    is_ours = not data_dir.exists() or (data_dir / "admin-key").exists() or not any(data_dir.iterdir())
+    data_dir.mkdir(parents=True, exist_ok=True)
+    if is_ours:
+        data_dir.chmod(0o700)
 
 
 def _admin_key(path: Path) -> str:
     """The admin key of this data directory. It is made at its first use, in a file that its owner alone can read."""
-    if path.exists():
-        return path.read_text().strip()
+    if path.exists() and (known := path.read_text().strip()):
+        return known
     key, _ = new_admin_key()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # A file that found no space for its key would be an empty key from then on.
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(key)
+    draft.rename(path)
     return key
 
 

@@ -133,6 +133,18 @@ class CountRequest(Command, tag="request", array_like=True, frozen=True, kw_only
     environment: str
 
 
+class CountRefused(Command, tag="request.refused", array_like=True, frozen=True, kw_only=True):
+    """State that an API process refused `count` requests by itself, between two times by its clock, since the owner
+    would have: the window was full. They are of one key (`actor`) and one `operation`, as of `CountRequest`. Nobody
+    waits for the reply, and it is not kept."""
+
+    operation: str
+    environment: str
+    count: int
+    first_at_ms: int
+    last_at_ms: int
+
+
 class SetLimits(Command, tag="limits", array_like=True, frozen=True, kw_only=True):
     """Set limits of a project that hold over its plan's from now on, or, where `is_shadow`, limits on trial. Limits
     that are all 0 end the contract or the trial."""
@@ -275,6 +287,7 @@ AnyCommand = (
     | SetBadge
     | Admit
     | CountRequest
+    | CountRefused
     | SetLimits
     | RaiseLimits
     | EndRaise

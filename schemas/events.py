@@ -10,8 +10,16 @@ from msgspec import Meta
 QUANTITY_MAX = 10_000
 METADATA_KEYS_MAX = 32
 METADATA_VALUE_CHARS_MAX = 512
+EVENTS_PER_RECORD_MAX = 10_000
+# No usage event is as short as this.
+EVENT_BYTES_MIN = 64
+# Of (project, source, id).
+HASH_BYTES = 16
 EVENT_AGE_DAYS_MAX = 31
 EVENT_AHEAD_MINUTES_MAX = 10
+
+# The end of the year 2261, which is as far as ClickHouse and Python's datetime both go.
+TIME_MS_MAX = 9_214_646_399_999
 
 PROJECT_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 
@@ -19,7 +27,9 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 ProjectId = Annotated[str, Meta(min_length=1, max_length=64, pattern=PROJECT_ID_PATTERN)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 Environment = Literal["production", "preview"]
-MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_CHARS_MAX)] | int | float | bool | None
+# Numbers are bounded as text is: an integer has 64 bits, so that whoever reads it has room for it.
+MetadataNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_CHARS_MAX)] | MetadataNumber | float | bool | None
 Metadata = Annotated[
     dict[Annotated[str, Meta(min_length=1, max_length=64)], MetadataValue], Meta(max_length=METADATA_KEYS_MAX)
 ]
@@ -36,14 +46,15 @@ class UsageData(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, 
     tier: Literal["budget", "premium"] | None = None
     media_type: Literal["none", "image", "video"] | None = None
     environment: Environment | None = None
-    job_id: Annotated[str, Meta(max_length=128)] = ""
-    metadata: Metadata = {}
+    job_id: Annotated[str, Meta(max_length=128)] | None = ""
+    metadata: Metadata | None = {}
 
 
 class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """A CloudEvents 1.0 usage event in JSON; `subject` is the project. Extension attributes are allowed and ignored.
 
-    (source, id) identifies the event within its project. `time` defaults to its arrival.
+    (source, id) identifies the event within its project. `time` defaults to its arrival. An attribute that is null is
+    one that is not set.
     """
 
     specversion: Literal["1.0"]
@@ -53,8 +64,8 @@ class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
     # The subject is a ProjectId. Its pattern is checked after decoding: here it would take as long as all the rest.
     subject: Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema={"pattern": PROJECT_ID_PATTERN})]
     data: UsageData
-    time: str = ""
-    datacontenttype: str = ""
+    time: str | None = ""
+    datacontenttype: str | None = ""
 
 
 class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -65,7 +76,7 @@ class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """
 
     project: str
-    dedup_hash: bytes
+    dedup_hash: Annotated[bytes, Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
     source: str
     event_id: str
     operation: str
@@ -88,9 +99,9 @@ class DeadLetter(msgspec.Struct, omit_defaults=True):
     code: str
     detail: str
     topic: str
-    partition: int
-    offset: int
-    index: int
-    received_at_ms: int
+    partition: Annotated[int, Meta(ge=0, lt=1 << 16)]
+    offset: Annotated[int, Meta(ge=0)]
+    index: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    received_at_ms: Annotated[int, Meta(ge=0, le=TIME_MS_MAX)]
     event: str
     field: str = ""

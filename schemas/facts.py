@@ -62,10 +62,14 @@ Reason = Literal[
     "requested",
     "failed",
     "cap_reached",
+    "limited_at_edge",
 ]
 # `schemas.problems` has the codes, `streams.core.plans` the plans, `streams.core.grants` the kinds of grants; a price
 # book's version is its own.
 ReasonSet = Literal["problem code", "plan", "grant kind", "price version"]
+
+# The reason of a refusal that stands for `quantity` requests at once; any other stands for one.
+LIMITED_AT_EDGE: Final = "limited_at_edge"
 
 if TYPE_CHECKING:
     _KindAsRead = Kind
@@ -133,7 +137,8 @@ class FactKind:
     `says` is a sentence for people. `reasons` are those that a fact of the kind may bear by name, each with what it
     says then; any other is of the set `reasons_from`. `stated_by` are the modules of `streams.core` that state it.
     Only the `amount` of a ledger entry (`is_entry`) may be other than 0, and it is on one grant then; `is_usage` is for
-    those entries that say what was used and what it costs. Only where it `bears_held` or `bears_cents` may `held` or
+    those entries that say what was used and what it costs. A kind that `is_passing` moves nothing and is kept for some
+    time only. Only where it `bears_held` or `bears_cents` may `held` or
     `cents` be other than 0.
     """
 
@@ -145,6 +150,7 @@ class FactKind:
     is_usage: bool = False
     bears_held: bool = False
     bears_cents: bool = False
+    is_passing: bool = False
 
 
 FACT_KINDS: Final[dict[Kind, FactKind]] = {
@@ -214,25 +220,29 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     ),
     "refusal": FactKind(
         says="What was asked for did not run, or a month of a recurring item is still to be paid",
-        reasons={},
+        reasons={LIMITED_AT_EDGE: "so many requests were refused by an API process, since the window was full"},
         reasons_from="problem code",
         stated_by=("admission", "ledger", "items"),
+        is_passing=True,
     ),
     "duplicate": FactKind(
         says="What was decided before was asked for or reported again",
         reasons={"": "nothing is charged"},
         stated_by=("ledger",),
+        is_passing=True,
     ),
     "request": FactKind(
         says="A request to Meterline's own API is counted in its project's window",
         reasons={"": "it costs nothing"},
         stated_by=("admission",),
+        is_passing=True,
     ),
     "shadow": FactKind(
         says="Limits on trial would have refused a request; what became of it is a fact beside it",
         reasons={},
         reasons_from="problem code",
         stated_by=("admission",),
+        is_passing=True,
     ),
     "limits": FactKind(
         says="A project's limits change",
@@ -314,6 +324,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
 
 ENTRY_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_entry)
 USAGE_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_usage)
+PASSING_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_passing)
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:

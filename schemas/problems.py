@@ -30,16 +30,31 @@ CODES: dict[str, ProblemCode] = {
     "time_out_of_range": ProblemCode(
         422,
         "Time out of range",
-        "Send `time` with its zone, at most 31 days old and 10 minutes ahead.",
+        "Send `time` as RFC 3339 has it, with its zone, at most 31 days old and 10 minutes ahead.",
     ),
     "metadata_too_large": ProblemCode(
-        422, "Metadata too large", "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters."
+        422,
+        "Metadata too large",
+        "Keep metadata to 32 keys of 64 characters, with values of at most 512 characters or 64 bits.",
     ),
-    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events in one request."),
+    "too_many_events": ProblemCode(413, "Too many events", "Send fewer events at once."),
+    "head_too_large": ProblemCode(431, "Head too large", "Send fewer and shorter headers, and a shorter URL."),
+    "request_timeout": ProblemCode(408, "Too slow", "Send the whole request at once, without pauses."),
+    "too_many_connections": ProblemCode(
+        503, "Too many connections", "Use connections again, close those that rest, and try again in a second."
+    ),
     "body_too_large": ProblemCode(413, "Request too large", "Send a smaller body, or more requests."),
     "invalid_request": ProblemCode(422, "Invalid request", "Correct the field that is named."),
     "unsupported_media_type": ProblemCode(
         415, "Unsupported media type", "Send application/cloudevents+json or application/cloudevents-batch+json."
+    ),
+    "not_acceptable": ProblemCode(
+        406, "Not acceptable", "Accept one of the media types that are named, or send no Accept."
+    ),
+    "unsupported_encoding": ProblemCode(415, "Unsupported content encoding", "Send the body as it is, or as gzip."),
+    "unreadable_body": ProblemCode(400, "Body can't be unpacked", "Send the whole body, packed by gzip."),
+    "unprocessable_record": ProblemCode(
+        422, "Record can't be processed", "It is our fault: once that is mended, send it again under a new id."
     ),
     "unreadable_record": ProblemCode(
         422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
@@ -49,10 +64,17 @@ CODES: dict[str, ProblemCode] = {
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
     "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
     "wrong_project": ProblemCode(403, "Another project's id", "Use a key of the project that is named."),
+    "wrong_environment": ProblemCode(403, "Another environment's budget", "Use a key of that environment."),
     "unknown_project": ProblemCode(404, "Unknown project", "Create the project first, or correct its id."),
     "unknown_key": ProblemCode(404, "Unknown key", "Correct the key's id."),
     "not_found": ProblemCode(404, "Not found", "See /docs for what there is."),
     "method_not_allowed": ProblemCode(405, "Method not allowed", "See /docs for what there is."),
+    # The question is understood, but its answer would be too large.
+    "too_much_history": ProblemCode(
+        422,
+        "Too much history",
+        "Narrow it: a shorter time (`from`, `to`), fewer groups (`group_by`), one `project`, a smaller page (`limit`).",
+    ),
     # The request was decided, and refused.
     "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
@@ -74,6 +96,7 @@ CODES: dict[str, ProblemCode] = {
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
     "billing_account_exists": ProblemCode(409, "Billing account exists", "Choose another id, or PUT to change it."),
@@ -108,7 +131,16 @@ CODES: dict[str, ProblemCode] = {
     "decision_timeout": ProblemCode(
         503, "No decision in time", "Retry with the same Idempotency-Key: it is decided once, however often it is sent."
     ),
+    "too_many_queries": ProblemCode(
+        503, "Too many queries", "Wait for the answers to questions that were asked before, then retry."
+    ),
+    "history_unavailable": ProblemCode(
+        503, "History unavailable", "Retry after a moment; admissions and balances do not wait for history."
+    ),
     "not_ready": ProblemCode(503, "Not ready", "Retry shortly; /readyz says what is being waited for."),
+    "unreadable_account": ProblemCode(
+        503, "Account can't be read", "Tell the operator: something else than a worker wrote to the accounts changelog."
+    ),
     "internal_error": ProblemCode(500, "Internal error", "Retry; tell the operator the request id if it persists."),
 }
 

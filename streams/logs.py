@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -21,6 +25,8 @@ _QUIET = (
 _REPETITIVE = "aiokafka"
 _REPEAT_SECONDS = 10.0
 _KINDS_MAX = 1000
+
+LOGS_KEPT = 3
 
 
 class OnceInAWhile(logging.Filter):
@@ -50,8 +56,48 @@ class OnceInAWhile(logging.Filter):
         return True
 
 
+class RotatingStandardError(logging.StreamHandler[TextIO]):
+    """A handler that writes to standard error, and makes that a file, which is rotated once it is large.
+
+    Standard output and error are turned to the new file themselves: what an interpreter or an engine says in its last
+    moment is in the log too.
+    """
+
+    def __init__(self, path: Path, bytes_max: int) -> None:
+        super().__init__(sys.stderr)
+        self._path = path
+        self._bytes_max = bytes_max
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._turn()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record. Where the file is too large then, or somebody moved it away, begin a new one."""
+        super().emit(record)
+        try:
+            if os.fstat(2).st_size > self._bytes_max:
+                rotate(self._path)
+                self._turn()
+        except OSError:
+            self.handleError(record)  # the old file goes on
+
+    def _turn(self) -> None:
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for standard in (1, 2):
+            os.dup2(descriptor, standard)
+        os.close(descriptor)
+
+
+def rotate(path: Path) -> None:
+    """Rename a log file and those before it, of which the oldest goes: `worker-1.log.1` is younger than `.2`."""
+    for number in range(LOGS_KEPT, 0, -1):
+        older = path.with_name(f"{path.name}.{number}")
+        newer = path.with_name(f"{path.name}.{number - 1}") if number > 1 else path
+        with suppress(FileNotFoundError):
+            newer.replace(older)
+
+
 def configure(settings: Settings, process: str) -> None:
-    """Send every log record of this process to standard error."""
+    """Send every log record of this process to standard error, or with `log_file` to that."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -65,7 +111,11 @@ def configure(settings: Settings, process: str) -> None:
         if settings.log_json
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler: logging.Handler
+    if settings.log_file is not None:
+        handler = RotatingStandardError(settings.log_file, settings.log_bytes_max)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from schemas.events import EVENTS_PER_RECORD_MAX
 from streams.errors import OperatorError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,14 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=user_cache_dir, description="Downloaded Kafka jars")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = Field(False, description="One JSON object a line instead of readable text")
+    log_file: Path | None = Field(
+        None, description="All that the process says goes to this file, which is rotated, instead of standard error"
+    )
+    log_bytes_max: int = Field(
+        16 * 1024 * 1024,
+        ge=4096,
+        description="A larger log file is renamed, and a new one begun; three old ones are kept",
+    )
 
     kafka_url: str | None = Field(
         None, description="host:port[,host:port] of an existing cluster; unset starts the embedded broker"
@@ -58,15 +67,18 @@ class Settings(BaseSettings):
     replication_factor: int = Field(1, ge=1, le=9)
 
     clickhouse_url: str | None = Field(
-        None, description="http[s]://user:password@host:port/database of a server; unset opens the embedded engine"
+        None, description="http[s]://user:password@host:port/database of a server; unset is the embedded engine"
     )
     clickhouse_front_port: int = Field(
         8123, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
     )
+    clickhouse_memory_mb: int = Field(4096, ge=512, description="Most memory that the embedded ClickHouse takes in all")
 
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
     api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    metrics_host: str = Field("127.0.0.1", description="Where the API process has /metrics, for Prometheus alone")
+    metrics_port: int = Field(9464, ge=0, le=65535, description="0 takes a free port")
     admin_key_hashes: list[str] = Field(
         default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
     )
@@ -80,17 +92,67 @@ class Settings(BaseSettings):
     )
     public_requests_per_minute: int = Field(300, ge=1, description="From one address, without a valid key")
     public_burst: int = Field(600, ge=1, description="How many of those at once after a rest")
+    busy_lag_ms: int = Field(
+        50, ge=1, description="The API is busy while its event loop is this late; callers without a key get less then"
+    )
+    request_head_seconds: float = Field(10.0, gt=0, description="How long a client may take for a request's head")
+    request_body_seconds: float = Field(60.0, gt=0, description="How long a client may take for a request's body")
+    answer_read_seconds: float = Field(
+        30.0, gt=0, description="How long a client may leave unread what was written to it"
+    )
+    connections_max: int = Field(8192, ge=16, description="HTTP connections of a process, in all")
+    connections_per_address_max: int = Field(
+        1024, ge=1, description="HTTP connections from one address; trusted proxies are not held to it"
+    )
     trusted_proxies: list[IPvAnyNetwork] = Field(
         default_factory=list,
         description="JSON list of addresses or networks whose X-Forwarded-For is believed; of nobody unless named",
     )
     request_body_bytes_max: int = Field(4 * 1024 * 1024, ge=1024)
     events_per_request_max: int = Field(1000, ge=1)
+    events_per_record_max: int = Field(
+        EVENTS_PER_RECORD_MAX, ge=1, description="Of more events a record on the usage topic has one dead letter"
+    )
+
+    query_seconds_max: float = Field(
+        10.0, gt=0, le=300, description="How long the queries to the history that answer one request take together"
+    )
+    query_memory_mb_max: int = Field(
+        512,
+        ge=16,
+        description="Memory that ClickHouse may use for one of them; the embedded one gives no more than 512",
+    )
+    query_rows_read_max: int = Field(
+        500_000_000, ge=1000, le=10_000_000_000, description="Rows that ClickHouse may read for one of them"
+    )
+    queries_per_caller_max: int = Field(
+        2, ge=1, description="Requests of one project that ask the history at once; others wait for their turn"
+    )
+    queries_at_once_max: int = Field(8, ge=1, le=12, description="Requests of all callers that ask the history at once")
+
+    ready_grace_seconds: float = Field(
+        10.0, gt=0, description="How long Kafka may be silent, or no worker be there, before /readyz says so"
+    )
+    ready_intake_lag_seconds: float = Field(
+        15.0, ge=0, description="How long an intake record, or a command, may wait before /readyz says so; 0: for ever"
+    )
+    ready_usage_lag_seconds: float = Field(
+        300.0, ge=0, description="How long a usage record may wait before /readyz says so; 0: for ever"
+    )
+    ready_accounts_lag_seconds: float = Field(
+        15.0, gt=0, description="How old an API's copy of the accounts may be before /readyz says so"
+    )
+    ready_history_still_seconds: float = Field(
+        60.0, gt=0, description="How long history may write nothing while facts wait before /readyz says so"
+    )
 
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     session_timeout_seconds: float = Field(10.0, ge=1)
     stall_seconds: float = Field(
         60.0, ge=1, description="A worker ends that takes no record for this long while some wait"
+    )
+    clock_ahead_seconds_max: float = Field(
+        300.0, gt=0, description="A worker stops at an intake record that Kafka's clock dates further ahead of its own"
     )
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)
@@ -108,6 +170,14 @@ class Settings(BaseSettings):
         200_000, ge=1, le=1_000_000, description="Rows in one insert; larger ones are merged less often"
     )
     historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
+
+    passing_facts_days: int = Field(
+        400,
+        ge=0,
+        le=36_500,
+        description="How long the history keeps facts that move no credits: requests, refusals, duplicates, and what "
+        "limits on trial said; 0 is for ever",
+    )
 
     payments: Literal["local", "stripe"] = Field(
         "local", description="Who takes the money of auto-recharge; local only pretends"
@@ -159,3 +229,8 @@ class Settings(BaseSettings):
     def clickhouse_dir(self) -> Path:
         """The embedded ClickHouse's directory; one process may open it."""
         return self.data_dir / "clickhouse"
+
+    @cached_property
+    def front_token_path(self) -> Path:
+        """The file with the token that others than the user who runs the embedded ClickHouse ask it with."""
+        return self.data_dir / "clickhouse-token"

@@ -24,6 +24,7 @@ class Operator:
         self.settings = stack.settings
         self.url = stack.url
         self.clickhouse_url = stack.clickhouse_url
+        self.metrics_url = stack.metrics_url
         self.http = self.client(stack.admin_key)
 
     def client(self, key: str | None) -> httpx.Client:
@@ -62,6 +63,10 @@ class Operator:
         if not is_limited:
             self.lift_limits(project)
         return project, self.client(self.key(project, environment)["key"])
+
+    def metrics(self) -> str:
+        """The figures that Prometheus is given."""
+        return httpx.get(self.metrics_url, timeout=30.0).text
 
     def rows(self, clickhouse_url: str, sql: str) -> list[list[str]]:
         response = httpx.post(clickhouse_url, content=sql.encode())

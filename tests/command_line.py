@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,12 +29,17 @@ def meterline(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 
     def run(*arguments: str, **environment: str) -> Done:
         capfd.readouterr()
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
         with monkeypatch.context() as here:
             here.setattr("sys.argv", ["meterline", *arguments])
             for name, value in environment.items():
                 here.setenv(name, value)
             with pytest.raises(SystemExit) as ended:
                 main.main()
+        # A process' command has its logs written to this run's standard error, which ends with the test.
+        root.handlers[:] = handlers
+        root.setLevel(level)
         return Done(int(ended.value.code or 0), *capfd.readouterr())
 
     return run

@@ -23,6 +23,9 @@ pytest_plugins = ["tests.command_line", "tests.engine"]
 SESSION_TIMEOUT_SECONDS = 3.0
 
 
+# Many stacks, one after the other and at once: none has the metrics' usual port.
+os.environ.setdefault("METERLINE_METRICS_PORT", "0")
+
 # A test's broker does not live long enough for what Java's second compiler makes of it: half of all processor time.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
@@ -67,6 +70,7 @@ def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         tick_seconds=0.5,
         price_lead_seconds=0,
+        ready_grace_seconds=1.0,
         # Trusted, so that a test may call from an address of its own.
         trusted_proxies=["127.0.0.1"],
     )

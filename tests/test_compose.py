@@ -142,6 +142,23 @@ def test_services_wait_for_what_they_need() -> None:
         assert service in WITHOUT_CLICKHOUSE or "migrate" in SERVICES[service]["depends_on"]
 
 
+def test_every_server_and_whatever_the_api_can_see_has_a_check_of_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = {"worker-1": "worker", "worker-2": "worker", "historian": "history"}
+    for service, part in parts.items():
+        assert SERVICES[service]["healthcheck"]["test"] == ["CMD", "/app/.venv/bin/meterline", "ready", part]
+        assert "ready" in COMMANDS
+        assert settings_of(service, monkeypatch).api_url == f"http://api:{settings_of('api', monkeypatch).api_port}"
+    assert "/readyz" in SERVICES["api"]["healthcheck"]["test"][-1]
+    # A cashier that is away keeps nothing from being decided; its supervisor starts it again.
+    assert {name for name in SERVICES if "healthcheck" not in SERVICES[name]} == ONE_SHOTS | {"cashier"}
+
+
+def test_the_figures_are_for_the_network_of_the_services_and_not_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_of("api", monkeypatch)
+    assert (settings.metrics_host, settings.metrics_port) == ("0.0.0.0", 9464)
+    assert not any(str(settings.metrics_port) in port for port in SERVICES["api"]["ports"])
+
+
 def test_what_should_run_is_started_again_and_what_is_done_is_not() -> None:
     for service, body in SERVICES.items():
         assert body["restart"] == ("no" if service in ONE_SHOTS else "unless-stopped")
@@ -160,6 +177,9 @@ def test_images_are_pinned_and_every_role_runs_the_same_one() -> None:
 def test_the_broker_takes_records_as_large_as_ours_and_makes_no_topic_by_itself() -> None:
     environment = SERVICES["kafka"]["environment"]
     assert environment["KAFKA_AUTO_CREATE_TOPICS_ENABLE"] == "false"
+    held_up_ms = int(environment["KAFKA_TRANSACTION_MAX_TIMEOUT_MS"])
+    held_up_ms += int(environment["KAFKA_TRANSACTION_ABORT_TIMED_OUT_TRANSACTION_CLEANUP_INTERVAL_MS"])
+    assert held_up_ms < 15_000
     assert int(environment["KAFKA_MESSAGE_MAX_BYTES"]) == 8 * 1024 * 1024
     assert environment["KAFKA_LOG_DIRS"] == named_volume("kafka")[1]
 

@@ -1,13 +1,18 @@
-"""The logs of a process stay short while Kafka is away: a kind of line is said once in a while."""
+"""The logs of a process stay short: a kind of line is said once in a while, and files are rotated."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+from api.stack import Stack
 from streams.embedded import lifeline
-from streams.logs import OnceInAWhile
+from streams.logs import LOGS_KEPT, OnceInAWhile
+from streams.settings import PROJECT_ROOT, Settings
 
 
 def record(name: str, template: str, *args: object) -> logging.LogRecord:
@@ -49,3 +54,47 @@ def test_a_client_without_a_broker_does_not_fill_the_log() -> None:
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     lines = [line for line in run.stderr.splitlines() if "Unable connect" in line]
     assert len(lines) == 1, run.stderr[-2000:]
+
+
+TALKATIVE = """
+import logging, os, sys, ctypes
+from pathlib import Path
+from streams import logs
+from streams.settings import Settings
+logs.configure(Settings(), "test")
+for number in range(2000):
+    logging.getLogger("test").info("number %d", number)
+    if number == 1900:
+        ctypes.CDLL(None).puts(b"said by a library")
+        ctypes.CDLL(None).fflush(None)
+raise RuntimeError("the last word")
+"""
+
+
+def test_a_log_file_is_rotated_by_its_process_and_has_its_last_words(tmp_path: Path) -> None:
+    path = tmp_path / "logs" / "test.log"
+    settings = Settings(log_file=path, log_bytes_max=20_000)
+    environment = os.environ | settings.as_environment()
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", TALKATIVE], cwd=PROJECT_ROOT, env=environment, capture_output=True)
+        assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+    files = sorted(path.parent.iterdir())
+    assert [each.name for each in files] == ["test.log", *(f"test.log.{number}" for number in range(1, LOGS_KEPT + 1))]
+    assert all(each.stat().st_size <= 21_000 for each in files)
+    assert "RuntimeError: the last word" in path.read_text()
+    together = "".join(each.read_text() for each in reversed(files))
+    kept = [int(number) for number in re.findall(r"number (\d+)", together)]
+    assert kept == list(range(kept[0], 2000)), "no line is lost where one file ends"
+    assert "said by a library" in together
+
+
+def test_a_log_that_a_failing_start_makes_grow_is_rotated_before_the_next(tmp_path: Path) -> None:
+    stack = Stack(Settings(data_dir=tmp_path, log_bytes_max=4096))
+    member = stack._member("worker-1", ["--help"], {})
+    member.log_path.parent.mkdir()
+    member.log_path.write_bytes(bytes(5000))
+    stack._start(member)
+    assert member.child is not None
+    member.child.stop()
+    assert member.log_path.with_name("worker-1.log.1").stat().st_size == 5000
+    assert member.log_path.stat().st_size < 5000

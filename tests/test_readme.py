@@ -97,9 +97,9 @@ def test_the_first_charge_and_the_first_402(reader: Reader) -> None:
 
 
 def test_producers(reader: Reader) -> None:
-    prices, sent, produced = reader.read("docs/producers.md")
+    prices, sent, packed, produced = reader.read("docs/producers.md")
     assert {each["operation"] for each in json.loads(prices)["prices"]} >= {"image", "translation", "website"}
-    assert json.loads(sent) == {"accepted": 1, "rejected": 0, "errors": []}
+    assert json.loads(sent) == json.loads(packed) == {"accepted": 1, "rejected": 0, "errors": []}
     assert produced == "1000 acknowledged\n"
     # All 1,000 events are decided.
     sql = "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')"
@@ -110,8 +110,8 @@ def test_gateways(reader: Reader) -> None:
     job, _, created, made, refused = reader.read("docs/gateways.md")
     assert '"outcome":"captured","credits":"37"' in job
     assert "social_post.text" in job
-    # 4,010 and what the page before sent: a translation for 28 and 1,000 messages.
-    assert "after         balance 2982, held 37, available 2945" in job
+    # 4,010 and what the page before sent: a translation for 28, an image and 1,000 messages.
+    assert "after         balance 2950, held 37, available 2913" in job
     assert json.loads(created)["project"] == "umbrella"
     assert made.startswith("HTTP/1.1 200 OK")
     assert "x-ratelimit-limit: 30\n" in made.lower().replace("\r", "")
@@ -129,7 +129,7 @@ def test_gateways(reader: Reader) -> None:
 
 
 def test_operators(reader: Reader) -> None:
-    corrected, repriced, limited, billed, checked = reader.read("docs/operators.md")
+    corrected, repriced, limited, letters, billed, checked, _, allowed = reader.read("docs/operators.md")
     assert "change: 7\n" in corrected
     assert "notice: Announcing this needs 30 days: image" in repriced
     assert "in_force: False" in repriced
@@ -137,9 +137,11 @@ def test_operators(reader: Reader) -> None:
     assert "raise.begun" not in limited and "request.refused" in limited
     assert "INV-agency-" in billed
     assert ",top_up,top_up,,production,1,0,20000,USD,10000,10000,,1" in billed
-    # 2,945, what the correction gave back, and the bundle.
-    assert "available: 22952" in billed
+    # 2,913, what the correction gave back, and the bundle.
+    assert "available: 22920" in billed
     assert "mtl_admin_" in checked
+    assert "unprocessable" not in letters
+    assert "--topic meterline.intake" in allowed
 
 
 def test_analysts(reader: Reader) -> None:

@@ -15,7 +15,7 @@ import pytest
 from api.cli.main import CHECKOUT_COMMANDS, COMMANDS
 from schemas.commands import AnyCommand
 from streams.settings import PROJECT_ROOT, Settings
-from tests.tidy import agreement, commands, docstrings, documents, lengths, modules
+from tests.tidy import agreement, commands, docstrings, documents, foreign, lengths, modules
 from tests.tidy.commands import WAYS, Way
 from tests.tidy.documents import Figure
 from tests.tidy.sources import EVERYWHERE, PRODUCT, Source, sources
@@ -96,6 +96,26 @@ def test_packages_say_in_three_lines_at_most_what_they_are_for() -> None:
     assert [line.partition(" ")[0] for line in found] == ["a/c/__init__.py", "a/__init__.py", "a/b/__init__.py"]
 
 
+def test_bytes_from_outside_are_decoded_in_one_place() -> None:
+    nothing_in(foreign.naked(OF_PRODUCT))
+    made_up = """
+import msgspec
+decode = msgspec.json.Decoder(int).decode
+try:
+    decode(b"1") + msgspec.msgpack.decode(b"1") + msgspec.json.Decoder().decode(b"1") + read(decode, b"1")
+except (ValueError, msgspec.DecodeError):
+    pass
+"""
+    found = foreign.naked([Source("a.py", made_up), Source("b.py", made_up)], {"b.py": "ours", "c.py": "ours"})
+    assert sorted(found) == [
+        "a.py:5 calls decode by itself: use `decoded` or `read` of streams/core/foreign.py",
+        "a.py:5 calls msgspec.json.Decoder().decode by itself: use `decoded` or `read` of streams/core/foreign.py",
+        "a.py:5 calls msgspec.msgpack.decode by itself: use `decoded` or `read` of streams/core/foreign.py",
+        "a.py:6 catches DecodeError: a decoder raises more than that",
+        "c.py calls no decoder by itself: it needs no exception",
+    ]
+
+
 def test_modules_are_imported_by_somebody() -> None:
     nothing_in(modules.dead_modules(ALL, ENTRY_POINTS))
     files = [
@@ -136,7 +156,7 @@ def test_a_day_and_an_hour_are_defined_once() -> None:
 
 
 def test_limits_agree_wherever_they_stand() -> None:
-    nothing_in(agreement.disagreements(agreement.limits_that_agree()))
+    nothing_in(agreement.disagreements(agreement.limits_that_agree() | agreement.bounds_that_agree()))
 
 
 def test_files_agree_on_versions_rooms_and_sizes() -> None:

@@ -1,10 +1,15 @@
 """The soft cap on calls without a valid key: a sliding window for each address, in this process alone.
 
 A caller with a valid key is not held to it, so nobody can shut out a customer behind the same address.
+
+While the process is busy the cap is lower, and lower each second, until it is not: the addresses that ask for most are
+stopped first, and all of them at one level, their fair share; who asks for less than that does not notice. Then it
+rises again. Source: rate-limits, "Abuse, fairness, and quiet limits".
 """
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +20,9 @@ from schemas.replies import RateState
 from streams.core.windows import count_request, rested
 
 ADDRESSES_MAX = 100_000
+# However busy the process is, an address may make so many requests a minute.
+SHARE_MIN = 10
+_ADAPT_MS = 1000
 _IPV6_NETWORK_BITS = 64
 
 Address = IPv4Address | IPv6Address
@@ -43,10 +51,28 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
     return str(IPv6Network((int(found), _IPV6_NETWORK_BITS), strict=False))
 
 
+def is_trusted(peer: str, trusted: Sequence[Network]) -> bool:
+    """Whether a peer is a trusted proxy."""
+    found = _parsed(peer)
+    return found is not None and any(found in network for network in trusted)
+
+
+# Some proxies write the port with the address, then with an IPv6 address in brackets, and some all of it in quotes.
+_ENTRY = re.compile(r'\s*("?)(?:\[([^\[\]"]*)\](?::\d{1,5})?|([^:\[\]"]*):\d{1,5}|([^\[\]"]*))\1\s*', re.ASCII)
+
+
 def _parsed(text: str) -> Address | None:
+    """The address of an entry, which may bear a port, brackets, quotes and a zone; None where it is no address."""
+    entry = _ENTRY.fullmatch(text)
+    if entry is None:
+        return None
+    bare = entry[2] or entry[3] or entry[4] or ""
     try:
-        found = ip_address(text.strip())
+        # A zone is of the machine that wrote it.
+        found = ip_address(bare.partition("%")[0].strip())
     except ValueError:
+        return None
+    if entry[2] is not None and isinstance(found, IPv4Address):
         return None
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         return found.ipv4_mapped
@@ -65,18 +91,41 @@ class AddressLimits:
 
     def __init__(self, limits: Limits, addresses_max: int = ADDRESSES_MAX) -> None:
         self._limits = limits
+        # What one address may make a minute now, at most `requests_per_minute`.
+        self._share = limits.requests_per_minute
+        self._adapted_ms = 0
         self._addresses_max = addresses_max
         self._visitors: OrderedDict[str, _Visitor] = OrderedDict()
 
-    def count(self, address: str, now_ms: int) -> RateState:
-        """Count a request in its address' window, unless that is full; the window's state says which."""
+    def count(self, address: str, now_ms: int, is_busy: bool = False) -> RateState:
+        """Count a request in its address' window, unless that is full; the window's state says which. `is_busy` says
+        that there is not enough of this process for all."""
+        self._adapt(now_ms, is_busy)
         visitor = self._visitors.get(address)
         if visitor is None:
             visitor = self._visitors[address] = _Visitor(rested(now_ms))
             if len(self._visitors) > self._addresses_max:
                 self._visitors.popitem(last=False)
         self._visitors.move_to_end(address)
-        return count_request(visitor.window, self._limits, max(now_ms, visitor.window.at_ms))
+        return count_request(visitor.window, self._limits_now(), max(now_ms, visitor.window.at_ms))
+
+    def _adapt(self, now_ms: int, is_busy: bool) -> None:
+        """Halve the share once a second while the process is busy; else let it grow by a quarter each second."""
+        seconds = (now_ms - self._adapted_ms) // _ADAPT_MS
+        if seconds < 1:
+            return
+        most = self._limits.requests_per_minute
+        self._adapted_ms = now_ms
+        if is_busy:
+            self._share = max(min(SHARE_MIN, most), self._share // 2)
+            return
+        for _ in range(min(seconds, 60)):
+            self._share = min(most, self._share + self._share // 4 + 1)
+
+    def _limits_now(self) -> Limits:
+        if self._share == self._limits.requests_per_minute:
+            return self._limits
+        return Limits(self._share, self._share, self._limits.cost_ceiling)
 
     def refuse(self, address: str, key_hash: bytes) -> None:
         """Remember that this address sent a key that is not valid."""

@@ -16,13 +16,17 @@ from aiokafka.errors import KafkaError
 
 from api.callers.keys import Caller
 from api.errors import Refused
+from api.refusals import COPY_LAG_MS_MAX, full_window, may_be_full
 from api.services import Services
+from schemas.accounts import Account
 from schemas.commands import CountRequest
 from schemas.problems import Rejection
 from schemas.replies import RateState
 from streams.core.ledger import settled
 from streams.core.limits import limits_of
+from streams.core.replies import has_reply
 from streams.core.windows import advance, rate_state, rested
+from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
 
 log = logging.getLogger(__name__)
@@ -36,8 +40,10 @@ class Call:
     """A call is one request to our own API.
 
     `caller` makes it; where nobody valid does, `refusal` says why. `rate` is the state of the window that it counts in:
-    the project's, or, without a valid caller, the address'. `is_counted` says that it needs no counting in a project's
-    window any more. `offset` is the intake record that counted it, once the owner has said so.
+    the project's, or, without a valid caller, the address'. `account` is this process's copy of the account of a
+    project's key; `full` is the state of its window where that is full for certain, and the call to be refused at the
+    edge. `is_counted` says that it needs no counting in a project's window any more. `offset` is the intake record that
+    counted it, once the owner has said so.
     """
 
     caller: Caller | None = None
@@ -45,6 +51,8 @@ class Call:
     rate: RateState | None = None
     is_counted: bool = False
     offset: int | None = None
+    account: Account | None = None
+    full: RateState | None = None
 
     @property
     def project(self) -> str | None:
@@ -81,6 +89,7 @@ async def count(services: Services, call: Call, operation: str) -> None:
     caller = call.caller
     if caller is None or caller.project is None or call.is_counted:
         return
+    refuse_at_edge(services, call, operation)
     call.is_counted = True
     command = CountRequest(
         project=caller.project,
@@ -97,6 +106,36 @@ async def count(services: Services, call: Call, operation: str) -> None:
     call.rate = reply.rate
     if reply.code == "rate_limited":
         raise Refused(reply.code, reply.detail, {"project": caller.project, "entry_id": reply.entry_id})
+
+
+def find_full(services: Services, call: Call, account: Account | None) -> None:
+    """Note in a call whether the window of this account, a copy of its own, is full for certain. Where that can't be
+    told, it is for the owner to say."""
+    call.account, call.full = account, None
+    if account is None or not may_be_full(account):
+        return
+    if not 0 <= services.accounts.lag_ms(account.project) <= COPY_LAG_MS_MAX:
+        return
+    owner_ms = services.commands.latest_ms(account.project)
+    call.full = None if owner_ms is None else full_window(account, services.accounts.prices(), owner_ms)
+
+
+def refuse_at_edge(services: Services, call: Call, operation: str, idempotency_key: str = "") -> None:
+    """Raise Refused `rate_limited` where the window is full for certain, and count that.
+
+    Nothing is decided then, so the same request may come again under its Idempotency-Key. One whose answer is kept
+    under that key is no new request: the owner answers it.
+    """
+    caller, account, rate = call.caller, call.account, call.full
+    if rate is None or account is None or caller is None:
+        return
+    if idempotency_key and has_reply(account, idempotency_key):
+        return
+    call.is_counted, call.rate = True, rate
+    services.refusals.add(account.project, caller.key_id, caller.environment, operation)
+    seconds = retry_after_seconds(rate)
+    detail = f"Rate limit exceeded for project {account.project}. Retry after {seconds} seconds"
+    raise Refused("rate_limited", detail, {"project": account.project})
 
 
 def known_rate(services: Services, project: str) -> RateState | None:

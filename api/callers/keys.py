@@ -29,6 +29,11 @@ class Caller:
     environment: str
     scopes: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """The caller whose keys share limits: a project, or an admin key."""
+        return self.project or self.key_id
+
     def require(self, scope: str) -> None:
         """Require this scope of the caller. Raises Rejection `missing_scope` unless one of the caller's covers it."""
         area = scope.partition(":")[0]

@@ -20,10 +20,13 @@ def balance(
     project: ProjectArgument,
     environment: EnvironmentOption = "production",
     at: Annotated[str | None, typer.Option("--at", help="A past instant, RFC 3339 with a zone")] = None,
+    min_offset: Annotated[
+        int | None, typer.Option("--min-offset", min=0, help="Wait until it holds the effect of this offset")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a project's balance, now or at a past instant."""
-    found = Api().call("GET", "/v1/balance", project=project, environment=environment, at=at)
+    """Show a project's balance, now or at a past instant, with the oldest hundred of its bundles."""
+    found = Api().call("GET", "/v1/balance", project=project, environment=environment, at=at, min_offset=min_offset)
     show(found.json(), as_json)
 
 

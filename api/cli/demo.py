@@ -66,6 +66,7 @@ def _replay(
     from api.demo.replay import replay as run
     from api.demo.trace import read_trace
     from api.stack import Stack
+    from streams.embedded.running import asking_history
 
     trace = read_trace(file)
     started_at = time.monotonic()
@@ -75,13 +76,14 @@ def _replay(
             data_dir = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="meterline-")))
         settings = Settings().model_copy(update={"data_dir": data_dir})
         if not stay:
-            settings.api_port = settings.clickhouse_front_port = 0
+            settings.api_port = settings.metrics_port = settings.clickhouse_front_port = 0
         progress = Progress()
         try:
             display = cleanup.enter_context(Display(console, progress, quiet=as_json))
             stack = Stack(settings, progress=not as_json, tell=display.tell)
             cleanup.enter_context(stack)
-            target = Target(stack.settings, stack.url, stack.clickhouse_url, stack.admin_key)
+            history_url = asking_history(stack.settings).clickhouse_url or stack.clickhouse_url
+            target = Target(stack.settings, stack.url, history_url, stack.admin_key)
 
             def on_progress() -> None:
                 stack.check()

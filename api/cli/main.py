@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -11,9 +12,8 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from api.cli.output import console
+from api.cli.output import console, tell_failure
 from streams.embedded import lifeline
-from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT
 
 # Where each command lives: the module's `app` has the command, or is the group, of that name. A worker thus starts
@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": "api.cli.explain",
     "rehearse": "api.cli.rehearse",
     "doctor": "api.cli.doctor",
+    "ready": "api.cli.ready",
     "keys": "api.cli.keys",
     "projects": "api.cli.projects",
     "credits": "api.cli.credits",
@@ -39,6 +40,7 @@ COMMANDS = {
     "limits": "api.cli.limits",
     "prices": "api.cli.prices",
     "audit": "api.cli.audit",
+    "dead-letters": "api.cli.dead_letters",
     "billing": "api.cli.billing",
 }
 # Commands that are there only in a checkout: the production image has no tests.
@@ -90,6 +92,8 @@ def main() -> None:
     """Run the console script `meterline`. An expected failure ends with one clear line and exit code 1, a setting that
     is not valid with exit code 2."""
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    # What Kafka's client has to say comes as one sentence, or in the log of a process that has one.
+    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     lifeline.watch()
     try:
         app()
@@ -98,8 +102,11 @@ def main() -> None:
             name = "METERLINE_" + "_".join(str(part) for part in problem["loc"]).upper()
             console.print(f"[red]{name}[/]: {problem['msg']}", soft_wrap=True)
         sys.exit(2)
-    except OperatorError as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True)
+    except Exception as error:
+        # Imported here: a command that does not fail starts without.
+        from api.cli.failures import sentence_of
+
+        tell_failure(sentence_of(error))
         sys.exit(1)
 
 

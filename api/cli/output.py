@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 console = Console(stderr=True, highlight=False)
 
@@ -17,6 +18,11 @@ def show(answer: Any, as_json: bool) -> None:
         return
     for line in _lines(answer, ""):
         print(line)
+
+
+def tell_failure(sentence: str) -> None:
+    """Print why a command failed, on standard error. What it quotes may have brackets, which are no styles."""
+    console.print("[red]error:[/]", escape(sentence), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

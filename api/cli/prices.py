@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,13 @@ def list_prices(
 @app.command("changelog")
 def price_changelog(as_json: JsonOption = False) -> None:
     """List the price books and what each changed, the newest first."""
-    show(Api().call("GET", "/v1/prices/changelog").json(), as_json)
+    api, books, cursor = Api(), list[Any](), None
+    while True:
+        page = api.call("GET", "/v1/prices/changelog", limit=50, cursor=cursor).json()
+        books += page["books"]
+        if (cursor := page["next_cursor"]) is None:
+            break
+    show({"books": books}, as_json)
 
 
 @app.command("announce")

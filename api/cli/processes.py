@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated, Any
 
 import typer
 
-from api.cli.output import console
+from api.cli.output import console, print_json
 from streams import logs
 from streams.settings import Settings
 
 app = typer.Typer()
+
+PRINCIPAL = "User:meterline-"
 
 
 @app.command()
@@ -25,7 +28,7 @@ def worker() -> None:
 
 @app.command()
 def api() -> None:
-    """Run the HTTP service; with the embedded ClickHouse, the historian and the cashier too."""
+    """Run the HTTP service; where ClickHouse is embedded, the cashier too."""
     from api.server import run_api
 
     settings = Settings()
@@ -35,15 +38,11 @@ def api() -> None:
 
 @app.command()
 def historian() -> None:
-    """Run a historian: it writes the journal into the ClickHouse server of METERLINE_CLICKHOUSE_URL."""
-    from api.server import run_historian
+    """Run a historian: it writes the journal into ClickHouse; without METERLINE_CLICKHOUSE_URL, the embedded one."""
+    from api.history import run_historian
 
     settings = Settings()
     logs.configure(settings, "historian")
-    if settings.clickhouse_url is None:
-        raise typer.BadParameter(
-            "without METERLINE_CLICKHOUSE_URL history is embedded in the API process, which runs its own historian"
-        )
     run_historian(settings)
 
 
@@ -57,12 +56,51 @@ def cashier() -> None:
     run_cashier(settings)
 
 
+def _principal(role: str) -> Any:
+    return typer.Option(f"--{role}", help=f"With --acls: the principal of the {role}, as in {PRINCIPAL}.")
+
+
 @app.command()
-def topics() -> None:
+def topics(
+    acls: Annotated[
+        bool, typer.Option("--acls", help="Create nothing: print who may use which topic, as kafka-acls.sh commands.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --acls: print the rules as JSON.")] = False,
+    worker: Annotated[str, _principal("worker")] = f"{PRINCIPAL}worker",
+    api: Annotated[str, _principal("api")] = f"{PRINCIPAL}api",
+    historian: Annotated[str, _principal("historian")] = f"{PRINCIPAL}historian",
+    cashier: Annotated[str, _principal("cashier")] = f"{PRINCIPAL}cashier",
+    operator: Annotated[str, _principal("operator")] = f"{PRINCIPAL}operator",
+    producer: Annotated[str, _principal("producer")] = f"{PRINCIPAL}producer",
+    gateway: Annotated[
+        str, typer.Option("--gateway", help="With --acls: a gateway that asks by Kafka. It could forge top-ups.")
+    ] = "",
+    transactions: Annotated[
+        bool, typer.Option("--transactions", help="With --acls: let producers use transactions.")
+    ] = False,
+) -> None:
     """Create the Kafka topics that are missing, and check the others."""
+    from streams.kafka.acls import Role, access_rules
     from streams.kafka.topics import create_topics, topics_of
 
     settings = Settings()
+    if acls:
+        named: dict[Role, str] = {
+            "worker": worker,
+            "api": api,
+            "historian": historian,
+            "cashier": cashier,
+            "operator": operator,
+            "producer": producer,
+            "gateway": gateway,
+        }
+        principals = {role: principal for role, principal in named.items() if principal}
+        rules = list(access_rules(topics_of(settings), principals, transactions))
+        if as_json:
+            print_json([rule.as_json() for rule in rules])
+        else:
+            print("\n".join(rule.command(settings.kafka_url or "localhost:9092") for rule in rules))
+        return
     created = asyncio.run(create_topics(settings))
     for name in topics_of(settings).configs():
         console.print(f"{name}: {'created' if name in created else 'there'}, {settings.partitions} partitions")
@@ -73,10 +111,13 @@ def migrate() -> None:
     """Bring the ClickHouse schema up to date."""
     from streams.clickhouse.client import ClickHouse
     from streams.clickhouse.migrations import migrate as apply
+    from streams.clickhouse.retention import keep_passing_facts
 
-    clickhouse = ClickHouse(Settings())
+    settings = Settings()
+    clickhouse = ClickHouse(settings)
     try:
         applied = apply(clickhouse)
+        keep_passing_facts(clickhouse, settings)
     finally:
         clickhouse.close()
     console.print("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from streams.core.foreign import UnreadableError, read
 from streams.embedded.running import find_running
 from streams.errors import OperatorError
 from streams.settings import Settings
@@ -61,7 +62,9 @@ class Api:
                     response.read()
                     raise OperatorError(_problem(response))
                 for line in response.iter_lines():
-                    yield json.loads(line)
+                    yield read(json.loads, line)
+        except UnreadableError as error:
+            raise OperatorError(f"{self.url} answers what is no JSON: {error}") from None
         except httpx.TransportError as error:
             raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
 
@@ -69,10 +72,10 @@ class Api:
 def read_json(file: Path) -> Any:
     """Read a JSON file. Raises OperatorError."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return read(json.loads, file.read_bytes())
     except OSError as error:
         raise OperatorError(f"{file} can't be read: {error.strerror}") from None
-    except ValueError as error:
+    except UnreadableError as error:
         raise OperatorError(f"{file} is no JSON: {error}") from None
 
 

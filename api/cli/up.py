@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from types import FrameType
 from typing import Annotated, Any
@@ -42,6 +43,11 @@ def tell_where(stack: Any, seconds: float | None) -> None:
         console.print(f"Meterline is up ({seconds:.1f} s)")
     console.print(f"  API         {stack.url}    docs {stack.url}/docs", soft_wrap=True)
     console.print(f"  ClickHouse  {stack.clickhouse_url}    (curl '{stack.clickhouse_url}/?query=...')", soft_wrap=True)
+    if sys.platform != "linux":  # elsewhere the kernel does not tell who asks
+        console.print(
+            f"              with -H \"X-ClickHouse-Key: $(cat '{stack.settings.front_token_path}')\"", soft_wrap=True
+        )
+    console.print(f"  metrics     {stack.metrics_url}", soft_wrap=True)
     console.print(f"  Kafka       {stack.settings.kafka_url}", soft_wrap=True)
     console.print(f"  admin key   {stack.settings.data_dir / 'admin-key'}", soft_wrap=True)
     console.print(f"  logs        {stack.logs_dir}", soft_wrap=True)

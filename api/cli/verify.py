@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from api.cli.options import JsonOption
-from api.cli.output import console, print_json
+from api.cli.output import console, print_json, tell_failure
 from streams.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.reconcile.rebuild import Rebuilt
+    from streams.reconcile.verify import Verdict
+
+DRIFT = 1
+COULD_NOT_COMPARE = 2
 
 app = typer.Typer()
 
@@ -22,22 +29,19 @@ def verify(
         typer.Option("--rebuild", help="Also decide the whole intake log anew, and compare accounts byte by byte."),
     ] = False,
 ) -> None:
-    """Reconcile accounts, journal and ClickHouse on a live system. Exit code 1 says that they differ."""
-    from streams.clickhouse.client import ClickHouse
-    from streams.embedded.running import reach
-    from streams.reconcile.rebuild import rebuild as run_rebuild
-    from streams.reconcile.verify import verify as run
-
-    settings = reach(Settings())
-    clickhouse = ClickHouse(settings)
-    rebuilt = None
+    """Reconcile accounts, journal and ClickHouse on a live system. Exit code 1 says that they differ, 2 that they could
+    not be compared."""
     try:
-        with console.status("") as status:
-            verdict = asyncio.run(run(settings, clickhouse, status.update))
-            if rebuild:
-                rebuilt = asyncio.run(run_rebuild(settings, status.update))
-    finally:
-        clickhouse.close()
+        verdict, rebuilt = _compare(rebuild)
+    except Exception as error:
+        from api.cli.failures import sentence_of
+
+        sentence = sentence_of(error)
+        if as_json:
+            print_json({"ok": False, "error": sentence})
+        else:
+            tell_failure(sentence)
+        raise typer.Exit(COULD_NOT_COMPARE) from None
     ok = verdict.ok and (rebuilt is None or rebuilt.ok)
     if as_json:
         found = verdict.as_json() | ({"rebuild": rebuilt.as_json()} if rebuilt is not None else {})
@@ -54,4 +58,22 @@ def verify(
             print(f"rebuilt: {rebuilt.records:,} records, {rebuilt.accounts:,} accounts, {rebuilt.seconds:.1f} s")
             print("byte-equal" if rebuilt.ok else f"{rebuilt.different:,} differ: {' '.join(rebuilt.named)}")
     if not ok:
-        raise typer.Exit(1)
+        raise typer.Exit(DRIFT)
+
+
+def _compare(rebuild: bool) -> tuple[Verdict, Rebuilt | None]:
+    from streams.clickhouse.client import ClickHouse
+    from streams.embedded.running import reach
+    from streams.reconcile.rebuild import rebuild as run_rebuild
+    from streams.reconcile.verify import check_comparable
+    from streams.reconcile.verify import verify as run
+
+    settings = reach(Settings())
+    asyncio.run(check_comparable(settings))
+    clickhouse = ClickHouse(settings)
+    try:
+        with console.status("") as status:
+            verdict = asyncio.run(run(settings, clickhouse, status.update))
+            return verdict, asyncio.run(run_rebuild(settings, status.update)) if rebuild else None
+    finally:
+        clickhouse.close()

@@ -16,6 +16,7 @@ import orjson
 from api.demo.trace import Trace, events_of, projects_of
 from schemas.events import UsageEvent
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import LONG
 from streams.client.producer import KafkaProducer
 from streams.core.booking import FACTS_PER_SLOT
 from streams.errors import OperatorError
@@ -292,4 +293,4 @@ async def _get(client: httpx.AsyncClient, path: str, **parameters: str) -> httpx
 
 
 async def _rows(clickhouse: ClickHouse, sql: str, parameters: dict[str, Any] | None = None) -> Sequence[Sequence[Any]]:
-    return await asyncio.to_thread(clickhouse.query, sql, parameters)
+    return await asyncio.to_thread(clickhouse.limited(LONG).query, sql, parameters)

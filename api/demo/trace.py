@@ -26,6 +26,7 @@ from typing import Any
 from schemas.events import UsageEvent
 from schemas.times import in_utc
 from streams.client.producer import usage_event
+from streams.core.foreign import why_unreadable
 from streams.errors import OperatorError
 
 BUNDLED_TRACE = Path(__file__).parent / "data" / "azure_llm_code_2023.csv"
@@ -62,27 +63,24 @@ def read_trace(path: Path) -> Trace:
         raise TraceError(f"{path} can't be read: {error.strerror}") from None
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
+    except ValueError:
         raise TraceError(f"{path} is not UTF-8 text") from None
     reader = csv.DictReader(text.splitlines())
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise TraceError(f"{path}: no column {', '.join(missing)}; a trace has {', '.join(COLUMNS)}")
-    rows = []
-    for line, record in enumerate(reader, start=2):
-        try:
-            at = datetime.fromisoformat(record["TIMESTAMP"][:26])
-            row = TraceRow(
-                in_utc(at),
-                int(record["ContextTokens"]),
-                int(record["GeneratedTokens"]),
-            )
-        except (ValueError, TypeError) as error:
-            raise TraceError(f"{path}, line {line}: {error}") from None
-        rows.append(row)
+    try:
+        rows = [_row_of(record) for record in reader]
+    except Exception as error:
+        raise TraceError(f"{path}, line {reader.line_num}: {why_unreadable(error)}") from None
     if not rows:
         raise TraceError(f"{path} has no rows")
     return Trace(f"trace-{sha256(content).hexdigest()[:12]}", rows)
+
+
+def _row_of(record: dict[str, str]) -> TraceRow:
+    at = datetime.fromisoformat(record["TIMESTAMP"][:26])
+    return TraceRow(in_utc(at), int(record["ContextTokens"]), int(record["GeneratedTokens"]))
 
 
 def projects_of(trace_name: str, count: int) -> list[tuple[str, str]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+import re
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.callers.calls import Call, call_of, count, operation_of
+from api.callers.calls import Call, call_of, count, find_full, operation_of, refuse_at_edge
 from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
@@ -31,28 +31,29 @@ from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
 from schemas.replies import RateState, Reply
 from schemas.times import utc
-from streams.core.acceptance import decoding_rejection, to_usage
+from streams.core.acceptance import to_usage
 from streams.core.booking import format_credits
+from streams.core.foreign import decoded, split_array
 from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
+from streams.slices import in_slices
 
 router = APIRouter(prefix="/v1", tags=["admission"])
 
 
 class _AskedBatch(msgspec.Struct, forbid_unknown_fields=True):
-    """A batch whose requests are not decoded yet, so that a malformed one spoils none of the others."""
+    """A batch whose requests are not decoded yet."""
 
-    requests: list[msgspec.Raw]
+    requests: msgspec.Raw
 
 
 _decode = msgspec.json.Decoder(AdmissionRequest).decode
 _decode_batch = msgspec.json.Decoder(_AskedBatch).decode
 _decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
+_BATCH_HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"requests"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
 _DATA_FIELDS = UsageData.__struct_fields__
-
-T = TypeVar("T")
 
 
 def _problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
@@ -76,11 +77,13 @@ async def admit(
     `plan_required` is refused, and nothing is charged. A job's credits are held once, however often it is asked for.
 
     429 `rate_limited` means that the project's request window is full. It comes before all else, costs nothing, and
-    the request may be sent again under the same key.
+    the request may be sent again under the same key. It has an `entry_id`, and so a receipt of its own, only where the
+    project's owner refused it: most are refused by the API itself, and are counted.
     """
     caller.require("content:write")
-    asked = _decoded(_decode, await request.body())
-    admission = await _admitted(services, call_of(request.scope), caller, asked, idempotency_key)
+    asked = decoded(_decode, await request.body())
+    call, operation = call_of(request.scope), operation_of(request.scope)
+    admission = await _admitted(services, call, caller, operation, asked, idempotency_key)
     return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
 
 
@@ -100,17 +103,17 @@ async def admit_batch(
     and its place in the batch.
     """
     caller.require("content:write")
-    items = _decoded(_decode_batch, await request.body()).requests
-    if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
-        raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
+    items = await _items_of_batch(await request.body())
     call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
     call.is_counted = True
-    calls = [Call(caller) for _ in items]
+    calls = [Call(caller, account=call.account, full=call.full) for _ in items]
 
     async def decision(place: int) -> dict[str, Any]:
         mine = calls[place]
         try:
-            admission = await _admitted_of_batch(services, mine, caller, items[place], place, idempotency_key)
+            admission = await _admitted_of_batch(
+                services, mine, caller, operation, items[place], place, idempotency_key
+            )
             found = {"status": 200} | admission.model_dump(mode="json", exclude_none=True)
         except Exception as error:
             found = await _problem(services, mine, operation, request_id, error)
@@ -123,12 +126,38 @@ async def admit_batch(
     return Response(encode_json({"decisions": decisions}), media_type="application/json")
 
 
+async def _items_of_batch(body: bytes) -> list[bytes]:
+    """The requests of a batch, each still as it came, so that a malformed one spoils none of the others. Raises
+    Rejection."""
+    head = _BATCH_HEAD.match(body)
+    if head is None:
+        # It may be another way of writing the same, such as a name with escapes in it.
+        array = bytes(decoded(_decode_batch, body).requests)
+        if array[:1] != b"[":
+            raise Rejection("invalid_request", "`requests` is an array of requests", "requests")
+        items, _ = await in_slices(split_array(array, BATCH_REQUESTS_MAX))
+    else:
+        items, rest = await in_slices(split_array(body[head.end() :], BATCH_REQUESTS_MAX))
+        if rest != b"}" and len(items) <= BATCH_REQUESTS_MAX:
+            decoded(_decode_batch, body)
+            raise Rejection("malformed_json", "The batch does not end where its requests do")
+    if not 1 <= len(items) <= BATCH_REQUESTS_MAX:
+        raise Rejection("invalid_request", f"A batch is of 1 to {BATCH_REQUESTS_MAX} requests", "requests")
+    return items
+
+
 async def _admitted_of_batch(
-    services: Services, call: Call, caller: Caller, item: msgspec.Raw, place: int, idempotency_key: str
+    services: Services,
+    call: Call,
+    caller: Caller,
+    operation: str,
+    item: bytes,
+    place: int,
+    idempotency_key: str,
 ) -> Admission:
-    asked = _decoded(_decode_item, item)
+    asked = decoded(_decode_item, item)
     key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
-    return await _admitted(services, call, caller, asked, key)
+    return await _admitted(services, call, caller, operation, asked, key)
 
 
 async def _problem(services: Services, call: Call, operation: str, request_id: str, error: Exception) -> dict[str, Any]:
@@ -143,7 +172,7 @@ async def _problem(services: Services, call: Call, operation: str, request_id: s
 
 
 async def _admitted(
-    services: Services, call: Call, caller: Caller, asked: AdmissionRequest, idempotency_key: str
+    services: Services, call: Call, caller: Caller, operation: str, asked: AdmissionRequest, idempotency_key: str
 ) -> Admission:
     """Have one request decided, and note the state of its window in `call`. Raises Rejection where it is refused."""
     if asked.hold and not asked.job_id:
@@ -155,6 +184,9 @@ async def _admitted(
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     event_id = asked.id or (f"key:{idempotency_key}" if idempotency_key else addressing["correlation"])
     usage = _usage_of(services, caller, project, asked, event_id)
+    if caller.project is None:
+        find_full(services, call, services.accounts.get(project))
+    refuse_at_edge(services, call, operation, idempotency_key)
     # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
     reply, offset = await services.commands.decide(
@@ -193,13 +225,6 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         # An admission request has the fields of an event's `data` at its top level.
         field = rejection.field.removeprefix("data.") if rejection.field else None
         raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
-
-
-def _decoded(decode: Callable[[Any], T], body: object) -> T:
-    try:
-        return decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise decoding_rejection(error) from None
 
 
 def _refusal_members(project: str, reply: Reply) -> dict[str, Any]:

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.callers.keys import Caller
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, problems, project_for
+from api.negotiation import AcceptHeader, preferred
+from api.reads import json_of
 from api.services import Services
 from api.views.csv_cells import as_csv
-from schemas.http.audit import AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
+from schemas.http.audit import AUDIT_ROWS_MAX, AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
+from streams.clickhouse.client import ClickHouse
 from streams.history.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
 
-router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=problems(401, 403, 404, 422, 503))
+router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=problems(401, 403, 404, 406, 422, 503))
 
 DAYS = 30
-ROWS, CSV_ROWS = 100, 10_000
+ROWS, CSV_ROWS = 100, AUDIT_ROWS_MAX
 
 SinceQuery = Annotated[datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago")]
 UntilQuery = Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")]
 LimitQuery = Annotated[int | None, Query(ge=1, le=CSV_ROWS, description=f"{ROWS}, of a CSV {CSV_ROWS}")]
 CursorQuery = Annotated[str | None, Query(min_length=1, max_length=1000)]
 FormatQuery = Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")]
-Accept = Annotated[str, Header()]
 _CSV: dict[int | str, dict[str, object]] = {
     200: {
         "content": {"text/csv": {"schema": {"type": "string"}}},
@@ -48,8 +49,8 @@ async def audit(
     limit: LimitQuery = None,
     cursor: CursorQuery = None,
     format: FormatQuery = None,
-    accept: Accept = "",
-) -> Response | AuditPage:
+    accept: AcceptHeader = "",
+) -> Response:
     """List what was refused and what was done, newest first: in one project, or in all where an admin key names none.
 
     `kind`: `refusals` (402, 403, 429 and every other refusal), `shadow` (requests that limits on trial would have
@@ -60,10 +61,14 @@ async def audit(
     begin, end = _period(since, until)
     is_csv = _wants_csv(format, accept)
     question = AuditQuestion(named, begin, end, limit or (CSV_ROWS if is_csv else ROWS), kind, cursor)
-    entries, following = await asyncio.to_thread(audit_page, services.clickhouse, question)
-    if is_csv:
-        return _csv(request, "audit", list(AuditEntry.model_fields), entries, following)
-    return AuditPage(since=begin, until=end, entries=entries, next_cursor=following)
+
+    def answer(clickhouse: ClickHouse) -> Response:
+        entries, following = audit_page(clickhouse, question)
+        if is_csv:
+            return _csv(request, "audit", list(AuditEntry.model_fields), entries, following)
+        return json_of(AuditPage(since=begin, until=end, entries=entries, next_cursor=following))
+
+    return await services.reads.ask(caller.name, answer)
 
 
 @router.get("/keys", response_model=KeyUsePage, responses=_CSV)
@@ -77,8 +82,8 @@ async def key_use(
     limit: LimitQuery = None,
     cursor: CursorQuery = None,
     format: FormatQuery = None,
-    accept: Accept = "",
-) -> Response | KeyUsePage:
+    accept: AcceptHeader = "",
+) -> Response:
     """List what keys were used for, by the hour: first and last use, how many uses, and how many of those were refused.
 
     Uses are summed up when this is asked for; each single use stays in the history. GET /v1/audit says what an admin
@@ -88,10 +93,14 @@ async def key_use(
     begin, end = _period(since, until)
     is_csv = _wants_csv(format, accept)
     question = KeyUseQuestion(named, begin, end, limit or (CSV_ROWS if is_csv else ROWS), cursor)
-    rows, following = await asyncio.to_thread(key_use_page, services.clickhouse, question)
-    if is_csv:
-        return _csv(request, "key-use", list(KeyUse.model_fields), rows, following)
-    return KeyUsePage(since=begin, until=end, rows=rows, next_cursor=following)
+
+    def answer(clickhouse: ClickHouse) -> Response:
+        rows, following = key_use_page(clickhouse, question)
+        if is_csv:
+            return _csv(request, "key-use", list(KeyUse.model_fields), rows, following)
+        return json_of(KeyUsePage(since=begin, until=end, rows=rows, next_cursor=following))
+
+    return await services.reads.ask(caller.name, answer)
 
 
 def _named(services: Services, caller: Caller, project: str | None) -> str | None:
@@ -110,7 +119,7 @@ def _period(since: datetime | None, until: datetime | None) -> tuple[datetime, d
 
 
 def _wants_csv(format: str | None, accept: str) -> bool:
-    return format == "csv" or (format is None and "text/csv" in accept)
+    return format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv")
 
 
 def _csv(

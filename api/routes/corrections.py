@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
@@ -13,7 +12,7 @@ from schemas.events import PROJECT_ID_PATTERN
 from schemas.http.common import request_schema
 from schemas.http.corrections import CorrectionRequest, CorrectionResult
 from schemas.problems import Rejection
-from streams.core.acceptance import decoding_rejection
+from streams.core.foreign import decoded
 from streams.history.corrections import charged_for, correction_of, done_before, hash_of, result_of
 from streams.history.facts import wait_for
 from streams.kafka.topics import partition_of
@@ -51,27 +50,20 @@ async def correct(
     Credits go back to the grants they came from. Where those are of a month that is over, the credits come back as a
     promotional grant until the next renewal. An amended or late event costs what the price book of its own time says.
     """
-    try:
-        asked = _decode(await request.body())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise decoding_rejection(error) from None
-    settings, clickhouse = services.settings, services.clickhouse
+    asked = decoded(_decode, await request.body())
+    settings, clickhouse, reads = services.settings, services.clickhouse, services.reads
     partition = partition_of(project, settings.partitions)
     account = account_for(services, project)
     await wait_for(settings, clickhouse, partition, account.last_offset, settings.reply_timeout_seconds)
-    charged = await asyncio.to_thread(charged_for, clickhouse, project, asked.source, asked.id)
+    charged = await reads.ask(caller.name, lambda history: charged_for(history, project, asked.source, asked.id))
     done = done_before(charged, hash_of(asked, idempotency_key))
     if done is None:
-        command = await asyncio.to_thread(
-            correction_of,
-            clickhouse,
-            account,
-            asked,
-            charged,
-            services.accounts.prices(),
-            caller.key_id,
-            idempotency_key,
-            services.commands.addressing(idempotency_key, caller.key_id),
+        prices, addressing = services.accounts.prices(), services.commands.addressing(idempotency_key, caller.key_id)
+        command = await reads.ask(
+            caller.name,
+            lambda history: correction_of(
+                history, account, asked, charged, prices, caller.key_id, idempotency_key, addressing
+            ),
         )
         reply, offset = await services.commands.decide(command)
         if reply.code:
@@ -80,4 +72,4 @@ async def correct(
         await wait_for(settings, clickhouse, partition, offset, settings.reply_timeout_seconds)
     else:
         offset = done.facts[0].offset
-    return await asyncio.to_thread(result_of, clickhouse, project, partition, offset)
+    return await reads.ask(caller.name, lambda history: result_of(history, project, partition, offset))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import PlainTextResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi import APIRouter, Response
 
 from api.dependencies import ServicesDep
 from schemas.http.projects import Health
@@ -20,15 +18,9 @@ async def healthz() -> Health:
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 async def readyz(services: ServicesDep, response: Response) -> Health:
-    """Say whether this process can serve: 200 once its parts have caught up, 503 naming those that have not."""
-    parts = services.parts_ready()
-    waiting = [name for name, ready in parts.items() if not ready]
-    if waiting:
+    """Say whether calls are decided and answered now: 200, or 503 with the parts that keep them from it and why."""
+    waiting = services.pipeline.waiting()
+    reasons = [f"{part}: {why}" for part, why in waiting.items() if why]
+    if reasons:
         response.status_code = 503
-    return Health(status=f"waiting for {', '.join(waiting)}" if waiting else "ok", parts=parts)
-
-
-@router.get("/metrics", response_class=PlainTextResponse)
-async def metrics(request: Request) -> Response:
-    """Give Prometheus the figures of this process and of the parts that it runs."""
-    return Response(generate_latest(request.app.state.metrics), media_type=CONTENT_TYPE_LATEST)
+    return Health(status="; ".join(reasons) or "ok", parts={part: not why for part, why in waiting.items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 from api.callers.keys import Caller
 from api.dependencies import (
@@ -18,8 +18,10 @@ from api.dependencies import (
     problems,
     project_for,
 )
+from api.views.pages import page_of
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
+from schemas.http.common import PAGE_ITEMS_MAX
 from schemas.http.holds import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
 from schemas.problems import Rejection
 from schemas.replies import Reply
@@ -39,11 +41,19 @@ HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the 
 
 
 @router.get("", response_model=HoldPage)
-async def open_holds(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> HoldPage:
+async def open_holds(
+    services: ServicesDep,
+    caller: CurrentCallerDep,
+    project: ProjectQuery = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = PAGE_ITEMS_MAX,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> HoldPage:
     """List the open holds, the oldest first. A project's key sees those of its own environment."""
     caller.require("content:read")
     account = account_for(services, project_for(caller, project))
-    return HoldPage(holds=[hold_info(hold) for hold in _open(account, caller, services.accounts.prices())])
+    holds = _open(account, caller, services.accounts.prices())
+    page, next_cursor = page_of(holds, lambda hold: (hold.held_at_ms, hold.id), limit, cursor)
+    return HoldPage(holds=[hold_info(hold) for hold in page], next_cursor=next_cursor)
 
 
 @router.get("/{hold_id}", response_model=HoldInfo)

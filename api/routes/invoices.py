@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from aiokafka.errors import KafkaError
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
+from api.callers.keys import Caller
 from api.dependencies import (
     AdminDep,
     CallerDep,
@@ -23,11 +25,13 @@ from api.dependencies import (
     problems,
     project_for,
 )
+from api.negotiation import AcceptHeader, preferred
 from api.services import Services
 from api.views.accounts import project_now
 from api.views.invoice_files import as_csv, as_html
 from schemas.accounts import Account
 from schemas.commands import OpenBillingAccount, SetBillingAccount
+from schemas.http.common import PAGE_ITEMS_MAX
 from schemas.http.invoices import (
     BILLING_ACCOUNT_ID_PATTERN,
     MONTH_PATTERN,
@@ -46,13 +50,14 @@ from schemas.http.invoices import (
 from schemas.http.projects import ProjectInfo
 from schemas.problems import Rejection
 from schemas.times import utc
+from streams.clickhouse.client import ClickHouse
 from streams.core.projects import BILLING_PREFIX
 from streams.history.invoices import Month, Payer, read_invoice, read_months, summary
 
 router = APIRouter(
     prefix="/v1",
     tags=["invoices"],
-    responses=problems(401, 403, 404, 409, 422, 503),
+    responses=problems(401, 403, 404, 406, 409, 422, 503),
 )
 
 # An invoice page runs nothing and loads nothing. A browser that is told so stops even what a mistake of ours let in.
@@ -64,8 +69,9 @@ BillingAccountPath = Annotated[str, Path(pattern=BILLING_ACCOUNT_ID_PATTERN)]
 MonthPath = Annotated[str, Path(pattern=MONTH_PATTERN, examples=["2026-01"])]
 Format = Literal["json", "csv", "html"]
 _MEDIA_TYPES: dict[str, Format] = {"application/json": "json", "text/csv": "csv", "text/html": "html"}
+MonthsQuery = Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)]
+MonthCursor = Annotated[str | None, Query(pattern=MONTH_PATTERN, description="The `next_cursor` of a page")]
 FormatQuery = Annotated[Format | None, Query(description="Goes before Accept")]
-Accept = Annotated[str, Header()]
 _FILES: dict[int | str, dict[str, object]] = {
     200: {"content": {name: {"schema": {"type": "string"}} for name in ("text/csv", "text/html")}}
 }
@@ -90,29 +96,40 @@ async def open_billing_account(
 async def list_billing_accounts(
     services: ServicesDep,
     caller: AdminDep,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
     cursor: Annotated[str, Query(max_length=64)] = "",
 ) -> BillingAccountPage:
     """List billing accounts, by id."""
-    accounts = await asyncio.to_thread(lambda: [_shown(each) for each in services.accounts.billing_accounts()])
-    after = sorted((each for each in accounts if each.id > cursor), key=lambda each: each.id)
-    page = after[:limit]
-    return BillingAccountPage(billing_accounts=page, next_cursor=page[-1].id if len(after) > limit else None)
+
+    def first_after() -> list[BillingAccount]:
+        after = (each for each in services.accounts.billing_accounts() if each.project > BILLING_PREFIX + cursor)
+        return [_shown(each) for each in heapq.nsmallest(limit + 1, after, key=lambda each: each.project)]
+
+    found = await asyncio.to_thread(first_after)
+    page = found[:limit]
+    return BillingAccountPage(billing_accounts=page, next_cursor=page[-1].id if len(found) > limit else None)
 
 
 @router.get("/admin/billing-accounts/{billing_account}", response_model=BillingAccountDetails)
 async def get_billing_account(
-    services: ServicesDep, caller: AdminDep, billing_account: BillingAccountPath
+    services: ServicesDep,
+    caller: AdminDep,
+    billing_account: BillingAccountPath,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="Projects")] = 100,
+    cursor: Annotated[str, Query(max_length=64)] = "",
 ) -> BillingAccountDetails:
-    """Show a billing account, and the projects that are on its invoice now."""
+    """Show a billing account, and a page of the projects that are on its invoice now, by id."""
     account = _shown(billing_account_for(services, billing_account))
-    projects = await asyncio.to_thread(
-        lambda: [
-            BillingAccountProject(project=each.project, name=each.name)
-            for each in services.accounts.on_billing_account(billing_account)
-        ]
-    )
-    return BillingAccountDetails(**account.model_dump(), projects=sorted(projects, key=lambda each: each.project))
+
+    def first_after() -> list[BillingAccountProject]:
+        after = (each for each in services.accounts.on_billing_account(billing_account) if each.project > cursor)
+        found = heapq.nsmallest(limit + 1, after, key=lambda each: each.project)
+        return [BillingAccountProject(project=each.project, name=each.name) for each in found]
+
+    found = await asyncio.to_thread(first_after)
+    projects = found[:limit]
+    next_cursor = projects[-1].project if len(found) > limit else None
+    return BillingAccountDetails(**account.model_dump(), projects=projects, next_cursor=next_cursor)
 
 
 @router.put("/admin/billing-accounts/{billing_account}", response_model=BillingAccount)
@@ -158,11 +175,15 @@ async def set_billing_account(
 
 @router.get("/admin/billing-accounts/{billing_account}/invoices", response_model=InvoiceList)
 async def list_account_invoices(
-    services: ServicesDep, caller: AdminDep, billing_account: BillingAccountPath
+    services: ServicesDep,
+    caller: AdminDep,
+    billing_account: BillingAccountPath,
+    limit: MonthsQuery = 100,
+    cursor: MonthCursor = None,
 ) -> InvoiceList:
     """List the months in which a billing account has something on its invoice, the newest first."""
     billing_account_for(services, billing_account)
-    return await _list(services, Payer("billing_account", billing_account))
+    return await _list(services, caller, Payer("billing_account", billing_account), limit, cursor)
 
 
 @router.get("/admin/billing-accounts/{billing_account}/invoices/{month}", response_model=Invoice, responses=_FILES)
@@ -172,21 +193,28 @@ async def get_account_invoice(
     billing_account: BillingAccountPath,
     month: MonthPath,
     format: FormatQuery = None,
-    accept: Accept = "",
+    accept: AcceptHeader = "",
 ) -> Response:
     """Show a billing account's invoice for a month, by project and line; empty where nothing was booked."""
     account = billing_account_for(services, billing_account)
     bill_to = BillTo(name=account.name, email=account.email)
-    return await _invoice(services, Payer("billing_account", billing_account), month, bill_to, format, accept)
+    payer = Payer("billing_account", billing_account)
+    return await _invoice(services, caller, payer, month, bill_to, _wanted(format, accept))
 
 
 @router.get("/invoices", response_model=InvoiceList)
-async def list_invoices(services: ServicesDep, caller: CallerDep, project: ProjectQuery = None) -> InvoiceList:
+async def list_invoices(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    limit: MonthsQuery = 100,
+    cursor: MonthCursor = None,
+) -> InvoiceList:
     """List the months in which a project has something on an invoice, the newest first."""
     caller.require("billing:read")
     name = project_for(caller, project)
     account_for(services, name)
-    return await _list(services, Payer("project", name))
+    return await _list(services, caller, Payer("project", name), limit, cursor)
 
 
 @router.get("/invoices/{month}", response_model=Invoice, responses=_FILES)
@@ -196,35 +224,21 @@ async def get_invoice(
     month: MonthPath,
     project: ProjectQuery = None,
     format: FormatQuery = None,
-    accept: Accept = "",
+    accept: AcceptHeader = "",
 ) -> Response:
     """Show a project's own part of a month, whichever invoice it is on; one part for each invoice."""
     caller.require("billing:read")
     name = project_for(caller, project)
     bill_to = BillTo(name=account_for(services, name).name or name, email="")
-    return await _invoice(services, Payer("project", name), month, bill_to, format, accept)
+    return await _invoice(services, caller, Payer("project", name), month, bill_to, _wanted(format, accept))
 
 
-def wanted_format(accept: str) -> Format:
-    """The format that an Accept header prefers among ours; JSON where it names none of them."""
-    best: tuple[float, Format] = (0.0, "json")
-    for asked in accept.split(","):
-        media_type, *parameters = (part.strip().lower() for part in asked.split(";"))
-        quality = 1.0
-        for parameter in parameters:
-            name, _, value = parameter.partition("=")
-            if name == "q":
-                try:
-                    quality = float(value)
-                except ValueError:
-                    quality = 0.0
-        if media_type in _MEDIA_TYPES and quality > best[0]:
-            best = (quality, _MEDIA_TYPES[media_type])
-    return best[1]
+def _wanted(format: Format | None, accept: str) -> Format:
+    return format or _MEDIA_TYPES[preferred(accept, tuple(_MEDIA_TYPES))]
 
 
 async def _invoice(
-    services: Services, payer: Payer, asked: str, bill_to: BillTo, format: Format | None, accept: str
+    services: Services, caller: Caller, payer: Payer, asked: str, bill_to: BillTo, format: Format
 ) -> Response:
     month = Month.parse(asked)
     if month > Month.of(datetime.now(UTC)):
@@ -236,21 +250,30 @@ async def _invoice(
         account = services.accounts.get(project)
         return account.name if account is not None else ""
 
-    invoice = await asyncio.to_thread(read_invoice, services.clickhouse, payer, month, status, bill_to, name_of)
-    headers = {"vary": "accept"}
-    match format or wanted_format(accept):
-        case "csv":
-            headers["content-disposition"] = f'attachment; filename="{invoice.number}.csv"'
-            return Response(as_csv(invoice), 200, headers, "text/csv; charset=utf-8; header=present")
-        case "html":
-            headers |= {"content-security-policy": _HTML_POLICY, "x-content-type-options": "nosniff"}
-            return Response(as_html(invoice), 200, headers, "text/html")
-    return Response(invoice.model_dump_json(), 200, headers, "application/json")
+    def answer(clickhouse: ClickHouse) -> Response:
+        invoice = read_invoice(clickhouse, payer, month, status, bill_to, name_of)
+        headers = {"vary": "accept"}
+        match format:
+            case "csv":
+                headers["content-disposition"] = f'attachment; filename="{invoice.number}.csv"'
+                return Response(as_csv(invoice), 200, headers, "text/csv; charset=utf-8; header=present")
+            case "html":
+                headers |= {"content-security-policy": _HTML_POLICY, "x-content-type-options": "nosniff"}
+                return Response(as_html(invoice), 200, headers, "text/html")
+            case "json":
+                return Response(invoice.model_dump_json(), 200, headers, "application/json")
+
+    return await services.reads.ask(caller.name, answer)
 
 
-async def _list(services: Services, payer: Payer) -> InvoiceList:
-    months = await asyncio.to_thread(read_months, services.clickhouse, payer)
-    return InvoiceList(invoices=[summary(payer, totals, await _status(services, totals.month)) for totals in months])
+async def _list(services: Services, caller: Caller, payer: Payer, limit: int, cursor: str | None) -> InvoiceList:
+    before = None if cursor is None else Month.parse(cursor)
+    found = await services.reads.ask(caller.name, lambda history: read_months(history, payer, limit + 1, before))
+    months = found[:limit]
+    return InvoiceList(
+        invoices=[summary(payer, totals, await _status(services, totals.month)) for totals in months],
+        next_cursor=str(months[-1].month) if len(found) > limit else None,
+    )
 
 
 async def _status(services: Services, month: Month) -> Status:

@@ -21,6 +21,7 @@ from api.dependencies import (
 from api.views.accounts import item_list
 from schemas.commands import SetItem
 from schemas.http.projects import ItemList, NewItemQuantity
+from schemas.problems import Rejection
 from streams.core.ledger import settled
 from streams.kafka.clock import now_ms
 
@@ -32,6 +33,8 @@ admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=
 async def items(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ItemList:
     """List the project's recurring line items, and what they cost so far this month."""
     caller.require("content:read")
+    if caller.environment == "preview":
+        raise Rejection("wrong_environment", "Recurring items are paid from the production budget")
     now = now_ms()
     account = settled(account_for(services, project_for(caller, project)), now, services.accounts.prices())
     return item_list(account, services.accounts.prices(), now)

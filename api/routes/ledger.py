@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query
+from starlette.responses import Response
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, problems, project_for
+from api.dependencies import (
+    CallerDep,
+    ProjectQuery,
+    ServicesDep,
+    account_for,
+    environment_for,
+    problems,
+    project_for,
+)
 from schemas.http.common import EnvironmentName
 from schemas.http.credits import LedgerEntry, LedgerPage
 from schemas.times import in_utc
+from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
 from streams.history.ledger import LedgerQuestion, ledger_page
 
@@ -26,13 +35,18 @@ async def ledger(
     environment: EnvironmentName | None = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
-) -> LedgerPage:
-    """List the entries of a project's ledger, newest first."""
+) -> Response:
+    """List the entries of a project's ledger, newest first. A preview key's are those of its own environment."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
-    question = LedgerQuestion(name, limit, cursor, environment)
-    rows, next_cursor = await asyncio.to_thread(ledger_page, services.clickhouse, question)
+    question = LedgerQuestion(name, limit, cursor, environment_for(caller, environment))
+    question.sql()  # refuses a bad cursor before a thread is taken
+    return await services.reads.json(caller.name, lambda history: _page(history, question))
+
+
+def _page(clickhouse: ClickHouse, question: LedgerQuestion) -> LedgerPage:
+    rows, next_cursor = ledger_page(clickhouse, question)
     return LedgerPage(
         entries=[
             LedgerEntry.model_validate(

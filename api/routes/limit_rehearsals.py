@@ -6,13 +6,14 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import Annotated
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.dependencies import AdminDep, ServicesDep, account_for, problems
 from api.errors import problem_of_failure, problem_of_rejection, request_id_of
+from api.negotiation import AcceptHeader, preferred
+from api.reads import json_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
 from schemas.accounts import Limits
@@ -37,12 +38,11 @@ from streams.rehearsals.limits import Counts, LimitOutcome, LimitRehearsal, rehe
 router = APIRouter(
     prefix="/v1/admin",
     tags=["administration"],
-    responses=problems(401, 403, 404, 422, 503),
+    responses=problems(401, 403, 404, 406, 422, 503),
 )
 
 LINES = "application/x-ndjson"
 PROGRESS_SECONDS = 0.5
-_ABOUT_LINES = f"With {LINES}, a JSON object a line: `done` of `all`; the last one has the `result`, or a `problem`"
 
 OnProgress = Callable[[int, int], None]
 
@@ -57,23 +57,27 @@ async def rehearse(
     services: ServicesDep,
     caller: AdminDep,
     asked: NewLimitRehearsal,
-    accept: Annotated[str, Header(description=_ABOUT_LINES)] = "",
-) -> Response | LimitRehearsalResult:
+    accept: AcceptHeader = "",
+) -> Response:
     """Rehearse limits: replay the recorded requests of the last days under other limits, by the rules that decide.
 
     Admissions and counted calls of the API are requests, and so are usage events, unless they are left out. Repeats of
     an event or a job, captures and corrections are not. A request that was limited costs what the price book says; one
     that was refused for another reason costs nothing. Callers are assumed to send the same requests, whatever the
     proposed limits would have answered them. 404 `no_traffic` where nothing was recorded.
+
+    As application/x-ndjson it is a JSON object a line: `done` of `all`; the last one has the `result`, or a `problem`.
     """
     proposed = _proposed(asked)
     if not services.accounts.is_ready:
         raise Rejection("not_ready", "This process is still reading the accounts")
     if asked.project is not None:
         account_for(services, asked.project)
-    if LINES in accept:
+    wanted = preferred(accept, ("application/json", LINES))
+    if wanted == LINES:
         return StreamingResponse(_lines(request, services, asked, proposed), media_type=LINES)
-    return await _rehearsed(services, asked, proposed, lambda _done, _all: None)
+    result = await _rehearsed(services, asked, proposed, lambda _done, _all: None)
+    return await asyncio.to_thread(json_of, result)
 
 
 def result_of(days: int, rehearsal: LimitRehearsal) -> LimitRehearsalResult:
@@ -112,7 +116,7 @@ async def _rehearsed(
             worst_max=asked.worst_max,
             on_progress=on_progress,
         )
-    return result_of(asked.days, rehearsal)
+    return await asyncio.to_thread(result_of, asked.days, rehearsal)
 
 
 async def _lines(

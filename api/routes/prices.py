@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import pairwise
@@ -9,8 +10,16 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, instant, problems
-from schemas.http.prices import NewPriceBook, Price, PriceBookInfo, PriceChange, PriceChangelog, PriceList
+from api.dependencies import CHECKED, AdminDep, IdempotencyKey, ServicesDep, instant, problems
+from schemas.http.prices import (
+    BOOKS_PAGE_MAX,
+    NewPriceBook,
+    Price,
+    PriceBookInfo,
+    PriceChange,
+    PriceChangelog,
+    PriceList,
+)
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.times import utc
@@ -21,7 +30,7 @@ from streams.kafka.clock import now_ms
 router = APIRouter(prefix="/v1", tags=["prices"], responses=problems(401, 403, 409, 422, 503))
 
 
-@router.get("/prices", response_model=PriceList)
+@router.get("/prices", response_model=PriceList, dependencies=[CHECKED])
 async def prices(
     services: ServicesDep,
     at: Annotated[
@@ -33,10 +42,17 @@ async def prices(
     return PriceList(version=book.version, prices=_prices(book, book.rates), hourly=_prices(book, book.hourly))
 
 
-@router.get("/prices/changelog", response_model=PriceChangelog)
-async def changelog(services: ServicesDep) -> PriceChangelog:
+@router.get("/prices/changelog", response_model=PriceChangelog, dependencies=[CHECKED])
+async def changelog(
+    services: ServicesDep,
+    limit: Annotated[int, Query(ge=1, le=BOOKS_PAGE_MAX)] = 20,
+    cursor: Annotated[str | None, Query(max_length=32, description="The `next_cursor` of a page")] = None,
+) -> PriceChangelog:
     """List the price books with what each changed, the newest first. Open to everyone."""
-    return changelog_of(services.accounts.prices(), now_ms())
+    prices = services.accounts.prices()
+    if cursor is not None and prices.version(cursor) is None:
+        raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor")
+    return await asyncio.to_thread(changelog_of, prices, now_ms(), limit, cursor)
 
 
 @router.post("/admin/price-books", status_code=201, response_model=PriceBookInfo)
@@ -88,11 +104,15 @@ def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announce
     return PriceBook(asked.version, effective_at_ms, rates, plans, hourly, announced_at_ms, asked.note)
 
 
-def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
-    """The changelog: the price books, the newest first, each with what it changed and whether it is in force."""
+def changelog_of(prices: Prices, now_ms: int, limit: int = BOOKS_PAGE_MAX, before: str | None = None) -> PriceChangelog:
+    """A page of the changelog: the price books before one of that version, the newest first, each with what it changed
+    and whether it is in force."""
     books = prices.books
     in_force = prices.at(now_ms)
+    end = next((number for number, book in enumerate(books) if book.version == before), len(books))
+    begin = max(0, end - limit)
     return PriceChangelog(
+        next_cursor=books[begin].version if begin else None,
         books=[
             PriceBookInfo(
                 version=book.version,
@@ -102,8 +122,8 @@ def changelog_of(prices: Prices, now_ms: int) -> PriceChangelog:
                 note=book.note,
                 changes=_changes(books[number - 1], book) if number else [],
             )
-            for number, book in reversed(list(enumerate(books)))
-        ]
+            for number, book in reversed(list(enumerate(books))[begin:end])
+        ],
     )
 
 
@@ -116,7 +136,9 @@ def _is_announced(prices: Prices, asked: NewPriceBook, effective_at_ms: int) -> 
 
 
 def _info(prices: Prices, version: str) -> PriceBookInfo:
-    return next(book for book in changelog_of(prices, now_ms()).books if book.version == version)
+    number = next(number for number, book in enumerate(prices.books) if book.version == version)
+    after = prices.books[number + 1].version if number + 1 < len(prices.books) else None
+    return changelog_of(prices, now_ms(), 1, after).books[0]
 
 
 def _changes(before: PriceBook, after: PriceBook) -> list[PriceChange]:

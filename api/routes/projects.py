@@ -13,6 +13,7 @@ from api.dependencies import (
     ServicesDep,
     billing_account_for,
     decided,
+    environment_for,
     problems,
     project_for,
 )
@@ -125,4 +126,8 @@ async def set_badge(
 async def me(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> ProjectInfo:
     """Show the project that this key belongs to, with the limits that hold now."""
     caller.require("content:read")
-    return project_now(services, project_for(caller, project))
+    info = project_now(services, project_for(caller, project))
+    # A preview key is told of the keys of its own environment alone.
+    own = environment_for(caller, None)
+    info.keys = [key for key in info.keys if own in (None, key.environment)]
+    return info

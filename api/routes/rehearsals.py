@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from api.dependencies import AdminDep, ServicesDep, problems
+from api.reads import json_of
 from api.routes.prices import book_of
 from schemas.http.rehearsals import NewRehearsal, RehearsalResult, RehearsalTotals, RehearsedProject
 from schemas.times import utc
@@ -26,7 +28,7 @@ one_at_a_time = asyncio.Lock()
 
 
 @router.post("/rehearsals", response_model=RehearsalResult)
-async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewRehearsal) -> RehearsalResult:
+async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewRehearsal) -> Response:
     """Rehearse a price book: replay the last days of every project under it, by the rules that decide.
 
     Top-ups and plans stay as they were; a use that would have been refused is not tried again later.
@@ -44,7 +46,7 @@ async def rehearse_prices(services: ServicesDep, caller: AdminDep, asked: NewReh
             now,
             asked.worst_max,
         )
-    return result_of(asked.book.version, asked.days, rehearsal)
+    return await asyncio.to_thread(lambda: json_of(result_of(asked.book.version, asked.days, rehearsal)))
 
 
 def result_of(version: str, days: int, rehearsal: Rehearsal) -> RehearsalResult:

@@ -1,20 +1,31 @@
-"""Usage: rollups of what was charged, by operation, environment, time or metadata, as JSON or CSV."""
+"""Usage: rollups of what was charged, by operation, environment, time or metadata, as pages of JSON or one CSV file."""
 
 from __future__ import annotations
 
-import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
-from starlette.responses import Response, StreamingResponse
+from fastapi import APIRouter, Query
+from starlette.responses import Response
 
-from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, problems, project_for
-from schemas.http.usage import UsageReport, UsageRow
+from api.dependencies import (
+    CallerDep,
+    ProjectQuery,
+    ServicesDep,
+    account_for,
+    environment_for,
+    instant,
+    problems,
+    project_for,
+)
+from api.negotiation import AcceptHeader, preferred
+from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
+from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
-from streams.history.usage import UsageQuestion, usage_csv, usage_rows
+from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageQuestion, usage_csv, usage_page
 
-router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
+router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
 
 _UNTIL_NOW = "RFC 3339 with a zone; exclusive"
@@ -38,29 +49,39 @@ async def usage(
     ] = "operation",
     since: Annotated[datetime | None, Query(alias="from", description="RFC 3339 with a zone; 30 days ago")] = None,
     until: Annotated[datetime | None, Query(alias="to", description=_UNTIL_NOW)] = None,
+    limit: Annotated[int, Query(ge=1, le=USAGE_ROWS_MAX, description="Of JSON; a CSV has all rows")] = USAGE_ROWS_MAX,
+    cursor: Annotated[
+        str | None, Query(max_length=CURSOR_CHARS_MAX, description="Of JSON; it also stands for `from` and `to`")
+    ] = None,
     format: Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")] = None,
-    accept: Annotated[str, Header()] = "",
-) -> Response | UsageReport:
-    """Sum up what was charged, by group, as JSON or CSV. Times are those of booking, so a past period never changes."""
+    accept: AcceptHeader = "",
+) -> Response:
+    """Sum up what was charged, by group, as JSON or CSV. Times are those of booking, so a past period never changes.
+    A preview key's usage is that of its own environment."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
+    place = None if cursor is None else UsageCursor.parse(cursor)
+    # The pages of one report are about one time, which is said with the first.
+    if place is not None:
+        since, until = since or place.since, until or place.until
     end = instant(until, "to") if until else datetime.now(UTC) + timedelta(seconds=1)
-    question = UsageQuestion(
-        name,
-        [group for group in group_by.split(",") if group],
-        instant(since, "from") if since else end - timedelta(days=30),
-        end,
-    )
-    if format == "csv" or (format is None and "text/csv" in accept):
-        question.sql()  # refuse before the answer's head is sent
-        chunks = await asyncio.to_thread(usage_csv, services.clickhouse, question)
-        return StreamingResponse(
-            chunks, media_type="text/csv", headers={"content-disposition": f'attachment; filename="usage-{name}.csv"'}
-        )
-    rows = await asyncio.to_thread(usage_rows, services.clickhouse, question)
+    begin = instant(since, "from") if since else end - timedelta(days=30)
+    groups = [group for group in group_by.split(",") if group]
+    question = UsageQuestion(name, groups, begin, end, environment_for(caller, None))
+    if place is not None:
+        question.check(place)
+    question.sql()  # refuses what can't be asked before a thread is taken
+    if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
+        return await services.reads.csv(caller.name, f"usage-{name}", lambda history: usage_csv(history, question))
+    paged = replace(question, limit=limit, after=None if place is None else place.values)
+    return await services.reads.json(caller.name, lambda history: _report(history, paged))
+
+
+def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
+    rows, next_cursor = usage_page(clickhouse, question)
     return UsageReport(
-        project=name,
+        project=question.project,
         group_by=question.group_by,
         since=question.since,
         until=question.until,
@@ -68,4 +89,5 @@ async def usage(
             UsageRow(group=group, uses=uses, quantity=quantity, credits=format_credits(microcredits))
             for group, uses, quantity, microcredits in rows
         ],
+        next_cursor=next_cursor,
     )

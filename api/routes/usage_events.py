@@ -14,11 +14,13 @@ from schemas.events import Usage, UsageEvent
 from schemas.http.common import request_schema
 from schemas.http.usage import EventsAccepted
 from schemas.problems import EventError, Rejection
-from streams.core.acceptance import accept_record, event_id_of
+from streams.core.acceptance import accepting, event_id_of
+from streams.core.cloudevents import accept_binary, http_attributes
 from streams.http_answers import problem_response
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 from streams.kafka.envelopes import Envelopes
+from streams.slices import in_slices
 
 router = APIRouter(prefix="/v1", tags=["usage"])
 
@@ -45,25 +47,22 @@ _MEDIA_TYPES = (_SINGLE, _BATCH, "application/json")
 async def send_events(request: Request, services: ServicesDep, caller: CallerDep) -> Response:
     """Take usage events, one or a batch. 202 says that they are on the log; events that were refused are named.
 
+    One event may come in binary mode too: its attributes in `ce-` headers, its data as the body.
+
     An event of one (source, id) is billed once, however often it is sent: repeat the whole request after any failure.
     """
     caller.require("content:write")
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in _MEDIA_TYPES:
+    attributes = http_attributes(request.headers.raw)
+    if media_type not in _MEDIA_TYPES and not (attributes is not None and not media_type):
         raise Rejection("unsupported_media_type", f"{media_type or 'No content type'} is not taken here")
     body = await request.body()
-    accepted, rejected = accept_record(
-        body,
-        now_ms(),
-        services.accounts.prices().operations(),
-        origin_of(caller),
-    )
-    count = len(accepted) + len(rejected)
-    if count > services.settings.events_per_request_max:
-        raise Rejection(
-            "too_many_events", f"{count} events; at most {services.settings.events_per_request_max} are taken at once"
-        )
-    if not accepted and len(rejected) == 1 and rejected[0][2].code == "malformed_json":
+    told = now_ms(), services.accounts.prices().operations(), origin_of(caller)
+    if attributes is not None:
+        accepted, rejected = accept_binary(attributes, body, *told)
+    else:
+        accepted, rejected = await in_slices(accepting(body, *told, services.settings.events_per_request_max))
+    if not accepted and len(rejected) == 1 and rejected[0][2].code in ("malformed_json", "too_many_events"):
         raise rejected[0][2]
     errors = [
         EventError(index=index, id=event_id_of(text), code=each.code, detail=each.detail, field=each.field)

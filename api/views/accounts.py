@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from api.dependencies import account_for
 from api.services import Services
+from api.views.pages import page_of
 from schemas.accounts import Account
+from schemas.http.common import PAGE_ITEMS_MAX
 from schemas.http.credits import AllowanceBalance, Balance, TopUpBalance
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
 from schemas.times import utc
@@ -39,11 +41,21 @@ def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
     )
 
 
-def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> Balance:
-    """The balance of one environment's budget, as GET /v1/balance shows it."""
+def balance_of(
+    account: Account,
+    environment: str,
+    now_ms: int,
+    lag_ms: int,
+    limit: int = PAGE_ITEMS_MAX,
+    cursor: str | None = None,
+) -> Balance:
+    """The balance of one environment's budget, as GET /v1/balance shows it: with at most `limit` of its bundles, those
+    after `cursor`. Raises Rejection for a cursor that no page gave."""
     grants = [grant for grant in account.grants if grant.environment == environment]
     # An allowance that has expired is still a grant while a job holds credits of it; it is not shown.
     allowances = [grant for grant in grants if grant.kind == "allowance" and grant.expires_at_ms > now_ms]
+    bundles = [grant for grant in grants if grant.kind == "top_up"]
+    page, next_cursor = page_of(bundles, lambda grant: (grant.granted_at_ms, grant.id), limit, cursor)
     return Balance(
         project=account.project,
         plan=account.plan,
@@ -64,9 +76,11 @@ def balance_of(account: Account, environment: str, now_ms: int, lag_ms: int) -> 
                 remaining=format_credits(grant.remaining),
                 granted_at=utc(grant.granted_at_ms),
             )
-            for grant in grants
-            if grant.kind == "top_up"
+            for grant in page
         ],
+        top_ups_count=len(bundles),
+        top_ups_remaining=format_credits(sum(grant.remaining for grant in bundles)),
+        next_cursor=next_cursor,
         as_of=utc(now_ms - max(lag_ms, 0)),
         lag_ms=lag_ms,
         offset=account.last_offset,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 
+from api.callers.keys import Caller
 from api.dependencies import account_for, instant
 from api.services import Services
 from schemas.accounts import Account
@@ -18,7 +18,7 @@ from streams.kafka.topics import partition_of
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def account_as_of(services: Services, project: str, at: datetime) -> tuple[Account, int, int]:
+async def account_as_of(services: Services, caller: Caller, project: str, at: datetime) -> tuple[Account, int, int]:
     """The account from which GET /v1/balance would have been answered at that time, as (account, `at` in Unix
     milliseconds, lag in milliseconds).
 
@@ -39,7 +39,7 @@ async def account_as_of(services: Services, project: str, at: datetime) -> tuple
     settings = services.settings
     partition = partition_of(project, settings.partitions)
     await wait_for(settings, services.clickhouse, partition, account.last_offset, settings.reply_timeout_seconds)
-    past = await asyncio.to_thread(account_at, services.clickhouse, project, at_ms)
+    past = await services.reads.ask(caller.name, lambda history: account_at(history, project, at_ms))
     if past is None:
         raise Rejection("unknown_project", f"There was no project {project!r} at that time", "at")
     return past, at_ms, 0

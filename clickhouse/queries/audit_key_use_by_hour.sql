@@ -1,6 +1,7 @@
 -- What was each API key used for in the last 7 days, by the hour: how often, how often refused, first and last?
 --
--- A request that leaves several facts is one use; its first fact says what was asked for. Calls of Meterline's own API
+-- A request that leaves several facts is one use; its first fact says what was asked for. What an API process refused by
+-- itself is one fact for many uses. Calls of Meterline's own API
 -- that are counted stand beside them, as "GET /v1/balance". Events that came by Kafka bear no key.
 SELECT
     toStartOfHour(used_at)          AS hour,
@@ -8,8 +9,8 @@ SELECT
     key                             AS key_id,
     used_in                         AS environment,
     used_for                        AS operation,
-    count()                         AS uses,
-    countIf(was_refused)            AS refused,
+    sum(requests)                   AS uses,
+    sumIf(requests, was_refused)    AS refused,
     min(used_at)                    AS first_at,
     max(used_at)                    AS last_at
 FROM
@@ -20,11 +21,12 @@ FROM
         argMin(environment, position)   AS used_in,
         argMin(operation, position)     AS used_for,
         min(booked_at)                  AS used_at,
-        countIf(kind = 'refusal') > 0   AS was_refused
+        countIf(kind = 'refusal') > 0   AS was_refused,
+        max(if(reason = 'limited_at_edge', quantity, 1)) AS requests
     FROM facts
     WHERE booked_at >= now() - INTERVAL 7 DAY AND key_id != ''
         AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '')
-            OR (kind = 'refusal' AND (source != '' OR reason = 'rate_limited')))
+            OR (kind = 'refusal' AND (source != '' OR reason IN ('rate_limited', 'limited_at_edge'))))
     GROUP BY project, partition, offset, intDiv(position, 4096)
 )
 GROUP BY hour, project, key_id, environment, operation

@@ -1,11 +1,12 @@
 -- Why was use refused in the last 30 days: how often, and to how many projects?
 --
--- A refused request may be tried again, so `refusals` counts the answers, `events` what was asked for. Events that
--- could not even be read are in dead_letters_by_code.sql.
+-- A refused request may be tried again, so `refusals` counts the answers, `events` what was asked for. What an API process
+-- refused by itself (`limited_at_edge`) is one row for many answers. Events that could not even be read are in
+-- dead_letters_by_code.sql.
 SELECT
     reason,
     operation,
-    count()                                     AS refusals,
+    sum(if(reason = 'limited_at_edge', quantity, 1)) AS refusals,
     uniqExact((project, source, event_id))      AS events,
     uniqExact(project)                          AS projects,
     min(booked_at)                              AS first_at,

@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from schemas.http.common import at_most
+
+AUDIT_ROWS_MAX = 10_000
 AuditKind = Literal["refusals", "shadow", "limits", "prices", "grants", "projects", "keys", "billing", "recharge"]
 
 
@@ -35,7 +38,7 @@ class AuditPage(BaseModel):
 
     since: datetime
     until: datetime
-    entries: list[AuditEntry]
+    entries: list[AuditEntry] = at_most(AUDIT_ROWS_MAX)
     next_cursor: str | None
 
 
@@ -58,5 +61,5 @@ class KeyUsePage(BaseModel):
 
     since: datetime
     until: datetime
-    rows: list[KeyUse]
+    rows: list[KeyUse] = at_most(AUDIT_ROWS_MAX)
     next_cursor: str | None

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import Field
 
+# The most that one page of a list has; a bound that no list of an answer is without (tests/api/test_parameters.py).
+PAGE_ITEMS_MAX = 1_000
+# What the core lets a project, or the price list, have at most.
+KEYS_MAX = 100
+ITEMS_MAX = 10
+RAISES_MAX = 20
+BOOKS_MAX = 200
+OPERATIONS_MAX = 500
+FACTS_OF_A_DECISION_MAX = 4_096
 Credits = Annotated[str, Field(description="Credits as a decimal string", examples=["32", "0.02"])]
 EnvironmentName = Literal["production", "preview"]
 PlanName = Literal["free", "hobby", "build", "scale", "enterprise"]
+
+
+def at_most(items: int, **more: Any) -> Any:
+    """A field with a list of an answer, whose bound the OpenAPI document states."""
+    return Field(json_schema_extra={"maxItems": items}, **more)
 
 
 def request_schema(kind: type[msgspec.Struct] | object) -> dict[str, object]:

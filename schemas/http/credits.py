@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits, EnvironmentName
+from schemas.http.common import PAGE_ITEMS_MAX, Credits, EnvironmentName, at_most
 
 
 class AllowanceBalance(BaseModel):
@@ -37,7 +37,10 @@ class Balance(BaseModel):
     available: Credits
     held: Credits
     allowance: AllowanceBalance | None
-    top_ups: list[TopUpBalance]
+    top_ups: list[TopUpBalance] = at_most(PAGE_ITEMS_MAX, description="A page of the bundles, the oldest first")
+    top_ups_count: int = Field(description="How many bundles there are")
+    top_ups_remaining: Credits = Field(description="What is left of all of them together")
+    next_cursor: str | None = Field(description="Asks for the next page of bundles; null on the last")
     as_of: datetime
     lag_ms: int
     offset: int
@@ -68,7 +71,7 @@ class LedgerEntry(BaseModel):
 class LedgerPage(BaseModel):
     """A page of ledger entries, newest first. `next_cursor` asks for the next page; null on the last."""
 
-    entries: list[LedgerEntry]
+    entries: list[LedgerEntry] = at_most(PAGE_ITEMS_MAX)
     next_cursor: str | None
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits, EnvironmentName
+from schemas.http.common import PAGE_ITEMS_MAX, Credits, EnvironmentName, at_most
 
 
 class HoldInfo(BaseModel):
@@ -27,9 +27,10 @@ class HoldInfo(BaseModel):
 
 
 class HoldPage(BaseModel):
-    """The open holds, the oldest first."""
+    """A page of the open holds, the oldest first. `next_cursor` asks for the next page; null on the last."""
 
-    holds: list[HoldInfo]
+    holds: list[HoldInfo] = at_most(PAGE_ITEMS_MAX)
+    next_cursor: str | None
 
 
 class CaptureRequest(BaseModel, extra="forbid"):

@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits
+from schemas.http.common import BOOKS_MAX, PAGE_ITEMS_MAX, Credits, at_most
 
+# An invoice with more is refused whole: `too_much_history`.
+INVOICE_LINES_MAX = 50_000
 # Lower case, so that no account's invoice can have the number of a project's.
 BILLING_ACCOUNT_ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MONTH_PATTERN = r"^20\d\d-(0[1-9]|1[0-2])$"
@@ -53,15 +55,16 @@ class BillingAccountProject(BaseModel):
 
 
 class BillingAccountDetails(BillingAccount):
-    """A billing account with its projects, by id."""
+    """A billing account with a page of its projects, by id. `next_cursor` asks for the next page; null on the last."""
 
-    projects: list[BillingAccountProject]
+    projects: list[BillingAccountProject] = at_most(PAGE_ITEMS_MAX)
+    next_cursor: str | None
 
 
 class BillingAccountPage(BaseModel):
     """A page of billing accounts, by id. `next_cursor` asks for the next page; null on the last."""
 
-    billing_accounts: list[BillingAccount]
+    billing_accounts: list[BillingAccount] = at_most(PAGE_ITEMS_MAX)
     next_cursor: str | None
 
 
@@ -100,7 +103,7 @@ class InvoiceLine(BaseModel):
     cents: int
     amount: Money
     credits: Credits
-    price_versions: list[str]
+    price_versions: list[str] = at_most(BOOKS_MAX)
     facts: int
 
 
@@ -111,7 +114,7 @@ class InvoiceProject(BaseModel):
     name: str
     billing_account: str | None
     invoice: str
-    lines: list[InvoiceLine]
+    lines: list[InvoiceLine] = at_most(INVOICE_LINES_MAX)
     total_cents: int
     total: Money
     credits_used: Credits = Field(description="Credits charged, less those that corrections gave back")
@@ -136,7 +139,7 @@ class Invoice(BaseModel):
     billing_account: str | None
     project: str | None = Field(description="The project whose part is shown; null on a billing account's invoice")
     bill_to: BillTo | None
-    projects: list[InvoiceProject]
+    projects: list[InvoiceProject] = at_most(INVOICE_LINES_MAX)
     total_cents: int
     total: Money
     credits_used: Credits
@@ -157,6 +160,8 @@ class InvoiceSummary(BaseModel):
 
 
 class InvoiceList(BaseModel):
-    """The months that have an invoice, the newest first."""
+    """A page of the months that have an invoice, the newest first. `next_cursor` asks for the next page; null on the
+    last."""
 
-    invoices: list[InvoiceSummary]
+    invoices: list[InvoiceSummary] = at_most(PAGE_ITEMS_MAX)
+    next_cursor: str | None

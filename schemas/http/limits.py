@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits
+from schemas.http.common import RAISES_MAX, Credits, at_most
 
 
 class LimitValues(BaseModel):
@@ -58,7 +58,7 @@ class ProjectLimits(BaseModel):
     plan: str
     plan_limits: LimitValues
     contract: SomeLimits | None = Field(description="The limits that a contract sets over the plan's")
-    raises: list[LimitRaiseInfo] = Field(description="Raises that are on or planned, each as it was made")
+    raises: list[LimitRaiseInfo] = at_most(RAISES_MAX, description="Raises that are on or planned, each as it was made")
     in_force: LimitValues
     shadow: SomeLimits | None = Field(description="Limits on trial, over those in force: they refuse nothing")
 

@@ -6,7 +6,9 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits, PlanName
+from schemas.http.common import OPERATIONS_MAX, Credits, PlanName, at_most
+
+BOOKS_PAGE_MAX = 50
 
 
 class NewPriceBook(BaseModel, extra="forbid"):
@@ -40,13 +42,14 @@ class PriceBookInfo(BaseModel):
     effective_at: datetime | None = Field(description="Null for the first book: it held from the beginning")
     in_force: bool
     note: str
-    changes: list[PriceChange]
+    changes: list[PriceChange] = at_most(2 * OPERATIONS_MAX)
 
 
 class PriceChangelog(BaseModel):
-    """The price books, all of them, the newest first."""
+    """A page of the price books, the newest first. `next_cursor` asks for the next page; null on the last."""
 
-    books: list[PriceBookInfo]
+    books: list[PriceBookInfo] = at_most(BOOKS_PAGE_MAX)
+    next_cursor: str | None
 
 
 class Price(BaseModel):
@@ -62,5 +65,5 @@ class PriceList(BaseModel):
     unit and hour."""
 
     version: str
-    prices: list[Price]
-    hourly: list[Price]
+    prices: list[Price] = at_most(OPERATIONS_MAX)
+    hourly: list[Price] = at_most(OPERATIONS_MAX)

@@ -8,7 +8,9 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from schemas.events import PROJECT_ID_PATTERN
-from schemas.http.common import Credits, EnvironmentName, PlanName
+from schemas.http.common import ITEMS_MAX, KEYS_MAX, Credits, EnvironmentName, PlanName, at_most
+
+SCOPES_MAX = 20
 
 
 class KeyInfo(BaseModel):
@@ -16,7 +18,7 @@ class KeyInfo(BaseModel):
 
     key_id: str
     environment: EnvironmentName
-    scopes: list[str]
+    scopes: list[str] = at_most(SCOPES_MAX)
     created_at: datetime
     revoked_at: datetime | None
 
@@ -41,7 +43,7 @@ class ProjectInfo(BaseModel):
     billing_account: str | None = Field(
         description="The billing account whose invoice it is on; null is an invoice of its own"
     )
-    keys: list[KeyInfo]
+    keys: list[KeyInfo] = at_most(KEYS_MAX)
 
 
 class NewProject(BaseModel, extra="forbid"):
@@ -61,7 +63,9 @@ class NewKey(BaseModel, extra="forbid"):
     """A key to make. Preview keys have `content:*` only and draw on the preview budget."""
 
     environment: EnvironmentName = "production"
-    scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z_]+:(\*|[a-z_]+))$")]] | None = Field(None, max_length=20)
+    scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z_]+:(\*|[a-z_]+))$")]] | None = Field(
+        None, max_length=SCOPES_MAX
+    )
 
 
 class CreatedKey(BaseModel):
@@ -126,7 +130,7 @@ class ItemList(BaseModel):
 
     project: str
     billed_at: datetime | None
-    items: list[ItemInfo]
+    items: list[ItemInfo] = at_most(ITEMS_MAX)
 
 
 class Health(BaseModel):

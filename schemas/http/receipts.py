@@ -7,8 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits
+from schemas.http.common import FACTS_OF_A_DECISION_MAX, RAISES_MAX, Credits, at_most
 from schemas.http.limits import LimitValues, SomeLimits
+
+# The refusals among them are each explained from the history, which takes some milliseconds.
+DECISIONS_SHOWN_MAX = 200
+DEAD_LETTERS_SHOWN_MAX = 100
+LINES_OF_A_USE_MAX = 10
 
 
 class ReceiptEntry(BaseModel):
@@ -59,7 +64,7 @@ class ReceiptPrice(BaseModel):
 
     version: str
     effective_at: datetime | None = Field(description="Null for the first book: it held from the beginning")
-    lines: list[ReceiptLine]
+    lines: list[ReceiptLine] = at_most(LINES_OF_A_USE_MAX)
     total: Credits
 
 
@@ -101,7 +106,7 @@ class ReceiptLimits(BaseModel):
 
     plan: str
     contract: SomeLimits | None
-    raises: list[str] = Field(description="The ids of the raises that were on")
+    raises: list[str] = at_most(RAISES_MAX, description="The ids of the raises that were on")
     in_force: LimitValues
     shadow: LimitValues | None = Field(description="Limits on trial: they refused nothing")
     requests_before: int = Field(description="Requests in the 60 seconds before")
@@ -115,7 +120,7 @@ class BookedWith(BaseModel):
     outcome: str
     summary: str
     due_at: datetime
-    entries: list[ReceiptEntry]
+    entries: list[ReceiptEntry] = at_most(FACTS_OF_A_DECISION_MAX)
 
 
 class Receipt(BaseModel):
@@ -127,7 +132,7 @@ class Receipt(BaseModel):
     summary: str
     inputs: ReceiptInputs
     price: ReceiptPrice | None
-    grants: list[ReceiptGrant]
+    grants: list[ReceiptGrant] = at_most(FACTS_OF_A_DECISION_MAX)
     before: Budget | None = Field(description="Null where the decision is about no environment's budget")
     after: Budget | None
     refusal: RefusalReason | None
@@ -137,8 +142,8 @@ class Receipt(BaseModel):
     first_decision: str | None = Field(description="The id of the decision that a duplicate repeats")
     partition: int
     offset: int
-    entries: list[ReceiptEntry]
-    booked_with: list[BookedWith]
+    entries: list[ReceiptEntry] = at_most(FACTS_OF_A_DECISION_MAX)
+    booked_with: list[BookedWith] = at_most(FACTS_OF_A_DECISION_MAX)
 
 
 class DecisionSummary(BaseModel):
@@ -169,6 +174,6 @@ class EventReceipts(BaseModel):
 
     event_id: str
     source: str | None
-    decisions: list[DecisionSummary]
-    dead_letters: list[RefusedEvent] | None
+    decisions: list[DecisionSummary] = at_most(2 * DECISIONS_SHOWN_MAX)
+    dead_letters: list[RefusedEvent] | None = at_most(DEAD_LETTERS_SHOWN_MAX)
     is_complete: bool = Field(description="False where there is more than is shown")

@@ -6,8 +6,11 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import Credits
+from schemas.http.common import Credits, at_most
 from schemas.problems import EventError
+
+USAGE_ROWS_MAX = 1_000
+GROUPS_MAX = 5
 
 
 class EventsAccepted(BaseModel):
@@ -28,10 +31,12 @@ class UsageRow(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """The charged usage of a project by group, booked in [since, until)."""
+    """A page of the charged usage of a project by group, booked in [since, until), in the order of the groups' values.
+    `next_cursor` asks for the next page, with the same `group_by`; null on the last."""
 
     project: str
-    group_by: list[str]
+    group_by: list[str] = at_most(GROUPS_MAX)
     since: datetime
     until: datetime
-    rows: list[UsageRow]
+    rows: list[UsageRow] = at_most(USAGE_ROWS_MAX)
+    next_cursor: str | None

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,9 +24,11 @@ from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.cashier.payments import Failed, Paid, Payment, Payments, PaymentUnknownError
 from streams.collector import CycleCollector
-from streams.kafka.codecs import decode_facts
+from streams.core.foreign import read
 from streams.kafka.command_client import CommandClient
+from streams.kafka.formats import FormatError
 from streams.kafka.publisher import Publisher
+from streams.kafka.stored import BrokenRecordError, facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -38,6 +41,7 @@ FIRST_PAUSE_SECONDS = 0.5
 PAUSE_SECONDS_MAX = 300.0
 # Once a purchase is paid, the customer waits for the credits.
 TELLING_PAUSE_SECONDS_MAX = 5.0
+_UNREADABLE_PAUSE_SECONDS = 10.0
 _COMMIT_SECONDS = 1.0
 _POLL_MS = 200
 _FETCH_MIN_BYTES = 64 * 1024
@@ -55,7 +59,7 @@ class _Terms(msgspec.Struct):
     payment_method: str = ""
 
 
-_decode_terms = msgspec.json.Decoder(_Terms).decode
+_decode_terms = partial(read, msgspec.json.Decoder(_Terms).decode)
 
 
 @dataclass(slots=True)
@@ -131,6 +135,12 @@ class Cashier:
                         await self._resume(consumer)
                     else:
                         await self._step(consumer)
+                except FormatError:
+                    raise
+                except BrokenRecordError as error:
+                    log.error("purchases wait: %s", error)
+                    self.interrupt()
+                    await asyncio.sleep(_UNREADABLE_PAUSE_SECONDS)
                 except Exception:
                     log.exception("the journal could not be read; trying again from the last commit")
                     self.interrupt()
@@ -190,7 +200,7 @@ class Cashier:
         await self._commit(consumer)
 
     def _read(self, desk: _Desk, record: Any) -> None:
-        for fact in decode_facts(record.value):
+        for fact in facts_of(record):
             mark = (fact.offset, fact.index)
             if mark <= desk.mark:
                 continue  # of a batch that the owner repeated

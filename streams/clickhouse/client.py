@@ -1,6 +1,7 @@
 """The client of the history's ClickHouse: embedded (chDB) on a laptop, or a server over HTTP, behind one class.
 
 Driver errors pass as they are: `DatabaseError` (refused; `.code` is ClickHouse's), `OperationalError` (unreachable).
+But where a query meets one of its limits, a Rejection says so (`streams.clickhouse.limits`).
 """
 
 from __future__ import annotations
@@ -9,23 +10,30 @@ import fcntl
 import os
 import re
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC
 from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import msgspec
+import urllib3
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from clickhouse_connect.driver.exceptions import Error as DriverError
+from clickhouse_connect.driver.httputil import default_pool_manager
 
+from streams.clickhouse.limits import QueryLimits, limits_of_callers, refusal_of, too_much
 from streams.errors import OperatorError
-from streams.settings import Settings
+from streams.settings import PROJECT_ROOT, Settings
+from streams.space import is_full, no_space, no_space_text
 
 if TYPE_CHECKING:
     from chdb.state.sqlitelike import Connection
@@ -34,8 +42,14 @@ Parameters = Mapping[str, object]
 
 CALLS_AT_ONCE_MAX = 16
 CALL_WAIT_SECONDS_MAX = 30.0
+# A server that is there answers a ping at once, however many queries it runs.
+PING_SECONDS_MAX = 3.0
 CSV_CHUNK_BYTES = 256 * 1024
 
+# The embedded engine's users and their grants.
+EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"\{\w+:[^}]+\}")
 
@@ -70,7 +84,7 @@ def open_client(settings: Settings) -> Client:
     Times come back aware and in UTC whatever the host's or the server's zone is. A process may open many embedded
     clients, all on the same directory; they run at once, while the calls of one client wait for each other.
     """
-    return _open_embedded(settings.clickhouse_dir) if settings.clickhouse_url is None else _open_http(settings)
+    return _open_embedded(settings) if settings.clickhouse_url is None else _open_http(settings)
 
 
 class ClickHouse:
@@ -80,20 +94,39 @@ class ClickHouse:
     A query borrows a client of its own, since an embedded client does one thing at a time, and a streamed result keeps
     it busy until it is closed. Inserts have a client to themselves, so slow downloads never hold up the historian. SQL
     takes values only as bound parameters: `{name:String}` in the text, `name` in `parameters`.
+
+    Queries are held to the limits of what a caller of the API may ask, unless `limited` sets others.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, connect: bool = True) -> None:
+        """Connect now, and raise ClickHouseError where that fails.
+
+        Without `connect` the server may be away. Where it is on this machine, each query then pings it first, and
+        raises ClickHouseError soon where it is away or hangs.
+        """
         self._settings = settings
+        pings = not connect and urlsplit(settings.clickhouse_url or "").hostname in _LOOPBACK
+        self._limits = limits_of_callers(settings)
+        self._until: float | None = None
+        self._pings = (
+            urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX) if pings else None
+        )
         self._slots = threading.BoundedSemaphore(CALLS_AT_ONCE_MAX)
         self._idle: list[Client] = []
         self._lock = threading.Lock()
-        self._closed = False
-        self._writer = open_client(settings)
+        self._closed = threading.Event()
+        self._writer = open_client(settings) if connect else None
+
+    def limited(self, limits: QueryLimits, until: float | None = None) -> Self:
+        """The same ClickHouse with other limits for its queries: none runs on after `until`, by the monotonic clock."""
+        other = copy(self)
+        other._limits, other._until = limits, until
+        return other
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
         """Run a SELECT; gives all its rows."""
-        with self._client() as client:
-            return client.query(sql, parameters=_bound(sql, parameters)).result_rows
+        with self._client() as client, _told():
+            return client.query(sql, parameters=_bound(sql, parameters), settings=self._query_settings()).result_rows
 
     def command(self, sql: str, parameters: Parameters | None = None) -> object:
         """Run a statement that returns nothing or one value, such as DDL."""
@@ -142,11 +175,11 @@ class ClickHouse:
         return rows
 
     def _insert(self, sql: str, settings: Mapping[str, object], data: bytes) -> None:
+        assert self._writer is not None, "a client that connects later is for queries"
         if self._settings.clickhouse_url is not None:
             self._writer.command(f"{sql} FORMAT MsgPack", data=data, settings=dict(settings))
         else:
-            clause = ", ".join(f"{name} = {sql_literal(str(value))}" for name, value in settings.items())
-            with from_file(f"{sql} SETTINGS {clause}", "MsgPack", data) as statement:
+            with from_file(f"{sql} SETTINGS {_settings_clause(settings)}", "MsgPack", data) as statement:
                 self._writer.command(statement)
 
     def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
@@ -162,7 +195,7 @@ class ClickHouse:
 
     def engine_connection(self) -> Connection:
         """Open another connection to the embedded engine, below the driver; the caller closes it."""
-        if self._closed or self._settings.clickhouse_url is not None:
+        if self._closed.is_set() or self._settings.clickhouse_url is not None:
             raise ClickHouseError("no embedded ClickHouse is open in this process")
         import chdb
 
@@ -171,21 +204,35 @@ class ClickHouse:
     def close(self) -> None:
         """Refuse new calls and free the engine, at once or when the last running call or stream ends."""
         with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-        for client in [*idle, self._writer]:
+            self._closed.set()
+            idle = self._idle.copy()
+            self._idle.clear()
+        for client in idle if self._writer is None else [*idle, self._writer]:
             client.close()
 
+    def _query_settings(self) -> dict[str, int]:
+        if self._until is None:
+            return self._limits.as_settings()
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise too_much("more time than its queries may take together")
+        return self._limits._replace(seconds=min(self._limits.seconds, left)).as_settings()
+
     def _csv_pieces(self, sql: str, parameters: Parameters | None) -> Generator[bytes, None, None]:
-        with self._client() as client:
+        with self._client() as client, _told():
             # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for by itself.
             described = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=_bound(sql, parameters))
             names = [str(row[0]).replace('"', '""') for row in described.result_rows]
             # A server that fails half-way would write its error into a body already marked 200. With this setting it
             # waits for the end first.
-            stream = cast(
-                RawIOBase, client.raw_stream(sql, _bound(sql, parameters), {"wait_end_of_query": "1"}, fmt="CSV")
-            )
+            settings: dict[str, Any] = {"wait_end_of_query": "1"}
+            text, limits = sql, self._query_settings()
+            if self._settings.clickhouse_url is None:
+                # The driver would hold the whole result in memory for chDB's settings, unless they are in the text.
+                text += f"\nSETTINGS {_settings_clause(limits)}"
+            else:
+                settings |= limits
+            stream = cast(RawIOBase, client.raw_stream(text, _bound(sql, parameters), settings, fmt="CSV"))
             try:
                 # Read before anyone may close the stream: chDB runs one that was never read to its end, then closes it.
                 piece = stream.read(CSV_CHUNK_BYTES)
@@ -202,22 +249,47 @@ class ClickHouse:
         if not self._slots.acquire(timeout=CALL_WAIT_SECONDS_MAX):
             raise ClickHouseError(f"{CALLS_AT_ONCE_MAX} ClickHouse calls are running already: try again later")
         try:
+            self._ping()
             with self._lock:
-                if self._closed:
+                if self._closed.is_set():
                     raise ClickHouseError("ClickHouse was closed")
                 idle = self._idle.pop() if self._idle else None
             client = idle or open_client(self._settings)
+            # A failed query may leave rows behind, which chDB would put before the next answer of this client (4.4).
+            keep = False
             try:
                 yield client
+                keep = True
             finally:
                 with self._lock:
-                    keep = not self._closed
+                    keep = keep and not self._closed.is_set()
                     if keep:
                         self._idle.append(client)
                 if not keep:
                     client.close()
         finally:
             self._slots.release()
+
+    def _ping(self) -> None:
+        if self._pings is None:
+            return
+        url = urlsplit(self._settings.clickhouse_url or "")
+        at = f"{url.hostname}:{url.port or ''}"
+        try:
+            self._pings.request("GET", f"{url.scheme}://{at}/ping")
+        except urllib3.exceptions.HTTPError as error:
+            raise ClickHouseError(f"ClickHouse at {at} does not answer: {type(error).__name__}") from None
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise a Rejection in place of an error by which ClickHouse ended a query at one of its limits."""
+    try:
+        yield
+    except (DatabaseError, StreamFailureError) as error:
+        if (refusal := refusal_of(error)) is not None:
+            raise refusal from None
+        raise
 
 
 @contextmanager
@@ -232,25 +304,39 @@ def from_file(sql: str, data_format: str, data: bytes) -> Iterator[str]:
         yield _INPUT.sub(lambda _: f"FROM file({sql_literal(file.name)}, {data_format}, ", sql, count=1)
 
 
+def _settings_clause(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} = {sql_literal(str(value))}" for name, value in settings.items())
+
+
 def sql_literal(value: str) -> str:
     """A string as SQL text."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _open_embedded(path: Path) -> Client:
+def _open_embedded(settings: Settings) -> Client:
+    path = settings.clickhouse_dir
     path.mkdir(parents=True, exist_ok=True)
     # The lock is looked at before opening, because the engine itself reports it only on stderr.
     if _locked_elsewhere(path):
+        # An engine that found no space leaves a lock that names nobody.
+        if is_full(path):
+            raise ClickHouseError(no_space_text(path))
         raise ClickHouseError(
             f"{path} is in use: another Meterline process has it open: query it through its HTTP front, or stop it"
         )
     try:
-        # The zone is in the connection string so that the driver's first question already sees UTC.
-        return clickhouse_connect.get_client(
-            interface="chdb", path=str(path), chdb_options={"session_timezone": "UTC"}, tz_mode="aware"
-        )
+        # The zone is in the connection string so that the driver's first question already sees UTC. The rest is of the
+        # engine, and counts where a process opens it first.
+        options = {
+            "session_timezone": "UTC",
+            "config-file": str(EMBEDDED_CONFIG),
+            "max_server_memory_usage": str(settings.clickhouse_memory_mb * 1024 * 1024),
+        }
+        return clickhouse_connect.get_client(interface="chdb", path=str(path), chdb_options=options, tz_mode="aware")
     except DriverError as error:
-        raise ClickHouseError(f"cannot open the embedded ClickHouse in {path}: {error}") from error
+        raise ClickHouseError(
+            no_space(error, path) or f"cannot open the embedded ClickHouse in {path}: {error}"
+        ) from error
 
 
 def _locked_elsewhere(path: Path) -> bool:
@@ -281,6 +367,8 @@ def _open_http(settings: Settings) -> Client:
             database=unquote(url.path.strip("/")) or None,
             settings={"session_timezone": "UTC"},
             tz_mode="aware",
+            # What is on this machine is not asked through the environment's HTTP proxy.
+            pool_mgr=default_pool_manager() if url.hostname in _LOOPBACK else None,
             # A session would refuse a second query meanwhile, and nothing here needs a session.
             autogenerate_session_id=False,
         )

@@ -18,17 +18,30 @@ from typing import Any
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
+from schemas.events import TIME_MS_MAX
 from schemas.facts import Fact
+from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
-from streams.kafka.codecs import decode_dead_letter, decode_raw_pack
+from streams.core.acceptance import dead_letter
+from streams.core.foreign import UnreadableError
+from streams.kafka.codecs import decode_dead_letter
+from streams.kafka.formats import FormatError
+from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
+from streams.space import no_space
 
 log = logging.getLogger(__name__)
 
+# How often a record that can't be read is looked at again: an operator may have put it right.
+STOPPED_PAUSE_SECONDS = 10.0
+# The most that Kafka keeps beside a committed offset is 4,096 bytes.
+STOP_NOTE_CHARS_MAX = 1000
 BEHIND_FLUSH_SECONDS = 2.0
 FETCH_MIN_BYTES = 64 * 1024
 
@@ -36,6 +49,12 @@ Mark = tuple[int, int]
 Row = list[Any]
 _NOTHING: Mark = (-1, -1)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
+
+_RESTORE = (
+    "Kafka was restored from an older backup than ClickHouse, or begun anew. Restore both from one time; or have "
+    "history written anew from the log: set METERLINE_CLICKHOUSE_URL to an empty database, or remove the directory "
+    "`clickhouse` in METERLINE_DATA_DIR, and start again"
+)
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_rows = msgspec.msgpack.Decoder(list[Row]).decode
@@ -60,7 +79,8 @@ class Sink:
 
     Every row gets the partition and offset of its record (`shared`), and has `columns` itself; both are names with
     their types. A row's mark follows from its record and the row; its booking time, in Unix milliseconds, is its field
-    number `time_field`.
+    number `time_field`. `witness_sql` gives, for each partition, what the row at the mark has in the fields of these
+    numbers: the log must have the same there.
     """
 
     topic: str
@@ -68,6 +88,8 @@ class Sink:
     shared: Mapping[str, str]
     columns: Mapping[str, str]
     marks_sql: str
+    witness_sql: str
+    witness_fields: tuple[int, ...]
     part_of: Callable[[Any], Part]
     mark_of: Callable[[Any, Row], Mark]
     time_field: int
@@ -94,16 +116,20 @@ class _Pending:
 
 class Historian:
     """A Historian writes one topic's rows to one table until it is stopped. `rows_written` counts this process's
-    rows."""
+    rows; `stopped` says why it writes none, or is ""."""
 
     def __init__(self, settings: Settings, clickhouse: ClickHouse, sink: Sink) -> None:
         self.settings = settings
         self.clickhouse = clickhouse
         self.sink = sink
         self.rows_written = 0
+        self.stopped = ""
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
+        # Of each partition that is read on: the record that has the row at the mark, the mark, and that row's witness.
+        self._witnesses: dict[int, tuple[int, Mark, list[Any]]] = {}
         self._pending = _Pending()
+        self._is_uncommitted = False
         # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
@@ -113,10 +139,15 @@ class Historian:
 
     async def run(self) -> None:
         """Run the historian until cancelled. After a failed insert, reading goes on after the last row that ClickHouse
-        holds."""
+        holds.
+
+        Raises TimelineError where ClickHouse holds what the topic does not, and FormatError where a newer version
+        writes the topic. At a record that can't be read it stays, and says so: in its log, in `stopped`, and beside the
+        committed offset, where every process can see it (`stop_notes`).
+        """
         consumer = self._consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
-            group_id=f"{topics_of(self.settings).historian_group}-{self.sink.table}",
+            group_id=topics_of(self.settings).historian_group_of(self.sink.table),
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             # The insert waits at least as long, so no fact comes later by this, and fetches of one record each are
@@ -139,8 +170,14 @@ class Historian:
                         await self._step(consumer)
                 except asyncio.CancelledError:
                     raise
-                except Exception:
-                    log.exception("history could not be written; trying again from what ClickHouse holds")
+                except (TimelineError, FormatError) as error:
+                    log.critical("history stops: %s", error)
+                    raise
+                except Exception as error:
+                    if full := no_space(error, self.settings.clickhouse_url or self.settings.clickhouse_dir):
+                        log.error("history waits: %s", full)
+                    else:
+                        log.exception("history could not be written; trying again from what ClickHouse holds")
                     self._interrupted = True
                     await asyncio.sleep(1.0)
         finally:
@@ -162,10 +199,16 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            found = await asyncio.to_thread(self.clickhouse.query, self.sink.marks_sql)
+            clickhouse = self.clickhouse.limited(LONG)
+            held = marks_of(await asyncio.to_thread(clickhouse.query, self.sink.marks_sql))
+            places = list(consumer.assignment())
+            check_marks(self.sink, held, await consumer.end_offsets(places) if places else {})
+            parameters = _as_parameters(held)
+            rows = await asyncio.to_thread(clickhouse.query, self.sink.witness_sql, parameters) if held else ()
+            witnesses = {row[0]: (held[row[0]][1], held[row[0]][0], list(row[1:])) for row in rows}
             if assignment != self._assignment:
                 return  # and so another resume follows
-            held = {row[0]: ((row[1], row[2]), row[3]) for row in found}
+            self._witnesses = witnesses
             self._pending = _Pending()
             self._marks.clear()
             for tp in consumer.assignment():
@@ -176,6 +219,22 @@ class Historian:
             self._interrupted = False
             self.ready.set()
 
+    async def _stay(self, consumer: AIOKafkaConsumer, error: BrokenRecordError) -> None:
+        """Write what came before a record that can't be read, and say that history ends there."""
+        assignment = self._assignment
+        async with self._writing:
+            if assignment == self._assignment and self._pending.count:
+                await self._insert_pending()
+            if str(error) != self.stopped:
+                log.critical("history stops: %s", error)
+            self.stopped = str(error)
+            place = TopicPartition(self.sink.topic, error.partition)
+            if assignment == self._assignment:
+                await consumer.commit({place: (error.offset, self.stopped[:STOP_NOTE_CHARS_MAX])})
+            self._interrupted = True
+            self.ready.clear()
+        await asyncio.sleep(STOPPED_PAUSE_SECONDS)
+
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment, pending = self._assignment, self._pending
         flush_seconds = self.settings.historian_flush_ms / 1000
@@ -183,11 +242,19 @@ class Historian:
         records = await consumer.getmany(timeout_ms=max(1, int((flush_seconds - waited) * 1000)), max_records=64)
         if assignment != self._assignment:
             return  # some partitions may be another's now; records of those still ours are read again
-        for tp, partition_records in records.items():
-            for record in partition_records:
-                self._add(tp, record)
+        try:
+            for tp, partition_records in records.items():
+                for record in partition_records:
+                    self._add(tp, record)
+        except BrokenRecordError as error:
+            await self._stay(consumer, error)
+            return
         if records:
             self._collector.tick()
+            self._is_uncommitted = True
+        elif not pending.count and (self._is_uncommitted or (self.stopped and await _is_at_end(consumer))):
+            # All that was read is held already. Nobody should take it for facts that wait.
+            await self._go_on(consumer)
         waited = time.monotonic() - pending.since
         # While there is more to read, larger inserts are cheaper for everyone; once all is read, freshness counts.
         due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
@@ -198,6 +265,7 @@ class Historian:
 
     def _add(self, tp: TopicPartition, record: Any) -> None:
         pending = self._pending
+        self._check_witness(record)
         mark = pending.marks.get(tp.partition) or self._marks[tp.partition]
         for part in _parts(self.sink, record, mark):
             pending.marks[tp.partition] = part.last
@@ -213,7 +281,34 @@ class Historian:
             block.packs.append(Pack((tp.partition, record.offset), part.rows, part.count))
             block.count += part.count
 
+    def _check_witness(self, record: Any) -> None:
+        """Raise TimelineError where the first record read on has not the row that ClickHouse has at the mark."""
+        if record.partition not in self._witnesses:
+            return
+        offset, mark, witness = self._witnesses.pop(record.partition)
+        if record.offset > offset:
+            log.warning("%s-%s begins at %s: it was shortened", record.topic, record.partition, record.offset)
+            return
+        rows = _decode_rows(self.sink.part_of(record).rows)
+        found = next((row for row in rows if self.sink.mark_of(record, row) == mark), None)
+        if found is None or [found[number] for number in self.sink.witness_fields] != witness:
+            raise TimelineError(
+                f"{record.topic}-{record.partition} at offset {offset} is not the record that ClickHouse's table "
+                f"{self.sink.table} has from there: {_RESTORE}"
+            )
+
     async def _flush(self, consumer: AIOKafkaConsumer) -> None:
+        await self._insert_pending()
+        await self._go_on(consumer)
+
+    async def _go_on(self, consumer: AIOKafkaConsumer) -> None:
+        """Commit where history is, without a note. The commit is for monitors only; no reader of ours starts from
+        it."""
+        self.stopped = ""
+        self._is_uncommitted = False
+        await consumer.commit()
+
+    async def _insert_pending(self) -> None:
         pending, self._pending = self._pending, _Pending()
         sink = self.sink
         for block in pending.blocks:
@@ -221,8 +316,47 @@ class Historian:
                 self.clickhouse.insert_packs, sink.table, sink.shared, sink.columns, block.packs
             )
         self._marks.update(pending.marks)
-        # The commit is for lag monitors only; no reader of ours starts from it.
-        await consumer.commit()
+
+
+def marks_of(rows: Sequence[Sequence[Any]]) -> dict[int, tuple[Mark, int]]:
+    """How far ClickHouse's rows reach, by partition: the mark, and the offset of the record with the last row. `rows`
+    are what a sink's `marks_sql` gives."""
+    return {row[0]: ((row[1], row[2]), row[3]) for row in rows}
+
+
+def check_marks(sink: Sink, held: Mapping[int, tuple[Mark, int]], ends: Mapping[TopicPartition, int]) -> None:
+    """Raise TimelineError where ClickHouse has rows of a record at or after its topic's end."""
+    for tp, end in ends.items():
+        offset = held.get(tp.partition, (_NOTHING, -1))[1]
+        if offset >= end:
+            raise TimelineError(
+                f"ClickHouse's table {sink.table} has the record at offset {offset} of {tp.topic}-{tp.partition}, "
+                f"which ends at {end}: {_RESTORE}"
+            )
+
+
+def _as_parameters(held: Mapping[int, tuple[Mark, int]]) -> dict[str, object]:
+    partitions = sorted(held)
+    marks = [held[partition][0] for partition in partitions]
+    return {
+        "partitions": partitions,
+        "offsets": [mark[0] for mark in marks],
+        "positions": [mark[1] for mark in marks],
+    }
+
+
+async def _is_at_end(consumer: AIOKafkaConsumer) -> bool:
+    for tp in consumer.assignment():
+        highwater = consumer.highwater(tp)
+        if highwater is None or await consumer.position(tp) < highwater:
+            return False
+    return True
+
+
+async def stop_notes(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartition, str]:
+    """Why the historians of this group stay where they are, by partition; {} where they go on."""
+    offsets = await admin.list_consumer_group_offsets(group)
+    return {tp: found.metadata for tp, found in offsets.items() if found.metadata}
 
 
 def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
@@ -297,6 +431,14 @@ _DEAD_LETTER_COLUMNS = {
 }
 
 
+def _mark_of(partition: str) -> str:
+    """SQL for the mark of a row's partition, of those that are given as parameters."""
+    return (
+        f"(transform({partition}, {{partitions:Array(UInt16)}}, {{offsets:Array(UInt64)}}, toUInt64(0)), "
+        f"transform({partition}, {{partitions:Array(UInt16)}}, {{positions:Array(UInt32)}}, toUInt32(0)))"
+    )
+
+
 def journal_sink(settings: Settings) -> Sink:
     """The sink of facts, exact by (offset, index)."""
     return Sink(
@@ -309,6 +451,11 @@ def journal_sink(settings: Settings) -> Sink:
             "(SELECT partition, max((offset, position)) AS mark, max(journal_offset) AS journal FROM facts "
             "GROUP BY partition)"
         ),
+        witness_sql=(
+            "SELECT partition, project, kind, toUnixTimestamp64Milli(booked_at) FROM facts WHERE "
+            f"(offset, position) = {_mark_of('partition')} AND partition IN {{partitions:Array(UInt16)}}"
+        ),
+        witness_fields=tuple(map(Fact.__struct_fields__.index, ("project", "kind", "booked_at_ms"))),
         part_of=_facts_part,
         mark_of=lambda record, row: (row[0], row[1]),
         time_field=Fact.__struct_fields__.index("booked_at_ms"),
@@ -326,6 +473,12 @@ def dead_letter_sink(settings: Settings) -> Sink:
             "SELECT journal_partition, max(journal_offset) AS newest, 0, newest FROM dead_letters "
             "GROUP BY journal_partition"
         ),
+        witness_sql=(
+            "SELECT journal_partition, code, event, toUnixTimestamp64Milli(received_at) FROM dead_letters WHERE "
+            f"(journal_offset, 0) = {_mark_of('journal_partition')} "
+            "AND journal_partition IN {partitions:Array(UInt16)}"
+        ),
+        witness_fields=(0, 8, 7),
         part_of=_dead_letter_part,
         mark_of=lambda record, row: (record.offset, 0),
         time_field=7,
@@ -333,12 +486,18 @@ def dead_letter_sink(settings: Settings) -> Sink:
 
 
 def _facts_part(record: Any) -> Part:
-    pack = decode_raw_pack(record.value)
+    pack = raw_pack_of(record)
     return Part(pack.first, pack.last, pack.booked_from_ms, pack.booked_to_ms, pack.count, bytes(pack.facts))
 
 
 def _dead_letter_part(record: Any) -> Part:
-    letter = decode_dead_letter(record.value)
+    try:
+        letter = decode_dead_letter(record.value)
+    except UnreadableError as error:
+        # Whoever wrote it there: it is kept as what it is, and those behind it are not kept waiting.
+        rejection = Rejection("unreadable_record", str(error))
+        at_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
+        letter = dead_letter(record.value or b"", rejection, record.topic, record.partition, record.offset, 0, at_ms)
     row = [
         letter.code,
         letter.detail,

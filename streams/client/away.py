@@ -25,6 +25,7 @@ import time
 from collections import OrderedDict, defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -36,6 +37,7 @@ from streams.client.admissions import Admissions, Decision, MeterlineAway
 from streams.client.away_journal import Asked, AwayJournal, Entry, Outcome
 from streams.client.producer import Producer, ProducerError
 from streams.core.booking import parse_credits
+from streams.core.foreign import decoded
 from streams.core.pricing import meter
 
 log = logging.getLogger(__name__)
@@ -269,9 +271,9 @@ class Away:
         if book is None:
             return None
         try:
-            data = msgspec.convert({"operation": asked.operation, **asked.details}, UsageData)
+            data = decoded(partial(msgspec.convert, type=UsageData), {"operation": asked.operation, **asked.details})
             operation, quantity, surcharge = meter(data, book.rates)
-        except (msgspec.ValidationError, Rejection):
+        except Rejection:
             return None
         if operation in book.plan_required or (surcharge and surcharge not in book.rates):
             return None

@@ -18,6 +18,7 @@ import msgspec
 from schemas.events import Environment, UsageEvent
 from streams.client.admissions import Admissions, Decision, Details, MetadataValues
 from streams.client.producer import usage_event
+from streams.core.foreign import UnreadableError, read
 from streams.errors import OperatorError
 
 Outcome = Literal["running", "capture", "release", "keep"]
@@ -152,8 +153,15 @@ class AwayJournal:
             raise OperatorError(
                 f"The gateway's journal {self._path} can't be used ({error}): every gateway process needs its own"
             ) from None
+        try:
+            entries = {number: read(_decode, entry) for number, entry in rows}
+        except UnreadableError as error:
+            connection.close()
+            raise OperatorError(
+                f"The gateway's journal {self._path} has an entry that can't be read: {error}"
+            ) from None
         self._connection = connection
-        return {number: _decode(entry) for number, entry in rows}
+        return entries
 
     def _close(self) -> None:
         if self._connection is not None:

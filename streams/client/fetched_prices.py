@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 
 from schemas.prices import PriceBook
-from schemas.problems import Rejection
 from streams.client.admissions import MeterlineAway
 from streams.core.booking import parse_credits
 
@@ -33,7 +32,7 @@ class FetchedPrices:
                 try:
                     response = (await self._client.get("/v1/prices")).raise_for_status()
                     self._book = _book_of(response.json())
-                except (httpx.HTTPError, ValueError, KeyError, TypeError, Rejection) as error:
+                except Exception as error:
                     raise MeterlineAway(f"The prices could not be fetched: {error}") from error
                 self._fetched_at = time.monotonic()
             return self._book

@@ -146,7 +146,7 @@ def _decision_of(response: httpx.Response, project: str, operation: str) -> Deci
         body = dict(response.json())
         code = "" if response.is_success else body["code"]
         kind = CODES[code] if code else None
-    except (ValueError, KeyError, TypeError):
+    except Exception:
         raise MeterlineAway(f"The answer {response.status_code} is not Meterline's") from None
     if code in _OWN_FAULTS:
         raise MeterlineAway(f"The gateway's key: {body.get('detail')}")

@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -26,7 +27,8 @@ from streams.client.admissions import (
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
-from streams.core.acceptance import Origin, decoding_rejection, to_usage
+from streams.core.acceptance import Origin, to_usage
+from streams.core.foreign import decoded
 from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
@@ -102,10 +104,8 @@ class KafkaAdmissions:
         fields = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
         event = {"specversion": "1.0", "id": id, "source": source, "type": "-", "subject": project, "data": fields}
         try:
-            asked = msgspec.convert(event, UsageEvent)
+            asked = decoded(partial(msgspec.convert, type=UsageEvent), event)
             usage = to_usage(asked, now_ms(), _ANY_OPERATION, Origin(key_id=key_id))
-        except msgspec.ValidationError as error:
-            return _invalid(project, operation, decoding_rejection(error))
         except Rejection as rejection:
             return _invalid(project, operation, rejection)
         seconds = (HOLD_SECONDS_DEFAULT if hold_seconds is None else hold_seconds) if hold else 0

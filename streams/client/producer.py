@@ -26,6 +26,7 @@ import msgspec
 
 from schemas.events import Environment, UsageData, UsageEvent
 from schemas.problems import Rejection
+from streams.core.foreign import UnreadableError, read
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import partition_of, topics_of
 from streams.settings import Settings
@@ -299,8 +300,11 @@ class HttpProducer(Producer):
 
     async def _deliver(self, bucket: int, texts: list[bytes]) -> list[EventPlace | Exception]:
         response = await self._post(b"[" + b",".join(texts) + b"]")
-        body = response.json()
-        if response.status_code not in (202, 422):
+        try:
+            body: dict[str, Any] = read(lambda answer: dict(answer.json()), response)
+        except UnreadableError:
+            raise ProducerError(f"The answer {response.status_code} is not Meterline's") from None
+        if response.status_code != 202 and not body.get("errors"):
             raise ProducerError(f"{response.status_code} {body.get('code')}: {body.get('detail')}")
         places: list[EventPlace | Exception] = [EventPlace(-1, -1, index) for index in range(len(texts))]
         for error in body.get("errors") or []:

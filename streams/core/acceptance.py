@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
 from schemas.events import (
     EVENT_AGE_DAYS_MAX,
     EVENT_AHEAD_MINUTES_MAX,
+    EVENT_BYTES_MIN,
+    EVENTS_PER_RECORD_MAX,
     PROJECT_ID_PATTERN,
     DeadLetter,
     Usage,
@@ -22,6 +23,7 @@ from schemas.events import (
 )
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
+from streams.core.foreign import Steps, decoded, finished, split_array, why_unreadable
 from streams.core.pricing import meter
 
 _AGE_MS_MAX = EVENT_AGE_DAYS_MAX * DAY_MS
@@ -30,15 +32,28 @@ _DEAD_LETTER_TEXT_MAX = 16 * 1024
 
 _decode_event = msgspec.json.Decoder(UsageEvent).decode
 _decode_events = msgspec.json.Decoder(list[UsageEvent]).decode
-_decode_raw = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _encode_json = msgspec.json.Encoder().encode
-_decode_any = msgspec.json.Decoder().decode
+
+
+class _WithId(msgspec.Struct, gc=False):
+    id: str
+
+
+_decode_id = msgspec.json.Decoder(_WithId).decode
+
+# The index, the bytes and the fault of an event that is not accepted.
+Refused = tuple[int, bytes, Rejection]
+Accepted = tuple[list[Usage], list[Refused]]
+
+# Between so many events, or bytes of events that are read one by one, others have their turn.
+EVENTS_AT_ONCE = 500
+_BYTES_AT_ONCE = 64 * 1024
+_COST_BYTES = 256
 
 _PROJECT_ID = re.compile(PROJECT_ID_PATTERN)
-_ERROR_PATH = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
-_MISSING = re.compile(r"Object missing required field `(.*?)`")
-_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*?)`")
-_QUANTITY_FIELDS = ("quantity", "target_languages", "attempts", "networks")
+_RFC_3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d):([0-5]\d|60)(?:\.(\d+))?([Zz]|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,47 +72,106 @@ ANYONE = Origin()
 
 
 def accept_record(
-    value: bytes | None, now_ms: int, operations: Container[str], origin: Origin = ANYONE
-) -> tuple[list[Usage], list[tuple[int, bytes, Rejection]]]:
-    """Read one record: a CloudEvent, or an array of them. Returns the good events and the bad ones.
+    value: bytes | None,
+    now_ms: int,
+    operations: Container[str],
+    origin: Origin = ANYONE,
+    events_max: int = EVENTS_PER_RECORD_MAX,
+) -> Accepted:
+    """Read one record: a CloudEvent, or an array of at most `events_max`. Returns the good events and the bad ones.
 
-    A bad event comes as (index, bytes, Rejection). It never costs its neighbours their acceptance. `now_ms` is the
-    record's broker time.
+    A bad event comes as (index, bytes, Rejection). It never costs its neighbours their acceptance: not even one that is
+    no JSON, as long as it can be told where it ends. A record of too many events is one Rejection, `too_many_events`.
+    `now_ms` is the record's broker time.
     """
+    return finished(accepting(value, now_ms, operations, origin, events_max))
+
+
+def accepting(
+    value: bytes | None,
+    now_ms: int,
+    operations: Container[str],
+    origin: Origin = ANYONE,
+    events_max: int = EVENTS_PER_RECORD_MAX,
+) -> Steps[Accepted]:
+    """Read one record, as `accept_record` does, in steps of a few milliseconds."""
     if not value:
         return [], [(0, b"", Rejection("malformed_json", "The record is empty"))]
+    if value.lstrip(b" \t\r\n")[:1] != b"[":
+        return (yield from _each([value], now_ms, operations, origin))
+    too_many = Rejection("too_many_events", f"At most {events_max} events are taken at once")
+    # The fast way decodes the whole array at once, and stops at the first event that is at fault. It does not say which
+    # that is; the slow way does. A good event has two brackets or three: where there are many more, count first.
+    if value.count(b"{") <= 4 * events_max:
+        try:
+            events = decoded(_decode_events, value)
+            if len(events) > events_max:
+                return [], [(0, value, too_many)]
+            accepted: list[Usage] = []
+            for start in range(0, len(events), EVENTS_AT_ONCE):
+                if start:
+                    yield
+                some = events[start : start + EVENTS_AT_ONCE]
+                accepted += [to_usage(event, now_ms, operations, origin) for event in some]
+            return accepted, []
+        except MemoryError:
+            raise
+        except Exception:
+            yield
+    texts, rest = yield from split_array(value, events_max)
+    if len(texts) > events_max:
+        return [], [(0, value, too_many)]
+    accepted, rejected = yield from _each(texts, now_ms, operations, origin)
+    if rest is not None:
+        rejected.append((len(texts), rest, Rejection("malformed_json", "The array of events does not end here")))
+    return accepted, rejected
+
+
+def _each(texts: list[bytes], now_ms: int, operations: Container[str], origin: Origin) -> Steps[Accepted]:
     accepted: list[Usage] = []
-    rejected: list[tuple[int, bytes, Rejection]] = []
-    is_batch = value.lstrip(b" \t\r\n")[:1] == b"["
-    if is_batch:
-        try:
-            # The fast way decodes the whole array at once. It does not say which event is at fault; the slow way does.
-            for event in _decode_events(value):
-                accepted.append(to_usage(event, now_ms, operations, origin))
-            return accepted, rejected
-        except (msgspec.DecodeError, UnicodeDecodeError, Rejection):
-            accepted.clear()
-        try:
-            texts = [bytes(raw) for raw in _decode_raw(value)]
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return [], [(0, value, Rejection("malformed_json", str(error)))]
-    else:
-        texts = [value]
+    rejected: list[Refused] = []
+    size = 0
     for index, text in enumerate(texts):
+        size += _COST_BYTES + len(text)
+        if size > _BYTES_AT_ONCE:
+            yield
+            size = 0
         try:
             accepted.append(accept_event(text, now_ms, operations, origin))
         except Rejection as rejection:
             rejected.append((index, text, rejection))
+        except MemoryError:
+            raise
+        except Exception as error:
+            # A fault of ours, which is no reason to keep the neighbours waiting for its mending.
+            rejected.append((index, text, unprocessable(error)))
     return accepted, rejected
+
+
+def unprocessable(error: Exception) -> Rejection:
+    """The Rejection of what a fault of ours stops: an error that nobody foresaw."""
+    return Rejection("unprocessable_record", f"{type(error).__name__}: {why_unreadable(error)}")
 
 
 def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """Read one CloudEvent. Raises Rejection."""
-    try:
-        event = _decode_event(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise decoding_rejection(error) from None
-    return to_usage(event, now_ms, operations, origin)
+    if not text:
+        raise Rejection("malformed_json", "There is no event here: the array has a comma too many")
+    return to_usage(decoded(_decode_event, text), now_ms, operations, origin)
+
+
+def named(value: bytes, rejected: list[Refused]) -> list[Refused]:
+    """The refused events that get dead letters of their own: a letter for every 64 bytes of the record, and one more.
+
+    What is shorter can't be an event, and rubbish must not cost a hundred times its size. One more letter says how many
+    were left out; the record itself still has them.
+    """
+    most = 1 + len(value) // EVENT_BYTES_MIN
+    if len(rejected) <= most:
+        return rejected
+    index, text, rejection = rejected[most]
+    left_out = f"{len(rejected) - most} more of this record's events are refused, the first of them here: {rejection}"
+    return [*rejected[:most], (index, text, Rejection(rejection.code, left_out, rejection.field))]
 
 
 # `to_usage` makes uses by place, for each event that comes: fields that move would put one value in another's place.
@@ -138,7 +212,7 @@ def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin:
         surcharge,
         data.environment or origin.environment or "production",
         occurred_at_ms,
-        data.job_id,
+        data.job_id or "",
         origin.key_id,
         _encode_json(data.metadata).decode() if data.metadata else "",
     )
@@ -169,11 +243,9 @@ def dead_letter(
 def event_id_of(text: bytes) -> str | None:
     """The id by which an answer names a refused event; None where it can't be read."""
     try:
-        event: Any = _decode_any(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return decoded(_decode_id, text).id[:256]
+    except Rejection:
         return None
-    found = event.get("id") if isinstance(event, dict) else None
-    return found[:256] if isinstance(found, str) else None
 
 
 @lru_cache(maxsize=1 << 16)
@@ -181,16 +253,24 @@ def _is_project_id(text: str) -> bool:
     return _PROJECT_ID.fullmatch(text) is not None
 
 
-def _occurred_at(time: str, now_ms: int) -> int:
+def _occurred_at(time: str | None, now_ms: int) -> int:
+    """Unix milliseconds of an RFC 3339 time (section 5.6), `now_ms` where there is none.
+
+    A fraction is cut after the millisecond. A leap second, :60, is the second after :59.
+    """
     if not time:
         return now_ms
+    found = _RFC_3339.fullmatch(time)
+    if found is None:
+        lacks_zone = _RFC_3339.fullmatch(time + "Z") is not None
+        detail = "has no zone; end it with Z" if lacks_zone else "is not an RFC 3339 time"
+        raise Rejection("time_out_of_range", f"`time` {detail}", "time")
+    date, clock, second, fraction, zone = found.groups()
     try:
-        occurred = datetime.fromisoformat(time)
-    except ValueError:
-        raise Rejection("time_out_of_range", "`time` is not an RFC 3339 time", "time") from None
-    if occurred.tzinfo is None:
-        raise Rejection("time_out_of_range", "`time` has no zone; end it with Z", "time")
-    occurred_at_ms = round(occurred.timestamp() * 1000)
+        minute = datetime.fromisoformat(f"{date}T{clock}:00{'+00:00' if zone in 'Zz' else zone}")
+        occurred_at_ms = round(minute.timestamp()) * 1000 + int(second) * 1000 + int(f"{fraction or '':0<3.3}")
+    except (ValueError, OverflowError):
+        raise Rejection("time_out_of_range", "`time` is no time of any calendar", "time") from None
     if not now_ms - _AGE_MS_MAX <= occurred_at_ms <= now_ms + _AHEAD_MS_MAX:
         raise Rejection(
             "time_out_of_range",
@@ -198,28 +278,3 @@ def _occurred_at(time: str, now_ms: int) -> int:
             "time",
         )
     return occurred_at_ms
-
-
-def decoding_rejection(error: Exception) -> Rejection:
-    """The Rejection for an error that msgspec raised while decoding; the field at fault decides the code."""
-    text = str(error)
-    if not isinstance(error, msgspec.ValidationError):
-        return Rejection("malformed_json", text)
-    path_match = _ERROR_PATH.search(text)
-    path = path_match.group(1) if path_match else ""
-    detail = text[: path_match.start()] if path_match else text
-    if missing := _MISSING.search(text):
-        field = f"{path}.{missing.group(1)}" if path else missing.group(1)
-        return Rejection("missing_id" if field == "id" else "missing_field", f"`{field}` is missing", field)
-    if unknown := _UNKNOWN_FIELD.search(text):
-        field = f"{path}.{unknown.group(1)}" if path else unknown.group(1)
-        return Rejection("invalid_event", f"`{field[:120]}` is not a field of a usage event", field[:120])
-    if path == "id" and "length >= 1" in text:
-        return Rejection("missing_id", "`id` is empty", "id")
-    name = path.removeprefix("data.")
-    if name in _QUANTITY_FIELDS:
-        return Rejection("invalid_quantity", f"`{path}`: {detail}", path)
-    if name.startswith("metadata") and "length <=" in text:
-        path = path.removesuffix("[...]")
-        return Rejection("metadata_too_large", f"`{path}`: {detail}", path)
-    return Rejection("invalid_event", f"`{path}`: {detail}" if path else detail, path or None)

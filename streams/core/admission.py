@@ -18,13 +18,13 @@ bulk call is one request with a `quantity`; a job is one request when it is queu
 from __future__ import annotations
 
 from schemas.accounts import Hold, Limits
-from schemas.commands import Admit, CountRequest
+from schemas.commands import Admit, CountRefused, CountRequest
 from schemas.events import Usage
 from schemas.facts import entry_id
 from schemas.problems import CODES, Rejection
 from schemas.replies import RateState, Reply
 from streams.core import holds
-from streams.core.booking import Booking, available
+from streams.core.booking import Booking, available, note
 from streams.core.ledger import charge, duplicate, hold, price_of
 from streams.core.limits import limits_of, over
 from streams.core.windows import (
@@ -33,6 +33,7 @@ from streams.core.windows import (
     cost_left,
     cost_retry_at_ms,
     count_request,
+    count_requests,
     rate_state,
     request_retry_at_ms,
     rested,
@@ -83,24 +84,49 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
 def count(booking: Booking, command: CountRequest) -> Reply:
     """Count a request that costs nothing and needs no plan."""
     _, rate = _count(booking)
-    usage = Usage(
+    usage = _call(booking, command, 1)
+    if rate.retry_at_ms:
+        return _stopped(booking, usage, rate)
+    fact_id = booking.state_usage("request", usage)
+    return _reply(booking, usage, fact_id, rate=rate, shadow=_try_limits(booking, usage, 0))
+
+
+def count_refused(booking: Booking, command: CountRefused) -> Reply:
+    """State how many requests an API process refused by itself, in one fact; none of them is counted in the window.
+
+    Limits on trial are tried on all of them, as of now; they refuse some, or all, in one fact too. Raises Rejection
+    where there are none.
+    """
+    if command.count < 1:
+        raise Rejection("invalid_request", "At least one request was refused", "count")
+    said = note(first_at_ms=command.first_at_ms, last_at_ms=command.last_at_ms)
+    fact_id = booking.state_usage("refusal", _call(booking, command, command.count, said), reason="limited_at_edge")
+    account, shadow = booking.account, ""
+    if account.shadow is not None:
+        limits = over(limits_of(account), account.shadow.limits)
+        passed = count_requests(account.shadow.window, limits, booking.at_ms, command.count)
+        if passed < command.count:
+            shadow = "rate_limited"
+            booking.state_usage("shadow", _call(booking, command, command.count - passed), reason=shadow)
+    return Reply(200, "", "", 0, available(account, command.environment), fact_id, shadow=shadow)
+
+
+def _call(booking: Booking, command: CountRequest | CountRefused, quantity: int, metadata: str = "") -> Usage:
+    """A call to our own API, or several alike, as facts show it: it names no event, and occurs when it is booked."""
+    return Usage(
         project=booking.account.project,
         dedup_hash=b"",
         source="",
         event_id="",
         operation=command.operation,
-        quantity=1,
+        quantity=quantity,
         surcharge="",
         environment=command.environment,
         occurred_at_ms=booking.at_ms,
         job_id="",
         key_id=command.actor,
-        metadata="",
+        metadata=metadata,
     )
-    if rate.retry_at_ms:
-        return _stopped(booking, usage, rate)
-    fact_id = booking.state_usage("request", usage)
-    return _reply(booking, usage, fact_id, rate=rate, shadow=_try_limits(booking, usage, 0))
 
 
 def _count(booking: Booking) -> tuple[Limits, RateState]:

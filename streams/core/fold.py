@@ -6,8 +6,9 @@ same facts under the same names and the same account values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import msgspec
 
@@ -37,12 +38,31 @@ from streams.core.price_list import PRICES_ID, Prices
 from streams.core.replies import decides, fingerprint, is_reply_kept, keep_reply, kept_reply, reply_key
 
 
+class UnforeseenError(Exception):
+    """Raised where deciding a record fails in a way that no rule foresees. `offset` and `slot` are the record, and the
+    event, command or project in it, that was being decided; None where that can't be told.
+
+    The accounts are not what they were. Nothing of the batch has been written.
+    """
+
+    def __init__(self, offset: int | None = None, slot: int | None = None) -> None:
+        super().__init__(f"record {offset}, item {slot}")
+        self.offset = offset
+        self.slot = slot
+
+
+# The items that are left out: the reason by (offset, slot). A record as a whole stands under slot WHOLE.
+Refused = Mapping[tuple[int, int], str]
+WHOLE = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A record of the intake topic that is none of ours, and why."""
+    """A record of the intake topic that is none of ours, or that can't be decided (`code` says which), and why."""
 
     value: bytes
     why: str
+    code: str = "unreadable_record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +117,7 @@ def fold(
     accounts: dict[str, Account],
     seen: dict[bytes, int],
     intake_topic: str,
+    refused: Refused = MappingProxyType({}),
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
 
@@ -105,18 +126,19 @@ def fold(
     `seen` maps a dedup hash to the offset of the record that brought it first; new hashes are added to it. An id with
     an earlier offset is a duplicate, an id with the same offset a redelivery. A later offset was left by a crash: the
     batch is now repeated, and a record behind this one claimed the id, which this one had not.
+
+    `refused` items become dead letters, and nothing else of their record does. Raises UnforeseenError.
     """
     effects = Effects()
-    batch = _Batch(partition, accounts, seen, intake_topic, effects)
+    batch = _Batch(partition, accounts, seen, intake_topic, effects, refused)
     for item in items:
-        if isinstance(item.body, Envelope):
-            batch.apply_envelope(item, item.body)
-        elif isinstance(item.body, Tick):
-            batch.apply_tick(item, item.body)
-        elif isinstance(item.body, Unreadable):
-            batch.dead_letter(item, 0, item.body.value, Rejection("unreadable_record", item.body.why))
-        else:
-            batch.apply_commands(item, _commands(item.body))
+        batch.slot = None
+        try:
+            batch.apply(item)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise UnforeseenError(item.offset, batch.slot) from error
     return effects
 
 
@@ -131,6 +153,9 @@ class _Batch:
     seen: dict[bytes, int]
     intake_topic: str
     effects: Effects
+    refused: Refused
+    # The place of what was being decided when an error was raised.
+    slot: int | None = None
     _prices: Prices = field(init=False)
     _announced: tuple[int, int] = field(init=False)
     # The claims that commands of the present record have made, and the accounts that they have opened.
@@ -140,6 +165,18 @@ class _Batch:
     def __post_init__(self) -> None:
         self._read_prices()
 
+    def apply(self, item: IntakeItem) -> None:
+        """Apply one record."""
+        body = item.body
+        if isinstance(body, Envelope):
+            self.apply_envelope(item, body)
+        elif isinstance(body, Tick):
+            self.apply_tick(item, body)
+        elif isinstance(body, Unreadable):
+            self.dead_letter(item, 0, body.value, Rejection(body.code, body.why))
+        else:
+            self.apply_commands(item, _commands(body))
+
     def apply_envelope(self, item: IntakeItem, envelope: Envelope) -> None:
         offset, at_ms = item.offset, item.at_ms
         accounts, seen, prices = self.accounts, self.seen, self._prices_at(offset)
@@ -147,38 +184,47 @@ class _Batch:
         fresh: set[bytes] = set()
         touched: dict[str, Account] = {}
         booking: Booking | None = None
-        for slot, usage in enumerate(envelope.events):
-            account = accounts.get(usage.project)
-            if account is None or account.opened_offset > offset:
-                self._unknown_project(item, slot, usage)
-                continue
-            touched[usage.project] = account
-            dedup = usage.dedup_hash
-            first_offset = seen.get(dedup)
-            is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
-            fresh.add(dedup)
-            if first_offset is None or first_offset >= offset:
-                seen[dedup] = seen_written[dedup] = offset
-            if account.last_offset >= offset:
-                continue  # redelivered: the account's value has this record in it already
-            if booking is None:
-                booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
-            else:
-                booking.move_to(account, slot, at_ms)
-            if booking.at_ms >= account.due_at_ms:
-                settle(booking)
-            if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
-                duplicate(booking, usage)
-            else:
-                charge(booking, usage)
+        refused = self.refused
+        slot = 0
+        try:
+            for slot, usage in enumerate(envelope.events):
+                account = accounts.get(usage.project)
+                if account is None or account.opened_offset > offset:
+                    self._unknown_project(item, slot, usage)
+                    continue
+                if refused and self._refuse(item, slot, usage.project, usage):
+                    continue
+                touched[usage.project] = account
+                dedup = usage.dedup_hash
+                first_offset = seen.get(dedup)
+                is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
+                fresh.add(dedup)
+                if first_offset is None or first_offset >= offset:
+                    seen[dedup] = seen_written[dedup] = offset
+                if account.last_offset >= offset:
+                    continue  # redelivered: the account's value has this record in it already
+                if booking is None:
+                    booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
+                else:
+                    booking.move_to(account, slot, at_ms)
+                if booking.at_ms >= account.due_at_ms:
+                    settle(booking)
+                if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
+                    duplicate(booking, usage)
+                else:
+                    charge(booking, usage)
+        except Exception:
+            self.slot = slot
+            raise
         for account in touched.values():
             self._applied(account, item)
 
     def apply_tick(self, item: IntakeItem, tick: Tick) -> None:
         """Book what is due in these projects; a project in which nothing is due is left alone."""
-        for slot, project in enumerate(tick.projects):
+        for self.slot, project in enumerate(tick.projects):
+            slot = self.slot
             account = self.accounts.get(project)
-            if account is None or account.opened_offset > item.offset:
+            if account is None or account.opened_offset > item.offset or self._refuse(item, slot, project):
                 continue
             if account.last_offset >= item.offset:
                 self.effects.accounts[project] = account
@@ -198,7 +244,11 @@ class _Batch:
         }
         self._fresh.clear()
         self._opened_here.clear()
-        for slot, command in enumerate(commands):
+        for self.slot, command in enumerate(commands):
+            slot = self.slot
+            if self._refuse(item, slot, command.project):
+                self._reply(command, _UNPROCESSABLE)
+                continue
             account = self.accounts.get(command.project)
             if account is None:
                 self._reply(command, self._open(item, slot, command))
@@ -328,15 +378,16 @@ class _Batch:
 
     def _unknown_project(self, item: IntakeItem, slot: int, usage: Usage) -> None:
         rejection = Rejection("unknown_project", f"There is no project {usage.project!r}", "subject")
-        text = msgspec.json.encode(
-            {
-                "id": usage.event_id,
-                "source": usage.source,
-                "subject": usage.project,
-                "data": {"operation": usage.operation, "quantity": usage.quantity},
-            }
-        )
-        self.dead_letter(item, slot, text, rejection)
+        self.dead_letter(item, slot, _told(usage), rejection)
+
+    def _refuse(self, item: IntakeItem, slot: int, project: str, usage: Usage | None = None) -> bool:
+        """Dead-letter an item that is to be left out; False where it is not."""
+        why = self.refused.get((item.offset, slot)) if self.refused else None
+        if why is None:
+            return False
+        text = _told(usage) if usage is not None else msgspec.json.encode({"project": project})
+        self.dead_letter(item, slot, text, Rejection("unprocessable_record", why))
+        return True
 
     def dead_letter(self, item: IntakeItem, slot: int, text: bytes, rejection: Rejection) -> None:
         self.effects.dead_letters.append(
@@ -350,6 +401,21 @@ _KEY_REUSED = Reply(
 _REPLY_EXPIRED = Reply(
     409, "idempotency_reply_expired", "This request was decided before; its reply is no longer kept", 0, 0, ""
 )
+
+
+_UNPROCESSABLE = Reply(500, "internal_error", "Something went wrong on our side", 0, 0, "")
+
+
+def _told(usage: Usage) -> bytes:
+    """The JSON of an accepted event in its dead letter."""
+    return msgspec.json.encode(
+        {
+            "id": usage.event_id,
+            "source": usage.source,
+            "subject": usage.project,
+            "data": {"operation": usage.operation, "quantity": usage.quantity},
+        }
+    )
 
 
 def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 import msgspec
 
 from schemas.accounts import Account
-from schemas.commands import Admit, AnyCommand, CountRequest
+from schemas.commands import Admit, AnyCommand, CountRefused, CountRequest
 from schemas.replies import Reply, StoredReply
 
 REPLIES_KEPT = 32
@@ -32,14 +32,19 @@ def decides(reply: Reply) -> bool:
 def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
     """16 bytes under which a command's reply is kept: its idempotency key, or else the request itself."""
     has_key = command.idempotency_key and (reply is None or decides(reply))
-    text = f"key:{command.idempotency_key}" if has_key else f"request:{command.correlation}"
-    return blake2b(text.encode(), digest_size=16, key=command.project.encode()[:64]).digest()
+    return _hash(command.project, f"key:{command.idempotency_key}" if has_key else f"request:{command.correlation}")
+
+
+def has_reply(account: Account, idempotency_key: str) -> bool:
+    """Whether an account has kept the reply of a command under this key, for a repeat of it."""
+    key = _hash(account.project, f"key:{idempotency_key}")
+    return any(stored.key == key for stored in account.replies)
 
 
 def is_reply_kept(command: AnyCommand) -> bool:
     """Whether the reply to this command is kept for a repeat. A counted request's is not worth an account's room:
     asking again is another request."""
-    return not isinstance(command, CountRequest)
+    return not isinstance(command, CountRequest | CountRefused)
 
 
 def kept_reply(stored: StoredReply) -> Reply:
@@ -53,3 +58,7 @@ def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply)
     account.replies.append(stored)
     if len(account.replies) > REPLIES_KEPT:
         del account.replies[: len(account.replies) - REPLIES_KEPT]
+
+
+def _hash(project: str, text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=16, key=project.encode()[:64]).digest()

@@ -41,6 +41,18 @@ def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
     return rate_state(window, limits, now_ms, retry_at_ms)
 
 
+def count_requests(window: Window, limits: Limits, now_ms: int, many: int) -> int:
+    """Decide `many` requests that come at once, as `count_request` does one by one; gives how many pass."""
+    advance(window, limits, now_ms)
+    below = max(0, limits.requests_per_minute - sum(window.arrivals[1::2]))
+    tokens = max(0, _tokens(limits) - window.spent) // TOKEN
+    passed = min(many, below + tokens)
+    if passed:
+        window.spent += max(0, passed - below) * TOKEN
+        _add(window.arrivals, now_ms, passed)
+    return passed
+
+
 def request_retry_at_ms(window: Window, limits: Limits) -> int:
     """The time at which a request would pass, if none comes meanwhile; 0 is at once. Call `advance` before."""
     count, limit = sum(window.arrivals[1::2]), limits.requests_per_minute

@@ -23,11 +23,13 @@ from aiokafka.errors import KafkaError
 
 from streams.embedded import lifeline
 from streams.errors import OperatorError
+from streams.space import is_full, no_space_text
 
 if TYPE_CHECKING:
     from jgo.maven import Artifact
 
 KAFKA_VERSION = "4.1.0"
+SUMS_PATH = Path(__file__).with_name("kafka-jars.sha256")
 # Kafka's name for the file of feature levels in a formatted storage.
 FEATURES_FILE = "bootstrap.checkpoint"
 START_SECONDS_MAX = 90.0
@@ -38,6 +40,7 @@ LOG_LINES_QUOTED = 15
 DOWNLOADS_AT_ONCE = 8
 
 # broker.session.timeout.ms: after a SIGKILL the node waits out the session of its former self, 9 s unless told.
+# transaction.*: a producer that leaves its transaction open holds up what was written behind it, 15 s at most.
 # offsets.retention.minutes: a laptop may be off for weeks and must not forget what its consumers have read.
 SERVER_PROPERTIES = """\
 process.roles=broker,controller
@@ -63,6 +66,8 @@ offsets.topic.replication.factor=1
 transaction.state.log.num.partitions=4
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
+transaction.max.timeout.ms=12000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=2000
 """
 
 LOG4J_XML = """\
@@ -308,6 +313,8 @@ class EmbeddedBroker:
 
     def _failure(self, what: str, log_start: int) -> BrokerError:
         log = self._log_since(log_start)
+        if "No space left on device" in log or is_full(self._dir):
+            return BrokerError(no_space_text(self._dir))
         if "Address already in use" in log:
             return PortTakenError(f"Port {self._port} of 127.0.0.1 is taken. Choose another, or 0 for a free one.")
         # Java's stack frames, indented, would push out the lines that tell.
@@ -381,6 +388,7 @@ def _fetch_jars(home: Path, progress: bool) -> None:
             stamps = {}
             for done in as_completed([pool.submit(artifact.resolve) for artifact in artifacts]):
                 jar = done.result()
+                _check_sum(jar)
                 status = jar.stat()
                 stamps[jar.relative_to(home).as_posix()] = (status.st_size, status.st_mtime_ns, _sha1(jar.read_bytes()))
                 bar.update(task, advance=1, mb=sum(stamp[0] for stamp in stamps.values()) / 1e6)
@@ -390,6 +398,17 @@ def _fetch_jars(home: Path, progress: bool) -> None:
         raise BrokerError(f"Kafka could not be fetched: {error}. {remedy}") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _check_sum(jar: Path) -> None:
+    """Raise OSError, and remove the jar, where it is not the one that this repository names by its SHA-256: the sums
+    that Maven Central sends come from where the jars come from."""
+    lines = (line.split() for line in SUMS_PATH.read_text().splitlines())
+    sums = {name: sha256 for sha256, name in lines}
+    found = hashlib.sha256(jar.read_bytes()).hexdigest()
+    if sums.get(jar.name) != found:
+        jar.unlink()
+        raise OSError(f"{jar.name} has the SHA-256 {found}, and {SUMS_PATH.name} says {sums.get(jar.name)}")
 
 
 class _Downloads:

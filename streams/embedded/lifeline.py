@@ -80,7 +80,10 @@ def start(
     with log_path.open("ab") if log_path else nullcontext() as log:
         # Python's pipes are close-on-exec, so no other child inherits the write end and keeps this one alive.
         pipe = subprocess.PIPE
-        process = subprocess.Popen(argv, stdin=pipe, stdout=log, stderr=log, env=environment, start_new_session=True)
+        # What a child writes is its user's alone: credits, keys, and what was paid.
+        process = subprocess.Popen(
+            argv, stdin=pipe, stdout=log, stderr=log, env=environment, start_new_session=True, umask=0o077
+        )
     return Child(name, process)
 
 

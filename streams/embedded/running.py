@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 from pydantic import BaseModel, ValidationError
 
 from streams.errors import OperatorError
 from streams.settings import Settings
+
+# The name under which Meterline's own processes ask the front. They have places of their own there.
+OWN_USER = "meterline"
 
 
 class Running(BaseModel):
@@ -19,6 +25,7 @@ class Running(BaseModel):
     kafka_url: str
     api_url: str
     clickhouse_url: str
+    is_clickhouse_embedded: bool
     partitions: int
     topic_prefix: str
     dedup_days: int
@@ -32,6 +39,7 @@ def note_running(settings: Settings, api_url: str, clickhouse_url: str) -> Path:
         kafka_url=settings.kafka_url,
         api_url=api_url,
         clickhouse_url=clickhouse_url,
+        is_clickhouse_embedded=settings.clickhouse_url is None,
         partitions=settings.partitions,
         topic_prefix=settings.topic_prefix,
         dedup_days=settings.dedup_days,
@@ -62,15 +70,48 @@ def reach(settings: Settings) -> Settings:
         raise OperatorError(
             "Nothing to connect to: start `meterline up`, or set METERLINE_KAFKA_URL and METERLINE_CLICKHOUSE_URL"
         )
+    clickhouse_url = running.clickhouse_url
+    if running.is_clickhouse_embedded:
+        clickhouse_url = _with_token(clickhouse_url, settings)
     return settings.model_copy(
         update={
             "kafka_url": settings.kafka_url or running.kafka_url,
-            "clickhouse_url": settings.clickhouse_url or running.clickhouse_url,
+            "clickhouse_url": settings.clickhouse_url or clickhouse_url,
             "partitions": running.partitions,
             "topic_prefix": running.topic_prefix,
             "dedup_days": running.dedup_days,
         }
     )
+
+
+def asking_history(settings: Settings) -> Settings:
+    """The settings with which to ask the history: those of a server as they are, else those of the embedded engine's
+    HTTP front on this machine."""
+    if settings.clickhouse_url is not None:
+        return settings
+    front_url = f"http://127.0.0.1:{settings.clickhouse_front_port}"
+    return settings.model_copy(update={"clickhouse_url": _with_token(front_url, settings)})
+
+
+def front_token(settings: Settings) -> str:
+    """The token of the embedded ClickHouse's front. It is made at its first use, in a file that its owner alone can
+    read."""
+    path = settings.front_token_path
+    with suppress(FileNotFoundError):
+        return path.read_text().strip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes start side by side. The file is there whole or not at all, and the first one's stays.
+    own = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secrets.token_urlsafe(32))
+    with suppress(FileExistsError):
+        os.link(own, path)
+    own.unlink()
+    return path.read_text().strip()
+
+
+def _with_token(front_url: str, settings: Settings) -> str:
+    return front_url.replace("://", f"://{OWN_USER}:{quote(front_token(settings))}@") + "/default"
 
 
 def _note_path(settings: Settings) -> Path:

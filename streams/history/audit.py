@@ -6,7 +6,6 @@ The uses of keys are summed up by the hour when they are read; the facts have th
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,8 +22,8 @@ from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.history.cursor import decode_cursor, encode_cursor
-from streams.history.fact_words import second_text
-from streams.history.facts import REFUSED, USED, kind_in, newest_facts
+from streams.history.fact_words import code_of, second_text
+from streams.history.facts import REFUSED, REQUESTS, USED, kind_in, newest_facts
 from streams.history.limit_words import limits_text
 
 # The facts that each kind of entry shows. Every partition has every price book; partition 0 decided on it first.
@@ -125,9 +124,11 @@ class KeyUseQuestion:
             )
         # One request may leave several facts; the first one says what was asked for.
         return (
-            "SELECT project, key, env, use, toStartOfHour(at) AS hour, min(at), max(at), count(), countIf(refused) "
+            "SELECT project, key, env, use, toStartOfHour(at) AS hour, min(at), max(at), sum(came), "
+            "sumIf(came, refused) "
             "FROM (SELECT project, argMin(key_id, position) AS key, argMin(environment, position) AS env, "
-            f"argMin(operation, position) AS use, min(booked_at) AS at, countIf({kind_in('refusal')}) > 0 AS refused "
+            f"argMin(operation, position) AS use, min(booked_at) AS at, countIf({kind_in('refusal')}) > 0 AS refused, "
+            f"maxIf({REQUESTS}, {REFUSED} OR {kind_in('request')}) AS counted, if(counted > 0, counted, 1) AS came "
             f"FROM facts WHERE {' AND '.join(conditions)} "
             f"GROUP BY project, partition, offset, intDiv(position, {FACTS_PER_SLOT})) "
             f"GROUP BY project, key, env, use, hour {after} "
@@ -171,7 +172,7 @@ def entry_of(partition: int, fact: Fact) -> AuditEntry:
         project=None if is_ones_own else fact.project,
         actor=str(metadata.get("by", "")) if fact.kind == "key" else fact.key_id,
         action=_action(fact, metadata),
-        code=fact.reason if fact.kind in ("refusal", "shadow") else "",
+        code=code_of(fact) if fact.kind in ("refusal", "shadow") else "",
         detail=_detail(fact, metadata),
         environment=fact.environment,
         operation=fact.operation,
@@ -207,7 +208,8 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
         case "refusal" if _is_unpaid_month(fact):
             return f"{fact.operation} of {metadata.get('month', 'a month')} is still to be paid"
         case "refusal" | "shadow":
-            title = CODES[fact.reason].title if fact.reason in CODES else fact.reason
+            code = code_of(fact)
+            title = CODES[code].title if code in CODES else code
             what = f"{fact.quantity} × {fact.operation}" if fact.quantity > 1 else fact.operation
             return f"{what}: {title.lower()}{', by limits on trial' if fact.kind == 'shadow' else ''}"
         case "limits":
@@ -260,7 +262,7 @@ def _decode_use_cursor(cursor: str) -> _UseCursor:
         place: _UseCursor = msgspec.json.decode(text, type=_UseCursor)
         if not 0 <= place[0] < 1 << 32:
             raise ValueError
-    except (ValueError, binascii.Error, msgspec.DecodeError):
+    except Exception:
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
     return place
 

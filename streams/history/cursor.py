@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from schemas.problems import Rejection
 
@@ -22,6 +21,6 @@ def decode_cursor(cursor: str) -> tuple[int, int, int, int]:
         bounds = ((at_ms, 53), (partition, 16), (offset, 63), (position, 32))
         if any(not 0 <= number < 1 << bits for number, bits in bounds):
             raise ValueError
-    except (ValueError, binascii.Error):
+    except Exception:
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
     return at_ms, partition, offset, position

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.facts import Fact, Kind, Reason
+from schemas.facts import LIMITED_AT_EDGE, Fact, Kind, Reason
 from schemas.times import utc
 from streams.core.plans import PLANS
 
@@ -76,7 +76,12 @@ def outcome_of(facts: Sequence[Fact]) -> str:
 
 def refuses_request(fact: Fact) -> bool:
     """Whether a fact refuses a request; a refusal may also say that a month is unpaid."""
-    return fact.kind == "refusal" and (bool(fact.source) or fact.reason == "rate_limited")
+    return fact.kind == "refusal" and (bool(fact.source) or code_of(fact) == "rate_limited")
+
+
+def code_of(fact: Fact) -> str:
+    """The problem code that those whom a refusal is about were told."""
+    return "rate_limited" if fact.reason == LIMITED_AT_EDGE else fact.reason
 
 
 def seconds_of(milliseconds: int) -> int:

@@ -15,11 +15,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import Fact, Kind
+from schemas.facts import LIMITED_AT_EDGE, PASSING_KINDS, Fact, Kind
 from schemas.problems import Rejection
+from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.booking import FACTS_PER_SLOT
-from streams.kafka.codecs import decode_facts
+from streams.kafka.clock import now_ms
+from streams.kafka.stored import facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -49,8 +51,10 @@ def kind_in(*kinds: Kind) -> str:
 
 # A use that was charged or held; no capture, no hold extended, no month's bill.
 USED = f"({kind_in('charge', 'hold')} AND reason = '')"
-# A request that was refused; no month that is unpaid (`fact_words.refuses_request`).
-REFUSED = f"({kind_in('refusal')} AND (source != '' OR reason = 'rate_limited'))"
+# A request that was refused, or many; no month that is unpaid (`fact_words.refuses_request`).
+REFUSED = f"({kind_in('refusal')} AND (source != '' OR reason IN ('rate_limited', '{LIMITED_AT_EDGE}')))"
+# The requests that a refusal, or what a trial said of it, stands for.
+REQUESTS = "if(source = '', quantity, 1)"
 # What became of an event, or of the request that named it; a repeat of it changes nothing.
 DECIDED = kind_in("charge", "hold", "refusal", "correction")
 
@@ -171,7 +175,8 @@ def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[DecidedFacts]:
 
 
 async def _journal_end(settings: Settings, partition: int) -> Mark:
-    """The (offset, position) of the newest fact on the journal, (-1, -1) where there is none.
+    """The (offset, position) of the newest fact on the journal, (-1, -1) where there is none, or none that the history
+    still has to have.
 
     The last record of the journal has it: a batch that a crash made the owner repeat ends where it ended before, or
     later.
@@ -186,7 +191,10 @@ async def _journal_end(settings: Settings, partition: int) -> Mark:
             return -1, -1
         consumer.seek(tp, end - 1)
         record = await consumer.getone(tp)
-        last = decode_facts(record.value)[-1]
+        last = facts_of(record)[-1]
+        days = settings.passing_facts_days
+        if days and last.kind in PASSING_KINDS and last.booked_at_ms < now_ms() - days * DAY_MS:
+            return -1, -1
         return last.offset, last.index
     finally:
         await consumer.stop()

@@ -12,9 +12,18 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Self
 
 from schemas.facts import FACT_KINDS, USAGE_KINDS
-from schemas.http.invoices import BillTo, Invoice, InvoiceLine, InvoiceProject, InvoiceSummary, Status
+from schemas.http.invoices import (
+    INVOICE_LINES_MAX,
+    BillTo,
+    Invoice,
+    InvoiceLine,
+    InvoiceProject,
+    InvoiceSummary,
+    Status,
+)
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import too_much
 from streams.core.booking import format_credits
 from streams.history.facts import kind_in
 
@@ -88,8 +97,11 @@ def read_invoice(
     A project's statement, part of which a billing account pays, leaves `bill_to` out. `name_of` gives a project's name.
     """
     sql, parameters = _lines_question(payer, month)
+    rows = clickhouse.query(sql, parameters)
+    if len(rows) > INVOICE_LINES_MAX:
+        raise too_much(f"more than {INVOICE_LINES_MAX} lines; ask for the statement of each project")
     by_part: dict[tuple[str, str], list[Sequence[Any]]] = {}
-    for project, billing_account, *line in clickhouse.query(sql, parameters):
+    for project, billing_account, *line in rows:
         by_part.setdefault((project, billing_account), []).append(line)
     parts = [
         _part(project, name_of(project), billing_account, month, lines)
@@ -115,17 +127,21 @@ def read_invoice(
     )
 
 
-def read_months(clickhouse: ClickHouse, payer: Payer) -> list[MonthTotals]:
-    """Read the totals of the months in which the payer has something, the newest first."""
+def read_months(
+    clickhouse: ClickHouse, payer: Payer, limit: int = 1_000, before: Month | None = None
+) -> list[MonthTotals]:
+    """Read the totals of the months, before one, in which the payer has something, the newest first."""
+    until = datetime(2300, 1, 1, tzinfo=UTC) if before is None else before.begins_at
     sql = f"""
     SELECT toYYYYMM(booked_at) AS month, arraySort(groupUniqArray(toString(billing_account))), uniqExact(project),
         sum(cents), -sumIf(amount, {kind_in(*USAGE_KINDS)}), count()
     FROM facts WHERE {payer.kind} = {{payer:String}} AND kind IN {{kinds:Array(String)}}
-    GROUP BY month ORDER BY month DESC
+        AND booked_at < {{until:DateTime64(3, 'UTC')}}
+    GROUP BY month ORDER BY month DESC LIMIT {limit:d}
     """
     return [
         MonthTotals(Month(*divmod(month, 100)), *values)
-        for month, *values in clickhouse.query(sql, {"payer": payer.id, "kinds": _KINDS})
+        for month, *values in clickhouse.query(sql, {"payer": payer.id, "kinds": _KINDS, "until": until})
     ]
 
 
@@ -223,6 +239,7 @@ def _lines_question(payer: Payer, month: Month) -> tuple[str, dict[str, object]]
     WHERE {payer.kind} = {{payer:String}} AND kind IN {{kinds:Array(String)}}
         AND booked_at >= {{since:DateTime64(3, 'UTC')}} AND booked_at < {{until:DateTime64(3, 'UTC')}}
     GROUP BY project, billing_account, line, is_use, item, detail, environment, each_cents
+    LIMIT {INVOICE_LINES_MAX + 1}
     """
     return sql, {"payer": payer.id, "kinds": _KINDS, "since": month.begins_at, "until": month.ends_at}
 

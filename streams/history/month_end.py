@@ -18,7 +18,8 @@ from aiokafka.errors import KafkaError
 
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import journal_sink
-from streams.kafka.codecs import decode_raw_pack
+from streams.clickhouse.limits import LONG
+from streams.kafka.stored import raw_pack_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 
@@ -79,7 +80,10 @@ class Closing:
         it; failing that, the journal is read on from ClickHouse's mark, and must have no fact above that mark.
         """
         sql = journal_sink(self._settings).marks_sql
-        held = {row[0]: ((row[1], row[2]), row[3]) for row in await asyncio.to_thread(self._clickhouse.query, sql)}
+        held = {
+            row[0]: ((row[1], row[2]), row[3])
+            for row in await asyncio.to_thread(self._clickhouse.limited(LONG).query, sql)
+        }
         marks = {number: held.get(number, ((-1, -1), -1)) for number in firsts}
         waiting = [number for number, first in firsts.items() if marks[number][0][0] < first]
         journal = {number: TopicPartition(topics_of(self._settings).journal, number) for number in waiting}
@@ -95,7 +99,7 @@ class Closing:
             while await consumer.position(tp) < ends[tp]:
                 found = await consumer.getmany(tp, timeout_ms=100)
                 for record in found.get(tp, []):
-                    if record.offset < ends[tp] and decode_raw_pack(record.value).last > marks[number][0]:
+                    if record.offset < ends[tp] and raw_pack_of(record).last > marks[number][0]:
                         return False
         return True
 

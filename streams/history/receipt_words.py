@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.accounts import Limits
-from schemas.facts import Fact
+from schemas.facts import LIMITED_AT_EDGE, Fact
 from schemas.http.receipts import RefusalReason
 from streams.core.booking import format_credits
 from streams.core.price_list import Prices
@@ -98,6 +98,10 @@ def over_limits_text(prices: Prices, fact: Fact, limits: Limits, minute: PastMin
     if fact.price_version:
         return f"{costs}; {format_credits(minute.cost)} of the {ceiling} were spent in the 60 seconds before{wait}"
     allowed = f"{limits.requests_per_minute} a minute and {limits.burst} at once"
+    if fact.reason == LIMITED_AT_EDGE:
+        said = note_of(fact)
+        came = f"between {second_text(said['first_at_ms'])} and {second_text(said['last_at_ms'])}"
+        return f"{fact.quantity} requests {came} were above what is allowed, {allowed}"
     return f"{minute.requests} requests of the 60 seconds before had used up what was allowed, {allowed}{wait}"
 
 

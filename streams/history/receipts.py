@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Any
 
 from schemas.facts import Fact, entry_id
 from schemas.http.receipts import (
+    DEAD_LETTERS_SHOWN_MAX,
+    DECISIONS_SHOWN_MAX,
     BookedWith,
     DecisionSummary,
     EventReceipts,
@@ -31,7 +33,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.plans import PLANS
 from streams.core.price_list import Prices
-from streams.history.fact_words import note_of, outcome_of, seconds_of, use_text
+from streams.history.fact_words import code_of, note_of, outcome_of, seconds_of, use_text
 from streams.history.facts import DECIDED, POLL_SECONDS, DecidedFacts, decisions, kind_in, marks
 from streams.history.limit_words import limit_values, limits_text, some_limits
 from streams.history.past_balance import plan_at
@@ -42,8 +44,6 @@ from streams.history.receipt_words import over_limits_text, summary_of
 WAIT_SECONDS = 3.0
 # History does not advance so far in that time: an id further ahead is none that anyone was told.
 RECORDS_AHEAD_MAX = 100_000
-FACTS_SHOWN_MAX = 2_000
-DEAD_LETTERS_SHOWN_MAX = 100
 
 _BITS = (16, 63, 32)
 # A fact's place, alone or in the id of the purchase it asked for; and a grant's id, which leaves the partition out.
@@ -56,18 +56,23 @@ def is_receipt_id(text: str) -> bool:
     return bool(_PLACE.fullmatch(text) or _GRANT.fullmatch(text))
 
 
+Ask = Callable[[Callable[[ClickHouse], Any]], Awaitable[Any]]
+
+
 async def find_decision(
-    clickhouse: ClickHouse, project: str | None, receipt_id: str, partitions: int
+    ask: Ask, project: str | None, receipt_id: str, partitions: int, environment: str | None = None
 ) -> tuple[DecidedFacts, int]:
     """The decision that a fact belongs to, and the fact's position. What may yet come, in one of the `partitions` that
-    there are, is waited for a little.
+    there are, is waited for a little. `ask` has a thread answer a question to the history.
 
-    A purchase of auto-recharge is explained by the decision that wanted it, a grant by the decision that granted it.
+    With an `environment`, only facts of that one are there: a record may have booked things of another with it. A
+    purchase of auto-recharge is explained by the decision that wanted it, a grant by the decision that granted it.
     Raises Rejection `unknown_receipt`, or `invalid_request` where several projects have a grant of that id.
     """
     unknown = Rejection("unknown_receipt", f"There is no decision {receipt_id[:80]!r}")
     if _GRANT.fullmatch(receipt_id):
-        receipt_id = await asyncio.to_thread(_granted_at, clickhouse, project, receipt_id)
+        grant_id = receipt_id
+        receipt_id = await ask(lambda history: _granted_at(history, project, grant_id, environment))
     place = _PLACE.fullmatch(receipt_id)
     if place is None:
         raise unknown
@@ -78,8 +83,12 @@ async def find_decision(
         raise unknown
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
-        mark = (await asyncio.to_thread(marks, clickhouse)).get(partition, (-1, -1))
-        found = await asyncio.to_thread(_at_place, clickhouse, project, partition, offset, position // FACTS_PER_SLOT)
+        mark, found = await ask(
+            lambda history: (
+                marks(history).get(partition, (-1, -1)),
+                _at_place(history, project, partition, offset, position // FACTS_PER_SLOT, environment),
+            )
+        )
         if found is not None and any(fact.index == position for fact in found.facts):
             return found, position
         is_far = offset > mark[0] + RECORDS_AHEAD_MAX
@@ -144,16 +153,17 @@ def receipts_of_event(
     event_id: str,
     source: str | None,
     with_dead_letters: bool,
+    environment: str | None = None,
 ) -> EventReceipts:
     """The decisions on an event id, and, with `with_dead_letters`, why events of that id were not accepted."""
     conditions = ["event_id = {event:String}"]
     parameters: dict[str, Any] = {"event": event_id}
-    for column, value in (("project", project), ("source", source)):
+    for column, value in (("project", project), ("source", source), ("environment", environment)):
         if value is not None:
             conditions.append(f"{column} = {{{column}:String}}")
             parameters[column] = value
-    found = decisions(clickhouse, " AND ".join(conditions), parameters, FACTS_SHOWN_MAX + 1)
-    is_complete = sum(len(each.facts) for each in found) <= FACTS_SHOWN_MAX
+    found = decisions(clickhouse, " AND ".join(conditions), parameters, DECISIONS_SHOWN_MAX + 1)
+    is_complete = sum(len(each.facts) for each in found) <= DECISIONS_SHOWN_MAX
     # A release does not bear the event of its hold, only the hold's id.
     holds = [_id_of(each) for each in found if each.facts[0].kind == "hold"]
     if holds:
@@ -162,7 +172,7 @@ def receipts_of_event(
             f"project = {{project:String}} AND {kind_in('release')} AND JSONExtractString(metadata, 'hold') IN "
             "{holds:Array(String)}",
             {"project": found[0].facts[0].project, "holds": holds},
-            FACTS_SHOWN_MAX,
+            DECISIONS_SHOWN_MAX,
         )
         places = {(each.partition, each.place) for each in found}
         found += [each for each in released if (each.partition, each.place) not in places]
@@ -213,13 +223,14 @@ def entries_of(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
     ]
 
 
-def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str) -> str:
+def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str, environment: str | None) -> str:
     """The id of the fact that brought a grant, or "". Raises Rejection."""
     condition = "AND project = {project:String} " if project is not None else ""
+    condition += "AND environment = {environment:String} " if environment is not None else ""
     rows = clickhouse.query(
         "SELECT argMin((partition, offset, position), (offset, position)) FROM facts "
         f"WHERE grant_id = {{grant:String}} {condition}GROUP BY project LIMIT 2",
-        {"grant": grant_id, "project": project or ""},
+        {"grant": grant_id, "project": project or "", "environment": environment or ""},
     )
     if len(rows) > 1:
         raise Rejection("invalid_request", f"More than one project has a grant {grant_id!r}; name yours", "project")
@@ -227,7 +238,7 @@ def _granted_at(clickhouse: ClickHouse, project: str | None, grant_id: str) -> s
 
 
 def _at_place(
-    clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int
+    clickhouse: ClickHouse, project: str | None, partition: int, offset: int, slot: int, environment: str | None
 ) -> DecidedFacts | None:
     condition = (
         "partition = {partition:UInt16} AND offset = {offset:UInt64} AND position >= {first:UInt32} "
@@ -239,6 +250,9 @@ def _at_place(
     if project is not None:
         condition = "project = {project:String} AND " + condition
         parameters["project"] = project
+    if environment is not None:
+        condition += " AND environment = {environment:String}"
+        parameters["environment"] = environment
     found = decisions(clickhouse, condition, parameters)
     return found[0] if found else None
 
@@ -263,10 +277,11 @@ def _refusal(
     fact = next((fact for fact in facts if fact.kind == "refusal"), None)
     if fact is None or outcome_of(facts) not in ("refused", "month unpaid"):
         return None
-    status = CODES[fact.reason].status if fact.reason in CODES else 402
+    code = code_of(fact)
+    status = CODES[code].status if code in CODES else 402
     book = prices.version(fact.price_version)
-    refusal = RefusalReason(code=fact.reason, status=status, detail=CODES[fact.reason].title)
-    match fact.reason:
+    refusal = RefusalReason(code=code, status=status, detail=CODES[code].title)
+    match code:
         case "out_of_credits":
             needed = int(note_of(fact).get("unpaid_microcredits", 0)) if not fact.source else cost_of(prices, fact)
             if needed is not None:
@@ -316,7 +331,7 @@ def _limits(
 
 def _is_about_limits(fact: Fact) -> bool:
     return fact.kind in ("request", "limits", "shadow") or (
-        fact.kind == "refusal" and fact.reason in ("rate_limited", "over_cost_ceiling")
+        fact.kind == "refusal" and code_of(fact) in ("rate_limited", "over_cost_ceiling")
     )
 
 
@@ -386,7 +401,7 @@ def _first_decision(clickhouse: ClickHouse, fact: Fact) -> str | None:
         "project = {project:String} AND source = {source:String} AND event_id = {event:String} "
         f"AND {DECIDED} AND offset < {{offset:UInt64}}",
         {"project": fact.project, "source": fact.source, "event": fact.event_id, "offset": fact.offset + 1},
-        FACTS_SHOWN_MAX,
+        DECISIONS_SHOWN_MAX,
     )
     # A request that was refused did not run. If one ran later under that id, the duplicate repeats that one.
     decided = [each for each in found if each.facts[0].kind != "refusal"] or found

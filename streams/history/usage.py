@@ -2,46 +2,92 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
 
 from schemas.facts import USAGE_KINDS
+from schemas.http.usage import GROUPS_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.core.foreign import UnreadableError, read
 from streams.history.facts import kind_in
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
 _GROUPS = {
-    "operation": "operation",
-    "environment": "environment",
+    "operation": "toString(operation)",
+    "environment": "toString(environment)",
     "customer_id": "customer_id",
     "metadata.customer_id": "customer_id",
     "hour": "formatDateTime(booked_at, '%Y-%m-%dT%H:00:00Z', 'UTC')",
     "day": "formatDateTime(booked_at, '%Y-%m-%d', 'UTC')",
     "month": "formatDateTime(booked_at, '%Y-%m', 'UTC')",
 }
-GROUPS_MAX = 5
+# The largest has five texts of 512 characters outside ASCII.
+CURSOR_CHARS_MAX = 16_384
+
+
+class UsageCursor(NamedTuple):
+    """A usage cursor says where the next page begins: after the group with these values, of the same question about the
+    same time. `question` is the fingerprint of what was asked."""
+
+    question: bytes
+    since: datetime
+    until: datetime
+    values: list[str]
+
+    def text(self) -> str:
+        """The cursor as opaque text."""
+        return base64.urlsafe_b64encode(msgspec.msgpack.encode(self)).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> UsageCursor:
+        """Read a cursor. Raises Rejection."""
+
+        def decode(text: str) -> UsageCursor:
+            return read(_decode_cursor, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+
+        try:
+            return read(decode, text)
+        except UnreadableError:
+            raise _no_cursor() from None
+
+
+_decode_cursor = msgspec.msgpack.Decoder(UsageCursor).decode
+
+
+def _no_cursor() -> Rejection:
+    return Rejection("invalid_request", "`cursor` is not one that a page of this question gave", "cursor")
 
 
 @dataclass(frozen=True, slots=True)
 class UsageQuestion:
-    """A question for the charged usage of a project, booked in [since, until), by group.
+    """A question for the charged usage of a project, booked in [since, until), by group: all of it, or `limit` groups
+    after those of an earlier page.
 
-    A correction counts at the time it was booked.
+    A correction counts at the time it was booked. `environment` None is all of the project.
     """
 
     project: str
     group_by: list[str]
     since: datetime
     until: datetime
+    environment: str | None = None
+    limit: int | None = None
+    after: list[str] | None = None
 
     def sql(self) -> tuple[str, dict[str, Any]]:
         """The query and its parameters. Raises Rejection for an unknown group."""
         parameters: dict[str, Any] = {"project": self.project, "since": self.since, "until": self.until}
         if len(self.group_by) > GROUPS_MAX:
             raise Rejection("invalid_request", f"At most {GROUPS_MAX} groups", "group_by")
+        if len(set(self.group_by)) < len(self.group_by):
+            raise Rejection("invalid_request", "Name each group once", "group_by")
         expressions = []
         for number, group in enumerate(self.group_by):
             expression = _GROUPS.get(group)
@@ -70,19 +116,50 @@ class UsageQuestion:
             f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} "
             "AND booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
         )
+        if self.environment is not None:
+            sql += " AND environment = {environment:String}"
+            parameters["environment"] = self.environment
+        if groups and self.after is not None:
+            places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
+            sql += f" AND tuple({groups}) > tuple({places})"
+            parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
         if groups:
             sql += f" GROUP BY {groups} ORDER BY {groups}"
+        if self.limit is not None:
+            sql += f" LIMIT {self.limit + 1:d}"
         return sql, parameters
 
+    def fingerprint(self) -> bytes:
+        """A fingerprint of what is asked, apart from the time and the page."""
+        return blake2b(msgspec.msgpack.encode([self.project, self.environment, self.group_by]), digest_size=8).digest()
 
-def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> list[tuple[dict[str, str], int, int, int]]:
-    """The (group, uses, quantity, microcredits) of each group."""
+    def cursor_after(self, group: dict[str, str]) -> str:
+        """The cursor of the page that comes after a group."""
+        return UsageCursor(self.fingerprint(), self.since, self.until, list(group.values())).text()
+
+    def check(self, cursor: UsageCursor) -> None:
+        """Check that a cursor is of this question. Raises Rejection."""
+        asked = (self.fingerprint(), self.since, self.until, len(self.group_by))
+        if asked != (cursor.question, cursor.since, cursor.until, len(cursor.values)):
+            raise _no_cursor()
+
+
+UsageOfGroup = tuple[dict[str, str], int, int, int]
+
+
+def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[UsageOfGroup], str | None]:
+    """The (group, uses, quantity, microcredits) of each group of a page, by their values, and the cursor of
+    the page after them, or None at the end."""
     sql, parameters = question.sql()
     count = len(question.group_by)
-    return [
+    found = [
         (dict(zip(question.group_by, row[:count], strict=True)), row[count], row[count + 1], row[count + 2])
         for row in clickhouse.query(sql, parameters)
     ]
+    if question.limit is None or len(found) <= question.limit:
+        return found, None
+    rows = found[: question.limit]
+    return rows, question.cursor_after(rows[-1][0])
 
 
 def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:

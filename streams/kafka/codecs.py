@@ -1,8 +1,14 @@
-"""Codecs between the schemas and the bytes on Kafka: MessagePack, but JSON for dead letters."""
+"""Codecs between the schemas and the bytes on Kafka: MessagePack behind the number of its format, but JSON for dead
+letters.
+
+Every function here that decodes raises UnreadableError for bytes that can't be read, FormatError for those of a version
+that is not read here, and nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -12,17 +18,21 @@ from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Repli
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
 from schemas.replies import Reply
+from streams.core.foreign import UnreadableError, read
 from streams.core.price_list import Prices
+from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, UNMARKED
 
 _encoder = msgspec.msgpack.Encoder()
 
+T = TypeVar("T")
+
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
-decode_intake: Callable[[bytes], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
-decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
-decode_replies = msgspec.msgpack.Decoder(Replies).decode
-decode_dead_letter = msgspec.json.Decoder(DeadLetter).decode
+decode_dead_letter: Callable[[bytes], DeadLetter] = partial(read, msgspec.json.Decoder(DeadLetter).decode)
 
+_decode_intake: Callable[[memoryview], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
+_decode_replies = msgspec.msgpack.Decoder(Replies).decode
+_decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
 _decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 
@@ -30,12 +40,22 @@ _decode_account = msgspec.msgpack.Decoder(Account).decode
 def encode_account(account: Account) -> bytes:
     """The bytes of an account behind its last applied offset, big-endian: the newer of two values shows without
     decoding."""
-    return (account.last_offset + 1).to_bytes(VERSION_BYTES, "big") + encode(account)
+    return (account.last_offset + 1).to_bytes(VERSION_BYTES, "big") + ACCOUNTS.head + encode(account)
 
 
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
-    return _decode_account(memoryview(value)[VERSION_BYTES:])
+    return read(_decode_account, account_body(value))
+
+
+def account_body(value: bytes) -> memoryview:
+    """The MessagePack of the account in a value that `encode_account` gave."""
+    return ACCOUNTS.body(value, VERSION_BYTES)
+
+
+def check_account(value: bytes) -> None:
+    """Raise FormatError where an account's value is of a format that is not read here."""
+    ACCOUNTS.check(value, VERSION_BYTES)
 
 
 def prices_of(value: bytes | None) -> Prices:
@@ -43,8 +63,6 @@ def prices_of(value: bytes | None) -> Prices:
     yet."""
     return Prices([announced.book for announced in decode_account(value).books] if value is not None else ())
 
-
-T = TypeVar("T")
 
 # Well under the 8 MiB that a broker takes in one record, and enough for compression to work well.
 RECORD_BYTES_MAX = 1024 * 1024
@@ -68,26 +86,53 @@ def _within_bytes(items: Sequence[T], encode_pack: Callable[[Sequence[T]], bytes
         yield from _within_bytes(items[half:], encode_pack)
 
 
+def encode_intake(record: IntakeRecord) -> bytes:
+    """The bytes of an intake record."""
+    return INTAKE.head + encode(record)
+
+
+def decode_intake(value: bytes) -> IntakeRecord:
+    """The intake record of these bytes."""
+    value = value or b""  # a tombstone has none
+    if not value.startswith(INTAKE.head):
+        check_intake(value)
+        if INTAKE.oldest > UNMARKED == INTAKE.number_of(value):
+            raise UnreadableError("It bears no format")
+    return read(_decode_intake, INTAKE.body(value))
+
+
+def check_intake(value: bytes) -> None:
+    """Raise FormatError where an intake record is of a format that is not read here. One that bears no format is no
+    record of ours: were it taken for an old one, a stranger's would stop the workers."""
+    if INTAKE.number_of(value):
+        INTAKE.check(value)
+
+
 def encode_envelope(usages: Sequence[Usage]) -> bytes:
     """The bytes of an intake record of accepted usage."""
-    return encode(Envelope(list(usages)))
+    return encode_intake(Envelope(list(usages)))
 
 
 def encode_commands(commands: Sequence[AnyCommand]) -> bytes:
     """The bytes of an intake record of commands."""
-    return encode(Commands(list(commands)) if len(commands) > 1 else commands[0])
+    return encode_intake(Commands(list(commands)) if len(commands) > 1 else commands[0])
 
 
 def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
     """The function that encodes (correlation, reply) pairs for one API process as a record."""
-    return lambda replies: encode(Replies(instance, list(replies)))
+    return lambda replies: REPLIES.head + encode(Replies(instance, list(replies)))
+
+
+def decode_replies(value: bytes) -> Replies:
+    """The replies of a record."""
+    return read(_decode_replies, REPLIES.body(value or b""))
 
 
 def encode_facts(facts: Sequence[Fact]) -> bytes:
     """The bytes of a journal record, with the first and last place of its facts beside them."""
     first, last = facts[0], facts[-1]
     booked = [fact.booked_at_ms for fact in facts]
-    return encode(
+    return FACTS.head + encode(
         FactPack(
             (first.offset, first.index), (last.offset, last.index), min(booked), max(booked), len(facts), list(facts)
         )
@@ -96,7 +141,15 @@ def encode_facts(facts: Sequence[Fact]) -> bytes:
 
 def decode_facts(value: bytes) -> list[Fact]:
     """The facts of a journal record."""
-    return _decode_pack(value).facts
+    return read(_decode_pack, FACTS.body(value or b"")).facts
+
+
+def decode_raw_pack(value: bytes) -> FactPack[msgspec.Raw]:
+    """The pack of a journal record, its facts as MessagePack with every field that a fact has now."""
+    pack = read(_decode_raw_pack, FACTS.body(value or b""))
+    if value.startswith(FACTS.head):
+        return pack
+    return msgspec.structs.replace(pack, facts=msgspec.Raw(encode(decode_facts(value))))
 
 
 VERSION_BYTES = 8

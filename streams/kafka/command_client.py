@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import AnyCommand
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_replies, encode_commands
+from streams.kafka.formats import FormatError
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
@@ -26,8 +30,11 @@ from streams.settings import Settings
 log = logging.getLogger(__name__)
 
 
+# After this long without a record sent, nothing is known of the broker's clock: it may have been set.
+_CLOCK_SECONDS_MAX = 10.0
 # The largest commands, with all the metadata they may have, take some 70 KB: this many fit into a record with ease.
 COMMANDS_A_RECORD_MAX = 64
+UNANSWERED_SECONDS_KEPT = 30.0
 
 
 @dataclass(slots=True)
@@ -49,8 +56,14 @@ class CommandClient:
         self._publisher = publisher
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._groups: dict[int, _Group] = defaultdict(_Group)
+        # By partition: the broker's time of the newest record, and this machine's time just before it was sent.
+        self._heard: dict[int, tuple[int, float]] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
+        # When a reply was read last; since when commands have been sent without one; when the newest was sent.
+        self.answered_at: float | None = None
+        self._unanswered_since: float | None = None
+        self._asked_at = 0.0
 
     async def start(self) -> None:
         """Listen for replies from now on. The caller starts the publisher."""
@@ -81,6 +94,20 @@ class CommandClient:
         """Whether replies are being read."""
         return self._reader is not None and not self._reader.done()
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for their reply."""
+        return len(self._waiting)
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """How long commands have been sent without a reply to any. They are forgotten where no more come: a process
+        that nobody asks could never get a reply that takes this back."""
+        now = time.monotonic()
+        if self._unanswered_since is None or now - self._asked_at > UNANSWERED_SECONDS_KEPT:
+            return 0.0
+        return now - self._unanswered_since
+
     def addressing(self, idempotency_key: str = "", actor: str = "") -> dict[str, Any]:
         """The fields of a command that say who asks, with a new correlation; `actor` is the id of the key that asks."""
         return {
@@ -102,6 +129,9 @@ class CommandClient:
         """
         waiting = asyncio.get_running_loop().create_future()
         self._waiting[command.correlation] = waiting
+        if not self.unanswered_seconds:
+            self._unanswered_since = time.monotonic()
+        self._asked_at = time.monotonic()
         if partition is None:
             partition = partition_of(command.project, self._settings.partitions)
         try:
@@ -115,6 +145,24 @@ class CommandClient:
             ) from None
         finally:
             self._waiting.pop(command.correlation, None)
+
+    async def tell(self, command: AnyCommand) -> None:
+        """Send a command whose reply nobody waits for; returns once it is on the log. Raises KafkaError."""
+        await self._sent(partition_of(command.project, self._settings.partitions), command)
+
+    def latest_ms(self, project: str) -> int | None:
+        """The latest that the broker's clock can show now, in Unix milliseconds: that of the broker of a project's
+        partition, which stamps its records. None where no record was sent there of late.
+
+        A record was stamped after it was sent, so the clock is behind what the time since then makes of the stamp;
+        this machine's own clock does not come into it.
+        """
+        heard = self._heard.get(partition_of(project, self._settings.partitions))
+        if heard is None:
+            return None
+        broker_ms, sent_at = heard
+        seconds = time.monotonic() - sent_at
+        return broker_ms + 1 + math.ceil(seconds * 1000) if seconds <= _CLOCK_SECONDS_MAX else None
 
     async def _sent(self, partition: int, command: AnyCommand) -> int:
         """Send a command, with those that wait already, once no other is on its way; gives its offset."""
@@ -135,7 +183,9 @@ class CommandClient:
                 return
             try:
                 value = encode_commands([command for command, _ in some])
-                offset = await (await self._publisher.send(self._topics.intake, partition, value))
+                sent_at = time.monotonic()
+                offset, broker_ms = await self._publisher.append(self._topics.intake, partition, value)
+                self._heard[partition] = (broker_ms, sent_at)
             except Exception as error:
                 for _, place in some:
                     if not place.done():
@@ -149,11 +199,16 @@ class CommandClient:
         async for record in consumer:
             try:
                 sent = decode_replies(record.value)
-            except Exception:
-                log.exception("a record on %s is no replies; it is passed over", record.topic)
+            except FormatError as error:
+                # Passing over them would let every call wait for its timeout; whoever runs this client ends with it.
+                log.critical("%s-%s at offset %s: %s", record.topic, record.partition, record.offset, error)
+                raise
+            except UnreadableError as error:
+                log.error("a record on %s is no replies, and is passed over: %s", record.topic, error)
                 continue
             if sent.instance != self.instance:
                 continue
+            self.answered_at, self._unanswered_since = time.monotonic(), None
             for correlation, reply in sent.replies:
                 waiting = self._waiting.get(correlation)
                 if waiting is not None and not waiting.done():

@@ -61,6 +61,12 @@ class Publisher:
         sent = await producer.send(topic, value, key=key, partition=partition)
         return asyncio.ensure_future(_offset(sent))
 
+    async def append(self, topic: str, partition: int, value: bytes) -> tuple[int, int]:
+        """Send one record; gives its offset and its time, in Unix milliseconds, once it is acknowledged. On a topic of
+        LogAppendTime the time is the broker's."""
+        metadata = await (await self._started().send(topic, value, partition=partition))
+        return metadata.offset, metadata.timestamp
+
     async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
         """Send records, in order, in as few batches as they fit in. Returns the last offset once all are
         acknowledged."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
@@ -20,6 +21,9 @@ from streams.settings import Settings
 
 # The most of one partition in one fetch, compressed; ten times that once decompressed. A larger record still comes.
 FETCH_BYTES = 1024 * 1024
+# How records are read that others than we may write: those of an open or aborted transaction are not there.
+ISOLATION = "read_committed"
+FIRST_RECORD_SECONDS = 10
 # How often a process looks whether the Kafka that it waits for is there.
 WAIT_POLL_SECONDS = 0.05
 
@@ -66,8 +70,12 @@ class Topics:
 
     @property
     def historian_group(self) -> str:
-        """The historian's consumer group."""
+        """The beginning of the names of the historians' consumer groups."""
         return f"{self.prefix}-historian"
+
+    def historian_group_of(self, table: str) -> str:
+        """The consumer group of the historians that write a table."""
+        return f"{self.historian_group}-{table}"
 
     @property
     def cashier_group(self) -> str:
@@ -140,6 +148,24 @@ def kafka_client_settings(settings: Settings) -> dict[str, Any]:
     return options
 
 
+async def first_record_from(settings: Settings, place: TopicPartition, offset: int) -> int | None:
+    """The offset of a partition's first record from `offset` on; None where none comes within FIRST_RECORD_SECONDS.
+
+    A transaction's markers have offsets, but are no records, and neither is what it aborted.
+    """
+    consumer = AIOKafkaConsumer(
+        **kafka_client_settings(settings), auto_offset_reset="earliest", isolation_level=ISOLATION
+    )
+    await consumer.start()
+    try:
+        consumer.assign([place])
+        consumer.seek(place, offset)
+        records = await consumer.getmany(place, timeout_ms=1000 * FIRST_RECORD_SECONDS, max_records=1)
+        return int(records[place][0].offset) if records.get(place) else None
+    finally:
+        await consumer.stop()
+
+
 async def create_topics(settings: Settings) -> list[str]:
     """Create the topics that are missing and check those that exist. Returns the names of those created.
 
@@ -158,6 +184,22 @@ async def create_topics(settings: Settings) -> list[str]:
     finally:
         await admin.close()
     return missing
+
+
+async def require_topics(settings: Settings) -> None:
+    """Raise TopicError where a topic is missing or has another partition count than the settings; create none."""
+    names = list(topics_of(settings).configs())
+    admin = await _connected(settings)
+    try:
+        missing = set(names) - set(await admin.list_topics())
+        if missing:
+            raise TopicError(
+                f"There is no topic {min(missing)} at {settings.kafka_url}: is METERLINE_TOPIC_PREFIX that of the "
+                "running system? `meterline topics` makes new ones"
+            )
+        await _check_partitions(admin, names, settings.partitions)
+    finally:
+        await admin.close()
 
 
 async def _connected(settings: Settings) -> AIOKafkaAdminClient:

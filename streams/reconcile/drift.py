@@ -12,7 +12,10 @@ import time
 from dataclasses import dataclass, field
 from itertools import islice
 
-from streams.clickhouse.client import ClickHouse
+from clickhouse_connect.driver.exceptions import OperationalError
+
+from streams.clickhouse.client import ClickHouse, ClickHouseError
+from streams.clickhouse.limits import LONG
 from streams.state.accounts_view import AccountsView
 
 log = logging.getLogger(__name__)
@@ -64,6 +67,9 @@ class DriftCheck:
                 await self.check_some()
             except asyncio.CancelledError:
                 raise
+            except (ClickHouseError, OperationalError) as error:
+                self.failures += 1
+                log.warning("balances could not be compared with the history: %s", error)
             except Exception:
                 self.failures += 1
                 log.exception("balances could not be compared with the history")
@@ -89,7 +95,7 @@ class DriftCheck:
 
     def _history(self, snapshots: dict[str, _Snapshot]) -> dict[str, int]:
         parameters = {"projects": list(snapshots), "offsets": [each.offset for each in snapshots.values()]}
-        return {row[0]: int(row[1]) for row in self.clickhouse.query(_SQL, parameters)}
+        return {row[0]: int(row[1]) for row in self.clickhouse.limited(LONG).query(_SQL, parameters)}
 
     def _judge(self, snapshots: dict[str, _Snapshot], history: dict[str, int], now: float) -> None:
         for project, snapshot in snapshots.items():

@@ -19,11 +19,13 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.facts import entry_id
+from schemas.facts import PASSING_KINDS, entry_id
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.historian import check_marks, journal_sink, marks_of
+from streams.clickhouse.limits import LONG
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_facts
-from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
+from streams.kafka.stored import check_stored, facts_of
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 
@@ -75,24 +77,34 @@ class _JournalSums:
     sums: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
     sums_in_state: dict[Budget, int] = field(default_factory=lambda: defaultdict(int))
     marks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    # The marks of those facts that the history keeps for good.
+    lasting: dict[int, tuple[int, int]] = field(default_factory=dict)
     facts: int = 0
     repeated: int = 0
+
+
+async def check_comparable(settings: Settings) -> None:
+    """Raise OperatorError where there is nothing that could be compared: no topics, or those of another version."""
+    await require_topics(settings)
+    await check_stored(settings, "accounts", "journal")
 
 
 async def verify(
     settings: Settings, clickhouse: ClickHouse, on_progress: Callable[[str], None] = lambda _text: None
 ) -> Verdict:
     """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
-    journal."""
+    journal, or is ahead of it."""
     began_at = time.monotonic()
+    clickhouse = clickhouse.limited(LONG)
     verdict = Verdict()
+    await _check_timeline(settings, clickhouse)
     on_progress("reading accounts")
     state, offsets = await _read_accounts(settings)
     verdict.projects = len(offsets)
     journal = await _read_journal(settings, offsets, on_progress)
     verdict.facts, verdict.repeated_in_journal = journal.facts, journal.repeated
     on_progress("waiting for ClickHouse to have it all")
-    await _wait_for(clickhouse, journal.marks)
+    await _wait_for(clickhouse, journal.lasting)
     on_progress("asking ClickHouse")
     history = await _read_history(clickhouse, journal.marks)
     for between, first, second in (
@@ -107,6 +119,19 @@ async def verify(
     await _name_entries(settings, clickhouse, journal.marks, verdict)
     verdict.seconds = round(time.monotonic() - began_at, 3)
     return verdict
+
+
+async def _check_timeline(settings: Settings, clickhouse: ClickHouse) -> None:
+    """Raise TimelineError where ClickHouse is ahead of the journal: rows above its end would not be compared."""
+    sink = journal_sink(settings)
+    held = marks_of(await asyncio.to_thread(clickhouse.query, sink.marks_sql))
+    consumer = AIOKafkaConsumer(**kafka_client_settings(settings))
+    try:
+        await consumer.start()
+        places = [TopicPartition(sink.topic, number) for number in range(settings.partitions)]
+        check_marks(sink, held, await consumer.end_offsets(places))
+    finally:
+        await consumer.stop()
 
 
 async def _read_accounts(settings: Settings) -> tuple[dict[Budget, int], dict[str, int]]:
@@ -128,8 +153,10 @@ async def _read_journal(
 ) -> _JournalSums:
     journal = _JournalSums()
 
-    def add(_record: Any, fact: Any) -> None:
+    def add(record: Any, fact: Any) -> None:
         journal.facts += 1
+        if fact.kind not in PASSING_KINDS:
+            journal.lasting[record.partition] = (fact.offset, fact.index)
         for measure, change in (("balance", fact.amount), ("held", fact.held)):
             if change:
                 budget = (fact.project, fact.grant_id, measure)
@@ -165,7 +192,7 @@ async def _each_fact(
                     if record.offset >= ends[tp]:
                         break
                     mark = marks.get(tp.partition, (-1, -1))
-                    for fact in decode_facts(record.value):
+                    for fact in facts_of(record):
                         if (fact.offset, fact.index) > mark:
                             mark = (fact.offset, fact.index)
                             take(record, fact)

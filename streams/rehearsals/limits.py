@@ -5,6 +5,9 @@ not say whether a charge came by an admission that named its event or by the eve
 too, unless the caller leaves them out, and with them each admission that may have been one. An admission came when it
 was booked, an event when it occurred.
 
+Requests that the API refused by itself are recorded by the second: they come at once, and cost nothing, since nobody
+looked at what they asked for.
+
 Repeats of an event or a job (`duplicate`), captures, corrections and recurring items are not replayed. A request that
 was limited costs what the price book says; one that was refused for another reason costs nothing, as it did. A caller
 that was limited may have tried again, and so might one that the proposal limits: requests are taken as they came. Each
@@ -22,11 +25,13 @@ from typing import Any
 from schemas.accounts import Limits
 from schemas.commands import ADMISSION_SOURCE
 from schemas.events import EVENT_AHEAD_MINUTES_MAX
+from schemas.facts import LIMITED_AT_EDGE
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse, sql_literal
+from streams.clickhouse.limits import LONG
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.price_list import Prices
-from streams.core.windows import ABOVE_CEILING, CEILING, WINDOW, WINDOW_MS, rested, try_request
+from streams.core.windows import ABOVE_CEILING, CEILING, WINDOW, WINDOW_MS, count_requests, rested, try_request
 from streams.history.facts import REFUSED, USED, kind_in
 
 DAYS_MAX = 31
@@ -129,7 +134,7 @@ def rehearse_limits(
     told (facts done, all facts). A page of requests is in memory at a time, at least a minute of a project. Raises
     Rejection `no_traffic` where nothing was recorded.
     """
-    traffic = _Traffic(clickhouse, since_ms, until_ms, project, with_events)
+    traffic = _Traffic(clickhouse.limited(LONG), since_ms, until_ms, project, with_events)
     rehearsal = LimitRehearsal(since_ms, until_ms)
     worst: list[tuple[tuple[int, int, str], LimitOutcome]] = []
 
@@ -164,7 +169,9 @@ def rehearse_limits(
 
 @dataclass(slots=True)
 class _PastRequest:
-    """A request, decided once. `amount` is what it was charged, or held; the fields after it serve to price it."""
+    """A request, decided once. `amount` is what it was charged, or held; the fields after it serve to price it.
+
+    With the reason `LIMITED_AT_EDGE` it is `quantity` requests, none of which was decided."""
 
     project: str
     at_ms: int
@@ -184,19 +191,23 @@ class _LimitReplay:
         self.outcome = outcome
         self._prices = prices
         self._window = rested(at_ms)
-        # The requests of the last 60 seconds: (when, microcredits) of each.
-        self._minute: deque[tuple[int, int]] = deque()
+        # The requests of the last 60 seconds: (when, how many, microcredits).
+        self._minute: deque[tuple[int, int, int]] = deque()
+        self._minute_count = 0
         self._minute_cost = 0
 
     def take(self, request: _PastRequest) -> None:
         """Replay the next request."""
+        if request.reason == LIMITED_AT_EDGE:
+            self._take_many(request.at_ms, request.quantity)
+            return
         counts, at_ms = self.outcome.counts, request.at_ms
         counts.requests += 1
         counts.maybe_events += not request.is_sure
         counts.was_limited += request.reason == "rate_limited"
         counts.was_above_ceiling += request.reason == "over_cost_ceiling"
         cost = self._cost(request)
-        self._note_minute(at_ms, cost)
+        self._note_minute(at_ms, 1, cost)
         stopped = try_request(self._window, self.outcome.limits, at_ms, cost)
         if not stopped:
             return
@@ -205,6 +216,21 @@ class _LimitReplay:
         counts.above_ceiling += stopped == ABOVE_CEILING
         if stopped != WINDOW:
             counts.amount_refused += cost
+        self._note_stopped(at_ms)
+
+    def _take_many(self, at_ms: int, many: int) -> None:
+        """Replay requests that the API refused by itself."""
+        counts = self.outcome.counts
+        counts.requests += many
+        counts.was_limited += many
+        self._note_minute(at_ms, many, 0)
+        passed = count_requests(self._window, self.outcome.limits, at_ms, many)
+        counts.by_window += many - passed
+        if passed < many:
+            self._note_stopped(at_ms)
+
+    def _note_stopped(self, at_ms: int) -> None:
+        counts = self.outcome.counts
         counts.last_at_ms = at_ms
         if counts.first_at_ms is None:
             counts.first_at_ms = at_ms
@@ -216,14 +242,17 @@ class _LimitReplay:
         rates = self._prices.at(request.occurred_at_ms).rates
         return (rates.get(request.operation, 0) + rates.get(request.surcharge, 0)) * request.quantity
 
-    def _note_minute(self, at_ms: int, cost: int) -> None:
+    def _note_minute(self, at_ms: int, many: int, cost: int) -> None:
         minute = self._minute
-        minute.append((at_ms, cost))
+        minute.append((at_ms, many, cost))
+        self._minute_count += many
         self._minute_cost += cost
         while minute[0][0] + WINDOW_MS <= at_ms:
-            self._minute_cost -= minute.popleft()[1]
+            _, gone, gone_cost = minute.popleft()
+            self._minute_count -= gone
+            self._minute_cost -= gone_cost
         for busiest, amount in (
-            (self.outcome.busiest_requests, len(minute)),
+            (self.outcome.busiest_requests, self._minute_count),
             (self.outcome.busiest_cost, self._minute_cost),
         ):
             if amount > busiest.amount:
@@ -245,7 +274,8 @@ class _Page:
 
 # The facts that only an admission or a counted call leaves, and those of an admission that names no event.
 _SURE = (
-    f"({kind_in('request', 'hold')} OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds') "
+    f"({kind_in('request', 'hold')} "
+    f"OR reason IN ('rate_limited', 'over_cost_ceiling', 'too_many_holds', '{LIMITED_AT_EDGE}') "
     f"OR source = {sql_literal(ADMISSION_SOURCE)})"
 )
 # Neither captures nor what time brought.

@@ -25,6 +25,7 @@ from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import LONG
 from streams.core import holds
 from streams.core.booking import Booking, drop_spent
 from streams.core.corrections import correct
@@ -99,6 +100,7 @@ def rehearse(
     One project is in memory at a time, with a page of its facts. Raises Rejection where `book` could not be announced.
     """
     check_proposal(book, prices)
+    clickhouse = clickhouse.limited(LONG)
     since_ms = now_ms - days * DAY_MS
     rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
     projects = _projects(clickhouse, since_ms)

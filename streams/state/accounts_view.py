@@ -8,21 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from schemas.accounts import Account
 from schemas.prices import PriceBook
+from schemas.problems import Rejection
+from streams.core.foreign import UnreadableError
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_account, prices_of
+from streams.kafka.codecs import check_account, decode_account, prices_of
+from streams.kafka.formats import FormatError
+from streams.kafka.stored import other_timelines
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
+from streams.space import no_space
+from streams.state.damage import opened
 from streams.state.directory import claim
 from streams.state.rocks import VersionedFile
 
@@ -47,6 +56,8 @@ class AccountsView:
         self._files: dict[int, VersionedFile] = {}
         self._caught_up_at: dict[int, float] = {}
         self._positions: dict[int, int] = {}
+        # When a change of an account was read last.
+        self.read_at: float | None = None
         self._prices = Prices()
         self._prices_value: bytes | None = None
         self._advanced = asyncio.Condition()
@@ -67,11 +78,33 @@ class AccountsView:
         partitions = [TopicPartition(self._topic, number) for number in range(self._settings.partitions)]
         consumer.assign(partitions)
         for tp in partitions:
-            file = self._files[tp.partition] = VersionedFile(self._directory / f"accounts-{tp.partition}")
-            held = file.changelog_offset()
+            self._open(tp.partition)
+        await self._drop_other_timelines(partitions)
+        for tp in partitions:
+            held = self._files[tp.partition].changelog_offset()
             self._positions[tp.partition] = 0 if held is None else held + 1
             consumer.seek(tp, self._positions[tp.partition])
-        self._reader = asyncio.create_task(self._follow(consumer, partitions))
+        self._reader = asyncio.create_task(self._follow_or_tell(consumer, partitions))
+
+    def _open(self, partition: int) -> None:
+        self._files[partition] = opened(VersionedFile, self._path(partition))
+
+    def _path(self, partition: int) -> Path:
+        return self._directory / f"accounts-{partition}"
+
+    async def _drop_other_timelines(self, partitions: list[TopicPartition]) -> None:
+        """Begin anew the files that hold what the changelog does not: Kafka was restored from an older backup."""
+        offsets = {tp: self._files[tp.partition].changelog_offset() for tp in partitions}
+
+        def is_held(record: Any) -> bool:
+            return self._files[record.partition].get_many([record.key]) == [record.value]
+
+        held = {tp: offset for tp, offset in offsets.items() if offset is not None}
+        for tp in await other_timelines(self._settings, held, is_held):
+            log.warning("the local copy of %s-%s is not of this Kafka; it is read anew", tp.topic, tp.partition)
+            self._files[tp.partition].close()
+            shutil.rmtree(self._path(tp.partition))
+            self._open(tp.partition)
 
     async def stop(self) -> None:
         """Stop following and close the copy."""
@@ -91,14 +124,18 @@ class AccountsView:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the changelog is being followed."""
-        return self._reader is not None and not self._reader.done()
+        """Whether the changelog is being followed, into files that are sound."""
+        is_followed = self._reader is not None and not self._reader.done()
+        return is_followed and all(file.is_sound for file in self._files.values())
 
     def get(self, project: str) -> Account | None:
-        """The project's account, or None where there is none. The caller may change it: it is a copy."""
+        """The project's account, or None where there is none. The caller may change it: it is a copy.
+
+        Raises Rejection `unreadable_account`.
+        """
         file = self._files[partition_of(project, self._settings.partitions)]
         value = file.get_many([project.encode()])[0]
-        return None if value is None else decode_account(value)
+        return None if value is None else decoded_account(value)
 
     @property
     def records_read(self) -> int:
@@ -131,7 +168,7 @@ class AccountsView:
             for key, value in file.items(BILLING_PREFIX.encode()):
                 if not key.startswith(BILLING_PREFIX.encode()):
                     break
-                yield decode_account(value)
+                yield from _readable(key, value)
 
     def on_billing_account(self, billing_account: str) -> Iterator[Account]:
         """The accounts of projects on a billing account's invoice now. Every account is passed over, but
@@ -140,9 +177,9 @@ class AccountsView:
         for file in self._files.values():
             for key, value in file.items():
                 if b":" not in key and named in value:
-                    account = decode_account(value)
-                    if account.billing_account == billing_account:
-                        yield account
+                    for account in _readable(key, value):
+                        if account.billing_account == billing_account:
+                            yield account
 
     def after(self, project: str) -> Iterator[Account]:
         """The accounts of projects behind `project`, by partition and id; "" is before all."""
@@ -152,7 +189,7 @@ class AccountsView:
             start = project.encode() if project and partition == first else b""
             for key, value in self._files[partition].items(start):
                 if key != start and b":" not in key:
-                    yield decode_account(value)
+                    yield from _readable(key, value)
 
     def lag_ms(self, project: str) -> int:
         """Milliseconds since the copy of this project's partition was last known to be complete; -1 if it never was."""
@@ -178,6 +215,16 @@ class AccountsView:
                 return True
         return False
 
+    async def intake_end(self, project: str, timeout_seconds: float) -> int | None:
+        """The offset that the next intake record of the project's partition will have; None where Kafka does not say so
+        in time."""
+        tp = TopicPartition(topics_of(self._settings).intake, partition_of(project, self._settings.partitions))
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(timeout_seconds):
+                if self._consumer is not None:
+                    return int((await self._consumer.end_offsets([tp]))[tp])
+        return None
+
     async def advanced(self, timeout_seconds: float) -> bool:
         """Wait until something new was read; False where nothing was in time."""
         with suppress(TimeoutError):
@@ -186,23 +233,55 @@ class AccountsView:
                 return True
         return False
 
+    async def _follow_or_tell(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        try:
+            await self._follow(consumer, partitions)
+        except Exception as error:
+            full = no_space(error, self._directory)
+            is_told = full is not None or isinstance(error, FormatError)
+            log.critical("the accounts are followed no more: %s", full or error, exc_info=not is_told)
+            raise
+
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
         while True:
             records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
             for tp, partition_records in records.items():
-                rows = [(record.key, record.value) for record in partition_records]
+                # A record without a key is nobody's account, whoever wrote it.
+                rows = [(record.key, record.value) for record in partition_records if record.key]
+                for _, value in rows:
+                    if value is not None:
+                        # Each that can't be read here would be a failed call later.
+                        check_account(value)
                 self._files[tp.partition].merge(rows, partition_records[-1].offset)
                 self._positions[tp.partition] = partition_records[-1].offset + 1
-            now = time.monotonic()
             for tp in partitions:
-                highwater = consumer.highwater(tp)
+                highwater, told_at_ms = consumer.highwater(tp), consumer.last_poll_timestamp(tp)
                 if highwater is not None and self._positions[tp.partition] >= highwater:
-                    self._caught_up_at[tp.partition] = now
+                    # As old as what the broker said last: while it is silent nobody knows how much is new.
+                    age_seconds = max(0.0, time.time() - told_at_ms / 1000)
+                    self._caught_up_at[tp.partition] = time.monotonic() - age_seconds
             if records:
+                self.read_at = time.monotonic()
                 async with self._advanced:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:
                     await asyncio.sleep(_GATHER_SECONDS)
+
+
+def decoded_account(value: bytes) -> Account:
+    """The account in a stored value. Raises Rejection `unreadable_account`: no other project is harmed."""
+    try:
+        return decode_account(value)
+    except UnreadableError as error:
+        raise Rejection("unreadable_account", f"The stored account can't be read: {error}") from None
+
+
+def _readable(key: bytes, value: bytes) -> Iterator[Account]:
+    """The account in a stored value; none, and a line in the log, where it can't be read."""
+    try:
+        yield decoded_account(value)
+    except Rejection as rejection:
+        log.error("account %r is passed over: %s", key, rejection)
 
 
 @asynccontextmanager

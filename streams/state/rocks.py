@@ -1,23 +1,30 @@
 """Files of rows on disk, one a partition: RocksDB with bounded memory, each with the changelog offset it has come to.
 
 A write and its changelog offset are stored together or not at all. There is no write-ahead log: after a crash a file is
-as of its last flush, offset included, and the changelog has the rest.
+as of its last flush, offset included, and the changelog has the rest. A file that turns out to be damaged, at whatever
+call, is set aside, and the call raises DamagedError; see `streams.state.damage`.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, WriteBatch, WriteOptions
 
+from streams.errors import OperatorError
 from streams.kafka.codecs import VERSION_BYTES
+from streams.state.damage import DamagedError, failure_of, set_aside
+
+log = logging.getLogger(__name__)
 
 # This key sorts before every project, which is printable; a dedup hash equals it only by a 2^-128 chance.
 _OFFSET_KEY = b"\x00meterline\x00offset"
+_OFFSET_DIGITS_MAX = 19
 
 # The cache of all files of a process together. An LRU cache would not do: its shards are smaller than a large file's
 # filter block, which it would then read from disk for every look-up.
@@ -30,19 +37,37 @@ Rows = Iterable[tuple[bytes, bytes | None]]
 
 
 class PartitionFile:
-    """A PartitionFile is one RocksDB. Keys and values are bytes; a value of None deletes its key."""
+    """A PartitionFile is one RocksDB. Keys and values are bytes; a value of None deletes its key.
 
-    def __init__(self, path: Path) -> None:
+    It is part of the state at `home`, which is set aside as a whole where this file is damaged: its own path, or that
+    of a SegmentedFile.
+    """
+
+    def __init__(self, path: Path, home: Path | None = None) -> None:
+        self._home = home or path
+        self.is_sound = True
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db: Any = Rdict(str(path), options=_options())
+        is_new = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        try:
+            self._db: Any = Rdict(str(path), options=_options(is_new))
+        except Exception as error:
+            self._failed(error)
+        try:
+            self.changelog_offset()
+        except OperatorError:
+            self.close()
+            raise
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of `keys`, None where there is none."""
-        found: list[bytes | None] = self._db.get(keys) if keys else []
+        try:
+            found: list[bytes | None] = self._db.get(keys) if keys else []
+        except Exception as error:
+            self._failed(error)
         return found
 
-    def write(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Set each key, or delete it, and note the offset of the newest record applied."""
+    def write(self, rows: Rows, changelog_offset: int | None, note: bytes = b"") -> None:
+        """Set each key, or delete it, and note the offset of the newest record applied, with a `note` beside it."""
         batch = WriteBatch(raw_mode=True)
         for key, value in rows:
             if value is None:
@@ -50,8 +75,11 @@ class PartitionFile:
             else:
                 batch.put(key, value)
         if changelog_offset is not None:
-            batch.put(_OFFSET_KEY, b"%d" % changelog_offset)
-        self._db.write(batch, _NO_LOG)
+            batch.put(_OFFSET_KEY, b"%d %s" % (changelog_offset, note) if note else b"%d" % changelog_offset)
+        try:
+            self._db.write(batch, _NO_LOG)
+        except Exception as error:
+            self._failed(error)
 
     def merge(self, rows: Rows, changelog_offset: int | None) -> None:
         """Write rows of a changelog; of two rows with one key the later one counts."""
@@ -59,20 +87,68 @@ class PartitionFile:
 
     def changelog_offset(self) -> int | None:
         """The offset of the newest changelog record this file holds, or None for an empty file."""
-        value = self._db.get(_OFFSET_KEY)
-        return None if value is None else int(value)
+        (value,) = self.get_many([_OFFSET_KEY])
+        if value is None:
+            return None
+        offset = value.partition(b" ")[0]
+        if not offset.isdigit() or len(offset) > _OFFSET_DIGITS_MAX:
+            self.is_sound = False
+            raise DamagedError(set_aside(self._home, "its changelog offset can't be read"))
+        return int(offset)
+
+    def note(self) -> bytes:
+        """The note beside the changelog offset."""
+        (value,) = self.get_many([_OFFSET_KEY])
+        return (value or b"").partition(b" ")[2]
+
+    def sequence(self) -> int:
+        """A number that rises with every row written, and is stored with them."""
+        return int(self._db.latest_sequence_number())
 
     def items(self, first: bytes = b"") -> Iterable[tuple[bytes, bytes]]:
         """Every key with its value, in key order, beginning with `first`."""
-        return ((key, value) for key, value in self._db.items(from_key=first or None) if key != _OFFSET_KEY)
+        return self._items(self._db.items(from_key=first or None), first)
+
+    def _items(self, rows: Iterable[tuple[bytes, bytes]], first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        last = first
+        for last, value in rows:
+            if last != _OFFSET_KEY:
+                yield last, value
+        # RocksDB's iterators end at what they can't read as they do at the end, and say so only when asked.
+        reached = self._db.iter()
+        reached.seek(last) if last else reached.seek_to_first()
+        if reached.valid():
+            reached.next()
+        try:
+            reached.status()
+        except Exception as error:
+            self._failed(error)
 
     def flush(self) -> None:
         """Put everything written so far on disk."""
-        self._db.flush()
+        try:
+            self._db.flush()
+        except Exception as error:
+            self._failed(error)
 
     def close(self) -> None:
-        """Flush and release the file's lock."""
-        self._db.close()
+        """Flush and release the file's lock. What could not be flushed is told; the changelog has it."""
+        was_sound = self.is_sound
+        try:
+            self._db.close()
+        except Exception as error:
+            try:
+                self._failed(error)
+            except OperatorError as failure:
+                if was_sound and self.is_sound:
+                    log.warning("%s", failure)
+
+    def _failed(self, error: Exception) -> NoReturn:
+        if type(error) is not Exception:
+            raise error  # RocksDB's errors have no class of their own; this one is a mistake in the call
+        failure = failure_of(self._home, error)
+        self.is_sound = not isinstance(failure, DamagedError)
+        raise failure from error
 
 
 class VersionedFile(PartitionFile):
@@ -110,8 +186,18 @@ class SegmentedFile:
         self._days = days
         self._segment_days = max(1, -(-days // SEGMENTS))
         self._noted_in: int | None = None
-        path.mkdir(parents=True, exist_ok=True)
-        self._segments = {int(each.name): PartitionFile(each) for each in path.iterdir() if each.name.isdigit()}
+        self._segments: dict[int, PartitionFile] = {}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for each in path.iterdir():
+                if each.name.isdigit():
+                    self._segments[int(each.name)] = PartitionFile(each, path)
+            self._check_others()
+        except FileExistsError:
+            raise DamagedError(set_aside(path, "it is no directory")) from None
+        except OperatorError:
+            self.close()
+            raise
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of `keys`, None where there is none; expired ones may still be among them."""
@@ -142,8 +228,9 @@ class SegmentedFile:
         if self._noted_in not in (None, newest) and self._noted_in in self._segments:
             self._segments[self._noted_in].flush()
         self._noted_in = newest
-        self._segment(newest).write(by_segment[newest], changelog_offset)
+        file = self._segment(newest)
         self._expire()
+        file.write(by_segment[newest], changelog_offset, self._others(newest))
 
     def merge(self, rows: Rows, changelog_offset: int | None) -> None:
         """Write rows of a changelog."""
@@ -180,12 +267,31 @@ class SegmentedFile:
     def _segment(self, number: int) -> PartitionFile:
         segment = self._segments.get(number)
         if segment is None:
-            segment = self._segments[number] = PartitionFile(self._path / str(number))
+            segment = self._segments[number] = PartitionFile(self._path / str(number), self._path)
         return segment
 
+    def _others(self, newest: int) -> bytes:
+        """The note beside an offset: all segments but the one that has it, each with how far it had been written, as
+        `number:sequence`. All of those rows are flushed."""
+        others = ((number, file.sequence()) for number, file in self._segments.items() if number != newest)
+        return b" ".join(b"%d:%d" % each for each in others)
+
+    def _check_others(self) -> None:
+        """Set these rows aside where a segment is missing, or is older than the offset that another one notes: rows of
+        its are gone that recovery would not read again. Raises DamagedError."""
+        noting = max(self._segments.values(), key=lambda file: file.changelog_offset() or -1, default=None)
+        for each in noting.note().split() if noting is not None else ():
+            number, _, sequence = each.partition(b":")
+            file = self._segments.get(int(number))
+            if file.sequence() < int(sequence) if file is not None else not self._is_expired(int(number)):
+                raise DamagedError(set_aside(self._path, f"its segment {int(number)} has lost rows"))
+
+    def _is_expired(self, number: int) -> bool:
+        oldest_day = max(self._segments, default=0) * self._segment_days - self._days
+        return (number + 1) * self._segment_days <= oldest_day
+
     def _expire(self) -> None:
-        oldest_day = (max(self._segments, default=0) * self._segment_days) - self._days
-        for number in [n for n in self._segments if (n + 1) * self._segment_days <= oldest_day]:
+        for number in [n for n in self._segments if self._is_expired(n)]:
             self._segments.pop(number).close()
             shutil.rmtree(self._path / str(number), ignore_errors=True)
 
@@ -204,13 +310,13 @@ def _cache() -> Cache:
     return Cache.new_hyper_clock_cache(CACHE_BYTES, 0)
 
 
-def _options() -> Options:
+def _options(is_new: bool) -> Options:
     table = BlockBasedOptions()
     table.set_block_cache(_cache())
     table.set_bloom_filter(10, False)
     table.set_cache_index_and_filter_blocks(True)
     options = Options(raw_mode=True)
-    options.create_if_missing(True)
+    options.create_if_missing(is_new)
     options.set_block_based_table_factory(table)
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_write_buffer_number(2)

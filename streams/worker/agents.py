@@ -7,14 +7,16 @@ partitions. Both acknowledge a record only when all that follows from it is ackn
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import groupby
 from typing import Any
 
 from schemas.commands import AnyCommand
 from schemas.replies import Reply
-from streams.kafka.codecs import encode_account, packed, replies_to
+from streams.core.fold import UnforeseenError
+from streams.kafka.codecs import packed, replies_to
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -22,6 +24,8 @@ from streams.worker.batches import time_of
 from streams.worker.decider import Decided, Decider, Tables
 from streams.worker.lease import Lease
 from streams.worker.tables import day_of, seen_records, seen_rows
+
+log = logging.getLogger(__name__)
 
 # How long the owner's next batch may wait for callers that the last one answered: they ask again about now.
 GATHER_SECONDS = 0.002
@@ -44,13 +48,16 @@ class Owner:
         seen: Tables,
         lease: Lease,
         committed: Callable[[int], int | None],
+        first_record: Callable[[int, int], Awaitable[int | None]] | None = None,
     ) -> None:
         """`committed` gives the committed offset of an intake partition, the next one to read, or None where there is
-        none."""
+        none. `first_record` asks the broker for the offset of the first record of a partition from an offset on;
+        without it every gap in offsets is an error."""
         self.settings = settings
         self.topics = topics
         self.publisher = publisher
         self.committed = committed
+        self.first_record = first_record
         self.decider = Decider(settings, topics, accounts, seen)
         self.lease = lease
         self._generation = -1
@@ -60,8 +67,7 @@ class Owner:
         """Apply intake records of one assignment; returns once all that follows from them is acknowledged.
 
         Raises, before a write, AssignmentEndedError once the assignment has ended, LeaseLostError once the partitions
-        may be another worker's, and IntakeGapError where a record is missing: intake is written without
-        transactions and never compacted, so its offsets have no gaps.
+        may be another worker's, and IntakeGapError where a record is missing.
         """
         if events[0].message.generation_id != self._generation:
             # Partitions may have been elsewhere meanwhile, and come back with newer accounts.
@@ -75,23 +81,42 @@ class Owner:
                 # Where nothing is committed yet, the first record of the partition is expected.
                 expected = self.committed(message.partition) or 0
             if message.offset > expected:
-                raise IntakeGapError(
-                    f"intake {message.partition}: {expected} to {message.offset - 1} were not delivered"
-                )
+                await self._check_gap(message.partition, expected, message.offset)
             self._next_offsets[message.partition] = message.offset + 1
         # The dedup index tells days apart. With one day a batch, decisions are the same however records are batched.
         for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(time_of(message))):
             await self._apply_day(list(same_day))
 
+    async def _check_gap(self, partition: int, expected: int, offset: int) -> None:
+        """Check that no record of intake is at `expected` or after it, before `offset`. Raises IntakeGapError.
+
+        We write intake without transactions, and it is never compacted, so its offsets have gaps only where somebody
+        else wrote with a transaction: its markers have offsets too, and so has what it aborted.
+        """
+        first = await self.first_record(partition, expected) if self.first_record is not None else None
+        if first is None or first < offset:
+            raise IntakeGapError(f"intake {partition}: {expected} to {offset - 1} were not delivered")
+        log.error("intake %d: no record at %d to %d; who writes it with transactions?", partition, expected, offset - 1)
+
     async def _apply_day(self, messages: list[Any]) -> None:
+        """Apply records of one day. Where they can't be decided together, for a fault that nobody foresaw, each is
+        applied by itself: what is at fault is a dead letter then, and no record is read for ever."""
+        try:
+            await self._apply_batch(messages)
+        except UnforeseenError:
+            if len(messages) == 1:
+                raise
+            log.exception("%d intake records can't be decided together; each is tried by itself", len(messages))
+            for message in messages:
+                await self._apply_batch([message])
+
+    async def _apply_batch(self, messages: list[Any]) -> None:
         by_partition: dict[int, list[Any]] = defaultdict(list)
         for message in messages:
             by_partition[message.partition].append(message)
         generation = messages[0].generation_id
         try:
-            decided = {
-                partition: self.decider.decide(partition, messages) for partition, messages in by_partition.items()
-            }
+            decided = {partition: self.decider.decide(partition, some) for partition, some in by_partition.items()}
             self.lease.check(generation)
             # An account's value says that its records are applied: by then their facts and dedup entries must be
             # safe. As long as it does not say so, they are decided again, and give the same facts and entries.
@@ -101,16 +126,12 @@ class Owner:
                     for partition, each in decided.items()
                 )
             )
-            stored = {
-                partition: [(project.encode(), encode_account(account)) for project, account in each.accounts.items()]
-                for partition, each in decided.items()
-            }
             # A worker that was paused in between, or has given a partition away, must not write accounts that are older
             # than its successor's, nor note their offset as if its tables had all that is before it.
             self.lease.check(generation)
             await asyncio.gather(
                 *(
-                    self._store(partition, stored[partition], each.seen, by_partition[partition][0], seen_offset)
+                    self._store(partition, each.values, each.seen, by_partition[partition][0], seen_offset)
                     for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
                 ),
                 # The facts are on the log, so the decisions stand, whatever becomes of this process.

@@ -12,18 +12,24 @@ from typing import Any, NoReturn
 
 import faust
 import uvloop
+from aiokafka import TopicPartition
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 from yarl import URL
 
 from streams.collector import tune_collector
+from streams.errors import OperatorError
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import FETCH_BYTES, create_topics, kafka_client_settings, topics_of
+from streams.kafka.stored import check_stored
+from streams.kafka.topics import FETCH_BYTES, create_topics, first_record_from, kafka_client_settings, topics_of
+from streams.open_files import raise_open_files
 from streams.settings import Settings
+from streams.space import no_space
 from streams.state.directory import claim
 from streams.worker.accept import Accept
 from streams.worker.agents import GATHER_SECONDS, Owner
 from streams.worker.batches import work
+from streams.worker.clocks import Clocks, check_clocks
 from streams.worker.lease import Lease
 from streams.worker.membership import leave_for_predecessor, lock
 from streams.worker.recovery import TableManager
@@ -60,6 +66,12 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         """
         await super().on_shutdown()
         await self.publisher.stop()
+
+    def _crash(self, reason: BaseException) -> None:
+        """End the process where one of Faust's services has failed for a reason that needs no traceback."""
+        if isinstance(reason, OperatorError):
+            _exit(str(reason), told=True)
+        super()._crash(reason)
 
 
 def create_app(settings: Settings) -> WorkerApp:
@@ -106,22 +118,26 @@ def create_app(settings: Settings) -> WorkerApp:
         offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
         return offset
 
+    async def first_record(partition: int, offset: int) -> int | None:
+        return await first_record_from(settings, TopicPartition(topics.intake, partition), offset)
+
     accept = Accept(settings, topics, publisher, accounts)
-    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed)
+    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed, first_record)
+    decide = Clocks(settings).before(owner.apply)
     sweeper = Sweeper(settings, topics, publisher, accounts)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
 
     @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
     async def accept_usage(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply), settings)
 
     @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
     async def own_accounts(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, owner.apply, GATHER_SECONDS))
+        await _or_exit(work(stream, settings.batch_records_max, is_current, decide, GATHER_SECONDS), settings)
 
     @app.task  # type: ignore[untyped-decorator]
     async def tick() -> None:
-        await sweeper.run()
+        await _or_exit(sweeper.run(), settings)
 
     def is_current(event: Any) -> bool:
         return bool(event.message.generation_id == app.consumer_generation_id)
@@ -138,6 +154,7 @@ def run_worker(settings: Settings) -> NoReturn:
     asyncio.run(_prepare(settings))
     uvloop.install()
     app = create_app(settings)
+    raise_open_files()
     tune_collector()
     _watchdog(app, settings).start()
     worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
@@ -160,22 +177,28 @@ def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
 
 async def _prepare(settings: Settings) -> None:
     await create_topics(settings)
+    await check_stored(settings, "accounts", "journal", "intake")
     await claim(settings.worker_dir, settings)
+    await check_clocks(settings)
     await leave_for_predecessor(settings)
 
 
-async def _or_exit(running: Any) -> None:
+async def _or_exit(running: Any, settings: Settings) -> None:
     try:
         await running
     except asyncio.CancelledError:
         raise
-    except BaseException:
-        _exit("an agent failed")
+    except OperatorError as error:
+        _exit(str(error), told=True)
+    except BaseException as error:
+        full = no_space(error, settings.worker_dir)
+        _exit(full or "an agent failed", told=full is not None)
 
 
-def _exit(why: str) -> NoReturn:
-    """End the process at once, acknowledging nothing. Records in flight are redelivered to the next worker."""
-    log.critical("worker stops: %s", why, exc_info=True)
+def _exit(why: str, told: bool = False) -> NoReturn:
+    """End the process at once, acknowledging nothing. Records in flight are redelivered to the next worker. Where `why`
+    has `told` all there is to tell, no traceback follows it."""
+    log.critical("worker stops: %s", why, exc_info=not told)
     logging.shutdown()
     sys.stderr.flush()
     os._exit(EXIT_FAILED)

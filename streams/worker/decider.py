@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
-
-import msgspec
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, IntakeRecord
 from schemas.replies import Reply
-from streams.core.fold import Effects, IntakeItem, Unreadable, fold, needed
-from streams.kafka.codecs import decode_account, decode_intake, encode_facts, encode_json, packed
+from streams.core.fold import WHOLE, Effects, IntakeItem, Refused, UnforeseenError, Unreadable, fold, needed
+from streams.core.foreign import UnreadableError, why_unreadable
+from streams.kafka.codecs import decode_account, decode_intake, encode_account, encode_facts, encode_json, packed
+from streams.kafka.formats import FormatError
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from streams.worker.batches import time_of
@@ -24,16 +25,20 @@ log = logging.getLogger(__name__)
 
 # The most accounts kept in memory for a partition; some 2 KB each.
 ACCOUNTS_CACHED_MAX = 5_000
+# Where more items of one record can't be decided, the record is given up: each costs another try.
+ITEMS_REFUSED_MAX = 100
 FOLDED_AT_ONCE_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class Decided:
-    """The effects of records of one partition, with facts and dead letters as bytes to publish."""
+    """The effects of records of one partition, with facts, dead letters and accounts (`values`, by their keys) as bytes
+    to publish."""
 
     journal: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
+    values: list[tuple[bytes, bytes]] = field(default_factory=list)
     seen: dict[bytes, int] = field(default_factory=dict)
     replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
@@ -67,7 +72,29 @@ class Decider:
         self._cache.clear()
 
     def decide(self, partition: int, messages: list[Any]) -> Decided:
-        """Fold the records of one partition over the local tables, a few at a time."""
+        """Fold the records of one partition over the local tables, a few at a time.
+
+        Raises UnforeseenError where a batch can't be decided: then call `forget`, and decide each record by itself. Of
+        one alone, the items that can't be decided are left out, each a dead letter; if need be the whole of it.
+        """
+        if len(messages) > 1:
+            return self._decide(partition, messages, {})
+        (message,) = messages
+        refused: dict[tuple[int, int], str] = {}
+        while True:
+            try:
+                return self._decide(partition, messages, refused)
+            except UnforeseenError as failed:
+                self.forget()
+                place = message.offset, WHOLE if failed.slot is None else failed.slot
+                if (message.offset, WHOLE) in refused:
+                    raise  # then it is not the record
+                if place in refused or len(refused) == ITEMS_REFUSED_MAX:
+                    place = message.offset, WHOLE
+                refused[place] = f"Deciding it failed: {why_unreadable(failed.__cause__ or failed)}"
+                log.error("intake %s-%s, item %s is a dead letter", partition, *place, exc_info=failed)
+
+    def _decide(self, partition: int, messages: list[Any], refused: Refused) -> Decided:
         accounts = self._cache[partition]
         if len(accounts) > ACCOUNTS_CACHED_MAX:
             accounts.clear()
@@ -75,9 +102,13 @@ class Decider:
         since_day = day_of(time_of(messages[0])) - self._dedup_days
         decided = Decided()
         for few in _warm(messages):
-            items = [IntakeItem(message.offset, time_of(message), _intake_body(message)) for message in few]
+            items = [IntakeItem(message.offset, time_of(message), _intake_body(message, refused)) for message in few]
             self._look_up(partition, items, accounts, seen, since_day)
-            decided.add(fold(partition, items, accounts, seen, self._intake_topic))
+            effects = fold(partition, items, accounts, seen, self._intake_topic, refused)
+            with _unforeseen():
+                decided.add(effects)
+        with _unforeseen():
+            decided.values = [(name.encode(), encode_account(account)) for name, account in decided.accounts.items()]
         return decided
 
     def _look_up(
@@ -90,7 +121,8 @@ class Decider:
     ) -> None:
         """Add to `accounts` and `seen` what folding the items needs. Entries that they have already go before stored
         ones."""
-        projects, hashes = needed(items)
+        with _unforeseen():
+            projects, hashes = needed(items)
         keys = [project.encode() for project in projects if project not in accounts]
         for value in self.accounts.file(partition).get_many(keys):
             if value is not None:
@@ -102,11 +134,27 @@ class Decider:
                 seen[dedup] = first_offset
 
 
-def _intake_body(message: Any) -> IntakeRecord | Unreadable:
-    """Decode an intake record. Only accept and the API write intake, but a bad record must not stop the partition."""
+@contextmanager
+def _unforeseen() -> Iterator[None]:
+    """Tell what is raised here apart from what the tables raise: it is the records' fault, not the disk's."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UnforeseenError from error
+
+
+def _intake_body(message: Any, refused: Refused) -> IntakeRecord | Unreadable:
+    """Decode an intake record. Only accept and the API write intake, but a bad record must not stop the partition; one
+    of another version must, for it is good."""
+    if why := refused.get((message.offset, WHOLE)):
+        return Unreadable(message.value or b"", why, "unprocessable_record")
     try:
         return decode_intake(message.value)
-    except (msgspec.DecodeError, TypeError) as error:
+    except FormatError as error:
+        raise FormatError(f"intake-{message.partition} at offset {message.offset}: {error}") from None
+    except UnreadableError as error:
         log.error("intake %s-%s can't be read: %s", message.partition, message.offset, error)
         return Unreadable(message.value or b"", str(error))
 

@@ -12,6 +12,7 @@ from faust.tables import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 
+from streams.kafka.stored import other_timelines
 from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
 from streams.worker.tables import PartitionedStore
@@ -33,6 +34,31 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
     """
 
     settings: Settings
+
+    async def _build_offsets(self, consumer: Any, tps: set[TP], destination: Any, title: str) -> None:
+        if title == "active":
+            await self._drop_other_timelines(tps, destination)
+        await super()._build_offsets(consumer, tps, destination, title)
+
+    async def _drop_other_timelines(self, tps: set[TP], offsets: Any) -> None:
+        """Remove files that hold what their changelog does not, so that they are read anew: Kafka was restored from an
+        older backup."""
+        stores: dict[TP, PartitionedStore] = {tp: self.tp_to_table[tp].data for tp in tps}
+        held = {
+            TopicPartition(*tp): offset
+            for tp, store in stores.items()
+            if (offset := store.persisted_offset(tp)) is not None and offset >= 0
+        }
+
+        def is_held(record: Any) -> bool:
+            store = stores[TP(record.topic, record.partition)]
+            return store.has(record.partition, record.key, record.value)
+
+        for place in await other_timelines(self.settings, held, is_held):
+            log.warning("the local copy of %s-%s is not of this Kafka; it is read anew", place.topic, place.partition)
+            tp = TP(place.topic, place.partition)
+            stores[tp].drop(place.partition)
+            offsets[tp] = -1
 
     async def _seek_offsets(self, consumer: Any, tps: set[TP], offsets: dict[TP, int], title: str) -> None:
         if title == "active":
@@ -81,7 +107,9 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
                         continue  # revoked a moment ago; this reading is about to be cancelled
                     store: PartitionedStore = self.tp_to_table[tp].data
                     offsets[tp] = records[-1].offset
-                    store.apply(tp.partition, [(record.key, record.value) for record in records], offsets[tp])
+                    # A record without a key is none of ours, whoever wrote it.
+                    rows = [(record.key, record.value) for record in records if record.key]
+                    store.apply(tp.partition, rows, offsets[tp])
                     count += len(records)
                     self._active_events_received_at[tp] = time.monotonic()
                     # RocksDB's writes do not yield, and fetches and heartbeats wait for the loop.

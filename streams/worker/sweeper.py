@@ -14,11 +14,13 @@ from itertools import islice
 import msgspec
 
 from schemas.commands import Tick
+from streams.core.foreign import UnreadableError, read
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import VERSION_BYTES, encode
+from streams.kafka.codecs import account_body, encode_intake
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
+from streams.state.damage import DamagedError
 from streams.state.rocks import PartitionFile
 from streams.worker.tables import BatchTable
 
@@ -80,7 +82,7 @@ class Sweeper:
             try:
                 for partition in self._accounts.open_partitions():
                     await self.sweep(partition)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, DamagedError):
                 raise
             except Exception:
                 log.exception("idle projects could not be looked through; trying again")
@@ -96,7 +98,7 @@ class Sweeper:
             due = list(_due(rows[1:] if after and rows and rows[0][0] == after else rows, now_ms()))
             if due:
                 records = [
-                    (None, encode(Tick(due[start : start + PROJECTS_A_TICK])))
+                    (None, encode_intake(Tick(due[start : start + PROJECTS_A_TICK])))
                     for start in range(0, len(due), PROJECTS_A_TICK)
                 ]
                 await self._publisher.send_all(self._topic, partition, records)
@@ -107,7 +109,11 @@ class Sweeper:
 
 
 def _due(rows: list[tuple[bytes, bytes]], now_ms: int) -> Iterator[str]:
-    for _, value in rows:
-        account = _decode_due(memoryview(value)[VERSION_BYTES:])
+    for key, value in rows:
+        try:
+            account = read(_decode_due, account_body(value))
+        except UnreadableError as error:
+            log.error("the account %r can't be read, and is passed over: %s", key, error)
+            continue
         if account.due_at_ms <= now_ms:
             yield account.project

@@ -6,6 +6,7 @@ Faust assigns their partitions and recovers them from their changelogs; the owne
 from __future__ import annotations
 
 import gc
+import logging
 import shutil
 import struct
 import sys
@@ -20,11 +21,14 @@ from faust.exceptions import ImproperlyConfigured
 from faust.stores.base import Store
 from faust.types import TP
 
+from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
 from streams.settings import Settings
+from streams.state.damage import opened
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 
-HASH_BYTES = 16
+log = logging.getLogger(__name__)
+
 _SEEN_KEY = struct.Struct(">HIQ")
 _SEEN_VALUE = struct.Struct(">QH")
 _OFFSET = struct.Struct(">Q")
@@ -49,7 +53,7 @@ class PartitionedStore(Store):  # type: ignore[misc]
         """The partition's file, opened on first use."""
         file = self._files.get(partition)
         if file is None:
-            file = self._files[partition] = self.open_file(partition)
+            file = self._files[partition] = opened(self.open_file, partition)
         return file
 
     def open_files(self) -> list[File]:
@@ -67,6 +71,18 @@ class PartitionedStore(Store):  # type: ignore[misc]
     def set_persisted_offset(self, tp: TP, offset: int) -> None:
         """Note a changelog offset, without rows."""
         self.partition_file(tp.partition).write((), offset)
+
+    def has(self, partition: int, key: bytes, value: bytes | None) -> bool:
+        """Whether the partition's file has what a changelog record says."""
+        rows = self.to_rows(key, value)
+        return self.partition_file(partition).get_many([row[0] for row in rows]) == [row[1] for row in rows]
+
+    def drop(self, partition: int) -> None:
+        """Remove the partition's file: it is read anew from its changelog."""
+        file = self._files.pop(partition, None)
+        if file is not None:
+            file.close()
+        shutil.rmtree(self.directory / str(partition), ignore_errors=True)
 
     def apply_changelog_batch(self, batch: Iterable[Any], to_key: Any, to_value: Any) -> None:
         """Apply changelog records that Faust's own recovery read. `streams.worker.recovery` leaves it none to read."""
@@ -213,6 +229,9 @@ def first_offset_of(value: bytes, since_day: int) -> int | None:
 
 def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
     if value is None:
+        return []
+    if len(key) != _SEEN_KEY.size or len(value) % (HASH_BYTES + _OFFSET.size):
+        log.error("a record of the dedup changelog with key %r is none of ours; it is passed over", key[:32])
         return []
     day = _SEEN_KEY.unpack(key)[0]
     count = len(value) // (HASH_BYTES + _OFFSET.size)

@@ -12,7 +12,7 @@ from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
 
-from streams.kafka.topics import topics_of
+from streams.kafka.topics import ISOLATION, topics_of
 from streams.worker.lease import Lease
 from streams.worker.membership import note_member
 
@@ -97,6 +97,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        # Strangers write to usage: what the transaction of one aborted was never sent.
+        consumer._isolation_level = ISOLATION
         return consumer
 
     async def on_start(self) -> None:

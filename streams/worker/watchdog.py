@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from streams.kafka.topics import kafka_client_settings, topics_of
+from streams.kafka.topics import ISOLATION, kafka_client_settings, topics_of
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,9 @@ class Watchdog:
 
     async def _watch_while_connected(self) -> None:
         client = kafka_client_settings(self._settings)
-        admin, consumer = AIOKafkaAdminClient(**client), AIOKafkaConsumer(**client, auto_offset_reset="earliest")
+        admin = AIOKafkaAdminClient(**client)
+        # As the worker reads: the end is the last stable offset, and what an open transaction holds up is not awaited.
+        consumer = AIOKafkaConsumer(**client, auto_offset_reset="earliest", isolation_level=ISOLATION)
         try:
             await admin.start()
             await consumer.start()
@@ -82,12 +84,12 @@ class Watchdog:
             looks = 0
             while True:
                 await asyncio.sleep(self._settings.stall_seconds / LOOKS)
-                behind = await self._behind(admin, consumer)
+                behind, ends = await self._behind(admin, consumer)
                 now = behind, self._recovered()
                 looks = looks + 1 if behind and now == seen else 0
                 seen = now
                 if looks >= LOOKS:
-                    waiting = [tp for tp, offset in behind.items() if await _has_record(consumer, tp, offset)]
+                    waiting = [tp for tp, offset in behind.items() if await has_record(consumer, tp, offset, ends[tp])]
                     if waiting:
                         places = ", ".join(f"{tp.topic}-{tp.partition} at {behind[tp]}" for tp in waiting)
                         self._on_stall(f"no record was taken for {self._settings.stall_seconds:g} s: {places}")
@@ -96,22 +98,24 @@ class Watchdog:
             await consumer.stop()
             await admin.close()
 
-    async def _behind(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> Offsets:
-        """The committed offset of each partition of this worker that has records after it; of all partitions, while
-        none is assigned."""
+    async def _behind(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> tuple[Offsets, Offsets]:
+        """The committed offset of each partition of this worker that has records after it, and where each ends; of all
+        partitions, while none is assigned."""
         assigned = {TopicPartition(*tp) for tp in self._assigned()}
         mine = [tp for tp in self._all if tp in assigned] or self._all
         committed = await admin.list_consumer_group_offsets(self._group, partitions=mine)
         ends = await consumer.end_offsets(mine)
         offsets = {tp: max(0, committed[tp].offset) if tp in committed else 0 for tp in mine}
-        return {tp: offset for tp, offset in offsets.items() if ends[tp] > offset}
+        return {tp: offset for tp, offset in offsets.items() if ends[tp] > offset}, ends
 
 
-async def _has_record(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> bool:
-    """Whether there is a record from `offset` on. A transaction's markers have offsets too, but are no records."""
+async def has_record(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int, end: int) -> bool:
+    """Whether there is a record from `offset` on, before `end`. A transaction's markers have offsets too, but are no
+    records; and what comes while this waits has not been waiting."""
     consumer.seek(tp, offset)
     consumer.resume(tp)
     try:
-        return bool(await consumer.getmany(tp, timeout_ms=5_000, max_records=1))
+        records = (await consumer.getmany(tp, timeout_ms=5_000, max_records=1)).get(tp)
+        return bool(records) and records[0].offset < end
     finally:
         consumer.pause(tp)

@@ -1,15 +1,20 @@
 """The soft cap on calls without a valid key: each address has a window, and trusted proxies say whose call it is."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from typing import TypeVar
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api.app import create_app
-from api.callers.addresses import AddressLimits, client_address
+from api.busyness import Busyness
+from api.callers.addresses import SHARE_MIN, AddressLimits, client_address
 from schemas.accounts import Limits
 from streams.settings import Settings
 from tests.calls import Operator
@@ -39,6 +44,29 @@ T = TypeVar("T")
         ("2001:db8:2:3::1", ["198.51.100.7"], "2001:db8:2:3::/64"),
         ("fe80::1%eth0", [], "fe80::/64"),
         ("", ["198.51.100.7"], ""),
+        ("10.1.1.1", ["198.51.100.7:567"], "198.51.100.7"),
+        ("10.1.1.1", ["[2001:db8:2:3::1]:443"], "2001:db8:2:3::/64"),
+        ("10.1.1.1", ["[2001:db8:2:3::1]"], "2001:db8:2:3::/64"),
+        ("10.1.1.1", ["fe80::1%eth0"], "fe80::/64"),
+        ("10.1.1.1", ["[fe80::1%25eth0]:443"], "fe80::/64"),
+        ("10.1.1.1", ['"198.51.100.7:567"'], "198.51.100.7"),
+        ("10.1.1.1", ['  "[2001:db8:2:3::1]:443" '], "2001:db8:2:3::/64"),
+        ("10.1.1.1", ["1.2.3.4:1, 198.51.100.7:2,10.2.2.2:3"], "198.51.100.7"),
+        ("10.1.1.1", ["198.51.100.7, [::ffff:10.2.2.2]:3"], "198.51.100.7"),
+        ("10.1.1.1", ["::ffff:198.51.100.7"], "198.51.100.7"),
+        ("10.1.1.1", ["\t198.51.100.7\t"], "198.51.100.7"),
+        ("10.1.1.1", ["198.51.100.7:"], "10.1.1.1"),
+        ("10.1.1.1", ["198.51.100.7:port"], "10.1.1.1"),
+        ("10.1.1.1", ["198.51.100.7:1234567"], "10.1.1.1"),
+        ("10.1.1.1", ["[198.51.100.7]:80"], "10.1.1.1"),
+        ("10.1.1.1", ["[2001:db8:2:3::1"], "10.1.1.1"),
+        ("10.1.1.1", ["2001:db8:2:3::1]:80"], "10.1.1.1"),
+        ("10.1.1.1", ['"198.51.100.7'], "10.1.1.1"),
+        ("10.1.1.1", ["198.51.100.7:٣"], "10.1.1.1"),
+        ("10.1.1.1", ["_hidden"], "10.1.1.1"),
+        ("10.1.1.1", ["for=198.51.100.7"], "10.1.1.1"),
+        ("10.1.1.1", ["[]"], "10.1.1.1"),
+        ("10.1.1.1", ["%eth0"], "10.1.1.1"),
     ],
 )
 def test_whose_address_counts(peer: str, forwarded_for: list[str], address: str) -> None:
@@ -56,6 +84,71 @@ def test_it_is_the_window_of_projects_and_forgets_who_came_longest_ago() -> None
     assert addresses.count("a", 3_000).retry_at_ms == 61_000
     assert addresses.count("b", 3_000).remaining == 1, "it was forgotten"
     assert addresses.count("b", 70_000).remaining == 1
+
+
+def test_while_the_process_is_busy_the_heaviest_are_held_to_a_fair_share_and_quiet_ones_do_not_notice() -> None:
+    addresses = AddressLimits(Limits(300, 600, 0))
+    passed: Counter[tuple[str, int]] = Counter()
+    rates = {"heavy": 40, "middling": 2, "quiet": 1}
+    for second in range(180):
+        is_busy = 60 <= second < 120
+        for address, each_second in rates.items():
+            if address == "quiet" and second % 10:
+                continue
+            for _ in range(each_second):
+                state = addresses.count(address, 1_000_000 + second * 1_000, is_busy)
+                passed[address, second // 60] += not state.retry_at_ms
+                assert address != "quiet" or (not state.retry_at_ms and state.limit >= SHARE_MIN)
+    assert passed["middling", 0] == 120, "nobody was short of anything"
+    assert passed["heavy", 0] > 500
+    assert passed["heavy", 1] < 30, "the heaviest are stopped first"
+    assert passed["heavy", 1] <= passed["middling", 1] + SHARE_MIN
+    assert [passed["quiet", minute] for minute in range(3)] == [6, 6, 6]
+    assert passed["heavy", 2] > 250 and passed["middling", 2] > 100, "it is over soon after"
+    # One second of it costs the heaviest half, and a middling one nothing.
+    addresses = AddressLimits(Limits(300, 600, 0))
+    for _ in range(200):
+        addresses.count("heavy", 1_000_000)
+    for _ in range(100):
+        addresses.count("middling", 1_000_000)
+    assert addresses.count("heavy", 1_001_000, True).retry_at_ms
+    assert not addresses.count("middling", 1_001_000, True).retry_at_ms
+
+
+@given(st.lists(st.tuples(st.integers(0, 3_000), st.sampled_from("abc"), st.booleans()), max_size=150))
+def test_nobody_is_stopped_who_asks_for_less_than_one_who_passes(steps: list[tuple[int, str, bool]]) -> None:
+    addresses, now_ms, came = AddressLimits(Limits(30, 30, 0)), 1_000_000, list[tuple[int, str]]()
+    for gap, address, is_busy in steps:
+        now_ms += gap
+        state = addresses.count(address, now_ms, is_busy)
+        recent = sum(at > now_ms - 60_000 and who == address for at, who in came)
+        assert not state.retry_at_ms or recent >= min(state.limit, SHARE_MIN)
+        assert SHARE_MIN <= state.limit <= 30
+        if not state.retry_at_ms:
+            came.append((now_ms, address))
+
+
+def test_a_loop_that_is_late_for_a_second_is_busy_and_one_pause_is_not() -> None:
+    busyness = Busyness(50)
+    busyness.note(200)
+    assert not busyness.is_busy
+    for _ in range(10):
+        busyness.note(100)
+    assert busyness.is_busy
+    for _ in range(10):
+        busyness.note(1)
+    assert not busyness.is_busy
+
+    async def work() -> float:
+        probing = asyncio.create_task(busyness.run())
+        for _ in range(4):
+            await asyncio.sleep(0.05)
+            time.sleep(0.4)
+        await asyncio.sleep(0.05)
+        probing.cancel()
+        return busyness.lag_ms
+
+    assert asyncio.run(work()) > 50
 
 
 def asked(use: Callable[[Callable[..., httpx.AsyncClient]], Awaitable[T]], **settings: object) -> T:
@@ -149,7 +242,7 @@ def test_whoever_has_a_valid_key_is_not_held_to_the_address(operator: Operator) 
         assert stranger.get("/v1/prices", headers=here).status_code == 429
         assert former.get("/v1/balance", headers=here).status_code == 429
         assert operator.client("mtl_live_ghost.secret").get("/v1/balance", headers=here).status_code == 429
-        for path in ("/healthz", "/readyz", "/metrics"):
+        for path in ("/healthz", "/readyz"):
             assert stranger.get(path, headers=here).status_code == 200
         assert client.get("/v1/balance", headers=here).headers["x-ratelimit-limit"] == "1000000"
         assert operator.http.get("/v1/balance", params={"project": project}, headers=here).status_code == 200

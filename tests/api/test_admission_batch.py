@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.calls import Operator
+from tests.core.test_foreign import FAULTY
 
 IMAGE = {"operation": "image"}
 
@@ -99,6 +100,15 @@ def test_a_hundred_can_spend_all_of_it_and_no_more(operator: Operator) -> None:
     assert client.get("/v1/balance").json()["available"] == "0"
 
 
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_request_that_is_no_json_is_refused_by_itself(operator: Operator, name: str) -> None:
+    _, client = operator.customer()
+    body = b'{"requests": [{"operation": "image"},' + FAULTY[name] + b',{"operation": "chat.message"}]}'
+    decisions = client.post("/v1/admissions/batch", content=body).json()["decisions"]
+    assert [each["status"] for each in decisions] in ([200, 400, 200], [200, 422, 200])
+    assert client.get("/v1/balance").json()["available"] == str(250 - 33)
+
+
 def test_an_admin_key_may_name_several_projects(operator: Operator) -> None:
     one, one_client = operator.customer(is_limited=True)
     two, _ = operator.customer("build")
@@ -124,6 +134,12 @@ def test_an_admin_key_may_name_several_projects(operator: Operator) -> None:
         (b'{"requests": []}', 422, "invalid_request", "requests"),
         (b'{"requests": [' + b"{}," * 100 + b"{}]}", 422, "invalid_request", "requests"),
         (b'{"requests": [{}], "more": 1}', 422, "invalid_event", "more"),
+        (b'{"requests": [{}]', 400, "malformed_json", None),
+        (b'{"requests": [{}]}}', 400, "malformed_json", None),
+        (b'{"requests": ' + b"[" * 10_000, 400, "malformed_json", None),
+        (b'{"requests": ' + b"[{}," * 10_000, 400, "malformed_json", None),
+        (b'{"requests": {}}', 422, "invalid_request", "requests"),
+        (b'{"re\\u0071uests": [' + b"{}," * 100 + b"{}]}", 422, "invalid_request", "requests"),
     ],
 )
 def test_what_is_no_batch_is_refused_as_a_whole(

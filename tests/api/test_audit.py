@@ -60,15 +60,19 @@ def test_refusals_are_there_with_their_key_and_a_receipt(operator: Operator) -> 
     client = operator.client(key["key"])
     base = f"/v1/admin/projects/{project}"
     assert ask(client, "website").status_code == 200
+    # The owner refuses the second request of a batch: the API knows of a full window only once that is decided.
+    limited = {"requests": [{"operation": "read"}] * 2}
     answers = [ask(client, "website"), ask(client, "video", tier="premium")]
     operator.http.put(f"{base}/limits", json={"cost_ceiling": "9"})
     answers.append(ask(client, "content_plan"))
-    operator.http.put(f"{base}/limits", json={"requests_per_minute": 1, "burst": 1})
-    answers.append(ask(client, "read"))
+    passed = len(answers) + 2
+    operator.http.put(f"{base}/limits", json={"requests_per_minute": passed, "burst": passed})
+    decisions = client.post("/v1/admissions/batch", json=limited).json()["decisions"]
+    assert [each["status"] for each in decisions] == [200, 429]
     operator.http.put(f"{base}/limits", json={})
     operator.http.put(f"{base}/state", json={"closed": True})
     answers.append(ask(client, "read"))
-    assert [answer.status_code for answer in answers] == [402, 402, 403, 429, 403]
+    assert [answer.status_code for answer in answers] == [402, 402, 403, 403]
     entries = wait_for_actions(operator.http, 5, project=project, kind="refusals")
     assert [entry["code"] for entry in entries] == [
         "out_of_credits",
@@ -80,7 +84,7 @@ def test_refusals_are_there_with_their_key_and_a_receipt(operator: Operator) -> 
     assert {entry["actor"] for entry in entries} == {key["key_id"]}
     assert {(entry["action"], entry["project"]) for entry in entries} == {("request.refused", project)}
     assert entries[0]["detail"] == "website: out of credits"
-    assert entries[3]["entry_id"] == answers[3].json()["entry_id"]
+    assert entries[3]["entry_id"] == decisions[1]["entry_id"]
     for entry in entries:
         receipt = operator.http.get(f"/v1/receipts/{entry['entry_id']}").json()
         assert receipt["refusal"]["code"] == entry["code"]

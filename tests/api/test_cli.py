@@ -186,7 +186,12 @@ def test_every_command_has_help(meterline: Meterline) -> None:
         assert "Usage" in done.stdout
 
 
-def test_the_historian_explains_the_embedded_engine(stack) -> None:
-    done = process("historian", METERLINE_KAFKA_URL=stack.settings.kafka_url)
+def test_a_second_historian_says_that_the_embedded_engine_runs_already(stack) -> None:
+    done = process(
+        "historian",
+        METERLINE_KAFKA_URL=stack.settings.kafka_url,
+        METERLINE_DATA_DIR=str(stack.settings.data_dir),
+        METERLINE_CLICKHOUSE_FRONT_PORT="0",
+    )
     assert done.returncode != 0
-    assert "METERLINE_CLICKHOUSE_URL" in done.stderr
+    assert "another Meterline process has it open" in done.stderr

@@ -1,5 +1,6 @@
 """POST /v1/events takes one event or a batch; each kind of bad event is refused, and its neighbours are not."""
 
+import gzip
 import json
 
 import pytest
@@ -95,3 +96,54 @@ def test_an_admin_key_may_send_for_any_project_and_an_unknown_one_is_dead_letter
     eventually(lambda: two_client.get("/v1/balance").json()["available"] == "249")
     sql = f"SELECT code FROM dead_letters WHERE event LIKE '%{ghost}%'"
     assert eventually(lambda: operator.rows(stack.clickhouse_url, sql)) == [["unknown_project"]]
+
+
+def test_one_event_in_binary_mode_is_charged(operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "caf%C3%A9",
+        "ce-source": "/sdk",
+        "ce-type": "usage",
+        "ce-subject": project,
+        "content-type": "application/json",
+    }
+    for _ in range(2):
+        assert client.post("/v1/events", content=b'{"operation":"image"}', headers=headers).status_code == 202
+    eventually(lambda: client.get("/v1/balance").json()["available"] == str(5_000 - 32))
+    for wrong, status, code in (
+        ({"ce-subject": "prj_of_somebody_else"}, 403, "wrong_project"),
+        ({"ce-id": "%ff"}, 422, "invalid_event"),
+        ({"ce-time": "2026-W01"}, 422, "time_out_of_range"),
+        ({"content-type": "text/plain"}, 415, "unsupported_media_type"),
+    ):
+        answer = client.post("/v1/events", content=b'{"operation":"image"}', headers=headers | wrong)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_a_packed_body_is_unpacked_within_bounds(operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    whole = json.dumps([event(project, f"z{number}", "image") for number in range(5)]).encode()
+    packed = {**BATCH, "content-encoding": "gzip"}
+    for body in (gzip.compress(whole), gzip.compress(whole[:100]) + gzip.compress(whole[100:])):
+        assert client.post("/v1/events", content=body, headers=packed).json()["accepted"] == 5
+    eventually(lambda: client.get("/v1/balance").json()["available"] == str(5_000 - 5 * 32))
+    admitted = client.post(
+        "/v1/admissions", content=gzip.compress(b'{"operation": "image"}'), headers={"content-encoding": "GZIP"}
+    )
+    assert admitted.status_code == 200
+    for body, status, code in (
+        (gzip.compress(whole)[:-9], 400, "unreadable_body"),
+        (whole, 400, "unreadable_body"),
+        (b"", 400, "unreadable_body"),
+        (gzip.compress(whole) + b"more", 400, "unreadable_body"),
+        (gzip.compress(b" " * 100_000_000), 413, "body_too_large"),
+    ):
+        answer = client.post("/v1/events", content=body, headers=packed)
+        assert (answer.status_code, answer.json()["code"]) == (status, code)
+    for coding in ("br", "zstd", "deflate", "gzip, gzip", "gzip, br"):
+        answer = client.post("/v1/events", content=whole, headers={**BATCH, "content-encoding": coding})
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_encoding")
+        assert answer.headers["accept-encoding"] == "gzip, identity"
+    plain = client.post("/v1/events", content=whole, headers={**BATCH, "content-encoding": "identity"})
+    assert plain.status_code == 202

@@ -5,6 +5,7 @@ import io
 import json
 from decimal import Decimal
 
+import httpx
 import pytest
 
 from api.openapi_document import DOCUMENT_PATH, document
@@ -178,7 +179,10 @@ def test_prices_are_open_to_everyone(operator: Operator) -> None:
 def test_health_and_docs(operator: Operator) -> None:
     client = operator.client(None)
     assert client.get("/healthz").json()["status"] == "ok"
-    assert client.get("/readyz").json() == {"status": "ok", "parts": {"accounts": True, "history": True}}
+    assert client.get("/readyz").json() == {
+        "status": "ok",
+        "parts": {"kafka": True, "worker": True, "accounts": True, "history": True},
+    }
     assert client.get("/docs").status_code == 200
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/v1/events", "/v1/admissions", "/v1/balance", "/v1/ledger", "/v1/usage", "/v1/projects/me"} <= set(paths)
@@ -223,9 +227,9 @@ def test_administration(operator: Operator) -> None:
 
 def test_metrics_say_that_it_adds_up_and_name_nobody(used, operator: Operator) -> None:
     project, _ = used
-    text = operator.http.get("/metrics").text
+    text = operator.metrics()
     assert "meterline_verify_drift_microcredits 0.0" in text
     assert 'meterline_part_ready{part="accounts"} 1.0' in text
-    assert 'meterline_history_rows_total{table="facts"}' in text
+    assert 'meterline_history_rows_total{table="facts"}' in httpx.get(f"{operator.clickhouse_url}/metrics").text
     assert "process_resident_memory_bytes" in text
     assert project not in text

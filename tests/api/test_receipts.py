@@ -153,11 +153,32 @@ def test_a_dead_letter_is_found_by_its_events_id(operator: Operator, stack: Stac
 
 def test_a_429_explains_itself(operator: Operator) -> None:
     project, client = operator.customer("free", is_limited=True)
-    answers = [client.post("/v1/admissions", json={"operation": "read"}) for _ in range(61)]
-    (limited,) = [answer for answer in answers if answer.status_code == 429]
-    assert limited.json()["detail"].startswith("Rate limit exceeded for project")
+    # Those of a batch are decided together, so the last one is refused by the owner: the API does not know yet.
+    batch = {"requests": [{"operation": "read"}] * 61}
+    answers = client.post("/v1/admissions/batch", json=batch).json()["decisions"]
+    (limited,) = [answer for answer in answers if answer["status"] == 429]
+    assert limited["detail"].startswith("Rate limit exceeded for project")
     operator.lift_limits(project)
-    found = receipt(client, limited.json()["entry_id"])
+    # The API follows the owner by some milliseconds.
+    eventually(lambda: client.get("/v1/balance").status_code == 200)
+    found = receipt(client, limited["entry_id"])
     assert (found["refusal"]["code"], found["refusal"]["status"]) == ("rate_limited", 429)
     assert "30 a minute and 60 at once" in found["refusal"]["detail"]
     assert found["grants"] == []
+
+
+def test_a_receipt_of_what_the_api_refused_says_how_many_and_when(operator: Operator) -> None:
+    project, client = operator.customer("free", is_limited=True)
+    client.post("/v1/admissions/batch", json={"requests": [{"operation": "read"}] * 60})
+    assert {client.get("/v1/balance").status_code for _ in range(7)} == {429}
+    sql = "SELECT concat(toString(partition), '-', toString(offset), '-', toString(position)) FROM facts"
+    where = f"WHERE project = '{project}' AND reason = 'limited_at_edge' ORDER BY booked_at"
+    rows = eventually(lambda: operator.rows(operator.clickhouse_url, f"{sql} {where}"))
+    operator.lift_limits(project)
+    eventually(lambda: client.get("/v1/balance").status_code == 200)
+    found = receipt(client, rows[0][0])
+    assert (found["outcome"], found["refusal"]["code"], found["refusal"]["status"]) == ("refused", "rate_limited", 429)
+    many = found["inputs"]["quantity"]
+    assert 1 <= many <= 7
+    assert found["refusal"]["detail"].startswith(f"{many} requests between ")
+    assert found["refusal"]["detail"].endswith("were above what is allowed, 30 a minute and 60 at once")

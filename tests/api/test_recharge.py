@@ -45,7 +45,7 @@ def purchases(stack: Stack, project: str) -> list[tuple[int, bool]]:
 
 
 def purchase_metrics(operator: Operator) -> dict[str, float]:
-    lines = [line.rpartition(" ") for line in operator.http.get("/metrics").text.splitlines()]
+    lines = [line.rpartition(" ") for line in operator.metrics().splitlines()]
     return {name: float(value) for name, _, value in lines if name.startswith("meterline_purchases")}
 
 

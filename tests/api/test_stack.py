@@ -1,5 +1,6 @@
 """The stack's supervisor starts a broker again that does not start at its first try, and gives up in the end."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,29 @@ def test_a_cluster_that_is_not_there_is_told_before_anything_starts(tmp_path: Pa
         pass
     assert stack.pids() == {}
     assert not stack.logs_dir.exists()
+
+
+@pytest.mark.parametrize("before", ["is not there", "is empty", "is an older Meterline's"])
+def test_the_data_directory_is_its_owners_alone(before: str, tmp_path: Path) -> None:
+    directory = tmp_path / "data"
+    if before != "is not there":
+        directory.mkdir(mode=0o755)
+    if before == "is an older Meterline's":
+        (directory / "admin-key").write_text("key")
+    stack_module._make_private(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_others_use_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "theirs").touch()
+    stack_module._make_private(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_a_child_writes_is_its_users_alone(tmp_path: Path) -> None:
+    path = tmp_path / "written"
+    child = lifeline.start("child", [sys.executable, "-c", f"open({str(path)!r}, 'w')"], log_path=None)
+    child.process.wait()
+    child.stop()
+    assert path.stat().st_mode & 0o777 == 0o600

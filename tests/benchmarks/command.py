@@ -120,6 +120,24 @@ def chaos(
         raise typer.Exit(1)
 
 
+@app.command()
+def hostile(
+    as_json: JsonOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Short phases: ends within two minutes.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the load and of the poison.")] = 1,
+) -> None:
+    """Attack a stack in every known way beside 64 good callers: poison, rubbish, giant bodies, heavy queries, slow
+    connections, floods. Measure how soon the good ones are answered, with and without. Exits with 1 if anything of
+    theirs was lost, or a part ended."""
+    from tests.benchmarks.hostile.run import measure, passed
+
+    with console.status("") as status:
+        result = measure(quick, seed, status.update)
+    _show(result, as_json)
+    if not passed(result):
+        raise typer.Exit(1)
+
+
 def _show(result: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result, indent=2))

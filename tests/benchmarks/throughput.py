@@ -22,7 +22,7 @@ from schemas.commands import CreateProject
 from streams.clickhouse.client import ClickHouse
 from streams.embedded.broker import EmbeddedBroker
 from streams.errors import OperatorError
-from streams.kafka.codecs import decode_intake, encode
+from streams.kafka.codecs import decode_intake, encode_intake
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.reconcile.verify import verify
@@ -132,7 +132,7 @@ async def _open_projects(settings: Settings, workload: Workload) -> None:
             reply_partition=0,
         )
         partition = partition_of(project, settings.partitions)
-        by_partition.setdefault(partition, []).append((None, encode(command)))
+        by_partition.setdefault(partition, []).append((None, encode_intake(command)))
     try:
         for partition, records in by_partition.items():
             await publisher.send_all(topics_of(settings).intake, partition, records)

@@ -19,6 +19,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureErr
 
 from streams.clickhouse import client as module
 from streams.clickhouse.client import CALLS_AT_ONCE_MAX, INSERT_ROWS_MAX, ClickHouse, ClickHouseError, Pack
+from streams.clickhouse.limits import LONG
 from streams.settings import PROJECT_ROOT, Settings
 
 OCTOBER = datetime(2025, 10, 9, 12, 30, 15, 678_000, tzinfo=UTC)
@@ -172,7 +173,7 @@ def test_csv_of_nothing_is_a_header(clickhouse: ClickHouse, table: str) -> None:
 
 
 def test_csv_is_streamed(embedded: ClickHouse) -> None:
-    endless = embedded.stream_csv("SELECT number FROM system.numbers")
+    endless = embedded.limited(LONG).stream_csv("SELECT number FROM system.numbers")
     next(endless)
     assert next(endless).startswith(b"0\n1\n2\n")
     endless.close()
@@ -186,7 +187,7 @@ def test_a_mistake_in_a_streamed_query_is_raised_before_its_first_byte(clickhous
 
 
 def test_a_streamed_query_that_fails_half_way_raises(embedded: ClickHouse) -> None:
-    csv = embedded.stream_csv("SELECT throwIf(number = 1_000_000) FROM numbers(2_000_000)")
+    csv = embedded.limited(LONG).stream_csv("SELECT throwIf(number = 1_000_000) FROM numbers(2_000_000)")
     with pytest.raises(StreamFailureError):
         list(csv)
     assert embedded.query("SELECT 1") == [(1,)]

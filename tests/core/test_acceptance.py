@@ -90,9 +90,11 @@ def test_neighbours_in_a_batch_are_accepted(name: str) -> None:
     assert (index, text, rejection.code) == (1, texts[1], WRONG[name][1])
 
 
-def test_a_batch_that_is_not_json_is_one_rejection() -> None:
-    accepted, rejected = accept_record(b'[{"id": 1}, ', START_MS, OPERATIONS)
-    assert (accepted, [each.code for _, _, each in rejected]) == ([], ["malformed_json"])
+def test_a_batch_that_breaks_off_loses_only_what_it_broke() -> None:
+    good = text_of(event())
+    accepted, rejected = accept_record(b"[" + good + b', {"id": 1}, ', START_MS, OPERATIONS)
+    assert [usage.event_id for usage in accepted] == ["e1"]
+    assert [(index, each.code) for index, _, each in rejected] == [(1, "invalid_event"), (2, "malformed_json")]
     assert [each.code for _, _, each in accept_record(None, START_MS, OPERATIONS)[1]] == ["malformed_json"]
 
 

@@ -3,10 +3,11 @@
 import copy
 from itertools import combinations
 
+import msgspec
 import pytest
 
 from schemas.accounts import Account, Limits
-from schemas.commands import CaptureHold, CloseProject, CountRequest, Envelope, ReleaseHold, SetLimits
+from schemas.commands import CaptureHold, CloseProject, CountRefused, CountRequest, Envelope, ReleaseHold, SetLimits
 from schemas.replies import Reply
 from streams.core.booking import available, held
 from streams.core.decisions import command_reply
@@ -259,6 +260,57 @@ def test_no_reply_to_a_counted_request_is_kept() -> None:
     assert counted(accounts["p1"]) == 1
     fold(0, [IntakeItem(2, START_MS, request)], accounts, {}, "intake")
     assert counted(accounts["p1"]) == 2, "sent again, it is another request"
+
+
+def refused(bench: Bench, count: int, at_ms: int = START_MS) -> Reply:
+    called = {"operation": "POST *", "environment": "production", "first_at_ms": at_ms - 900, "last_at_ms": at_ms}
+    return bench.do(CountRefused, count=count, at_ms=at_ms, **called)
+
+
+def test_what_the_api_refused_by_itself_is_one_fact_that_says_how_many_and_changes_no_window() -> None:
+    bench = limit(Bench(), requests=2, burst=2)
+    bench.charge("read")
+    window = msgspec.to_builtins(bench.account.window)
+    before = len(bench.facts)
+    assert refused(bench, 1_700).status == 200
+    (stated,) = bench.facts[before:]
+    assert (stated.kind, stated.reason, stated.operation, stated.quantity, stated.amount) == (
+        "refusal",
+        "limited_at_edge",
+        "POST *",
+        1_700,
+        0,
+    )
+    assert msgspec.json.decode(stated.metadata) == {"first_at_ms": START_MS - 900, "last_at_ms": START_MS}
+    assert msgspec.to_builtins(bench.account.window) == window
+    for wrong in (0, -1):
+        assert refused(bench, wrong).code == "invalid_request"
+
+
+def test_limits_on_trial_are_tried_on_all_that_the_api_refused_by_itself() -> None:
+    bench = limit(Bench(), requests=2, burst=2)
+    bench.do(SetLimits, limits=Limits(5, 8, 0), is_shadow=True, reason="")
+    before = len(bench.facts)
+    assert [refused(bench, many).shadow for many in (6, 6, 4)] == ["", "rate_limited", "rate_limited"]
+    told = [(fact.kind, fact.reason, fact.quantity) for fact in bench.facts[before:]]
+    assert told == [
+        ("refusal", "limited_at_edge", 6),
+        ("refusal", "limited_at_edge", 6),
+        ("shadow", "rate_limited", 4),
+        ("refusal", "limited_at_edge", 4),
+        ("shadow", "rate_limited", 4),
+    ]
+
+
+def test_no_reply_is_kept_of_what_the_api_refused_and_a_redelivered_count_counts_once() -> None:
+    accounts: dict[str, Account] = {}
+    called = {"operation": "GET *", "environment": "production", "first_at_ms": 0, "last_at_ms": 1}
+    command = CountRefused(project="p1", count=9, **called, **addressed("c"))
+    items = [IntakeItem(at, START_MS, body) for at, body in enumerate([create_project(), command])]
+    first = fold(0, items, accounts, {}, "intake")
+    again = fold(0, items, accounts, {}, "intake")
+    assert ([fact.quantity for fact in first.facts if fact.kind == "refusal"], again.facts) == ([9], [])
+    assert len(accounts["p1"].replies) == 1
 
 
 def test_a_limited_request_is_decided_anew_under_its_key_once_it_may_pass() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from schemas.accounts import Account
 from schemas.commands import Envelope
 from schemas.facts import Fact
+from schemas.problems import Rejection
 from streams.core.booking import available
 from streams.core.fold import Effects, IntakeItem, Unreadable, fold
 from streams.core.replies import REPLIES_KEPT
@@ -152,7 +153,9 @@ def test_unknown_projects_are_dead_lettered_and_cost_their_neighbours_nothing() 
 
 def test_what_can_not_be_read_is_dead_lettered_and_its_neighbours_are_charged() -> None:
     state = opened()
-    effects = state.apply(item(1, Unreadable(b"?", "not ours")), item(2, Envelope([usage("a")])))
+    effects = state.apply(
+        item(1, Unreadable(b"?", Rejection("unreadable_record", "not ours"))), item(2, Envelope([usage("a")]))
+    )
     assert [(letter.code, letter.offset, letter.event) for letter in effects.dead_letters] == [
         ("unreadable_record", 1, "?")
     ]

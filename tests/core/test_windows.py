@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,8 @@ from streams.core.windows import (
     cost_left,
     cost_retry_at_ms,
     count_request,
+    count_requests,
+    request_retry_at_ms,
     rested,
 )
 
@@ -111,6 +114,46 @@ def test_what_it_lets_through_the_model_lets_through_too(limit, more, gaps) -> N
         now_ms += gap
         if passes(window, now_ms, limit, limit + more):
             assert model.passes(now_ms)
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.lists(st.tuples(GAPS, st.integers(0, 20)), max_size=30))
+def test_many_at_once_are_decided_as_one_by_one(limit, more, times) -> None:
+    limits, now_ms = Limits(limit, limit + more, CEILING), 1_000_000
+    one_by_one, together = rested(now_ms), rested(now_ms)
+    for gap, many in times:
+        now_ms += gap
+        passed = sum(not count_request(one_by_one, limits, now_ms).retry_at_ms for _ in range(many))
+        assert count_requests(together, limits, now_ms, many) == passed
+        advance(one_by_one, limits, now_ms)
+        assert together == one_by_one
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(0, 6),
+    st.lists(GAPS, max_size=40),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3_000)), max_size=20),
+    st.integers(0, WINDOW_MS),
+)
+def test_where_a_window_is_full_it_is_full_whatever_was_counted_since(limit, more, gaps, since, later) -> None:
+    """The API refuses by a copy of the window that may lack the newest requests: those can only add."""
+    limits, now_ms = Limits(limit, limit + more, CEILING), 1_000_000
+    window = rested(now_ms)
+    for gap in gaps:
+        now_ms += gap
+        count_request(window, limits, now_ms)
+    copy, copied_ms = msgspec.convert(msgspec.to_builtins(window), Window), now_ms
+    for many, gap in since:
+        now_ms += gap
+        count_requests(window, limits, now_ms, many)
+    for at_ms in {copied_ms + later, now_ms + later, now_ms}:
+        if at_ms >= now_ms:
+            advance(copy, limits, at_ms)
+            advance(window, limits, at_ms)
+            retry_at_ms = request_retry_at_ms(copy, limits)
+            assert not retry_at_ms or request_retry_at_ms(window, limits) >= retry_at_ms
+            copy, window = (msgspec.convert(msgspec.to_builtins(each), Window) for each in (copy, window))
+            now_ms = at_ms
 
 
 @given(st.integers(1, 500), st.lists(st.tuples(st.integers(0, 20_000), st.integers(0, 200)), max_size=80))

@@ -228,6 +228,21 @@ def test_without_a_network_the_error_says_what_to_do(monkeypatch: pytest.MonkeyP
         kafka_jars(tmp_path)
 
 
+def test_a_jar_that_this_repository_does_not_name_is_not_run(cache_copy: Path) -> None:
+    home = cache_copy / "kafka" / KAFKA_VERSION
+    named = {line.split()[1] for line in broker_module.SUMS_PATH.read_text().splitlines()}
+    assert named == {jar.name for jar in kafka_jars(cache_copy)}
+    # Whoever can serve another jar can serve the sum that fits it, and can write it into the cache's manifest.
+    jar = next(each for each in kafka_jars(cache_copy) if each.name.startswith("kafka-clients"))
+    content = jar.read_bytes()
+    jar.unlink()  # the file itself is the cache's too
+    jar.write_bytes(content + b"\0")
+    (home / "manifest.json").unlink()
+    with pytest.raises(BrokerError, match=rf"{jar.name} has the SHA-256 \w+, and kafka-jars.sha256 says"):
+        kafka_jars(cache_copy)
+    assert not jar.exists()
+
+
 def test_a_file_that_differs_from_its_checksum_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("streams.embedded.broker._Downloads._get", lambda _self, url: b"0" * 40)
     with pytest.raises(BrokerError, match="checksum"):

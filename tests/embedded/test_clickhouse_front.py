@@ -291,10 +291,6 @@ def test_a_body_that_cannot_be_read_is_an_error(
     assert httpx.post(writer_url, headers=headers, content=content).status_code == status
 
 
-def test_a_block_format_that_is_not_spoken_is_an_error(url: str) -> None:
-    assert ask(url, "SELECT 1", compress="1").status_code == 501
-
-
 def test_only_an_embedded_engine_can_be_put_behind_it(url: str) -> None:
     over_http = ClickHouse(Settings(clickhouse_url=url))
     with pytest.raises(ClickHouseError, match="embedded"):

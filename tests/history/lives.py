@@ -3,6 +3,7 @@ history."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from random import Random
 
@@ -38,9 +39,16 @@ from streams.clickhouse.historian import journal_sink
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.fold import IntakeItem, fold
 from streams.core.price_list import PRICES_ID, Prices
+from streams.history.receipts import Ask
 from streams.kafka.codecs import decode_account, encode_account
 from streams.settings import Settings
 from tests.core.builders import CREDIT, START_MS, addressed, create_project, top_up, usage
+
+
+def asker(clickhouse: ClickHouse) -> Ask:
+    """A function that has a thread answer a question to this history."""
+    return lambda question: asyncio.to_thread(question, clickhouse)
+
 
 HOURLY = {"item.domain": 40_000, "item.storage_gb": 1_500}
 BOOK = PriceBook("with-items", 40 * DAY_MS, FIRST_PRICE_BOOK.rates, FIRST_PRICE_BOOK.plan_required, HOURLY)

@@ -15,7 +15,7 @@ from streams.clickhouse.migrations import migrate
 from streams.core.booking import available
 from streams.core.replies import fingerprint
 from streams.history.corrections import charged_for, correction_of
-from streams.history.usage import UsageQuestion, usage_rows
+from streams.history.usage import UsageQuestion, usage_page
 from tests.core.builders import CREDIT, START_MS, addressed, top_up, usage
 from tests.history.lives import DAY_MS, Life, insert_facts
 
@@ -132,6 +132,6 @@ def test_after_everything_is_voided_no_usage_is_left(embedded: ClickHouse, seed:
             assert rejection.code == "already_corrected"
     with pytest.raises(Rejection):
         life.command("nothing", "void")
-    rows = usage_rows(embedded, UsageQuestion(life.project, ["operation"], *FOREVER))
+    rows, _ = usage_page(embedded, UsageQuestion(life.project, ["operation"], *FOREVER))
     assert rows and {tuple(row[1:]) for row in rows} == {(0, 0, 0)}, rows
     assert sum(fact.amount for fact in life.facts) == sum(grant.remaining for grant in life.account.grants)

@@ -23,7 +23,7 @@ from streams.core.price_list import Prices
 from streams.history.limit_words import limit_values
 from streams.history.receipts import find_decision, receipt_of
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
-from tests.history.lives import insert_facts
+from tests.history.lives import asker, insert_facts
 
 
 class Gate:
@@ -78,7 +78,7 @@ def history(embedded: ClickHouse) -> ClickHouse:
 
 
 def receipt(history: ClickHouse, fact_id: str) -> Receipt:
-    decision, position = asyncio.run(find_decision(history, None, fact_id, 1))
+    decision, position = asyncio.run(find_decision(asker(history), None, fact_id, 1))
     found = receipt_of(history, Prices(), decision, position)
     assert found.summary in explain_text(found.model_dump(mode="json"))
     return found

@@ -82,6 +82,55 @@ def charge(ago: timedelta, partition: int, offset: int, position: int, project: 
     )
 
 
+def trials() -> list[Row]:
+    """The facts of a project with limits on trial."""
+    day, hour = timedelta(days=1), timedelta(hours=1)
+    refused_calls: Row = {"operation": "GET *", "key_id": "k1", "source": ""}
+    return [
+        # Limits on trial are tried and ended, then tried again; of the counted calls one is too many for the trial.
+        fact(9 * day, 3, 1, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":1}', key_id="op"),
+        fact(9 * day, 3, 2, 0, "request", "tried", operation="GET /v1/old", key_id="k1", source=""),
+        fact(
+            9 * day,
+            3,
+            2,
+            1,
+            "shadow",
+            "tried",
+            operation="GET /v1/old",
+            key_id="k1",
+            source="",
+            reason="rate_limited",
+            quantity=1,
+        ),
+        fact(8 * day, 3, 3, 0, "limits", "tried", environment="", reason="shadow", metadata='{"reason":"enough"}'),
+        fact(7 * day - hour, 3, 4, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":2}'),
+        fact(2 * day, 3, 5, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(2 * day, 3, 6, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(
+            2 * day,
+            3,
+            6,
+            1,
+            "shadow",
+            "tried",
+            operation="GET /v1/balance",
+            key_id="k1",
+            source="",
+            reason="rate_limited",
+            quantity=1,
+        ),
+        fact(2 * day, 3, 7, 0, "hold", "tried", operation="website", key_id="k2", held=240),
+        fact(2 * day, 3, 7, 1, "hold", "tried", operation="website", key_id="k2", held=240),
+        fact(2 * day, 3, 7, 2, "shadow", "tried", operation="website", key_id="k2", reason="over_cost_ceiling"),
+        fact(2 * day, 3, 9, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        fact(2 * day, 3, 10, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        # An API process refused 40 calls by itself; the trial would have refused 38 of them.
+        fact(2 * day, 3, 13, 0, "refusal", "tried", reason="limited_at_edge", quantity=40, **refused_calls),
+        fact(2 * day, 3, 13, 1, "shadow", "tried", reason="rate_limited", quantity=38, **refused_calls),
+    ]
+
+
 def history() -> list[Row]:
     day, hour = timedelta(days=1), timedelta(hours=1)
     blog_post: Row = {"operation": "blog_post", "quantity": 1, "balance": "10.94"}
@@ -115,33 +164,7 @@ def history() -> list[Row]:
         fact(1 * hour, 2, 7, 0, "expiry", "beta", "-180", "0", reason="allowance"),
         fact(1 * hour, 2, 7, 1, "grant", "beta", "250", "250", reason="allowance"),
         charge(1 * hour, 2, 7, 2, "beta", "read × 1 0 250"),
-        # Limits on trial are tried and ended, then tried again; of the counted calls one is too many for the trial.
-        fact(9 * day, 3, 1, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":1}', key_id="op"),
-        fact(9 * day, 3, 2, 0, "request", "tried", operation="GET /v1/old", key_id="k1", source=""),
-        fact(
-            9 * day, 3, 2, 1, "shadow", "tried", operation="GET /v1/old", key_id="k1", source="", reason="rate_limited"
-        ),
-        fact(8 * day, 3, 3, 0, "limits", "tried", environment="", reason="shadow", metadata='{"reason":"enough"}'),
-        fact(7 * day - hour, 3, 4, 0, "limits", "tried", environment="", reason="shadow", metadata='{"burst":2}'),
-        fact(2 * day, 3, 5, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
-        fact(2 * day, 3, 6, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
-        fact(
-            2 * day,
-            3,
-            6,
-            1,
-            "shadow",
-            "tried",
-            operation="GET /v1/balance",
-            key_id="k1",
-            source="",
-            reason="rate_limited",
-        ),
-        fact(2 * day, 3, 7, 0, "hold", "tried", operation="website", key_id="k2", held=240),
-        fact(2 * day, 3, 7, 1, "hold", "tried", operation="website", key_id="k2", held=240),
-        fact(2 * day, 3, 7, 2, "shadow", "tried", operation="website", key_id="k2", reason="over_cost_ceiling"),
-        fact(2 * day, 3, 9, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
-        fact(2 * day, 3, 10, 0, "request", "tried", operation="GET /v1/balance", key_id="k1", source=""),
+        *trials(),
         # A project that uses only what costs nothing.
         fact(5 * day, 0, 1, 0, "grant", "idle", "250", "250", reason="allowance"),
         charge(2 * hour, 0, 2, 0, "idle", "read × 1 0 250"),
@@ -268,6 +291,7 @@ def test_top_projects(filled: ClickHouse) -> None:
 
 def test_refusals_by_reason(filled: ClickHouse) -> None:
     assert ask(filled, "refusals_by_reason", "reason, operation, refusals, events, projects") == [
+        ("limited_at_edge", "GET *", 40, 1, 1),
         ("out_of_credits", "blog_post", 2, 1, 1),
         ("plan_required", "video.premium", 1, 1, 1),
     ]
@@ -346,6 +370,7 @@ def test_audit_key_use_by_hour(filled: ClickHouse) -> None:
     insert(filled, journal_sink(Settings()), more)
     rows = ask(filled, "audit_key_use_by_hour", "project, key_id, environment, operation, uses, refused")
     assert rows == [
+        ("tried", "k1", "production", "GET *", 40, 40),
         ("tried", "k1", "production", "GET /v1/balance", 4, 0),
         ("tried", "k2", "production", "image", 1, 1),
         ("tried", "k2", "production", "website", 1, 0),
@@ -356,7 +381,7 @@ def test_audit_key_use_by_hour(filled: ClickHouse) -> None:
 
 def test_limits_that_would_have_refused_counts_the_newest_trial(filled: ClickHouse) -> None:
     columns = "project, limits_on_trial, requests, would_be_refused, rate_limited, never, share_percent"
-    assert ask(filled, "limits_that_would_have_refused", columns) == [("tried", '{"burst":2}', 5, 2, 1, 1, 40.0)]
+    assert ask(filled, "limits_that_would_have_refused", columns) == [("tried", '{"burst":2}', 45, 40, 39, 1, 88.89)]
     ended = fact(timedelta(days=2, hours=1), 3, 5, 1, "limits", "tried", environment="", reason="shadow")
     insert(filled, journal_sink(Settings()), [ended])
     assert ask(filled, "limits_that_would_have_refused", columns) == [], "none in the time that it lasted"

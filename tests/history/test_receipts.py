@@ -19,13 +19,13 @@ from streams.clickhouse.migrations import migrate
 from streams.core.booking import FACTS_PER_SLOT, available, balance, format_credits, held
 from streams.history.receipts import find_decision, receipt_of, receipts_of_event
 from tests.core.builders import CREDIT, admit, usage
-from tests.history.lives import DAY_MS, Life, insert_facts
+from tests.history.lives import DAY_MS, Life, asker, insert_facts
 
 ENVIRONMENTS = ("production", "preview")
 
 
 def receipt(clickhouse: ClickHouse, life: Life, fact_id: str, project: str | None = None) -> Receipt:
-    decision, position = asyncio.run(find_decision(clickhouse, project, fact_id, 1))
+    decision, position = asyncio.run(find_decision(asker(clickhouse), project, fact_id, 1))
     return receipt_of(clickhouse, life.prices, decision, position)
 
 
@@ -157,5 +157,5 @@ def test_what_is_not_there_is_unknown_at_once_where_the_history_is_past_it(embed
         (None, "2-0-0"),
     ):
         with pytest.raises(Rejection, match="There is no decision"):
-            asyncio.run(asyncio.wait_for(find_decision(clickhouse, project, wrong, 2), 1.0))
+            asyncio.run(asyncio.wait_for(find_decision(asker(clickhouse), project, wrong, 2), 1.0))
     assert receipt(clickhouse, life, mine, "p1").project == "p1"

@@ -23,7 +23,7 @@ import pytest
 
 from api.stack import Stack
 from schemas.facts import ENTRY_KINDS, Fact
-from streams.kafka.codecs import encode
+from streams.kafka.codecs import encode_intake
 from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.kafka.written_log import create_intake, write_intake
@@ -65,9 +65,11 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         clickhouse_front_port=0,
         # No ticks, so that nothing moves by today's clock.
         tick_seconds=0,
+            # What moves no credits is kept, however long ago it was.
+            passing_facts_days=0,
     )
     asyncio.run(create_intake(settings))
-    asyncio.run(write_intake(settings, [(partition, at_ms, encode(body)) for partition, at_ms, body in records]))
+    asyncio.run(write_intake(settings, [(partition, at_ms, encode_intake(body)) for partition, at_ms, body in records]))
     with Stack(settings) as stack:
         told = Replayed(life, facts, stack)
         count = sum(len(each) for each in facts.values())

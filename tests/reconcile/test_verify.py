@@ -73,7 +73,7 @@ def test_the_command_finds_the_running_stack(stack: Stack, meterline: Meterline)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"] is True
     nowhere = meterline("verify", METERLINE_DATA_DIR=str(stack.settings.data_dir / "none"))
-    assert nowhere.returncode == 1
+    assert nowhere.returncode == 2
     assert "meterline up" in nowhere.stderr
 
 

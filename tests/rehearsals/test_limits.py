@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from schemas.accounts import Limits
-from schemas.commands import ADMISSION_SOURCE, Admit, Commands, CountRequest, Envelope, SetLimits
+from schemas.commands import ADMISSION_SOURCE, Admit, Commands, CountRefused, CountRequest, Envelope, SetLimits
 from schemas.events import Usage
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
@@ -63,6 +63,8 @@ class Traffic:
             self.life.at_ms += gap * SLOT_MS if self.step_ms == SLOT_MS else gap * self.random.randrange(1, 200)
             if admissions_only or self.random.random() < 0.6:
                 self.ask([self._command(admissions_only) for _ in range(self.random.choice([1, 1, 2, 5]))])
+            elif self.random.random() < 0.2:
+                self.refuse_at_edge(self.random.choice([1, 2, 7, 30]))
             elif self.random.random() < 0.6:
                 self.send([self._usage("/test") for _ in range(self.random.choice([1, 1, 2, 6]))])
             else:
@@ -99,6 +101,15 @@ class Traffic:
                 came_ms = at_ms if sure else used.occurred_at_ms
                 self.asked.append(Asked(came_ms, life.offset, slot, sure, code, cost))
         life.offset += 1
+
+    def refuse_at_edge(self, many: int) -> None:
+        """Have requests counted that an API process refused by itself, and note each of them."""
+        at_ms, offset = self.life.at_ms, self.life.offset
+        self.number += 1
+        called = {"operation": "GET *", "environment": "production", "first_at_ms": at_ms, "last_at_ms": at_ms}
+        named = addressed(f"r{self.number}") | {"actor": "k"}
+        self.life.apply(CountRefused(project=self.project, count=many, **called, **named))
+        self.asked += [Asked(at_ms, offset, 0, True, "rate_limited", 0)] * many
 
     def send(self, usages: list[Usage]) -> None:
         """Decide usage events that share a record, and note the requests among them."""

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any
 
-import msgspec
-
 from schemas.accounts import Account, Window
-from schemas.commands import CountRequest, Envelope
+from schemas.commands import CountRefused, CountRequest, Envelope
 from schemas.events import Usage
 from schemas.facts import Fact
 from streams.core.acceptance import dedup_hash
+from streams.core.foreign import UnreadableError
 from streams.core.projects import NEVER_MS
 from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake
 from streams.worker.tables import PartitionedStore
@@ -57,7 +56,7 @@ def _model(world: World, partition: int) -> Model:
     for record in world.kafka.log(world.topics.intake, partition).records:
         try:
             body = decode_intake(record.value)
-        except msgspec.DecodeError:
+        except UnreadableError:
             body = None  # type: ignore[assignment]
         model.apply(record.offset, record.at_ms, body)
     return model
@@ -188,7 +187,7 @@ def _check_replies(world: World, models: dict[int, Model]) -> None:
         replies = [given[correlation] for correlation in request.correlations if correlation in given]
         # The reply to a counted request is not kept. It is lost where its record was begun, and had to be taken again.
         place = (world.topics.intake, request.partition, request.offset)
-        may_be_lost = isinstance(request.command, CountRequest) and world.taken[place] > 1
+        may_be_lost = isinstance(request.command, CountRequest | CountRefused) and world.taken[place] > 1
         assert replies or may_be_lost, f"nobody answered {request.correlations}"
         # 404, 429 and "no longer kept" decide nothing.
         decisions = [reply for reply in replies if reply.status not in (404, 409, 429)]
@@ -221,7 +220,7 @@ def _check_arrivals(world: World) -> None:
         for record in world.kafka.log(world.topics.intake, partition).records:
             try:
                 body = decode_intake(record.value)
-            except msgspec.DecodeError:
+            except UnreadableError:
                 continue
             if isinstance(body, Envelope):
                 arrived |= {_identity(usage) for usage in body.events}

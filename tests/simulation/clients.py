@@ -17,6 +17,7 @@ from schemas.commands import (
     ChangePlan,
     CloseProject,
     Correct,
+    CountRefused,
     CountRequest,
     CreateKey,
     CreateProject,
@@ -46,7 +47,7 @@ from streams.core.acceptance import accept_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
-from streams.kafka.codecs import encode, encode_commands, encode_envelope, packed
+from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, packed
 from streams.kafka.topics import partition_of
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ _CHOICES = {
     "item": 8,
     "prices": 4,
     "count": 8,
+    "refused": 2,
     "limits": 5,
     "raise": 4,
     "end_raise": 3,
@@ -195,8 +197,8 @@ class Clients:
             self._ask(SetItem, project, operation=operation, quantity=rng.choice([0, 1, 7, 3_000]))
         elif choice == "prices":
             self._publish()
-        elif choice == "count":
-            self._count_request(project)
+        elif choice in ("count", "refused"):
+            (self._count_request if choice == "count" else self._count_refused)(project)
         elif choice == "limits":
             self._ask(SetLimits, project, limits=self._limits(), is_shadow=rng.random() < 0.5, reason="")
         elif choice == "raise":
@@ -206,7 +208,7 @@ class Clients:
         elif choice == "tick":
             partition = rng.randrange(self.world.partitions)
             due = [name for name in self.projects if partition_of(name, self.world.partitions) == partition]
-            self.world.append(self.world.topics.intake, partition, encode(Tick([*due, "nobody"])))
+            self.world.append(self.world.topics.intake, partition, encode_intake(Tick([*due, "nobody"])))
         elif choice == "again":
             self._again()
         elif choice == "malformed":
@@ -283,6 +285,13 @@ class Clients:
         """Have a call of our own API counted, made with some key."""
         addressed = self._addressed("") | {"actor": self.rng.choice(["k0", "k1"])}
         self._request(CountRequest(project=project, operation="GET /v1/balance", environment="production", **addressed))
+
+    def _count_refused(self, project: str) -> None:
+        """Have calls counted that an API process refused by itself."""
+        now_ms, count = self.world.now_ms, self.rng.choice([1, 2, 7, 70, 0])
+        addressed = self._addressed("") | {"actor": self.rng.choice(["k0", "k1"])}
+        called = {"operation": "GET *", "environment": "production", "count": count}
+        self._request(CountRefused(project=project, first_at_ms=now_ms - 900, last_at_ms=now_ms, **called, **addressed))
 
     def _limits(self) -> Limits:
         """Limits so low that a few requests reach them, or no limits, or wrong ones."""

@@ -9,6 +9,7 @@ from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 from streams.worker.tables import PartitionedStore, Rows, day_of_row, seen_rows_of_record
 
 _OFFSET = b"offset"
+_SEQUENCE = b"sequence"
 
 
 class Disk:
@@ -71,7 +72,7 @@ def remove_tree(path: MemoryPath, ignore_errors: bool = False) -> None:
 class MemoryFile:
     """A file of rows in memory, a PartitionFile without RocksDB: a write is done as a whole or not at all."""
 
-    def __init__(self, path: MemoryPath) -> None:
+    def __init__(self, path: MemoryPath, home: MemoryPath | None = None) -> None:
         self._disk = path.disk
         self._path = path.text
         self._rows = dict(path.disk.files.setdefault(path.text, {}))
@@ -79,7 +80,7 @@ class MemoryFile:
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         return [self._rows.get(key) for key in keys]
 
-    def write(self, rows: Any, changelog_offset: int | None) -> None:
+    def write(self, rows: Any, changelog_offset: int | None, note: bytes = b"") -> None:
         written: Rows = list(rows)
         self._disk.before_write()
         for key, value in written:
@@ -88,7 +89,8 @@ class MemoryFile:
             else:
                 self._rows[key] = value
         if changelog_offset is not None:
-            self._rows[_OFFSET] = b"%d" % changelog_offset
+            self._rows[_OFFSET] = b"%d %s" % (changelog_offset, note)
+        self._rows[_SEQUENCE] = b"%d" % (self.sequence() + 1)
         if self._disk.is_flushed():
             self.flush()
 
@@ -100,10 +102,16 @@ class MemoryFile:
 
     def changelog_offset(self) -> int | None:
         value = self._rows.get(_OFFSET)
-        return None if value is None else int(value)
+        return None if value is None else int(value.partition(b" ")[0])
+
+    def note(self) -> bytes:
+        return self._rows.get(_OFFSET, b"").partition(b" ")[2]
+
+    def sequence(self) -> int:
+        return int(self._rows.get(_SEQUENCE, b"0"))
 
     def items(self) -> Iterator[tuple[bytes, bytes]]:
-        return ((key, value) for key, value in self._rows.items() if key != _OFFSET)
+        return ((key, value) for key, value in self._rows.items() if key not in (_OFFSET, _SEQUENCE))
 
     def close(self) -> None:
         self.flush()

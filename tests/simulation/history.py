@@ -40,8 +40,15 @@ class Client:
         self.calls.append((function, done))
         return await done
 
-    def query(self, sql: str) -> list[tuple[Any, ...]]:
-        """Answer the historian's query for its marks: each partition's highest row, and the journal offset of it."""
+    def limited(self, _limits: object) -> Client:
+        """A simulated query takes no time, so there is nothing to limit."""
+        return self
+
+    def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """Answer the historian's query for its marks: each partition's highest row, and the journal offset of it; or,
+        with parameters, what the rows at these marks have."""
+        if parameters is not None:
+            return self._witnesses(sql, parameters)
         if "FROM dead_letters" in sql:
             newest: dict[int, int] = {}
             for row in self.tables.rows["dead_letters"]:
@@ -55,6 +62,16 @@ class Client:
             marks[partition] = max(marks.get(partition, (-1, -1)), (row["offset"], row["position"]))
             journal[partition] = max(journal.get(partition, -1), row["journal_offset"])
         return [(partition, *mark, journal[partition]) for partition, mark in marks.items()]
+
+    def _witnesses(self, sql: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        places = zip(parameters["partitions"], parameters["offsets"], parameters["positions"], strict=True)
+        if "FROM dead_letters" in sql:
+            letters = {
+                (row["journal_partition"], row["journal_offset"], 0): row for row in self.tables.rows["dead_letters"]
+            }
+            return [(at[0], *(letters[at][name] for name in ("code", "event", "received_at"))) for at in places]
+        facts = {(row["partition"], row["offset"], row["position"]): row for row in self.tables.rows["facts"]}
+        return [(at[0], *(facts[at][name] for name in ("project", "kind", "booked_at"))) for at in places]
 
     def insert_packs(self, table: str, shared: Mapping[str, str], columns: Mapping[str, str], packs: list[Pack]) -> int:
         """Insert the packs as one block."""
@@ -100,11 +117,17 @@ class Consumer:
     async def stop(self) -> None:
         pass
 
-    async def commit(self) -> None:
+    async def commit(self, offsets: object = None) -> None:
         pass
 
     def assignment(self) -> set[TopicPartition]:
         return set(self.positions)
+
+    async def end_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return {tp: self.world.kafka.log(*tp).end for tp in tps}
+
+    def highwater(self, tp: TopicPartition) -> int:
+        return self.world.kafka.log(*tp).end
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         self.positions[tp] = offset

@@ -38,7 +38,7 @@ class SimulatedLease(Lease):
 class Message:
     """A message: a record as Faust delivers it, with the generation of the assignment under which it was fetched."""
 
-    __slots__ = ("generation_id", "offset", "partition", "timestamp", "topic", "value")
+    __slots__ = ("generation_id", "headers", "offset", "partition", "timestamp", "topic", "value")
 
     def __init__(self, record: Any, generation_id: int) -> None:
         self.topic = record.topic
@@ -46,6 +46,7 @@ class Message:
         self.offset = record.offset
         self.timestamp = record.at_ms / 1000
         self.value = record.value
+        self.headers = ()
         self.generation_id = generation_id
 
 
@@ -135,7 +136,9 @@ class Worker:
             name: SimpleNamespace(file=table.partition_file, open_files=table.open_files)
             for name, table in self.tables.items()
         }
-        settings: Any = SimpleNamespace(dedup_days=world.dedup_days, partitions=world.partitions)
+        settings: Any = SimpleNamespace(
+            dedup_days=world.dedup_days, partitions=world.partitions, events_per_record_max=1000
+        )
         publisher: Any = self
         accept = Accept(settings, world.topics, publisher, files["accounts"])
         owner = Owner(

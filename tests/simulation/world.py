@@ -27,7 +27,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from schemas.commands import CountRequest
+from schemas.commands import CountRefused, CountRequest
 from schemas.replies import Reply
 from schemas.times import DAY_MS
 from streams.clickhouse import historian
@@ -155,7 +155,7 @@ class World:
                 each
                 for each in self.clients.requests
                 # A counted request that is sent again is another request, so it is not.
-                if answered.isdisjoint(each.correlations) and not isinstance(each.command, CountRequest)
+                if answered.isdisjoint(each.correlations) and not isinstance(each.command, CountRequest | CountRefused)
             ]
             if not unanswered:
                 return

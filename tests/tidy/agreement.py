@@ -18,6 +18,7 @@ from api.cli.holds import extend, place
 from api.cli.rehearse import rehearse
 from api.dependencies import IdempotencyKey
 from schemas.events import EVENT_AGE_DAYS_MAX, EVENT_AHEAD_MINUTES_MAX, METADATA_KEYS_MAX
+from schemas.http import common
 from schemas.http.admissions import BATCH_REQUESTS_MAX, BatchAdmissionRequest
 from schemas.http.credits import AutoRechargeTerms
 from schemas.http.holds import ExtendRequest, ReleaseRequest
@@ -28,11 +29,13 @@ from schemas.http.rehearsals import NewLimitRehearsal, NewRehearsal
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from streams.clickhouse.client import INSERT_ROWS_MAX
 from streams.client.gateway import IDEMPOTENCY_KEY_CHARS_MAX, REASON_CHARS_MAX
-from streams.core.holds import HOLD_SECONDS_MAX
-from streams.core.items import UNITS_MAX
-from streams.core.limits import REQUESTS_MAX
+from streams.core.booking import FACTS_PER_SLOT
+from streams.core.holds import HOLD_SECONDS_MAX, HOLDS_MAX
+from streams.core.items import ITEMS_MAX, UNITS_MAX
+from streams.core.limits import RAISES_MAX, REQUESTS_MAX
 from streams.core.plans import PLANS, REFUND_DAYS
-from streams.core.price_list import NOTICE_DAYS, OPERATIONS_MAX
+from streams.core.price_list import BOOKS_MAX, NOTICE_DAYS, OPERATIONS_MAX
+from streams.core.projects import KEYS_MAX
 from streams.core.recharge import CAP_CENTS_MAX
 from streams.core.replies import REPLIES_KEPT
 from streams.embedded.broker import KAFKA_VERSION
@@ -65,6 +68,24 @@ def disagreements(agreements: Mapping[str, Mapping[str, object]]) -> list[str]:
     ]
 
 
+def bounds_that_agree() -> dict[str, dict[str, object]]:
+    """The bounds of lists that the core keeps to, and that the API's answers state."""
+    return {
+        "price books": {"streams/core/price_list.py": BOOKS_MAX, "schemas/http/common.py": common.BOOKS_MAX},
+        "keys of a project": {"streams/core/projects.py": KEYS_MAX, "schemas/http/common.py": common.KEYS_MAX},
+        "items of a project": {"streams/core/items.py": ITEMS_MAX, "schemas/http/common.py": common.ITEMS_MAX},
+        "raises of a project": {"streams/core/limits.py": RAISES_MAX, "schemas/http/common.py": common.RAISES_MAX},
+        "open holds of a project": {
+            "streams/core/holds.py": HOLDS_MAX,
+            "schemas/http/common.py": common.PAGE_ITEMS_MAX,
+        },
+        "facts of a decision": {
+            "streams/core/booking.py": FACTS_PER_SLOT,
+            "schemas/http/common.py": common.FACTS_OF_A_DECISION_MAX,
+        },
+    }
+
+
 def limits_that_agree() -> dict[str, dict[str, object]]:
     """The limits that the core, the API's schemas, the command line and the gateway each state."""
     settings = Settings.model_json_schema()["properties"]
@@ -92,6 +113,7 @@ def limits_that_agree() -> dict[str, dict[str, object]]:
         },
         "operations in a price book": {
             "streams/core/price_list.py": OPERATIONS_MAX,
+            "schemas/http/common.py": common.OPERATIONS_MAX,
             **{f"schemas/http/prices.py {name}": _most_of(NewPriceBook, name) for name in ("rates", "hourly")},
             "schemas/http/prices.py plan_required": _most_of(NewPriceBook, "plan_required"),
         },

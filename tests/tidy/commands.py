@@ -42,6 +42,7 @@ WAYS: Mapping[str, Way] = {
     "Correct": Way("streams/history/corrections.py", f"POST {_PROJECT}/corrections", "credits correct"),
     "Admit": Way("api/routes/admissions.py", "POST /v1/admissions", "holds place"),
     "CountRequest": Way("api/callers/calls.py", why_none="the API sends it for each of its own calls"),
+    "CountRefused": Way("api/refusals.py", why_none="the API sends it for what it refuses by itself"),
     "CaptureHold": Way("api/routes/holds.py", "POST /v1/holds/{hold_id}/capture", "holds capture"),
     "ReleaseHold": Way("api/routes/holds.py", "POST /v1/holds/{hold_id}/release", "holds release"),
     "ExtendHold": Way("api/routes/holds.py", "POST /v1/holds/{hold_id}/extend", "holds extend"),

@@ -10,7 +10,9 @@ from pathlib import PurePosixPath
 from tests.tidy.sources import PRODUCT, Source
 
 # What every process needs is a file of `streams/` itself; all else is in a package.
-FILES_OF_STREAMS = frozenset({"__init__", "settings", "errors", "logs", "collector", "http_answers"})
+FILES_OF_STREAMS = frozenset(
+    {"__init__", "settings", "errors", "logs", "collector", "open_files", "slices", "space", "http_answers"}
+)
 
 # Modules that run without being imported, each with how.
 ENTRY_POINTS: Mapping[str, str] = {

@@ -12,6 +12,7 @@ from streams.client.producer import KafkaProducer
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from tests.calls import Operator, event, eventually
+from tests.core.test_foreign import FAULTY, POISON
 
 
 def bad_events(project: str, ghost: str) -> dict[str, bytes]:
@@ -59,7 +60,7 @@ def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_
 
     def counted() -> dict[str, int]:
         rows = operator.rows(stack.clickhouse_url, "SELECT code, toString(count()) FROM dead_letters GROUP BY code")
-        return {code: int(count) - int(before.get(code, 0)) for code, count in rows}
+        return {code: new for code, count in rows if (new := int(count) - int(before.get(code, 0)))}
 
     wanted = dict.fromkeys(bad, 2) | {"malformed_json": 2, "invalid_event": 2 + 2}
     eventually(lambda: sum(counted().values()) >= sum(wanted.values()))
@@ -68,6 +69,37 @@ def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_
     ids = f"SELECT event_id FROM facts WHERE project = '{project}' AND kind = 'charge'"
     charged = {f"{side}-{code}" for code in bad for side in ("before", "after")} | {"last"}
     eventually(lambda: {row[0] for row in operator.rows(stack.clickhouse_url, ids)} == charged)
+
+
+def test_poison_stops_no_worker_and_costs_no_neighbour(stack: Stack, operator: Operator) -> None:
+    project, client = operator.customer("hobby")
+    topics = topics_of(stack.settings)
+    restarts = stack.restarts
+    good = [orjson.dumps(event(project, f"good-{number}")) for number in range(2 * len(FAULTY))]
+
+    async def send() -> None:
+        publisher = Publisher(stack.settings)
+        await publisher.start()
+        values = [*POISON.values(), b"[" + b"{}," * 330_000 + b"{}]"]
+        values += [
+            b"[" + b",".join([good[2 * place], faulty, good[2 * place + 1]]) + b"]"
+            for place, faulty in enumerate(FAULTY.values())
+        ]
+        for number, value in enumerate(values):
+            await publisher.send_all(topics.usage, number % stack.settings.partitions, [(None, value)])
+        await publisher.stop()
+
+    asyncio.run(send())
+    for body in (*POISON.values(), *FAULTY.values()):
+        answer = client.post("/v1/events", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code in (400, 413, 422), (answer.status_code, body[:100])
+    batch = b"[" + b",".join([good[0], *FAULTY.values(), orjson.dumps(event(project, "by-http"))]) + b"]"
+    answer = client.post("/v1/events", content=batch, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["accepted"]) == (202, 2)
+    assert [error["index"] for error in answer.json()["errors"]] == list(range(1, 1 + len(FAULTY)))
+    expected = str(5_000 - len(good) - 1)
+    eventually(lambda: client.get("/v1/balance").json()["available"] == expected)
+    assert stack.restarts == restarts
 
 
 def test_what_is_not_a_record_of_ours_on_intake_stops_nothing(stack: Stack, operator: Operator) -> None:

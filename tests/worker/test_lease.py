@@ -13,6 +13,7 @@ from api.stack import Stack
 from schemas.replies import Reply
 from streams.clickhouse.client import ClickHouse
 from streams.core.projects import new_project
+from streams.kafka.codecs import encode_account
 from streams.kafka.topics import topics_of
 from streams.reconcile.verify import verify
 from streams.settings import Settings
@@ -87,7 +88,7 @@ def owner_with(lease: Lease, log: Log) -> tuple[Owner, list[str]]:
     decided = Decided(
         journal=[(None, b"facts")],
         seen={b"e" * 16: 0},
-        accounts={"p1": new_project(opening, 0, 1000)},
+        values=[(b"p1", encode_account(new_project(opening, 0, 1000)))],
         replies=[(opening, Reply(201, "", "", 0, 0, ""))],
     )
     parts: Any = (log, None, None, lease, lambda _partition: None)

@@ -50,7 +50,9 @@ def worker(settings: Settings, code: str) -> Iterator[subprocess.Popen[bytes]]:
 
 async def send(settings: Settings, *values: bytes, transactional: bool = False) -> None:
     name = "test" if transactional else None
-    producer = AIOKafkaProducer(bootstrap_servers=settings.kafka_url, transactional_id=name)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=settings.kafka_url, transactional_id=name, transaction_timeout_ms=10_000
+    )
     await producer.start()
     try:
         for value in values:

@@ -22,7 +22,7 @@ from api.stack import Stack, settings_apart
 from schemas.accounts import Limits
 from schemas.commands import AnyCommand, CreateKey, CreateProject, SetLimits
 from streams.core.limits import CEILING_MAX
-from streams.kafka.codecs import encode
+from streams.kafka.codecs import encode_intake
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import partition_of, topics_of
 from streams.settings import Settings
@@ -72,7 +72,7 @@ async def _open_projects(settings: Settings, projects: tuple[str, ...]) -> None:
     by_partition: dict[int, list[tuple[bytes | None, bytes]]] = {}
     for project in projects:
         records = by_partition.setdefault(partition_of(project, settings.partitions), [])
-        records += [(None, encode(command)) for command in _opening(project)]
+        records += [(None, encode_intake(command)) for command in _opening(project)]
     try:
         for partition, records in by_partition.items():
             await publisher.send_all(topics_of(settings).intake, partition, records)

@@ -30,9 +30,10 @@ _KILLS = {
     "kill_both_workers": WORKERS,
     "kill_api": ("api",),
     "kill_broker": (BROKER,),
+    "kill_history": ("history",),
     "kill_api_and_worker": ("api",),
     "kill_broker_and_worker": (BROKER,),
-    "kill_everything": (BROKER, "api", *WORKERS),
+    "kill_everything": (BROKER, "api", "history", *WORKERS),
     "wipe_worker": (),
     "wipe_both_workers": WORKERS,
     "wipe_api": ("api",),
@@ -43,6 +44,7 @@ _WEIGHTS = {
     "kill_both_workers": 3,
     "kill_api": 5,
     "kill_broker": 3,
+    "kill_history": 3,
     "kill_api_and_worker": 3,
     "kill_broker_and_worker": 1,
     "kill_everything": 1,
@@ -52,6 +54,7 @@ _WEIGHTS = {
     "stop_worker": 2,
     "pause_worker": 3,
     "pause_broker": 1,
+    "pause_history": 1,
 }
 
 
@@ -149,8 +152,8 @@ class Saboteur:
                 for part in parts:
                     self._delete_data(part)
             self._note(fault.kind, ", ".join(killed) or "nothing, it was down already")
-        elif fault.kind == "pause_broker":
-            self._pause(BROKER, fault)
+        elif fault.kind in ("pause_broker", "pause_history"):
+            self._pause(fault.kind.removeprefix("pause_"), fault)
         elif worker in self._away:
             return  # this worker is away already, and can't be stopped or paused
         elif fault.kind == "stop_worker":

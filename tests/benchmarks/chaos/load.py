@@ -1,4 +1,5 @@
-"""The load of `meterline bench chaos`: usage by Kafka and by HTTP, admissions and top-ups, and what each was answered.
+"""The load of `meterline bench chaos`: usage by Kafka and by HTTP, with poison among it, admissions and top-ups, and
+what each was answered.
 
 The load repeats everything until there is a definite answer, as a careful client does: events under their own ids,
 requests under their own idempotency key. So whatever it holds as acknowledged must be in the history exactly once.
@@ -8,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -22,6 +25,9 @@ from schemas.events import UsageEvent
 from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT
 from schemas.problems import Rejection
 from streams.client.producer import HttpProducer, KafkaProducer, Producer, usage_event
+from streams.kafka.publisher import Publisher
+from streams.kafka.topics import topics_of
+from tests.benchmarks.poison import poisons
 
 EVENT_SOURCE = "/chaos"
 SPENDERS = 10
@@ -31,6 +37,8 @@ REQUEST_SECONDS_MAX = 8.0
 TOP_UP_USD = 20
 RECENT_EVENTS = 2_000
 EVENTS_AT_ONCE = 500
+# Poisoned records come this often, and every other one has a good event in it.
+POISON_SECONDS = 0.25
 
 # (operation, quantity). An operation that costs nothing is decided and recorded all the same.
 _MIX = (("chat.message", 1), ("page.edit", 1), ("social_post.text", 1), ("translation", 2), ("image", 1), ("read", 1))
@@ -51,7 +59,9 @@ class Told:
 @dataclass(slots=True)
 class Book:
     """The book of what was acknowledged. `events` has (project, cost in microcredits) by id, `admissions` the answers
-    by (source, event id), `top_ups` projects by reference. `unexpected` describes answers that should never occur."""
+    by (source, event id), `top_ups` projects by reference. `unexpected` describes answers that should never occur.
+    `poisoned_records` counts the records that were sent and are no usage, or not only that. `timings` has, for each
+    request, the monotonic time at which it was asked and the seconds to its definite answer."""
 
     events: dict[str, tuple[str, int]] = field(default_factory=dict)
     admissions: dict[tuple[str, str], Told] = field(default_factory=dict)
@@ -59,6 +69,8 @@ class Book:
     # The decision is definite, but there is no answer to compare with: the reply is no longer kept.
     expired_replies: set[str] = field(default_factory=set)
     duplicates_sent: int = 0
+    poisoned_records: int = 0
+    timings: list[tuple[float, float]] = field(default_factory=list)
     retries: Counter[str] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
     unexpected: list[str] = field(default_factory=list)
@@ -70,9 +82,22 @@ def microcredits(credits: str) -> int:
 
 
 class Load:
-    """A load runs between `start` and `finish`; `finish` returns once all requests have their definite answer."""
+    """A load runs between `start` and `finish`; `finish` returns once all requests have their definite answer.
 
-    def __init__(self, stack: Stack, projects: int, events_per_second: float, seed: int) -> None:
+    `spenders` ask for admissions, a few times a second each. `impatient` is the share of requests whose caller gives
+    the first try up at once and asks again.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        projects: int,
+        events_per_second: float,
+        seed: int,
+        *,
+        spenders: int = SPENDERS,
+        impatient: float = 0.05,
+    ) -> None:
         self.book = Book()
         self.projects = [f"chaos-{number:03d}" for number in range(projects)]
         # Half of the projects have a contract that lasts. The others have as little as the free plan gives, and run out
@@ -80,6 +105,9 @@ class Load:
         self.poor = self.projects[1::2]
         self._stack = stack
         self._events_per_second = events_per_second
+        self._seed = seed
+        self._spenders = spenders
+        self._impatient = impatient
         self._chance = random.Random(seed)
         self._admin = {"authorization": f"Bearer {stack.admin_key}"}
         self._keys: dict[str, str] = {}
@@ -108,8 +136,8 @@ class Load:
             made = await self._http.post(f"/v1/admin/projects/{project}/keys", json={}, headers=self._admin)
             self._keys[project] = made.raise_for_status().json()["key"]
 
-    def start(self) -> None:
-        """Start the load."""
+    def start(self, *, poisoned: bool = True) -> None:
+        """Start the load, with poison among its usage or without."""
         kafka_settings = self._stack.settings
         makers: dict[type[Producer], Callable[[], Producer]] = {
             KafkaProducer: lambda: KafkaProducer(kafka_settings, events_per_pack=20, linger_ms=5),
@@ -118,9 +146,11 @@ class Load:
         self._tasks = [
             asyncio.create_task(self._make_events()),
             asyncio.create_task(self._top_up_now_and_then()),
-            *(asyncio.create_task(self._spend()) for _ in range(SPENDERS)),
+            *(asyncio.create_task(self._spend()) for _ in range(self._spenders)),
             *(asyncio.create_task(self._deliver(kind, make)) for kind, make in makers.items()),
         ]
+        if poisoned:
+            self._tasks.append(asyncio.create_task(self._poison()))
 
     async def finish(self) -> None:
         """Ask nothing new, and wait for the requests that are under way."""
@@ -191,6 +221,46 @@ class Load:
             except Exception as error:
                 self.book.retries[f"{kind.__name__}: {type(error).__name__}"] += 1
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def _poison(self) -> None:
+        """Write records to usage that are no usage events, or not only: a good one among bad ones is billed."""
+        numbers = 0
+
+        def good() -> UsageEvent | None:
+            nonlocal numbers
+            numbers += 1
+            if numbers % 2:
+                return None
+            operation, quantity = self._operation()
+            return usage_event(
+                self._project(), operation, quantity=quantity, id=self._name("poisoned"), source=EVENT_SOURCE
+            )
+
+        topic, partitions = topics_of(self._stack.settings).usage, self._stack.settings.partitions
+        for poison, event in poisons(self._seed, good):
+            while not await self._written(topic, self._chance.randrange(partitions), poison.value):
+                await asyncio.sleep(RETRY_SECONDS)
+            self.book.poisoned_records += 1
+            if event is not None:
+                cost = FIRST_PRICE_BOOK.rates[event.data.operation] * (event.data.quantity or 1)
+                self.book.events[event.id] = (event.subject, cost)
+            if self._stopping.is_set():
+                return
+            await asyncio.sleep(POISON_SECONDS)
+
+    async def _written(self, topic: str, partition: int, value: bytes) -> bool:
+        """Write one record, over a connection of its own. Returns False where the broker is away."""
+        publisher = Publisher(self._stack.settings)
+        try:
+            await publisher.start()
+            await (await publisher.send(topic, partition, value))
+        except Exception as error:
+            self.book.retries[f"poison: {type(error).__name__}"] += 1
+            return False
+        finally:
+            with suppress(Exception):
+                await publisher.stop()
+        return True
 
     async def _deliver_some(self, producer: Producer, waiting: deque[tuple[UsageEvent, int]]) -> None:
         some = [waiting.popleft() for _ in range(min(len(waiting), EVENTS_AT_ONCE))]
@@ -281,11 +351,13 @@ class Load:
     async def _ask(self, path: str, body: dict[str, Any], headers: dict[str, str], definite: tuple[int, ...]) -> Any:
         """Ask until there is one of the definite answers. Only a 5xx or a broken connection is a reason to repeat."""
         # Some requests give up early, and so are sent again while the first attempt is still under way.
-        patience = 0.03 if self._chance.random() < 0.05 else REQUEST_SECONDS_MAX
+        patience = 0.03 if self._chance.random() < self._impatient else REQUEST_SECONDS_MAX
+        asked_at = time.monotonic()
         while True:
             try:
                 response = await self._http.post(path, json=body, headers=headers, timeout=patience)
                 if response.status_code in definite:
+                    self.book.timings.append((asked_at, time.monotonic() - asked_at))
                     return response
                 if response.status_code < 500:
                     self.book.unexpected.append(f"{path}: {response.status_code} {response.text}")

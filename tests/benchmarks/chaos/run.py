@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,9 @@ async def _run(
         outages = prober.figures(began_at, ended_at, saboteur.inflicted)
         probing.cancel()
         await asyncio.gather(probing, return_exceptions=True)
-        undrained = await _drain(stack.settings, tell)
+        undrained = await drain(stack.settings, tell)
         tell("comparing with what was acknowledged")
-        figures, examples, facts = await _checked(stack, load, prober, tell)
+        figures, examples, facts = await checked(stack, load, prober.projects, tell)
     finally:
         await load.close()
         if probing is not None:
@@ -126,6 +126,7 @@ async def _run(
         "seconds_until_all_answered": round(drained_in, 2),
         "events_acknowledged": len(book.events),
         "duplicates_sent": book.duplicates_sent,
+        "poisoned_records": book.poisoned_records,
         "admissions_by_status": {str(status): count for status, count in sorted(book.statuses.items())},
         "top_ups": len(book.top_ups),
         "replies_expired": len(book.expired_replies),
@@ -174,7 +175,7 @@ async def _settled(stack: Stack, load: Load, prober: Prober, since: float) -> No
         finishing.cancel()
 
 
-async def _drain(settings: Settings, tell: Callable[[str], None]) -> int:
+async def drain(settings: Settings, tell: Callable[[str], None]) -> int:
     """Wait until the workers have acknowledged all of usage and intake. Returns how many records are left, which is not
     0 where the workers stop moving."""
     topics = topics_of(settings)
@@ -207,15 +208,17 @@ async def _drain(settings: Settings, tell: Callable[[str], None]) -> int:
         await admin.close()
 
 
-async def _checked(
-    stack: Stack, load: Load, prober: Prober, tell: Callable[[str], None]
+async def checked(
+    stack: Stack, load: Load, others: Sequence[str], tell: Callable[[str], None]
 ) -> tuple[dict[str, int], list[str], int]:
+    """Compare the history with what the load was told, and with the log; gives the figures that must be zero, examples
+    of what is wrong, and how many facts there are. `others` are projects that the load does not know."""
     live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
     available = await load.available_at_the_end()
     clickhouse = await asyncio.to_thread(ClickHouse, live)
     try:
         verdict = await verify(live, clickhouse, tell)
-        history = await asyncio.to_thread(read_history, clickhouse, prober.projects)
+        history = await asyncio.to_thread(read_history, clickhouse, others)
     finally:
         clickhouse.close()
     figures, examples = compare(load.book, history, available)

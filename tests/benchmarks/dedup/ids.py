@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 
 import psutil
 
-from streams.worker.tables import HASH_BYTES
+from schemas.events import HASH_BYTES
 
 # As many ids as a worker's batch of 64 envelopes brings to one of four partitions.
 BATCH_IDS = 8_000

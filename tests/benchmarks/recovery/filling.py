@@ -25,7 +25,7 @@ from streams.collector import CycleCollector, tune_collector
 from streams.core.acceptance import accept_record
 from streams.core.plans import BUNDLES
 from streams.errors import OperatorError
-from streams.kafka.codecs import encode
+from streams.kafka.codecs import encode_intake
 from streams.kafka.command_client import CommandClient
 from streams.kafka.envelopes import Envelopes
 from streams.kafka.publisher import Publisher
@@ -251,4 +251,4 @@ def _opening(project: str, number: int) -> tuple[bytes, bytes]:
         correlation=f"key-{number}",
         **nobody,
     )
-    return encode(create), encode(key)
+    return encode_intake(create), encode_intake(key)

@@ -212,9 +212,13 @@ class BenchChild:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._scratch.cleanup()
+
+    def stop(self) -> None:
+        """Stop the child, and wait until it has ended; its notes stay."""
         if self._child is not None:
             self._child.stop(_STOP_SECONDS)
-        self._scratch.cleanup()
 
     async def follow(self, done: Callable[[], Awaitable[int]], events: int, seconds_max: float) -> Run:
         """Time the child from its first event until `done` says `events`, for `seconds_max` at most.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from schemas.accounts import Grant
-from schemas.commands import AnyCommand, Correct, CountRequest, GivenBack, RaiseLimits
+from schemas.commands import AnyCommand, Correct, CountRefused, CountRequest, GivenBack, RaiseLimits
 from schemas.events import Usage
 from schemas.times import DAY_MS, HOUR_MS
 from tests.core.builders import addressed, usage
@@ -35,7 +35,7 @@ class Callers(FoldedPartition):
     def send(self, kind: type[Any], project: str, **fields: Any) -> None:
         """Send a command, with a key mostly."""
         correlation, before = self.correlation(), len(self.model.lines)
-        key = f"k{self.sent}" if self.sent % 4 and kind is not CountRequest else ""
+        key = f"k{self.sent}" if self.sent % 4 and kind not in (CountRequest, CountRefused) else ""
         actor = "k2" if self.sent % 3 else ""
         command = kind(project=project, **fields, **addressed(correlation, key), actor=actor)
         self.append(command)

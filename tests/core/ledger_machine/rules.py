@@ -13,6 +13,7 @@ from schemas.commands import (
     ChangePlan,
     CloseProject,
     Correct,
+    CountRefused,
     CountRequest,
     CreateKey,
     CreateProject,
@@ -130,6 +131,12 @@ class LedgerMachine(Callers):
     def count_request(self, project: str, environment: str) -> None:
         self.step()
         self.send(CountRequest, project, operation="GET /v1/balance", environment=environment)
+
+    @rule(project=projects, environment=environments, count=st.sampled_from((1, 1, 3, 61, 1_000, 0)))
+    def the_api_refuses_by_itself(self, project: str, environment: str, count: int) -> None:
+        self.step()
+        times = {"first_at_ms": self.at_ms, "last_at_ms": self.at_ms}
+        self.send(CountRefused, project, operation="POST *", environment=environment, count=count, **times)
 
     @rule(number=numbers, more=st.integers(0, 3), is_counted=st.booleans(), is_together=often)
     def a_script_runs_away(self, number: int, more: int, is_counted: bool, is_together: bool) -> None:

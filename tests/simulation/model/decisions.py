@@ -9,6 +9,7 @@ from schemas.commands import (
     ChangePlan,
     CloseProject,
     Correct,
+    CountRefused,
     CountRequest,
     CreateKey,
     CreateProject,
@@ -41,7 +42,7 @@ from tests.simulation.model.prices import publish, why_not
 from tests.simulation.model.projects import change_plan, close, reopen, set_key
 from tests.simulation.model.purchases import refund, settle_recharge, top_up
 from tests.simulation.model.recharge import set_recharge
-from tests.simulation.model.uses import admit, count_request
+from tests.simulation.model.uses import admit, count_refused, count_request
 
 
 def decide(partition: Partition, project: Project, command: AnyCommand) -> Answer:
@@ -79,6 +80,8 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             return admit(partition, project, command)
         case CountRequest():
             return count_request(partition, project, command)
+        case CountRefused():
+            return count_refused(partition, project, command)
         case SetLimits():
             return set_limits(partition, project, command)
         case RaiseLimits():

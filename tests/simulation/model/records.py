@@ -6,6 +6,7 @@ from schemas.commands import (
     Admit,
     AnyCommand,
     Commands,
+    CountRefused,
     CountRequest,
     CreateProject,
     Envelope,
@@ -141,7 +142,7 @@ class Model(Partition):
             for claim in claims_of(command):
                 self.mark(claim)
         # To ask again is another request, where one is counted.
-        if not isinstance(command, CountRequest):
+        if not isinstance(command, CountRequest | CountRefused):
             project.answers.append((key or command.correlation, asked_for(command), answer))
         del project.answers[: -self.replies_kept]
         self._touch(project)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.commands import Admit, CountRequest
+from schemas.commands import Admit, CountRefused, CountRequest
 from schemas.events import Usage
 from schemas.prices import PriceBook
 from tests.simulation.model.accounts import Project
@@ -64,6 +64,27 @@ def count_request(partition: Partition, project: Project, command: CountRequest)
     partition.state_use(project, "request", usage)
     left, told = project.available(usage.environment), window.told(limits, 0)
     return Answer(200, "", 0, left, partition.entry_id(index), "", told, try_limits(partition, project, usage, 0))
+
+
+def count_refused(partition: Partition, project: Project, command: CountRefused) -> Answer:
+    if command.count <= 0:
+        raise Refused("invalid_request")
+    index, now_ms = partition.index, partition.now(project)
+
+    def calls(many: int) -> Usage:
+        named = (command.operation, many, "", command.environment, now_ms, "", command.actor, "")
+        return Usage(project.name, b"", "", "", *named)
+
+    partition.state_use(project, "refusal", calls(command.count), reason="limited_at_edge")
+    refused = 0
+    if project.trial is not None:
+        limits, window = project.limits().under(project.trial[0]), project.trial[1]
+        window.move_to(now_ms, limits)
+        refused = sum(not window.take(limits) for _ in range(command.count))
+    if refused:
+        partition.state_use(project, "shadow", calls(refused), reason="rate_limited")
+    left = project.available(command.environment)
+    return Answer(200, "", 0, left, partition.entry_id(index), shadow="rate_limited" if refused else "")
 
 
 def open_window(partition: Partition, project: Project) -> tuple[Ceilings, Window]:

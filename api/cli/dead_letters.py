@@ -1,0 +1,43 @@
+"""`meterline dead-letters` lists what was sent and could not be taken, and shows one of it in full."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from api.cli.options import WHERE, JsonOption
+from api.cli.output import show
+from api.cli.service import Api
+
+app = typer.Typer(help=WHERE)
+
+
+@app.command("dead-letters")
+def dead_letters(
+    letter: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="Show this one in full: topic:partition:offset:index")
+    ] = None,
+    code: Annotated[str | None, typer.Option("--code", help="Those of this error code alone")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago if left out")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now if left out")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Print at most this many")] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on after a page: give its next_cursor")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List events and records that could not be taken, newest first, with the reason; or show one in full."""
+    if letter is not None:
+        show(Api().call("GET", f"/v1/admin/dead-letters/{quote(letter, safe='')}").json(), as_json)
+        return
+    asked: dict[str, Any] = {"code": code, "from": since, "to": until, "limit": limit, "cursor": cursor}
+    page = Api().call("GET", "/v1/admin/dead-letters", **asked).json()
+    if as_json:
+        show(page, as_json)
+        return
+    for each in page["dead_letters"]:
+        where = f" ({each['field']})" if each["field"] else ""
+        print(f"{each['received_at']}  {each['id']}  {each['code']}{where}: {each['detail']}")
+    if page["next_cursor"]:
+        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)

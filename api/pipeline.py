@@ -1,0 +1,217 @@
+"""The pipeline watch looks at Kafka from beside the flow: who reads what, and how far behind. It asks no other process,
+and so works for any deployment; `/readyz` and the metrics tell what it saw."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from api.flows import Flow, Members, OpenTransactions
+from streams.kafka.command_client import CommandClient
+from streams.kafka.topics import ISOLATION, kafka_client_settings, topics_of
+from streams.settings import Settings
+from streams.state.accounts_view import AccountsView
+from streams.worker.watchdog import has_record
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+# While something is not ready a look is due sooner: who waits for a start should not wait for the watch.
+SOON_SECONDS = 0.2
+LOOK_SECONDS_MAX = 5.0
+NOTE_CHARS_MAX = 300
+DEAD_LETTERS_SECONDS = 15.0
+CODES_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A reader of a topic: the consumer group, and the topic."""
+
+    group: str
+    topic: str
+
+
+class Pipeline:
+    """A Pipeline looks once a second. `waiting` says which parts can't serve and why; `flows`, by the names of the
+    metrics, and `members` have the figures."""
+
+    def __init__(self, settings: Settings, commands: CommandClient, accounts: AccountsView) -> None:
+        self._settings = settings
+        self._commands = commands
+        self._accounts = accounts
+        topics = topics_of(settings)
+        self._worker_group = topics.worker_app
+        self._readers = {
+            "usage": Reader(topics.worker_app, topics.usage),
+            "intake": Reader(topics.worker_app, topics.intake),
+            "journal": Reader(topics.historian_group_of("facts"), topics.journal),
+            "dead_letters": Reader(topics.historian_group_of("dead_letters"), topics.dead_letters),
+        }
+        self.flows = {name: Flow() for name in self._readers}
+        self.members = Members()
+        self.transactions = OpenTransactions()
+        self.dead_letters: dict[str, int] = {}
+        self._looked_at: float | None = None
+
+    async def run(self) -> None:
+        """Look again and again until cancelled."""
+        while True:
+            try:
+                await self._look_while_connected()
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.info("the watch over the pipeline can't ask Kafka: %s", error)
+            except Exception:
+                # A watch that ended would go on saying what it saw last.
+                log.exception("the watch over the pipeline could not look; it looks again")
+            await asyncio.sleep(SOON_SECONDS)
+
+    async def count_dead_letters(self, counted: Callable[[], Awaitable[Iterable[tuple[str, int]]]]) -> None:
+        """Count the dead letters by code, as history has them, again and again until cancelled."""
+        while True:
+            try:
+                self.dead_letters = dict(list(await counted())[:CODES_MAX])
+            except Exception as error:
+                log.debug("dead letters can't be counted: %s", error)
+            await asyncio.sleep(DEAD_LETTERS_SECONDS)
+
+    def waiting(self, at: float | None = None) -> dict[str, str]:
+        """The parts, and for each why it can't serve, or "" where it can."""
+        at = time.monotonic() if at is None else at
+        return {
+            "kafka": self._kafka(at),
+            "worker": self._worker(at),
+            "accounts": self._account_copies(),
+            "history": self._history(at),
+        }
+
+    def _kafka(self, at: float) -> str:
+        if self._looked_at is None:
+            return "it has not answered yet"
+        seconds = at - self._looked_at
+        return _for(seconds, "it has not answered") if seconds > self._settings.ready_grace_seconds else ""
+
+    def _worker(self, at: float) -> str:
+        settings, members = self._settings, self.members
+        if not members.were_seen:
+            return "no worker has been there yet"
+        if members.empty_seconds(at) > settings.ready_grace_seconds:
+            return _for(members.empty_seconds(at), "no worker is there")
+        if members.is_looping(at):
+            return "workers end and start again and again"
+        for name, seconds_max in (
+            ("intake", settings.ready_intake_lag_seconds),
+            ("usage", settings.ready_usage_lag_seconds),
+        ):
+            flow = self.flows[name]
+            if seconds_max and flow.waiting_seconds(at) > seconds_max:
+                return _for(flow.waiting_seconds(at), f"{name} has {flow.records} records that wait, the oldest")
+        seconds = self._commands.unanswered_seconds
+        if 0 < settings.ready_intake_lag_seconds < seconds:
+            return _for(seconds, "commands have been sent and none was answered")
+        return ""
+
+    def _account_copies(self) -> str:
+        if not self._accounts.is_ready:
+            return "this process has not read them all yet"
+        seconds = max(self._accounts.lags().values(), default=0.0)
+        if seconds > self._settings.ready_accounts_lag_seconds:
+            return _for(seconds, "this process's copy has been behind")
+        return ""
+
+    def _history(self, at: float) -> str:
+        for name in ("journal", "dead_letters"):
+            flow = self.flows[name]
+            if flow.records and flow.note:
+                return f"it stopped: {flow.note[:NOTE_CHARS_MAX]}"
+            if flow.still_seconds(at) > self._settings.ready_history_still_seconds:
+                return _for(flow.still_seconds(at), f"{flow.records} records of {name} wait, and none was written")
+        return ""
+
+    async def _look_while_connected(self) -> None:
+        client = kafka_client_settings(self._settings)
+        admin = AIOKafkaAdminClient(**client)
+        # As the worker reads: the end is the last stable offset.
+        consumer = AIOKafkaConsumer(
+            **client, auto_offset_reset="earliest", isolation_level=ISOLATION, enable_auto_commit=False
+        )
+        uncommitted = AIOKafkaConsumer(**client, enable_auto_commit=False)
+        try:
+            async with asyncio.timeout(LOOK_SECONDS_MAX):
+                await admin.start()
+                await consumer.start()
+                await uncommitted.start()
+                places = [place for reader in self._readers.values() for place in self._places(reader)]
+                consumer.assign(places)
+                consumer.pause(*places)
+            while True:
+                async with asyncio.timeout(LOOK_SECONDS_MAX):
+                    await self._look(admin, consumer)
+                    await self._look_for_transactions(consumer, uncommitted)
+                await self._forget_markers(consumer)
+                await asyncio.sleep(SOON_SECONDS if any(self.waiting().values()) else LOOK_SECONDS)
+        finally:
+            await uncommitted.stop()
+            await consumer.stop()
+            await admin.close()
+
+    async def _look_for_transactions(self, consumer: AIOKafkaConsumer, uncommitted: AIOKafkaConsumer) -> None:
+        places = self._places(self._readers["usage"])
+        stable, ends = await consumer.end_offsets(places), await uncommitted.end_offsets(places)
+        self.transactions.look(
+            time.monotonic(), *({tp.partition: at for tp, at in each.items()} for each in (stable, ends))
+        )
+
+    async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
+        members = await self._members_of(admin)
+        ends = await consumer.end_offsets(
+            [place for reader in self._readers.values() for place in self._places(reader)]
+        )
+        for name, reader in self._readers.items():
+            places = self._places(reader)
+            committed, note = await self._committed(admin, consumer, reader, places)
+            at = time.monotonic()
+            flow = self.flows[name]
+            flow.look(at, committed, {place.partition: ends[place] for place in places}, note)
+        self.members.look(time.monotonic(), members)
+        self._looked_at = time.monotonic()
+
+    async def _forget_markers(self, consumer: AIOKafkaConsumer) -> None:
+        """Take no marker of a transaction for a record that waits: they have offsets too."""
+        for name, reader in self._readers.items():
+            flow = self.flows[name]
+            if flow.still_seconds(time.monotonic()) > LOOK_SECONDS_MAX:
+                waiting = {TopicPartition(reader.topic, number): at for number, at in flow.waiting_at().items()}
+                if not any([await has_record(consumer, place, *span) for place, span in waiting.items()]):
+                    flow.nothing_waits()
+
+    async def _members_of(self, admin: AIOKafkaAdminClient) -> frozenset[str]:
+        (response,) = await admin.describe_consumer_groups([self._worker_group])
+        # (error, group, state, protocol type, protocol, members, …), of which a member begins with its id.
+        return frozenset(member[0] for group in response.groups for member in group[5])
+
+    async def _committed(
+        self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, reader: Reader, places: list[TopicPartition]
+    ) -> tuple[dict[int, int], str]:
+        """The committed offset of each partition, or where it begins, and what the reader noted beside one of them."""
+        found = await admin.list_consumer_group_offsets(reader.group, partitions=places)
+        committed = {place.partition: each.offset for place, each in found.items() if each.offset >= 0}
+        missing = [place for place in places if place.partition not in committed]
+        if missing:
+            begins = await consumer.beginning_offsets(missing)
+            committed |= {place.partition: begins[place] for place in missing}
+        return committed, next((each.metadata for each in found.values() if each.metadata), "")
+
+    def _places(self, reader: Reader) -> list[TopicPartition]:
+        return [TopicPartition(reader.topic, number) for number in range(self._settings.partitions)]
+
+
+def _for(seconds: float, what: str) -> str:
+    return f"{what} for {seconds:.0f} s"

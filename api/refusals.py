@@ -1,0 +1,141 @@
+"""Refusals at the edge: requests that this process refuses by itself, since the owner would, and how they are counted.
+
+A request that a full window stops would be a record on Kafka, an account to write and a fact, for ever. The copy of the
+account that this process has says as much, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+from schemas.accounts import Account
+from schemas.commands import CountRefused
+from schemas.replies import RateState
+from streams.core.ledger import settled
+from streams.core.limits import limits_of
+from streams.core.price_list import Prices
+from streams.core.windows import advance, rate_state, request_retry_at_ms
+from streams.kafka.clock import now_ms
+from streams.kafka.command_client import CommandClient
+
+log = logging.getLogger(__name__)
+
+# A copy of the accounts that is older says nothing about now: limits may have been raised.
+COPY_LAG_MS_MAX = 1_000
+EVERY_SECONDS = 1.0
+# A key and a method at a time; what is beside them is counted without its key.
+TALLIES_A_PROJECT_MAX = 64
+
+
+def may_be_full(account: Account) -> bool:
+    """Whether it is worth asking `full_window`: nearly always it is not, and this costs next to nothing."""
+    window = account.window
+    return window is not None and sum(window.arrivals[1::2]) >= limits_of(account).requests_per_minute
+
+
+def full_window(account: Account, prices: Prices, owner_ms: int) -> RateState | None:
+    """The state of a project's window where it is certain that the owner refuses what comes at `owner_ms` or before;
+    None where it may pass.
+
+    `account` is a copy that the owner may be ahead of; it is settled here. The owner's window holds what the copy's
+    does, and more: requests only add, and time alone takes away. So a window that is full here is full there.
+    `owner_ms` is the latest that the owner's clock, which is the broker's, can show.
+    """
+    settled(account, owner_ms, prices)
+    window, limits = account.window, limits_of(account)
+    if window is None:
+        return None
+    advance(window, limits, owner_ms)
+    retry_at_ms = request_retry_at_ms(window, limits)
+    return rate_state(window, limits, owner_ms, retry_at_ms) if retry_at_ms else None
+
+
+@dataclass(slots=True)
+class _Tally:
+    count: int
+    first_at_ms: int
+    last_at_ms: int
+
+    def add(self, other: _Tally) -> None:
+        self.count += other.count
+        self.first_at_ms = min(self.first_at_ms, other.first_at_ms)
+        self.last_at_ms = max(self.last_at_ms, other.last_at_ms)
+
+
+# The key's id, its environment, and the call's operation.
+_Kind = tuple[str, str, str]
+
+
+class Refusals:
+    """Refusals are counted here, and told to the owner: one command a second for each project, of one key and one
+    operation, those with the most refusals first. A process that is killed loses what it has not told."""
+
+    def __init__(self, commands: CommandClient) -> None:
+        self.total = 0
+        self._commands = commands
+        self._tallies: dict[str, dict[_Kind, _Tally]] = defaultdict(dict)
+
+    def add(self, project: str, key_id: str, environment: str, operation: str, count: int = 1) -> None:
+        """Count requests of a project that were refused just now."""
+        self.total += count
+        now = now_ms()
+        self._add(project, (key_id, environment, operation), _Tally(count, now, now))
+
+    async def run(self) -> None:
+        """Tell the owners every second, until cancelled."""
+        while True:
+            began_at = time.monotonic()
+            await self.tell()
+            await asyncio.sleep(max(0.0, EVERY_SECONDS - (time.monotonic() - began_at)))
+
+    async def tell(self) -> None:
+        """Tell one command for each project in which requests were refused; what can't be sent is kept for later."""
+        taken = []
+        for project, tallies in list(self._tallies.items()):
+            kind = max(tallies, key=lambda each: tallies[each].count)
+            taken.append((project, kind, tallies.pop(kind)))
+            if not tallies:
+                del self._tallies[project]
+        sent = await asyncio.gather(*(self._send(*each) for each in taken), return_exceptions=True)
+        failed = [error for error in sent if isinstance(error, BaseException)]
+        if failed:
+            log.warning("the refused requests of %d projects are told later: %r", len(failed), failed[0])
+        for (project, kind, tally), error in zip(taken, sent, strict=True):
+            if isinstance(error, BaseException):
+                self._add(project, kind, tally)
+
+    async def tell_all(self, seconds: float = 2.0) -> None:
+        """Tell all that is left, before this process ends, in this time at most."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._tallies:
+                    await self.tell()
+        except TimeoutError:
+            log.warning("the refused requests of %d projects were not told", len(self._tallies))
+
+    def _add(self, project: str, kind: _Kind, tally: _Tally) -> None:
+        tallies = self._tallies[project]
+        if kind not in tallies and len(tallies) >= TALLIES_A_PROJECT_MAX:
+            kind = ("", kind[1], "*")
+        if kind in tallies:
+            tallies[kind].add(tally)
+        else:
+            tallies[kind] = tally
+
+    async def _send(self, project: str, kind: _Kind, tally: _Tally) -> None:
+        key_id, environment, operation = kind
+        await self._commands.tell(
+            CountRefused(
+                project=project,
+                operation=operation,
+                environment=environment,
+                count=tally.count,
+                first_at_ms=tally.first_at_ms,
+                last_at_ms=tally.last_at_ms,
+                **self._commands.addressing(actor=key_id) | {"reply_instance": ""},
+            )
+        )

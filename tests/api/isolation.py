@@ -1,0 +1,132 @@
+"""The table of the isolation tests: how every operation of the API is called, and who may call it.
+
+Texts in braces are filled in with what belongs to somebody: `{project}` is their project, `{hold}` their open hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+OPEN, ADMIN = "", "admin"
+READ, WRITE, BILLING, AUDIT = "content:read", "content:write", "billing:read", "audit:read"
+SCOPES = (READ, WRITE, BILLING, AUDIT, "other:read")
+
+_USE = {"operation": "chat.message", "id": "{event}", "source": "{source}", "job_id": "{job}"}
+_EVENT = {
+    "specversion": "1.0",
+    "id": "{event}",
+    "source": "{source}",
+    "type": "usage",
+    "subject": "{project}",
+    "data": {"operation": "chat.message", "job_id": "{job}"},
+}
+_BOOK = {"version": "stolen", "effective_at": "2190-01-01T00:00:00Z"}
+_TERMS = {"name": "Mallory", "email": "mallory@example.com"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A well-formed call of an operation. `scope` is what its caller needs. `named` has the parts that name a project
+    outright, so that a key of another project is refused; `query` and `body` are the rest of it."""
+
+    scope: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    named: Mapping[str, Any] = field(default_factory=dict)
+    media_type: str = "application/json"
+
+
+_PROJECT = {"query": {"project": "{project}"}}
+
+CALLS: dict[str, Call] = {
+    "POST /v1/admissions": Call(WRITE, body=_USE, named={"body": {**_USE, "project": "{project}"}}),
+    "POST /v1/admissions/batch": Call(
+        WRITE, body={"requests": [_USE]}, named={"body": {"requests": [{**_USE, "project": "{project}"}]}}
+    ),
+    "GET /v1/holds": Call(READ, named=_PROJECT),
+    "GET /v1/holds/{hold_id}": Call(READ, named=_PROJECT),
+    "POST /v1/holds/{hold_id}/capture": Call(WRITE, body={"credits": "1"}, named=_PROJECT),
+    "POST /v1/holds/{hold_id}/release": Call(WRITE, body={"reason": "mine"}, named=_PROJECT),
+    "POST /v1/holds/{hold_id}/extend": Call(WRITE, body={"seconds": 60}, named=_PROJECT),
+    "POST /v1/events": Call(
+        WRITE,
+        body=[],
+        named={"body": [_EVENT]},
+        media_type="application/cloudevents-batch+json",
+    ),
+    "GET /v1/balance": Call(READ, named=_PROJECT),
+    "GET /v1/ledger": Call(READ, {"limit": "1000"}, named=_PROJECT),
+    "GET /v1/usage": Call(READ, {"group_by": "customer_id,environment,metadata.secret"}, named=_PROJECT),
+    "GET /v1/projects/me": Call(READ, named=_PROJECT),
+    "GET /v1/items": Call(READ, named=_PROJECT),
+    "GET /v1/receipts/{id}": Call(READ, named=_PROJECT),
+    "GET /v1/receipts": Call(READ, {"event_id": "{event}"}, named=_PROJECT),
+    "POST /v1/admin/rehearsals": Call(ADMIN, body={"days": 1, "book": _BOOK}),
+    "POST /v1/admin/rehearsals/limits": Call(ADMIN, body={"project": "{project}", "burst": 1}),
+    "GET /v1/prices": Call(OPEN),
+    "GET /v1/prices/changelog": Call(OPEN),
+    "POST /v1/admin/price-books": Call(ADMIN, body=_BOOK),
+    "POST /v1/admin/projects": Call(ADMIN, body={"project": "{project}"}),
+    "GET /v1/admin/projects/{project}": Call(ADMIN),
+    "PUT /v1/admin/projects/{project}/plan": Call(ADMIN, body={"plan": "scale"}),
+    "PUT /v1/admin/projects/{project}/state": Call(ADMIN, body={"closed": True}),
+    "PUT /v1/admin/projects/{project}/standing": Call(ADMIN, body={"good_standing": False}),
+    "PUT /v1/admin/projects/{project}/badge": Call(ADMIN, body={"shown": False}),
+    "POST /v1/admin/projects/{project}/keys": Call(ADMIN, body={}),
+    "DELETE /v1/admin/projects/{project}/keys/{key_id}": Call(ADMIN),
+    "POST /v1/admin/projects/{project}/top-ups": Call(ADMIN, body={"bundle_usd": 20}),
+    "POST /v1/admin/projects/{project}/refunds": Call(ADMIN, body={"grant_id": "{grant}"}),
+    "GET /v1/admin/projects/{project}/auto-recharge": Call(ADMIN),
+    "PUT /v1/admin/projects/{project}/auto-recharge": Call(ADMIN, body={"on": False}),
+    "PUT /v1/admin/projects/{project}/items/{item}": Call(ADMIN, body={"quantity": 1}),
+    "GET /v1/admin/projects/{project}/limits": Call(ADMIN),
+    "PUT /v1/admin/projects/{project}/limits": Call(ADMIN, body={"burst": 1}),
+    "POST /v1/admin/projects/{project}/limit-raises": Call(
+        ADMIN, body={"burst": 1, "ends_at": "2190-01-01T00:00:00Z", "reason": "mine"}
+    ),
+    "DELETE /v1/admin/projects/{project}/limit-raises/{raise_id}": Call(ADMIN),
+    "POST /v1/admin/projects/{project}/corrections": Call(
+        ADMIN, body={"source": "{source}", "id": "{event}", "action": "void"}
+    ),
+    "GET /v1/admin/dead-letters": Call(ADMIN),
+    "GET /v1/admin/dead-letters/{dead_letter_id}": Call(ADMIN),
+    "GET /v1/audit": Call(AUDIT, named=_PROJECT),
+    "GET /v1/audit/keys": Call(AUDIT, named=_PROJECT),
+    "POST /v1/admin/billing-accounts": Call(ADMIN, body={"id": "{billing_account}", **_TERMS}),
+    "GET /v1/admin/billing-accounts": Call(ADMIN),
+    "GET /v1/admin/billing-accounts/{billing_account}": Call(ADMIN),
+    "PUT /v1/admin/billing-accounts/{billing_account}": Call(ADMIN, body=_TERMS),
+    "PUT /v1/admin/projects/{project}/billing-account": Call(ADMIN, body={"billing_account": "{billing_account}"}),
+    "GET /v1/admin/billing-accounts/{billing_account}/invoices": Call(ADMIN),
+    "GET /v1/admin/billing-accounts/{billing_account}/invoices/{month}": Call(ADMIN),
+    "GET /v1/invoices": Call(BILLING, named=_PROJECT),
+    "GET /v1/invoices/{month}": Call(BILLING, named=_PROJECT),
+    "GET /healthz": Call(OPEN),
+    "GET /readyz": Call(OPEN),
+}
+
+# What stands for each parameter of a path: what is tried, one after the other.
+PATHS: dict[str, tuple[str, ...]] = {
+    "project": ("{project}",),
+    "hold_id": ("{hold}",),
+    "id": ("{entry}", "{hold}", "{grant}", "recharge-{entry}"),
+    "key_id": ("{key_id}",),
+    "raise_id": ("{raise}",),
+    "item": ("chat.message",),
+    "dead_letter_id": ("meterline.usage:0:0:0",),
+    "billing_account": ("{billing_account}",),
+    "month": ("{month}",),
+}
+
+
+def filled(value: Any, belongings: Mapping[str, str]) -> Any:
+    """A call's part with all texts in braces filled in with somebody's belongings."""
+    if isinstance(value, str):
+        return value.format_map(belongings)
+    if isinstance(value, Mapping):
+        return {name: filled(each, belongings) for name, each in value.items()}
+    if isinstance(value, list):
+        return [filled(each, belongings) for each in value]
+    return value

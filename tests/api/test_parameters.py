@@ -1,0 +1,136 @@
+"""Parameters are read strictly: those that a route does not have are refused by name, and none is there twice. And each
+list of an answer has a bound."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from api.openapi_document import document
+from tests.api.isolation import CALLS, OPEN, PATHS
+from tests.calls import Operator
+
+DOCUMENT = json.loads(document())
+# Probes and scrapers may add parameters of their own, against caches or by habit; nothing there could be meant by one.
+LENIENT = {"GET /healthz", "GET /readyz"}
+IDS = {"project": "prj_x", "id": "0-0-0", "month": "2026-01", "billing_account": "acme"}
+
+
+def operations() -> dict[str, dict[str, Any]]:
+    return {
+        f"{method.upper()} {path}": operation
+        for path, methods in DOCUMENT["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def query_of(operation: dict[str, Any]) -> list[str]:
+    return [each["name"] for each in operation.get("parameters", []) if each["in"] == "query"]
+
+
+def url_of(name: str) -> tuple[str, str]:
+    method, path = name.split(" ")
+    return method, path.format_map({each: IDS.get(each, "x") for each in PATHS})
+
+
+def test_an_unknown_query_parameter_is_refused_by_name_on_every_route(operator: Operator) -> None:
+    wrong = []
+    for name, operation in operations().items():
+        method, url = url_of(name)
+        response = operator.http.request(method, url, params={"limti": "5"})
+        if name in LENIENT:
+            if response.status_code >= 500 and name != "GET /readyz" or "limti" in response.text:
+                wrong.append(f"{name}: {response.text[:200]}")
+            continue
+        problem = response.json()
+        named = all(f" {each}" in problem.get("detail", "") for each in query_of(operation))
+        if (response.status_code, problem.get("code"), problem.get("field")) != (422, "invalid_request", "limti"):
+            wrong.append(f"{name}: {response.text[:200]}")
+        elif not named:
+            wrong.append(f"{name} does not say which there are: {problem['detail']}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_query_parameter_that_is_there_twice_is_refused_on_every_route(operator: Operator) -> None:
+    wrong = []
+    for name, operation in operations().items():
+        method, url = url_of(name)
+        for parameter in query_of(operation):
+            problem = operator.http.request(method, url, params=[(parameter, "1"), (parameter, "1")]).json()
+            if (problem.get("code"), problem.get("field")) != ("invalid_request", parameter):
+                wrong.append(f"{name} {parameter}: {problem}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("values", [[""], ["a", "b"], ["a", "a"], ["a", ""]])
+def test_a_blank_or_doubled_idempotency_key_is_refused_on_every_route(operator: Operator, values: list[str]) -> None:
+    headers = [("idempotency-key", value) for value in values]
+    wrong = []
+    for name, call in CALLS.items():
+        if name in LENIENT:
+            continue
+        method, url = url_of(name)
+        content = {} if call.body is None else {"content": json.dumps(call.body)}
+        response = operator.http.request(
+            method,
+            url,
+            headers=[*headers, ("content-type", call.media_type)],
+            **content,  # type: ignore[arg-type]
+        )
+        if (response.status_code, response.json().get("field")) != (422, "Idempotency-Key"):
+            wrong.append(f"{name}: {response.status_code} {response.text[:200]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_who_has_no_key_is_told_so_before_anything_else(operator: Operator) -> None:
+    nobody = operator.client(None)
+    assert nobody.get("/v1/balance", params={"limti": "5"}).json()["code"] == "unauthenticated"
+    assert nobody.get("/v1/prices", params={"limti": "5"}).json()["field"] == "limti"
+
+
+def unbounded(schema: Any, seen: frozenset[str] = frozenset(), where: str = "") -> list[str]:
+    """The lists in a schema that say no bound."""
+    if not isinstance(schema, dict):
+        return []
+    if reference := schema.get("$ref"):
+        if reference in seen:
+            return []
+        name = reference.rpartition("/")[2]
+        return unbounded(DOCUMENT["components"]["schemas"][name], seen | {reference}, f"{where}/{name}")
+    found = [where] if schema.get("type") == "array" and not schema.get("maxItems") else []
+    for name, each in schema.get("properties", {}).items():
+        # A list that may be null has its bound beside the choice.
+        bound = {"maxItems": each["maxItems"]} if "maxItems" in each else {}
+        for choice in each.get("anyOf", [each]):
+            found += unbounded(choice | bound, seen, f"{where}.{name}")
+    return found + unbounded(schema.get("items"), seen, where)
+
+
+def test_every_list_that_a_get_answers_says_its_bound() -> None:
+    wrong = []
+    for name, operation in operations().items():
+        if name.startswith("GET "):
+            content = operation["responses"]["200"].get("content", {})
+            wrong += [f"{name}: {each}" for each in unbounded(content.get("application/json", {}).get("schema"))]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_page_has_a_limit_and_a_cursor() -> None:
+    for name, operation in operations().items():
+        schema = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
+        shape = DOCUMENT["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], {})
+        is_page = "next_cursor" in shape.get("properties", {})
+        assert is_page == ({"limit", "cursor"} <= set(query_of(operation))), name
+        if is_page:
+            (limit,) = [each for each in operation["parameters"] if each["name"] == "limit"]
+            choices = limit["schema"].get("anyOf", [limit["schema"]])
+            assert any(each.get("maximum") for each in choices), name
+
+
+def test_all_that_is_open_is_known() -> None:
+    assert {name for name, call in CALLS.items() if call.scope == OPEN} == LENIENT | {
+        "GET /v1/prices",
+        "GET /v1/prices/changelog",
+    }

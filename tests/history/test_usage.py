@@ -1,0 +1,127 @@
+"""Usage comes in pages that together are the whole, whatever the groups are called, on the real engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.facts import Fact
+from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.migrations import migrate
+from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_csv, usage_page
+from tests.history.lives import insert_facts
+
+AT_MS = 1_760_000_000_000
+SINCE, UNTIL = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+offsets = count()
+
+values = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.sampled_from(["", "'", "\\", "\t", "\n", "\0", "a'b\\c\td", "NULL", "{x:String}", "é ✓ 😀", "\\N", "%s", ","]),
+    st.integers(-(2**53), 2**53),
+    st.booleans(),
+    st.none(),
+)
+
+
+def used(project: str, metadata: dict[str, object], environment: str = "production") -> Fact:
+    offset = next(offsets)
+    return Fact(
+        offset=offset,
+        index=0,
+        kind="charge",
+        project=project,
+        environment=environment,
+        operation="read",
+        quantity=1,
+        amount=0,
+        balance=0,
+        grant_id="",
+        reason="",
+        price_version="",
+        job_id="",
+        key_id="",
+        source="/tests",
+        event_id=str(offset),
+        occurred_at_ms=AT_MS,
+        booked_at_ms=AT_MS,
+        metadata=msgspec.json.encode(metadata).decode(),
+    )
+
+
+def pages(clickhouse: ClickHouse, question: UsageQuestion, limit: int) -> list[list[UsageOfGroup]]:
+    found, after = [], None
+    while True:
+        rows, cursor = usage_page(clickhouse, replace(question, limit=limit, after=after))
+        found.append(rows)
+        if cursor is None:
+            return found
+        assert len(cursor) <= CURSOR_CHARS_MAX
+        place = UsageCursor.parse(cursor)
+        question.check(place)
+        after = place.values
+
+
+@pytest.fixture(scope="module")
+def history(engine: ClickHouse) -> ClickHouse:
+    migrate(engine)
+    return engine
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["a", "b"]), values), min_size=1, max_size=25), st.integers(1, 10))
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_pages_of_usage_are_the_whole_in_order(history: ClickHouse, uses: list[dict[str, object]], limit: int) -> None:
+    project = f"prj_{next(offsets)}"
+    insert_facts(history, [used(project, metadata) for metadata in uses])
+    question = UsageQuestion(project, ["metadata.a", "metadata.b", "operation"], SINCE, UNTIL)
+    whole, cursor = usage_page(history, question)
+    assert cursor is None
+    found = pages(history, question, limit)
+    assert all(len(page) == limit for page in found[:-1])
+    assert [row for page in found for row in page] == whole
+    assert sum(row[1] for row in whole) == len(uses)
+
+
+def test_the_longest_names_fit_a_cursor(history: ClickHouse) -> None:
+    project = f"prj_{next(offsets)}"
+    keys = [f"k{number}" for number in range(5)]
+    for letter in "😀", "\0":
+        insert_facts(history, [used(project, dict.fromkeys(keys, f"{letter * 511}{number}")) for number in range(3)])
+    found = pages(history, UsageQuestion(project, [f"metadata.{key}" for key in keys], SINCE, UNTIL), 1)
+    assert len(found) == 6
+
+
+def test_usage_of_one_environment_leaves_the_other_out(history: ClickHouse) -> None:
+    project = f"prj_{next(offsets)}"
+    insert_facts(history, [used(project, {}, "production"), used(project, {}, "preview"), used(project, {}, "preview")])
+    rows, _ = usage_page(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview"))
+    assert [(row[0], row[1]) for row in rows] == [({"environment": "preview"}, 2)]
+    csv = b"".join(usage_csv(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview")))
+    assert csv.splitlines()[1:] == [b'"preview",2,2,0']
+
+
+@pytest.mark.parametrize(
+    "change", [{"project": "prj_b"}, {"group_by": ["day"]}, {"since": UNTIL}, {"environment": "preview"}]
+)
+def test_a_cursor_is_of_its_own_question_only(change: dict[str, object]) -> None:
+    question = UsageQuestion("prj_a", ["operation"], SINCE, UNTIL)
+    cursor = UsageCursor.parse(question.cursor_after({"operation": "image"}))
+    question.check(cursor)
+    with pytest.raises(Rejection) as refused:
+        replace(question, **change).check(cursor)  # type: ignore[arg-type]
+    assert refused.value.field == "cursor"
+
+
+@given(st.text(max_size=60))
+def test_no_text_but_a_cursor_is_one(text: str) -> None:
+    try:
+        UsageCursor.parse(text)
+    except Rejection as refused:
+        assert refused.field == "cursor"
