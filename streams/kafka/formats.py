@@ -66,5 +66,5 @@ class Format:
 # One for each shape. `oldest` is raised with `number` only where the new shape can't read the old one's bytes.
 ACCOUNTS = Format("accounts", 1, UNMARKED)
 FACTS = Format("facts", 1, UNMARKED)
-INTAKE = Format("intake records", 1, UNMARKED)
+INTAKE = Format("intake records", 2, UNMARKED)
 REPLIES = Format("replies", 1, UNMARKED)
