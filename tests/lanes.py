@@ -22,6 +22,8 @@ LONG = (
     "tests/client/test_away.py",
     "tests/embedded/test_broker.py",
     "tests/reconcile/test_agency_life.py",
+    # It rehearses all projects there are, so it comes while the lane's stack has few.
+    "tests/api/test_rehearsals.py",
     "tests/cashier/test_purchases.py",
     "tests/api/test_openapi_contract.py",
     "tests/worker/test_crashes.py",

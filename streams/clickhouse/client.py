@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 import clickhouse_connect
 import msgspec
 import urllib3
+from clickhouse_connect.common import set_setting
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
 from clickhouse_connect.driver.exceptions import Error as DriverError
@@ -48,6 +49,9 @@ CSV_CHUNK_BYTES = 256 * 1024
 
 # The embedded engine's users and their grants.
 EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
+
+# Nothing here needs Native of a later version, which the embedded engine's front would ask the engine twice for.
+set_setting("use_protocol_version", False)
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _INPUT = re.compile(r"\bFROM input\(", re.IGNORECASE)

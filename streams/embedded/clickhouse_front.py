@@ -55,6 +55,9 @@ WAITING_MAX = 32
 WAIT_SECONDS_MAX = 10.0
 READER_BODY_BYTES_MAX = 1024 * 1024
 WRITER_BODY_BYTES_MAX = 512 * 1024 * 1024
+# Statements whose formatted text is kept, and how long they may be.
+KNOWN_TEXTS_MAX = 200
+KNOWN_CHARS_MAX = 10_000
 
 # A result is built in memory before it is sent, so that a failed query never looks like a short result.
 _WRITER_SETTINGS = {"session_timezone": "UTC", "max_execution_time": "300", "result_overflow_mode": "throw"}
@@ -142,6 +145,7 @@ class _Front:
         self._places = anyio.CapacityLimiter(QUERIES_AT_ONCE_MAX)
         self._own_places = anyio.CapacityLimiter(OWN_QUERIES_AT_ONCE_MAX)
         self._names: Unlisted | None = None
+        self._known_texts: dict[str, str] = {}
 
     async def answer(self, request: Request) -> Response:
         try:
@@ -198,6 +202,18 @@ class _Front:
                 connection.close()
         return self._names
 
+    def _formatted(self, connection: Any, sql: str) -> str:
+        """A statement as the engine's own formatter writes it. Programs ask the same again, so some are kept."""
+        if (known := self._known_texts.get(sql)) is not None:
+            return known
+        result = connection.query("SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params={"sql": _escaped(sql)})
+        formatted = str(result.bytes().decode().rstrip("\n"))
+        if len(sql) <= KNOWN_CHARS_MAX:
+            if len(self._known_texts) >= KNOWN_TEXTS_MAX:
+                self._known_texts.clear()
+            self._known_texts[sql] = formatted
+        return formatted
+
     async def _run(self, statement: _Statement, request: Request) -> Response:
         """Run a statement in a thread, and stop it if its client goes."""
 
@@ -210,7 +226,7 @@ class _Front:
 
         watching = asyncio.create_task(stop_when_gone())
         try:
-            return await anyio.to_thread.run_sync(statement.run, self._clickhouse, self._refused)
+            return await anyio.to_thread.run_sync(statement.run, self._clickhouse, self._refused, self._formatted)
         finally:
             watching.cancel()
 
@@ -267,12 +283,14 @@ class _Statement:
             if self.database and self.database not in DATABASES:
                 raise NotAllowed(f"There is no database {self.database[:64]!r} here")
 
-    def run(self, clickhouse: ClickHouse, refused: Callable[[], Unlisted]) -> Response:
+    def run(
+        self, clickhouse: ClickHouse, refused: Callable[[], Unlisted], formatted: Callable[[Any, str], str]
+    ) -> Response:
         if self.reader:
             self._check_settings(refused())
         connection = clickhouse.engine_connection()
         try:
-            return self._read(connection, refused()) if self.reader else self._write(connection)
+            return self._read(connection, refused(), formatted) if self.reader else self._write(connection)
         finally:
             connection.close()
 
@@ -286,12 +304,9 @@ class _Statement:
         """Stop the statement, if it runs."""
         _kill(clickhouse, f"= {sql_literal(self._mark)}")
 
-    def _read(self, connection: Any, refused: Unlisted) -> Response:
-        formatted = connection.query(
-            "SELECT formatQuerySingleLine({sql:String})", "TSVRaw", params={"sql": _escaped(self.sql.decode())}
-        )
+    def _read(self, connection: Any, refused: Unlisted, formatted: Callable[[Any, str], str]) -> Response:
         judged = judge(
-            formatted.bytes().decode().rstrip("\n"),
+            formatted(connection, self.sql.decode()),
             self.parameters,
             (self.database or "").lower() == "system",
             refused,
@@ -299,12 +314,12 @@ class _Statement:
         answer_format = judged.format or self.format
         is_versioned = self.version and answer_format.lower() == "native"
         more = settings_for(judged.sql) if is_versioned else {}
-        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings, **more})
         # The engine's wall behind the lists: without the role, what reaches out of the database is denied.
         connection.query("SET ROLE NONE")
         # Drivers look there for which settings can be changed, and readonly=1 would show none. The judge has seen those
         # that this statement itself sets.
-        connection.query(f"SET readonly = {2 if judged.reads_settings else 1}")
+        readonly = {"readonly": "2" if judged.reads_settings else "1"}
+        self._prepare(connection, {**DEFAULTS, **self.settings, **judged.settings, **more, **readonly})
         if is_versioned:
             result, pieces = read_native(connection, judged, self.parameters, self.settings, self.version)
         else:

@@ -9,13 +9,16 @@ from streams.core.plans import PLANS, renewal_after
 from streams.history.facts import AT, EFFECTIVE_AT, kind_in
 
 
-def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | None:
+def account_at(
+    clickhouse: ClickHouse, project: str, at_ms: int, opened: tuple[int, int] | None = None
+) -> Account | None:
     """A project's account as it was at a time, with its grants in burn-down order; None where it was not yet open.
 
+    `opened` is what `opened_at` gave, for callers that have asked already.
     The account has its grants with their held credits, its plan, sign-up, renewal and whether it was closed. Its name,
     keys, holds, items and auto-recharge are left out.
     """
-    opened = opened_at(clickhouse, project)
+    opened = opened or opened_at(clickhouse, project)
     if opened is None or opened[0] > at_ms:
         return None
     signed_up_at_ms, opened_offset = opened

@@ -144,7 +144,7 @@ def replay_project(
     if opened is None or opened[0] > until_ms:
         return None
     since_ms = max(since_ms, opened[0])
-    account = account_at(clickhouse, project, since_ms)
+    account = account_at(clickhouse, project, since_ms, opened)
     assert account is not None, "it was open by then"
     grants = grants_of(clickhouse, project, until_ms, account.signed_up_at_ms)
     replay = _PriceReplay(account, book, grants, _corrected(clickhouse, project, since_ms))

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
 from schemas.facts import FACT_KINDS, PASSING_KINDS, Fact
@@ -14,7 +13,7 @@ from streams.clickhouse.migrations import migrate
 from streams.clickhouse.retention import keep_passing_facts
 from streams.history.facts import wait_for
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import encode_account, encode_facts
+from streams.kafka.codecs import encode, encode_account, encode_facts
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics, topics_of
 from streams.reconcile.verify import verify
@@ -55,8 +54,8 @@ def test_old_facts_of_these_kinds_go_and_no_others(embedded: ClickHouse, days: i
     migrate(embedded)
     sink = journal_sink(Settings())
     for offset, (kind, age) in enumerate((kind, age) for kind in FACT_KINDS for age in (1, 29, 31, 500)):
-        (row,) = msgspec.msgpack.decode(encode_facts([fact(offset, kind, age)]))[-1]
-        embedded.insert_packs("facts", sink.shared, sink.columns, [Pack((0, offset), msgspec.msgpack.encode([row]), 1)])
+        pack = Pack((0, offset), encode([fact(offset, kind, age)]), 1)
+        embedded.insert_packs("facts", sink.shared, sink.columns, [pack])
     keep_passing_facts(embedded, Settings(passing_facts_days=days))
     remove_old(embedded)
     left = dict(embedded.query("SELECT kind, count() FROM facts GROUP BY kind"))

@@ -13,6 +13,7 @@ import clickhouse_connect
 import httpx
 import pytest
 from clickhouse_cityhash.cityhash import CityHash128
+from clickhouse_connect.common import set_setting
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import DatabaseError
 from hypothesis import given, settings
@@ -119,9 +120,12 @@ def _text(value: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def client(url: str) -> Client:
+def client(url: str) -> Iterator[Client]:
+    """The driver with its defaults, of which Meterline's own processes change one."""
     target = httpx.URL(url)
-    return clickhouse_connect.get_client(host=target.host, port=target.port)
+    set_setting("use_protocol_version", True)
+    yield clickhouse_connect.get_client(host=target.host, port=target.port)
+    set_setting("use_protocol_version", False)
 
 
 STATEMENTS = [

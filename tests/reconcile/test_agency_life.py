@@ -65,8 +65,8 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         clickhouse_front_port=0,
         # No ticks, so that nothing moves by today's clock.
         tick_seconds=0,
-            # What moves no credits is kept, however long ago it was.
-            passing_facts_days=0,
+        # What moves no credits is kept, however long ago it was.
+        passing_facts_days=0,
     )
     asyncio.run(create_intake(settings))
     asyncio.run(write_intake(settings, [(partition, at_ms, encode_intake(body)) for partition, at_ms, body in records]))

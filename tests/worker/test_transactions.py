@@ -60,7 +60,7 @@ def test_what_is_aborted_is_not_billed_and_an_open_transaction_ends_by_itself(st
         await other.stop()
         await asyncio.sleep(2.5)
         assert client.get("/v1/balance").json()["available"] == str(250 - 32)
-        figures = httpx.get(f"{stack.metrics_url}/metrics").text
+        figures = httpx.get(stack.metrics_url).text
         held_up = re.findall(rf'meterline_usage_held_up_seconds{{partition="{partition}"}} ([0-9.]+)', figures)
         assert [float(each) > 0 for each in held_up] == [True]
         left_open._sender.sender_task.cancel()

@@ -36,7 +36,7 @@ ONLY = "Only SELECT, SHOW, DESCRIBE, EXPLAIN and EXISTS of what is in the databa
 class Token(NamedTuple):
     """A token of a statement. The text of a quoted name is the name."""
 
-    kind: str
+    type: str
     text: str
 
 
@@ -60,9 +60,9 @@ def judge(formatted: str, parameters: Mapping[str, str], in_system: bool, refuse
     tokens = list(_tokens(sql))
     _check_kind([token.text for token in tokens if token.text != "("][:3])
     for token, after in zip(tokens, [*tokens[1:], Token("", "")], strict=True):
-        if token.kind == "name" and token.text in _WRITES_OR_READS_FILES:
+        if token.type == "name" and token.text in _WRITES_OR_READS_FILES:
             raise NotAllowed(ONLY)
-        if token.kind in ("name", "quoted"):
+        if token.type in ("name", "quoted"):
             _check_name(token, after, refused)
     _check_tables(tokens, in_system, refused)
     reads_settings = "settings" in _system_tables(tokens, in_system, frozenset({"settings"}))
@@ -76,12 +76,12 @@ def _tokens(sql: str) -> Iterator[Token]:
         if found is None:
             raise NotAllowed(f"The statement has {sql[at]!r} at a place where it can't be judged")
         at = found.end()
-        kind = str(found.lastgroup)
-        if kind == "quoted":
+        group = str(found.lastgroup)
+        if group == "quoted":
             quote, inner = found[0][0], found[0][1:-1]
-            yield Token(kind, _ESCAPED.sub(r"\1", inner.replace(quote * 2, quote)))
-        elif kind != "space":
-            yield Token(kind, found[0])
+            yield Token(group, _ESCAPED.sub(r"\1", inner.replace(quote * 2, quote)))
+        elif group != "space":
+            yield Token(group, found[0])
 
 
 def _with_identifiers(sql: str, parameters: Mapping[str, str]) -> str:
@@ -112,14 +112,14 @@ def _check_kind(words: Sequence[str]) -> None:
 def _check_name(token: Token, after: Token, refused: Unlisted) -> None:
     name = token.text.lower()
     # A function may be named without being called, as in arrayMap(f, …).
-    if name in refused.functions or (name in refused.table_functions and after.text == "(" and after.kind == "mark"):
+    if name in refused.functions or (name in refused.table_functions and after.text == "(" and after.type == "mark"):
         raise NotAllowed(f"{token.text[:64]} is not among the functions that are allowed here. {ONLY}")
 
 
 def _check_tables(tokens: Sequence[Token], in_system: bool, refused: Unlisted) -> None:
     for before, token in zip(tokens, tokens[1:], strict=False):
         # The engine takes a table that it does not know for a file of that name.
-        if token.kind == "quoted" and before.text in ("FROM", "JOIN", "TABLE", "IN") and "/" in token.text:
+        if token.type == "quoted" and before.text in ("FROM", "JOIN", "TABLE", "IN") and "/" in token.text:
             raise NotAllowed(ONLY)
     for name in _system_tables(tokens, in_system, refused.system_tables):
         raise NotAllowed(f"system.{name} is not among the tables that can be read here")
@@ -130,7 +130,7 @@ def _system_tables(tokens: Sequence[Token], in_system: bool, names: frozenset[st
     return [
         token.text
         for place, token in enumerate(tokens)
-        if token.kind in ("name", "quoted")
+        if token.type in ("name", "quoted")
         and token.text in names
         and (in_system or (place > 1 and (tokens[place - 2].text, tokens[place - 1].text) == ("system", ".")))
     ]
@@ -145,12 +145,12 @@ def _settings(tokens: Sequence[Token]) -> Iterator[tuple[str, str]]:
         while True:
             name, equals, value, after = [*tokens[at : at + 4], *[Token("", "")] * 4][:4]
             if (
-                name.kind not in ("name", "quoted")
+                name.type not in ("name", "quoted")
                 or equals.text != "="
-                or value.kind not in ("number", "string", "name")
+                or value.type not in ("number", "string", "name")
             ):
                 raise NotAllowed("SETTINGS takes a name, =, and a number or a string here")
-            text = _ESCAPED.sub(r"\1", value.text[1:-1]) if value.kind == "string" else value.text
+            text = _ESCAPED.sub(r"\1", value.text[1:-1]) if value.type == "string" else value.text
             check_setting(name.text, text)
             yield name.text, text
             if after.text != ",":
@@ -161,7 +161,7 @@ def _settings(tokens: Sequence[Token]) -> Iterator[tuple[str, str]]:
 def _format(tokens: Sequence[Token]) -> str | None:
     named = None
     for token, after in zip(tokens, tokens[1:], strict=False):
-        if token == ("name", "FORMAT") and after.kind in ("name", "quoted"):
+        if token == ("name", "FORMAT") and after.type in ("name", "quoted"):
             check_format(after.text)
             named = after.text
     return named
