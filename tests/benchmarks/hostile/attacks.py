@@ -38,10 +38,11 @@ NICENESS = 10
 
 
 class AttackPlan(msgspec.Struct, frozen=True):
-    """A plan is all that an attack knows: the API's URL, the key of a free project, that project, and the number of
-    partitions."""
+    """A plan is all that an attack knows: the URLs of the API and of the history's front, the key of a free project,
+    that project, and the number of partitions."""
 
     url: str
+    clickhouse_url: str
     key: str
     project: str
     partitions: int
@@ -139,6 +140,23 @@ async def heavy_queries(attacker: Attacker) -> None:
     await asyncio.gather(*map(query, range(8)))
 
 
+async def heavy_sql(attacker: Attacker) -> None:
+    """Ask the history's front for sorts and joins of all there is, eight at once: an analyst who means no harm."""
+    statements = (
+        "SELECT metadata, count() FROM facts GROUP BY metadata ORDER BY count() DESC, metadata LIMIT 10",
+        "SELECT count() FROM facts AS a JOIN facts AS b ON a.project = b.project AND a.offset < b.offset",
+    )
+
+    async def query(number: int) -> None:
+        while True:
+            sql = statements[number % len(statements)]
+            await attacker.ask(
+                "GET", attacker.target.clickhouse_url, params={"query": sql}, headers={"authorization": ""}
+            )
+
+    await asyncio.gather(*map(query, range(8)))
+
+
 async def slow_connections(attacker: Attacker) -> None:
     """Hold connections open with nothing sent, a head that never ends, or a body that comes a byte a second."""
     url = urlsplit(attacker.target.url)
@@ -197,6 +215,7 @@ KINDS: dict[str, Callable[[Attacker], Awaitable[None]]] = {
     "rubbish_records": rubbish,
     "giant_bodies": giant_bodies,
     "heavy_queries": heavy_queries,
+    "heavy_sql": heavy_sql,
     "slow_connections": slow_connections,
     "flood_of_429": flood,
     "keyless_flood": keyless_flood,

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
@@ -39,30 +39,38 @@ def passed(result: dict[str, Any]) -> bool:
     return all(result[name] == 0 for name in (*ZERO_FIGURES, "restarts"))
 
 
-def measure(quick: bool, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run the benchmark. `quick` has short phases, and a history of 20,000 groups for 150,000."""
+class Sizes(NamedTuple):
+    """The sizes of a run: how long an attack lasts, in seconds, and how many groups the history has."""
+
+    seconds: float
+    groups: int
+
+
+FULL, QUICK = Sizes(20.0, 150_000), Sizes(4.0, 20_000)
+
+
+def measure(sizes: Sizes, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Run the benchmark."""
     directory = Path(tempfile.mkdtemp(prefix="meterline-hostile-"))
     try:
         with Stack(settings_apart(directory), tell=tell) as stack:
-            result = asyncio.run(_run(stack, quick, seed, tell))
+            result = asyncio.run(_run(stack, sizes, seed, tell))
             result["restarts"] = stack.restarts
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     return result
 
 
-async def _run(stack: Stack, quick: bool, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    seconds = 4.0 if quick else 20.0
+async def _run(stack: Stack, sizes: Sizes, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     load = Load(stack, PROJECTS, EVENTS_PER_SECOND, seed, spenders=GOOD_CALLERS, impatient=0.0)
     try:
         await load.open_projects()
         tell("writing a history of many groups")
         target = await _open_hostile_project(stack, seed)
-        groups = 20_000 if quick else 150_000
-        await _write_groups(stack, groups)
+        await _write_groups(stack, sizes.groups)
         load.start(poisoned=False)
         await asyncio.sleep(2 * BEGIN_SECONDS)
-        kinds = [await _phase(stack, load, kind, target, seconds, tell) for kind in KINDS]
+        kinds = [await _phase(stack, load, kind, target, sizes.seconds, tell) for kind in KINDS]
         tell("no more attacks; waiting for every answer")
         async with asyncio.timeout(ANSWER_SECONDS_MAX):
             await load.finish()
@@ -72,8 +80,8 @@ async def _run(stack: Stack, quick: bool, seed: int, tell: Callable[[str], None]
         await load.close()
     return {
         "good_callers": GOOD_CALLERS,
-        "seconds_a_kind": seconds,
-        "groups": groups,
+        "seconds_a_kind": sizes.seconds,
+        "groups": sizes.groups,
         "kinds": kinds,
         **figures,
         "undrained_records": undrained,
@@ -137,7 +145,7 @@ async def _open_hostile_project(stack: Stack, seed: int) -> AttackPlan:
         (await http.post("/v1/admin/projects", json={"project": HOSTILE_PROJECT})).raise_for_status()
         made = await http.post(f"/v1/admin/projects/{HOSTILE_PROJECT}/keys", json={})
         key = made.raise_for_status().json()["key"]
-    return AttackPlan(stack.url, key, HOSTILE_PROJECT, stack.settings.partitions, seed)
+    return AttackPlan(stack.url, stack.clickhouse_url, key, HOSTILE_PROJECT, stack.settings.partitions, seed)
 
 
 async def _write_groups(stack: Stack, groups: int) -> None:
