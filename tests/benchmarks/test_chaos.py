@@ -12,8 +12,8 @@ from tests.benchmarks.chaos.faults import plan
 from tests.benchmarks.chaos.load import Book, Told
 from tests.benchmarks.chaos.run import ZERO_FIGURES, measure, passed
 
-# The plan of this seed has everything in it: workers, API, broker and history killed, singly and together, both kinds of
-# wipes.
+# The plan of this seed has everything in it: workers, API, broker and history killed, singly and together, both kinds
+# of wipes.
 SECONDS, SEED = 18.0, 37637
 
 
