@@ -482,6 +482,7 @@ def test_one_that_stops_while_it_joins_does_not_hold_up_the_others(worker: Worke
             async with asyncio.timeout(20):
                 while one.paid < 2:  # it counts what it has told
                     await asyncio.sleep(0.02)
+            assert one.paid == 2
 
     run(worker, scenario)
 
