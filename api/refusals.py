@@ -34,7 +34,7 @@ TALLIES_A_PROJECT_MAX = 64
 def may_be_full(account: Account) -> bool:
     """Whether it is worth asking `full_window`: nearly always it is not, and this costs next to nothing."""
     window = account.window
-    return window is not None and sum(window.arrivals[1::2]) >= limits_of(account).requests_per_minute
+    return window is not None and window.requests >= limits_of(account).requests_per_minute
 
 
 def full_window(account: Account, prices: Prices, owner_ms: int) -> RateState | None:

@@ -119,14 +119,17 @@ class Limits(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Window(msgspec.Struct, array_like=True, gc=False):
     """A project's window: what it asked for in the last 60 seconds.
 
-    `arrivals` are Unix ms and the number of requests, alternately, the oldest first. `spent` is the burst tokens that
-    are spent, in 60,000ths, as of `at_ms`. `costs` are Unix ms and the microcredits that requests cost, alternately.
+    `arrivals` are Unix ms and the number of requests, alternately, the oldest first, and `requests` is their sum.
+    `spent` is the burst tokens that are spent, in 60,000ths, as of `at_ms`. `costs` are Unix ms and the microcredits
+    that requests cost, alternately, and `cost` is their sum.
     """
 
     arrivals: list[int]
     spent: int
     at_ms: int
     costs: list[int] = []
+    requests: int = 0
+    cost: int = 0
 
 
 class LimitRaise(msgspec.Struct, array_like=True):

@@ -20,6 +20,7 @@ from schemas.facts import Fact, FactPack
 from schemas.replies import Reply
 from streams.core.foreign import UnreadableError, read
 from streams.core.price_list import Prices
+from streams.core.windows import sum_up
 from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, UNMARKED
 
 _encoder = msgspec.msgpack.Encoder()
@@ -45,7 +46,16 @@ def encode_account(account: Account) -> bytes:
 
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
-    return read(_decode_account, account_body(value))
+    account = read(_decode_account, account_body(value))
+    if not value.startswith(ACCOUNTS.head, VERSION_BYTES):
+        _sum_windows(account)
+    return account
+
+
+def _sum_windows(account: Account) -> None:
+    for holder in (account, account.shadow):
+        if holder is not None and holder.window is not None:
+            sum_up(holder.window)
 
 
 def account_body(value: bytes) -> memoryview:

@@ -55,6 +55,9 @@ def _account() -> Account:
     account = sample(inspect.type_info(Account))
     for stored in account.replies:
         stored.reply = msgspec.Raw(encode(sample(inspect.type_info(Reply))))
+    for window in (account.window, account.shadow.window):
+        window.arrivals, window.requests = [window.at_ms, 2], 2
+        window.costs, window.cost = [window.at_ms, 40], 40
     return account
 
 

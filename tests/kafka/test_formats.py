@@ -10,14 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.accounts import Account, Limits, Shadow, Window
 from streams.core.foreign import UnreadableError
 from streams.embedded import lifeline
 from streams.kafka import formats
-from streams.kafka.codecs import VERSION_BYTES, decode_intake
+from streams.kafka.codecs import VERSION_BYTES, decode_account, decode_intake, encode_account
 from streams.kafka.command_client import CommandClient
 from streams.kafka.formats import HEAD_BYTES, MARK, UNMARKED, Format, FormatError
 from streams.kafka.publisher import Publisher
@@ -30,6 +32,7 @@ from tests.kafka.golden_formats import FOLDER, GOLDEN, Golden, described, shape_
 
 EVERY_SHAPE = pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: golden.name)
 NEWER = 200
+ACCOUNT_FIELDS = Account.__struct_fields__
 
 
 def marked(golden: Golden, number: int | None) -> bytes:
@@ -118,6 +121,20 @@ def test_an_older_format_is_refused_once_it_is_not_read_any_more(monkeypatch: py
     intake = next(each for each in GOLDEN if each.name == "intake")
     with pytest.raises(UnreadableError, match="It bears no format"):
         decode_intake(marked(intake, None))
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_windows_of_accounts_of_format_1_get_the_sums_that_they_lack(number: int | None) -> None:
+    account = decode_account(golden_of("accounts").written()[0])
+    account.window = Window([1_000, 2, 5_000, 3], 0, 5_000, [1_000, 40, 6_000, 2], 5, 42)
+    account.shadow = Shadow(Limits(1, 1, 1), Window([7_000, 9], 0, 7_000, [], 9, 0))
+    fields = msgspec.to_builtins(account)
+    assert fields[ACCOUNT_FIELDS.index("window")][-2:] == [5, 42]
+    del fields[ACCOUNT_FIELDS.index("window")][-2:], fields[ACCOUNT_FIELDS.index("shadow")][1][-2:]
+    value = encode_account(account)
+    head = b"" if number is None else MARK + bytes([number])
+    older = value[:VERSION_BYTES] + head + msgspec.msgpack.encode(fields)
+    assert decode_account(older) == account == decode_account(value)
 
 
 @given(st.binary(max_size=64))
