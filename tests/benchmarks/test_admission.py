@@ -129,20 +129,27 @@ def test_the_yardstick_decides_windows_as_the_product_does(redis_address: str | 
     import redis
 
     chance = random.Random(seed)
-    limits = Limits(chance.randint(3, 30), chance.randint(30, 60), 0)
+    # Half of the seeds have more requests than a window tells apart.
+    limits = Limits(chance.randint(90, 150), chance.randint(150, 200), 0)
+    gaps_ms = [0, 1, 30, 99, 700]
+    if seed % 2:
+        limits = Limits(chance.randint(3, 30), chance.randint(30, 60), 0)
+        gaps_ms += [2_000, 9_000]
     now_ms = 1_800_000_000_000
     window = rested(now_ms)
     with redis.Redis.from_url(redis_address) as client:
         client.hset("a", "balance", 10**15)
         decide = client.register_script(redis_script.SCRIPT)
-        statuses = []
-        for _ in range(600):
-            now_ms += chance.choice((0, 1, 30, 99, 700, 2_000, 9_000))
+        statuses, entries = [], []
+        for _ in range(1_000):
+            now_ms += chance.choice(gaps_ms)
             state = count_request(window, limits, now_ms)
             expected = [429 if state.retry_at_ms else 200, state.remaining, state.retry_at_ms]
             args = [7, limits.requests_per_minute, limits.burst, now_ms]
             assert decide(keys=["a", "a:w"], args=args) == expected
             statuses.append(expected[0])
+            entries.append(len(window.arrivals) // 2)
+        assert (max(entries) == 64) == (seed % 2 == 0)
         assert set(statuses) == {200, 429}
         assert int(client.hget("a", "balance")) == 10**15 - 7 * statuses.count(200)
 

@@ -38,11 +38,11 @@ def limit(bench: Bench, requests: int = 0, burst: int = 0, ceiling: int = 0) -> 
 
 
 def counted(account: Account) -> int:
-    return sum(account.window.arrivals[1::2]) if account.window else 0
+    return account.window.requests if account.window else 0
 
 
 def spent_credits(account: Account) -> int:
-    return sum(account.window.costs[1::2]) // CREDIT if account.window else 0
+    return account.window.cost // CREDIT if account.window else 0
 
 
 def state(account: Account) -> tuple[int, ...]:

@@ -138,11 +138,13 @@ def _stored(account: Account) -> tuple[Any, ...]:
 
 
 def stored_use(window: Window | None) -> tuple[Any, ...] | None:
-    """The use of a window of a stored account, in the form of `used`."""
+    """The use of a window of a stored account, in the form of `used`; its lists have those sums, and are short."""
     if window is None:
         return None
-    spent = Fraction(window.spent, 60_000)
-    return sum(window.arrivals[1::2]), sum(window.costs[1::2]), spent, window.at_ms
+    sums = sum(window.arrivals[1::2]), sum(window.costs[1::2])
+    _equal("the sums that a window keeps", (window.requests, window.cost), sums)
+    assert max(len(window.arrivals), len(window.costs)) <= 2 * 64, window
+    return *sums, Fraction(window.spent, 60_000), window.at_ms
 
 
 def _check_seen(world: World, partition: int, model: Model, tables: dict[str, PartitionedStore]) -> None:
