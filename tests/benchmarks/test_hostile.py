@@ -4,12 +4,12 @@ import pytest
 
 from tests.benchmarks.chaos.run import ZERO_FIGURES
 from tests.benchmarks.hostile.attacks import KINDS
-from tests.benchmarks.hostile.run import Sizes, measure, passed
+from tests.benchmarks.hostile.run import HostileSizes, measure, passed
 
 
 @pytest.mark.benchmark
 def test_every_attack_is_made_and_costs_the_good_ones_nothing() -> None:
-    result = measure(Sizes(seconds=2.0, groups=2_000), seed=1, tell=print)
+    result = measure(HostileSizes(seconds=1.0, groups=2_000), seed=1, tell=print)
     assert {name: result[name] for name in ZERO_FIGURES} == dict.fromkeys(ZERO_FIGURES, 0), result["examples"]
     assert passed(result)
     assert [each["kind"] for each in result["kinds"]] == list(KINDS)

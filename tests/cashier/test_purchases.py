@@ -479,7 +479,9 @@ def test_one_that_stops_while_it_joins_does_not_hold_up_the_others(worker: Worke
                     await asyncio.sleep(0.03 * steps)
             project = await shop.low_customer()
             await asyncio.wait_for(shop.settled(project, ["on", "requested", "top_up"]), 20)
-            assert one.paid == 2
+            async with asyncio.timeout(20):
+                while one.paid < 2:  # it counts what it has told
+                    await asyncio.sleep(0.02)
 
     run(worker, scenario)
 

@@ -73,6 +73,8 @@ def column(engine: ClickHouse, sql: str) -> list[str]:
 
 
 def ask(http: HTTPConnection, sql: str, headers: dict[str, str] | None = None, **params: str) -> tuple[int, str | None]:
+    # The front closes a connection that is idle for some seconds, while the engine is asked for its lists.
+    http.close()
     http.request("POST", f"/?{urlencode(params)}", sql.encode(), headers or {})
     answer = http.getresponse()
     assert b"confidential" not in answer.read()

@@ -39,17 +39,17 @@ def passed(result: dict[str, Any]) -> bool:
     return all(result[name] == 0 for name in (*ZERO_FIGURES, "restarts"))
 
 
-class Sizes(NamedTuple):
+class HostileSizes(NamedTuple):
     """The sizes of a run: how long an attack lasts, in seconds, and how many groups the history has."""
 
     seconds: float
     groups: int
 
 
-FULL, QUICK = Sizes(20.0, 150_000), Sizes(4.0, 20_000)
+FULL, QUICK = HostileSizes(20.0, 150_000), HostileSizes(4.0, 20_000)
 
 
-def measure(sizes: Sizes, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure(sizes: HostileSizes, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run the benchmark."""
     directory = Path(tempfile.mkdtemp(prefix="meterline-hostile-"))
     try:
@@ -61,7 +61,7 @@ def measure(sizes: Sizes, seed: int, tell: Callable[[str], None]) -> dict[str, A
     return result
 
 
-async def _run(stack: Stack, sizes: Sizes, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
+async def _run(stack: Stack, sizes: HostileSizes, seed: int, tell: Callable[[str], None]) -> dict[str, Any]:
     load = Load(stack, PROJECTS, EVENTS_PER_SECOND, seed, spenders=GOOD_CALLERS, impatient=0.0)
     try:
         await load.open_projects()
