@@ -82,6 +82,8 @@ def topic_uses(topics: Topics) -> list[TopicUse]:
             "every account: what is forged here is a balance",
         ),
         TopicUse(topics.seen_changelog, ("worker",), ("worker",), "ids that were billed"),
+        TopicUse(topics.replies_changelog, ("worker",), ("worker",), "answers kept for a repeat, with balances"),
+        TopicUse(topics.recent_replies_changelog, ("worker",), ("worker",), "the same, for some minutes"),
     ]
 
 

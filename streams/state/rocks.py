@@ -173,18 +173,19 @@ class VersionedFile(PartitionFile):
 
 
 class SegmentedFile:
-    """A SegmentedFile has rows that expire by day: one RocksDB for every `segment_days` days, removed once it has
-    expired.
+    """A SegmentedFile has rows that expire by time: one RocksDB for every `kept_ms / SEGMENTS`, removed once all of it
+    has expired.
 
-    `day_of` tells a value's day. A look-up asks every live segment, newest first; there are `days // segment_days + 2`
-    of them at most. A key stands in one segment, that of the day it was first written on.
+    `time_of` tells a value's time, in Unix milliseconds. The newest segment is the clock: by it, a row is there for
+    `kept_ms` at least, and for a quarter more at most. A look-up asks every live segment, newest first; there are
+    SEGMENTS + 2 of them at most. A key stands in one segment, that of the time it was first written at.
     """
 
-    def __init__(self, path: Path, day_of: Callable[[bytes], int], days: int) -> None:
+    def __init__(self, path: Path, time_of: Callable[[bytes], int], kept_ms: int) -> None:
         self._path = path
-        self._day_of = day_of
-        self._days = days
-        self._segment_days = max(1, -(-days // SEGMENTS))
+        self._time_of = time_of
+        self._kept_ms = kept_ms
+        self._segment_ms = -(-kept_ms // SEGMENTS)
         self._noted_in: int | None = None
         self._segments: dict[int, PartitionFile] = {}
         try:
@@ -215,7 +216,7 @@ class SegmentedFile:
         return [found.get(key) for key in keys]
 
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Set each key in its day's segment; a segment that is now older than the window is removed."""
+        """Set each key in its time's segment; a segment that is now older than the period is removed."""
         by_segment = self._by_segment(list(rows))
         if not by_segment and changelog_offset is not None:
             by_segment = {max(self._segments, default=0): []}
@@ -253,9 +254,9 @@ class SegmentedFile:
         self._segments.clear()
 
     def _by_segment(self, rows: list[tuple[bytes, bytes | None]]) -> dict[int, list[tuple[bytes, bytes | None]]]:
-        # There are many rows but few values, and nearly always of one day.
+        # There may be many rows but few values, and nearly always they are of one time.
         values = {value for _, value in rows}
-        segments = {value: self._day_of(value) // self._segment_days for value in values if value is not None}
+        segments = {value: self._time_of(value) // self._segment_ms for value in values if value is not None}
         if len(numbers := set(segments.values())) == 1:
             return {numbers.pop(): rows}
         by_segment: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -287,8 +288,8 @@ class SegmentedFile:
                 raise DamagedError(set_aside(self._path, f"its segment {int(number)} has lost rows"))
 
     def _is_expired(self, number: int) -> bool:
-        oldest_day = max(self._segments, default=0) * self._segment_days - self._days
-        return (number + 1) * self._segment_days <= oldest_day
+        oldest_ms = max(self._segments, default=0) * self._segment_ms - self._kept_ms
+        return (number + 1) * self._segment_ms <= oldest_ms
 
     def _expire(self) -> None:
         for number in [n for n in self._segments if self._is_expired(n)]:
