@@ -93,7 +93,8 @@ class Effects:
 
 @dataclass(slots=True)
 class Needed:
-    """What a fold will look up: projects, dedup hashes, and the names of kept replies, by key and by request."""
+    """The needs of a fold, which it will look up: projects, dedup hashes, the names of kept replies by key and by
+    request."""
 
     projects: set[str] = field(default_factory=lambda: {PRICES_ID})
     hashes: set[bytes] = field(default_factory=set)
@@ -102,7 +103,7 @@ class Needed:
 
 
 def needed(items: Iterable[IntakeItem]) -> Needed:
-    """What folding `items` will look up."""
+    """The needs of a fold of `items`."""
     found = Needed()
     for item in items:
         body = item.body

@@ -25,9 +25,8 @@ from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
-from streams.state.rocks import VersionedFile
-from streams.worker.decider import Decider, OwnTables
-from streams.worker.tables import File, day_of, replies_file, seen_file, seen_rows
+from streams.worker.decider import Decider, OwnTables, tables_of_one
+from streams.worker.tables import day_of, seen_rows
 
 RECORDS_AT_ONCE = 64
 _NAMED_MAX = 20
@@ -74,43 +73,11 @@ async def rebuild(settings: Settings, on_progress: Callable[[str], None] = lambd
         on_progress("reading the accounts")
         async with read_accounts(settings, Path(directory) / "stored") as view:
             for partition in range(settings.partitions):
-                files = _Files(Path(directory) / f"{partition}", settings)
-                try:
-                    fold = _Fold(settings, partition, files.tables, found)
+                with tables_of_one(Path(directory) / f"{partition}", settings) as tables:
+                    fold = _Fold(settings, partition, tables, found)
                     await fold.run(committed.get(partition, 0), dict(view.values(partition)), on_progress)
-                finally:
-                    files.close()
     found.seconds = round(time.monotonic() - began_at, 3)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of the one partition that is being folded."""
-
-    only: File
-
-    def file(self, partition: int) -> File:
-        return self.only
-
-
-class _Files:
-    """The files of one partition, new and empty."""
-
-    def __init__(self, directory: Path, settings: Settings) -> None:
-        kept_for = settings.kept_for
-        files: list[File] = [
-            VersionedFile(directory / "accounts"),
-            seen_file(directory / "seen", settings.dedup_days),
-            replies_file(directory / "replies", kept_for.key_ms),
-            replies_file(directory / "recent_replies", kept_for.request_ms),
-        ]
-        self._files = files
-        self.tables = OwnTables(*map(_Table, files))
-
-    def close(self) -> None:
-        for file in self._files:
-            file.close()
 
 
 class _Fold:

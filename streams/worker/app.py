@@ -35,7 +35,7 @@ from streams.worker.lease import Lease
 from streams.worker.membership import leave_for_predecessor, lock
 from streams.worker.recovery import TableManager
 from streams.worker.sweeper import Sweeper
-from streams.worker.tables import accounts_table, recent_replies_table, replies_table, seen_table
+from streams.worker.tables import accounts_table, reply_tables, seen_table
 from streams.worker.transport import Transport
 from streams.worker.watchdog import Watchdog
 
@@ -113,9 +113,7 @@ def create_app(settings: Settings) -> WorkerApp:
     publisher = app.publisher = Publisher(settings)
     app.lease = Lease(settings.session_timeout_seconds)
     accounts = accounts_table(app, settings)
-    tables = OwnTables(
-        accounts, seen_table(app, settings), replies_table(app, settings), recent_replies_table(app, settings)
-    )
+    tables = OwnTables(accounts, seen_table(app, settings), *reply_tables(app, settings))
 
     def committed(partition: int) -> int | None:
         offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))

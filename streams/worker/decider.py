@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from schemas.accounts import Account
@@ -28,8 +29,9 @@ from streams.kafka.codecs import (
 from streams.kafka.formats import FormatError
 from streams.kafka.topics import Topics
 from streams.settings import Settings
+from streams.state.rocks import VersionedFile
 from streams.worker.batches import time_of
-from streams.worker.tables import File, day_of, first_offset_of
+from streams.worker.tables import File, day_of, first_offset_of, replies_file, seen_file
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +87,32 @@ class OwnTables:
     seen: Tables
     replies: Tables
     recent_replies: Tables
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlyFile:
+    """A table with one partition's file alone, whichever is asked for."""
+
+    only: File
+
+    def file(self, partition: int) -> File:
+        return self.only
+
+
+@contextmanager
+def tables_of_one(directory: Path, settings: Settings) -> Iterator[OwnTables]:
+    """The tables of one partition, in files of their own in a directory, without Faust."""
+    kept_for = settings.kept_for
+    files: list[File] = []
+    try:
+        files.append(VersionedFile(directory / "accounts"))
+        files.append(seen_file(directory / "seen", settings.dedup_days))
+        files.append(replies_file(directory / "replies", kept_for.key_ms))
+        files.append(replies_file(directory / "recent_replies", kept_for.request_ms))
+        yield OwnTables(*map(_OnlyFile, files))
+    finally:
+        for file in files:
+            file.close()
 
 
 class Decider:

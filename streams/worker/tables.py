@@ -24,7 +24,7 @@ from faust.types import TP
 
 from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
-from streams.core.foreign import UnreadableError
+from streams.core.foreign import UnreadableError, read
 from streams.kafka.codecs import decode_kept_replies, decode_kept_reply, encode_kept_replies, packed
 from streams.settings import Settings
 from streams.state.damage import opened
@@ -193,17 +193,15 @@ def seen_table(app: faust.App, settings: Settings) -> BatchTable:
     return BatchTable(app, settings, "seen", lambda path: seen_file(path, settings.dedup_days), seen_rows_of_record)
 
 
-def replies_table(app: faust.App, settings: Settings) -> BatchTable:
-    """The table `replies`: hash of a caller's key → KeptReply, as `encode_kept_reply` gives it. A changelog record is
-    one batch."""
-    kept_ms = settings.kept_for.key_ms
-    return BatchTable(app, settings, "replies", lambda path: replies_file(path, kept_ms), reply_rows_of_record)
+def reply_tables(app: faust.App, settings: Settings) -> tuple[BatchTable, BatchTable]:
+    """The tables `replies`, by the hash of a caller's key, and `recent_replies`, by that of a request: → KeptReply, as
+    `encode_kept_reply` gives it. A changelog record is one batch."""
 
+    def table(name: str, kept_ms: int) -> BatchTable:
+        return BatchTable(app, settings, name, lambda path: replies_file(path, kept_ms), reply_rows_of_record)
 
-def recent_replies_table(app: faust.App, settings: Settings) -> BatchTable:
-    """The table `recent_replies`: as `replies`, by the hash of a request."""
-    kept_ms = settings.kept_for.request_ms
-    return BatchTable(app, settings, "recent_replies", lambda path: replies_file(path, kept_ms), reply_rows_of_record)
+    kept_for = settings.kept_for
+    return table("replies", kept_for.key_ms), table("recent_replies", kept_for.request_ms)
 
 
 def seen_file(path: Path, dedup_days: int) -> SegmentedFile:
@@ -244,7 +242,7 @@ def day_of(at_ms: int) -> int:
 
 
 def time_of_seen(value: bytes) -> int:
-    """When the day of a `seen` row began, in Unix milliseconds."""
+    """The beginning of the day of a `seen` row, in Unix milliseconds."""
     return int.from_bytes(value[-2:], "big") * DAY_MS
 
 
@@ -283,8 +281,8 @@ _decode_time = msgspec.msgpack.Decoder(_Time).decode
 
 
 def time_of_reply(value: bytes) -> int:
-    """When the reply of a row was given, in Unix milliseconds."""
-    return _decode_time(value).at_ms
+    """The time at which the reply of a row was given, in Unix milliseconds."""
+    return read(_decode_time, value).at_ms
 
 
 def reply_records(rows: list[tuple[bytes, bytes]], first_offset: int) -> Iterator[tuple[bytes, bytes]]:

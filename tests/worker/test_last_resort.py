@@ -21,37 +21,21 @@ from streams.kafka.codecs import decode_account, decode_dead_letter, decode_fact
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
 from streams.settings import Settings
-from streams.state.rocks import SegmentedFile, VersionedFile
 from streams.worker import decider as deciding
 from streams.worker.agents import Owner
+from streams.worker.decider import tables_of_one
 from streams.worker.lease import Lease
-from streams.worker.tables import day_of
 from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
 PARTITION = 0
 
 
-class Table:
-    """A table of the owner's, of one partition."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def file(self, _partition: int) -> Any:
-        return self._file
-
-
 @contextmanager
 def owner(settings: Settings, publisher: Publisher, directory: Path) -> Iterator[Owner]:
-    accounts = VersionedFile(directory / "accounts")
-    seen = SegmentedFile(directory / "seen", lambda value: day_of(START_MS), settings.dedup_days)
     lease = Lease(60)
     lease.assign(1)
-    try:
-        yield Owner(settings, topics_of(settings), publisher, Table(accounts), Table(seen), lease, lambda _partition: 0)
-    finally:
-        accounts.close()
-        seen.close()
+    with tables_of_one(directory, settings) as tables:
+        yield Owner(settings, topics_of(settings), publisher, tables, lease, lambda _partition: 0)
 
 
 def record(offset: int, body: Envelope | Commands | AnyCommand) -> Any:
