@@ -134,7 +134,7 @@ def test_bytes_without_the_mark_are_never_taken_for_another_versions(value: byte
 
 # Each process, and the topics that it reads: it must not say that it is up on what it can't read.
 READS = {
-    "worker": ("accounts", "facts", "intake"),
+    "worker": ("accounts", "facts", "intake", "kept-replies"),
     "api": ("accounts", "facts", "replies"),
     "historian": ("facts",),
     "cashier": ("facts", "replies"),
@@ -149,6 +149,7 @@ def topic_of(settings: Settings, shape: str) -> str:
         "facts": topics.journal,
         "intake": topics.intake,
         "replies": topics.replies,
+        "kept-replies": topics.recent_replies_changelog,
     }[shape]
 
 
