@@ -224,7 +224,7 @@ def test_a_reply_without_a_key_is_kept_for_as_long_as_its_sender_may_ask_again()
 
 
 def test_a_reply_that_a_crash_left_does_not_count() -> None:
-    """Where all was written but the accounts, a batch that is repeated, or the beginning of it, decides what it did."""
+    """A batch of which a crash left all but the accounts decides what it decided, repeated in whole or in part."""
     state = opened()
     batch = [
         item(1, admit(usage("w", operation="website", quantity=2), "1", key="k")),
