@@ -199,6 +199,15 @@ class Settings(BaseSettings):
         return None if value == "" else value
 
     @model_validator(mode="after")
+    def _replies_are_seen(self) -> Self:
+        if self.replies_kept_hours > 24 * self.dedup_days:
+            raise OperatorError(
+                f"METERLINE_REPLIES_KEPT_HOURS is {self.replies_kept_hours}, more than the {self.dedup_days} days of "
+                "METERLINE_DEDUP_DAYS: after those a key is not known any more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stripe_has_its_key(self) -> Self:
         if self.payments == "stripe" and self.stripe_secret_key is None:
             raise OperatorError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
@@ -12,6 +13,8 @@ from schemas.replies import KeptReply, Reply
 from streams.core.acceptance import dedup_hash
 
 _encode = msgspec.msgpack.Encoder().encode
+# Each name is asked for some four times while its record is decided.
+_name = lru_cache(maxsize=8192)(dedup_hash)
 
 
 @dataclass(slots=True)
@@ -46,12 +49,12 @@ def decides(reply: Reply) -> bool:
 
 def key_hash(command: AnyCommand) -> bytes:
     """16 bytes for a command's idempotency key: its name among the dedup hashes, and among the replies `by_key`."""
-    return dedup_hash(command.project, "meterline:idempotency-key", command.idempotency_key)
+    return _name(command.project, "meterline:idempotency-key", command.idempotency_key)
 
 
 def request_hash(command: AnyCommand) -> bytes:
     """16 bytes for the request that a command is, its name among the replies `by_request`."""
-    return dedup_hash(command.project, "meterline:request", command.correlation)
+    return _name(command.project, "meterline:request", command.correlation)
 
 
 def is_reply_kept(command: AnyCommand) -> bool:

@@ -193,13 +193,17 @@ class Decider:
         for dedup, value in zip(hashes, self.tables.seen.file(partition).get_many(hashes), strict=True):
             if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
                 seen[dedup] = first_offset
-        _find(wanted.keys, self.tables.replies.file(partition), kept.by_key)
+        _find(wanted.keys & seen.keys(), self.tables.replies.file(partition), kept.by_key)
+        if any(name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects):
+            wanted.requests |= wanted.limited
         _find(wanted.requests, self.tables.recent_replies.file(partition), kept.by_request)
 
 
 def _find(names: set[bytes], file: File, found: dict[bytes, KeptReply]) -> None:
     """Add to `found` the replies that a file keeps under names that are not there yet."""
     missing = sorted(names - found.keys())
+    if not missing:
+        return
     for name, value in zip(missing, file.get_many(missing), strict=True):
         if value is not None:
             found[name] = decode_kept_reply(value)
