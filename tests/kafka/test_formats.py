@@ -127,7 +127,9 @@ def test_bytes_without_the_mark_are_never_taken_for_another_versions(value: byte
         try:
             golden.decoded(value)
         except FormatError:
-            assert value[start : start + len(MARK)] == MARK
+            # Bytes as there were before the mark are of format 0, where that is not read any more.
+            is_old = golden.format.oldest > UNMARKED and golden.format.number_of(value, start) == UNMARKED
+            assert is_old or value[start : start + len(MARK)] == MARK
         except Exception:
             pass  # garbage, which every reader has its own way with
 
