@@ -88,7 +88,7 @@ async def applied(settings: Settings, directory: Path, batches: list[list[Any]])
         with owner(settings, publisher, directory) as owning:
             for batch in batches:
                 await owning.apply(batch)
-            value = owning.decider.accounts.file(PARTITION).get_many([b"p1"])[0]
+            value = owning.decider.tables.accounts.file(PARTITION).get_many([b"p1"])[0]
             assert decode_account(value).last_offset == RECORDS[-1].message.offset
     finally:
         await publisher.stop()
@@ -180,7 +180,7 @@ def test_what_the_disk_or_the_broker_raises_ends_the_worker_and_is_no_records_fa
                 def broken(_keys: list[bytes]) -> list[bytes | None]:
                     raise OSError(5, "Input/output error")
 
-                owning.decider.accounts.file(PARTITION).get_many = broken  # type: ignore[method-assign]
+                owning.decider.tables.accounts.file(PARTITION).get_many = broken  # type: ignore[method-assign]
                 owning.decider.forget()
                 with pytest.raises(OSError, match="Input/output"):
                     await owning.apply(RECORDS[1:])
@@ -199,7 +199,7 @@ def test_a_record_of_too_many_faults_is_given_up(monkeypatch: pytest.MonkeyPatch
         owning.decider._cache[PARTITION] = {}
         decide = owning.decider.decide
         opened = decide(PARTITION, [RECORDS[0].message])
-        owning.decider.accounts.file(PARTITION).write(opened.values, 0)
+        owning.decider.tables.accounts.file(PARTITION).write(opened.values, 0)
         some = decide(PARTITION, [record(1, events("bad-1", "a", "bad-2", "b", "bad-3")).message])
         assert len(some.dead_letters) == 3
         owning.decider.forget()
