@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from schemas.prices import PriceBook
-from schemas.replies import StoredReply
 
 
 class Grant(msgspec.Struct, array_like=True, gc=False):
@@ -193,7 +192,6 @@ class Account(msgspec.Struct, array_like=True):
     renews_at_ms: int
     grants: list[Grant]
     keys: list[ApiKey]
-    replies: list[StoredReply]
     opened_offset: int
     last_offset: int
     last_at_ms: int

@@ -128,11 +128,6 @@ def try_request(window: Window, limits: Limits, now_ms: int, cost: int) -> str:
     return ""
 
 
-def sum_up(window: Window) -> None:
-    """Set the sums of a window from its lists: accounts of format 1 have none."""
-    window.requests, window.cost = sum(window.arrivals[1::2]), sum(window.costs[1::2])
-
-
 def _tokens(limits: Limits) -> int:
     return max(0, limits.burst - limits.requests_per_minute) * TOKEN
 

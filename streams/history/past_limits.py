@@ -96,7 +96,6 @@ def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> P
         renews_at_ms=0,
         grants=[],
         keys=[],
-        replies=[],
         opened_offset=0,
         last_offset=0,
         last_at_ms=at_ms,

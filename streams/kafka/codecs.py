@@ -17,11 +17,10 @@ from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
-from schemas.replies import Reply
+from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
 from streams.core.price_list import Prices
-from streams.core.windows import sum_up
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, UNMARKED
+from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -36,6 +35,8 @@ _decode_replies = msgspec.msgpack.Decoder(Replies).decode
 _decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
 _decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
+_decode_kept_reply = msgspec.msgpack.Decoder(KeptReply).decode
+_decode_kept_replies = msgspec.msgpack.Decoder(list[tuple[bytes, msgspec.Raw]]).decode
 
 
 def encode_account(account: Account) -> bytes:
@@ -46,16 +47,7 @@ def encode_account(account: Account) -> bytes:
 
 def decode_account(value: bytes) -> Account:
     """The account in a value that `encode_account` gave."""
-    account = read(_decode_account, account_body(value))
-    if not value.startswith(ACCOUNTS.head, VERSION_BYTES):
-        _sum_windows(account)
-    return account
-
-
-def _sum_windows(account: Account) -> None:
-    for holder in (account, account.shadow):
-        if holder is not None and holder.window is not None:
-            sum_up(holder.window)
+    return read(_decode_account, account_body(value))
 
 
 def account_body(value: bytes) -> memoryview:
@@ -136,6 +128,26 @@ def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
 def decode_replies(value: bytes) -> Replies:
     """The replies of a record."""
     return read(_decode_replies, REPLIES.body(value or b""))
+
+
+def encode_kept_reply(kept: KeptReply) -> bytes:
+    """The bytes of a kept reply, as it stands in a local table and within a record of its changelog."""
+    return encode(kept)
+
+
+def decode_kept_reply(value: bytes) -> KeptReply:
+    """The kept reply of these bytes."""
+    return read(_decode_kept_reply, value)
+
+
+def encode_kept_replies(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a changelog record of kept replies: each with the name that it is kept under."""
+    return KEPT_REPLIES.head + encode([(name, msgspec.Raw(value)) for name, value in rows])
+
+
+def decode_kept_replies(value: bytes) -> list[tuple[bytes, bytes]]:
+    """The kept replies of a changelog record, as `encode_kept_replies` took them."""
+    return [(name, bytes(raw)) for name, raw in read(_decode_kept_replies, KEPT_REPLIES.body(value or b""))]
 
 
 def encode_facts(facts: Sequence[Fact]) -> bytes:

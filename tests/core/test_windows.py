@@ -22,7 +22,6 @@ from streams.core.windows import (
     count_requests,
     request_retry_at_ms,
     rested,
-    sum_up,
 )
 
 CONFORMANCE = json.loads((Path(__file__).parent.parent / "conformance" / "rate_limit.json").read_text())
@@ -192,21 +191,6 @@ def test_a_window_full_of_seconds_never_needs_a_65th_entry() -> None:
         assert window.arrivals[::2] == window.costs[::2] and window.cost == 7 * window.requests
         lengths.append(len(window.arrivals) // 2)
     assert max(lengths) == ENTRIES and min(lengths[ENTRIES:]) == 2
-
-
-def test_a_window_of_an_older_format_is_merged_when_something_comes() -> None:
-    """Format 1 had an entry for each tenth of a second, and no sums."""
-    tenths = [tenth * 100 + 99 for tenth in range(600)]
-    counted = [each for at_ms in tenths for each in (at_ms, 2)]
-    window, limits = Window(list(counted), 0, tenths[-1], list(counted)), Limits(1_200, 1_300, 1_200)
-    sum_up(window)
-    assert (window.requests, window.cost) == (1_200, 1_200)
-    assert request_retry_at_ms(window, Limits(1_200, 1_200, 0)) == tenths[0] + WINDOW_MS
-    count_request(window, limits, 60_000)
-    add_cost(window, 60_000, 3)
-    check_lists(window)
-    assert window.arrivals[:4] == [999, 20, 1_999, 20] and window.arrivals[-4:] == [59_999, 20, 60_000, 1]
-    assert window.costs[-2:] == [60_000, 3]
 
 
 @given(st.integers(1, 30), st.integers(0, 30), st.lists(st.integers(0, 3_000), min_size=1, max_size=300))

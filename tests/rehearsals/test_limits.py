@@ -82,7 +82,7 @@ class Traffic:
         """Decide commands that share a record, and note the requests among them."""
         life = self.life
         item = IntakeItem(life.offset, life.at_ms, Commands(list(commands)))
-        effects = fold(0, [item], life.accounts, life.seen, "intake")
+        effects = fold(0, [item], life.accounts, life.seen, life.kept, "intake")
         life.facts += effects.facts
         for grant in life.account.grants:
             life.grants[grant.id] = msgspec.structs.replace(grant)
