@@ -123,6 +123,14 @@ def _flows(services: Services) -> Iterator[Metric]:
     for code, count in pipeline.dead_letters.items():
         letters.add_metric([code], count)
     yield letters
+    kept = GaugeMetricFamily(
+        "meterline_kept_replies_bytes",
+        "Bytes on Kafka's disks, replicas included, of the changelog of a table of kept replies",
+        labels=["table"],
+    )
+    for name, size in pipeline.kept_replies_bytes.items():
+        kept.add_metric([name], size)
+    yield kept
     yield GaugeMetricFamily("meterline_commands_waiting", "Commands without a reply yet", services.commands.waiting)
     decided = [at for at in (services.commands.answered_at, services.accounts.read_at) if at is not None]
     if decided:

@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from api.flows import Flow, Members, OpenTransactions
 from streams.kafka.command_client import CommandClient
+from streams.kafka.log_sizes import log_bytes
 from streams.kafka.topics import ISOLATION, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import AccountsView
@@ -28,6 +29,7 @@ SOON_SECONDS = 0.2
 LOOK_SECONDS_MAX = 5.0
 NOTE_CHARS_MAX = 300
 DEAD_LETTERS_SECONDS = 15.0
+SIZES_SECONDS = 15.0
 CODES_MAX = 200
 
 
@@ -59,7 +61,14 @@ class Pipeline:
         self.members = Members()
         self.transactions = OpenTransactions()
         self.dead_letters: dict[str, int] = {}
+        self._changelogs_of_replies = {
+            "replies": topics.replies_changelog,
+            "recent_replies": topics.recent_replies_changelog,
+        }
+        # By table; one is missing while its size is not known.
+        self.kept_replies_bytes: dict[str, int] = {}
         self._looked_at: float | None = None
+        self._sized_at: float | None = None
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
@@ -155,6 +164,7 @@ class Pipeline:
                 async with asyncio.timeout(LOOK_SECONDS_MAX):
                     await self._look(admin, consumer)
                     await self._look_for_transactions(consumer, uncommitted)
+                    await self._look_at_sizes(admin)
                 await self._forget_markers(consumer)
                 await asyncio.sleep(SOON_SECONDS if any(self.waiting().values()) else LOOK_SECONDS)
         finally:
@@ -168,6 +178,19 @@ class Pipeline:
         self.transactions.look(
             time.monotonic(), *({tp.partition: at for tp, at in each.items()} for each in (stable, ends))
         )
+
+    async def _look_at_sizes(self, admin: AIOKafkaAdminClient) -> None:
+        if self._sized_at is not None and time.monotonic() - self._sized_at < SIZES_SECONDS:
+            return
+        self._sized_at = time.monotonic()
+        topics = self._changelogs_of_replies
+        try:
+            found = await log_bytes(admin, list(topics.values()), self._settings.partitions)
+        except Exception as error:
+            # A broker may be away, or tell this process nothing: that is no reason to see nothing else.
+            log.debug("the size of the kept replies is not known: %r", error)
+            found = {}
+        self.kept_replies_bytes = {name: found[topic] for name, topic in topics.items() if topic in found}
 
     async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         members = await self._members_of(admin)

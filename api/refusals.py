@@ -29,12 +29,14 @@ COPY_LAG_MS_MAX = 1_000
 EVERY_SECONDS = 1.0
 # A key and a method at a time; what is beside them is counted without its key.
 TALLIES_A_PROJECT_MAX = 64
+# Some 100 bytes each.
+KEYS_REMEMBERED_MAX = 100_000
 
 
 def may_be_full(account: Account) -> bool:
     """Whether it is worth asking `full_window`: nearly always it is not, and this costs next to nothing."""
     window = account.window
-    return window is not None and sum(window.arrivals[1::2]) >= limits_of(account).requests_per_minute
+    return window is not None and window.requests >= limits_of(account).requests_per_minute
 
 
 def full_window(account: Account, prices: Prices, owner_ms: int) -> RateState | None:
@@ -64,6 +66,32 @@ class _Tally:
         self.count += other.count
         self.first_at_ms = min(self.first_at_ms, other.first_at_ms)
         self.last_at_ms = max(self.last_at_ms, other.last_at_ms)
+
+
+class AskedKeys:
+    """AskedKeys remembers under which Idempotency-Keys this process has asked the owners of late: KEYS_REMEMBERED_MAX
+    of them, the oldest go first.
+
+    A repeat under such a key may pass a full window, for its answer is kept. Were every key let through, a flood under
+    made-up ones would reach Kafka; and to know all that are kept is the owners' business alone.
+    """
+
+    def __init__(self) -> None:
+        self._hashes: dict[int, None] = {}
+
+    def add(self, project: str, key: str) -> None:
+        """Remember a key that an owner is about to be asked under."""
+        self._hashes[hash((project, key))] = None
+        if len(self._hashes) > KEYS_REMEMBERED_MAX:
+            del self._hashes[next(iter(self._hashes))]
+
+    def forget(self, project: str, key: str) -> None:
+        """Forget a key under which nothing was decided."""
+        self._hashes.pop(hash((project, key)), None)
+
+    def has(self, project: str, key: str) -> bool:
+        """Whether an owner was asked under this key of late."""
+        return hash((project, key)) in self._hashes
 
 
 # The key's id, its environment, and the call's operation.

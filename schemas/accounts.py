@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 
 from schemas.prices import PriceBook
-from schemas.replies import StoredReply
 
 
 class Grant(msgspec.Struct, array_like=True, gc=False):
@@ -119,14 +118,17 @@ class Limits(msgspec.Struct, array_like=True, frozen=True, gc=False):
 class Window(msgspec.Struct, array_like=True, gc=False):
     """A project's window: what it asked for in the last 60 seconds.
 
-    `arrivals` are Unix ms and the number of requests, alternately, the oldest first. `spent` is the burst tokens that
-    are spent, in 60,000ths, as of `at_ms`. `costs` are Unix ms and the microcredits that requests cost, alternately.
+    `arrivals` are Unix ms and the number of requests, alternately, the oldest first, and `requests` is their sum.
+    `spent` is the burst tokens that are spent, in 60,000ths, as of `at_ms`. `costs` are Unix ms and the microcredits
+    that requests cost, alternately, and `cost` is their sum.
     """
 
     arrivals: list[int]
     spent: int
     at_ms: int
     costs: list[int] = []
+    requests: int = 0
+    cost: int = 0
 
 
 class LimitRaise(msgspec.Struct, array_like=True):
@@ -190,7 +192,6 @@ class Account(msgspec.Struct, array_like=True):
     renews_at_ms: int
     grants: list[Grant]
     keys: list[ApiKey]
-    replies: list[StoredReply]
     opened_offset: int
     last_offset: int
     last_at_ms: int

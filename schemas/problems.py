@@ -119,7 +119,8 @@ CODES: dict[str, ProblemCode] = {
     "idempotency_reply_expired": ProblemCode(
         409,
         "Already decided",
-        "This request was decided before and its reply is no longer kept: find its entry in GET /v1/ledger.",
+        "What came of it stands, but its reply is no longer kept. Find its entry in GET /v1/ledger; if there is none, "
+        "it was refused: send it under a new Idempotency-Key.",
     ),
     "already_running": ProblemCode(
         409, "Already running", "Wait for the answer to the first request with this Idempotency-Key."

@@ -1,10 +1,13 @@
-"""Replies: the answers to commands, and the form in which an answer is stored for a repeat of its command."""
+"""Replies: the answers to commands, and the form in which an answer is kept for a repeat of its command."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import msgspec
 
 from schemas.problems import Rejection
+from schemas.times import DAY_MS, MINUTE_MS
 
 
 class RateState(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -44,14 +47,23 @@ def refusal(rejection: Rejection) -> Reply:
     return Reply(rejection.status, rejection.code, rejection.detail, 0, 0, "", field=rejection.field or "")
 
 
-class StoredReply(msgspec.Struct, array_like=True, gc=False):
-    """A reply kept for a repeat of its command. `key` and `fingerprint` are 16-byte hashes of the command's key and
-    content, `offset` is that of its intake record.
+class KeptReply(msgspec.Struct, array_like=True, gc=False):
+    """A reply kept for a repeat of its command. `at_ms` and `offset` are those of the intake record that decided it,
+    `fingerprint` is a 16-byte hash of what the command asked."""
 
-    `reply` is a Reply as MessagePack: an account has dozens of them, and hardly one is ever read again.
-    """
-
-    key: bytes
-    fingerprint: bytes
+    at_ms: int
     offset: int
-    reply: msgspec.Raw
+    fingerprint: bytes
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFor:
+    """How long replies are kept, in milliseconds between the times of the record that decided and of the one that asks
+    again. No other clock counts: a record that is folded anew finds what it found the first time."""
+
+    key_ms: int = DAY_MS
+    request_ms: int = 10 * MINUTE_MS
+
+
+KEPT_FOR = KeptFor()

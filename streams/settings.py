@@ -12,6 +12,8 @@ from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_val
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.events import EVENTS_PER_RECORD_MAX
+from schemas.replies import KeptFor
+from schemas.times import HOUR_MS, MINUTE_MS
 from streams.errors import OperatorError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -156,6 +158,12 @@ class Settings(BaseSettings):
     )
     batch_records_max: int = Field(64, ge=1, description="Intake records the owner folds at once")
     dedup_days: int = Field(32, ge=1, le=400)
+    replies_kept_hours: int = Field(
+        24, ge=1, le=9600, description="How long the answer to a request under an Idempotency-Key is kept for a repeat"
+    )
+    recent_replies_kept_minutes: int = Field(
+        10, ge=1, le=1440, description="The same, of a request without a key: longer than its sender may ask again"
+    )
 
     tick_seconds: float = Field(
         30.0,
@@ -191,6 +199,15 @@ class Settings(BaseSettings):
         return None if value == "" else value
 
     @model_validator(mode="after")
+    def _replies_are_seen(self) -> Self:
+        if self.replies_kept_hours > 24 * self.dedup_days:
+            raise OperatorError(
+                f"METERLINE_REPLIES_KEPT_HOURS is {self.replies_kept_hours}, more than the {self.dedup_days} days of "
+                "METERLINE_DEDUP_DAYS: after those a key is not known any more"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _stripe_has_its_key(self) -> Self:
         if self.payments == "stripe" and self.stripe_secret_key is None:
             raise OperatorError(
@@ -209,6 +226,11 @@ class Settings(BaseSettings):
             f"METERLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
         }
+
+    @property
+    def kept_for(self) -> KeptFor:
+        """How long replies are kept."""
+        return KeptFor(self.replies_kept_hours * HOUR_MS, self.recent_replies_kept_minutes * MINUTE_MS)
 
     @cached_property
     def worker_dir(self) -> Path:

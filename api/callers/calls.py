@@ -24,7 +24,6 @@ from schemas.problems import Rejection
 from schemas.replies import RateState
 from streams.core.ledger import settled
 from streams.core.limits import limits_of
-from streams.core.replies import has_reply
 from streams.core.windows import advance, rate_state, rested
 from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
@@ -123,13 +122,13 @@ def find_full(services: Services, call: Call, account: Account | None) -> None:
 def refuse_at_edge(services: Services, call: Call, operation: str, idempotency_key: str = "") -> None:
     """Raise Refused `rate_limited` where the window is full for certain, and count that.
 
-    Nothing is decided then, so the same request may come again under its Idempotency-Key. One whose answer is kept
-    under that key is no new request: the owner answers it.
+    Nothing is decided then, so the same request may come again under its Idempotency-Key. One that this process has
+    asked an owner under that key is no new request: the owner answers it.
     """
     caller, account, rate = call.caller, call.account, call.full
     if rate is None or account is None or caller is None:
         return
-    if idempotency_key and has_reply(account, idempotency_key):
+    if idempotency_key and services.asked_keys.has(account.project, idempotency_key):
         return
     call.is_counted, call.rate = True, rate
     services.refusals.add(account.project, caller.key_id, caller.environment, operation)

@@ -189,9 +189,13 @@ async def _admitted(
     refuse_at_edge(services, call, operation, idempotency_key)
     # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
+    if idempotency_key:
+        services.asked_keys.add(project, idempotency_key)
     reply, offset = await services.commands.decide(
         Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
     )
+    if idempotency_key and reply.code == "rate_limited":
+        services.asked_keys.forget(project, idempotency_key)
     call.rate = reply.rate
     call.is_counted = reply.rate is not None
     if reply.code:

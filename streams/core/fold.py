@@ -27,15 +27,15 @@ from schemas.commands import (
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact
 from schemas.problems import Rejection
-from schemas.replies import Reply, StoredReply, refusal
-from streams.core.acceptance import dead_letter, dedup_hash
+from schemas.replies import KEPT_FOR, KeptFor, KeptReply, Reply, refusal
+from streams.core.acceptance import dead_letter
 from streams.core.booking import Booking
 from streams.core.claims import claimed, claims
 from streams.core.decisions import command_reply, open_account
 from streams.core.holds import open_for
 from streams.core.ledger import charge, duplicate, reschedule, settle
 from streams.core.price_list import PRICES_ID, Prices
-from streams.core.replies import decides, fingerprint, is_reply_kept, keep_reply, kept_reply, reply_key
+from streams.core.replies import Kept, decides, fingerprint, is_reply_kept, key_hash, request_hash
 
 
 class UnforeseenError(Exception):
@@ -78,37 +78,58 @@ class IntakeItem:
 class Effects:
     """The effects of a batch, in the order they are to be written: facts and dead letters, state, replies.
 
-    `accounts` holds every account the batch touched, changed or not, and `seen` every id that the batch brought first.
-    After a crash the stored values may be ahead of their changelog; writing them again makes the two agree. `replies`
-    holds each reply with the command that it answers.
+    `accounts` holds every account the batch touched, changed or not, `seen` every id that the batch brought first, and
+    `kept` every reply that it decided, for a repeat. After a crash the stored values may be ahead of their changelog;
+    writing them again makes the two agree. `replies` holds each reply with the command that it answers.
     """
 
     facts: list[Fact] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     seen: dict[bytes, int] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
     replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
 
-def needed(items: Iterable[IntakeItem]) -> tuple[set[str], set[bytes]]:
-    """The projects and dedup hashes that folding `items` will look up."""
-    projects = {PRICES_ID}
-    hashes: set[bytes] = set()
+@dataclass(slots=True)
+class Needed:
+    """The needs of a fold, which it will look up: projects, dedup hashes, the names of kept replies by key and by
+    request.
+
+    `keys` are among the hashes too: there is no reply under one that is not seen. `limited` are the requests under a
+    key, which have replies of their own only where the window stopped them; those are sent again where an account has
+    their record in it already, and are needed for nothing else.
+    """
+
+    projects: set[str] = field(default_factory=lambda: {PRICES_ID})
+    hashes: set[bytes] = field(default_factory=set)
+    keys: set[bytes] = field(default_factory=set)
+    requests: set[bytes] = field(default_factory=set)
+    limited: set[bytes] = field(default_factory=set)
+
+
+def needed(items: Iterable[IntakeItem]) -> Needed:
+    """The needs of a fold of `items`."""
+    found = Needed()
     for item in items:
         body = item.body
         if isinstance(body, Envelope):
             for usage in body.events:
-                projects.add(usage.project)
-                hashes.add(usage.dedup_hash)
+                found.projects.add(usage.project)
+                found.hashes.add(usage.dedup_hash)
         elif isinstance(body, Tick):
-            projects.update(body.projects)
+            found.projects.update(body.projects)
         elif not isinstance(body, Unreadable):
             for command in _commands(body):
-                projects.add(command.project)
-                hashes.update(claims(command))
+                found.projects.add(command.project)
+                found.hashes.update(claims(command))
                 if command.idempotency_key:
-                    hashes.add(_idempotency_hash(command))
-    return projects, hashes
+                    found.keys.add(key_hash(command))
+                    found.limited.add(request_hash(command))
+                elif is_reply_kept(command):
+                    found.requests.add(request_hash(command))
+    found.hashes |= found.keys
+    return found
 
 
 def fold(
@@ -116,8 +137,10 @@ def fold(
     items: Sequence[IntakeItem],
     accounts: dict[str, Account],
     seen: dict[bytes, int],
+    kept: Kept,
     intake_topic: str,
     refused: Refused = MappingProxyType({}),
+    kept_for: KeptFor = KEPT_FOR,
 ) -> Effects:
     """Apply `items`, in offset order, to `accounts` (project → account, changed in place; absent where there is none).
 
@@ -127,10 +150,14 @@ def fold(
     an earlier offset is a duplicate, an id with the same offset a redelivery. A later offset was left by a crash: the
     batch is now repeated, and a record behind this one claimed the id, which this one had not.
 
+    `kept` has the replies to earlier commands, and gets those of the batch. One at a command's own offset, or at a
+    later one, was left by a crash too, unless the account has the record in it already: the command is decided again,
+    as it was. No reply counts once `kept_for` has passed between the two records' times.
+
     `refused` items become dead letters, and nothing else of their record does. Raises UnforeseenError.
     """
     effects = Effects()
-    batch = _Batch(partition, accounts, seen, intake_topic, effects, refused)
+    batch = _Batch(partition, accounts, seen, kept, kept_for, intake_topic, effects, refused)
     for item in items:
         batch.slot = None
         try:
@@ -151,6 +178,8 @@ class _Batch:
     partition: int
     accounts: dict[str, Account]
     seen: dict[bytes, int]
+    kept: Kept
+    kept_for: KeptFor
     intake_topic: str
     effects: Effects
     refused: Refused
@@ -158,7 +187,8 @@ class _Batch:
     slot: int | None = None
     _prices: Prices = field(init=False)
     _announced: tuple[int, int] = field(init=False)
-    # The claims that commands of the present record have made, and the accounts that they have opened.
+    # The claims that commands of the present record have made, the names under which their replies are kept, and the
+    # accounts that they have opened.
     _fresh: set[bytes] = field(default_factory=set)
     _opened_here: set[str] = field(default_factory=set)
 
@@ -280,12 +310,8 @@ class _Batch:
             return refusal(rejection)
 
     def _decide(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> Reply:
-        key = reply_key(command)
-        for stored in account.replies:
-            if stored.key == key:
-                return _repeated(command, stored)
-        if command.idempotency_key and self._is_seen(_idempotency_hash(command), item.offset):
-            return _REPLY_EXPIRED
+        if (repeated := self._repeat(item, command)) is not None:
+            return repeated
         prices = self._prices_at(item.offset, slot)
         booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
         settle(booking)
@@ -295,6 +321,22 @@ class _Batch:
         reschedule(account)
         self._remember(item, command, account, reply)
         return reply
+
+    def _repeat(self, item: IntakeItem, command: AnyCommand) -> Reply | None:
+        """The reply to a command under a name that an earlier record had, or an earlier command of this one; None where
+        the name is new."""
+        if command.idempotency_key:
+            name = key_hash(command)
+            stored, kept_ms = self.kept.by_key.get(name), self.kept_for.key_ms
+        else:
+            name = request_hash(command)
+            stored, kept_ms = self.kept.by_request.get(name), self.kept_for.request_ms
+        is_kept = stored is not None and item.at_ms - stored.at_ms < kept_ms
+        if stored is not None and is_kept and (stored.offset < item.offset or name in self._fresh):
+            return _repeated(command, stored)
+        if command.idempotency_key and self._is_seen(name, item.offset):
+            return _REPLY_EXPIRED
+        return None
 
     def _redelivered(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> None:
         """Answer a redelivered command: write the stored account and send the stored reply again; change nothing."""
@@ -307,19 +349,39 @@ class _Batch:
                 self._reply(command, opened)
                 return
             self._opened_here.add(account.project)
-        for stored in account.replies:
-            # The command's own reply comes before that of a later command with the same key: a request that was
-            # limited may have been sent again in the same record.
-            if stored.offset == item.offset and stored.key == reply_key(command, kept := kept_reply(stored)):
-                self._reply(command, reply := _repeated(command, stored))
-                # A command that used another one's key decided nothing, so it claims nothing.
-                if reply is not _KEY_REUSED:
-                    self._mark_command_seen(item, command, kept)
-                return
+        stored = self._stored_here(item, command)
+        reply = self._repeat(item, command) if stored is None else _repeated(command, stored)
+        if reply is not None:
+            self._reply(command, reply)
+        # A command that used another one's key decided nothing, so it claims nothing.
+        if stored is not None and reply is not _KEY_REUSED:
+            self._keep(command, stored)
+            self._mark_command_seen(item, command, stored.reply)
+
+    def _stored_here(self, item: IntakeItem, command: AnyCommand) -> KeptReply | None:
+        """The reply that this record has left under the name of a command of its; None where it left none.
+
+        The command's own reply comes before that of a later command with the same key: a request that was limited may
+        have been sent again in the same record.
+        """
+        stored = self.kept.by_request.get(request_hash(command))
+        if command.idempotency_key and (stored is None or stored.offset != item.offset):
+            stored = self.kept.by_key.get(key_hash(command))
+        return stored if stored is not None and stored.offset == item.offset else None
+
+    def _keep(self, command: AnyCommand, stored: KeptReply) -> None:
+        """Keep a reply for a repeat of its command. It is always written: a repeat of the record writes the same."""
+        if command.idempotency_key and decides(stored.reply):
+            name = key_hash(command)
+            self.kept.by_key[name] = self.effects.kept.by_key[name] = stored
+        else:
+            name = request_hash(command)
+            self.kept.by_request[name] = self.effects.kept.by_request[name] = stored
+        self._fresh.add(name)
 
     def _remember(self, item: IntakeItem, command: AnyCommand, account: Account, reply: Reply) -> None:
         if is_reply_kept(command):
-            keep_reply(account, command, item.offset, reply)
+            self._keep(command, KeptReply(item.at_ms, item.offset, fingerprint(command), reply))
         self._mark_command_seen(item, command, reply)
         self._applied(account, item)
         if account.project == PRICES_ID:
@@ -349,7 +411,7 @@ class _Batch:
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):
-            self._mark_seen(_idempotency_hash(command), item.offset)
+            self._mark_seen(key_hash(command), item.offset)
         for claim in claimed(command, reply):
             self._mark_seen(claim, item.offset)
         for claim in reply.claims:
@@ -399,7 +461,7 @@ _KEY_REUSED = Reply(
     409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
 )
 _REPLY_EXPIRED = Reply(
-    409, "idempotency_reply_expired", "This request was decided before; its reply is no longer kept", 0, 0, ""
+    409, "idempotency_reply_expired", "This request was decided before, and its reply is no longer kept", 0, 0, ""
 )
 
 
@@ -418,13 +480,9 @@ def _told(usage: Usage) -> bytes:
     )
 
 
-def _repeated(command: AnyCommand, stored: StoredReply) -> Reply:
-    return kept_reply(stored) if stored.fingerprint == fingerprint(command) else _KEY_REUSED
+def _repeated(command: AnyCommand, stored: KeptReply) -> Reply:
+    return stored.reply if stored.fingerprint == fingerprint(command) else _KEY_REUSED
 
 
 def _no_project(command: AnyCommand) -> Reply:
     return Reply(404, "unknown_project", f"There is no project {command.project!r}", 0, 0, "")
-
-
-def _idempotency_hash(command: AnyCommand) -> bytes:
-    return dedup_hash(command.project, "meterline:idempotency-key", command.idempotency_key)

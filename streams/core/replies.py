@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 
 import msgspec
 
-from schemas.accounts import Account
 from schemas.commands import Admit, AnyCommand, CountRefused, CountRequest
-from schemas.replies import Reply, StoredReply
-
-REPLIES_KEPT = 32
+from schemas.replies import KeptReply, Reply
+from streams.core.acceptance import dedup_hash
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+# Each name is asked for some four times while its record is decided.
+_name = lru_cache(maxsize=8192)(dedup_hash)
+
+
+@dataclass(slots=True)
+class Kept:
+    """Kept replies, by the hash of the name that their command has: its caller's key (`by_key`), or, where it came
+    without one, the request itself (`by_request`).
+
+    A request that the window stopped is under its own name too: another one may come under the same key.
+    """
+
+    by_key: dict[bytes, KeptReply] = field(default_factory=dict)
+    by_request: dict[bytes, KeptReply] = field(default_factory=dict)
+
+    def update(self, other: Kept) -> None:
+        """Add the replies of another one; those go before the ones that are here under the same name."""
+        self.by_key.update(other.by_key)
+        self.by_request.update(other.by_request)
 
 
 def fingerprint(command: AnyCommand) -> bytes:
@@ -29,36 +47,17 @@ def decides(reply: Reply) -> bool:
     return reply.code != "rate_limited"
 
 
-def reply_key(command: AnyCommand, reply: Reply | None = None) -> bytes:
-    """16 bytes under which a command's reply is kept: its idempotency key, or else the request itself."""
-    has_key = command.idempotency_key and (reply is None or decides(reply))
-    return _hash(command.project, f"key:{command.idempotency_key}" if has_key else f"request:{command.correlation}")
+def key_hash(command: AnyCommand) -> bytes:
+    """16 bytes for a command's idempotency key: its name among the dedup hashes, and among the replies `by_key`."""
+    return _name(command.project, "meterline:idempotency-key", command.idempotency_key)
 
 
-def has_reply(account: Account, idempotency_key: str) -> bool:
-    """Whether an account has kept the reply of a command under this key, for a repeat of it."""
-    key = _hash(account.project, f"key:{idempotency_key}")
-    return any(stored.key == key for stored in account.replies)
+def request_hash(command: AnyCommand) -> bytes:
+    """16 bytes for the request that a command is, its name among the replies `by_request`."""
+    return _name(command.project, "meterline:request", command.correlation)
 
 
 def is_reply_kept(command: AnyCommand) -> bool:
-    """Whether the reply to this command is kept for a repeat. A counted request's is not worth an account's room:
-    asking again is another request."""
+    """Whether the reply to this command is kept for a repeat. A counted request's is not worth the room: asking again
+    is another request."""
     return not isinstance(command, CountRequest | CountRefused)
-
-
-def kept_reply(stored: StoredReply) -> Reply:
-    """The reply that an account has kept, decoded."""
-    return _decode_reply(stored.reply)
-
-
-def keep_reply(account: Account, command: AnyCommand, offset: int, reply: Reply) -> None:
-    """Keep a reply for a repeat of its command; the oldest goes once an account has more than `REPLIES_KEPT`."""
-    stored = StoredReply(reply_key(command, reply), fingerprint(command), offset, msgspec.Raw(_encode(reply)))
-    account.replies.append(stored)
-    if len(account.replies) > REPLIES_KEPT:
-        del account.replies[: len(account.replies) - REPLIES_KEPT]
-
-
-def _hash(project: str, text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=16, key=project.encode()[:64]).digest()

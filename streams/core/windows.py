@@ -7,17 +7,22 @@ limit. Nothing resets on the minute: each request ages out 60 seconds after it c
 The cost of requests is counted against a ceiling of its own, and never passes it. Source: rate-limits, "Abuse,
 fairness, and quiet limits".
 
-Both windows count by tenths of a second, each tenth as of its last request: never more requests pass than the model
-says, and a request ages out less than a tenth of a second late.
+Both windows keep a list of at most 64 entries, (time, amount), and its sum. An entry has a millisecond to itself while
+there is room. In a full list, what comes within a second shares an entry, as of its last: never more requests pass than
+exact times would let pass, and a request ages out less than a second late (docs/decisions/0042).
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from schemas.accounts import Limits, Window
 from schemas.replies import RateState
 
 WINDOW_MS = 60_000
-SLOT_MS = 100
+# 60 seconds touch at most 61 seconds of the clock: a list that has one entry for each of these has room for more.
+ENTRIES_MAX = 64
+SECOND_MS = 1_000
 # A burst token is this many units, of which `limit` come back each millisecond.
 TOKEN = 60_000
 # What stops a request.
@@ -35,36 +40,36 @@ def count_request(window: Window, limits: Limits, now_ms: int) -> RateState:
     advance(window, limits, now_ms)
     retry_at_ms = request_retry_at_ms(window, limits)
     if not retry_at_ms:
-        if sum(window.arrivals[1::2]) >= limits.requests_per_minute:
+        if window.requests >= limits.requests_per_minute:
             window.spent += TOKEN
-        _add(window.arrivals, now_ms, 1)
+        _add_requests(window, now_ms, 1)
     return rate_state(window, limits, now_ms, retry_at_ms)
 
 
 def count_requests(window: Window, limits: Limits, now_ms: int, many: int) -> int:
     """Decide `many` requests that come at once, as `count_request` does one by one; gives how many pass."""
     advance(window, limits, now_ms)
-    below = max(0, limits.requests_per_minute - sum(window.arrivals[1::2]))
+    below = max(0, limits.requests_per_minute - window.requests)
     tokens = max(0, _tokens(limits) - window.spent) // TOKEN
     passed = min(many, below + tokens)
     if passed:
         window.spent += max(0, passed - below) * TOKEN
-        _add(window.arrivals, now_ms, passed)
+        _add_requests(window, now_ms, passed)
     return passed
 
 
 def request_retry_at_ms(window: Window, limits: Limits) -> int:
     """The time at which a request would pass, if none comes meanwhile; 0 is at once. Call `advance` before."""
-    count, limit = sum(window.arrivals[1::2]), limits.requests_per_minute
-    if count < limit or window.spent + TOKEN <= _tokens(limits):
+    limit = limits.requests_per_minute
+    if window.requests < limit or window.spent + TOKEN <= _tokens(limits):
         return 0
-    return _falls_to(window.arrivals, count, limit - 1)
+    return _falls_to(window.arrivals, window.requests, limit - 1)
 
 
 def rate_state(window: Window, limits: Limits, now_ms: int, retry_at_ms: int = 0) -> RateState:
     """The state of a request window for the reply: limit, remaining, reset and retry times. Call `advance` before."""
     limit = limits.requests_per_minute
-    remaining = max(0, limit - sum(window.arrivals[1::2]))
+    remaining = max(0, limit - window.requests)
     reset_at_ms = window.arrivals[-2] + WINDOW_MS if window.arrivals else now_ms
     return RateState(limit, remaining, reset_at_ms, retry_at_ms)
 
@@ -74,28 +79,30 @@ def advance(window: Window, limits: Limits, now_ms: int) -> None:
 
     When limits change, advance the window by the old ones first: the time until then is theirs.
     """
-    arrivals = window.arrivals
     limit = limits.requests_per_minute
-    count = sum(arrivals[1::2])
     window.spent = min(window.spent, _tokens(limits))
-    below_since_ms = window.at_ms if count < limit else _falls_to(arrivals, count, limit - 1)
-    if now_ms > below_since_ms:
-        since_ms = max(below_since_ms, window.at_ms)
-        window.spent = max(0, window.spent - (now_ms - since_ms) * limit)
+    below_since_ms = window.at_ms
+    for at_ms, many in _forget(window.arrivals, now_ms):
+        if window.requests >= limit:
+            below_since_ms = max(window.at_ms, at_ms + WINDOW_MS)
+        window.requests -= many
+    if window.requests < limit and now_ms > below_since_ms:
+        window.spent = max(0, window.spent - (now_ms - below_since_ms) * limit)
     window.at_ms = max(window.at_ms, now_ms)
-    _forget(arrivals, now_ms)
-    _forget(window.costs, now_ms)
+    for _, amount in _forget(window.costs, now_ms):
+        window.cost -= amount
 
 
 def cost_left(window: Window, limits: Limits) -> int:
     """Microcredits that may still be spent under the ceiling, in a window that was advanced to now."""
-    return max(0, limits.cost_ceiling - sum(window.costs[1::2]))
+    return max(0, limits.cost_ceiling - window.cost)
 
 
 def add_cost(window: Window, now_ms: int, amount: int) -> None:
-    """Count what an admitted request costs, in microcredits."""
+    """Count what an admitted request costs, in microcredits, in a window that was advanced to now."""
     if amount:
         _add(window.costs, now_ms, amount)
+        window.cost += amount
 
 
 def cost_retry_at_ms(window: Window, limits: Limits, amount: int) -> int:
@@ -103,7 +110,7 @@ def cost_retry_at_ms(window: Window, limits: Limits, amount: int) -> int:
 
     The cost must not be above the ceiling itself.
     """
-    return _falls_to(window.costs, sum(window.costs[1::2]), limits.cost_ceiling - amount)
+    return _falls_to(window.costs, window.cost, limits.cost_ceiling - amount)
 
 
 def try_request(window: Window, limits: Limits, now_ms: int, cost: int) -> str:
@@ -125,27 +132,56 @@ def _tokens(limits: Limits) -> int:
     return max(0, limits.burst - limits.requests_per_minute) * TOKEN
 
 
+def _add_requests(window: Window, now_ms: int, many: int) -> None:
+    _add(window.arrivals, now_ms, many)
+    window.requests += many
+
+
 def _add(counted: list[int], now_ms: int, amount: int) -> None:
-    if counted and counted[-2] // SLOT_MS == now_ms // SLOT_MS:
+    is_full = len(counted) >= 2 * ENTRIES_MAX
+    if counted and (counted[-2] == now_ms or (is_full and counted[-2] // SECOND_MS == now_ms // SECOND_MS)):
         counted[-2] = now_ms
         counted[-1] += amount
-    else:
-        counted += [now_ms, amount]
+        return
+    if is_full:
+        _merge(counted)
+    counted += [now_ms, amount]
 
 
-def _forget(counted: list[int], now_ms: int) -> None:
+def _merge(counted: list[int]) -> None:
+    """Leave one entry of each second, as of its last: were it as of another, some would age out too early."""
+    merged: list[int] = []
+    for at_ms, amount in _entries(counted):
+        if merged and merged[-2] // SECOND_MS == at_ms // SECOND_MS:
+            merged[-2] = at_ms
+            merged[-1] += amount
+        else:
+            merged += [at_ms, amount]
+    counted[:] = merged
+
+
+def _forget(counted: list[int], now_ms: int) -> Iterable[tuple[int, int]]:
+    """Take out the entries that are older than the window, and give them."""
     gone = 0
     while gone < len(counted) and counted[gone] + WINDOW_MS <= now_ms:
         gone += 2
+    if not gone:
+        return ()
+    forgotten = counted[:gone]
     del counted[:gone]
+    return _entries(forgotten)
+
+
+def _entries(counted: list[int]) -> Iterable[tuple[int, int]]:
+    return zip(counted[::2], counted[1::2], strict=True)
 
 
 def _falls_to(counted: list[int], total: int, most: int) -> int:
     """The time at which at most `most` is left of `total`, if nothing comes meanwhile."""
     at_ms = 0
-    for place in range(0, len(counted), 2):
+    for last_ms, amount in _entries(counted):
         if total <= most:
             break
-        total -= counted[place + 1]
-        at_ms = counted[place] + WINDOW_MS
+        total -= amount
+        at_ms = last_ms + WINDOW_MS
     return at_ms

@@ -42,7 +42,6 @@ def account_at(
         renews_at_ms=renewal_after(signed_up_at_ms, at_ms),
         grants=grants,
         keys=[],
-        replies=[],
         opened_offset=opened_offset,
         last_offset=last[0],
         last_at_ms=last[1],

@@ -10,11 +10,20 @@ from typing import Any
 
 import msgspec
 
-from schemas.accounts import Account, LimitRaise, Limits, Window
+from schemas.accounts import Account, LimitRaise, Limits
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, parse_credits
 from streams.core.limits import limits_of, over
-from streams.core.windows import SLOT_MS, WINDOW_MS, advance, cost_left, cost_retry_at_ms, count_request
+from streams.core.windows import (
+    WINDOW_MS,
+    add_cost,
+    advance,
+    cost_left,
+    cost_retry_at_ms,
+    count_requests,
+    request_retry_at_ms,
+    rested,
+)
 from streams.history.facts import USED, Mark, kind_in
 from streams.history.past_balance import plan_at
 
@@ -23,6 +32,11 @@ _PASSED = (
     f"key_id != '' AND ({kind_in('request')} OR {USED} "
     f"OR ({kind_in('refusal')} AND source != '' AND (reason != 'rate_limited' OR price_version != '')))"
 )
+
+# A window with many requests counts some as later than they came, by less than a second. Which, depends on what it held
+# when they came, and so a little on what came minutes ago: five of them leave hardly a wait that differs.
+_REPLAYED_MS = 5 * WINDOW_MS
+_BOUNDLESS = Limits(*[1 << 62] * 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +96,6 @@ def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> P
         renews_at_ms=0,
         grants=[],
         keys=[],
-        replies=[],
         opened_offset=0,
         last_offset=0,
         last_at_ms=at_ms,
@@ -96,32 +109,31 @@ def limits_at(clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int) -> P
 def minute_before(
     clickhouse: ClickHouse, project: str, mark: Mark, at_ms: int, limits: Limits, cost: int | None = None
 ) -> PastMinute:
-    """The minute before the fact at `mark`, by tenths of a second as the window counts it. `cost` is the cost of a
-    request that the ceiling refused, in microcredits, or None where the window refused it."""
+    """The minute before the fact at `mark`, counted as the window counts it. `cost` is the cost of a request that the
+    ceiling refused, in microcredits, or None where the window refused it."""
     rows = clickhouse.query(
-        "SELECT max(at) AS last, count(), maxIf(at, cost > 0), toInt64(sum(cost)) FROM "
+        "SELECT at, count(), toInt64(sum(cost)) FROM "
         "(SELECT toUnixTimestamp64Milli(min(booked_at)) AS at, "
         f"sumIf(-amount, {kind_in('charge')}) + sumIf(held, {kind_in('hold')}) AS cost FROM facts "
         "WHERE project = {project:String} AND booked_at > fromUnixTimestamp64Milli({since:Int64}, 'UTC') "
         f"AND (offset, position) < ({{offset:UInt64}}, {{position:UInt32}}) AND {_PASSED} "
-        f"GROUP BY offset, intDiv(position, {FACTS_PER_SLOT})) GROUP BY intDiv(at, {SLOT_MS}) ORDER BY last",
-        {"project": project, "since": at_ms - WINDOW_MS - SLOT_MS, "offset": mark[0], "position": mark[1]},
+        f"GROUP BY offset, intDiv(position, {FACTS_PER_SLOT})) GROUP BY at ORDER BY at",
+        {"project": project, "since": at_ms - _REPLAYED_MS, "offset": mark[0], "position": mark[1]},
     )
-    window = Window([], 0, at_ms)
-    for last_ms, requests, last_cost_ms, spent in rows:
-        window.arrivals += [last_ms, requests]
-        if spent:
-            window.costs += [last_cost_ms, spent]
+    window = rested(at_ms - _REPLAYED_MS)
+    for came_ms, requests, spent in rows:
+        # All of them passed, whatever the limits were then.
+        count_requests(window, _BOUNDLESS, came_ms, requests)
+        add_cost(window, came_ms, spent)
     advance(window, limits, at_ms)
-    counted, spent = sum(window.arrivals[1::2]), sum(window.costs[1::2])
     retry_at_ms = 0
     if cost is None:
         # The project had no burst tokens left, or the request would have passed.
         no_burst = Limits(limits.requests_per_minute, limits.requests_per_minute, limits.cost_ceiling)
-        retry_at_ms = count_request(window, no_burst, at_ms).retry_at_ms
+        retry_at_ms = request_retry_at_ms(window, no_burst)
     elif cost_left(window, limits) < cost <= limits.cost_ceiling:
         retry_at_ms = cost_retry_at_ms(window, limits, cost)
-    return PastMinute(counted, spent, max(0, retry_at_ms - at_ms))
+    return PastMinute(window.requests, window.cost, max(0, retry_at_ms - at_ms))
 
 
 def _limits(said: dict[str, Any]) -> Limits | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from streams.kafka.topics import Topics
 
 Role = Literal["worker", "api", "historian", "cashier", "operator", "producer", "gateway"]
-Resource = Literal["topic", "group", "transactional-id"]
+Resource = Literal["topic", "group", "cluster", "transactional-id"]
 
 # A gateway is one that asks by Kafka: it writes intake, and so could forge a top-up. An operator runs
 # `meterline topics`, `verify` and `doctor`.
@@ -51,7 +51,7 @@ class AccessRule:
         words = ["kafka-acls.sh", "--bootstrap-server", bootstrap, "--add", "--allow-principal", self.principal]
         for operation in self.operations:
             words += ["--operation", operation]
-        words += [f"--{self.resource}", self.name]
+        words += [f"--{self.resource}"] if self.resource == "cluster" else [f"--{self.resource}", self.name]
         if self.is_prefix:
             words += ["--resource-pattern-type", "prefixed"]
         return shlex.join(words)
@@ -82,6 +82,8 @@ def topic_uses(topics: Topics) -> list[TopicUse]:
             "every account: what is forged here is a balance",
         ),
         TopicUse(topics.seen_changelog, ("worker",), ("worker",), "ids that were billed"),
+        TopicUse(topics.replies_changelog, ("worker",), ("worker",), "answers kept for a repeat, with balances"),
+        TopicUse(topics.recent_replies_changelog, ("worker",), ("worker",), "the same, for some minutes"),
     ]
 
 
@@ -113,6 +115,9 @@ def access_rules(
         for role, principal in principals.items():
             if role in members or role in onlookers:
                 yield AccessRule(principal, "group", group, ("Read", "Describe") if role in members else ("Describe",))
+    if "api" in principals:
+        # Whoever may describe the cluster is told the bytes of its logs, for the metrics, and can change nothing.
+        yield AccessRule(principals["api"], "cluster", "kafka-cluster", ("Describe",))
     if producers_have_transactions and "producer" in principals:
         name = f"{topics.usage}."
         yield AccessRule(principals["producer"], "transactional-id", name, ("Write", "Describe"), is_prefix=True)

@@ -17,10 +17,10 @@ from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
 from schemas.events import DeadLetter, Usage
 from schemas.facts import Fact, FactPack
-from schemas.replies import Reply
+from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
 from streams.core.price_list import Prices
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, UNMARKED
+from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -35,6 +35,8 @@ _decode_replies = msgspec.msgpack.Decoder(Replies).decode
 _decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
 _decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
+_decode_kept_reply = msgspec.msgpack.Decoder(KeptReply).decode
+_decode_kept_replies = msgspec.msgpack.Decoder(list[tuple[bytes, msgspec.Raw]]).decode
 
 
 def encode_account(account: Account) -> bytes:
@@ -126,6 +128,26 @@ def replies_to(instance: str) -> Callable[[Sequence[tuple[str, Reply]]], bytes]:
 def decode_replies(value: bytes) -> Replies:
     """The replies of a record."""
     return read(_decode_replies, REPLIES.body(value or b""))
+
+
+def encode_kept_reply(kept: KeptReply) -> bytes:
+    """The bytes of a kept reply, as it stands in a local table and within a record of its changelog."""
+    return encode(kept)
+
+
+def decode_kept_reply(value: bytes) -> KeptReply:
+    """The kept reply of these bytes."""
+    return read(_decode_kept_reply, value)
+
+
+def encode_kept_replies(rows: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """The bytes of a changelog record of kept replies: each with the name that it is kept under."""
+    return KEPT_REPLIES.head + encode([(name, msgspec.Raw(value)) for name, value in rows])
+
+
+def decode_kept_replies(value: bytes) -> list[tuple[bytes, bytes]]:
+    """The kept replies of a changelog record, as `encode_kept_replies` took them."""
+    return [(name, bytes(raw)) for name, raw in read(_decode_kept_replies, KEPT_REPLIES.body(value or b""))]
 
 
 def encode_facts(facts: Sequence[Fact]) -> bytes:

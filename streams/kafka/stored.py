@@ -16,15 +16,15 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.facts import Fact, FactPack
 from streams.errors import OperatorError
 from streams.kafka.codecs import VERSION_BYTES, check_account, check_intake, decode_facts, decode_raw_pack
-from streams.kafka.formats import FACTS, REPLIES, FormatError
-from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
+from streams.kafka.formats import FACTS, KEPT_REPLIES, REPLIES, FormatError
+from streams.kafka.topics import FETCH_BYTES, Topics, kafka_client_settings, topics_of
 from streams.settings import Settings
 
 CHECK_SECONDS_MAX = 60.0
 _POLL_MS = 200
 
 T = TypeVar("T")
-StoredTopic = Literal["accounts", "journal", "intake", "replies"]
+StoredTopic = Literal["accounts", "journal", "intake", "replies", "kept replies", "recent replies"]
 Records = dict[TopicPartition, Any]
 
 
@@ -81,6 +81,8 @@ async def check_stored(settings: Settings, *names: StoredTopic) -> None:
         "journal": (topics.journal, FACTS.check),
         "intake": (topics.intake, check_intake),
         "replies": (topics.replies, REPLIES.check),
+        "kept replies": (topics.replies_changelog, KEPT_REPLIES.check),
+        "recent replies": (topics.recent_replies_changelog, KEPT_REPLIES.check),
     }
     checks = dict(known[name] for name in names)
     places = [TopicPartition(topic, number) for topic in checks for number in range(settings.partitions)]
@@ -97,7 +99,7 @@ async def check_stored(settings: Settings, *names: StoredTopic) -> None:
             read(record, checks[record.topic])
     if "intake" in names:
         for tp, record in last.items():
-            _check_timeline(record, ends[TopicPartition(topics.intake, tp.partition)], topics.intake)
+            _check_timeline(record, ends[TopicPartition(topics.intake, tp.partition)], topics)
 
 
 async def other_timelines(
@@ -130,11 +132,12 @@ def _reader(settings: Settings) -> AIOKafkaConsumer:
     )
 
 
-def _check_timeline(record: Any, intake_end: int, intake: str) -> None:
-    if record.topic == intake or record.value is None:
+def _check_timeline(record: Any, intake_end: int, topics: Topics) -> None:
+    intake = topics.intake
+    if record.topic not in (topics.journal, topics.accounts_changelog) or record.value is None:
         return
     try:
-        is_fact = not record.topic.endswith("-changelog")
+        is_fact = record.topic == topics.journal
         applied = raw_pack_of(record).last[0] if is_fact else int.from_bytes(record.value[:VERSION_BYTES], "big") - 1
     except BrokenRecordError:
         return  # the historian says so; whoever only writes the journal goes on

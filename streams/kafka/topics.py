@@ -15,6 +15,7 @@ from aiokafka.conn import collect_hosts
 from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 from aiokafka.partitioner import murmur2
 
+from schemas.replies import KEPT_FOR, KeptFor
 from schemas.times import DAY_MS, HOUR_MS
 from streams.errors import OperatorError
 from streams.settings import Settings
@@ -92,7 +93,17 @@ class Topics:
         """The dedup index, one record a batch."""
         return f"{self.worker_app}-seen-changelog"
 
-    def configs(self, dedup_days: int = 32) -> dict[str, dict[str, str]]:
+    @property
+    def replies_changelog(self) -> str:
+        """The replies that are kept under callers' keys, one record a batch."""
+        return f"{self.worker_app}-replies-changelog"
+
+    @property
+    def recent_replies_changelog(self) -> str:
+        """The replies to requests without a key, one record a batch."""
+        return f"{self.worker_app}-recent_replies-changelog"
+
+    def configs(self, dedup_days: int = 32, kept_for: KeptFor = KEPT_FOR) -> dict[str, dict[str, str]]:
         """Each topic's own Kafka settings: topic → setting → value."""
         arrival = {"message.timestamp.type": "LogAppendTime"}
         return {
@@ -104,7 +115,19 @@ class Topics:
             self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)},
             # A record of the dedup index is needed until its day is past the window, and no longer.
             self.seen_changelog: {"retention.ms": str((dedup_days + 2) * DAY_MS), "segment.ms": str(DAY_MS)},
+            self.replies_changelog: _expiring(kept_for.key_ms),
+            self.recent_replies_changelog: _expiring(kept_for.request_ms),
         }
+
+
+def _expiring(kept_ms: int) -> dict[str, str]:
+    """The Kafka settings of a changelog whose records are needed for `kept_ms` by the broker's clock, and, so that a
+    worker may be away for a while, half as long again. A log's segment is removed whole, once all of it is that old."""
+    return {
+        "retention.ms": str(kept_ms + kept_ms // 2),
+        "segment.ms": str(kept_ms // 4),
+        "message.timestamp.type": "LogAppendTime",
+    }
 
 
 def topics_of(settings: Settings) -> Topics:
@@ -173,7 +196,7 @@ async def create_topics(settings: Settings) -> list[str]:
     partition count than the settings, and KafkaConnectionError where there is no Kafka.
     """
     topics = topics_of(settings)
-    configs = topics.configs(settings.dedup_days)
+    configs = topics.configs(settings.dedup_days, settings.kept_for)
     admin = await _connected(settings)
     try:
         existing = set(await admin.list_topics())

@@ -25,9 +25,8 @@ from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
-from streams.state.rocks import SegmentedFile, VersionedFile
-from streams.worker.decider import Decider
-from streams.worker.tables import File, day_of, day_of_row, seen_rows
+from streams.worker.decider import Decider, OwnTables, tables_of_one
+from streams.worker.tables import day_of, seen_rows
 
 RECORDS_AT_ONCE = 64
 _NAMED_MAX = 20
@@ -73,51 +72,24 @@ async def rebuild(settings: Settings, on_progress: Callable[[str], None] = lambd
         committed = await _committed(settings)
         on_progress("reading the accounts")
         async with read_accounts(settings, Path(directory) / "stored") as view:
-            tables = {
-                "accounts": _Files(lambda partition: VersionedFile(Path(directory) / f"accounts-{partition}")),
-                "seen": _Files(
-                    lambda partition: SegmentedFile(
-                        Path(directory) / f"seen-{partition}", day_of_row, settings.dedup_days
-                    )
-                ),
-            }
-            try:
-                for partition in range(settings.partitions):
-                    fold = _Fold(settings, partition, tables["accounts"], tables["seen"], found)
+            for partition in range(settings.partitions):
+                with tables_of_one(Path(directory) / f"{partition}", settings) as tables:
+                    fold = _Fold(settings, partition, tables, found)
                     await fold.run(committed.get(partition, 0), dict(view.values(partition)), on_progress)
-            finally:
-                for files in tables.values():
-                    files.close()
     found.seconds = round(time.monotonic() - began_at, 3)
     return found
-
-
-class _Files:
-    def __init__(self, open_file: Callable[[int], File]) -> None:
-        self._open = open_file
-        self._files: dict[int, File] = {}
-
-    def file(self, partition: int) -> File:
-        if partition not in self._files:
-            self._files[partition] = self._open(partition)
-        return self._files[partition]
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
 
 
 class _Fold:
     """The fold of one partition, from its first record on."""
 
-    def __init__(self, settings: Settings, partition: int, accounts: _Files, seen: _Files, found: Rebuilt) -> None:
+    def __init__(self, settings: Settings, partition: int, tables: OwnTables, found: Rebuilt) -> None:
         self._settings = settings
         self._partition = partition
-        self._accounts = accounts
-        self._seen = seen
+        self._tables = tables
         self._found = found
         self._topic = topics_of(settings).intake
-        self._decider = Decider(settings, topics_of(settings), accounts, seen)
+        self._decider = Decider(settings, topics_of(settings), tables)
 
     async def run(self, committed: int, stored: dict[bytes, bytes], on_progress: Callable[[str], None]) -> None:
         """Fold up to `committed` and compare; then go on, one record at a time, for accounts that have moved on."""
@@ -142,7 +114,7 @@ class _Fold:
                 waiting = []
             if one_at_a_time:
                 for key in [key for key, offset in moved.items() if offset == message.offset]:
-                    value = self._accounts.file(self._partition).get_many([key])[0]
+                    value = self._tables.accounts.file(self._partition).get_many([key])[0]
                     self._found.compare(key.decode(), value, stored[key])
             if not message.offset % 500:
                 on_progress(f"partition {self._partition}: {message.offset:,} of {end:,} records")
@@ -180,7 +152,7 @@ class _Fold:
             await consumer.stop()
 
     def _fold(self, messages: list[Any]) -> None:
-        """Fold messages of one day, as the owner does, and write the accounts and dedup entries to the files."""
+        """Fold messages of one day, as the owner does, and write what it writes to the files."""
         if not messages:
             return
         partition = self._partition
@@ -194,15 +166,18 @@ class _Fold:
                 self._fold([message])
             return
         last = messages[-1].offset
-        self._accounts.file(partition).write(decided.values, last)
-        self._seen.file(partition).write(seen_rows(dict(sorted(decided.seen.items())), _day(messages[0])), last)
+        tables, (by_key, by_request) = self._tables, decided.kept_rows
+        tables.accounts.file(partition).write(decided.values, last)
+        tables.seen.file(partition).write(seen_rows(dict(sorted(decided.seen.items())), _day(messages[0])), last)
+        tables.replies.file(partition).write(by_key, last)
+        tables.recent_replies.file(partition).write(by_request, last)
         self._found.records += len(messages)
 
     def _compare(self, stored: dict[bytes, bytes], moved: dict[bytes, int]) -> None:
         keys = [key for key in stored if key not in moved]
         for start in range(0, len(keys), 1000):
             some = keys[start : start + 1000]
-            for key, value in zip(some, self._accounts.file(self._partition).get_many(some), strict=True):
+            for key, value in zip(some, self._tables.accounts.file(self._partition).get_many(some), strict=True):
                 self._found.compare(key.decode(), value, stored[key])
 
 

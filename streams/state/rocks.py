@@ -173,18 +173,20 @@ class VersionedFile(PartitionFile):
 
 
 class SegmentedFile:
-    """A SegmentedFile has rows that expire by day: one RocksDB for every `segment_days` days, removed once it has
-    expired.
+    """A SegmentedFile has rows that expire by time: one RocksDB for every `kept_ms / SEGMENTS`, removed once all of it
+    has expired.
 
-    `day_of` tells a value's day. A look-up asks every live segment, newest first; there are `days // segment_days + 2`
-    of them at most. A key stands in one segment, that of the day it was first written on.
+    `time_of` tells a value's time, in Unix milliseconds. What is written is the clock: by it, a row is there for
+    `kept_ms` at least, and for a quarter more at most. What a changelog brings is no clock: a crash may have left rows
+    there that are ahead of all that is to be decided yet. A look-up asks every segment, newest first; there are
+    SEGMENTS + 2 of them as a rule. A key stands in one segment, that of the time it was first written at.
     """
 
-    def __init__(self, path: Path, day_of: Callable[[bytes], int], days: int) -> None:
+    def __init__(self, path: Path, time_of: Callable[[bytes], int], kept_ms: int) -> None:
         self._path = path
-        self._day_of = day_of
-        self._days = days
-        self._segment_days = max(1, -(-days // SEGMENTS))
+        self._time_of = time_of
+        self._kept_ms = kept_ms
+        self._segment_ms = -(-kept_ms // SEGMENTS)
         self._noted_in: int | None = None
         self._segments: dict[int, PartitionFile] = {}
         try:
@@ -215,26 +217,15 @@ class SegmentedFile:
         return [found.get(key) for key in keys]
 
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Set each key in its day's segment; a segment that is now older than the window is removed."""
+        """Set each key in its time's segment; a segment that is now older than the period is removed."""
         by_segment = self._by_segment(list(rows))
-        if not by_segment and changelog_offset is not None:
-            by_segment = {max(self._segments, default=0): []}
-        # Each segment is flushed by itself. An offset that survives a crash must have all rows below it on disk, so
-        # rows for other segments than the one that notes the offset are flushed first.
-        *older, newest = sorted(by_segment)
-        for number in older:
-            self._segment(number).write(by_segment[number], None)
-            self._segment(number).flush()
-        if self._noted_in not in (None, newest) and self._noted_in in self._segments:
-            self._segments[self._noted_in].flush()
-        self._noted_in = newest
-        file = self._segment(newest)
-        self._expire()
-        file.write(by_segment[newest], changelog_offset, self._others(newest))
+        if by_segment:
+            self._expire(max(by_segment))
+        self._write(by_segment, changelog_offset)
 
     def merge(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Write rows of a changelog."""
-        self.write(rows, changelog_offset)
+        """Set each key of a changelog in its time's segment, and remove none."""
+        self._write(self._by_segment(list(rows)), changelog_offset)
 
     def changelog_offset(self) -> int | None:
         """The offset of the newest changelog record these rows hold, or None where there are none."""
@@ -252,10 +243,26 @@ class SegmentedFile:
             segment.close()
         self._segments.clear()
 
+    def _write(self, by_segment: dict[int, list[tuple[bytes, bytes | None]]], changelog_offset: int | None) -> None:
+        if not by_segment:
+            if changelog_offset is None:
+                return
+            by_segment = {max(self._segments, default=0): []}
+        # Each segment is flushed by itself. An offset that survives a crash must have all rows below it on disk, so
+        # rows for other segments than the one that notes the offset are flushed first.
+        *older, newest = sorted(by_segment)
+        for number in older:
+            self._segment(number).write(by_segment[number], None)
+            self._segment(number).flush()
+        if self._noted_in not in (None, newest) and self._noted_in in self._segments:
+            self._segments[self._noted_in].flush()
+        self._noted_in = newest
+        self._segment(newest).write(by_segment[newest], changelog_offset, self._others(newest))
+
     def _by_segment(self, rows: list[tuple[bytes, bytes | None]]) -> dict[int, list[tuple[bytes, bytes | None]]]:
-        # There are many rows but few values, and nearly always of one day.
+        # There may be many rows but few values, and nearly always they are of one time.
         values = {value for _, value in rows}
-        segments = {value: self._day_of(value) // self._segment_days for value in values if value is not None}
+        segments = {value: self._time_of(value) // self._segment_ms for value in values if value is not None}
         if len(numbers := set(segments.values())) == 1:
             return {numbers.pop(): rows}
         by_segment: dict[int, list[tuple[bytes, bytes | None]]] = {}
@@ -283,15 +290,15 @@ class SegmentedFile:
         for each in noting.note().split() if noting is not None else ():
             number, _, sequence = each.partition(b":")
             file = self._segments.get(int(number))
-            if file.sequence() < int(sequence) if file is not None else not self._is_expired(int(number)):
+            is_expired = self._is_expired(int(number), max(self._segments))
+            if file.sequence() < int(sequence) if file is not None else not is_expired:
                 raise DamagedError(set_aside(self._path, f"its segment {int(number)} has lost rows"))
 
-    def _is_expired(self, number: int) -> bool:
-        oldest_day = max(self._segments, default=0) * self._segment_days - self._days
-        return (number + 1) * self._segment_days <= oldest_day
+    def _is_expired(self, number: int, newest: int) -> bool:
+        return (number + 1) * self._segment_ms <= newest * self._segment_ms - self._kept_ms
 
-    def _expire(self) -> None:
-        for number in [n for n in self._segments if self._is_expired(n)]:
+    def _expire(self, newest: int) -> None:
+        for number in [n for n in self._segments if self._is_expired(n, newest)]:
             self._segments.pop(number).close()
             shutil.rmtree(self._path / str(number), ignore_errors=True)
 

@@ -21,9 +21,9 @@ from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
 from streams.worker.batches import time_of
-from streams.worker.decider import Decided, Decider, Tables
+from streams.worker.decider import Decided, Decider, OwnTables
 from streams.worker.lease import Lease
-from streams.worker.tables import day_of, seen_records, seen_rows
+from streams.worker.tables import day_of, reply_records, seen_records, seen_rows
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +36,15 @@ class IntakeGapError(Exception):
 
 
 class Owner:
-    """The owner decides intake records and publishes what follows: journal and dedup index, then accounts and
-    replies."""
+    """The owner decides intake records and publishes what follows: journal, dedup index and kept replies, then
+    accounts and replies."""
 
     def __init__(
         self,
         settings: Settings,
         topics: Topics,
         publisher: Publisher,
-        accounts: Tables,
-        seen: Tables,
+        tables: OwnTables,
         lease: Lease,
         committed: Callable[[int], int | None],
         first_record: Callable[[int, int], Awaitable[int | None]] | None = None,
@@ -58,7 +57,7 @@ class Owner:
         self.publisher = publisher
         self.committed = committed
         self.first_record = first_record
-        self.decider = Decider(settings, topics, accounts, seen)
+        self.decider = Decider(settings, topics, tables)
         self.lease = lease
         self._generation = -1
         self._next_offsets: dict[int, int] = {}
@@ -118,9 +117,9 @@ class Owner:
         try:
             decided = {partition: self.decider.decide(partition, some) for partition, some in by_partition.items()}
             self.lease.check(generation)
-            # An account's value says that its records are applied: by then their facts and dedup entries must be
-            # safe. As long as it does not say so, they are decided again, and give the same facts and entries.
-            seen_offsets = await asyncio.gather(
+            # An account's value says that its records are applied: by then their facts, dedup entries and kept replies
+            # must be safe. As long as it does not say so, they are decided again, and give the same.
+            noted = await asyncio.gather(
                 *(
                     self._publish_facts(partition, each, by_partition[partition][0])
                     for partition, each in decided.items()
@@ -131,8 +130,8 @@ class Owner:
             self.lease.check(generation)
             await asyncio.gather(
                 *(
-                    self._store(partition, each.values, each.seen, by_partition[partition][0], seen_offset)
-                    for (partition, each), seen_offset in zip(decided.items(), seen_offsets, strict=True)
+                    self._store(partition, each, by_partition[partition][0], offsets)
+                    for (partition, each), offsets in zip(decided.items(), noted, strict=True)
                 ),
                 # The facts are on the log, so the decisions stand, whatever becomes of this process.
                 self._reply([reply for each in decided.values() for reply in each.replies]),
@@ -142,32 +141,37 @@ class Owner:
             self.decider.forget()
             raise
 
-    async def _publish_facts(self, partition: int, decided: Decided, first: Any) -> int | None:
-        """Publish a partition's facts, dead letters and dedup index; gives the index's offset in its changelog."""
+    async def _publish_facts(self, partition: int, decided: Decided, first: Any) -> list[int | None]:
+        """Publish a partition's facts, dead letters, dedup index and kept replies; gives the offsets in the changelogs
+        of the index, of the replies and of the recent replies."""
         # The local rows are quickest to write in key order.
         decided.seen = dict(sorted(decided.seen.items()))
         seen = seen_records(decided.seen, day_of(time_of(first)), first.offset)
-        _, _, seen_offset = await asyncio.gather(
+        by_key, by_request = (reply_records(rows, first.offset) for rows in decided.kept_rows)
+        _, _, *offsets = await asyncio.gather(
             self.publisher.send_all(self.topics.journal, partition, decided.journal),
             self.publisher.send_all(self.topics.dead_letters, partition, decided.dead_letters),
             self.publisher.send_all(self.topics.seen_changelog, partition, seen),
+            self.publisher.send_all(self.topics.replies_changelog, partition, by_key),
+            self.publisher.send_all(self.topics.recent_replies_changelog, partition, by_request),
         )
-        return seen_offset
+        return offsets
 
-    async def _store(
-        self,
-        partition: int,
-        accounts: list[tuple[bytes, bytes]],
-        seen: dict[bytes, int],
-        first: Any,
-        seen_offset: int | None,
-    ) -> None:
-        accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, accounts)
-        # Both changelogs have the batch before either local table does: the tables never lead them.
+    async def _store(self, partition: int, decided: Decided, first: Any, offsets: list[int | None]) -> None:
+        """Publish a partition's accounts, then write the local tables; `offsets` are those that `_publish_facts`
+        gave."""
+        accounts_offset = await self.publisher.send_all(self.topics.accounts_changelog, partition, decided.values)
+        # All changelogs have the batch before any local table does: the tables never lead them.
+        tables = self.decider.tables
         if accounts_offset is not None:
-            self.decider.accounts.file(partition).write(accounts, accounts_offset)
+            tables.accounts.file(partition).write(decided.values, accounts_offset)
+        seen_offset, replies_offset, recent_offset = offsets
         if seen_offset is not None:
-            self.decider.seen.file(partition).write(seen_rows(seen, day_of(time_of(first))), seen_offset)
+            tables.seen.file(partition).write(seen_rows(decided.seen, day_of(time_of(first))), seen_offset)
+        if replies_offset is not None:
+            tables.replies.file(partition).write(decided.kept_rows.by_key, replies_offset)
+        if recent_offset is not None:
+            tables.recent_replies.file(partition).write(decided.kept_rows.by_request, recent_offset)
 
     async def _reply(self, replies: list[tuple[AnyCommand, Reply]]) -> None:
         """Send replies, packed: all for one waiting process share as few records as fit."""

@@ -30,11 +30,12 @@ from streams.worker.accept import Accept
 from streams.worker.agents import GATHER_SECONDS, Owner
 from streams.worker.batches import work
 from streams.worker.clocks import Clocks, check_clocks
+from streams.worker.decider import OwnTables
 from streams.worker.lease import Lease
 from streams.worker.membership import leave_for_predecessor, lock
 from streams.worker.recovery import TableManager
 from streams.worker.sweeper import Sweeper
-from streams.worker.tables import accounts_table, seen_table
+from streams.worker.tables import accounts_table, reply_tables, seen_table
 from streams.worker.transport import Transport
 from streams.worker.watchdog import Watchdog
 
@@ -112,7 +113,7 @@ def create_app(settings: Settings) -> WorkerApp:
     publisher = app.publisher = Publisher(settings)
     app.lease = Lease(settings.session_timeout_seconds)
     accounts = accounts_table(app, settings)
-    seen = seen_table(app, settings)
+    tables = OwnTables(accounts, seen_table(app, settings), *reply_tables(app, settings))
 
     def committed(partition: int) -> int | None:
         offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
@@ -122,7 +123,7 @@ def create_app(settings: Settings) -> WorkerApp:
         return await first_record_from(settings, TopicPartition(topics.intake, partition), offset)
 
     accept = Accept(settings, topics, publisher, accounts)
-    owner = Owner(settings, topics, publisher, accounts, seen, app.lease, committed, first_record)
+    owner = Owner(settings, topics, publisher, tables, app.lease, committed, first_record)
     decide = Clocks(settings).before(owner.apply)
     sweeper = Sweeper(settings, topics, publisher, accounts)
     raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
@@ -177,7 +178,7 @@ def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
 
 async def _prepare(settings: Settings) -> None:
     await create_topics(settings)
-    await check_stored(settings, "accounts", "journal", "intake")
+    await check_stored(settings, "accounts", "journal", "intake", "kept replies", "recent replies")
     await claim(settings.worker_dir, settings)
     await check_clocks(settings)
     await leave_for_predecessor(settings)

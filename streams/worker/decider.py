@@ -7,19 +7,31 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, IntakeRecord
-from schemas.replies import Reply
+from schemas.replies import KeptReply, Reply
 from streams.core.fold import WHOLE, Effects, IntakeItem, Refused, UnforeseenError, Unreadable, fold, needed
 from streams.core.foreign import UnreadableError, why_unreadable
-from streams.kafka.codecs import decode_account, decode_intake, encode_account, encode_facts, encode_json, packed
+from streams.core.replies import Kept
+from streams.kafka.codecs import (
+    decode_account,
+    decode_intake,
+    decode_kept_reply,
+    encode_account,
+    encode_facts,
+    encode_json,
+    encode_kept_reply,
+    packed,
+)
 from streams.kafka.formats import FormatError
 from streams.kafka.topics import Topics
 from streams.settings import Settings
+from streams.state.rocks import VersionedFile
 from streams.worker.batches import time_of
-from streams.worker.tables import File, day_of, first_offset_of
+from streams.worker.tables import File, day_of, first_offset_of, replies_file, seen_file
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +42,25 @@ ITEMS_REFUSED_MAX = 100
 FOLDED_AT_ONCE_BYTES = 64 * 1024
 
 
+class KeptRows(NamedTuple):
+    """The rows of a batch's kept replies, in key order, for the tables `replies` and `recent_replies`."""
+
+    by_key: list[tuple[bytes, bytes]]
+    by_request: list[tuple[bytes, bytes]]
+
+
 @dataclass(slots=True)
 class Decided:
-    """The effects of records of one partition, with facts, dead letters and accounts (`values`, by their keys) as bytes
-    to publish."""
+    """The effects of records of one partition, with facts, dead letters, accounts (`values`, by their keys) and kept
+    replies (`kept_rows`) as bytes to publish."""
 
     journal: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     values: list[tuple[bytes, bytes]] = field(default_factory=list)
     seen: dict[bytes, int] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
+    kept_rows: KeptRows = field(default_factory=lambda: KeptRows([], []))
     replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
     def add(self, effects: Effects) -> None:
@@ -47,6 +68,7 @@ class Decided:
         self.dead_letters += [(None, encode_json(letter)) for letter in effects.dead_letters]
         self.accounts.update(effects.accounts)
         self.seen.update(effects.seen)
+        self.kept.update(effects.kept)
         self.replies += effects.replies
 
 
@@ -57,14 +79,50 @@ class Tables(Protocol):
         """The file with a partition's rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnTables:
+    """The tables that an owner decides over."""
+
+    accounts: Tables
+    seen: Tables
+    replies: Tables
+    recent_replies: Tables
+
+
+@dataclass(frozen=True, slots=True)
+class _OnlyFile:
+    """A table with one partition's file alone, whichever is asked for."""
+
+    only: File
+
+    def file(self, partition: int) -> File:
+        return self.only
+
+
+@contextmanager
+def tables_of_one(directory: Path, settings: Settings) -> Iterator[OwnTables]:
+    """The tables of one partition, in files of their own in a directory, without Faust."""
+    kept_for = settings.kept_for
+    files: list[File] = []
+    try:
+        files.append(VersionedFile(directory / "accounts"))
+        files.append(seen_file(directory / "seen", settings.dedup_days))
+        files.append(replies_file(directory / "replies", kept_for.key_ms))
+        files.append(replies_file(directory / "recent_replies", kept_for.request_ms))
+        yield OwnTables(*map(_OnlyFile, files))
+    finally:
+        for file in files:
+            file.close()
+
+
 class Decider:
     """A Decider folds the records of a partition over local tables, and keeps accounts in memory between batches."""
 
-    def __init__(self, settings: Settings, topics: Topics, accounts: Tables, seen: Tables) -> None:
+    def __init__(self, settings: Settings, topics: Topics, tables: OwnTables) -> None:
         self._dedup_days = settings.dedup_days
+        self._kept_for = settings.kept_for
         self._intake_topic = topics.intake
-        self.accounts = accounts
-        self.seen = seen
+        self.tables = tables
         self._cache: dict[int, dict[str, Account]] = defaultdict(dict)
 
     def forget(self) -> None:
@@ -99,16 +157,18 @@ class Decider:
         if len(accounts) > ACCOUNTS_CACHED_MAX:
             accounts.clear()
         seen: dict[bytes, int] = {}
+        kept = Kept()
         since_day = day_of(time_of(messages[0])) - self._dedup_days
         decided = Decided()
         for few in _warm(messages):
             items = [IntakeItem(message.offset, time_of(message), _intake_body(message, refused)) for message in few]
-            self._look_up(partition, items, accounts, seen, since_day)
-            effects = fold(partition, items, accounts, seen, self._intake_topic, refused)
+            self._look_up(partition, items, accounts, seen, kept, since_day)
+            effects = fold(partition, items, accounts, seen, kept, self._intake_topic, refused, self._kept_for)
             with _unforeseen():
                 decided.add(effects)
         with _unforeseen():
             decided.values = [(name.encode(), encode_account(account)) for name, account in decided.accounts.items()]
+            decided.kept_rows = KeptRows(_rows(decided.kept.by_key), _rows(decided.kept.by_request))
         return decided
 
     def _look_up(
@@ -117,21 +177,40 @@ class Decider:
         items: list[IntakeItem],
         accounts: dict[str, Account],
         seen: dict[bytes, int],
+        kept: Kept,
         since_day: int,
     ) -> None:
-        """Add to `accounts` and `seen` what folding the items needs. Entries that they have already go before stored
-        ones."""
+        """Add to `accounts`, `seen` and `kept` what folding the items needs. Entries that they have already go before
+        stored ones."""
         with _unforeseen():
-            projects, hashes = needed(items)
-        keys = [project.encode() for project in projects if project not in accounts]
-        for value in self.accounts.file(partition).get_many(keys):
+            wanted = needed(items)
+        keys = [project.encode() for project in wanted.projects if project not in accounts]
+        for value in self.tables.accounts.file(partition).get_many(keys):
             if value is not None:
                 account = decode_account(value)
                 accounts[account.project] = account
-        hash_list = sorted(hashes - seen.keys())
-        for dedup, value in zip(hash_list, self.seen.file(partition).get_many(hash_list), strict=True):
+        hashes = sorted(wanted.hashes - seen.keys())
+        for dedup, value in zip(hashes, self.tables.seen.file(partition).get_many(hashes), strict=True):
             if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
                 seen[dedup] = first_offset
+        _find(wanted.keys & seen.keys(), self.tables.replies.file(partition), kept.by_key)
+        if any(name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects):
+            wanted.requests |= wanted.limited
+        _find(wanted.requests, self.tables.recent_replies.file(partition), kept.by_request)
+
+
+def _find(names: set[bytes], file: File, found: dict[bytes, KeptReply]) -> None:
+    """Add to `found` the replies that a file keeps under names that are not there yet."""
+    missing = sorted(names - found.keys())
+    if not missing:
+        return
+    for name, value in zip(missing, file.get_many(missing), strict=True):
+        if value is not None:
+            found[name] = decode_kept_reply(value)
+
+
+def _rows(kept: dict[bytes, KeptReply]) -> list[tuple[bytes, bytes]]:
+    return [(name, encode_kept_reply(kept[name])) for name in sorted(kept)]
 
 
 @contextmanager

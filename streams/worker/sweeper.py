@@ -44,7 +44,6 @@ class _Due(msgspec.Struct, array_like=True):
     renews_at_ms: msgspec.Raw
     grants: msgspec.Raw
     keys: msgspec.Raw
-    replies: msgspec.Raw
     opened_offset: msgspec.Raw
     last_offset: msgspec.Raw
     last_at_ms: msgspec.Raw

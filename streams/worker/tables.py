@@ -1,6 +1,6 @@
-"""The two Faust tables, `accounts` and `seen`, on RocksDB files that we read and write a batch at a time.
+"""The Faust tables, `accounts`, `seen` and two of kept replies, on RocksDB files that we read and write by the batch.
 
-Faust assigns their partitions and recovers them from their changelogs; the owner writes both, changelog first.
+Faust assigns their partitions and recovers them from their changelogs; the owner writes all, changelog first.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import faust
+import msgspec
 from faust.exceptions import ImproperlyConfigured
 from faust.stores.base import Store
 from faust.types import TP
 
 from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
+from streams.core.foreign import UnreadableError, read
+from streams.kafka.codecs import decode_kept_replies, decode_kept_reply, encode_kept_replies, packed
 from streams.settings import Settings
 from streams.state.damage import opened
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
@@ -32,6 +35,10 @@ log = logging.getLogger(__name__)
 _SEEN_KEY = struct.Struct(">HIQ")
 _SEEN_VALUE = struct.Struct(">QH")
 _OFFSET = struct.Struct(">Q")
+_REPLIES_KEY = struct.Struct(">QI")
+
+# A broker's clock may step back, and another's be behind: replies stay for so long after they have expired.
+SPARE_MS = 10_000
 
 Rows = list[tuple[bytes, bytes | None]]
 ToRows = Callable[[bytes, bytes | None], Rows]
@@ -183,10 +190,28 @@ def seen_table(app: faust.App, settings: Settings) -> BatchTable:
     """The table `seen`: dedup hash → (offset, day) of the intake record that brought it first. A changelog record is
     one batch."""
 
-    def open_segmented(path: Path) -> SegmentedFile:
-        return SegmentedFile(path, day_of_row, settings.dedup_days)
+    return BatchTable(app, settings, "seen", lambda path: seen_file(path, settings.dedup_days), seen_rows_of_record)
 
-    return BatchTable(app, settings, "seen", open_segmented, seen_rows_of_record)
+
+def reply_tables(app: faust.App, settings: Settings) -> tuple[BatchTable, BatchTable]:
+    """The tables `replies`, by the hash of a caller's key, and `recent_replies`, by that of a request: → KeptReply, as
+    `encode_kept_reply` gives it. A changelog record is one batch."""
+
+    def table(name: str, kept_ms: int) -> BatchTable:
+        return BatchTable(app, settings, name, lambda path: replies_file(path, kept_ms), reply_rows_of_record)
+
+    kept_for = settings.kept_for
+    return table("replies", kept_for.key_ms), table("recent_replies", kept_for.request_ms)
+
+
+def seen_file(path: Path, dedup_days: int) -> SegmentedFile:
+    """A partition's file of the table `seen`."""
+    return SegmentedFile(path, time_of_seen, dedup_days * DAY_MS)
+
+
+def replies_file(path: Path, kept_ms: int) -> SegmentedFile:
+    """A partition's file of kept replies."""
+    return SegmentedFile(path, time_of_reply, kept_ms + SPARE_MS)
 
 
 def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
@@ -216,9 +241,9 @@ def day_of(at_ms: int) -> int:
     return at_ms // DAY_MS
 
 
-def day_of_row(value: bytes) -> int:
-    """The day of a `seen` row."""
-    return int.from_bytes(value[-2:], "big")
+def time_of_seen(value: bytes) -> int:
+    """The beginning of the day of a `seen` row, in Unix milliseconds."""
+    return int.from_bytes(value[-2:], "big") * DAY_MS
 
 
 def first_offset_of(value: bytes, since_day: int) -> int | None:
@@ -244,3 +269,34 @@ def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
         )
         for number in range(count)
     ]
+
+
+class _Time(msgspec.Struct, array_like=True):
+    """A kept reply of which only `at_ms` is decoded."""
+
+    at_ms: int
+
+
+_decode_time = msgspec.msgpack.Decoder(_Time).decode
+
+
+def time_of_reply(value: bytes) -> int:
+    """The time at which the reply of a row was given, in Unix milliseconds."""
+    return read(_decode_time, value).at_ms
+
+
+def reply_records(rows: list[tuple[bytes, bytes]], first_offset: int) -> Iterator[tuple[bytes, bytes]]:
+    """The changelog records of a batch's kept replies: usually one. A record's key is (first intake offset, part)."""
+    for part, value in enumerate(packed(rows, encode_kept_replies)):
+        yield _REPLIES_KEY.pack(first_offset, part), value
+
+
+def reply_rows_of_record(key: bytes, value: bytes | None) -> Rows:
+    try:
+        rows = decode_kept_replies(value) if value is not None else []
+        for _, row in rows:
+            decode_kept_reply(row)
+    except UnreadableError:
+        log.error("a record of a changelog of kept replies with key %r is none of ours; it is passed over", key[:32])
+        return []
+    return list(rows)

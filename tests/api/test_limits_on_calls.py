@@ -192,7 +192,7 @@ def test_reads_go_on_while_the_owner_is_away(operator: Operator, stack: Stack) -
 
 def test_a_failure_of_ours_has_the_headers() -> None:
     key, key_hash = new_project_key("prj_1", "production")
-    account = Account("prj_1", "", "free", 0, 0, 1 << 60, [], [], [], 0, 0, 0, due_at_ms=1 << 60)
+    account = Account("prj_1", "", "free", 0, 0, 1 << 60, [], [], 0, 0, 0, due_at_ms=1 << 60)
     account.keys = [ApiKey("key_1", key_hash, "production", ["*"], 0, 0)]
 
     def fail(**_: object) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from api.stack import Stack
 from streams.settings import Settings
-from tests.calls import Operator
+from tests.calls import Operator, eventually
 
 
 @pytest.mark.parametrize("key", ["none", "project", "admin"])
@@ -26,6 +26,19 @@ def test_the_port_of_the_figures_has_nothing_else(path: str, stack: Stack) -> No
     assert httpx.get(url + path).status_code == 404
     assert httpx.get(f"{url}/metrics").text.count("meterline_") > 10
     assert httpx.post(f"{url}/metrics").status_code == 405
+
+
+def test_the_bytes_of_kept_replies_are_told(operator: Operator) -> None:
+    _, client = operator.customer()
+    client.post("/v1/admissions", json={"operation": "read"}, headers={"idempotency-key": "kept"})
+
+    def is_told(table: str) -> bool:
+        name = f'meterline_kept_replies_bytes{{table="{table}"}} '
+        lines = [line for line in operator.metrics().splitlines() if line.startswith(name)]
+        return bool(lines) and float(lines[0].removeprefix(name)) > 0
+
+    for table in ("replies", "recent_replies"):
+        eventually(lambda table=table: is_told(table), 30)
 
 
 def test_the_figures_are_on_the_loopback_address_unless_a_setting_says_otherwise(stack: Stack) -> None:

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from api import refusals
 from api.callers.calls import Call, find_full
 from api.refusals import TALLIES_A_PROJECT_MAX, Refusals, full_window, may_be_full
 from schemas.accounts import Account, Limits
@@ -114,40 +116,51 @@ class _Commands:
 
 def test_one_command_a_project_each_second_tells_all_and_nothing_is_lost_while_kafka_is_away() -> None:
     commands = _Commands()
-    refusals = Refusals(cast(CommandClient, commands))
+    tallies = Refusals(cast(CommandClient, commands))
 
     async def flood() -> None:
         for number in range(1_000):
-            refusals.add("p1", f"k{number % 3}", "production", "GET *")
-        refusals.add("p2", "k9", "preview", "POST *")
+            tallies.add("p1", f"k{number % 3}", "production", "GET *")
+        tallies.add("p2", "k9", "preview", "POST *")
         commands.fails = True
-        await refusals.tell()
+        await tallies.tell()
         assert not commands.told
         commands.fails = False
         for seconds in range(1, 4):
             before = len(commands.told)
-            await refusals.tell()
+            await tallies.tell()
             projects = [command.project for command in commands.told[before:]]
             assert len(projects) == len(set(projects)), f"second {seconds}"
         assert sorted(projects) == ["p1"]
-        await refusals.tell()
+        await tallies.tell()
         assert len(commands.told) == 4
 
     asyncio.run(flood())
     by_key = Counter({(told.project, told.actor): told.count for told in commands.told})
     assert by_key == {("p1", "k0"): 334, ("p1", "k1"): 333, ("p1", "k2"): 333, ("p2", "k9"): 1}
     assert all(told.reply_instance == "" and told.first_at_ms <= told.last_at_ms for told in commands.told)
-    assert refusals.total == 1_001
+    assert tallies.total == 1_001
 
 
 def test_a_flood_of_many_kinds_takes_bounded_room_and_is_counted_to_the_last() -> None:
     commands = _Commands()
-    refusals = Refusals(cast(CommandClient, commands))
+    tallies = Refusals(cast(CommandClient, commands))
     for number in range(10_000):
-        refusals.add("p1", f"k{number}", "production", "GET *")
-    asyncio.run(refusals.tell_all())
+        tallies.add("p1", f"k{number}", "production", "GET *")
+    asyncio.run(tallies.tell_all())
     assert len(commands.told) <= TALLIES_A_PROJECT_MAX + 2
     assert sum(told.count for told in commands.told) == 10_000
+
+
+def test_the_keys_under_which_owners_were_asked_are_known_the_newest_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusals, "KEYS_REMEMBERED_MAX", 3)
+    keys = refusals.AskedKeys()
+    for number in range(5):
+        keys.add("p1", f"k{number}")
+    keys.forget("p1", "k4")
+    keys.forget("p1", "never there")
+    assert [number for number in range(5) if keys.has("p1", f"k{number}")] == [2, 3]
+    assert not keys.has("p2", "k3")
 
 
 def test_the_latest_that_the_brokers_clock_can_show_is_never_behind_it(settings_for: Any) -> None:

@@ -61,12 +61,13 @@ def intake(value: bytes) -> None:
     from schemas.problems import CODES
     from streams.core.fold import IntakeItem, UnforeseenError, fold, needed
     from streams.core.foreign import UnreadableError
+    from streams.core.replies import Kept
     from streams.kafka.codecs import decode_intake
 
     try:
         item = IntakeItem(1, AT_MS, decode_intake(value))
         needed([item])
-        for letter in fold(0, [item], {}, {}, "intake").dead_letters:
+        for letter in fold(0, [item], {}, {}, Kept(), "intake").dead_letters:
             assert letter.code in CODES
     except (UnreadableError, UnforeseenError):
         pass

@@ -13,6 +13,7 @@ from streams.core.booking import available, held
 from streams.core.decisions import command_reply
 from streams.core.fold import IntakeItem, fold
 from streams.core.holds import HOLDS_MAX
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
@@ -38,11 +39,11 @@ def limit(bench: Bench, requests: int = 0, burst: int = 0, ceiling: int = 0) -> 
 
 
 def counted(account: Account) -> int:
-    return sum(account.window.arrivals[1::2]) if account.window else 0
+    return account.window.requests if account.window else 0
 
 
 def spent_credits(account: Account) -> int:
-    return sum(account.window.costs[1::2]) // CREDIT if account.window else 0
+    return account.window.cost // CREDIT if account.window else 0
 
 
 def state(account: Account) -> tuple[int, ...]:
@@ -149,7 +150,9 @@ def test_usage_that_happened_already_is_neither_counted_nor_limited() -> None:
     set_limits = SetLimits(project="p1", limits=Limits(1, 1, CREDIT), is_shadow=False, reason="", **addressed("limits"))
     used = Envelope([usage(f"e{number}", operation="website") for number in range(3)])
     bodies = [create_project(plan="build"), set_limits, used]
-    effects = fold(0, [IntakeItem(at, START_MS, body) for at, body in enumerate(bodies)], accounts, {}, "intake")
+    effects = fold(
+        0, [IntakeItem(at, START_MS, body) for at, body in enumerate(bodies)], accounts, {}, Kept(), "intake"
+    )
     assert [fact.amount for fact in effects.facts if fact.kind == "charge"] == [-240 * CREDIT] * 3
     assert accounts["p1"].window is None
 
@@ -252,13 +255,14 @@ def test_no_reply_to_a_counted_request_is_kept() -> None:
     accounts: dict[str, Account] = {}
     request = CountRequest(project="p1", operation="GET /v1/balance", environment="production", **addressed("c"))
     items = [IntakeItem(at, START_MS, body) for at, body in enumerate([create_project(), request])]
-    first = fold(0, items, accounts, {}, "intake")
+    kept = Kept()
+    first = fold(0, items, accounts, {}, kept, "intake")
     assert [reply.status for _, reply in first.replies] == [201, 200]
-    again = fold(0, items, accounts, {}, "intake")
+    again = fold(0, items, accounts, {}, kept, "intake")
     assert (again.facts, [reply.status for _, reply in again.replies]) == ([], [201])
-    assert len(accounts["p1"].replies) == 1
+    assert len(kept.by_request) == 1
     assert counted(accounts["p1"]) == 1
-    fold(0, [IntakeItem(2, START_MS, request)], accounts, {}, "intake")
+    fold(0, [IntakeItem(2, START_MS, request)], accounts, {}, kept, "intake")
     assert counted(accounts["p1"]) == 2, "sent again, it is another request"
 
 
@@ -307,10 +311,11 @@ def test_no_reply_is_kept_of_what_the_api_refused_and_a_redelivered_count_counts
     called = {"operation": "GET *", "environment": "production", "first_at_ms": 0, "last_at_ms": 1}
     command = CountRefused(project="p1", count=9, **called, **addressed("c"))
     items = [IntakeItem(at, START_MS, body) for at, body in enumerate([create_project(), command])]
-    first = fold(0, items, accounts, {}, "intake")
-    again = fold(0, items, accounts, {}, "intake")
+    kept = Kept()
+    first = fold(0, items, accounts, {}, kept, "intake")
+    again = fold(0, items, accounts, {}, kept, "intake")
     assert ([fact.quantity for fact in first.facts if fact.kind == "refusal"], again.facts) == ([9], [])
-    assert len(accounts["p1"].replies) == 1
+    assert len(kept.by_request) == 1
 
 
 def test_a_limited_request_is_decided_anew_under_its_key_once_it_may_pass() -> None:

@@ -9,6 +9,7 @@ from schemas.facts import Fact
 from schemas.times import DAY_MS
 from streams.core.booking import available
 from streams.core.fold import IntakeItem, fold
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 from tests.core.test_ledger import Bench
 
@@ -138,6 +139,7 @@ class Log:
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
         self.seen: dict[bytes, int] = {}
+        self.kept = Kept()
         self.offset = -1
         self.facts: list[Fact] = []
         self.apply(create_project())
@@ -145,7 +147,7 @@ class Log:
     def apply(self, body: Any) -> str:
         """Decide the next record, and return the code of its reply."""
         self.offset += 1
-        effects = fold(0, [IntakeItem(self.offset, START_MS, body)], self.accounts, self.seen, "intake")
+        effects = fold(0, [IntakeItem(self.offset, START_MS, body)], self.accounts, self.seen, self.kept, "intake")
         self.facts += effects.facts
         return effects.replies[0][1].code if effects.replies else ""
 

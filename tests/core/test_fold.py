@@ -1,6 +1,7 @@
 """The owner's fold: deduplication, redelivery, idempotency. However records are batched, the facts are the same."""
 
 import copy
+from collections import defaultdict
 
 import msgspec
 from hypothesis import given
@@ -10,9 +11,11 @@ from schemas.accounts import Account
 from schemas.commands import Envelope
 from schemas.facts import Fact
 from schemas.problems import Rejection
+from schemas.replies import KEPT_FOR, Reply
+from schemas.times import DAY_MS
 from streams.core.booking import available
 from streams.core.fold import Effects, IntakeItem, Unreadable, fold
-from streams.core.replies import REPLIES_KEPT
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
 
@@ -22,16 +25,19 @@ class State:
     def __init__(self) -> None:
         self.accounts: dict[str, bytes] = {}
         self.seen: dict[bytes, int] = {}
+        self.kept = Kept()
         self.facts: list[Fact] = []
 
     def fold(self, *items: IntakeItem) -> Effects:
         accounts = {name: msgspec.msgpack.decode(value, type=Account) for name, value in self.accounts.items()}
-        return fold(0, items, accounts, dict(self.seen), "intake")
+        kept = Kept(dict(self.kept.by_key), dict(self.kept.by_request))
+        return fold(0, items, accounts, dict(self.seen), kept, "intake")
 
     def store(self, effects: Effects) -> Effects:
         self.facts += effects.facts
         self.accounts |= {name: msgspec.msgpack.encode(account) for name, account in effects.accounts.items()}
         self.seen |= effects.seen
+        self.kept.update(effects.kept)
         return effects
 
     def apply(self, *items: IntakeItem) -> Effects:
@@ -193,14 +199,53 @@ def test_an_idempotency_key_with_other_content_is_refused() -> None:
     assert replies(state.apply(item(2, top_up(100, correlation="2", key="k")))) == [(409, "idempotency_key_reused", 0)]
 
 
-def test_an_idempotency_key_whose_reply_is_gone_still_acts_once() -> None:
+def test_a_reply_under_a_key_is_kept_for_a_day_however_many_others_come_and_then_the_key_still_acts_once() -> None:
     state = opened("scale")
-    state.apply(item(1, top_up(correlation="1", key="k")))
-    for number in range(REPLIES_KEPT + 1):
-        state.apply(item(2 + number, admit(usage(f"e{number}"), correlation=f"a{number}")))
-    effects = state.apply(item(100, top_up(correlation="2", key="k")))
-    assert replies(effects) == [(409, "idempotency_reply_expired", 0)]
-    assert effects.facts == []
+    first = state.apply(IntakeItem(1, START_MS, top_up(correlation="1", key="k")))
+    for number in range(100):
+        state.apply(item(2 + number, admit(usage(f"e{number}"), correlation=f"a{number}", key=f"{number}")))
+    late = state.apply(IntakeItem(200, START_MS + DAY_MS - 1, top_up(correlation="2", key="k")))
+    assert replies(late) == replies(first) and late.facts == []
+    last = IntakeItem(201, START_MS + DAY_MS, top_up(correlation="3", key="k"))
+    expired = state.apply(last)
+    assert replies(expired) == [(409, "idempotency_reply_expired", 0)]
+    assert expired.facts == []
+    assert state.apply(last).replies == expired.replies
+
+
+def test_a_reply_without_a_key_is_kept_for_as_long_as_its_sender_may_ask_again() -> None:
+    state = opened()
+    command = admit(usage("a", operation="image"), correlation="c")
+    first = state.apply(IntakeItem(1, START_MS, command))
+    again = state.apply(IntakeItem(2, START_MS + KEPT_FOR.request_ms - 1, command))
+    assert (again.facts, again.replies) == ([], first.replies)
+    late = state.apply(IntakeItem(3, START_MS + KEPT_FOR.request_ms, command))
+    assert kinds(late) == ["duplicate"], "it is decided, and charged no second time"
+
+
+def test_a_reply_that_a_crash_left_does_not_count() -> None:
+    """A batch of which a crash left all but the accounts decides what it decided, repeated in whole or in part."""
+    state = opened()
+    batch = [
+        item(1, admit(usage("w", operation="website", quantity=2), "1", key="k")),
+        item(2, top_up(correlation="2", key="l")),
+        item(3, admit(usage("w", operation="website", quantity=2), "3", key="k")),
+        item(4, top_up(correlation="4", key="k")),
+    ]
+    whole = state.fold(*batch)
+    assert replies(whole) == [
+        (402, "out_of_credits", 0),
+        (200, "", 4_000 * CREDIT),
+        (402, "out_of_credits", 0),
+        (409, "idempotency_key_reused", 0),
+    ]
+    state.seen |= whole.seen
+    state.kept.update(whole.kept)
+    for size in (1, 2, 4):
+        again = state.fold(*batch[:size])
+        assert again.facts == [fact for fact in whole.facts if fact.offset <= size]
+        assert again.replies == whole.replies[:size]
+    assert again.kept == whole.kept
 
 
 def test_a_redelivered_command_is_answered_again() -> None:
@@ -243,46 +288,56 @@ events = st.builds(
 )
 bodies = st.one_of(
     st.lists(events, min_size=1, max_size=6).map(Envelope),
-    st.builds(lambda event, key: admit(event, correlation=key, key=key), events, st.sampled_from("abcdef")),
-    st.builds(
-        lambda project, key: top_up(project=f"p{project}", correlation=key, key=key),
-        st.integers(1, 3),
-        st.sampled_from("uvw"),
-    ),
+    st.builds(lambda event, key: admit(event, key=key), events, st.sampled_from(["", *"abcdef"])),
+    st.builds(lambda project, key: top_up(project=f"p{project}", key=key), st.integers(1, 3), st.sampled_from("uvw")),
     st.integers(1, 3).map(lambda project: create_project(f"p{project}", correlation=f"open{project}")),
 )
 
 
+def named(body, correlation: str):
+    """A body whose command, where it is one, has this correlation."""
+    return body if isinstance(body, Envelope) else msgspec.structs.replace(body, correlation=correlation)
+
+
 @given(st.lists(bodies, max_size=14), st.data())
-def test_crashes_anywhere_change_neither_facts_nor_accounts(log: list, data: st.DataObject) -> None:
+def test_crashes_anywhere_change_neither_facts_nor_replies_nor_state(log: list, data: st.DataObject) -> None:
     """A run record by record is compared with a run in random batches, each of which may be cut short between any two
     of its effects and delivered again."""
-    items = [item(offset, copy.deepcopy(body)) for offset, body in enumerate(log)]
+    items = [item(offset, named(copy.deepcopy(body), f"r{offset}")) for offset, body in enumerate(log)]
     reference = State()
-    for each in items:
-        reference.apply(each)
+    expected = {command.correlation: reply for each in items for command, reply in reference.apply(each).replies}
 
     crashing = State()
     published: list[Fact] = []
+    told: dict[str, list[Reply]] = defaultdict(list)
     at = 0
     crashes = 0
     while at < len(items):
         batch = items[at : at + data.draw(st.integers(1, 4))]
         effects = crashing.fold(*batch)
         published += effects.facts
+        for command, reply in effects.replies:
+            told[command.correlation].append(reply)
         outcome = data.draw(st.integers(0, 3)) if crashes < 12 else 3
         if outcome == 3:
             crashing.store(effects)
             at += len(batch)
             continue
         crashes += 1
-        # The journal is acknowledged; some of the changelogs' records reached the log, in any combination.
-        if outcome >= 1:
+        # The journal is acknowledged; some of the changelogs' records reached the log. Accounts come after the others.
+        if outcome == 1:
+            for written, own in (
+                (effects.seen, crashing.seen),
+                (effects.kept.by_key, crashing.kept.by_key),
+                (effects.kept.by_request, crashing.kept.by_request),
+            ):
+                own |= {name: value for name, value in written.items() if data.draw(st.booleans())}
+        if outcome == 2:
+            crashing.seen |= effects.seen
+            crashing.kept.update(effects.kept)
             for name, account in effects.accounts.items():
                 if data.draw(st.booleans()):
                     crashing.accounts[name] = msgspec.msgpack.encode(account)
-        if outcome >= 2:
-            crashing.seen |= effects.seen
         at = max(0, at - data.draw(st.integers(0, 2)))
 
     marked: list[Fact] = []
@@ -292,3 +347,5 @@ def test_crashes_anywhere_change_neither_facts_nor_accounts(log: list, data: st.
     assert marked == reference.facts
     assert crashing.accounts == reference.accounts
     assert crashing.seen == reference.seen
+    assert crashing.kept == reference.kept
+    assert told == {correlation: [reply] * len(told[correlation]) for correlation, reply in expected.items()}

@@ -21,6 +21,7 @@ from streams.core import holds
 from streams.core.booking import FACTS_PER_SLOT, available, balance, held
 from streams.core.decisions import command_reply
 from streams.core.fold import IntakeItem, fold
+from streams.core.replies import Kept
 from streams.kafka.publisher import REQUEST_BYTES_MAX
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
@@ -252,9 +253,9 @@ def test_all_holds_that_expire_at_once_fit_into_one_events_facts() -> None:
         bench.account.window = None
         assert bench.hold("image", seconds=600, at_ms=at_ms).status == 200
     accounts = {"p1": bench.account}
-    fold(0, [IntakeItem(10_000, at_ms, create_project("p2", correlation="c2"))], accounts, {}, "intake")
+    fold(0, [IntakeItem(10_000, at_ms, create_project("p2", correlation="c2"))], accounts, {}, Kept(), "intake")
     tick = IntakeItem(10_001, at_ms + 40 * DAY_MS, Tick(["p1", "p2"]))
-    facts = fold(0, [tick], accounts, {}, "intake").facts
+    facts = fold(0, [tick], accounts, {}, Kept(), "intake").facts
     assert Counter(fact.reason for fact in facts if fact.project == "p1")["expired"] == holds.HOLDS_MAX
     names = [(fact.offset, fact.index) for fact in facts]
     assert names == sorted(set(names)), "no fact has another's name, nor a later one's place"
@@ -284,7 +285,7 @@ def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:
         admit(usage("e3", operation="image", job_id="j2"), "c3", hold_seconds=600),
     ]
     items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records)]
-    effects = fold(0, items, accounts, seen, "intake")
+    effects = fold(0, items, accounts, seen, Kept(), "intake")
     replies = {command.correlation: reply for command, reply in effects.replies}
     assert (replies["c1"].hold_id, replies["c2"].hold_id) == ("0-1-0", "0-1-0"), "a retry is told of the open hold"
     assert (replies["c2"].status, replies["c2"].amount) == (200, 0)
@@ -304,7 +305,7 @@ def test_a_released_job_can_be_queued_again_and_is_then_charged() -> None:
         Envelope([usage("e1", operation="image", job_id="j1")]),
     ]
     items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records, start=1)]
-    effects = fold(0, items, accounts, seen, "intake")
+    effects = fold(0, items, accounts, seen, Kept(), "intake")
     replies = {command.correlation: reply for command, reply in effects.replies}
     assert (replies["c2"].hold_id, replies["c2"].amount) == ("0-3-0", 32 * CREDIT)
     assert replies["r2"].amount == 32 * CREDIT
@@ -322,6 +323,6 @@ def test_the_event_of_a_job_that_is_still_held_is_not_billed_beside_it() -> None
         Envelope([usage("e1", operation="image", job_id="j1")]),
     ]
     items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records, start=1)]
-    effects = fold(0, items, accounts, seen, "intake")
+    effects = fold(0, items, accounts, seen, Kept(), "intake")
     assert [fact.kind for fact in effects.facts] == ["hold", "duplicate", "charge", "duplicate"]
     assert available(bench.account, "production") == 218 * CREDIT

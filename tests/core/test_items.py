@@ -13,6 +13,7 @@ from streams.core.decisions import command_reply
 from streams.core.fold import IntakeItem, fold
 from streams.core.items import UNITS_MAX, metered, unpaid
 from streams.core.price_list import HOURLY_RATE_MAX, PRICES_ID, Prices
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
@@ -199,7 +200,7 @@ def test_a_tick_and_a_later_touch_book_the_same() -> None:
     ticks = [IntakeItem(4 + day, MAY_20 + (day + 1) * DAY_MS, Tick(["p1", "p9"])) for day in range(97)]
 
     def told(*items: IntakeItem) -> list[Fact]:
-        facts = fold(0, items, {}, {}, "intake").facts
+        facts = fold(0, items, {}, {}, Kept(), "intake").facts
         names = {fact.grant_id: f"grant {number}" for number, fact in enumerate(facts) if fact.kind == "grant"}
         for fact in facts:
             fact.grant_id = names.get(fact.grant_id, "")

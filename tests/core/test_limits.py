@@ -14,6 +14,7 @@ from schemas.times import DAY_MS, HOUR_MS
 from streams.core.fold import IntakeItem, fold
 from streams.core.limits import RAISE_DAYS_MAX, RAISES_MAX, limits_of
 from streams.core.plans import PLANS
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, create_project, usage
 from tests.core.builders import admit as admit_command
 from tests.core.test_ledger import Bench
@@ -259,7 +260,9 @@ def test_ticks_and_time_alone_turn_raises_with_the_same_facts(raises: list, tick
         )
         facts = []
         for offset, (hour, body) in enumerate(bodies):
-            facts += fold(0, [IntakeItem(offset, START_MS + hour * HOUR_MS, body)], accounts, {}, "intake").facts
+            facts += fold(
+                0, [IntakeItem(offset, START_MS + hour * HOUR_MS, body)], accounts, {}, Kept(), "intake"
+            ).facts
         return [(fact.reason, fact.occurred_at_ms, fact.metadata) for fact in facts if fact.kind == "limits"], accounts[
             "p1"
         ]
@@ -335,7 +338,8 @@ def test_a_reply_that_is_kept_tells_what_the_trial_said() -> None:
     trial = SetLimits(project="p1", limits=Limits(0, 0, CREDIT), is_shadow=True, reason="", **addressed("s"))
     asked = admit_command(usage("a", operation="image"), correlation="a", key="k")
     items = [IntakeItem(at, START_MS, body) for at, body in enumerate([create_project(), trial, asked])]
-    first = fold(0, items, accounts, {}, "intake")
-    again = fold(0, items, accounts, {}, "intake")
+    kept = Kept()
+    first = fold(0, items, accounts, {}, kept, "intake")
+    again = fold(0, items, accounts, {}, kept, "intake")
     assert first.replies[-1][1].shadow == "over_cost_ceiling"
     assert again.replies == first.replies

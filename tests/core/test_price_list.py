@@ -11,6 +11,7 @@ from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.core.fold import IntakeItem, fold
 from streams.core.price_list import PRICES_ID, Prices, check_book, increases
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
 
@@ -175,9 +176,10 @@ class Log:
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
         self.seen: dict[bytes, int] = {}
+        self.kept = Kept()
 
     def fold(self, *items: IntakeItem):
-        return fold(0, items, self.accounts, self.seen, "intake")
+        return fold(0, items, self.accounts, self.seen, self.kept, "intake")
 
 
 def publish(offset: int, new: PriceBook) -> IntakeItem:

@@ -19,6 +19,7 @@ from streams.core.fold import IntakeItem, fold
 from streams.core.ledger import settle
 from streams.core.price_list import Prices
 from streams.core.projects import KEYS_MAX
+from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, create_project
 from tests.core.test_ledger import Bench
 
@@ -124,7 +125,7 @@ def test_a_billing_account_is_opened_and_renamed_and_nothing_is_ever_due_in_it()
     def open_it(name: str, offset: int, at_ms: int = START_MS):
         fields = {"project": "billing:agency", "name": name, "email": "a@example.com"}
         command = OpenBillingAccount(**fields, is_change=offset > 0, **addressed(f"c{offset}"))
-        return fold(0, [IntakeItem(offset, at_ms, command)], accounts, {}, "intake")
+        return fold(0, [IntakeItem(offset, at_ms, command)], accounts, {}, Kept(), "intake")
 
     assert open_it("One", 0).replies[0][1].status == 201
     effects = open_it("Two", 1, START_MS + 4_000 * DAY_MS)
@@ -167,7 +168,7 @@ def test_a_key_made_or_ended_says_whose_key_did_it() -> None:
     )
     ended = RevokeKey(project="p1", key_id="k0", actor="admin:2", **addressed("r"))
     items = [IntakeItem(number, START_MS, each) for number, each in enumerate((create_project(), made, ended))]
-    facts = [fact for fact in fold(0, items, {}, {}, "intake").facts if fact.kind == "key"]
+    facts = [fact for fact in fold(0, items, {}, {}, Kept(), "intake").facts if fact.kind == "key"]
     assert [(fact.key_id, fact.reason, fact.metadata) for fact in facts] == [
         ("k0", "created", '{"by":"admin:1"}'),
         ("k0", "revoked", '{"by":"admin:2"}'),

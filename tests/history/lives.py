@@ -39,6 +39,7 @@ from streams.clickhouse.historian import journal_sink
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.fold import IntakeItem, fold
 from streams.core.price_list import PRICES_ID, Prices
+from streams.core.replies import Kept
 from streams.history.receipts import Ask
 from streams.kafka.codecs import decode_account, encode_account
 from streams.settings import Settings
@@ -86,6 +87,7 @@ class Life:
         self.facts: list[Fact] = []
         self.accounts: dict[str, Account] = {}
         self.seen: dict[bytes, int] = {}
+        self.kept = Kept()
         self.states: list[tuple[int, bytes]] = []
         self.grants: dict[str, Grant] = {}
         self.corrected: dict[str, int] = {}
@@ -128,7 +130,7 @@ class Life:
     def apply(self, body: AnyCommand | Envelope | Tick) -> None:
         """Apply a record, the next of this life."""
         offset = self.offset
-        effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, "intake")
+        effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, self.kept, "intake")
         self.offset += self.random.choice([1, 1, 2])
         self.facts += effects.facts
         self.records.append((offset, self.at_ms, body, any(reply.code for _, reply in effects.replies)))

@@ -20,6 +20,7 @@ from streams.clickhouse.migrations import migrate
 from streams.core.fold import IntakeItem, fold
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
+from streams.core.replies import Kept
 from streams.history.limit_words import limit_values
 from streams.history.receipts import find_decision, receipt_of
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
@@ -33,6 +34,7 @@ class Gate:
         self.at_ms, self.offset = START_MS, 0
         self.accounts: dict[str, Account] = {}
         self.seen: dict[bytes, int] = {}
+        self.kept = Kept()
         self.facts: list[Any] = []
         self.apply(create_project("p1", plan))
 
@@ -41,7 +43,7 @@ class Gate:
         return self.accounts["p1"]
 
     def apply(self, body: Any) -> Reply | None:
-        effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, "intake")
+        effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, self.kept, "intake")
         self.offset += 1
         self.facts += effects.facts
         return effects.replies[0][1] if effects.replies else None

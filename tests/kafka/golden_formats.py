@@ -19,19 +19,23 @@ from msgspec import inspect
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, IntakeRecord, Replies
 from schemas.facts import Fact, FactPack
-from schemas.replies import Reply
+from schemas.replies import KeptReply, Reply
 from streams.kafka.codecs import (
     decode_account,
     decode_facts,
     decode_intake,
+    decode_kept_replies,
+    decode_kept_reply,
     decode_replies,
     encode,
     encode_account,
     encode_facts,
     encode_intake,
+    encode_kept_replies,
+    encode_kept_reply,
     replies_to,
 )
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, REPLIES, Format
+from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, Format
 
 FOLDER = Path(__file__).parent.parent / "golden" / "formats"
 
@@ -51,13 +55,6 @@ class Golden:
         return FOLDER / f"{self.name}-{self.format.number if number is None else number}.{kind}"
 
 
-def _account() -> Account:
-    account = sample(inspect.type_info(Account))
-    for stored in account.replies:
-        stored.reply = msgspec.Raw(encode(sample(inspect.type_info(Reply))))
-    return account
-
-
 def _commands() -> list[bytes]:
     kinds = [sample(each) for each in inspect.type_info(AnyCommand).types]
     return [encode_intake(each) for each in (Commands(kinds), *_others(), kinds[0])]
@@ -67,8 +64,18 @@ def _others() -> list[Any]:
     return [sample(each) for each in inspect.type_info(IntakeRecord).types if each.cls.__name__ in ("Envelope", "Tick")]
 
 
+def _kept_replies() -> list[bytes]:
+    return [encode_kept_replies([(b"name".ljust(16), encode_kept_reply(sample(inspect.type_info(KeptReply))))])]
+
+
+def _read_kept_replies(value: bytes) -> object:
+    return [(name, decode_kept_reply(row)) for name, row in decode_kept_replies(value)]
+
+
 GOLDEN = (
-    Golden("accounts", ACCOUNTS, (Account, Reply), lambda: [encode_account(_account())], decode_account),
+    Golden(
+        "accounts", ACCOUNTS, (Account,), lambda: [encode_account(sample(inspect.type_info(Account)))], decode_account
+    ),
     Golden(
         "facts",
         FACTS,
@@ -84,6 +91,7 @@ GOLDEN = (
         lambda: [replies_to("instance")([("correlation", sample(inspect.type_info(Reply)))])],
         decode_replies,
     ),
+    Golden("kept-replies", KEPT_REPLIES, (KeptReply,), _kept_replies, _read_kept_replies),
 )
 
 

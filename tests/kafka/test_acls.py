@@ -30,7 +30,7 @@ from tests.conftest import SESSION_TIMEOUT_SECONDS
 
 ROLES: tuple[Role, ...] = ("worker", "api", "historian", "cashier", "operator", "producer", "gateway")
 # Kafka's own numbers.
-RESOURCES = {"topic": 2, "group": 3, "transactional-id": 5}
+RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8}
 LITERAL, PREFIXED, ALLOW = 3, 4, 3
 

@@ -127,14 +127,16 @@ def test_bytes_without_the_mark_are_never_taken_for_another_versions(value: byte
         try:
             golden.decoded(value)
         except FormatError:
-            assert value[start : start + len(MARK)] == MARK
+            # Bytes as there were before the mark are of format 0, where that is not read any more.
+            is_old = golden.format.oldest > UNMARKED and golden.format.number_of(value, start) == UNMARKED
+            assert is_old or value[start : start + len(MARK)] == MARK
         except Exception:
             pass  # garbage, which every reader has its own way with
 
 
 # Each process, and the topics that it reads: it must not say that it is up on what it can't read.
 READS = {
-    "worker": ("accounts", "facts", "intake"),
+    "worker": ("accounts", "facts", "intake", "kept-replies"),
     "api": ("accounts", "facts", "replies"),
     "historian": ("facts",),
     "cashier": ("facts", "replies"),
@@ -149,6 +151,7 @@ def topic_of(settings: Settings, shape: str) -> str:
         "facts": topics.journal,
         "intake": topics.intake,
         "replies": topics.replies,
+        "kept-replies": topics.recent_replies_changelog,
     }[shape]
 
 

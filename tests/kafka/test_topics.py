@@ -7,6 +7,8 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.partitioner import DefaultPartitioner
 
+from schemas.times import HOUR_MS, MINUTE_MS
+from streams.errors import OperatorError
 from streams.kafka.topics import TopicError, create_topics, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 
@@ -36,6 +38,22 @@ def test_a_wrong_partition_count_is_refused_with_the_remedy(settings_for: Callab
 def test_without_kafka_the_error_names_the_setting() -> None:
     with pytest.raises(TopicError, match="METERLINE_KAFKA_URL"):
         kafka_client_settings(Settings())
+
+
+def test_changelogs_of_kept_replies_outlast_them_and_are_dropped_by_the_brokers_clock() -> None:
+    settings = Settings(replies_kept_hours=48, recent_replies_kept_minutes=5)
+    topics = topics_of(settings)
+    configs = topics.configs(settings.dedup_days, settings.kept_for)
+    for topic, kept_ms in ((topics.replies_changelog, 48 * HOUR_MS), (topics.recent_replies_changelog, 5 * MINUTE_MS)):
+        assert kept_ms < int(configs[topic]["retention.ms"]) < 2 * kept_ms
+        assert 4 * int(configs[topic]["segment.ms"]) == kept_ms
+        assert configs[topic]["message.timestamp.type"] == "LogAppendTime"
+
+
+def test_replies_are_not_kept_for_longer_than_their_keys_are_known() -> None:
+    assert Settings(dedup_days=2, replies_kept_hours=48).kept_for.key_ms == 48 * HOUR_MS
+    with pytest.raises(OperatorError, match="METERLINE_DEDUP_DAYS"):
+        Settings(dedup_days=2, replies_kept_hours=49)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64])

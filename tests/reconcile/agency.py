@@ -40,6 +40,7 @@ from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from streams.core.acceptance import dedup_hash
 from streams.core.fold import IntakeItem, fold
 from streams.core.price_list import PRICES_ID
+from streams.core.replies import Kept
 from streams.kafka.topics import partition_of
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
@@ -96,6 +97,7 @@ class Life:
         facts: dict[int, list[Fact]] = defaultdict(list)
         accounts: dict[int, dict[str, Account]] = defaultdict(dict)
         seen: dict[int, dict[bytes, int]] = defaultdict(dict)
+        kept: dict[int, Kept] = defaultdict(Kept)
         offsets: Counter[int] = Counter()
         names: dict[str, str] = {}
         for moment in self.moments:
@@ -107,7 +109,7 @@ class Life:
             offset = offsets[partition]
             offsets[partition] += 1
             item = IntakeItem(offset, moment.at_ms, body)
-            effects = fold(partition, [item], accounts[partition], seen[partition], "intake")
+            effects = fold(partition, [item], accounts[partition], seen[partition], kept[partition], "intake")
             for fact in effects.facts:
                 if fact.kind == "hold":
                     names.setdefault(fact.project + fact.job_id, entry_id(partition, fact.offset, fact.index))

@@ -32,7 +32,7 @@ def granted(offset: int, project: str, amount: int) -> Fact:
 
 def account(project: str, offset: int, microcredits: int) -> Account:
     grants = [Grant("g", "allowance", "production", microcredits, microcredits, NOW_MS, 0)]
-    return Account(project, "", "free", microcredits, NOW_MS, NOW_MS, grants, [], [], 0, offset, NOW_MS)
+    return Account(project, "", "free", microcredits, NOW_MS, NOW_MS, grants, [], 0, offset, NOW_MS)
 
 
 def test_what_history_lacks_is_drift_only_once_it_had_time(

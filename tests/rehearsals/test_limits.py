@@ -19,12 +19,14 @@ from streams.clickhouse.migrations import migrate
 from streams.core.acceptance import dedup_hash
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.fold import IntakeItem, fold
-from streams.core.windows import SLOT_MS, TOKEN, WINDOW_MS
+from streams.core.windows import TOKEN, WINDOW_MS
 from streams.rehearsals import limits as module
 from streams.rehearsals.limits import LimitOutcome, LimitRehearsal, rehearse_limits
 from tests.core.builders import CREDIT, START_MS, addressed, top_up, usage
 from tests.history.lives import BOOK, DAY_MS, Life, insert_facts
 
+# Requests come this far apart, or at once, so that a plain model can go step by step.
+STEP_MS = 100
 LATER_MS = START_MS + 1_000 * DAY_MS
 IN_FORCE = Limits(6, 9, 100 * CREDIT)
 PROPOSALS = [IN_FORCE, Limits(3, 3, 50 * CREDIT), Limits(40, 60, 200 * CREDIT), Limits(2, 7, CREDIT)]
@@ -46,7 +48,7 @@ class Traffic:
     """The traffic of one project, decided by the real core under IN_FORCE. `asked` has the requests that a rehearsal
     must find."""
 
-    def __init__(self, seed: int, project: str = "p1", step_ms: int = SLOT_MS) -> None:
+    def __init__(self, seed: int, project: str = "p1", step_ms: int = STEP_MS) -> None:
         self.random = Random(seed)
         self.step_ms = step_ms
         self.life = Life(seed, project, plain=True)
@@ -60,7 +62,7 @@ class Traffic:
     def live(self, records: int, *, admissions_only: bool = False) -> None:
         for _ in range(records):
             gap = self.random.choice([0, 0, 0, 1, 3, 20, 20, 70, 300, 700, 9_000])
-            self.life.at_ms += gap * SLOT_MS if self.step_ms == SLOT_MS else gap * self.random.randrange(1, 200)
+            self.life.at_ms += gap * STEP_MS if self.step_ms == STEP_MS else gap * self.random.randrange(1, 200)
             if admissions_only or self.random.random() < 0.6:
                 self.ask([self._command(admissions_only) for _ in range(self.random.choice([1, 1, 2, 5]))])
             elif self.random.random() < 0.2:
@@ -80,7 +82,7 @@ class Traffic:
         """Decide commands that share a record, and note the requests among them."""
         life = self.life
         item = IntakeItem(life.offset, life.at_ms, Commands(list(commands)))
-        effects = fold(0, [item], life.accounts, life.seen, "intake")
+        effects = fold(0, [item], life.accounts, life.seen, life.kept, "intake")
         life.facts += effects.facts
         for grant in life.account.grants:
             life.grants[grant.id] = msgspec.structs.replace(grant)
@@ -155,7 +157,7 @@ class Traffic:
             dedup_hash=dedup_hash(self.project, source, name),
             surcharge=surcharge,
             environment=self.random.choice(["production"] * 5 + ["preview"]),
-            occurred_at_ms=self.life.at_ms - late * SLOT_MS,
+            occurred_at_ms=self.life.at_ms - late * STEP_MS,
         )
 
 
@@ -177,8 +179,8 @@ class PlainLimits:
         limit, burst, ceiling = self.limits.requests_per_minute, self.limits.burst, self.limits.cost_ceiling
         while self.now_ms < now_ms and self.owed:
             if self._recent() < limit:
-                self.owed = max(0, self.owed - SLOT_MS * limit)
-            self.now_ms += SLOT_MS
+                self.owed = max(0, self.owed - STEP_MS * limit)
+            self.now_ms += STEP_MS
         self.now_ms = now_ms
         if self._recent() >= limit:
             if self.owed + TOKEN > (burst - limit) * TOKEN:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,7 @@ from schemas.facts import Fact
 from streams.core.acceptance import dedup_hash
 from streams.core.foreign import UnreadableError
 from streams.core.projects import NEVER_MS
-from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake
+from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, decode_intake, decode_kept_reply
 from streams.worker.tables import PartitionedStore
 from tests.core.stated import check_stated
 from tests.simulation.disk import Disk, apply_changelog
@@ -27,6 +27,8 @@ from tests.simulation.model.windows import Window as ModelWindow
 from tests.simulation.world import World, in_place_of_real_parts
 
 ENVIRONMENTS = ("production", "preview")
+# The source under which requests are named among the kept replies.
+REQUEST = "meterline:request"
 
 
 def simulate(seed: int, hazards: frozenset[str] = frozenset(), trace: Callable[[str], None] | None = None) -> World:
@@ -52,7 +54,7 @@ def check(world: World) -> None:
 
 
 def _model(world: World, partition: int) -> Model:
-    model = Model(partition, world.replies_kept, world.dedup_days)
+    model = Model(partition, world.kept_for, world.dedup_days)
     for record in world.kafka.log(world.topics.intake, partition).records:
         try:
             body = decode_intake(record.value)
@@ -88,8 +90,8 @@ def _check_journal(world: World, partition: int, model: Model) -> list[Line]:
 def _check_state(world: World, partition: int, model: Model, lines: list[Line]) -> None:
     """A fresh read of the changelogs, the owner's own tables, and the journal's sums all have the model's balances."""
     fresh = Disk(lambda: None, lambda: False)
-    recovered = {name: fresh.table(name, world.dedup_days) for name in ("accounts", "seen")}
-    for name, topic in (("accounts", world.topics.accounts_changelog), ("seen", world.topics.seen_changelog)):
+    recovered = fresh.tables(world.dedup_days, world.kept_for)
+    for name, topic in world.changelogs.items():
         records = world.kafka.log(topic, partition).records
         if records:
             apply_changelog(recovered[name], records)
@@ -109,7 +111,9 @@ def _check_state(world: World, partition: int, model: Model, lines: list[Line]) 
         expected = _kept(project)
         _equal(f"{name} in the changelog", _stored(changelog[name]), expected)
         _equal(f"{name} in its owner's table", _stored(local[name]), expected)
-    _check_seen(world, partition, model, {"changelog": recovered["seen"], "owner's table": owner["seen"]})
+    for where, tables in (("changelogs", recovered), ("owner's tables", owner)):
+        _check_seen(world, partition, model, where, tables["seen"])
+        _check_kept(world, partition, model, where, tables)
 
 
 def _kept(project: Project) -> tuple[Any, ...]:
@@ -138,22 +142,42 @@ def _stored(account: Account) -> tuple[Any, ...]:
 
 
 def stored_use(window: Window | None) -> tuple[Any, ...] | None:
-    """The use of a window of a stored account, in the form of `used`."""
+    """The use of a window of a stored account, in the form of `used`; its lists have those sums, and are short."""
     if window is None:
         return None
-    spent = Fraction(window.spent, 60_000)
-    return sum(window.arrivals[1::2]), sum(window.costs[1::2]), spent, window.at_ms
+    sums = sum(window.arrivals[1::2]), sum(window.costs[1::2])
+    _equal("the sums that a window keeps", (window.requests, window.cost), sums)
+    assert max(len(window.arrivals), len(window.costs)) <= 2 * 64, window
+    return *sums, Fraction(window.spent, 60_000), window.at_ms
 
 
-def _check_seen(world: World, partition: int, model: Model, tables: dict[str, PartitionedStore]) -> None:
-    """The ids that were decided within the dedup window are in the index, wherever it is read."""
+def _check_seen(world: World, partition: int, model: Model, where: str, table: PartitionedStore) -> None:
+    """The ids that were decided within the dedup window are in the index."""
     today = (world.now_ms - max(world.skew_ms.values())) // 86_400_000
-    for name, table in tables.items():
-        seen = table.partition_file(partition)
-        for identity, day in model.first_day.items():
-            if day > today - world.dedup_days:
-                known = seen.get_many([dedup_hash(*identity_names(identity))])[0]
-                assert known is not None, f"{identity} was decided, and is not in the seen {name} of {partition}"
+    seen = table.partition_file(partition)
+    for identity, day in model.first_day.items():
+        if day > today - world.dedup_days:
+            known = seen.get_many([dedup_hash(*identity_names(identity))])[0]
+            assert known is not None, f"{identity} was decided, and is not seen in the {where} of {partition}"
+
+
+def _check_kept(world: World, partition: int, model: Model, where: str, tables: Mapping[str, PartitionedStore]) -> None:
+    """The answers that may be asked for again are kept, as they were given."""
+    for project in model.projects.values():
+        for (kind, name), (given_ms, _, answer) in project.answers.items():
+            table, kept_ms = (
+                ("replies", world.kept_for.key_ms) if kind == "key" else ("recent_replies", world.kept_for.request_ms)
+            )
+            if world.now_ms - given_ms < kept_ms:
+                row = dedup_hash(project.name, "meterline:idempotency-key" if kind == "key" else REQUEST, name)
+                (value,) = tables[table].partition_file(partition).get_many([row])
+                assert value is not None, f"the answer to {name} of {project.name} is not in the {where} of {partition}"
+                kept = decode_kept_reply(value)
+                _equal(
+                    f"the answer kept for {name} in the {where}",
+                    (kept.at_ms, answer_of(kept.reply)),
+                    (given_ms, answer),
+                )
 
 
 def _check_history(world: World, partition: int, lines: list[Line]) -> None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
-from streams.worker.tables import PartitionedStore, Rows, day_of_row, seen_rows_of_record
+from schemas.replies import KeptFor
+from streams.state.rocks import PartitionFile, VersionedFile
+from streams.worker.tables import (
+    PartitionedStore,
+    Rows,
+    replies_file,
+    reply_rows_of_record,
+    seen_file,
+    seen_rows_of_record,
+)
+
+TABLES = ("accounts", "seen", "replies", "recent_replies")
 
 _OFFSET = b"offset"
 _SEQUENCE = b"sequence"
@@ -28,21 +38,28 @@ class Disk:
         """Lose all files of the disk."""
         self.files.clear()
 
-    def table(self, name: str, dedup_days: int) -> PartitionedStore:
+    def table(self, name: str, dedup_days: int, kept_for: KeptFor) -> PartitionedStore:
         """A table as a process that starts now finds it: the real store, but for its files and for Faust."""
         store = PartitionedStore.__new__(PartitionedStore)
         store._files = {}
         if name == "accounts":
             store.to_rows = lambda key, value: [(key, value)]
             store.open_file = lambda partition: MemoryAccounts(MemoryPath(self, f"accounts/{partition}"))
-        else:
+        elif name == "seen":
             store.to_rows = seen_rows_of_record
-            store.open_file = lambda partition: SegmentedFile(
-                MemoryPath(self, f"seen/{partition}"),  # type: ignore[arg-type]
-                day_of_row,
-                dedup_days,
-            )
+            store.open_file = lambda partition: seen_file(self._path(name, partition), dedup_days)
+        else:
+            kept_ms = kept_for.key_ms if name == "replies" else kept_for.request_ms
+            store.to_rows = reply_rows_of_record
+            store.open_file = lambda partition: replies_file(self._path(name, partition), kept_ms)
         return store
+
+    def tables(self, dedup_days: int, kept_for: KeptFor) -> dict[str, PartitionedStore]:
+        """All tables of a worker, by name."""
+        return {name: self.table(name, dedup_days, kept_for) for name in TABLES}
+
+    def _path(self, name: str, partition: int) -> Any:
+        return MemoryPath(self, f"{name}/{partition}")
 
 
 class MemoryPath:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import NamedTuple
 
+from schemas.replies import KeptFor
 from streams.kafka.topics import Topics
 
 TopicPartition = tuple[str, int]
@@ -44,11 +45,11 @@ class Log:
 class Kafka:
     """A simulated Kafka has the topics that `Topics.configs` describes; `committed` are the worker group's offsets."""
 
-    def __init__(self, topics: Topics, partitions: int, dedup_days: int) -> None:
+    def __init__(self, topics: Topics, partitions: int, dedup_days: int, kept_for: KeptFor) -> None:
         self.topics = topics
         self.partitions = partitions
         self.committed: dict[TopicPartition, int] = {}
-        self._configs = topics.configs(dedup_days)
+        self._configs = topics.configs(dedup_days, kept_for)
         self._logs: dict[TopicPartition, Log] = defaultdict(Log)
 
     def log(self, topic: str, partition: int) -> Log:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from streams.core import fold
 from streams.state.rocks import SegmentedFile
-from streams.worker import decider
+from streams.worker import agents, decider
+from streams.worker.agents import Owner
+from streams.worker.decider import Decided, KeptRows
 from streams.worker.lease import Lease
-from tests.seeds import BASE, ONE_WORLD, WORLD_PARTS, WORLDS, WORLDS_FEW_REPLIES
+from tests.seeds import BASE, ONE_WORLD, WORLD_PARTS, WORLDS, WORLDS_BRIEF_REPLIES
 from tests.simulation.checks import simulate
 
 
@@ -35,9 +38,9 @@ def test_every_world_ends_as_the_model_says(part: int) -> None:
 
 @pytest.mark.seeded
 @pytest.mark.parametrize("part", WORLD_PARTS)
-def test_worlds_that_keep_few_replies_lean_on_the_dedup_index(part: int) -> None:
+def test_worlds_that_keep_replies_briefly_lean_on_the_dedup_index(part: int) -> None:
     """Found by it: accounts written before the index, and a crash between, let a retried request be charged again."""
-    each_ends_well(part, WORLDS_FEW_REPLIES, frozenset({"few-replies"}), "few_replies")
+    each_ends_well(part, WORLDS_BRIEF_REPLIES, frozenset({"brief-replies"}), "keep_replies_briefly")
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +73,49 @@ def _assignments_do_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lease, "revoke", lambda self: None)
 
 
+def _kept_replies_come_with_the_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between the two loses the replies: the accounts say that the records are applied."""
+    publish, store = Owner._publish_facts, Owner._store
+
+    async def forgetful(self: Owner, partition: int, decided: Decided, first: Any) -> list[int | None]:
+        rows, decided.kept_rows = decided.kept_rows, KeptRows([], [])
+        offsets = await publish(self, partition, decided, first)
+        decided.kept_rows = rows
+        return offsets
+
+    async def late(self: Owner, partition: int, decided: Decided, first: Any, offsets: list[int | None]) -> None:
+        by_key, by_request = (agents.reply_records(rows, first.offset) for rows in decided.kept_rows)
+        await store(self, partition, decided, first, offsets)
+        at = await self.publisher.send_all(self.topics.replies_changelog, partition, by_key)
+        await self.publisher.send_all(self.topics.recent_replies_changelog, partition, by_request)
+        if at is not None:
+            self.decider.tables.replies.file(partition).write(decided.kept_rows.by_key, at)
+
+    monkeypatch.setattr(Owner, "_publish_facts", forgetful)
+    monkeypatch.setattr(Owner, "_store", late)
+
+
+def _a_crashs_replies_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trusting(self: fold._Batch, item: fold.IntakeItem, command: fold.AnyCommand) -> fold.Reply | None:
+        stored = self.kept.by_key.get(fold.key_hash(command)) if command.idempotency_key else None
+        if stored is not None and item.at_ms - stored.at_ms < self.kept_for.key_ms:
+            return fold._repeated(command, stored)
+        return repeat(self, item, command)
+
+    repeat = fold._Batch._repeat
+    monkeypatch.setattr(fold._Batch, "_repeat", trusting)
+
+
 @pytest.mark.parametrize(
-    "spoil", [_nothing_is_seen, _segments_flush_apart, _redelivery_is_not_told, _assignments_do_not_end]
+    "spoil",
+    [
+        _nothing_is_seen,
+        _segments_flush_apart,
+        _redelivery_is_not_told,
+        _assignments_do_not_end,
+        _kept_replies_come_with_the_accounts,
+        _a_crashs_replies_count,
+    ],
 )
 def test_the_simulation_finds_what_is_broken(
     monkeypatch: pytest.MonkeyPatch, spoil: Callable[[pytest.MonkeyPatch], None]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from streams.worker.accept import Accept
 from streams.worker.agents import Owner
 from streams.worker.batches import work
+from streams.worker.decider import OwnTables
 from streams.worker.lease import Lease, LeaseLostError
-from tests.simulation.disk import Disk, apply_changelog
+from tests.simulation.disk import TABLES, Disk, apply_changelog
 from tests.simulation.loop import Process
 
 if TYPE_CHECKING:
@@ -130,14 +131,17 @@ class Worker:
         self.acked: dict[tuple[str, int], int] = {}
         self.sends: list[Send] = []
         self.lease = SimulatedLease(world)
-        self.tables = {name: host.disk.table(name, world.dedup_days) for name in ("accounts", "seen")}
+        self.tables = host.disk.tables(world.dedup_days, world.kept_for)
         self.streams = {world.topics.usage: Stream(), world.topics.intake: Stream()}
         files = {
             name: SimpleNamespace(file=table.partition_file, open_files=table.open_files)
             for name, table in self.tables.items()
         }
         settings: Any = SimpleNamespace(
-            dedup_days=world.dedup_days, partitions=world.partitions, events_per_record_max=1000
+            dedup_days=world.dedup_days,
+            kept_for=world.kept_for,
+            partitions=world.partitions,
+            events_per_record_max=1000,
         )
         publisher: Any = self
         accept = Accept(settings, world.topics, publisher, files["accounts"])
@@ -145,8 +149,7 @@ class Worker:
             settings,
             world.topics,
             publisher,
-            files["accounts"],  # type: ignore[arg-type]
-            files["seen"],  # type: ignore[arg-type]
+            OwnTables(*(files[name] for name in TABLES)),  # type: ignore[arg-type]
             self.lease,  # type: ignore[arg-type]
             lambda partition: world.kafka.committed.get((world.topics.intake, partition)),
         )
@@ -211,9 +214,8 @@ class Worker:
         self.assigned = partitions
         self.positions.clear()
         self.acked = {place: offset for place, offset in self.acked.items() if place[1] in partitions}
-        changelogs = {"accounts": world.topics.accounts_changelog, "seen": world.topics.seen_changelog}
         self.recoveries = []
-        for table, topic in changelogs.items():
+        for table, topic in world.changelogs.items():
             for partition in partitions:
                 held = self.tables[table].partition_file(partition).changelog_offset()
                 position = 0 if held is None else held + 1

@@ -13,7 +13,11 @@ past their lease, compaction and retention, a broker's clock that steps back, mo
 fails before or after it took a block.
 
 Hazards are harm that is off unless a test asks for it, since Meterline does not withstand all of it: `late-writes` (a
-paused worker's sends land after its successor's), `few-replies`, `long-clock` (more than the dedup window passes).
+paused worker's sends land after its successor's), `brief-replies` (they are kept for some seconds), `long-clock` (more
+than the dedup window passes).
+
+One thing no world has: workers that are away for so long that Kafka drops kept replies which records that wait would
+need. Retention leaves them half of the time that replies are kept.
 """
 
 from __future__ import annotations
@@ -28,11 +32,10 @@ from typing import Any
 from unittest import mock
 
 from schemas.commands import CountRefused, CountRequest
-from schemas.replies import Reply
+from schemas.replies import KEPT_FOR, KeptFor, Reply
 from schemas.times import DAY_MS
 from streams.clickhouse import historian
 from streams.clickhouse.historian import dead_letter_sink, journal_sink
-from streams.core import replies
 from streams.kafka import codecs, envelopes
 from streams.kafka.codecs import decode_account
 from streams.kafka.topics import topics_of
@@ -47,9 +50,9 @@ from tests.simulation.loop import Loop
 from tests.simulation.workers import Died, Group, Host, Send, Worker, is_lease_lost
 
 LATE_WRITES = "late-writes"
-FEW_REPLIES = "few-replies"
+BRIEF_REPLIES = "brief-replies"
 LONG_CLOCK = "long-clock"
-HAZARDS = (LATE_WRITES, FEW_REPLIES, LONG_CLOCK)
+HAZARDS = (LATE_WRITES, BRIEF_REPLIES, LONG_CLOCK)
 
 # A world starts some weeks before a month's end, so that renewals and the historian's months come up.
 START_MS = 1_771_200_000_000
@@ -76,7 +79,9 @@ class World:
         self.partitions = rng.randint(1, 3)
         self.dedup_days = 32
         self.days_max = 80 if LONG_CLOCK in hazards else 30
-        self.replies_kept = rng.randint(1, 3) if FEW_REPLIES in hazards else replies.REPLIES_KEPT
+        # The clock steps back by 3 seconds at most, which is less than retention leaves them.
+        brief_ms = KeptFor(rng.choice([7_000, 10_000]), 7_000)
+        self.kept_for = brief_ms if BRIEF_REPLIES in hazards else KEPT_FOR
         self.batch_records_max = rng.choice([1, 4, 16, 64])
         self.record_items_max = rng.choice([1, 2, 5, 1000])
         self.accounts_cached_max = rng.choice([0, 1, 5_000])
@@ -88,7 +93,13 @@ class World:
             update={"historian_rows_max": rng.choice([1, 3, 1000]), "dedup_days": self.dedup_days}
         )
         self.topics = topics_of(self.settings)
-        self.kafka = Kafka(self.topics, self.partitions, self.dedup_days)
+        self.kafka = Kafka(self.topics, self.partitions, self.dedup_days, self.kept_for)
+        self.changelogs = {
+            "accounts": self.topics.accounts_changelog,
+            "seen": self.topics.seen_changelog,
+            "replies": self.topics.replies_changelog,
+            "recent_replies": self.topics.recent_replies_changelog,
+        }
         self.loop = Loop()
         self.group = Group()
         self.skew_ms = dict.fromkeys(range(self.partitions), 0)
@@ -453,9 +464,13 @@ class World:
         self._tick(self.rng.choice([1.0, self.session_seconds]))
 
     def _clean(self) -> None:
-        topic = self.rng.choice([self.topics.accounts_changelog, self.topics.seen_changelog])
+        topic = self.rng.choice(list(self.changelogs.values()))
         partition = self.rng.randrange(self.partitions)
-        removed = self.kafka.clean(topic, partition, self.now_ms, self.rng)
+        waiting = self.kafka.log(self.topics.intake, partition).read(
+            self.kafka.committed.get((self.topics.intake, partition), 0), None, 1
+        )
+        now_ms = min(self.now_ms, *(record.at_ms for record in waiting)) if waiting else self.now_ms
+        removed = self.kafka.clean(topic, partition, now_ms, self.rng)
         self.say(lambda: f"the broker cleans {removed} records from {_short(topic)}-{partition}")
 
     def _skew(self) -> None:
@@ -504,6 +519,9 @@ class World:
             account = decode_account(record.value)
             left = sum(grant.remaining for grant in account.grants)
             return f"{account.project} at {account.last_offset}: {left}"
+        if record.topic in (topics.replies_changelog, topics.recent_replies_changelog):
+            kept = [codecs.decode_kept_reply(value) for _, value in codecs.decode_kept_replies(record.value)]
+            return " ".join(f"[{each.offset}: {each.reply.status} {each.reply.code}]" for each in kept)
         if record.topic == topics.replies:
             replies = codecs.decode_replies(record.value).replies
             return " ".join(f"{correlation}: {reply.status} {reply.code}" for correlation, reply in replies)
@@ -532,7 +550,6 @@ def in_place_of_real_parts(world: World) -> Iterator[None]:
             (envelopes, "PACKED_AT_ONCE", world.record_items_max),
             (decider, "FOLDED_AT_ONCE_BYTES", world.folded_at_once_bytes),
             (codecs, "RECORD_ITEMS_MAX", world.record_items_max),
-            (replies, "REPLIES_KEPT", world.replies_kept),
             (rocks, "PartitionFile", MemoryFile),
             (rocks, "shutil", SimpleNamespace(rmtree=remove_tree)),
             (historian, "AIOKafkaConsumer", lambda **_settings: Consumer(world)),

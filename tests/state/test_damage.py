@@ -11,7 +11,7 @@ import pytest
 
 from streams.state.damage import KEPT_MAX, DamagedError, StateError, is_damage, opened
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
-from streams.worker.tables import day_of_row, seen_rows
+from streams.worker.tables import seen_file, seen_rows
 
 ROWS = 3_000
 DAYS = range(1_000, 1_020)
@@ -26,7 +26,7 @@ def accounts(path: Path) -> VersionedFile:
 
 
 def segments(path: Path) -> SegmentedFile:
-    return SegmentedFile(path, day_of_row, days=32)
+    return seen_file(path, 32)
 
 
 def fill_accounts(path: Path) -> dict[bytes, bytes]:

@@ -5,8 +5,20 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
-from streams.worker.tables import day_of_row, seen_records, seen_rows
+from schemas.replies import KeptReply, Reply
+from schemas.times import DAY_MS
+from streams.kafka.codecs import encode_kept_reply
+from streams.state.rocks import PartitionFile, VersionedFile
+from streams.worker.tables import (
+    SPARE_MS,
+    replies_file,
+    reply_records,
+    reply_rows_of_record,
+    seen_file,
+    seen_records,
+    seen_rows,
+)
+from tests.core.builders import START_MS
 
 
 def versioned(version: int, text: bytes) -> bytes:
@@ -38,7 +50,7 @@ def test_an_older_version_never_replaces_a_newer_one(tmp_path: Path) -> None:
 
 
 def test_days_past_the_window_are_dropped_and_others_found(tmp_path: Path) -> None:
-    file = SegmentedFile(tmp_path / "seen", day_of_row, days=32)
+    file = seen_file(tmp_path / "seen", 32)
     for day in range(1_000, 1_100):
         file.write(seen_rows({day.to_bytes(16, "big"): day}, day), day)
     directories = sorted(int(path.name) for path in (tmp_path / "seen").iterdir())
@@ -48,10 +60,50 @@ def test_days_past_the_window_are_dropped_and_others_found(tmp_path: Path) -> No
     assert all(found[-32:]), "everything within the window is there"
     assert not any(found[:40]), "what is long past it is gone"
     file.close()
-    again = SegmentedFile(tmp_path / "seen", day_of_row, days=32)
+    again = seen_file(tmp_path / "seen", 32)
     assert again.changelog_offset() == 1_099
     assert again.get_many(keys[-32:]) == [seen_rows({b"": day}, day)[0][1] for day in range(1_068, 1_100)]
     again.close()
+
+
+def kept(at_ms: int, offset: int = 1) -> bytes:
+    return encode_kept_reply(KeptReply(at_ms, offset, bytes(16), Reply(200, "", "", 1, 2, f"0-{offset}-0")))
+
+
+def test_a_kept_reply_is_there_for_its_period_and_not_much_longer(tmp_path: Path) -> None:
+    file = replies_file(tmp_path / "replies", DAY_MS)
+    every_ms = DAY_MS // 48
+    times = [START_MS + number * every_ms for number in range(200)]
+    for offset, at_ms in enumerate(times):
+        file.write([(at_ms.to_bytes(16, "big"), kept(at_ms))], offset)
+        found = file.get_many([each.to_bytes(16, "big") for each in times])
+        there = [each for each, value in zip(times, found, strict=True) if value is not None]
+        assert there == times[-len(there) + offset + 1 : offset + 1]
+        assert there[0] <= max(times[0], at_ms - DAY_MS - SPARE_MS + every_ms)
+        assert there[0] > at_ms - DAY_MS * 13 // 8, "its disk is bounded"
+    file.close()
+
+
+def test_what_a_crash_left_in_a_changelog_expires_nothing_that_what_is_decided_next_may_ask_for(tmp_path: Path) -> None:
+    """A regression that the simulation found: a batch that spans hours is cut short, and its records are decided again
+    over the rows that it left."""
+    file = replies_file(tmp_path / "replies", DAY_MS)
+    file.write([(b"a" * 16, kept(START_MS))], 1)
+    file.merge([(b"b" * 16, kept(START_MS + 9 * DAY_MS))], 2)
+    assert None not in file.get_many([b"a" * 16, b"b" * 16])
+    file.write([(b"c" * 16, kept(START_MS + DAY_MS))], 3)
+    assert None not in file.get_many([b"a" * 16, b"b" * 16])
+    file.write([(b"b" * 16, kept(START_MS + 9 * DAY_MS))], 4)
+    assert [value is None for value in file.get_many([b"a" * 16, b"b" * 16, b"c" * 16])] == [True, False, True]
+    file.close()
+
+
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.integers(0, 2**40)), max_size=3_000))
+def test_a_batch_of_kept_replies_is_told_back_from_its_changelog_records(some: list[tuple[bytes, int]]) -> None:
+    rows = [(name, kept(START_MS, offset)) for name, offset in some]
+    records = list(reply_records(rows, 99))
+    assert len({key for key, _ in records}) == len(records) == -(-len(rows) // 1_000)
+    assert [row for key, value in records for row in reply_rows_of_record(key, value)] == rows
 
 
 @given(st.integers(0, 50_000), st.integers(1_000, 60_000))

@@ -27,6 +27,7 @@ from schemas.http.prices import NewPriceBook
 from schemas.http.projects import NewItemQuantity
 from schemas.http.rehearsals import NewLimitRehearsal, NewRehearsal
 from schemas.prices import MICROCREDITS_PER_CREDIT
+from schemas.replies import KEPT_FOR
 from streams.clickhouse.client import INSERT_ROWS_MAX
 from streams.client.gateway import IDEMPOTENCY_KEY_CHARS_MAX, REASON_CHARS_MAX
 from streams.core.booking import FACTS_PER_SLOT
@@ -37,7 +38,6 @@ from streams.core.plans import PLANS, REFUND_DAYS
 from streams.core.price_list import BOOKS_MAX, NOTICE_DAYS, OPERATIONS_MAX
 from streams.core.projects import KEYS_MAX
 from streams.core.recharge import CAP_CENTS_MAX
-from streams.core.replies import REPLIES_KEPT
 from streams.embedded.broker import KAFKA_VERSION
 from streams.kafka.publisher import REQUEST_BYTES_MAX
 from streams.kafka.topics import Topics
@@ -147,6 +147,7 @@ def limits_that_agree() -> dict[str, dict[str, object]]:
             "streams/settings.py": Settings.model_fields["dedup_days"].default,
             "streams/kafka/topics.py": Topics.configs.__defaults__[0] if Topics.configs.__defaults__ else None,
         },
+        "how long replies are kept": {"streams/settings.py": Settings().kept_for, "schemas/replies.py": KEPT_FOR},
     }
 
 
@@ -220,7 +221,6 @@ def figures() -> list[Figure]:
         Figure("docs/operators.md", r"before it is served uncounted; (\d+)", (f"{settings['count_wait_seconds']:g}",)),
         Figure("docs/operators.md", r"to be started afresh; (\d+)", (f"{settings['stall_seconds']:g}",)),
         Figure("docs/internals.md", r"renews for (.{1,20}) of the session timeout", (lease,)),
-        Figure("streams/core/README.md", r"no longer kept \((\d+) per account\)", (str(REPLIES_KEPT),)),
     ]
     for plan in PLANS.values():
         credits, dollars = plan.allowance // MICROCREDITS_PER_CREDIT, plan.price_cents // 100

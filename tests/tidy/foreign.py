@@ -26,7 +26,6 @@ DECODERS = frozenset(
 OURS = {
     "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
     "streams/clickhouse/historian.py": "rows of a pack that has been decoded",
-    "streams/core/replies.py": "replies within an account that has been decoded",
     "streams/embedded/front/native_blocks.py": "what the embedded engine says of its own columns",
     "streams/embedded/clickhouse_front.py": "an analyst's statement, which goes to the engine as it came",
     "streams/embedded/broker.py": "the list of jars that we wrote beside them",

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 
@@ -14,12 +15,14 @@ import pytest
 from api.demo.replay import Progress, Report, Target, replay
 from api.demo.trace import BUNDLED_TRACE, Trace, read_trace
 from api.stack import Stack
+from streams.client import Decision, KafkaAdmissions, MeterlineAway
 from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.calls import Operator, eventually
 from tests.conftest import SESSION_TIMEOUT_SECONDS
 
 EVENTS = 3_000
+SPENDERS = 1_000
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,46 @@ def test_a_worker_that_lost_its_disk_recovers_from_the_changelogs(fleet: Stack) 
     # There may be more: events that accept had in hand when it was killed it sends to intake again, and those may be
     # decided only by now.
     assert again.events_duplicate >= EVENTS
+
+
+def test_a_thousand_spenders_of_one_account_are_told_their_first_answers_though_workers_and_disks_are_lost(
+    fleet: Stack,
+) -> None:
+    operator = Operator(fleet)
+    project = operator.project("scale")
+    operator.lift_limits(project)
+
+    def lose_workers() -> None:
+        pids = [pid for name, pid in fleet.pids().items() if name.startswith("worker")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        shutil.rmtree(fleet.settings.data_dir / "workers")
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    async def spend() -> tuple[list[Decision], list[Decision]]:
+        async with KafkaAdmissions(fleet.settings, timeout_seconds=30.0) as admissions:
+
+            async def ask(number: int) -> Decision:
+                names = {"id": f"e{number}", "source": "/spenders", "idempotency_key": f"k{number}"}
+                while True:
+                    with suppress(MeterlineAway):
+                        return await admissions.admit(project, "chat.message", **names)
+
+            asking = [asyncio.create_task(ask(number)) for number in range(SPENDERS)]
+            await asking[SPENDERS // 4]
+            lose_workers()
+            first = await asyncio.gather(*asking)
+            lose_workers()
+            return first, await asyncio.gather(*(ask(number) for number in range(SPENDERS)))
+
+    before = operator.http.get("/v1/balance", params={"project": project}).json()["available"]
+    first, again = asyncio.run(spend())
+    assert {decision.code for decision in first} == {""}
+    assert again == first
+    assert len({decision.entry_id for decision in first}) == SPENDERS
+    left = operator.http.get("/v1/balance", params={"project": project, "min_offset": max(d.offset for d in first)})
+    assert int(before) - int(left.json()["available"]) == SPENDERS
 
 
 def is_restarted(fleet: Stack, killed: int) -> bool:

@@ -60,7 +60,6 @@ def owner(committed: int | None = None, again: int | None = None) -> Any:
         nothing,
         nothing,
         nothing,
-        nothing,
         lambda _partition: places.pop() if len(places) > 1 else places[0],
     )
 

@@ -21,37 +21,21 @@ from streams.kafka.codecs import decode_account, decode_dead_letter, decode_fact
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
 from streams.settings import Settings
-from streams.state.rocks import SegmentedFile, VersionedFile
 from streams.worker import decider as deciding
 from streams.worker.agents import Owner
+from streams.worker.decider import tables_of_one
 from streams.worker.lease import Lease
-from streams.worker.tables import day_of
 from tests.core.builders import CREDIT, START_MS, admit, create_project, top_up, usage
 
 PARTITION = 0
 
 
-class Table:
-    """A table of the owner's, of one partition."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def file(self, _partition: int) -> Any:
-        return self._file
-
-
 @contextmanager
 def owner(settings: Settings, publisher: Publisher, directory: Path) -> Iterator[Owner]:
-    accounts = VersionedFile(directory / "accounts")
-    seen = SegmentedFile(directory / "seen", lambda value: day_of(START_MS), settings.dedup_days)
     lease = Lease(60)
     lease.assign(1)
-    try:
-        yield Owner(settings, topics_of(settings), publisher, Table(accounts), Table(seen), lease, lambda _partition: 0)
-    finally:
-        accounts.close()
-        seen.close()
+    with tables_of_one(directory, settings) as tables:
+        yield Owner(settings, topics_of(settings), publisher, tables, lease, lambda _partition: 0)
 
 
 def record(offset: int, body: Envelope | Commands | AnyCommand) -> Any:
@@ -104,7 +88,7 @@ async def applied(settings: Settings, directory: Path, batches: list[list[Any]])
         with owner(settings, publisher, directory) as owning:
             for batch in batches:
                 await owning.apply(batch)
-            value = owning.decider.accounts.file(PARTITION).get_many([b"p1"])[0]
+            value = owning.decider.tables.accounts.file(PARTITION).get_many([b"p1"])[0]
             assert decode_account(value).last_offset == RECORDS[-1].message.offset
     finally:
         await publisher.stop()
@@ -196,7 +180,7 @@ def test_what_the_disk_or_the_broker_raises_ends_the_worker_and_is_no_records_fa
                 def broken(_keys: list[bytes]) -> list[bytes | None]:
                     raise OSError(5, "Input/output error")
 
-                owning.decider.accounts.file(PARTITION).get_many = broken  # type: ignore[method-assign]
+                owning.decider.tables.accounts.file(PARTITION).get_many = broken  # type: ignore[method-assign]
                 owning.decider.forget()
                 with pytest.raises(OSError, match="Input/output"):
                     await owning.apply(RECORDS[1:])
@@ -215,7 +199,7 @@ def test_a_record_of_too_many_faults_is_given_up(monkeypatch: pytest.MonkeyPatch
         owning.decider._cache[PARTITION] = {}
         decide = owning.decider.decide
         opened = decide(PARTITION, [RECORDS[0].message])
-        owning.decider.accounts.file(PARTITION).write(opened.values, 0)
+        owning.decider.tables.accounts.file(PARTITION).write(opened.values, 0)
         some = decide(PARTITION, [record(1, events("bad-1", "a", "bad-2", "b", "bad-3")).message])
         assert len(some.dead_letters) == 3
         owning.decider.forget()

@@ -19,7 +19,7 @@ from streams.reconcile.verify import verify
 from streams.settings import Settings
 from streams.worker.agents import Owner
 from streams.worker.batches import work
-from streams.worker.decider import Decided, Decider
+from streams.worker.decider import Decided, Decider, KeptRows
 from streams.worker.lease import AssignmentEndedError, Lease, LeaseLostError
 from tests.calls import Operator, eventually
 from tests.core.builders import create_project
@@ -89,9 +89,10 @@ def owner_with(lease: Lease, log: Log) -> tuple[Owner, list[str]]:
         journal=[(None, b"facts")],
         seen={b"e" * 16: 0},
         values=[(b"p1", encode_account(new_project(opening, 0, 1000)))],
+        kept_rows=KeptRows([(b"k" * 16, b"reply")], [(b"r" * 16, b"reply")]),
         replies=[(opening, Reply(201, "", "", 0, 0, ""))],
     )
-    parts: Any = (log, None, None, lease, lambda _partition: None)
+    parts: Any = (log, None, lease, lambda _partition: None)
     owner = Owner(Settings(), topics_of(Settings()), *parts)
     forgotten: list[str] = []
     owner.decider = cast(
@@ -100,7 +101,8 @@ def owner_with(lease: Lease, log: Log) -> tuple[Owner, list[str]]:
     return owner, forgotten
 
 
-FACTS = sorted([topics_of(Settings()).journal, topics_of(Settings()).seen_changelog])
+TOPICS = topics_of(Settings())
+FACTS = sorted([TOPICS.journal, TOPICS.seen_changelog, TOPICS.replies_changelog, TOPICS.recent_replies_changelog])
 
 
 def message(generation: int = 1, offset: int = 0) -> Any:

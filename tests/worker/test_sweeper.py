@@ -6,7 +6,7 @@ from streams.worker.sweeper import _decode_due, _Due, _due
 
 
 def account(project: str, due_at_ms: int) -> Account:
-    return Account(project, "", "free", 1, 2, 3, [], [], [], 4, 5, 6, due_at_ms=due_at_ms)
+    return Account(project, "", "free", 1, 2, 3, [], [], 4, 5, 6, due_at_ms=due_at_ms)
 
 
 def test_it_reads_the_first_fields_of_an_account() -> None:

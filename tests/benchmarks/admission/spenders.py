@@ -46,6 +46,7 @@ ZERO_FIGURES = (
     "charged_unasked",
     "ledger_and_balance_differ_microcredits",
     "unexpected_answers",
+    "replies_expired",
 )
 
 _CHARGES = """
@@ -60,7 +61,7 @@ WHERE project = {project:String}
 @dataclass(slots=True)
 class Answers:
     """The answers that the spenders were given, by event id. `admitted` (200) and `refused` (402) have the credits left
-    after it. Requests in `expired` were decided before, and their replies are no longer kept: each was admitted or
+    after it. Requests in `expired` were decided before, and their replies were not kept: each was admitted or
     refused, and nobody can say which."""
 
     admitted: dict[str, int] = field(default_factory=dict)
@@ -123,7 +124,6 @@ def compare(
         "refused": len(told.refused),
         "retries": told.retries,
         "replies_expired": len(told.expired),
-        "replies_expired_and_charged": len(told.expired & charges.keys()),
         "admitted_but_not_charged": len(told.admitted.keys() - charges.keys()),
         "refused_but_charged": len(told.refused.keys() & charges.keys()),
         "charged_twice": sum(count > 1 or amount != COST for count, amount in charges.values()),

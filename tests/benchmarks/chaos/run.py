@@ -45,6 +45,7 @@ ZERO_FIGURES = (
     "unexpected_answers",
     "drift",
     "undrained_records",
+    "replies_expired",
 )
 STALLED_SECONDS = 60.0
 # Production's default is 10. It is shorter here, so that a killed worker's partitions are taken over within the run.

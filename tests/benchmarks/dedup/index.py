@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from schemas.times import DAY_MS
 from streams.collector import tune_collector
 from streams.state.rocks import SegmentedFile
-from streams.worker.tables import Rows, day_of_row, first_offset_of, seen_records, seen_rows, seen_rows_of_record
+from streams.worker.tables import Rows, first_offset_of, seen_records, seen_rows, seen_rows_of_record, time_of_seen
 from tests.benchmarks.dedup.ids import BATCH_IDS, Phase, batch_count, bytes_on_disk, ids_of, in_another_order, rss_mb
 
 DEDUP_DAYS = 32
@@ -55,7 +56,7 @@ class _IndexRun:
 
 
 def _open(path: Path) -> SegmentedFile:
-    return SegmentedFile(path, day_of_row, DEDUP_DAYS)
+    return SegmentedFile(path, time_of_seen, DEDUP_DAYS * DAY_MS)
 
 
 def _claim(hashes: list[bytes], offset: int, day: int) -> tuple[list[tuple[bytes, bytes]], Rows]:

@@ -31,10 +31,11 @@ from streams.kafka.envelopes import Envelopes
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
-from streams.state.rocks import SegmentedFile, VersionedFile
+from streams.state.rocks import VersionedFile
 from streams.worker.agents import Owner
+from streams.worker.decider import OwnTables
 from streams.worker.lease import Lease
-from streams.worker.tables import BatchTable, File, day_of_row
+from streams.worker.tables import BatchTable, File, replies_file, seen_file
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
 ENVIRONMENT = "production"
@@ -203,17 +204,19 @@ def _owner(
     settings: Settings, publisher: Publisher, directory: Path, committed: Callable[[int], int | None]
 ) -> Iterator[Owner]:
     accounts = _TableFiles(lambda partition: VersionedFile(directory / "accounts" / str(partition)))
-    seen = _TableFiles(
-        lambda partition: SegmentedFile(directory / "seen" / str(partition), day_of_row, settings.dedup_days)
-    )
+    seen = _TableFiles(lambda partition: seen_file(directory / "seen" / str(partition), settings.dedup_days))
+    kept_for = settings.kept_for
+    replies = _TableFiles(lambda partition: replies_file(directory / "replies" / str(partition), kept_for.key_ms))
+    recent = _TableFiles(lambda partition: replies_file(directory / "recent" / str(partition), kept_for.request_ms))
     lease = Lease(float("inf"))
     lease.assign(_GENERATION)
-    tables = cast(BatchTable, accounts), cast(BatchTable, seen)
+    tables = OwnTables(*(cast(BatchTable, each) for each in (accounts, seen, replies, recent)))
     try:
-        yield Owner(settings, topics_of(settings), publisher, *tables, lease, committed)
+        yield Owner(settings, topics_of(settings), publisher, tables, lease, committed)
     finally:
-        for file in (*accounts.values(), *seen.values()):
-            file.close()
+        for files in (accounts, seen, replies, recent):
+            for file in files.values():
+                file.close()
 
 
 async def _batches(consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> AsyncIterator[list[Any]]:

@@ -26,8 +26,8 @@ from streams.errors import OperatorError
 from streams.kafka.codecs import decode_account
 from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
 from streams.settings import Settings
-from streams.state.rocks import SegmentedFile, VersionedFile
-from streams.worker.tables import day_of_row
+from streams.state.rocks import VersionedFile
+from streams.worker.tables import seen_file
 from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.recovery.compaction import await_compaction, compact_eagerly
 from tests.benchmarks.recovery.filling import ENVIRONMENT, Filler, filler
@@ -210,7 +210,7 @@ def wrong_accounts(settings: Settings, expected: dict[str, int]) -> int:
 def seen_rows(settings: Settings) -> int:
     rows = 0
     for partition in range(settings.partitions):
-        file = SegmentedFile(settings.worker_dir / "tables" / "seen" / str(partition), day_of_row, settings.dedup_days)
+        file = seen_file(settings.worker_dir / "tables" / "seen" / str(partition), settings.dedup_days)
         rows += sum(1 for _ in file.items())
         file.close()
     return rows

@@ -26,9 +26,8 @@ DOES_NOT_GIVE = (
     "what was answered"
 )
 
-# The script decides as streams/core/windows.py does, but counts requests in slots of a tenth of a second, each as of
-# its last request. Balances are microcredits below 2**53, so Lua's numbers are exact. ARGV: cost, limit, burst, and the
-# time in ms, or 0 for the server's own.
+# The script decides as streams/core/windows.py does. Balances are microcredits below 2**53, so Lua's numbers are exact.
+# ARGV: cost, limit, burst, and the time in ms, or 0 for the server's own.
 SCRIPT = """
 local cost, limit, burst, now = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if now == 0 then
@@ -41,15 +40,27 @@ local balance, requests, spent = tonumber(kept[1]), tonumber(kept[2] or 0), tonu
 local at, last, in_last = tonumber(kept[4] or now), tonumber(kept[5] or 0), tonumber(kept[6] or 0)
 if not balance then return {404, 0, 0} end
 
--- The newest tenth stands in the account, the older ones in the list: ms and requests alternately.
+-- The newest entry stands in the account, the older ones in the list: ms and requests alternately.
 local function falls_to(most)
-    local left, when, slots = requests, 0, redis.call('LRANGE', arrivals, 0, -1)
-    for place = 1, #slots, 2 do
+    local left, when, entries = requests, 0, redis.call('LRANGE', arrivals, 0, -1)
+    for place = 1, #entries, 2 do
         if left <= most then return when end
-        left, when = left - slots[place + 1], slots[place] + 60000
+        left, when = left - entries[place + 1], entries[place] + 60000
     end
     if left <= most then return when end
     return last + 60000
+end
+local function second(ms) return math.floor(ms / 1000) end
+local function merge_seconds()
+    local entries, amount = redis.call('LRANGE', arrivals, 0, -1), 0
+    redis.call('DEL', arrivals)
+    for place = 1, #entries, 2 do
+        amount = amount + entries[place + 1]
+        if not entries[place + 2] or second(entries[place + 2]) ~= second(entries[place]) then
+            redis.call('RPUSH', arrivals, entries[place], amount)
+            amount = 0
+        end
+    end
 end
 local below_since = at
 if requests >= limit then below_since = math.max(at, falls_to(limit - 1)) end
@@ -69,9 +80,11 @@ if not passes and spent + 60000 <= math.max(0, burst - limit) * 60000 then
 end
 local status, retry = 200, 0
 if passes then
-    if in_last > 0 and math.floor(last / 100) ~= math.floor(now / 100) then
+    local is_full = redis.call('LLEN', arrivals) >= 126
+    if in_last > 0 and last ~= now and not (is_full and second(last) == second(now)) then
         redis.call('RPUSH', arrivals, string.format('%d', last), in_last)
         in_last = 0
+        if is_full then merge_seconds() end
     end
     last, in_last, requests = now, in_last + 1, requests + 1
     if cost > balance then status = 402 else balance = balance - cost end

@@ -10,11 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, Envelope, Tick
 from schemas.facts import Fact
+from schemas.replies import KEPT_FOR
 from streams.core.booking import available, balance, held
 from streams.core.fold import Effects, IntakeItem, fold
 from streams.core.items import unpaid
 from streams.core.projects import NEVER_MS
-from streams.core.replies import REPLIES_KEPT
+from streams.core.replies import Kept, is_reply_kept
 from streams.kafka.codecs import decode_account, encode_account
 from tests.core.builders import START_MS
 from tests.core.stated import check_stated
@@ -34,9 +35,10 @@ class FoldedPartition(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Model(0, replies_kept=32, dedup_days=100_000)
+        self.model = Model(0, KEPT_FOR, dedup_days=100_000)
         self.accounts: dict[str, bytes] = {}
         self.seen: dict[bytes, int] = {}
+        self.kept = Kept()
         self.at_ms = START_MS
         self.offset = 0
         self.sent = 0
@@ -115,6 +117,7 @@ class FoldedPartition(RuleBasedStateMachine):
             tally[f"crash: {crash}"] += 1
             if crash != "all lost":
                 self.seen |= effects.seen
+                self.kept.update(effects.kept)
             names = sorted(effects.accounts)
             kept = {"first kept": names[:1], "last kept": names[-1:], "all kept": names}.get(crash, [])
             self.accounts |= {name: encode_account(effects.accounts[name]) for name in kept}
@@ -122,23 +125,22 @@ class FoldedPartition(RuleBasedStateMachine):
             assert repeat.facts == [fact for fact in facts if fact.project not in kept]
             assert repeat.dead_letters == effects.dead_letters
             assert encoded(repeat) == encoded(effects)
-            # What a kept account has no room for any more was in the index before that account was written.
-            if kept and len(effects.replies) > REPLIES_KEPT:
-                assert repeat.seen.items() <= effects.seen.items()
-            else:
-                assert repeat.seen == effects.seen
+            assert (repeat.seen, repeat.kept) == (effects.seen, effects.kept)
             told = {command.correlation: (command, reply) for command, reply in effects.replies}
             again = {command.correlation: (command, reply) for command, reply in repeat.replies}
             assert all(told[correlation] == answered for correlation, answered in again.items())
-            # What is no longer kept can't be told again.
-            assert {told[correlation][0].project for correlation in told.keys() - again.keys()} <= set(kept)
+            # What is not kept can't be told again.
+            missing = [told[correlation][0] for correlation in told.keys() - again.keys()]
+            assert all(command.project in kept and not is_reply_kept(command) for command in missing)
         self.seen |= effects.seen
+        self.kept.update(effects.kept)
         self.accounts |= encoded(effects)
         self.compare(effects)
 
     def fold(self, batch: list[IntakeItem]) -> Effects:
         accounts = {name: decode_account(value) for name, value in self.accounts.items()}
-        return fold(0, batch, accounts, dict(self.seen), "intake")
+        kept = Kept(dict(self.kept.by_key), dict(self.kept.by_request))
+        return fold(0, batch, accounts, dict(self.seen), kept, "intake")
 
     def compare(self, effects: Effects) -> None:
         """The facts, the replies and the accounts are the model's; the sums of the facts are what the accounts hold."""

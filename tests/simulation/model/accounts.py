@@ -91,7 +91,7 @@ class Recharge:
 
 
 class Project:
-    """One account. `answers` are the newest ones kept: (key or correlation, what was asked, answer)."""
+    """One account. `answers` are those given, under a key or a correlation: (when, what was asked, answer)."""
 
     def __init__(self, name: str, at_ms: int, plan: str = "free", credits: int = 0, cents: int = 0) -> None:
         self.name = name
@@ -117,7 +117,7 @@ class Project:
         self.badge_off = False
         self.billing_account = ""
         self.keys: dict[str, str] = {}
-        self.answers: list[tuple[str, Any, Answer]] = []
+        self.answers: dict[tuple[str, str], tuple[int, Any, Answer]] = {}
 
     @property
     def is_project(self) -> bool:

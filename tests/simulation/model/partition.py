@@ -6,6 +6,7 @@ from typing import Any
 
 from schemas.events import Usage
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.replies import KeptFor
 from tests.simulation.model.accounts import Grant, Hold, Project
 from tests.simulation.model.answers import Answer
 from tests.simulation.model.lines import Line
@@ -15,9 +16,9 @@ from tests.simulation.model.times import DAY_MS
 class Partition:
     """One partition. `lines` are its facts, `answers` those of each request, `dead` its dead letters."""
 
-    def __init__(self, number: int, replies_kept: int, dedup_days: int) -> None:
+    def __init__(self, number: int, kept_for: KeptFor, dedup_days: int) -> None:
         self.number = number
-        self.replies_kept = replies_kept
+        self.kept_for = kept_for
         self.dedup_days = dedup_days
         self.projects: dict[str, Project] = {}
         self.books: list[PriceBook] = [FIRST_PRICE_BOOK]

@@ -88,11 +88,13 @@ class Model(Partition):
         project = self.projects.get(command.project)
         if project is None:
             return self._first(command)
-        name = command.idempotency_key or command.correlation
-        for kept, asked, answer in project.answers:
-            if kept == name:
+        key = command.idempotency_key
+        given = project.answers.get(("key", key) if key else ("request", command.correlation))
+        if given is not None:
+            given_ms, asked, answer = given
+            if self.at_ms - given_ms < (self.kept_for.key_ms if key else self.kept_for.request_ms):
                 return answer if asked == asked_for(command) else Answer(409, "idempotency_key_reused", 0, 0, "")
-        if command.idempotency_key and self.is_seen(("key", project.name, name)):
+        if key and self.is_seen(("key", project.name, key)):
             return Answer(409, "idempotency_reply_expired", 0, 0, "")
         if project.is_project:
             settle(self, project)
@@ -143,8 +145,8 @@ class Model(Partition):
                 self.mark(claim)
         # To ask again is another request, where one is counted.
         if not isinstance(command, CountRequest | CountRefused):
-            project.answers.append((key or command.correlation, asked_for(command), answer))
-        del project.answers[: -self.replies_kept]
+            name = ("key", key) if key else ("request", command.correlation)
+            project.answers[name] = (self.at_ms, asked_for(command), answer)
         self._touch(project)
         return answer
 

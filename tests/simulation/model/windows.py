@@ -75,20 +75,32 @@ class Window:
             return False
         if len(self.requests) >= limits.requests:
             self.spent += 1
-        self.requests = [self._as_of_now(at) for at in self.requests] + [self.at_ms]
+        as_of = counted_as_of(self.requests, self.at_ms)
+        self.requests = [as_of[at] for at in self.requests] + [self.at_ms]
         return True
 
     def add_cost(self, cost: int) -> None:
         """Count the cost of a request that passed."""
         if cost:
-            self.costs = [(self._as_of_now(at), each) for at, each in self.costs] + [(self.at_ms, cost)]
-
-    def _as_of_now(self, at_ms: int) -> int:
-        """A tenth of a second is as old as the last that came in it."""
-        return self.at_ms if at_ms // 100 == self.at_ms // 100 else at_ms
+            as_of = counted_as_of([at for at, _ in self.costs], self.at_ms)
+            self.costs = [(as_of[at], each) for at, each in self.costs] + [(self.at_ms, cost)]
 
     def told(self, limits: Ceilings, wait_until_ms: int) -> tuple[int, int, int, int]:
         """The window as a caller is told of it."""
         remaining = max(0, limits.requests - len(self.requests))
         full_at_ms = max((at + MINUTE_MS for at in self.requests), default=self.at_ms)
         return limits.requests, remaining, full_at_ms, wait_until_ms
+
+
+def counted_as_of(times: list[int], now_ms: int) -> dict[int, int]:
+    """The time that each of these is counted as of once something comes now. 64 different times are told apart. A 65th
+    is one with the newest, if both are of one second; if not, each second is as old as the last that came in it."""
+    as_of = {at: at for at in times}
+    if len(as_of) >= 64 and now_ms not in as_of:
+        newest = max(as_of)
+        if newest // 1000 == now_ms // 1000:
+            as_of[newest] = now_ms
+        else:
+            last = {at // 1000: at for at in sorted(as_of)}
+            as_of = {at: last[at // 1000] for at in as_of}
+    return as_of
