@@ -96,16 +96,16 @@ class Needed:
     """The needs of a fold, which it will look up: projects, dedup hashes, the names of kept replies by key and by
     request.
 
-    `keys` are among the hashes too: there is no reply under one that is not seen. `limited` are the requests under a
-    key, which have replies of their own only where the window stopped them; those are sent again where an account has
-    their record in it already, and are needed for nothing else.
+    `keys` are among the hashes too: there is no reply under one that is not seen. `keyed` are the commands under a key,
+    whose requests have replies of their own only where the window stopped them; those are sent again where an account
+    has their record in it already, and are needed for nothing else.
     """
 
     projects: set[str] = field(default_factory=lambda: {PRICES_ID})
     hashes: set[bytes] = field(default_factory=set)
     keys: set[bytes] = field(default_factory=set)
     requests: set[bytes] = field(default_factory=set)
-    limited: set[bytes] = field(default_factory=set)
+    keyed: list[AnyCommand] = field(default_factory=list)
 
 
 def needed(items: Iterable[IntakeItem]) -> Needed:
@@ -125,7 +125,7 @@ def needed(items: Iterable[IntakeItem]) -> Needed:
                 found.hashes.update(claims(command))
                 if command.idempotency_key:
                     found.keys.add(key_hash(command))
-                    found.limited.add(request_hash(command))
+                    found.keyed.append(command)
                 elif is_reply_kept(command):
                     found.requests.add(request_hash(command))
     found.hashes |= found.keys
