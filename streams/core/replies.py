@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from hashlib import blake2b
-from operator import attrgetter
-from typing import Any
 
 import msgspec
 
 from schemas.commands import Admit, AnyCommand, CountRefused, CountRequest
-from schemas.events import Usage
 from schemas.replies import KeptReply, Reply
 from streams.core.acceptance import dedup_hash
 
 _encode = msgspec.msgpack.Encoder().encode
-# The fields of a command that say who waits for the reply, or whose key it came with.
-_NOT_ASKED = {"correlation", "reply_instance", "reply_partition", "actor"}
 # Each name is asked for some four times while its record is decided.
 _name = lru_cache(maxsize=8192)(dedup_hash)
 
@@ -41,18 +36,10 @@ class Kept:
 
 def fingerprint(command: AnyCommand) -> bytes:
     """16 bytes over what a command asks, whoever waits for the reply and whenever it was sent."""
-    kind = type(command)
-    return blake2b(_encode((kind.__struct_config__.tag, _asked_by(kind)(command))), digest_size=16).digest()
-
-
-@cache
-def _asked_by(kind: type[msgspec.Struct]) -> attrgetter[tuple[Any, ...]]:
-    """The getter of what a command of this kind asks."""
-    asked = [name for name in kind.__struct_fields__ if name not in _NOT_ASKED]
-    if kind is Admit:
-        asked.remove("usage")
-        asked += [f"usage.{name}" for name in Usage.__struct_fields__ if name != "occurred_at_ms"]
-    return attrgetter(*asked)
+    neutral = msgspec.structs.replace(command, correlation="", reply_instance="", reply_partition=0, actor="")
+    if isinstance(neutral, Admit):
+        neutral = msgspec.structs.replace(neutral, usage=msgspec.structs.replace(neutral.usage, occurred_at_ms=0))
+    return blake2b(_encode(neutral), digest_size=16).digest()
 
 
 def decides(reply: Reply) -> bool:
