@@ -75,14 +75,21 @@ def admission(
     as_json: JsonOption = False,
     quick: QuickOption = False,
     partitions: Annotated[int, typer.Option(min=1, max=64, help="Of every topic: one is enough for one worker.")] = 1,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Show too where the time of a batch of 64 callers goes, ours and the floor's."),
+    ] = False,
 ) -> None:
-    """Measure admissions a second and how soon each is answered, by client library, HTTP and Redis. Then let 1,000
-    spenders spend one balance while the worker is killed, and measure an idle stack. Exits with 1 if a credit was
-    overspent or could not be spent."""
+    """Measure admissions a second and how soon each is answered, by client library, HTTP and Redis, and by the floor:
+    the same hops through Kafka with nothing decided. Then let 1,000 spenders spend one balance while the worker is
+    killed, and measure an idle stack. Exits with 1 if a credit was overspent or could not be spent."""
     from tests.benchmarks.admission.run import measure, passed
+    from tests.benchmarks.admission.trace import table
 
     with console.status("") as status:
-        result = measure(quick, status.update, partitions)
+        result = measure(quick, status.update, partitions, trace)
+    if trace:
+        console.print(table(result["trace"]))
     _show(result, as_json)
     if not passed(result):
         raise typer.Exit(1)
