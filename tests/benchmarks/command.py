@@ -71,6 +71,25 @@ def dedup(
 
 
 @app.command()
+def memory(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    accounts: Annotated[int, typer.Option("--accounts", min=100, help="Accounts, with windows and keys.")] = 1_000_000,
+    ids: Annotated[
+        int, typer.Option("--ids", min=10_000, help="Ids; a tenth as many are measured first.")
+    ] = 50_000_000,
+) -> None:
+    """Measure a worker's memory and files: by the ids of its dedup index, and by its accounts."""
+    from tests.benchmarks.memory import measure
+
+    if quick:
+        accounts, ids = min(accounts, 2_000), min(ids, 200_000)
+    with console.status("") as status:
+        result = measure(accounts, [ids // 10, ids], 5_000 if quick else 200_000, status.update)
+    _show(result, as_json)
+
+
+@app.command()
 def admission(
     as_json: JsonOption = False,
     quick: QuickOption = False,
