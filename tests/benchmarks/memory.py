@@ -110,7 +110,7 @@ async def _run_worker(
         "seconds_until_deciding": start.seconds,
         "rss_mb_after_recovery": recovered_mb,
         "rss_mb": rss_mb,
-        "peak_rss_mb": round(max(start.peak_rss_mb, usage.peak_rss_mb.get("worker", 0)) * _MIB / _MB),
+        "peak_rss_mb": max(rss_mb, round(max(start.peak_rss_mb, *usage.peak_rss_mb.values()) * _MIB / _MB)),
         "disk_mb": round(bytes_on_disk(tables) / _MB, 1),
         "disk_mb_by_table": {path.name: round(bytes_on_disk(path) / _MB, 1) for path in sorted(tables.iterdir())},
         "wrong_replies": wrong,

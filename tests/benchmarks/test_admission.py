@@ -21,8 +21,9 @@ from tests.benchmarks.admission.callers import Level
 from tests.benchmarks.admission.lean_http import LeanConnection
 from tests.benchmarks.admission.run import LEVELS, measure, passed, ratios, targets, yardstick
 from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Answers, compare, spend
-from tests.benchmarks.admission.trace import ENCODING, READING, WORDS, WRITING
-from tests.benchmarks.batch_clock import (
+from tests.benchmarks.admission.trace import ENCODING, READING, WORDS, WRITING, table
+from tests.benchmarks.rivals import redis_script
+from tests.benchmarks.rivals.batch_clock import (
     ACCOUNTS,
     DECIDING,
     IDLE_SECONDS,
@@ -33,7 +34,6 @@ from tests.benchmarks.batch_clock import (
     BatchClock,
     Parts,
 )
-from tests.benchmarks.rivals import redis_script
 
 SPENDERS, CREDITS = 1000, 10_000
 
@@ -100,8 +100,12 @@ def assert_traced(trace: dict[str, Any]) -> None:
         assert trace[side]["callers"] == 64
         assert trace[side]["answers"] == {"200": trace[side]["decisions"]}
         assert 1 < trace[side]["decisions_per_batch"] <= 64 * 64
-        assert trace[side]["acknowledged_ms"] > 0
+        assert 0 < trace[side]["acknowledged_ms"] < trace[side]["mean_ms"]
+        assert trace[side]["else_ms"] > 0
+        assert trace[side]["caller_cpu_microseconds_per_decision"] > 0
         assert 1 <= trace[side]["asked_per_record"] <= 64
+
+    assert table(trace).row_count == len(parts) + 3
 
 
 def level(callers: int, per_second: float, p50_ms: float, p99_ms: float) -> Level:

@@ -59,7 +59,7 @@ class LoadPlan(msgspec.Struct, frozen=True):
     is_traced: bool = False
 
 
-class Sent(msgspec.Struct):
+class SentRecords(msgspec.Struct):
     """The records that callers sent: how many in all, and the milliseconds until all were acknowledged, added up."""
 
     records: int = 0
@@ -118,9 +118,9 @@ async def _run_plan(settings: Settings, plan: LoadPlan) -> list[Level]:
 
 
 @contextmanager
-def _timed_sends() -> Iterator[Sent]:
+def _timed_sends() -> Iterator[SentRecords]:
     """Time the records of every producer in this process, whichever way they are sent."""
-    sent = Sent()
+    sent = SentRecords()
 
     def timed(send: Callable[..., Awaitable[asyncio.Future[object]]]) -> Callable[..., Any]:
         async def send_timed(*args: Any, **kwargs: Any) -> asyncio.Future[object]:
@@ -143,7 +143,7 @@ def _timed_sends() -> Iterator[Sent]:
         yield sent
 
 
-def _with_sent(level: Level, sent: Sent) -> Level:
+def _with_sent(level: Level, sent: SentRecords) -> Level:
     records = max(1, sent.records)
     return msgspec.structs.replace(
         level,

@@ -30,11 +30,11 @@ from tests.benchmarks.admission.callers import BURST, REQUESTS_A_MINUTE, Level, 
 from tests.benchmarks.admission.spenders import ZERO_FIGURES, spend
 from tests.benchmarks.admission.trace import CALLERS as TRACED_CALLERS
 from tests.benchmarks.admission.trace import compare, trace_worker, traced_level
-from tests.benchmarks.batch_clock import Parts
 from tests.benchmarks.idle import idle_share
 from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals import floor as floor_rival
 from tests.benchmarks.rivals import redis_script
+from tests.benchmarks.rivals.batch_clock import Parts
 from tests.benchmarks.rivals.rival import BenchChild, BenchKafka
 from tests.benchmarks.traffic import HOPS_OF_A_DECISION, Traffic, per_core
 from tests.benchmarks.workload import OPENING_BALANCE, Workload

@@ -24,7 +24,7 @@ from streams.worker import app, decider
 from streams.worker.agents import Owner
 from streams.worker.lease import Lease
 from tests.benchmarks.admission.callers import Level, LoadPlan, run_callers
-from tests.benchmarks.batch_clock import ACCOUNTS, DECIDING, JOURNAL, WAITING, BatchClock, Parts, read_parts
+from tests.benchmarks.rivals.batch_clock import ACCOUNTS, DECIDING, JOURNAL, WAITING, BatchClock, Parts, read_parts
 from tests.benchmarks.rivals.rival import BenchChild
 
 CALLERS = 64
@@ -39,6 +39,11 @@ WORDS = {
     JOURNAL: "journal, dedup index and kept replies, acknowledged",
     ACCOUNTS: "accounts acknowledged, RocksDB, replies sent",
     WRITING: "· of it RocksDB's writes",
+}
+# The same time as callers see it, on average.
+CALLERS_MS = {
+    "callers: a record of commands, from sending it until it is acknowledged": "acknowledged_ms",
+    "callers: all else, from asking until the reply is read": "else_ms",
 }
 WARM_UP_SECONDS = 1.0
 
@@ -109,13 +114,20 @@ def compare(ours: tuple[Level, Parts], floor: tuple[Level, Parts]) -> dict[str, 
 
 def table(trace: dict[str, Any]) -> Table:
     """The parts as a table for people."""
-    shown = Table(title=f"A batch at {trace['callers']} callers: ours, and the floor's")
+    batches = " and ".join(f"{trace[side]['decisions_per_batch']:g}" for side in ("worker", "floor"))
+    shown = Table(title=f"A batch at {trace['callers']} callers ({batches} decisions): ours, and the floor's")
     shown.add_column("part of a batch")
     for name in ("ms", "µs a decision", "floor: ms", "µs a decision"):
         shown.add_column(name, justify="right")
     columns = ("ms", "microseconds_per_decision", "floor_ms", "floor_microseconds_per_decision")
     for part in trace["parts"]:
         shown.add_row(part["part"], *("–" if part[name] is None else f"{part[name]:g}" for name in columns))
+    shown.add_section()
+    sides = trace["worker"], trace["floor"]
+    for words, name in CALLERS_MS.items():
+        shown.add_row(words, *(cell for side in sides for cell in (f"{side[name]:g}", "–")))
+    spent = "caller_cpu_microseconds_per_decision"
+    shown.add_row("callers: processor time", *(cell for side in sides for cell in ("–", f"{side[spent]:g}")))
     return shown
 
 
@@ -130,9 +142,13 @@ def _figures(name: str, level: Level, parts: Parts) -> dict[str, float | None]:
 
 
 def _summary(level: Level, parts: Parts) -> dict[str, Any]:
-    """The level of a trace, and its callers' side: how long a record of commands took until it was acknowledged."""
+    """The level of a trace, and its callers' side."""
+    # Each caller asks again as soon as it is answered.
+    mean_ms = 1e3 * level.callers / level.decisions_per_second
     return {
         **msgspec.to_builtins(level),
+        "mean_ms": round(mean_ms, 2),
+        "else_ms": round(mean_ms - level.acknowledged_ms, 2),
         "decisions_per_batch": round(level.asked / parts.batches, 1),
         "caller_cpu_microseconds_per_decision": round(1e4 * level.caller_cpu_percent / level.decisions_per_second, 1),
     }

@@ -25,7 +25,7 @@ from streams.collector import tune_collector
 from streams.embedded import lifeline
 from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
-from tests.benchmarks.batch_clock import ACCOUNTS, JOURNAL, BatchClock
+from tests.benchmarks.rivals.batch_clock import ACCOUNTS, JOURNAL, BatchClock
 
 NAMES = ("intake", "journal", "accounts", "replies")
 ADMITTED = 200

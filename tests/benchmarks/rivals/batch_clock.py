@@ -86,7 +86,7 @@ class BatchClock:
 
 
 def read_parts(worker: BenchChild) -> Parts:
-    """What the clock in a child process has counted by now, once all of it is written."""
+    """Read the clock in a child process, once all that it has counted by now is written."""
     worker.result(NOTE, START_SECONDS_MAX)
     time.sleep(3 * NOTE_EVERY_SECONDS)
     return msgspec.json.decode(worker.result(NOTE, START_SECONDS_MAX), type=Parts)
