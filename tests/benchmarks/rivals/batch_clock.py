@@ -76,12 +76,11 @@ class BatchClock:
         return timed
 
     def _write(self) -> None:
-        written = -1
+        written = b""
         while True:
-            # A batch that is under way now is written with the next one.
-            if (batches := self._parts.batches) != written:
-                write_note(self._directory, NOTE, msgspec.json.encode(self._parts).decode())
-                written = batches
+            if (counted := msgspec.json.encode(self._parts)) != written:
+                write_note(self._directory, NOTE, counted.decode())
+                written = counted
             time.sleep(NOTE_EVERY_SECONDS)
 
 
