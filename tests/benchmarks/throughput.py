@@ -33,6 +33,7 @@ from tests.benchmarks.rivals.postgres import postgres_baseline
 from tests.benchmarks.rivals.quix import quix_baseline
 from tests.benchmarks.rivals.raw import raw_baseline
 from tests.benchmarks.rivals.rival import BaselineResult
+from tests.benchmarks.traffic import HOPS_OF_AN_EVENT, Traffic, per_core
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
 PACK = 500
@@ -84,12 +85,13 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
             _wait(clickhouse, 2 * projects, tell)
             stack.hold("worker-1")
             tell(f"writing {events:,} events to the usage topic")
-            asyncio.run(_produce(live, workload))
-            stack.let_go("worker-1")
-            while "worker-1" not in stack.pids():
-                time.sleep(0.05)
-            with ProcessUsage(stack.pids()) as usage:
-                ended_at = _wait(clickhouse, 2 * projects + events, tell)
+            with Traffic(live) as traffic:
+                asyncio.run(_produce(live, workload))
+                stack.let_go("worker-1")
+                while "worker-1" not in stack.pids():
+                    time.sleep(0.05)
+                with ProcessUsage(stack.pids()) as usage:
+                    ended_at = _wait(clickhouse, 2 * projects + events, tell)
             began_at, decided_at = asyncio.run(_times(live))
             tell("reconciling")
             figures = _figures(clickhouse, workload)
@@ -97,6 +99,7 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
         finally:
             clickhouse.close()
     seconds = ended_at - began_at
+    cpu = {name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()}
     return {
         "events": events,
         "projects": projects,
@@ -109,9 +112,10 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
         "peak_rss_mb": usage.peak_rss_mb.get("worker-1"),
         "peak_rss_mb_by_process": usage.peak_rss_mb,
         "cpu_seconds_by_process": usage.cpu_seconds,
-        "cpu_microseconds_per_event": {
-            name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()
-        },
+        "cpu_microseconds_per_event": cpu,
+        "events_per_core": per_core(cpu),
+        "hops": HOPS_OF_AN_EVENT,
+        "written_per_event": traffic.per(events),
         "machine": describe(),
     }
 
