@@ -115,6 +115,16 @@ def admission(
 
 
 @app.command()
+def balance(as_json: JsonOption = False, quick: QuickOption = False) -> None:
+    """Measure balance look-ups by HTTP, counted and not, beside a bare route with a constant answer."""
+    from tests.benchmarks.balance.run import measure
+
+    with console.status("") as status:
+        result = measure(quick, status.update)
+    _show(result, as_json)
+
+
+@app.command()
 def chaos(
     as_json: JsonOption = False,
     quick: QuickOption = False,

@@ -47,8 +47,9 @@ Ask = Callable[[int, UsageEvent], Awaitable[int]]
 
 class LoadPlan(msgspec.Struct, frozen=True):
     """A plan of measurements: for each of `levels`, so many callers ask at once for `seconds`. `way` is client, http,
-    redis or floor; `address` is where it asks, if not by Kafka, or the floor's topics' prefix. Two plans of one `seed`
-    ask for the same events. With `is_traced` the callers' own records are timed."""
+    balance, redis or floor; `address` is where it asks, if not by Kafka, or the floor's topics' prefix. Two plans of
+    one `seed` ask for the same events. With `is_traced` the callers' own records are timed. Balances are looked up with
+    `key`, or, without one, each with its project's own."""
 
     way: str
     levels: list[int]
@@ -57,6 +58,7 @@ class LoadPlan(msgspec.Struct, frozen=True):
     seed: int
     address: str = ""
     is_traced: bool = False
+    key: str = ""
 
 
 class SentRecords(msgspec.Struct):
@@ -107,7 +109,7 @@ def run_callers(settings: Settings, plan: LoadPlan) -> list[Level]:
 
 
 async def _run_plan(settings: Settings, plan: LoadPlan) -> list[Level]:
-    ways = {"client": _client_way, "http": _http_way, "redis": _redis_way, "floor": _floor_way}
+    ways = {"client": _client_way, "http": _http_way, "balance": _balance_way, "redis": _redis_way, "floor": _floor_way}
     levels = []
     for callers in plan.levels:
         with _timed_sends() if plan.is_traced else nullcontext() as sent:
@@ -232,23 +234,45 @@ async def _client_way(settings: Settings, _plan: LoadPlan, _callers: int) -> Asy
 
 @asynccontextmanager
 async def _http_way(_settings: Settings, plan: LoadPlan, callers: int) -> AsyncIterator[Ask]:
-    host, _, port = plan.address.rpartition(":")
-    connections = [await LeanConnection.open(host, int(port)) for _ in range(callers)]
     heads = {
         project: f"POST /v1/admissions HTTP/1.1\r\nhost: {plan.address}\r\nauthorization: Bearer {key_of(project)}\r\n"
         "content-type: application/json\r\nidempotency-key: "
         for project in Workload(0, plan.projects).project_ids()
     }
     encode = msgspec.json.Encoder().encode
+    async with _connected(plan.address, callers) as connections:
 
-    async def ask(caller: int, event: UsageEvent) -> int:
-        data = event.data
-        body = encode({"operation": data.operation, "quantity": data.quantity or 1, "metadata": data.metadata})
-        request = f"{heads[event.subject]}{event.id}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-        return await connections[caller].ask(request)
+        async def ask(caller: int, event: UsageEvent) -> int:
+            data = event.data
+            body = encode({"operation": data.operation, "quantity": data.quantity or 1, "metadata": data.metadata})
+            request = f"{heads[event.subject]}{event.id}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+            return await connections[caller].ask(request)
 
-    try:
         yield ask
+
+
+@asynccontextmanager
+async def _balance_way(_settings: Settings, plan: LoadPlan, callers: int) -> AsyncIterator[Ask]:
+    requests = {
+        project: f"GET /v1/balance{f'?project={project}' if plan.key else ''} HTTP/1.1\r\nhost: {plan.address}\r\n"
+        f"authorization: Bearer {plan.key or key_of(project)}\r\n\r\n".encode()
+        for project in Workload(0, plan.projects).project_ids()
+    }
+    async with _connected(plan.address, callers) as connections:
+
+        async def ask(caller: int, event: UsageEvent) -> int:
+            return await connections[caller].ask(requests[event.subject])
+
+        yield ask
+
+
+@asynccontextmanager
+async def _connected(address: str, callers: int) -> AsyncIterator[list[LeanConnection]]:
+    """A connection for each caller."""
+    host, _, port = address.rpartition(":")
+    connections = [await LeanConnection.open(host, int(port)) for _ in range(callers)]
+    try:
+        yield connections
     finally:
         for connection in connections:
             connection.close()

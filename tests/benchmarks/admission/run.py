@@ -162,7 +162,7 @@ def _measure_stack(stack: Stack, sizes: Sizes, tell: Callable[[str], None], trac
     if floor_trace is not None:
         tell("tracing the worker")
         trace["trace"] = compare(trace_worker(stack, live, sizes.seconds, PROJECTS), floor_trace)
-    cpu = {"client": _cpu_microseconds(client_usage, client), "http": _cpu_microseconds(http_usage, http)}
+    cpu = {"client": cpu_microseconds(client_usage, client), "http": cpu_microseconds(http_usage, http)}
     written = {"client": client_traffic.per(_asked(client)), "http": http_traffic.per(_asked(http))}
     compared = ratios(client, http, floor, yardsticks[1]["levels"])
     return {
@@ -229,7 +229,7 @@ def _but_kafka(idle: dict[str, float]) -> float:
     return round(sum(share for name, share in idle.items() if name != "kafka"), 2)
 
 
-def _cpu_microseconds(usage: ProcessUsage, levels: list[Level]) -> dict[str, float]:
+def cpu_microseconds(usage: ProcessUsage, levels: list[Level]) -> dict[str, float]:
     """The processor time of a decision, in microseconds, by process, over all levels. It hardly depends on what else
     runs on the machine."""
     asked = _asked(levels)
