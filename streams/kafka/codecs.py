@@ -21,7 +21,7 @@ from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
 from streams.core.packed_usage import pack, unpack
 from streams.core.price_list import Prices
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED, USAGE
+from streams.kafka.formats import ACCOUNTS, FACTS, HEAD_BYTES, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED, USAGE
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -124,7 +124,8 @@ def decode_usage(value: bytes) -> list[PackedUsage]:
 def usage_body(value: bytes) -> bytes:
     """The pack in a usage record that begins with the mark of a format. Raises FormatError where another version made
     it."""
-    return bytes(USAGE.body(value))
+    USAGE.check(value)
+    return value[HEAD_BYTES:]
 
 
 def encode_envelope(usages: Sequence[Usage]) -> bytes:

@@ -143,8 +143,8 @@ def test_packed_rubbish_and_what_a_newer_version_packed_stop_no_worker_and_cost_
         sql = f"SELECT toString(count()) FROM dead_letters WHERE code = '{code}'"
         return int(operator.rows(stack.clickhouse_url, sql)[0][0]) - int(before.get(code, 0))
 
-    # Of the last records five can't be read: one has no number, two have another's, one ends at once, one within an
-    # event; of that one the others are judged again.
+    # Of the last records one has no number, two have another version's, one ends before its events and one within them;
+    # of that one the others are judged, a second time.
     eventually(lambda: counted("unknown_operation") == len(POISON) + 1)
     eventually(lambda: counted("unreadable_record") == len(POISON) + 4 + 2)
     sql = f"SELECT event, detail FROM dead_letters WHERE event LIKE '%{mark}%' LIMIT 1 FORMAT JSONCompactEachRow"
