@@ -274,7 +274,8 @@ def _occurred_at(time: str | None, now_ms: int) -> int:
     if not time:
         return now_ms
     occurred_at_ms = moment_of(time)
-    if not is_in_time(occurred_at_ms, now_ms):
+    earliest_ms, latest_ms = moments_taken(now_ms)
+    if not earliest_ms <= occurred_at_ms <= latest_ms:
         raise Rejection(
             "time_out_of_range",
             f"`time` is more than {EVENT_AGE_DAYS_MAX} days old or {EVENT_AHEAD_MINUTES_MAX} minutes ahead",
@@ -283,9 +284,9 @@ def _occurred_at(time: str | None, now_ms: int) -> int:
     return occurred_at_ms
 
 
-def is_in_time(occurred_at_ms: int, now_ms: int) -> bool:
-    """Whether an event that comes now may bear this time."""
-    return now_ms - _AGE_MS_MAX <= occurred_at_ms <= now_ms + _AHEAD_MS_MAX
+def moments_taken(now_ms: int) -> tuple[int, int]:
+    """The earliest and the latest moment that an event may bear that comes now."""
+    return now_ms - _AGE_MS_MAX, now_ms + _AHEAD_MS_MAX
 
 
 def moment_of(time: str) -> int:

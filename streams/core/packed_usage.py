@@ -27,9 +27,9 @@ from streams.core.acceptance import (
     accept_event,
     check_project_id,
     dedup_hash,
-    is_in_time,
     is_project_id,
     moment_of,
+    moments_taken,
     read_event,
     unprocessable,
 )
@@ -39,6 +39,8 @@ from streams.core.pricing import UNMETERED, meter
 _NUMBER_BYTES = 4
 # The head of an array whose length has four bytes.
 _ARRAY = b"\xdd"
+# No event is as long, whatever its fields. Rubbish would take fifty times its size once it is made into objects.
+_EVENT_BYTES_MAX = 128 * 1024
 _SOCIAL_POST = "social_post.text"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST_MS, _LAST_MS = (
@@ -171,11 +173,12 @@ def _unreadable(error: UnreadableError) -> Rejection:
 def _usage_of(events: list[PackedUsage], now_ms: int, operations: Container[str]) -> list[Usage]:
     """The Usage that each of these events states. Raises _NotPlainError where one is not plainly good."""
     found = []
+    earliest_ms, latest_ms = moments_taken(now_ms)
     for event in events:
         operation, occurred_at_ms = event.operation, event.occurred_at_ms
         if occurred_at_ms is None:
             occurred_at_ms = now_ms
-        elif not is_in_time(occurred_at_ms, now_ms):
+        elif not earliest_ms <= occurred_at_ms <= latest_ms:
             raise _NotPlainError
         if (
             operation not in operations
@@ -205,6 +208,8 @@ def _usage_of(events: list[PackedUsage], now_ms: int, operations: Container[str]
 
 def _json_of(piece: bytes) -> bytes:
     """The event in JSON that a packed event says, whatever its values are."""
+    if len(piece) > _EVENT_BYTES_MAX:
+        raise UnreadableError("It is longer than any event")
     values = _decode_any(piece)
     names = PackedUsage.__struct_fields__
     if not isinstance(values, list) or len(values) != len(names):
@@ -213,9 +218,10 @@ def _json_of(piece: bytes) -> bytes:
     data = {"operation": said["operation"], "quantity": said["quantity"], "environment": said["environment"]}
     if said["surcharge"] != "":
         data["media_type"] = _media_type(said["surcharge"])
-    for name in ("job_id", "metadata"):
-        if said[name]:
-            data[name] = said[name]
+    if said["job_id"] != "":
+        data["job_id"] = said["job_id"]
+    if said["metadata"] != {}:
+        data["metadata"] = said["metadata"]
     event = {
         "specversion": "1.0",
         "id": said["event_id"],

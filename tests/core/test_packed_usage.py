@@ -265,6 +265,24 @@ def test_rubbish_in_a_pack_costs_its_neighbours_nothing(name: str) -> None:
     assert time.process_time() - began_at < 20
 
 
+def test_an_event_may_be_as_long_as_its_bounds_let_it_and_what_is_longer_is_not_looked_into() -> None:
+    longest = "\U0001f600"
+    metadata = {longest * 62 + f"{n:02d}": longest * 512 for n in range(32)}
+    body = event(
+        id=longest * 256,
+        source=longest * 256,
+        data={"operation": longest * 256, "job_id": longest * 128, "metadata": metadata},
+    )
+    made = packed_event(json.dumps(body).encode())[1]
+    _, ((index, _, rejection),) = accepted_of(pack([made, packed()]))
+    assert (index, rejection.code) == (0, "unknown_operation")
+    # Millions of empty lists, fifty bytes each once they are made.
+    began_at = time.process_time()
+    _, ((_, _, rejection),) = accepted_of(pack([b"\xdd\x00\x40\x00\x00" + b"\x90" * 0x400000, packed()]))
+    assert (rejection.code, "longer than any event" in rejection.detail) == ("unreadable_record", True)
+    assert time.process_time() - began_at < 1
+
+
 def test_a_pack_that_breaks_off_loses_only_what_it_broke() -> None:
     pieces = [packed(id=id) for id in "abc"]
     whole = pack(pieces)
