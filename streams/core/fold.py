@@ -114,9 +114,8 @@ def needed(items: Iterable[IntakeItem]) -> Needed:
     for item in items:
         body = item.body
         if isinstance(body, Envelope):
-            for usage in body.events:
-                found.projects.add(usage.project)
-                found.hashes.add(usage.dedup_hash)
+            found.projects.update([usage.project for usage in body.events])
+            found.hashes.update([usage.dedup_hash for usage in body.events])
         elif isinstance(body, Tick):
             found.projects.update(body.projects)
         elif not isinstance(body, Unreadable):
@@ -218,13 +217,14 @@ class _Batch:
         slot = 0
         try:
             for slot, usage in enumerate(envelope.events):
-                account = accounts.get(usage.project)
+                project = usage.project
+                account = accounts.get(project)
                 if account is None or account.opened_offset > offset:
                     self._unknown_project(item, slot, usage)
                     continue
-                if refused and self._refuse(item, slot, usage.project, usage):
+                if refused and self._refuse(item, slot, project, usage):
                     continue
-                touched[usage.project] = account
+                touched[project] = account
                 dedup = usage.dedup_hash
                 first_offset = seen.get(dedup)
                 is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
@@ -430,8 +430,10 @@ class _Batch:
             self.seen[dedup] = self.effects.seen[dedup] = offset
 
     def _applied(self, account: Account, item: IntakeItem) -> None:
-        account.last_offset = max(account.last_offset, item.offset)
-        account.last_at_ms = max(account.last_at_ms, item.at_ms)
+        if account.last_offset < item.offset:
+            account.last_offset = item.offset
+        if account.last_at_ms < item.at_ms:
+            account.last_at_ms = item.at_ms
         self.effects.accounts[account.project] = account
 
     def _reply(self, command: AnyCommand, reply: Reply) -> None:

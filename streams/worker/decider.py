@@ -194,7 +194,9 @@ class Decider:
             if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
                 seen[dedup] = first_offset
         _find(wanted.keys & seen.keys(), self.tables.replies.file(partition), kept.by_key)
-        if any(name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects):
+        if wanted.keyed and any(
+            name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects
+        ):
             wanted.requests.update(map(request_hash, wanted.keyed))
         _find(wanted.requests, self.tables.recent_replies.file(partition), kept.by_request)
 
