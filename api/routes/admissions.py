@@ -8,24 +8,25 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from api.callers.calls import Call, call_of, count, find_full, operation_of, refuse_at_edge
 from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
+from api.lean import LeanRoute
 from api.services import Services
 from schemas.commands import ADMISSION_SOURCE, Admit
 from schemas.events import Usage, UsageData, UsageEvent
 from schemas.http.admissions import (
     BATCH_REQUESTS_MAX,
     Admission,
+    AdmissionAnswer,
     AdmissionBatch,
     AdmissionDecisions,
     AdmissionProblem,
     AdmissionRequest,
     BatchAdmissionRequest,
-    RateInfo,
+    RateAnswer,
 )
 from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
@@ -40,7 +41,7 @@ from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 from streams.slices import in_slices
 
-router = APIRouter(prefix="/v1", tags=["admission"])
+router = APIRouter(prefix="/v1", tags=["admission"], route_class=LeanRoute)
 
 
 class _AskedBatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,7 +73,7 @@ def _takes(kind: type[msgspec.Struct]) -> dict[str, Any]:
 )
 async def admit(
     request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
-) -> Response:
+) -> bytes:
     """Decide one request, and charge it, or hold its credits for a job. 200 is admitted. 402 `out_of_credits` or
     `plan_required` is refused, and nothing is charged. A job's credits are held once, however often it is asked for.
 
@@ -84,7 +85,7 @@ async def admit(
     asked = decoded(_decode, await request.body())
     call, operation = call_of(request.scope), operation_of(request.scope)
     admission = await _admitted(services, call, caller, operation, asked, idempotency_key)
-    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
+    return encode_json(admission)
 
 
 @router.post(
@@ -95,7 +96,7 @@ async def admit(
 )
 async def admit_batch(
     request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
-) -> Response:
+) -> bytes:
     """Decide a batch of requests, each by itself, as POST /v1/admissions would. The answers are in the requests' order.
 
     Each request counts as one of its project; the call itself does not count. A request that is refused or malformed
@@ -108,22 +109,24 @@ async def admit_batch(
     call.is_counted = True
     calls = [Call(caller, account=call.account, full=call.full) for _ in items]
 
-    async def decision(place: int) -> dict[str, Any]:
+    async def decision(place: int) -> AdmissionAnswer | dict[str, Any]:
         mine = calls[place]
         try:
             admission = await _admitted_of_batch(
                 services, mine, caller, operation, items[place], place, idempotency_key
             )
-            found = {"status": 200} | admission.model_dump(mode="json", exclude_none=True)
         except Exception as error:
-            found = await _problem(services, mine, operation, request_id, error)
-        return found | ({"rate": _rate_info(mine.rate)} if mine.rate is not None else {})
+            problem = await _problem(services, mine, operation, request_id, error)
+            return problem | ({"rate": _rate_of(mine.rate)} if mine.rate is not None else {})
+        admission.status = 200
+        admission.rate = _rate_of(mine.rate) if mine.rate is not None else None
+        return admission
 
     decisions = await asyncio.gather(*map(decision, range(len(items))))
     if call.project is not None:
         rates = [each.rate for each in calls if each.rate is not None]
         call.rate = min(rates, key=lambda rate: rate.remaining, default=None)
-    return Response(encode_json({"decisions": decisions}), media_type="application/json")
+    return encode_json({"decisions": decisions})
 
 
 async def _items_of_batch(body: bytes) -> list[bytes]:
@@ -154,7 +157,7 @@ async def _admitted_of_batch(
     item: bytes,
     place: int,
     idempotency_key: str,
-) -> Admission:
+) -> AdmissionAnswer:
     asked = decoded(_decode_item, item)
     key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
     return await _admitted(services, call, caller, operation, asked, key)
@@ -173,7 +176,7 @@ async def _problem(services: Services, call: Call, operation: str, request_id: s
 
 async def _admitted(
     services: Services, call: Call, caller: Caller, operation: str, asked: AdmissionRequest, idempotency_key: str
-) -> Admission:
+) -> AdmissionAnswer:
     """Have one request decided, and note the state of its window in `call`. Raises Rejection where it is refused."""
     if asked.hold and not asked.job_id:
         raise Rejection("missing_field", "A hold is for a job: `job_id` is missing", "job_id")
@@ -200,7 +203,8 @@ async def _admitted(
     call.is_counted = reply.rate is not None
     if reply.code:
         raise Refused(reply.code, reply.detail, _refusal_members(project, reply), reply.field or None)
-    return Admission(
+    return AdmissionAnswer(
+        allowed=True,
         project=project,
         operation=usage.operation,
         credits=format_credits(reply.amount),
@@ -240,11 +244,10 @@ def _refusal_members(project: str, reply: Reply) -> dict[str, Any]:
     return members
 
 
-def _rate_info(rate: RateState) -> dict[str, Any]:
-    info = RateInfo(
+def _rate_of(rate: RateState) -> RateAnswer:
+    return RateAnswer(
         limit=rate.limit,
         remaining=rate.remaining,
         reset_at=utc(rate.reset_at_ms),
         retry_after_seconds=retry_after_seconds(rate) if rate.retry_at_ms else None,
     )
-    return info.model_dump(mode="json", exclude_none=True)
