@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.params import Param, ParamTypes
 from fastapi.routing import APIRoute
 from fastapi.security.base import SecurityBase
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -83,6 +84,18 @@ class LeanRoutes:
         headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+
+async def body_of(request: Request) -> bytes:
+    """The body of a request, which nobody else reads. Raises ClientDisconnect."""
+    pieces = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
 
 
 class _Parameter:

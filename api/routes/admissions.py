@@ -13,10 +13,10 @@ from api.callers.calls import Call, call_of, count, find_full, operation_of, ref
 from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
-from api.lean import LeanRoute
+from api.lean import LeanRoute, body_of
 from api.services import Services
 from schemas.commands import ADMISSION_SOURCE, Admit
-from schemas.events import Usage, UsageData, UsageEvent
+from schemas.events import Usage, UsageEvent
 from schemas.http.admissions import (
     BATCH_REQUESTS_MAX,
     Admission,
@@ -54,7 +54,6 @@ _decode = msgspec.json.Decoder(AdmissionRequest).decode
 _decode_batch = msgspec.json.Decoder(_AskedBatch).decode
 _decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
 _BATCH_HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"requests"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
-_DATA_FIELDS = UsageData.__struct_fields__
 
 
 def _problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
@@ -82,7 +81,7 @@ async def admit(
     project's owner refused it: most are refused by the API itself, and are counted.
     """
     caller.require("content:write")
-    asked = decoded(_decode, await request.body())
+    asked = decoded(_decode, await body_of(request))
     call, operation = call_of(request.scope), operation_of(request.scope)
     admission = await _admitted(services, call, caller, operation, asked, idempotency_key)
     return encode_json(admission)
@@ -104,7 +103,7 @@ async def admit_batch(
     and its place in the batch.
     """
     caller.require("content:write")
-    items = await _items_of_batch(await request.body())
+    items = await _items_of_batch(await body_of(request))
     call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
     call.is_counted = True
     calls = [Call(caller, account=call.account, full=call.full) for _ in items]
@@ -225,7 +224,7 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         asked.source or ADMISSION_SOURCE,
         "",
         project,
-        UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
+        asked,
     )
     try:
         return to_usage(event, now_ms(), services.accounts.prices().operations(), origin_of(caller))
