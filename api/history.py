@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import uvicorn
+import uvloop
 from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
 
 from api.connections import ConnectionLimits, Connections
@@ -44,9 +45,9 @@ def run_historian(settings: Settings) -> None:
         _give_way()
         limits = ConnectionLimits.of(settings, open_files - OPEN_FILES_OWN)
         connections = Connections(replace(limits, write_seconds=max(limits.write_seconds, READ_SECONDS)))
-        asyncio.run(_run_embedded(settings, listen("127.0.0.1", settings.clickhouse_front_port), connections))
+        uvloop.run(_run_embedded(settings, listen("127.0.0.1", settings.clickhouse_front_port), connections))
     else:
-        asyncio.run(_run_beside_server(settings))
+        uvloop.run(_run_beside_server(settings))
 
 
 async def _run_beside_server(settings: Settings) -> None:

@@ -13,6 +13,10 @@ METADATA_VALUE_CHARS_MAX = 512
 EVENTS_PER_RECORD_MAX = 10_000
 # No usage event is as short as this.
 EVENT_BYTES_MIN = 64
+# Nor, in the packed form, as short as this.
+PACKED_EVENT_BYTES_MIN = 24
+# The `type` of the events that our own producers make.
+EVENT_TYPE = "dev.meterline.usage"
 # Of (project, source, id).
 HASH_BYTES = 16
 EVENT_AGE_DAYS_MAX = 31
@@ -27,6 +31,8 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 ProjectId = Annotated[str, Meta(min_length=1, max_length=64, pattern=PROJECT_ID_PATTERN)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 Environment = Literal["production", "preview"]
+# The operation that is billed beside another one, or "".
+Surcharge = Literal["", "social_post.image", "social_post.video"]
 # Numbers are bounded as text is: an integer has 64 bits, so that whoever reads it has room for it.
 MetadataNumber = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_CHARS_MAX)] | MetadataNumber | float | bool | None
@@ -66,6 +72,25 @@ class UsageEvent(msgspec.Struct, omit_defaults=True, gc=False):
     data: UsageData
     time: str | None = ""
     datacontenttype: str | None = ""
+
+
+class PackedUsage(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A usage event in the packed form that KafkaProducer sends, which has read, metered and timed it.
+
+    Its bounds are those of UsageEvent. `occurred_at_ms` is None where the event bears no time: it is that of arrival.
+    """
+
+    # The pattern of a project id is checked after decoding, as UsageEvent's is.
+    project: Annotated[str, Meta(min_length=1, max_length=64)]
+    source: Name
+    event_id: Name
+    operation: Name
+    quantity: Quantity
+    surcharge: Surcharge
+    environment: Environment
+    occurred_at_ms: int | None
+    job_id: Annotated[str, Meta(max_length=128)]
+    metadata: Metadata
 
 
 class Usage(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -57,7 +57,10 @@ CODES: dict[str, ProblemCode] = {
         422, "Record can't be processed", "It is our fault: once that is mended, send it again under a new id."
     ),
     "unreadable_record": ProblemCode(
-        422, "Unreadable record", "Find who else writes to the intake topic: only accept and the API may."
+        422,
+        "Unreadable record",
+        "On the intake topic, find who else writes there: only accept and the API may. On the usage topic, upgrade the "
+        "workers, or send JSON.",
     ),
     # The caller or its key is not accepted.
     "unauthenticated": ProblemCode(401, "Not authenticated", "Send `Authorization: Bearer mtl_…` with a valid key."),

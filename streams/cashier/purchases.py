@@ -27,6 +27,7 @@ from streams.collector import CycleCollector
 from streams.core.foreign import read
 from streams.kafka.command_client import CommandClient
 from streams.kafka.formats import FormatError
+from streams.kafka.pace import FetchPace
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import BrokenRecordError, facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
@@ -44,6 +45,7 @@ TELLING_PAUSE_SECONDS_MAX = 5.0
 _UNREADABLE_PAUSE_SECONDS = 10.0
 _COMMIT_SECONDS = 1.0
 _POLL_MS = 200
+_IDLE_POLL_MS = 1_000
 _FETCH_MIN_BYTES = 64 * 1024
 _RECORDS_MAX = 64
 # The word is in the bytes of every fact about a purchase, so records without it need not be taken apart.
@@ -103,6 +105,7 @@ class Cashier:
         self._assignment = 0
         self._interrupted = True
         self._committed_at = 0.0
+        self._pace = FetchPace(_POLL_MS, _IDLE_POLL_MS, _FETCH_MIN_BYTES)
         self._collector = CycleCollector()
 
     @property
@@ -181,7 +184,8 @@ class Cashier:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment = self._assignment
-        found = await consumer.getmany(timeout_ms=_POLL_MS, max_records=_RECORDS_MAX)
+        found = await consumer.getmany(timeout_ms=self._pace.wait_ms, max_records=_RECORDS_MAX)
+        self._pace.note(consumer, bool(found))
         if assignment != self._assignment:
             return  # some partitions may be another's now; records of those still ours are read again
         for tp, records in found.items():

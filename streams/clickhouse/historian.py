@@ -31,6 +31,7 @@ from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_dead_letter
 from streams.kafka.formats import FormatError
+from streams.kafka.pace import FetchPace
 from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -44,6 +45,7 @@ STOPPED_PAUSE_SECONDS = 10.0
 STOP_NOTE_CHARS_MAX = 1000
 BEHIND_FLUSH_SECONDS = 2.0
 FETCH_MIN_BYTES = 64 * 1024
+_IDLE_FETCH_WAIT_MS = 500
 
 Mark = tuple[int, int]
 Row = list[Any]
@@ -135,6 +137,7 @@ class Historian:
         self._interrupted = True
         self._writing = asyncio.Lock()
         self._consumer: AIOKafkaConsumer | None = None
+        self._pace = FetchPace(min(100, settings.historian_flush_ms), _IDLE_FETCH_WAIT_MS, FETCH_MIN_BYTES)
         self._collector = CycleCollector()
 
     async def run(self) -> None:
@@ -153,7 +156,7 @@ class Historian:
             # The insert waits at least as long, so no fact comes later by this, and fetches of one record each are
             # dear.
             fetch_min_bytes=FETCH_MIN_BYTES,
-            fetch_max_wait_ms=min(100, self.settings.historian_flush_ms),
+            fetch_max_wait_ms=self._pace.wait_ms,
             max_partition_fetch_bytes=FETCH_BYTES,
             session_timeout_ms=int(self.settings.session_timeout_seconds * 1000),
             heartbeat_interval_ms=int(self.settings.session_timeout_seconds * 1000 / 3),
@@ -239,7 +242,10 @@ class Historian:
         assignment, pending = self._assignment, self._pending
         flush_seconds = self.settings.historian_flush_ms / 1000
         waited = time.monotonic() - pending.since if pending.count else 0.0
-        records = await consumer.getmany(timeout_ms=max(1, int((flush_seconds - waited) * 1000)), max_records=64)
+        left_ms = max(1, int((flush_seconds - waited) * 1000))
+        timeout_ms = left_ms if pending.count else max(left_ms, self._pace.wait_ms)
+        records = await consumer.getmany(timeout_ms=timeout_ms, max_records=64)
+        self._pace.note(consumer, bool(records))
         if assignment != self._assignment:
             return  # some partitions may be another's now; records of those still ours are read again
         try:

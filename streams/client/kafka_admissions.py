@@ -156,25 +156,24 @@ class KafkaAdmissions:
     ) -> Decision:
         """Send a command, again if need be, until there is a reply or the time is up; its key makes that one
         decision."""
-        was_sent = False
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                while True:
-                    commands = self._commands
-                    if commands is None:
-                        raise MeterlineAway("There is no connection to Kafka", is_unsent=not was_sent)
-                    command = command_of(commands.addressing(idempotency_key, actor))
-                    was_sent = True
-                    try:
-                        reply, offset = await commands.decide(command)
-                        break
-                    except (KafkaError, RuntimeError) as error:
-                        log.warning("a command was not sent, it is tried again: %s", error)
-                        await asyncio.sleep(RETRY_SECONDS)
-        except TimeoutError:
-            raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
-        except Rejection as rejection:
-            raise MeterlineAway(rejection.detail) from None
+        loop, was_sent = asyncio.get_running_loop(), False
+        ends_at = loop.time() + self._timeout_seconds
+        while True:
+            commands = self._commands
+            if commands is None:
+                raise MeterlineAway("There is no connection to Kafka", is_unsent=not was_sent)
+            command = command_of(commands.addressing(idempotency_key, actor))
+            was_sent = True
+            try:
+                reply, offset = await commands.decide(command, timeout_seconds=ends_at - loop.time())
+                break
+            except (KafkaError, RuntimeError) as error:
+                log.warning("a command was not sent, it is tried again: %s", error)
+                if loop.time() + RETRY_SECONDS >= ends_at:
+                    raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
+                await asyncio.sleep(RETRY_SECONDS)
+            except Rejection:
+                raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
         is_allowed = not reply.code
         return Decision(
             status=reply.status,

@@ -24,19 +24,22 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from schemas.events import Environment, UsageData, UsageEvent
+from schemas.events import EVENT_TYPE, Environment, UsageData, UsageEvent
 from schemas.problems import Rejection
 from streams.core.foreign import UnreadableError, read
+from streams.core.packed_usage import packed_event
+from streams.kafka.codecs import encode_usage
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import partition_of, topics_of
 from streams.settings import Settings
-
-EVENT_TYPE = "dev.meterline.usage"
 
 _TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
 _APART_SECONDS_MAX = 0.25
 
 _encode = msgspec.json.Encoder().encode
+
+# The events that share records: those of one partition in one form; by HTTP, all.
+Bucket = tuple[int, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class Producer(ABC):
         self._linger_seconds = linger_ms / 1000
         self._pending_max = events_pending_max
         self._pack_bytes_max = pack_bytes_max
-        self._packs: dict[int, _WaitingPack] = {}
+        self._packs: dict[Bucket, _WaitingPack] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
         self.pending = 0
         self._room = asyncio.Event()
@@ -134,8 +137,7 @@ class Producer(ABC):
             self._room.clear()
             self.flush_soon()
             await self._room.wait()
-        text = event if isinstance(event, bytes) else _encode(event)
-        bucket = self._bucket(event)
+        bucket, text = self._formed(event if isinstance(event, bytes) else _encode(event))
         pack = self._packs.get(bucket)
         if pack is None:
             pack = self._packs[bucket] = _WaitingPack([], 0, asyncio.get_running_loop().create_future())
@@ -174,13 +176,13 @@ class Producer(ABC):
         finally:
             await self._disconnect()
 
-    def _dispatch(self, bucket: int) -> None:
+    def _dispatch(self, bucket: Bucket) -> None:
         pack = self._packs.pop(bucket)
         task = asyncio.get_running_loop().create_task(self._deliver_pack(bucket, pack))
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
 
-    async def _deliver_pack(self, bucket: int, pack: _WaitingPack) -> None:
+    async def _deliver_pack(self, bucket: Bucket, pack: _WaitingPack) -> None:
         places: list[EventPlace | Exception]
         try:
             places = await self._deliver(bucket, pack.texts)
@@ -198,10 +200,11 @@ class Producer(ABC):
         self._room.set()
 
     @abstractmethod
-    def _bucket(self, event: UsageEvent | dict[str, Any] | bytes) -> int: ...
+    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
+        """An event in JSON as it is sent, and its bucket."""
 
     @abstractmethod
-    async def _deliver(self, bucket: int, texts: list[bytes]) -> list[EventPlace | Exception]: ...
+    async def _deliver(self, bucket: Bucket, texts: list[bytes]) -> list[EventPlace | Exception]: ...
 
     @abstractmethod
     async def _connect(self) -> None: ...
@@ -211,7 +214,10 @@ class Producer(ABC):
 
 
 class KafkaProducer(Producer):
-    """A KafkaProducer sends straight to the usage topic. A bad event shows on the dead-letter topic, not here."""
+    """A KafkaProducer sends straight to the usage topic, packed: what an event says is read here, not in the worker.
+
+    A bad event shows on the dead-letter topic, not here. It is sent as its JSON, in records of their own.
+    """
 
     def __init__(
         self,
@@ -232,17 +238,19 @@ class KafkaProducer(Producer):
         self._publisher = Publisher(settings)
         self._connecting = asyncio.Lock()
 
-    def _bucket(self, event: UsageEvent | dict[str, Any] | bytes) -> int:
-        if isinstance(event, UsageEvent):
-            project = event.subject
-        else:
-            project = str(event.get("subject", "")) if isinstance(event, dict) else ""
-        return partition_of(project, self._settings.partitions)
+    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
+        try:
+            project, packed = packed_event(text)
+        except Rejection:
+            return (partition_of("", self._settings.partitions), False), text
+        return (partition_of(project, self._settings.partitions), True), packed
 
-    async def _deliver(self, bucket: int, texts: list[bytes]) -> list[EventPlace | Exception]:
+    async def _deliver(self, bucket: Bucket, texts: list[bytes]) -> list[EventPlace | Exception]:
+        partition, is_packed = bucket
         await self._reconnect()
-        offset = await (await self._publisher.send(self._topic, bucket, b"[" + b",".join(texts) + b"]"))
-        return [EventPlace(bucket, offset, index) for index in range(len(texts))]
+        record = encode_usage(texts) if is_packed else b"[" + b",".join(texts) + b"]"
+        offset = await (await self._publisher.send(self._topic, partition, record))
+        return [EventPlace(partition, offset, index) for index in range(len(texts))]
 
     async def _connect(self) -> None:
         await self._publisher.start()
@@ -295,10 +303,10 @@ class HttpProducer(Producer):
         self._give_up_seconds = give_up_seconds
         self._client: httpx.AsyncClient | None = None
 
-    def _bucket(self, event: UsageEvent | dict[str, Any] | bytes) -> int:
-        return 0
+    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
+        return (0, False), text
 
-    async def _deliver(self, bucket: int, texts: list[bytes]) -> list[EventPlace | Exception]:
+    async def _deliver(self, bucket: Bucket, texts: list[bytes]) -> list[EventPlace | Exception]:
         response = await self._post(b"[" + b",".join(texts) + b"]")
         try:
             body: dict[str, Any] = read(lambda answer: dict(answer.json()), response)

@@ -16,6 +16,7 @@ from schemas.events import (
     EVENT_AHEAD_MINUTES_MAX,
     EVENT_BYTES_MIN,
     EVENTS_PER_RECORD_MAX,
+    HASH_BYTES,
     PROJECT_ID_PATTERN,
     DeadLetter,
     Usage,
@@ -31,6 +32,7 @@ _AHEAD_MS_MAX = EVENT_AHEAD_MINUTES_MAX * 60_000
 _DEAD_LETTER_TEXT_MAX = 16 * 1024
 
 _decode_event = msgspec.json.Decoder(UsageEvent).decode
+_empty_hash = blake2b(digest_size=HASH_BYTES)
 _decode_events = msgspec.json.Decoder(list[UsageEvent]).decode
 _encode_json = msgspec.json.Encoder().encode
 
@@ -47,8 +49,8 @@ Accepted = tuple[list[Usage], list[Refused]]
 
 # Between so many events, or bytes of events that are read one by one, others have their turn.
 EVENTS_AT_ONCE = 500
-_BYTES_AT_ONCE = 64 * 1024
-_COST_BYTES = 256
+BYTES_AT_ONCE = 64 * 1024
+COST_BYTES = 256
 
 _PROJECT_ID = re.compile(PROJECT_ID_PATTERN)
 _RFC_3339 = re.compile(
@@ -132,8 +134,8 @@ def _each(texts: list[bytes], now_ms: int, operations: Container[str], origin: O
     rejected: list[Refused] = []
     size = 0
     for index, text in enumerate(texts):
-        size += _COST_BYTES + len(text)
-        if size > _BYTES_AT_ONCE:
+        size += COST_BYTES + len(text)
+        if size > BYTES_AT_ONCE:
             yield
             size = 0
         try:
@@ -155,18 +157,24 @@ def unprocessable(error: Exception) -> Rejection:
 
 def accept_event(text: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """Read one CloudEvent. Raises Rejection."""
+    return to_usage(read_event(text), now_ms, operations, origin)
+
+
+def read_event(text: bytes) -> UsageEvent:
+    """The well-formed event that a text in JSON is. Raises Rejection."""
     if not text:
         raise Rejection("malformed_json", "There is no event here: the array has a comma too many")
-    return to_usage(decoded(_decode_event, text), now_ms, operations, origin)
+    return decoded(_decode_event, text)
 
 
-def named(value: bytes, rejected: list[Refused]) -> list[Refused]:
-    """The refused events that get dead letters of their own: a letter for every 64 bytes of the record, and one more.
+def named(value: bytes, rejected: list[Refused], event_bytes_min: int = EVENT_BYTES_MIN) -> list[Refused]:
+    """The refused events that get dead letters of their own: a letter for every `event_bytes_min` bytes of the record,
+    and one more.
 
     What is shorter can't be an event, and rubbish must not cost a hundred times its size. One more letter says how many
     were left out; the record itself still has them.
     """
-    most = 1 + len(value) // EVENT_BYTES_MIN
+    most = 1 + len(value) // event_bytes_min
     if len(rejected) <= most:
         return rejected
     index, text, rejection = rejected[most]
@@ -194,8 +202,7 @@ assert Usage.__struct_fields__ == (
 def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage:
     """The Usage that a well-formed event states. Raises Rejection where its meaning is wrong."""
     data = event.data
-    if not _is_project_id(event.subject):
-        raise Rejection("invalid_event", "`subject`: a project id has letters, digits, - and _ only", "subject")
+    check_project_id(event.subject)
     if origin.project and event.subject != origin.project:
         raise Rejection("wrong_project", "This key belongs to another project", "subject")
     occurred_at_ms = _occurred_at(event.time, now_ms)
@@ -220,7 +227,9 @@ def to_usage(event: UsageEvent, now_ms: int, operations: Container[str], origin:
 
 def dedup_hash(project: str, source: str, event_id: str) -> bytes:
     """16 bytes that identify an event within its project. A cryptographic hash: nobody can make two ids collide."""
-    return blake2b(f"{project}:{len(source)}:{source}{event_id}".encode(), digest_size=16).digest()
+    made = _empty_hash.copy()  # which is quicker than to make one
+    made.update(f"{project}:{len(source)}:{source}{event_id}".encode())
+    return made.digest()
 
 
 def dead_letter(
@@ -248,18 +257,43 @@ def event_id_of(text: bytes) -> str | None:
         return None
 
 
+def check_project_id(text: str) -> None:
+    """Raise Rejection where a subject is no project id."""
+    if not is_project_id(text):
+        raise Rejection("invalid_event", "`subject`: a project id has letters, digits, - and _ only", "subject")
+
+
 @lru_cache(maxsize=1 << 16)
-def _is_project_id(text: str) -> bool:
+def is_project_id(text: str) -> bool:
+    """Whether a project could have this id."""
     return _PROJECT_ID.fullmatch(text) is not None
 
 
 def _occurred_at(time: str | None, now_ms: int) -> int:
-    """Unix milliseconds of an RFC 3339 time (section 5.6), `now_ms` where there is none.
+    """Unix milliseconds of an event's time, `now_ms` where it bears none."""
+    if not time:
+        return now_ms
+    occurred_at_ms = moment_of(time)
+    earliest_ms, latest_ms = moments_taken(now_ms)
+    if not earliest_ms <= occurred_at_ms <= latest_ms:
+        raise Rejection(
+            "time_out_of_range",
+            f"`time` is more than {EVENT_AGE_DAYS_MAX} days old or {EVENT_AHEAD_MINUTES_MAX} minutes ahead",
+            "time",
+        )
+    return occurred_at_ms
+
+
+def moments_taken(now_ms: int) -> tuple[int, int]:
+    """The earliest and the latest moment that an event may bear that comes now."""
+    return now_ms - _AGE_MS_MAX, now_ms + _AHEAD_MS_MAX
+
+
+def moment_of(time: str) -> int:
+    """Unix milliseconds of an RFC 3339 time (section 5.6). Raises Rejection.
 
     A fraction is cut after the millisecond. A leap second, :60, is the second after :59.
     """
-    if not time:
-        return now_ms
     found = _RFC_3339.fullmatch(time)
     if found is None:
         lacks_zone = _RFC_3339.fullmatch(time + "Z") is not None
@@ -268,13 +302,6 @@ def _occurred_at(time: str | None, now_ms: int) -> int:
     date, clock, second, fraction, zone = found.groups()
     try:
         minute = datetime.fromisoformat(f"{date}T{clock}:00{'+00:00' if zone in 'Zz' else zone}")
-        occurred_at_ms = round(minute.timestamp()) * 1000 + int(second) * 1000 + int(f"{fraction or '':0<3.3}")
+        return round(minute.timestamp()) * 1000 + int(second) * 1000 + int(f"{fraction or '':0<3.3}")
     except (ValueError, OverflowError):
         raise Rejection("time_out_of_range", "`time` is no time of any calendar", "time") from None
-    if not now_ms - _AGE_MS_MAX <= occurred_at_ms <= now_ms + _AHEAD_MS_MAX:
-        raise Rejection(
-            "time_out_of_range",
-            f"`time` is more than {EVENT_AGE_DAYS_MAX} days old or {EVENT_AHEAD_MINUTES_MAX} minutes ahead",
-            "time",
-        )
-    return occurred_at_ms

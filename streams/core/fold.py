@@ -96,16 +96,16 @@ class Needed:
     """The needs of a fold, which it will look up: projects, dedup hashes, the names of kept replies by key and by
     request.
 
-    `keys` are among the hashes too: there is no reply under one that is not seen. `limited` are the requests under a
-    key, which have replies of their own only where the window stopped them; those are sent again where an account has
-    their record in it already, and are needed for nothing else.
+    `keys` are among the hashes too: there is no reply under one that is not seen. `keyed` are the commands under a key,
+    whose requests have replies of their own only where the window stopped them; those are sent again where an account
+    has their record in it already, and are needed for nothing else.
     """
 
     projects: set[str] = field(default_factory=lambda: {PRICES_ID})
     hashes: set[bytes] = field(default_factory=set)
     keys: set[bytes] = field(default_factory=set)
     requests: set[bytes] = field(default_factory=set)
-    limited: set[bytes] = field(default_factory=set)
+    keyed: list[AnyCommand] = field(default_factory=list)
 
 
 def needed(items: Iterable[IntakeItem]) -> Needed:
@@ -114,9 +114,8 @@ def needed(items: Iterable[IntakeItem]) -> Needed:
     for item in items:
         body = item.body
         if isinstance(body, Envelope):
-            for usage in body.events:
-                found.projects.add(usage.project)
-                found.hashes.add(usage.dedup_hash)
+            found.projects.update([usage.project for usage in body.events])
+            found.hashes.update([usage.dedup_hash for usage in body.events])
         elif isinstance(body, Tick):
             found.projects.update(body.projects)
         elif not isinstance(body, Unreadable):
@@ -125,7 +124,7 @@ def needed(items: Iterable[IntakeItem]) -> Needed:
                 found.hashes.update(claims(command))
                 if command.idempotency_key:
                     found.keys.add(key_hash(command))
-                    found.limited.add(request_hash(command))
+                    found.keyed.append(command)
                 elif is_reply_kept(command):
                     found.requests.add(request_hash(command))
     found.hashes |= found.keys
@@ -218,13 +217,14 @@ class _Batch:
         slot = 0
         try:
             for slot, usage in enumerate(envelope.events):
-                account = accounts.get(usage.project)
+                project = usage.project
+                account = accounts.get(project)
                 if account is None or account.opened_offset > offset:
                     self._unknown_project(item, slot, usage)
                     continue
-                if refused and self._refuse(item, slot, usage.project, usage):
+                if refused and self._refuse(item, slot, project, usage):
                     continue
-                touched[usage.project] = account
+                touched[project] = account
                 dedup = usage.dedup_hash
                 first_offset = seen.get(dedup)
                 is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
@@ -430,8 +430,10 @@ class _Batch:
             self.seen[dedup] = self.effects.seen[dedup] = offset
 
     def _applied(self, account: Account, item: IntakeItem) -> None:
-        account.last_offset = max(account.last_offset, item.offset)
-        account.last_at_ms = max(account.last_at_ms, item.at_ms)
+        if account.last_offset < item.offset:
+            account.last_offset = item.offset
+        if account.last_at_ms < item.at_ms:
+            account.last_at_ms = item.at_ms
         self.effects.accounts[account.project] = account
 
     def _reply(self, command: AnyCommand, reply: Reply) -> None:

@@ -69,6 +69,7 @@ def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ce
     account = booking.account
     book = booking.prices.at(usage.occurred_at_ms)
     operation, surcharge = usage.operation, usage.surcharge
+    quantity, environment = usage.quantity, usage.environment
     rate = book.rates.get(operation)
     surcharge_rate = book.rates.get(surcharge) if surcharge else 0
     gates = book.plan_required
@@ -76,16 +77,16 @@ def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ce
         if refused := _refused(booking, usage, book):
             return refused
         assert rate is not None and surcharge_rate is not None
-    total = (rate + surcharge_rate) * usage.quantity
-    left = available(account, usage.environment)
+    total = (rate + surcharge_rate) * quantity
+    left = available(account, environment)
     if total > left:
         return _out_of_credits(booking, usage, book, total, left)
     if cost_left is not None and total > cost_left:
         return _over_ceiling(booking, usage, book, total, cost_left, cost_ceiling)
-    left = balance(account, usage.environment) if account.holds else left
-    left = _charge_line(booking, usage, book, operation, rate * usage.quantity, left)
+    left = balance(account, environment) if account.holds else left
+    left = _charge_line(booking, usage, book, operation, rate * quantity, left)
     if surcharge:
-        _charge_line(booking, usage, book, surcharge, surcharge_rate * usage.quantity, left)
+        _charge_line(booking, usage, book, surcharge, surcharge_rate * quantity, left)
     if account.auto_recharge is not None:
         recharge_if_low(booking)
     return "", ""

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from schemas.events import UsageData
+from schemas.events import Surcharge, UsageData
 from schemas.problems import Rejection
 
 # Names that stand for several operations; another field says which one is meant.
 _SOCIAL_POST = ("social_post", "social_post.text")
 _VIDEO = ("video", "video.budget", "video.premium")
-_SURCHARGES = ("social_post.image", "social_post.video")
+_SURCHARGES: dict[str | None, Surcharge] = {"image": "social_post.image", "video": "social_post.video"}
+# Operations that `meter` never gives.
+UNMETERED = frozenset({"social_post", "video", *_SURCHARGES.values()})
 
 
-def meter(data: UsageData, operations: Container[str]) -> tuple[str, int, str]:
+def meter(data: UsageData, operations: Container[str] | None) -> tuple[str, int, Surcharge]:
     """The (operation, quantity, surcharge operation or "") to bill for `data`.
 
     A social post's media is a surcharge beside the text, always at the budget video's price; networks do not count.
     A video is the budget one unless `tier` says premium. Translations count target languages, webhook deliveries
     count retry attempts (the first attempt is free and not sent). Source: pricing, "What every operation costs".
+    `operations` are those that have a price; None stands for any, where prices are not known.
 
     Raises Rejection (`unknown_operation`, `invalid_event`).
     """
     operation = data.operation
     quantity = data.quantity or 1
-    surcharge = ""
+    surcharge: Surcharge = ""
     if operation in _SOCIAL_POST:
         operation = "social_post.text"
-        if data.media_type in ("image", "video"):
-            surcharge = f"social_post.{data.media_type}"
+        surcharge = _SURCHARGES.get(data.media_type, "")
     elif data.media_type is not None or data.networks is not None:
         raise _misplaced("media_type" if data.media_type is not None else "networks", "social_post")
     if operation in _VIDEO:
@@ -42,7 +44,7 @@ def meter(data: UsageData, operations: Container[str]) -> tuple[str, int, str]:
         quantity = _counted(data, "target_languages", data.target_languages, "translation")
     if data.attempts is not None:
         quantity = _counted(data, "attempts", data.attempts, "webhook.delivery")
-    if operation not in operations or operation in _SURCHARGES:
+    if operations is not None and (operation not in operations or operation in UNMETERED):
         raise Rejection("unknown_operation", f"No operation {operation[:80]!r} in the price book", "data.operation")
     return operation, quantity, surcharge
 

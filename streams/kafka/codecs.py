@@ -15,12 +15,13 @@ import msgspec
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
-from schemas.events import DeadLetter, Usage
+from schemas.events import DeadLetter, PackedUsage, Usage
 from schemas.facts import Fact, FactPack
 from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
+from streams.core.packed_usage import pack, unpack
 from streams.core.price_list import Prices
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED
+from streams.kafka.formats import ACCOUNTS, FACTS, HEAD_BYTES, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED, USAGE
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -108,6 +109,23 @@ def check_intake(value: bytes) -> None:
     record of ours: were it taken for an old one, a stranger's would stop the workers."""
     if INTAKE.number_of(value):
         INTAKE.check(value)
+
+
+def encode_usage(events: Sequence[bytes]) -> bytes:
+    """The bytes of a usage record of packed events."""
+    return USAGE.head + pack(events)
+
+
+def decode_usage(value: bytes) -> list[PackedUsage]:
+    """The packed events of a usage record that are all well-formed."""
+    return unpack(usage_body(value))
+
+
+def usage_body(value: bytes) -> bytes:
+    """The pack in a usage record that begins with the mark of a format. Raises FormatError where another version made
+    it."""
+    USAGE.check(value)
+    return value[HEAD_BYTES:]
 
 
 def encode_envelope(usages: Sequence[Usage]) -> bytes:

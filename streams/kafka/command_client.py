@@ -13,6 +13,7 @@ import secrets
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -38,10 +39,42 @@ UNANSWERED_SECONDS_KEPT = 30.0
 
 
 @dataclass(slots=True)
-class _Group:
-    """Commands of one partition that wait for earlier ones on the way, each with the future that is told its offset."""
+class _Asked:
+    """A command that is asked, and the future that is told its reply and its offset once both are known."""
 
-    waiting: list[tuple[AnyCommand, asyncio.Future[int]]] = field(default_factory=list)
+    command: AnyCommand
+    answered: asyncio.Future[tuple[Reply, int]]
+    reply: Reply | None = None
+    offset: int | None = None
+
+    def note(self, reply: Reply | None = None, offset: int | None = None) -> None:
+        """Note what has become known of it: the reply may be read before the offset is told."""
+        if reply is not None:
+            self.reply = reply
+        if offset is not None:
+            self.offset = offset
+        if self.reply is not None and self.offset is not None and not self.answered.done():
+            self.answered.set_result((self.reply, self.offset))
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error, unless it has ended."""
+        if not self.answered.done():
+            self.answered.set_exception(error)
+
+    def expire(self, seconds: float) -> None:
+        """End it without a decision, `seconds` after it was asked."""
+        self.fail(Rejection("decision_timeout", f"No decision within {seconds:g} seconds"))
+
+
+# Stands for the reply to a command whose reply nobody waits for.
+_NO_REPLY = Reply(status=200, code="", detail="", amount=0, available=0, entry_id="")
+
+
+@dataclass(slots=True)
+class _Group:
+    """Commands of one partition that wait for earlier ones on the way."""
+
+    waiting: list[_Asked] = field(default_factory=list)
     sending: asyncio.Task[None] | None = None
 
 
@@ -54,7 +87,9 @@ class CommandClient:
         self._settings = settings
         self._topics = topics_of(settings)
         self._publisher = publisher
-        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._waiting: dict[str, _Asked] = {}
+        # A correlation may become an event's id, so it is of this process alone: its name, and a number.
+        self._name, self._numbers = secrets.token_hex(8), count()
         self._groups: dict[int, _Group] = defaultdict(_Group)
         # By partition: the broker's time of the newest record, and this machine's time just before it was sent.
         self._heard: dict[int, tuple[int, float]] = {}
@@ -113,42 +148,47 @@ class CommandClient:
         return {
             "actor": actor,
             "idempotency_key": idempotency_key,
-            "correlation": secrets.token_hex(12),
+            "correlation": f"{self._name}{next(self._numbers):08x}",
             "reply_instance": self.instance,
             "reply_partition": self.reply_partition,
         }
 
-    async def decide(self, command: AnyCommand, partition: int | None = None) -> tuple[Reply, int]:
+    async def decide(
+        self, command: AnyCommand, partition: int | None = None, timeout_seconds: float | None = None
+    ) -> tuple[Reply, int]:
         """Have the owner decide a command; gives its reply, and the offset of the intake record that has its effect.
 
         For a repeated command that is the offset of the first time. The command goes to its project's partition,
-        unless `partition` names another.
+        unless `partition` names another. It may take `timeout_seconds`, by default the settings' time for replies.
 
         Raises Rejection `decision_timeout` where there is no reply in time. The command may have been decided all the
         same, so a caller that needs to know sends it again with the same idempotency key.
         """
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting[command.correlation] = waiting
-        if not self.unanswered_seconds:
-            self._unanswered_since = time.monotonic()
-        self._asked_at = time.monotonic()
-        if partition is None:
-            partition = partition_of(command.project, self._settings.partitions)
+        seconds = self._settings.reply_timeout_seconds if timeout_seconds is None else timeout_seconds
+        now = time.monotonic()
+        if self._unanswered_since is None or now - self._asked_at > UNANSWERED_SECONDS_KEPT:
+            self._unanswered_since = now
+        self._asked_at = now
+        # One future and one timer: at thousands of decisions a second each costs some hundredths of a core.
+        loop = asyncio.get_running_loop()
+        asked = _Asked(command, loop.create_future())
+        self._waiting[command.correlation] = asked
+        late = loop.call_later(seconds, asked.expire, seconds)
         try:
-            async with asyncio.timeout(self._settings.reply_timeout_seconds):
-                offset = await self._sent(partition, command)
-                reply = await waiting
-                return reply, int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
-        except TimeoutError:
-            raise Rejection(
-                "decision_timeout", f"No decision within {self._settings.reply_timeout_seconds:g} seconds"
-            ) from None
+            self._send(
+                partition_of(command.project, self._settings.partitions) if partition is None else partition, asked
+            )
+            reply, offset = await asked.answered
+            return reply, int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
         finally:
-            self._waiting.pop(command.correlation, None)
+            late.cancel()
+            del self._waiting[command.correlation]
 
     async def tell(self, command: AnyCommand) -> None:
         """Send a command whose reply nobody waits for; returns once it is on the log. Raises KafkaError."""
-        await self._sent(partition_of(command.project, self._settings.partitions), command)
+        told = _Asked(command, asyncio.get_running_loop().create_future(), _NO_REPLY)
+        self._send(partition_of(command.project, self._settings.partitions), told)
+        await told.answered
 
     def latest_ms(self, project: str) -> int | None:
         """The latest that the broker's clock can show now, in Unix milliseconds: that of the broker of a project's
@@ -164,36 +204,32 @@ class CommandClient:
         seconds = time.monotonic() - sent_at
         return broker_ms + 1 + math.ceil(seconds * 1000) if seconds <= _CLOCK_SECONDS_MAX else None
 
-    async def _sent(self, partition: int, command: AnyCommand) -> int:
-        """Send a command, with those that wait already, once no other is on its way; gives its offset."""
+    def _send(self, partition: int, asked: _Asked) -> None:
+        """Have a command sent, with those that wait already, once no other is on its way."""
         group = self._groups[partition]
-        place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        group.waiting.append((command, place))
+        group.waiting.append(asked)
         if group.sending is None or group.sending.done():
             group.sending = asyncio.create_task(self._send_waiting(partition, group))
-        return await place
 
     async def _send_waiting(self, partition: int, group: _Group) -> None:
         while group.waiting:
             # A caller that gave up meanwhile is told that there was no decision, so its command is not sent.
-            waiting = [each for each in group.waiting if not each[1].done()]
+            waiting = [each for each in group.waiting if not each.answered.done()]
             group.waiting = waiting[COMMANDS_A_RECORD_MAX:]
             some = waiting[:COMMANDS_A_RECORD_MAX]
             if not some:
                 return
             try:
-                value = encode_commands([command for command, _ in some])
+                value = encode_commands([each.command for each in some])
                 sent_at = time.monotonic()
                 offset, broker_ms = await self._publisher.append(self._topics.intake, partition, value)
                 self._heard[partition] = (broker_ms, sent_at)
             except Exception as error:
-                for _, place in some:
-                    if not place.done():
-                        place.set_exception(error)
+                for each in some:
+                    each.fail(error)
             else:
-                for _, place in some:
-                    if not place.done():
-                        place.set_result(offset)
+                for each in some:
+                    each.note(offset=offset)
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         async for record in consumer:
@@ -210,6 +246,6 @@ class CommandClient:
                 continue
             self.answered_at, self._unanswered_since = time.monotonic(), None
             for correlation, reply in sent.replies:
-                waiting = self._waiting.get(correlation)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(reply)
+                asked = self._waiting.get(correlation)
+                if asked is not None:
+                    asked.note(reply)

@@ -69,3 +69,5 @@ FACTS = Format("facts", 1, UNMARKED)
 INTAKE = Format("intake records", 2, UNMARKED)
 REPLIES = Format("replies", 1, UNMARKED)
 KEPT_REPLIES = Format("kept replies", 1, UNMARKED)
+# On a topic that is open to producers: there another version's record is a dead letter, and stops nobody.
+USAGE = Format("packed usage", 1, 1)

@@ -27,6 +27,7 @@ from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
 from streams.kafka.codecs import check_account, decode_account, prices_of
 from streams.kafka.formats import FormatError
+from streams.kafka.pace import FetchPace
 from streams.kafka.stored import other_timelines
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
@@ -38,6 +39,8 @@ from streams.state.rocks import VersionedFile
 log = logging.getLogger(__name__)
 
 _FETCH_WAIT_MS = 100
+# Nobody asks how old a copy is more often than this; a change ends the wait.
+_IDLE_FETCH_WAIT_MS = 300
 # While accounts change all the time, the changes of this long are taken together: an account that changed often is
 # written once then, and the broker is asked less. The first change after a rest is taken at once.
 _GATHER_SECONDS = 0.01
@@ -243,8 +246,10 @@ class AccountsView:
             raise
 
     async def _follow(self, consumer: AIOKafkaConsumer, partitions: list[TopicPartition]) -> None:
+        pace = FetchPace(_FETCH_WAIT_MS, _IDLE_FETCH_WAIT_MS)
         while True:
-            records = await consumer.getmany(timeout_ms=_FETCH_WAIT_MS, max_records=_RECORDS_MAX)
+            records = await consumer.getmany(timeout_ms=pace.wait_ms, max_records=_RECORDS_MAX)
+            pace.note(consumer, bool(records))
             for tp, partition_records in records.items():
                 # A record without a key is nobody's account, whoever wrote it.
                 rows = [(record.key, record.value) for record in partition_records if record.key]

@@ -7,12 +7,15 @@ import logging
 from collections import defaultdict
 from typing import Any
 
+from schemas.events import EVENT_BYTES_MIN, PACKED_EVENT_BYTES_MIN
 from schemas.problems import Rejection
 from streams.core.acceptance import Accepted, accepting, dead_letter, named, unprocessable
 from streams.core.cloudevents import accept_binary, kafka_attributes
+from streams.core.packed_usage import accept_pack
 from streams.core.price_list import PRICES_ID, Prices
-from streams.kafka.codecs import encode_json, prices_of
+from streams.kafka.codecs import encode_json, prices_of, usage_body
 from streams.kafka.envelopes import Envelopes
+from streams.kafka.formats import MARK, FormatError
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import Topics
 from streams.settings import Settings
@@ -69,7 +72,8 @@ class Accept:
             value = message.value or b""
             accepted, rejected = await self._events_of(message, operations)
             envelopes.add(accepted)
-            for index, text, rejection in named(value, rejected):
+            bytes_min = PACKED_EVENT_BYTES_MIN if value.startswith(MARK) else EVENT_BYTES_MIN
+            for index, text, rejection in named(value, rejected, bytes_min):
                 letter = dead_letter(text, rejection, message.topic, message.partition, message.offset, index, now_ms)
                 dead[message.partition].append((None, encode_json(letter)))
             size += len(value)
@@ -79,7 +83,8 @@ class Accept:
         return envelopes.records(), dead
 
     async def _events_of(self, message: Any, operations: frozenset[str]) -> Accepted:
-        """The good and the bad events of a record, which is one event in binary mode or in structured mode, or many."""
+        """The good and the bad events of a record, which is one event in binary mode or in structured mode, or many, or
+        a pack of our own producers'."""
         value = message.value or b""
         try:
             attributes = kafka_attributes(message.headers) if message.headers else None
@@ -88,6 +93,13 @@ class Accept:
         if attributes is not None:
             return accept_binary(attributes, value, time_of(message), operations)
         events_max = self.settings.events_per_record_max
+        if value.startswith(MARK):
+            try:
+                body = usage_body(value)
+            except FormatError as error:
+                # Anybody may write here, so a number alone is no reason to stop.
+                return [], [(0, value, Rejection("unreadable_record", str(error)))]
+            return await in_slices(accept_pack(body, time_of(message), operations, events_max))
         return await in_slices(accepting(value, time_of(message), operations, events_max=events_max))
 
     async def _read_alone(self, message: Any, operations: frozenset[str]) -> tuple[Records, Records]:

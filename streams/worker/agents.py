@@ -145,7 +145,7 @@ class Owner:
         """Publish a partition's facts, dead letters, dedup index and kept replies; gives the offsets in the changelogs
         of the index, of the replies and of the recent replies."""
         # The local rows are quickest to write in key order.
-        decided.seen = dict(sorted(decided.seen.items()))
+        decided.seen = {dedup: decided.seen[dedup] for dedup in sorted(decided.seen)}
         seen = seen_records(decided.seen, day_of(time_of(first)), first.offset)
         by_key, by_request = (reply_records(rows, first.offset) for rows in decided.kept_rows)
         _, _, *offsets = await asyncio.gather(

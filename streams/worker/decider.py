@@ -15,7 +15,7 @@ from schemas.commands import AnyCommand, IntakeRecord
 from schemas.replies import KeptReply, Reply
 from streams.core.fold import WHOLE, Effects, IntakeItem, Refused, UnforeseenError, Unreadable, fold, needed
 from streams.core.foreign import UnreadableError, why_unreadable
-from streams.core.replies import Kept
+from streams.core.replies import Kept, request_hash
 from streams.kafka.codecs import (
     decode_account,
     decode_intake,
@@ -194,8 +194,10 @@ class Decider:
             if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
                 seen[dedup] = first_offset
         _find(wanted.keys & seen.keys(), self.tables.replies.file(partition), kept.by_key)
-        if any(name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects):
-            wanted.requests |= wanted.limited
+        if wanted.keyed and any(
+            name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects
+        ):
+            wanted.requests.update(map(request_hash, wanted.keyed))
         _find(wanted.requests, self.tables.recent_replies.file(partition), kept.by_request)
 
 

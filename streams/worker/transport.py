@@ -7,11 +7,11 @@ another partition wait behind it.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 from faust.transport.drivers import aiokafka as driver
 
+from streams.kafka.pace import FetchPace
 from streams.kafka.topics import ISOLATION, topics_of
 from streams.worker.lease import Lease
 from streams.worker.membership import note_member
@@ -21,7 +21,6 @@ FETCH_WAIT_MS = 20
 # Once no records come, one fetch waits for all partitions, and the first record of any ends it: so asking seldom costs
 # nothing.
 IDLE_FETCH_WAIT_MS = 250
-IDLE_AFTER_SECONDS = 1.0
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -37,7 +36,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         self._seeks = 0
         self._is_seeking = False
         self._fetches: set[asyncio.Future[Any]] = set()
-        self._found_at = 0.0
+        self._pace = FetchPace(FETCH_WAIT_MS, IDLE_FETCH_WAIT_MS)
 
     async def getmany(self, active_partitions: Any, timeout: float) -> Any:
         """Fetch records, by partition. Faust's thread calls this, and may see records only after a seek: those are
@@ -58,16 +57,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             self._fetches.discard(fetch)
             fetch.cancel()
         records = {} if fetch.cancelled() else fetch.result()
-        self._pace(consumer, bool(records))
+        self._pace.note(consumer, bool(records))
         return seeks, records
-
-    def _pace(self, consumer: Any, has_found: bool) -> None:
-        """Set how long the broker may sit on the next fetch."""
-        now = time.monotonic()
-        if has_found:
-            self._found_at = now
-        is_idle = now - self._found_at > IDLE_AFTER_SECONDS
-        consumer._fetcher._fetch_max_wait_ms = IDLE_FETCH_WAIT_MS if is_idle else FETCH_WAIT_MS
 
     async def seek_to_committed(self) -> Any:
         """Go back to the committed offset in every partition; gives the offsets."""

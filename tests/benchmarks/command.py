@@ -23,6 +23,7 @@ def throughput(
     quick: QuickOption = False,
     events: Annotated[int, typer.Option("--events", min=1000, help="Usage events.")] = 5_000_000,
     projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 10_000,
+    packed: Annotated[bool, typer.Option(help="Usage as KafkaProducer packs it, or JSON as others send it.")] = True,
 ) -> None:
     """Measure how many events a second one worker carries, from usage to ClickHouse."""
     from tests.benchmarks.throughput import compare, measure, ratios
@@ -30,7 +31,7 @@ def throughput(
     if quick:
         events, projects = min(events, 100_000), min(projects, 1_000)
     with console.status("") as status:
-        result = measure(events, projects, status.update)
+        result = measure(events, projects, status.update, packed=packed)
         compared = compare(quick, status.update)
     result["baselines"] = [each.summary() for each in compared]
     result["ratios"] = ratios(result["events_per_second"], compared)
@@ -71,21 +72,57 @@ def dedup(
 
 
 @app.command()
+def memory(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    accounts: Annotated[int, typer.Option("--accounts", min=100, help="Accounts, with windows and keys.")] = 1_000_000,
+    ids: Annotated[
+        int, typer.Option("--ids", min=10_000, help="Ids; a tenth as many are measured first.")
+    ] = 50_000_000,
+) -> None:
+    """Measure a worker's memory and files: by the ids of its dedup index, and by its accounts."""
+    from tests.benchmarks.memory import measure
+
+    if quick:
+        accounts, ids = min(accounts, 2_000), min(ids, 200_000)
+    with console.status("") as status:
+        result = measure(accounts, [ids // 10, ids], 5_000 if quick else 200_000, status.update)
+    _show(result, as_json)
+
+
+@app.command()
 def admission(
     as_json: JsonOption = False,
     quick: QuickOption = False,
     partitions: Annotated[int, typer.Option(min=1, max=64, help="Of every topic: one is enough for one worker.")] = 1,
+    trace: Annotated[
+        bool,
+        typer.Option("--trace", help="Show too where the time of a batch of 64 callers goes, ours and the floor's."),
+    ] = False,
 ) -> None:
-    """Measure admissions a second and how soon each is answered, by client library, HTTP and Redis. Then let 1,000
-    spenders spend one balance while the worker is killed, and measure an idle stack. Exits with 1 if a credit was
-    overspent or could not be spent."""
+    """Measure admissions a second and how soon each is answered, by client library, HTTP and Redis, and by the floor:
+    the same hops through Kafka with nothing decided. Then let 1,000 spenders spend one balance while the worker is
+    killed, and measure an idle stack. Exits with 1 if a credit was overspent or could not be spent."""
     from tests.benchmarks.admission.run import measure, passed
+    from tests.benchmarks.admission.trace import table
 
     with console.status("") as status:
-        result = measure(quick, status.update, partitions)
+        result = measure(quick, status.update, partitions, trace)
+    if trace:
+        console.print(table(result["trace"]))
     _show(result, as_json)
     if not passed(result):
         raise typer.Exit(1)
+
+
+@app.command()
+def balance(as_json: JsonOption = False, quick: QuickOption = False) -> None:
+    """Measure balance look-ups by HTTP, counted and not, beside a bare route with a constant answer."""
+    from tests.benchmarks.balance.run import measure
+
+    with console.status("") as status:
+        result = measure(quick, status.update)
+    _show(result, as_json)
 
 
 @app.command()

@@ -19,6 +19,7 @@ from streams.settings import PROJECT_ROOT
 
 AT_MS = 1_780_000_000_000
 BYTES_MAX = 4096
+INSTRUMENTED = ("acceptance", "fold", "foreign", "packed_usage")
 GOOD = b'{"specversion":"1.0","id":"%s","source":"/s","type":"t","subject":"p1","data":{"operation":"image"}}'
 
 
@@ -35,6 +36,25 @@ def accept(value: bytes) -> None:
         assert rejection.code != "unprocessable_record", rejection
     beside, _ = accept_record(b"[" + GOOD % b"good" + b"," + value + b"]", AT_MS, FIRST_PRICE_BOOK.rates)
     assert beside[0].event_id == "good"
+
+
+def packed(value: bytes) -> None:
+    """Read a pack, and one in which these bytes stand between good events: those must be accepted."""
+    from schemas.events import PACKED_EVENT_BYTES_MIN
+    from schemas.prices import FIRST_PRICE_BOOK
+    from schemas.problems import CODES
+    from streams.core.acceptance import named
+    from streams.core.foreign import finished
+    from streams.core.packed_usage import accept_pack, pack, packed_event
+
+    _, rejected = finished(accept_pack(value, AT_MS, FIRST_PRICE_BOOK.rates))
+    assert len(named(value, rejected, PACKED_EVENT_BYTES_MIN)) <= 2 + len(value) // PACKED_EVENT_BYTES_MIN
+    for _, _, rejection in rejected:
+        assert rejection.code in CODES
+        assert rejection.code != "unprocessable_record", rejection
+    good = [packed_event(GOOD % id)[1] for id in (b"first", b"last")]
+    beside, _ = finished(accept_pack(pack([good[0], value, good[1]]), AT_MS, FIRST_PRICE_BOOK.rates))
+    assert (beside[0].event_id, beside[-1].event_id) == ("first", "last")
 
 
 def split(value: bytes) -> None:
@@ -73,16 +93,19 @@ def intake(value: bytes) -> None:
         pass
 
 
-TARGETS: dict[str, Callable[[bytes], None]] = {"accept": accept, "split": split, "intake": intake}
+TARGETS: dict[str, Callable[[bytes], None]] = {"accept": accept, "packed": packed, "split": split, "intake": intake}
 
 
 def measure(target: str, runs: int) -> dict[str, Any]:
     """Fuzz one target in a process of its own; gives how many inputs it took and how many edges they reached, or what
     is not installed. Raises AssertionError with what broke a promise."""
+    from streams.core.packed_usage import pack, packed_event
+
     if find_spec("atheris") is None:
         return {"target": target, "skipped": "atheris is not installed: uv run --group bench …"}
     with TemporaryDirectory() as directory:
         (Path(directory) / "event").write_bytes(GOOD % b"e")
+        (Path(directory) / "pack").write_bytes(pack([packed_event(GOOD % b"e")[1]] * 2))
         (Path(directory) / "array").write_bytes(b"[" + GOOD % b"e" + b',{"a":"\\ud83d"},01]')
         command = [sys.executable, "-m", "tests.benchmarks.fuzz", target, directory, f"-runs={runs}"]
         limits = [f"-max_len={BYTES_MAX}", "-timeout=10", "-rss_limit_mb=1024", f"-artifact_prefix={directory}/"]
@@ -98,10 +121,11 @@ def main() -> None:
     """Fuzz the target that the first argument names; the others are libFuzzer's."""
     import atheris
 
-    with atheris.instrument_imports(include=["streams.core.acceptance", "streams.core.foreign", "streams.core.fold"]):
+    with atheris.instrument_imports(include=[f"streams.core.{name}" for name in INSTRUMENTED]):
         import streams.core.acceptance
         import streams.core.fold
-        import streams.core.foreign  # noqa: F401
+        import streams.core.foreign
+        import streams.core.packed_usage  # noqa: F401
     target = TARGETS[sys.argv.pop(1)]
     atheris.Setup(sys.argv, target)
     atheris.Fuzz()

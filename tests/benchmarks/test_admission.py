@@ -5,26 +5,42 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from api.stack import Stack
 from schemas.accounts import Limits
 from streams.core.windows import count_request, rested
 from streams.settings import Settings
+from tests.benchmarks.admission.callers import Level
 from tests.benchmarks.admission.lean_http import LeanConnection
-from tests.benchmarks.admission.run import LEVELS, measure, passed, yardstick
+from tests.benchmarks.admission.run import LEVELS, measure, passed, ratios, targets, yardstick
 from tests.benchmarks.admission.spenders import COST, ZERO_FIGURES, Answers, compare, spend
+from tests.benchmarks.admission.trace import ENCODING, READING, WORDS, WRITING, table
 from tests.benchmarks.rivals import redis_script
+from tests.benchmarks.rivals.batch_clock import (
+    ACCOUNTS,
+    DECIDING,
+    IDLE_SECONDS,
+    JOURNAL,
+    NOTE,
+    NOTE_EVERY_SECONDS,
+    WAITING,
+    BatchClock,
+    Parts,
+)
 
 SPENDERS, CREDITS = 1000, 10_000
 
 
 @pytest.mark.benchmark
 def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
-    result = measure(True, print)
+    result = measure(True, print, traced=True)
     assert passed(result), result["spenders"]
     assert [level["callers"] for level in result["client"]] == LEVELS
     for level in (*result["client"], *result["http"]):
@@ -39,6 +55,118 @@ def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
     assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "history", "kafka", "worker-1"}
     for row in result["redis"]:
         assert_measured_or_not_installed(row)
+    assert_compared_with_the_floor(result)
+    assert_written(result["written_per_decision"])
+    assert_traced(result["trace"])
+
+
+def assert_compared_with_the_floor(result: dict[str, Any]) -> None:
+    assert [level["callers"] for level in result["floor"]] == LEVELS
+    for level in result["floor"]:
+        assert level["answers"] == {"200": level["decisions"]}
+        assert 0 < level["p50_ms"] <= level["p99_ms"]
+    known = {name: ratio for name, ratio in result["ratios"].items() if ratio is not None}
+    assert min(known.values()) > 0
+    assert len(known) == (len(result["ratios"]) if redis_script.missing() is None else 3)
+    assert {name for name, reached in result["targets"].items() if reached is None} <= {
+        name for name in result["targets"] if "Redis" in name
+    }
+    assert result["targets"]["no reply expired"]
+    assert all(figure > 0 for figure in result["decisions_per_core"].values())
+
+
+def assert_written(written: dict[str, dict[str, Any]]) -> None:
+    for way in ("client", "http"):
+        by_topic = written[way]["bytes_by_topic"]
+        assert written[way]["bytes"] == pytest.approx(sum(by_topic.values()), abs=0.1 * len(by_topic))
+        for topic in ("intake", "journal", "replies", "worker-accounts-changelog", "worker-seen-changelog"):
+            assert by_topic[topic] > 0, topic
+            assert 0 < written[way]["records_by_topic"][topic] <= 2, topic
+        assert by_topic["usage"] == by_topic["dead-letters"] == 0
+    assert written["client"]["bytes_by_topic"]["journal"] > 20, "a fact has more"
+
+
+def assert_traced(trace: dict[str, Any]) -> None:
+    parts = {part["part"]: part for part in trace["parts"]}
+    assert list(parts) == list(WORDS.values())
+    whole = sum(part["ms"] for name, part in parts.items() if not name.startswith("·"))
+    assert all(0 < part["ms"] < whole for part in parts.values())
+    assert parts[WORDS[DECIDING]]["ms"] > parts[WORDS[READING]]["ms"] + parts[WORDS[ENCODING]]["ms"]
+    assert parts[WORDS[ACCOUNTS]]["ms"] > parts[WORDS[WRITING]]["ms"]
+    # What is decided and looked up is what the floor does without.
+    unknown = {name for name, part in parts.items() if part["floor_ms"] is None}
+    assert unknown == {WORDS[name] for name in (DECIDING, READING, ENCODING, WRITING)}
+    for side in ("worker", "floor"):
+        assert trace[side]["callers"] == 64
+        assert trace[side]["answers"] == {"200": trace[side]["decisions"]}
+        assert 1 < trace[side]["decisions_per_batch"] <= 64 * 64
+        assert 0 < trace[side]["acknowledged_ms"] < trace[side]["mean_ms"]
+        assert trace[side]["else_ms"] > 0
+        assert trace[side]["caller_cpu_microseconds_per_decision"] > 0
+        assert 1 <= trace[side]["asked_per_record"] <= 64
+
+    assert table(trace).row_count == len(parts) + 3
+
+
+def level(callers: int, per_second: float, p50_ms: float, p99_ms: float) -> Level:
+    return Level(callers, per_second, p50_ms, p99_ms, 1, 1.0, 1, 0.0, {"200": 1})
+
+
+def test_ratios_are_to_the_floor_and_to_redis_and_targets_say_what_they_reach() -> None:
+    client = [level(1, 300, 3.0, 9), level(64, 5_000, 12, 15), level(256, 8_000, 30, 50)]
+    least = [level(1, 400, 2.0, 9), level(64, 10_000, 6, 10), level(256, 40_000, 6, 9)]
+    redis = [{"callers": 64, "decisions_per_second": 10_000, "p99_ms": 10.0}]
+    redis.append({"callers": 256, "decisions_per_second": 4_000, "p99_ms": 10.0})
+    http = [level(64, 1_000, 30, 60)]
+    found = ratios(client, http, least, redis)
+    assert found == {
+        "client/floor at 64": 0.5,
+        "client/floor at 256": 0.2,
+        "client/floor at 1: p50": 1.5,
+        "client/redis at 64": 0.5,
+        "client/redis at 256": 2.0,
+        "client/redis at 64: p99": 1.5,
+        "http/redis at 64": 0.1,
+    }
+    reached = targets(found, 999.0, 0, 2.9)
+    assert [name for name, is_reached in reached.items() if not is_reached] == [
+        "client at 64: 0.7 of Redis with fsync",
+        "http at 64: 0.3 of Redis with fsync",
+        "moonshot: client at 64: faster than Redis with fsync",
+        "moonshot: client at 256: three times Redis with fsync",
+    ]
+    missed = targets(ratios(client, http, least, []), 1001.0, 1, 3.0)
+    assert [name for name, is_reached in missed.items() if is_reached] == [
+        "client at 64: 0.45 of the floor",
+        "client at 1: p50 at most 1.5 times the floor's",
+    ]
+    assert [name for name, is_reached in missed.items() if is_reached is False] == [
+        "at most 1,000 bytes a decision",
+        "no reply expired",
+        "idle: all but Kafka under 3% of a core",
+    ]
+
+
+def test_a_batch_clock_gives_each_part_its_time_and_leaves_out_that_nobody_asks(tmp_path: Path) -> None:
+    clock = BatchClock(tmp_path)
+    looked_up = clock.within(READING, lambda: time.sleep(0.01))
+    for pause in (0.0, 0.02, IDLE_SECONDS + 0.1):
+        time.sleep(pause)
+        clock.begin()
+        looked_up()
+        time.sleep(0.01)
+        clock.end(DECIDING)
+        time.sleep(0.03)
+        clock.end(JOURNAL)
+        clock.end(ACCOUNTS)
+    time.sleep(5 * NOTE_EVERY_SECONDS)
+    parts = msgspec.json.decode((tmp_path / NOTE).read_bytes(), type=Parts)
+    assert parts.batches == 3
+    assert 0.02 <= parts.seconds[WAITING] < IDLE_SECONDS
+    assert 0.03 <= parts.seconds[READING] < parts.seconds[DECIDING]
+    assert parts.seconds[DECIDING] >= 0.06
+    assert parts.seconds[JOURNAL] >= 0.09
+    assert parts.since(parts) == Parts(0, dict.fromkeys(parts.seconds, 0.0))
 
 
 @pytest.mark.benchmark

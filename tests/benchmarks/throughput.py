@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from api.stack import Stack, settings_apart
 from schemas.commands import CreateProject
 from streams.clickhouse.client import ClickHouse
+from streams.client.producer import KafkaProducer
 from streams.embedded.broker import EmbeddedBroker
 from streams.errors import OperatorError
 from streams.kafka.codecs import decode_intake, encode_intake
@@ -33,6 +34,7 @@ from tests.benchmarks.rivals.postgres import postgres_baseline
 from tests.benchmarks.rivals.quix import quix_baseline
 from tests.benchmarks.rivals.raw import raw_baseline
 from tests.benchmarks.rivals.rival import BaselineResult
+from tests.benchmarks.traffic import HOPS_OF_AN_EVENT, Traffic, per_core
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
 PACK = 500
@@ -68,8 +70,9 @@ def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[st
     }
 
 
-def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Run the benchmark without the baselines, and return its figures."""
+def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: bool = True) -> dict[str, Any]:
+    """Run the benchmark without the baselines, and return its figures. The usage is packed, as our own producers send
+    it, or JSON."""
     workload = Workload(events, projects)
     with (
         tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
@@ -84,12 +87,13 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
             _wait(clickhouse, 2 * projects, tell)
             stack.hold("worker-1")
             tell(f"writing {events:,} events to the usage topic")
-            asyncio.run(_produce(live, workload))
-            stack.let_go("worker-1")
-            while "worker-1" not in stack.pids():
-                time.sleep(0.05)
-            with ProcessUsage(stack.pids()) as usage:
-                ended_at = _wait(clickhouse, 2 * projects + events, tell)
+            with Traffic(live) as traffic:
+                asyncio.run(_produce(live, workload) if packed else _produce_json(live, workload))
+                stack.let_go("worker-1")
+                while "worker-1" not in stack.pids():
+                    time.sleep(0.05)
+                with ProcessUsage(stack.pids()) as usage:
+                    ended_at = _wait(clickhouse, 2 * projects + events, tell)
             began_at, decided_at = asyncio.run(_times(live))
             tell("reconciling")
             figures = _figures(clickhouse, workload)
@@ -97,9 +101,11 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
         finally:
             clickhouse.close()
     seconds = ended_at - began_at
+    cpu = {name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()}
     return {
         "events": events,
         "projects": projects,
+        "usage": "packed" if packed else "JSON",
         "seconds": round(seconds, 2),
         "events_per_second": round(events / seconds, 1),
         "events_per_second_to_journal": round(events / (decided_at - began_at), 1),
@@ -109,9 +115,10 @@ def measure(events: int, projects: int, tell: Callable[[str], None]) -> dict[str
         "peak_rss_mb": usage.peak_rss_mb.get("worker-1"),
         "peak_rss_mb_by_process": usage.peak_rss_mb,
         "cpu_seconds_by_process": usage.cpu_seconds,
-        "cpu_microseconds_per_event": {
-            name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()
-        },
+        "cpu_microseconds_per_event": cpu,
+        "events_per_core": per_core(cpu),
+        "hops": HOPS_OF_AN_EVENT,
+        "written_per_event": traffic.per(events),
         "machine": describe(),
     }
 
@@ -141,6 +148,17 @@ async def _open_projects(settings: Settings, workload: Workload) -> None:
 
 
 async def _produce(settings: Settings, workload: Workload) -> None:
+    """Send the usage as our own producers do. Packs are full: how long they linger is no matter here."""
+    producer = KafkaProducer(settings, events_per_pack=PACK, linger_ms=1000, events_pending_max=200 * PACK)
+    async with producer:
+        for _, text in workload:
+            await producer.send(text)
+    if producer.acknowledged != workload.events:
+        raise OperatorError(f"Only {producer.acknowledged:,} of {workload.events:,} events are on the usage topic")
+
+
+async def _produce_json(settings: Settings, workload: Workload) -> None:
+    """Send the usage as other producers do: arrays of JSON."""
     publisher = Publisher(settings)
     await publisher.start()
     topic = topics_of(settings).usage

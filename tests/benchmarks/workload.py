@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from schemas.events import UsageData
+from schemas.events import EVENT_TYPE, UsageData
 from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT
-from streams.client.producer import EVENT_TYPE
 from streams.kafka.topics import partition_of
 
 # Each project starts with so much that nothing of a workload is refused.

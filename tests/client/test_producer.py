@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from schemas.events import UsageEvent
+from schemas.events import PackedUsage, UsageEvent
 from streams.client.producer import KafkaProducer, ProducerError, usage_event
+from streams.kafka.codecs import decode_usage
 from streams.kafka.topics import create_topics, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 
@@ -44,12 +45,12 @@ def test_every_event_is_acknowledged_with_its_place(settings_for: Callable[..., 
             sent = [await producer.send(numbered(number)) for number in range(105)]
             places = await asyncio.gather(*sent)
         assert (producer.acknowledged, dict(producer.errors)) == (105, {})
-        records = {(r.partition, r.offset): msgspec.json.decode(r.value) for r in await usage_records(settings)}
+        records = {(r.partition, r.offset): decode_usage(r.value) for r in await usage_records(settings)}
         assert sum(map(len, records.values())) == 105
         assert max(map(len, records.values())) == 10
         for number, place in enumerate(places):
             stored = records[place.partition, place.offset][place.index]
-            assert (stored["id"], stored["subject"]) == (str(number), f"p{number % 5}")
+            assert (stored.event_id, stored.project) == (str(number), f"p{number % 5}")
             assert place.partition == partition_of(f"p{number % 5}", settings.partitions)
 
     asyncio.run(scenario())
@@ -63,7 +64,32 @@ def test_closing_flushes_what_was_never_awaited(settings_for: Callable[..., Sett
         async with KafkaProducer(settings, linger_ms=60_000) as producer:
             for number in range(7):
                 await producer.send(numbered(number))
-        assert sum(len(msgspec.json.decode(r.value)) for r in await usage_records(settings)) == 7
+        assert sum(len(decode_usage(r.value)) for r in await usage_records(settings)) == 7
+
+    asyncio.run(scenario())
+
+
+def test_what_is_good_is_sent_packed_and_what_is_not_as_it_came(settings_for: Callable[..., Settings]) -> None:
+    settings = settings_for()
+    bad = [b'{"id": ', msgspec.json.encode(numbered(1)).replace(b'"image"', b'"image","quantty":2')]
+
+    async def scenario() -> None:
+        await create_topics(settings)
+        async with KafkaProducer(settings) as producer:
+            sent = [await producer.send(event) for event in (numbered(0), bad[0], numbered(5), bad[1])]
+            places = [await each for each in sent]
+            times = await producer.send(usage_event("p0", "image", id="t", source="/t", time="2026-05-28T20:26:40.5Z"))
+            timed = await times
+        records = {(r.partition, r.offset): r.value for r in await usage_records(settings)}
+        assert places[0].partition == places[2].partition == partition_of("p0", settings.partitions)
+        stored = decode_usage(records[places[0].partition, places[0].offset])
+        assert stored[places[2].index] == PackedUsage(
+            "p0", "/t", "5", "image", 1, "", "production", None, "", {"customer_id": "c5"}
+        )
+        assert records[places[1].partition, places[1].offset] == b"[" + b",".join(bad) + b"]"
+        assert [places[1].index, places[3].index] == [0, 1]
+        (found,) = decode_usage(records[timed.partition, timed.offset])
+        assert found.occurred_at_ms == 1_780_000_000_500
 
     asyncio.run(scenario())
 

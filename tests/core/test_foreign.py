@@ -69,6 +69,7 @@ DECODERS: dict[str, Callable[[bytes], Any]] = {
     "replies": codecs.decode_replies,
     "an account": codecs.decode_account,
     "a dead letter": codecs.decode_dead_letter,
+    "packed usage": codecs.decode_usage,
     "any JSON": msgspec.json.decode,
 }
 

@@ -18,6 +18,7 @@ from msgspec import inspect
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, IntakeRecord, Replies
+from schemas.events import PackedUsage
 from schemas.facts import Fact, FactPack
 from schemas.replies import KeptReply, Reply
 from streams.kafka.codecs import (
@@ -27,15 +28,17 @@ from streams.kafka.codecs import (
     decode_kept_replies,
     decode_kept_reply,
     decode_replies,
+    decode_usage,
     encode,
     encode_account,
     encode_facts,
     encode_intake,
     encode_kept_replies,
     encode_kept_reply,
+    encode_usage,
     replies_to,
 )
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, Format
+from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, USAGE, Format
 
 FOLDER = Path(__file__).parent.parent / "golden" / "formats"
 
@@ -68,6 +71,10 @@ def _kept_replies() -> list[bytes]:
     return [encode_kept_replies([(b"name".ljust(16), encode_kept_reply(sample(inspect.type_info(KeptReply))))])]
 
 
+def _usage() -> list[bytes]:
+    return [encode_usage([encode(sample(inspect.type_info(PackedUsage))) for _ in range(2)])]
+
+
 def _read_kept_replies(value: bytes) -> object:
     return [(name, decode_kept_reply(row)) for name, row in decode_kept_replies(value)]
 
@@ -92,6 +99,7 @@ GOLDEN = (
         decode_replies,
     ),
     Golden("kept-replies", KEPT_REPLIES, (KeptReply,), _kept_replies, _read_kept_replies),
+    Golden("usage-packed", USAGE, (PackedUsage,), _usage, decode_usage),
 )
 
 

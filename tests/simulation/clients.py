@@ -44,10 +44,11 @@ from schemas.commands import (
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.times import DAY_MS
 from streams.core.acceptance import accept_event
+from streams.core.packed_usage import packed_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
-from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, packed
+from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, encode_usage, packed
 from streams.kafka.topics import partition_of
 
 if TYPE_CHECKING:
@@ -495,11 +496,18 @@ class Clients:
         partition = self.rng.randrange(self.world.partitions)
         batched = len(events) > 1 and self.rng.random() < 0.7
         for value in [events] if batched else events:
-            record = self.world.append(self.world.topics.usage, partition, json.dumps(value).encode())
+            record = self.world.append(self.world.topics.usage, partition, self._usage_record(value, partition))
             self.world.say(
                 lambda record=record: f"producer: {_ids(events)} -> usage-{record.partition}@{record.offset}"
             )
         self.arrived |= {_identity(event) for event in events}
+
+    def _usage_record(self, value: list[dict[str, Any]] | dict[str, Any], partition: int) -> bytes:
+        """Events as JSON, or as every other record has them, packed."""
+        if self.world.kafka.log(self.world.topics.usage, partition).end % 2:
+            return json.dumps(value).encode()
+        events = value if isinstance(value, list) else [value]
+        return encode_usage([packed_event(json.dumps(event).encode())[1] for event in events])
 
     def _post(self, events: list[dict[str, Any]]) -> None:
         """Send events through the API, which accepts and packs as accept does."""

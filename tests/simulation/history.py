@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -94,6 +95,7 @@ class Consumer:
         self.listener: Any = None
         self.positions: dict[TopicPartition, int] = {}
         self.polling: asyncio.Future[Any] | None = None
+        self._fetcher = SimpleNamespace()
 
     def subscribe(self, topics: list[str], listener: Any) -> None:
         (self.topic,) = topics

@@ -36,7 +36,7 @@ from schemas.replies import KEPT_FOR, KeptFor, Reply
 from schemas.times import DAY_MS
 from streams.clickhouse import historian
 from streams.clickhouse.historian import dead_letter_sink, journal_sink
-from streams.kafka import codecs, envelopes
+from streams.kafka import codecs, envelopes, pace
 from streams.kafka.codecs import decode_account
 from streams.kafka.topics import topics_of
 from streams.settings import Settings
@@ -555,6 +555,7 @@ def in_place_of_real_parts(world: World) -> Iterator[None]:
             (historian, "AIOKafkaConsumer", lambda **_settings: Consumer(world)),
             (historian, "asyncio", AsyncioInHistory()),
             (historian, "time", history_clock),
+            (pace, "time", history_clock),
         ):
             stack.enter_context(mock.patch.object(module, name, value))
         for logger in loggers:

@@ -5,14 +5,25 @@ import json
 import secrets
 
 import orjson
+import pytest
 from aiokafka import AIOKafkaProducer
 
 from api.stack import Stack
-from streams.client.producer import KafkaProducer
+from streams.client.producer import Bucket, KafkaProducer
+from streams.core.packed_usage import packed_event
+from streams.kafka.codecs import encode_usage
+from streams.kafka.formats import MARK
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from tests.calls import Operator, event, eventually
 from tests.core.test_foreign import FAULTY, POISON
+
+
+class JsonProducer(KafkaProducer):
+    """A JsonProducer packs as a producer that is none of ours does: arrays of JSON, whatever is in them."""
+
+    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
+        return (0, False), text
 
 
 def bad_events(project: str, ghost: str) -> dict[str, bytes]:
@@ -30,8 +41,9 @@ def bad_events(project: str, ghost: str) -> dict[str, bytes]:
     return {code: orjson.dumps(document) for code, document in documents.items()}
 
 
+@pytest.mark.parametrize("producer_kind", [KafkaProducer, JsonProducer])
 def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_charged(
-    stack: Stack, operator: Operator
+    producer_kind: type[KafkaProducer], stack: Stack, operator: Operator
 ) -> None:
     mark = secrets.token_hex(4)
     project, client = operator.customer("hobby")
@@ -39,7 +51,7 @@ def test_each_bad_event_is_dead_lettered_with_its_reason_and_its_neighbours_are_
     before = dict(operator.rows(stack.clickhouse_url, "SELECT code, toString(count()) FROM dead_letters GROUP BY code"))
 
     async def send() -> None:
-        async with KafkaProducer(stack.settings) as producer:
+        async with producer_kind(stack.settings) as producer:
             good = 0
             # Bad events come beside others in one record, then alone; text that is not JSON spoils its whole record.
             for code, text in bad.items():
@@ -102,6 +114,47 @@ def test_poison_stops_no_worker_and_costs_no_neighbour(stack: Stack, operator: O
     assert stack.restarts == restarts
 
 
+def test_packed_rubbish_and_what_a_newer_version_packed_stop_no_worker_and_cost_no_neighbour(
+    stack: Stack, operator: Operator
+) -> None:
+    project, client = operator.customer("hobby")
+    mark = secrets.token_hex(6)
+    topic, restarts = topics_of(stack.settings).usage, stack.restarts
+    good = [packed_event(orjson.dumps(event(project, f"good-{number}")))[1] for number in range(2 * len(POISON))]
+    unknown = packed_event(orjson.dumps(event(project, mark, "hologram")))[1]
+    values = [
+        encode_usage([good[2 * place], poison, unknown, good[2 * place + 1]])
+        for place, poison in enumerate(POISON.values())
+    ]
+    values += [MARK, MARK + b"\x02" + values[0][4:], MARK + b"\xff", values[0][:4], values[0][:-1], encode_usage([])]
+    before = dict(operator.rows(stack.clickhouse_url, "SELECT code, toString(count()) FROM dead_letters GROUP BY code"))
+
+    async def send() -> None:
+        publisher = Publisher(stack.settings)
+        await publisher.start()
+        for number, value in enumerate(values):
+            await publisher.send_all(topic, number % stack.settings.partitions, [(None, value)])
+        await publisher.stop()
+
+    asyncio.run(send())
+    eventually(lambda: client.get("/v1/balance").json()["available"] == str(5_000 - len(good)))
+
+    def counted(code: str) -> int:
+        sql = f"SELECT toString(count()) FROM dead_letters WHERE code = '{code}'"
+        return int(operator.rows(stack.clickhouse_url, sql)[0][0]) - int(before.get(code, 0))
+
+    # Of the last records one has no number, two have another version's, one ends before its events and one within them;
+    # of that one the others are judged, a second time.
+    eventually(lambda: counted("unknown_operation") == len(POISON) + 1)
+    eventually(lambda: counted("unreadable_record") == len(POISON) + 4 + 2)
+    sql = f"SELECT event, detail FROM dead_letters WHERE event LIKE '%{mark}%' LIMIT 1 FORMAT JSONCompactEachRow"
+    text, detail = json.loads(operator.rows(stack.clickhouse_url, sql)[0][0])
+    assert json.loads(text)["id"] == mark and "hologram" in detail
+    sql = "SELECT toString(count()) FROM dead_letters WHERE detail LIKE '%a newer version; upgrade this process'"
+    eventually(lambda: operator.rows(stack.clickhouse_url, sql) == [["2"]])
+    assert stack.restarts == restarts
+
+
 def test_what_is_not_a_record_of_ours_on_intake_stops_nothing(stack: Stack, operator: Operator) -> None:
     project, client = operator.customer()
     topics = topics_of(stack.settings)
@@ -124,7 +177,7 @@ def test_what_is_not_a_record_of_ours_on_intake_stops_nothing(stack: Stack, oper
     assert client.post("/v1/admissions", json={"operation": "image"}).json()["available"] == "186"
     assert admitted.status_code == 200
     assert stack.restarts == restarts
-    sql = "SELECT toString(count()) FROM dead_letters WHERE code = 'unreadable_record'"
+    sql = f"SELECT toString(count()) FROM dead_letters WHERE code = 'unreadable_record' AND topic = '{topics.intake}'"
     eventually(lambda: operator.rows(stack.clickhouse_url, sql) == [["4"]])
 
 

@@ -17,6 +17,7 @@ from schemas.replies import KeptReply, Reply
 from streams.clickhouse.historian import dead_letter_sink
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
+from streams.core.packed_usage import packed_event
 from streams.core.projects import new_project
 from streams.kafka import codecs
 from streams.kafka.formats import INTAKE as INTAKE_FORMAT
@@ -28,6 +29,7 @@ from streams.worker.decider import tables_of_one
 from streams.worker.lease import Lease
 from streams.worker.tables import day_of, reply_rows_of_record, seen_records, seen_rows_of_record, time_of_reply
 from tests.core.builders import START_MS, admit, create_project, top_up, usage
+from tests.core.test_foreign import text
 from tests.worker.test_last_resort import record
 
 INTAKE = [
@@ -42,6 +44,7 @@ READERS: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "replies": (codecs.decode_replies, codecs.encode(Replies("i", [("c", Reply(200, "", "", 1, 1, ""))]))),
     "an account": (codecs.decode_account, codecs.encode_account(new_project(create_project(), 0, START_MS))),
     "prices": (codecs.prices_of, codecs.encode_account(new_project(create_project(), 0, START_MS))),
+    "packed usage": (codecs.decode_usage, codecs.encode_usage([packed_event(text("a"))[1]])),
     "facts": (codecs.decode_facts, b"\x97\x92\x00\x00\x92\x00\x00\x00\x00\x00\x90"),
     "a pack": (codecs.decode_raw_pack, b"\x97\x92\x00\x00\x92\x00\x00\x00\x00\x00\x90"),
 }

@@ -9,10 +9,11 @@ import pytest
 from aiokafka import TopicPartition
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 
+from streams.kafka import pace
+from streams.kafka.pace import IDLE_AFTER_SECONDS
 from streams.kafka.topics import topics_of
 from streams.settings import Settings
-from streams.worker import transport
-from streams.worker.transport import FETCH_WAIT_MS, IDLE_AFTER_SECONDS, IDLE_FETCH_WAIT_MS, _ConsumerThread
+from streams.worker.transport import FETCH_WAIT_MS, IDLE_FETCH_WAIT_MS, _ConsumerThread
 
 SETTINGS = Settings(kafka_url="127.0.0.1:9092")
 INTAKE = TopicPartition(topics_of(SETTINGS).intake, 0)
@@ -61,7 +62,8 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(AIOKafkaConsumerThread, "_fetch_records", fetch_records)
     made = _ConsumerThread.__new__(_ConsumerThread)
     made.app = SimpleNamespace(settings=SETTINGS)
-    made._seeks, made._is_seeking, made._fetches, made._found_at = 0, False, set(), 0.0
+    made._seeks, made._is_seeking, made._fetches = 0, False, set()
+    made._pace = pace.FetchPace(FETCH_WAIT_MS, IDLE_FETCH_WAIT_MS)
     return made
 
 
@@ -130,7 +132,7 @@ def test_the_broker_may_sit_longer_on_a_fetch_once_no_records_come(
 ) -> None:
     async def scenario(client: Client) -> None:
         now = 1000.0
-        monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: now))
+        monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: now))
         client.arrives("first")
         await thread.getmany(None, 1.0)
         assert client._fetcher._fetch_max_wait_ms == FETCH_WAIT_MS

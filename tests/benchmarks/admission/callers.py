@@ -11,12 +11,15 @@ import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import uvloop
+from aiokafka import AIOKafkaProducer
 
 from api.callers.keys import PREFIXES
 from schemas.events import UsageEvent
@@ -26,6 +29,7 @@ from streams.collector import tune_collector
 from streams.embedded import lifeline
 from streams.settings import Settings
 from tests.benchmarks.admission.lean_http import LeanConnection
+from tests.benchmarks.rivals.floor import floor_way
 from tests.benchmarks.rivals.redis_script import redis_way
 from tests.benchmarks.rivals.rival import BenchChild, write_note
 from tests.benchmarks.workload import Workload
@@ -42,8 +46,10 @@ Ask = Callable[[int, UsageEvent], Awaitable[int]]
 
 
 class LoadPlan(msgspec.Struct, frozen=True):
-    """A plan of measurements: for each of `levels`, so many callers ask at once for `seconds`. `way` is client, http or
-    redis; `address` is where it asks, if not by Kafka. Two plans of one `seed` ask for the same events."""
+    """A plan of measurements: for each of `levels`, so many callers ask at once for `seconds`. `way` is client, http,
+    balance, redis or floor; `address` is where it asks, if not by Kafka, or the floor's topics' prefix. Two plans of
+    one `seed` ask for the same events. With `is_traced` the callers' own records are timed. Balances are looked up with
+    `key`, or, without one, each with its project's own."""
 
     way: str
     levels: list[int]
@@ -51,11 +57,21 @@ class LoadPlan(msgspec.Struct, frozen=True):
     projects: int
     seed: int
     address: str = ""
+    is_traced: bool = False
+    key: str = ""
 
 
-class Level(msgspec.Struct, frozen=True):
+class SentRecords(msgspec.Struct):
+    """The records that callers sent: how many in all, and the milliseconds until all were acknowledged, added up."""
+
+    records: int = 0
+    acknowledged_ms: float = 0.0
+
+
+class Level(msgspec.Struct, frozen=True, omit_defaults=True):
     """The result of one level: how so many callers at once were served. `answers` counts the HTTP statuses of the
-    `decisions` that were timed; `asked` counts the requests of the warm-up too."""
+    `decisions` that were timed; `asked` counts the requests of the warm-up too. The last three are of a traced one: how
+    many requests shared a record, and how long it took until such a record was acknowledged."""
 
     callers: int
     decisions_per_second: float
@@ -66,6 +82,9 @@ class Level(msgspec.Struct, frozen=True):
     asked: int
     caller_cpu_percent: float
     answers: dict[str, int]
+    records_sent: int = 0
+    asked_per_record: float = 0.0
+    acknowledged_ms: float = 0.0
 
 
 _decode_event = msgspec.json.Decoder(UsageEvent).decode
@@ -90,12 +109,50 @@ def run_callers(settings: Settings, plan: LoadPlan) -> list[Level]:
 
 
 async def _run_plan(settings: Settings, plan: LoadPlan) -> list[Level]:
-    ways = {"client": _client_way, "http": _http_way, "redis": _redis_way}
+    ways = {"client": _client_way, "http": _http_way, "balance": _balance_way, "redis": _redis_way, "floor": _floor_way}
     levels = []
     for callers in plan.levels:
-        async with ways[plan.way](settings, plan, callers) as ask:
-            levels.append(await _closed_loop(ask, plan, callers))
+        with _timed_sends() if plan.is_traced else nullcontext() as sent:
+            async with ways[plan.way](settings, plan, callers) as ask:
+                level = await _closed_loop(ask, plan, callers)
+        levels.append(level if sent is None else _with_sent(level, sent))
     return levels
+
+
+@contextmanager
+def _timed_sends() -> Iterator[SentRecords]:
+    """Time the records of every producer in this process, whichever way they are sent."""
+    sent = SentRecords()
+
+    def timed(send: Callable[..., Awaitable[asyncio.Future[object]]]) -> Callable[..., Any]:
+        async def send_timed(*args: Any, **kwargs: Any) -> asyncio.Future[object]:
+            began_at = time.perf_counter()
+            acknowledged = await send(*args, **kwargs)
+
+            def note(_acknowledged: object) -> None:
+                sent.records += 1
+                sent.acknowledged_ms += (time.perf_counter() - began_at) * 1000
+
+            acknowledged.add_done_callback(note)
+            return acknowledged
+
+        return send_timed
+
+    with (
+        patch.object(AIOKafkaProducer, "send", timed(AIOKafkaProducer.send)),
+        patch.object(AIOKafkaProducer, "send_batch", timed(AIOKafkaProducer.send_batch)),
+    ):
+        yield sent
+
+
+def _with_sent(level: Level, sent: SentRecords) -> Level:
+    records = max(1, sent.records)
+    return msgspec.structs.replace(
+        level,
+        records_sent=sent.records,
+        asked_per_record=round(level.asked / records, 1),
+        acknowledged_ms=round(sent.acknowledged_ms / records, 2),
+    )
 
 
 async def _closed_loop(ask: Ask, plan: LoadPlan, callers: int) -> Level:
@@ -177,23 +234,45 @@ async def _client_way(settings: Settings, _plan: LoadPlan, _callers: int) -> Asy
 
 @asynccontextmanager
 async def _http_way(_settings: Settings, plan: LoadPlan, callers: int) -> AsyncIterator[Ask]:
-    host, _, port = plan.address.rpartition(":")
-    connections = [await LeanConnection.open(host, int(port)) for _ in range(callers)]
     heads = {
         project: f"POST /v1/admissions HTTP/1.1\r\nhost: {plan.address}\r\nauthorization: Bearer {key_of(project)}\r\n"
         "content-type: application/json\r\nidempotency-key: "
         for project in Workload(0, plan.projects).project_ids()
     }
     encode = msgspec.json.Encoder().encode
+    async with _connected(plan.address, callers) as connections:
 
-    async def ask(caller: int, event: UsageEvent) -> int:
-        data = event.data
-        body = encode({"operation": data.operation, "quantity": data.quantity or 1, "metadata": data.metadata})
-        request = f"{heads[event.subject]}{event.id}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
-        return await connections[caller].ask(request)
+        async def ask(caller: int, event: UsageEvent) -> int:
+            data = event.data
+            body = encode({"operation": data.operation, "quantity": data.quantity or 1, "metadata": data.metadata})
+            request = f"{heads[event.subject]}{event.id}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
+            return await connections[caller].ask(request)
 
-    try:
         yield ask
+
+
+@asynccontextmanager
+async def _balance_way(_settings: Settings, plan: LoadPlan, callers: int) -> AsyncIterator[Ask]:
+    requests = {
+        project: f"GET /v1/balance{f'?project={project}' if plan.key else ''} HTTP/1.1\r\nhost: {plan.address}\r\n"
+        f"authorization: Bearer {plan.key or key_of(project)}\r\n\r\n".encode()
+        for project in Workload(0, plan.projects).project_ids()
+    }
+    async with _connected(plan.address, callers) as connections:
+
+        async def ask(caller: int, event: UsageEvent) -> int:
+            return await connections[caller].ask(requests[event.subject])
+
+        yield ask
+
+
+@asynccontextmanager
+async def _connected(address: str, callers: int) -> AsyncIterator[list[LeanConnection]]:
+    """A connection for each caller."""
+    host, _, port = address.rpartition(":")
+    connections = [await LeanConnection.open(host, int(port)) for _ in range(callers)]
+    try:
+        yield connections
     finally:
         for connection in connections:
             connection.close()
@@ -201,6 +280,10 @@ async def _http_way(_settings: Settings, plan: LoadPlan, callers: int) -> AsyncI
 
 def _redis_way(_settings: Settings, plan: LoadPlan, callers: int) -> AbstractAsyncContextManager[Ask, bool | None]:
     return redis_way(plan.address, callers, REQUESTS_A_MINUTE, BURST)
+
+
+def _floor_way(settings: Settings, plan: LoadPlan, _callers: int) -> AbstractAsyncContextManager[Ask, bool | None]:
+    return floor_way(settings, plan.address)
 
 
 def _run_child(broker_url: str, prefix: str, directory: Path, plan: LoadPlan, partitions: int) -> None:

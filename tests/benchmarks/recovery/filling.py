@@ -39,7 +39,7 @@ from streams.worker.tables import BatchTable, File, replies_file, seen_file
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
 ENVIRONMENT = "production"
-DECISION_SECONDS_MAX = 600.0
+DECISION_SECONDS_MAX = 3600.0
 
 _PACK = 1000
 _GENERATION = 1
@@ -47,6 +47,8 @@ _BATCH_RECORDS_MAX = 4000
 _BATCH_BYTES_MAX = 4 * 1024 * 1024
 _ROUND_PROJECTS = 20_000
 _BUNDLE_USD = 20
+# Nobody waits for these replies.
+_NOBODY: dict[str, Any] = {"idempotency_key": "", "reply_instance": "", "reply_partition": 0}
 
 
 @dataclass(slots=True)
@@ -68,6 +70,16 @@ class Filler:
                 by_partition[partition] += ((None, command) for command in _opening(project, number))
             await self._send(by_partition)
         self.expected.update(dict.fromkeys(self.projects, OPENING_BALANCE))
+
+    async def count_each(self) -> None:
+        """Put a request of each project on intake, which is counted in its window."""
+        by_partition: dict[int, list[tuple[bytes | None, bytes]]] = defaultdict(list)
+        for number, project in enumerate(self.projects):
+            count = CountRequest(
+                project=project, operation="bench", environment=ENVIRONMENT, correlation=f"count-{number}", **_NOBODY
+            )
+            by_partition[partition_of(project, self.settings.partitions)].append((None, encode_intake(count)))
+        await self._send(by_partition)
 
     async def charge(self, workload: Workload) -> None:
         """Put the events of a workload on intake, in envelopes as accept makes them."""
@@ -235,15 +247,13 @@ async def _batches(consumer: AIOKafkaConsumer, tp: TopicPartition, end: int) -> 
 
 
 def _opening(project: str, number: int) -> tuple[bytes, bytes]:
-    # Nobody waits for these replies, so the owner sends none.
-    nobody: dict[str, Any] = {"idempotency_key": "", "reply_instance": "", "reply_partition": 0}
     create = CreateProject(
         project=project,
         name=f"Project {number}",
         plan="enterprise",
         contract_allowance=OPENING_BALANCE,
         correlation=f"open-{number}",
-        **nobody,
+        **_NOBODY,
     )
     key = CreateKey(
         project=project,
@@ -252,6 +262,6 @@ def _opening(project: str, number: int) -> tuple[bytes, bytes]:
         environment=ENVIRONMENT,
         scopes=["usage:write", "usage:read"],
         correlation=f"key-{number}",
-        **nobody,
+        **_NOBODY,
     )
     return encode_intake(create), encode_intake(key)

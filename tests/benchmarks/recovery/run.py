@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.core.booking import available
@@ -68,6 +69,18 @@ class BenchWorker:
                 self.check()
             seconds = time.monotonic() - began_at
         return Start(round(seconds, 2), usage.peak_rss_mb.get("worker", 0), deciding.result())
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id. Raises OperatorError where it has ended."""
+        self.check()
+        assert self._child is not None
+        return self._child.pid
+
+    @property
+    def rss_mb(self) -> int:
+        """The worker's resident memory now, in megabytes."""
+        return round(psutil.Process(self.pid).memory_info().rss / 1e6)
 
     def check(self) -> None:
         """Look whether the worker still runs. Raises OperatorError where it has ended."""

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,20 +195,24 @@ class BenchKafka:
 
 
 class BenchChild:
-    """A benchmark's child process: `module` is run with Kafka's address, a topic prefix, a directory and `arguments`.
+    """A benchmark's child process: `module` is run with Kafka's address, a topic prefix, a directory and `arguments`;
+    `env` is added to its environment.
 
     The child calls `note_first_event` when it has consumed its first event. Leaving the block ends it.
     """
 
-    def __init__(self, module: str, broker_url: str, prefix: str, *arguments: str) -> None:
+    def __init__(
+        self, module: str, broker_url: str, prefix: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="meterline-bench-", ignore_cleanup_errors=True)
         self._dir = Path(self._scratch.name)
         self._module = module
         self._argv = [sys.executable, "-m", module, broker_url, prefix, str(self._dir), *arguments]
+        self._env = env
         self._child: lifeline.Child | None = None
 
     def __enter__(self) -> Self:
-        self._child = lifeline.start(self._module, self._argv, log_path=self._dir / "log")
+        self._child = lifeline.start(self._module, self._argv, log_path=self._dir / "log", env=self._env)
         return self
 
     def __exit__(self, *_: object) -> None:
