@@ -13,8 +13,9 @@ from fastapi import FastAPI
 from api import errors
 from api.busyness import Busyness
 from api.connections import ConnectionLimits, Connections
+from api.lean import LeanRoutes
 from api.metrics import registry_of
-from api.middleware import BodyLimit, Failures, RequestIds, RequestLimits
+from api.middleware import Front
 from api.openapi import describe
 from api.routes import (
     admissions,
@@ -105,16 +106,16 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
         summary="Usage metering and prepaid credits.",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        # FastAPI would ask OpenTelemetry at each request whether anybody wants to know of it; our figures are /metrics.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.connections, app.state.busyness = connections, busyness
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)
     # The last layer added is the outermost.
-    app.add_middleware(Failures)
+    app.add_middleware(LeanRoutes, routes=[route for router in _ROUTERS for route in router.routes])
     app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)
-    app.add_middleware(BodyLimit, bytes_max=settings.request_body_bytes_max)
-    app.add_middleware(RequestLimits, settings=settings)
-    app.add_middleware(RequestIds)
+    app.add_middleware(Front, settings=settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]
     return app

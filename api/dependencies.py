@@ -61,7 +61,7 @@ def caller_with(services: Services, key: str) -> tuple[Caller, Account | None]:
 async def authenticated(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """The caller, whom api.middleware.Limits has found by the key. Raises Rejection `unauthenticated`, `key_revoked` or
+    """The caller, whom api.middleware.Front has found by the key. Raises Rejection `unauthenticated`, `key_revoked` or
     `not_ready`."""
     call = call_of(request.scope)
     if call.caller is None:
@@ -73,7 +73,7 @@ async def authenticated(
 def check_parameters(request: Request) -> None:
     """Check that a request names only query parameters that its route has, each once, and at most one Idempotency-Key,
     which is not blank. Raises Rejection `invalid_request`."""
-    keys = request.headers.getlist("idempotency-key")
+    keys = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"]
     if len(keys) > 1 or any(not key.strip() for key in keys):
         what = "is blank" if len(keys) == 1 else "is there more than once"
         raise Rejection("invalid_request", f"`Idempotency-Key` {what}; send one, or none", "Idempotency-Key")

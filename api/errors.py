@@ -42,7 +42,7 @@ def problem_of_failure(request_id: str, error: BaseException) -> dict[str, Any]:
 
 
 def request_id_of(request: Request) -> str:
-    """The id that api.middleware.RequestIds gave this request."""
+    """The id that api.middleware.Front gave this request."""
     return str(request.scope.get("meterline.request_id", ""))
 
 
@@ -81,8 +81,8 @@ def install(app: FastAPI) -> None:
         )
         return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
 
-    # An error that a route raises is answered further in, by api.middleware.Failures. This handler is outside of all
-    # our layers, for errors in those.
+    # An error that a route raises is answered further in, by api.middleware.Front. This handler is outside of all our
+    # layers, for errors in those.
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
         response = response_of(problem_of_failure(request_id_of(request), error))

@@ -1,12 +1,11 @@
-"""Layers around every request: they give it an id, hold it to its limits, bound its body, and answer where we fail.
+"""The layer around every request: an id, its limits, a bound for its body, and an answer where we fail.
 
-They are plain ASGI, so that a streamed answer stays a stream.
+It is plain ASGI, so that a streamed answer stays a stream.
 """
 
 from __future__ import annotations
 
 from fastapi.security.utils import get_authorization_scheme_param
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,36 +25,20 @@ ADMISSIONS = "/v1/admissions"
 BATCH = "/v1/admissions/batch"
 
 
-class RequestIds:
-    """RequestIds takes a request's well-formed x-request-id, or makes one, and puts it on the answer."""
+class Front:
+    """Front is the layer around every request, and the only one that all of them pass. In order:
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    1. It takes the request's well-formed x-request-id, or makes one, and puts it on the answer.
+    2. It finds out who calls, holds calls without a valid key to the window of their address, and puts the limit
+       headers on every answer to a project's key, or to no key. A call of a project whose window is full for certain is
+       refused here, before its body is read.
+    3. It refuses a body larger than `request_body_bytes_max`, whether its length is announced or it just keeps coming.
+    4. It counts, when it is answered, a call that its route has not counted in its project's window: one to an unknown
+       path, one whose body can't be read, an admission that was never decided. Where that window is full, the answer
+       becomes a 429.
+    5. It answers 500 where an error is raised that nobody foresaw, so that this answer has its headers too.
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        request_id = request_id_for(scope)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-request-id"] = request_id
-            await send(message)
-
-        await self.app(scope, receive, send_with_id)
-
-
-class RequestLimits:
-    """Limits finds out who calls, holds calls without a valid key to the window of their address, and puts the limit
-    headers on every answer to a project's key, or to no key.
-
-    A call of a project whose window is full for certain is refused here, before its body is read.
-
-    A call that its route has not counted in its project's window is counted when it is answered: one to an unknown
-    path, one whose body can't be read, an admission that was never decided. Where that window is full, the answer
-    becomes a 429.
+    It is one layer, since each costs a request two functions for every message.
     """
 
     # Probes come often and from one address, and may come with a key: they are never limited.
@@ -64,6 +47,7 @@ class RequestLimits:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self._trusted = settings.trusted_proxies
+        self._body_bytes_max = settings.request_body_bytes_max
         self._addresses = AddressLimits(
             Limits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
         )
@@ -73,43 +57,41 @@ class RequestLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        call = begin_call(scope)
-        is_replaced = False
-
-        async def send_limited(message: Message) -> None:
-            nonlocal is_replaced
-            if message["type"] == "http.response.start":
-                try:
-                    await self._count(scope, call)
-                except Rejection as rejection:
-                    is_replaced = True
-                    await refuse(rejection)
-            if not is_replaced:
-                await send_with_headers(message)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start" and call.rate is not None:
-                MutableHeaders(scope=message).update(rate_headers(call.rate, message["status"]))
-            await send(message)
-
-        async def refuse(rejection: Rejection) -> None:
-            response = response_of(problem_of_rejection(_request_id(scope), rejection))
-            await response(scope, receive, send_with_headers)
-
-        limited = self._find_caller(scope, call) or self._refused_at_edge(scope, call)
+        request_id, headers, call = request_id_for(scope), _first_of_each(scope), begin_call(scope)
+        answer = _Answer(self, scope, receive, send, call, request_id)
+        limited = self._find_caller(scope, call, headers) or self._refused_at_edge(scope, call, headers)
         if limited is not None:
-            await refuse(limited)
-        else:
-            await self.app(scope, receive, send_limited)
+            await answer.refuse(limited)
+            return
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._body_bytes_max:
+            await self._refuse_body(answer)
+            return
+        try:
+            await self.app(scope, _Body(receive, self._body_bytes_max).receive, answer.send)
+        except ClientDisconnect:
+            return  # there is nobody to answer
+        except _BodyTooLarge:
+            if answer.is_begun:
+                raise
+            await self._refuse_body(answer)
+        except Exception as error:
+            if answer.is_begun:
+                raise
+            await response_of(problem_of_failure(request_id, error))(scope, receive, answer.send)
 
-    def _find_caller(self, scope: Scope, call: Call) -> Rejection | None:
+    async def _refuse_body(self, answer: _Answer) -> None:
+        detail = f"At most {self._body_bytes_max} bytes are taken"
+        await problem_response(answer.request_id, "body_too_large", detail)(answer.scope, answer.receive, answer.send)
+
+    def _find_caller(self, scope: Scope, call: Call, headers: dict[bytes, bytes]) -> Rejection | None:
         """Look the key up, or count the call in its address' window. Returns a Rejection where that window is full."""
-        headers = Headers(scope=scope)
-        scheme, key = get_authorization_scheme_param(headers.get("authorization"))
+        scheme, key = get_authorization_scheme_param(headers.get(b"authorization", b"").decode("latin-1"))
         key = key if scheme.lower() == "bearer" else ""
         key_hash = hash_key(key)
         peer = scope["client"][0] if scope.get("client") else ""
-        address = client_address(peer, headers.getlist("x-forwarded-for"), self._trusted)
+        forwarded_for = _all_of(scope, b"x-forwarded-for") if b"x-forwarded-for" in headers else ()
+        address = client_address(peer, forwarded_for, self._trusted)
         is_suspect = not key or self._addresses.was_refused(address, key_hash)
         if is_suspect and (limited := self._count_address(scope, call, address)) is not None:
             return limited
@@ -130,13 +112,13 @@ class RequestLimits:
             return limited
         return None
 
-    def _refused_at_edge(self, scope: Scope, call: Call) -> Rejection | None:
+    def _refused_at_edge(self, scope: Scope, call: Call, headers: dict[bytes, bytes]) -> Rejection | None:
         path = scope["path"]
         if call.full is None or path in self.UNCAPPED_PATHS or path == BATCH:
             return None
         try:
             # Other calls under an Idempotency-Key are counted before their key is looked at.
-            key = Headers(scope=scope).get("idempotency-key", "") if path == ADMISSIONS else ""
+            key = headers.get(b"idempotency-key", b"").decode("latin-1") if path == ADMISSIONS else ""
             refuse_at_edge(scope["app"].state.services, call, operation_of(scope), key)
         except Rejection as rejection:
             return rejection
@@ -151,7 +133,9 @@ class RequestLimits:
         seconds = retry_after_seconds(call.rate)
         return Rejection("rate_limited", f"Rate limit exceeded for address {address}. Retry after {seconds} seconds")
 
-    async def _count(self, scope: Scope, call: Call) -> None:
+    async def count(self, scope: Scope, call: Call) -> None:
+        """Count a call that its route has not counted, and find the state of its window, for the headers of its answer.
+        Raises Rejection where the window is full."""
         if call.project is None:
             return
         services = scope["app"].state.services
@@ -161,81 +145,76 @@ class RequestLimits:
             call.rate = known_rate(services, call.project)
 
 
-class Failures:
-    """Failures answers 500 where an error is raised that nobody foresaw, so that this answer has its headers too."""
+class _Answer:
+    """The answer to a request on its way out. It may be replaced by a 429 as it begins."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, front: Front, scope: Scope, receive: Receive, send: Send, call: Call, request_id: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.request_id = request_id
+        self.is_begun = False
+        self._front = front
+        self._send = send
+        self._call = call
+        self._is_replaced = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        is_answered = False
+    async def send(self, message: Message) -> None:
+        """Send a message of the answer, once the call is counted."""
+        self.is_begun = True
+        if message["type"] == "http.response.start":
+            try:
+                await self._front.count(self.scope, self._call)
+            except Rejection as rejection:
+                self._is_replaced = True
+                await self.refuse(rejection)
+        if not self._is_replaced:
+            await self._send_with_headers(message)
 
-        async def send_noted(message: Message) -> None:
-            nonlocal is_answered
-            is_answered = True
-            await send(message)
+    async def refuse(self, rejection: Rejection) -> None:
+        """Answer with a rejection, without a count."""
+        response = response_of(problem_of_rejection(self.request_id, rejection))
+        await response(self.scope, self.receive, self._send_with_headers)
 
-        try:
-            await self.app(scope, receive, send_noted)
-        except ClientDisconnect:
-            return  # there is nobody to answer
-        except Exception as error:
-            if is_answered:
-                raise
-            await response_of(problem_of_failure(_request_id(scope), error))(scope, receive, send)
+    async def _send_with_headers(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            if (rate := self._call.rate) is not None:
+                limits = rate_headers(rate, message["status"])
+                headers += [(name.lower().encode(), value.encode()) for name, value in limits.items()]
+            headers.append((b"x-request-id", self.request_id.encode()))
+            message["headers"] = headers
+        await self._send(message)
 
 
-class BodyLimit:
-    """BodyLimit refuses a body larger than `bytes_max`, whether its length is announced or it just keeps coming."""
+class _Body:
+    """The body of a request, of so many bytes at most."""
 
-    def __init__(self, app: ASGIApp, bytes_max: int) -> None:
-        self.app = app
-        self.bytes_max = bytes_max
+    def __init__(self, receive: Receive, bytes_max: int) -> None:
+        self._receive = receive
+        self._bytes_max = bytes_max
+        self._received = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdigit() and int(length) > self.bytes_max:
-            await self._refuse(scope, receive, send)
-            return
-        received = 0
-        answered = False
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.bytes_max:
-                raise _BodyTooLarge
-            return message
-
-        async def send_noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive_counted, send_noted)
-        except _BodyTooLarge:
-            if answered:
-                raise
-            await self._refuse(scope, receive, send)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = problem_response(_request_id(scope), "body_too_large", f"At most {self.bytes_max} bytes are taken")
-        await response(scope, receive, send)
+    async def receive(self) -> Message:
+        """Receive a message. Raises _BodyTooLarge."""
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > self._bytes_max:
+            raise _BodyTooLarge
+        return message
 
 
 class _BodyTooLarge(BaseException):
     """Raised where a body is too large. It is no Exception, so no handler on the way can take it for its own error."""
 
 
-def _request_id(scope: Scope) -> str:
-    return str(scope.get("meterline.request_id", ""))
+def _first_of_each(scope: Scope) -> dict[bytes, bytes]:
+    """The first header of each name."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name, value)
+    return headers
+
+
+def _all_of(scope: Scope, name: bytes) -> list[str]:
+    """The values of all headers of a name."""
+    return [value.decode("latin-1") for each, value in scope["headers"] if each == name]

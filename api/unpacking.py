@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import problem_of_rejection
@@ -29,11 +28,8 @@ class Unpacking:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = [
-            coding.strip().lower()
-            for line in Headers(scope=scope).getlist("content-encoding")
-            for coding in line.split(",")
-        ]
+        lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"content-encoding"]
+        given = [coding.strip().lower() for line in lines for coding in line.split(",")]
         codings = [coding for coding in given if coding and coding != "identity"]
         if not codings:
             await self.app(scope, receive, send)

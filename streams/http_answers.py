@@ -7,7 +7,6 @@ import re
 import secrets
 from typing import Any
 
-from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -21,7 +20,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 def request_id_for(scope: Scope) -> str:
     """The id of a request: its own x-request-id if that is well-formed, or a new one. Puts the id into the scope."""
-    given = Headers(scope=scope).get("x-request-id", "")
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
     request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
     scope["meterline.request_id"] = request_id
     return request_id

@@ -13,6 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from schemas.accounts import Limits, Window
@@ -24,6 +25,7 @@ ADDRESSES_MAX = 100_000
 SHARE_MIN = 10
 _ADAPT_MS = 1000
 _IPV6_NETWORK_BITS = 64
+_PEERS_KEPT = 4096
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -37,7 +39,7 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Ne
     counts as the last trusted proxy's. An IPv6 address is given as its /64, since that is what one customer has. The
     result is "" where the peer has no address.
     """
-    found = _parsed(peer)
+    found = _parsed_peer(peer)
     if found is None:
         return ""
     entries = [entry for line in forwarded_for for entry in line.split(",")]
@@ -77,6 +79,10 @@ def _parsed(text: str) -> Address | None:
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         return found.ipv4_mapped
     return found
+
+
+# A peer calls again and again, and is read anew each time no more. What clients wrote is not kept: it may be long.
+_parsed_peer = lru_cache(_PEERS_KEPT)(_parsed)
 
 
 @dataclass(slots=True)

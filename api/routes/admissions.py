@@ -8,24 +8,25 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
-from starlette.responses import Response
 
 from api.callers.calls import Call, call_of, count, find_full, operation_of, refuse_at_edge
 from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
+from api.lean import LeanRoute, body_of
 from api.services import Services
 from schemas.commands import ADMISSION_SOURCE, Admit
-from schemas.events import Usage, UsageData, UsageEvent
+from schemas.events import Usage, UsageEvent
 from schemas.http.admissions import (
     BATCH_REQUESTS_MAX,
     Admission,
+    AdmissionAnswer,
     AdmissionBatch,
     AdmissionDecisions,
     AdmissionProblem,
     AdmissionRequest,
     BatchAdmissionRequest,
-    RateInfo,
+    RateAnswer,
 )
 from schemas.http.common import request_schema
 from schemas.problems import Problem, Rejection
@@ -40,7 +41,7 @@ from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 from streams.slices import in_slices
 
-router = APIRouter(prefix="/v1", tags=["admission"])
+router = APIRouter(prefix="/v1", tags=["admission"], route_class=LeanRoute)
 
 
 class _AskedBatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -53,7 +54,6 @@ _decode = msgspec.json.Decoder(AdmissionRequest).decode
 _decode_batch = msgspec.json.Decoder(_AskedBatch).decode
 _decode_item = msgspec.json.Decoder(BatchAdmissionRequest).decode
 _BATCH_HEAD = re.compile(rb'[ \t\r\n]*\{[ \t\r\n]*"requests"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
-_DATA_FIELDS = UsageData.__struct_fields__
 
 
 def _problems(*statuses: int, model: type[Problem] = Problem) -> dict[int | str, dict[str, Any]]:
@@ -72,7 +72,7 @@ def _takes(kind: type[msgspec.Struct]) -> dict[str, Any]:
 )
 async def admit(
     request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
-) -> Response:
+) -> bytes:
     """Decide one request, and charge it, or hold its credits for a job. 200 is admitted. 402 `out_of_credits` or
     `plan_required` is refused, and nothing is charged. A job's credits are held once, however often it is asked for.
 
@@ -81,10 +81,10 @@ async def admit(
     project's owner refused it: most are refused by the API itself, and are counted.
     """
     caller.require("content:write")
-    asked = decoded(_decode, await request.body())
+    asked = decoded(_decode, await body_of(request))
     call, operation = call_of(request.scope), operation_of(request.scope)
     admission = await _admitted(services, call, caller, operation, asked, idempotency_key)
-    return Response(admission.model_dump_json(exclude_none=True), media_type="application/json")
+    return encode_json(admission)
 
 
 @router.post(
@@ -95,7 +95,7 @@ async def admit(
 )
 async def admit_batch(
     request: Request, services: ServicesDep, caller: UncountedCallerDep, idempotency_key: IdempotencyKey = ""
-) -> Response:
+) -> bytes:
     """Decide a batch of requests, each by itself, as POST /v1/admissions would. The answers are in the requests' order.
 
     Each request counts as one of its project; the call itself does not count. A request that is refused or malformed
@@ -103,27 +103,29 @@ async def admit_batch(
     and its place in the batch.
     """
     caller.require("content:write")
-    items = await _items_of_batch(await request.body())
+    items = await _items_of_batch(await body_of(request))
     call, request_id, operation = call_of(request.scope), request_id_of(request), operation_of(request.scope)
     call.is_counted = True
     calls = [Call(caller, account=call.account, full=call.full) for _ in items]
 
-    async def decision(place: int) -> dict[str, Any]:
+    async def decision(place: int) -> AdmissionAnswer | dict[str, Any]:
         mine = calls[place]
         try:
             admission = await _admitted_of_batch(
                 services, mine, caller, operation, items[place], place, idempotency_key
             )
-            found = {"status": 200} | admission.model_dump(mode="json", exclude_none=True)
         except Exception as error:
-            found = await _problem(services, mine, operation, request_id, error)
-        return found | ({"rate": _rate_info(mine.rate)} if mine.rate is not None else {})
+            problem = await _problem(services, mine, operation, request_id, error)
+            return problem | ({"rate": _rate_of(mine.rate)} if mine.rate is not None else {})
+        admission.status = 200
+        admission.rate = _rate_of(mine.rate) if mine.rate is not None else None
+        return admission
 
     decisions = await asyncio.gather(*map(decision, range(len(items))))
     if call.project is not None:
         rates = [each.rate for each in calls if each.rate is not None]
         call.rate = min(rates, key=lambda rate: rate.remaining, default=None)
-    return Response(encode_json({"decisions": decisions}), media_type="application/json")
+    return encode_json({"decisions": decisions})
 
 
 async def _items_of_batch(body: bytes) -> list[bytes]:
@@ -154,7 +156,7 @@ async def _admitted_of_batch(
     item: bytes,
     place: int,
     idempotency_key: str,
-) -> Admission:
+) -> AdmissionAnswer:
     asked = decoded(_decode_item, item)
     key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
     return await _admitted(services, call, caller, operation, asked, key)
@@ -173,7 +175,7 @@ async def _problem(services: Services, call: Call, operation: str, request_id: s
 
 async def _admitted(
     services: Services, call: Call, caller: Caller, operation: str, asked: AdmissionRequest, idempotency_key: str
-) -> Admission:
+) -> AdmissionAnswer:
     """Have one request decided, and note the state of its window in `call`. Raises Rejection where it is refused."""
     if asked.hold and not asked.job_id:
         raise Rejection("missing_field", "A hold is for a job: `job_id` is missing", "job_id")
@@ -200,7 +202,8 @@ async def _admitted(
     call.is_counted = reply.rate is not None
     if reply.code:
         raise Refused(reply.code, reply.detail, _refusal_members(project, reply), reply.field or None)
-    return Admission(
+    return AdmissionAnswer(
+        allowed=True,
         project=project,
         operation=usage.operation,
         credits=format_credits(reply.amount),
@@ -221,7 +224,7 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         asked.source or ADMISSION_SOURCE,
         "",
         project,
-        UsageData(**{name: getattr(asked, name) for name in _DATA_FIELDS}),
+        asked,
     )
     try:
         return to_usage(event, now_ms(), services.accounts.prices().operations(), origin_of(caller))
@@ -240,11 +243,10 @@ def _refusal_members(project: str, reply: Reply) -> dict[str, Any]:
     return members
 
 
-def _rate_info(rate: RateState) -> dict[str, Any]:
-    info = RateInfo(
+def _rate_of(rate: RateState) -> RateAnswer:
+    return RateAnswer(
         limit=rate.limit,
         remaining=rate.remaining,
         reset_at=utc(rate.reset_at_ms),
         retry_after_seconds=retry_after_seconds(rate) if rate.retry_at_ms else None,
     )
-    return info.model_dump(mode="json", exclude_none=True)

@@ -7,7 +7,7 @@ from api.services import Services
 from api.views.pages import page_of
 from schemas.accounts import Account
 from schemas.http.common import PAGE_ITEMS_MAX
-from schemas.http.credits import AllowanceBalance, Balance, TopUpBalance
+from schemas.http.credits import AllowanceAnswer, BalanceAnswer, TopUpAnswer
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
 from schemas.times import utc
 from streams.core.booking import available, format_credits, held
@@ -48,7 +48,7 @@ def balance_of(
     lag_ms: int,
     limit: int = PAGE_ITEMS_MAX,
     cursor: str | None = None,
-) -> Balance:
+) -> BalanceAnswer:
     """The balance of one environment's budget, as GET /v1/balance shows it: with at most `limit` of its bundles, those
     after `cursor`. Raises Rejection for a cursor that no page gave."""
     grants = [grant for grant in account.grants if grant.environment == environment]
@@ -56,13 +56,13 @@ def balance_of(
     allowances = [grant for grant in grants if grant.kind == "allowance" and grant.expires_at_ms > now_ms]
     bundles = [grant for grant in grants if grant.kind == "top_up"]
     page, next_cursor = page_of(bundles, lambda grant: (grant.granted_at_ms, grant.id), limit, cursor)
-    return Balance(
+    return BalanceAnswer(
         project=account.project,
         plan=account.plan,
         environment=environment,
         available=format_credits(available(account, environment)),
         held=format_credits(held(account, environment)),
-        allowance=AllowanceBalance(
+        allowance=AllowanceAnswer(
             granted=format_credits(sum(grant.granted for grant in allowances)),
             remaining=format_credits(sum(grant.remaining for grant in allowances)),
             renews_at=utc(account.renews_at_ms),
@@ -70,7 +70,7 @@ def balance_of(
         if allowances
         else None,
         top_ups=[
-            TopUpBalance(
+            TopUpAnswer(
                 grant_id=grant.id,
                 granted=format_credits(grant.granted),
                 remaining=format_credits(grant.remaining),

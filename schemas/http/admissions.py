@@ -76,6 +76,34 @@ class AdmissionProblem(Problem):
     shadow_code: ShadowCode = None
 
 
+class RateAnswer(msgspec.Struct, omit_defaults=True):
+    """A RateInfo as it is sent; see AdmissionAnswer."""
+
+    limit: int
+    remaining: int
+    reset_at: datetime
+    retry_after_seconds: int | None = None
+
+
+class AdmissionAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """An Admission, or with `status` and `rate` a BatchAdmission, as it is sent: msgspec makes it and its bytes in a
+    tenth of pydantic's time. Its fields, their order and bytes are those of the documented shape."""
+
+    status: Literal[200] | None = None
+    allowed: bool
+    project: str
+    operation: str
+    credits: str
+    available: str
+    entry_id: str
+    offset: int
+    already_decided: bool
+    hold_id: str | None = None
+    hold_expires_at: datetime | None = None
+    shadow_code: str | None = None
+    rate: RateAnswer | None = None
+
+
 class RateInfo(BaseModel):
     """The project's window after a request. A request that was limited would pass after `retry_after_seconds`."""
 

@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from starlette.responses import Response, StreamingResponse
 
 from api import errors
+from api.busyness import Busyness
 from api.connections import HEAD_BYTES_MAX, ConnectionLimits, Connections, Crowd
-from api.middleware import Failures, RequestIds
+from api.middleware import Front
 from streams import open_files
 from streams.open_files import raise_open_files
+from streams.settings import Settings
 
 HEAD, BODY, READ = 0.5, 0.7, 0.8
 GOOD, BAD, PROXY = "127.0.0.1", "127.0.0.2", "127.0.0.3"
@@ -70,8 +72,8 @@ def app_of() -> FastAPI:
 
         return StreamingResponse(blocks())
 
-    app.add_middleware(Failures)
-    app.add_middleware(RequestIds)
+    app.state.busyness = Busyness(50)
+    app.add_middleware(Front, settings=Settings(public_requests_per_minute=1_000_000, public_burst=1_000_000))
     return app
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from api.app import create_app
 from api.callers.keys import new_project_key
-from api.middleware import RequestLimits
+from api.middleware import Front
 from api.stack import Stack
 from schemas.accounts import Account, ApiKey, Limits
 from schemas.commands import SetLimits
@@ -20,7 +20,7 @@ from streams.settings import Settings
 from tests.calls import Operator, event, eventually
 from tests.intake import decide
 
-UNCAPPED_PATHS = RequestLimits.UNCAPPED_PATHS
+UNCAPPED_PATHS = Front.UNCAPPED_PATHS
 
 BATCH = {"content-type": "application/cloudevents-batch+json"}
 LIMIT_HEADERS = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
