@@ -72,7 +72,7 @@ class Operator:
         return [line.split("\t") for line in response.text.splitlines()]
 
 
-def eventually(check: Any, seconds: float = 20.0) -> Any:
+def eventually(check: Any, seconds: float = 60.0) -> Any:
     """The first truthy result of `check`, which is called again and again until then."""
     deadline = time.monotonic() + seconds
     while not (result := check()):
