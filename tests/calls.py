@@ -72,8 +72,9 @@ class Operator:
         return [line.split("\t") for line in response.text.splitlines()]
 
 
-def eventually(check: Any, seconds: float = 60.0) -> Any:
-    """The first truthy result of `check`, which is called again and again until then."""
+def eventually(check: Any, seconds: float = 40.0) -> Any:
+    """The first truthy result of `check`, which is called again and again until then. For less than a minute, after which
+    a window, a hold or a sleeping process may have ended by itself."""
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "this did not come true in time"

@@ -54,7 +54,7 @@ async def group(settings: Settings, name: str, topic: str) -> AsyncIterator[AIOK
         await consumer.stop()
 
 
-async def says(pipeline: Pipeline, part: str, text: str, seconds: float = 60.0) -> None:
+async def says(pipeline: Pipeline, part: str, text: str, seconds: float = 40.0) -> None:
     """Wait until a part says this; "" is that it is well."""
     told = ""
     try:
