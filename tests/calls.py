@@ -73,8 +73,8 @@ class Operator:
 
 
 def eventually(check: Any, seconds: float = 40.0) -> Any:
-    """The first truthy result of `check`, which is called again and again until then. For less than a minute, after which
-    a window, a hold or a sleeping process may have ended by itself."""
+    """The first truthy result of `check`, which is called again and again until then: for less than a minute, since a
+    window, a hold or a sleeping process may end by itself after that."""
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "this did not come true in time"
