@@ -12,8 +12,8 @@ from streams.settings import PROJECT_ROOT, user_cache_dir
 
 app = typer.Typer()
 
-# Whole files, in the order of tests/lanes.py: tests with real parts wait for a quarter of their time, so there is a lane
-# more than a small machine has cores.
+# Whole files, in the order of tests/lanes.py. Tests with real parts wait for a quarter of their time, so there is
+# one lane more than a small machine has cores.
 LANES = ["-n", "3", "--no-loadscope-reorder", "--dist", "loadfile"]
 # What only computes, or is measured, has a core to itself.
 COMPUTING_LANES = ["-n", "2", *LANES[2:]]
