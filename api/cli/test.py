@@ -12,7 +12,7 @@ from streams.settings import PROJECT_ROOT, user_cache_dir
 
 app = typer.Typer()
 
-# Whole files, in the order of tests/lanes.py. Tests with real parts wait for a quarter of their time, so there is
+# Whole files, in the order of tests/lanes.py. Tests with real parts wait for about a quarter of their time, so there is
 # one lane more than a small machine has cores.
 LANES = ["-n", "3", "--no-loadscope-reorder", "--dist", "loadfile"]
 # What only computes, or is measured, has a core to itself.
