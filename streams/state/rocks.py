@@ -31,6 +31,11 @@ _OFFSET_DIGITS_MAX = 19
 CACHE_BYTES = 128 * 1024 * 1024
 WRITE_BUFFER_BYTES = 16 * 1024 * 1024
 SEGMENTS = 4
+# A segment gets a file once it has so many rows, or all that have none have so many. To open one, and to remove it,
+# takes milliseconds: where records are hours apart, as in a log that is read again, each would pay them.
+ROWS_FOR_A_FILE = 256
+ROWS_WITHOUT_FILE_MAX = 20_000
+FILED_AT_ONCE_MAX = 16
 
 
 Rows = Iterable[tuple[bytes, bytes | None]]
@@ -180,7 +185,7 @@ class SegmentedFile:
     row is there for `kept_ms` at least, and for a quarter more at most. What is written is no clock: a record that was
     applied may come again after later ones, and asks for what it asked for the first time. A look-up asks every
     segment, newest first; there are SEGMENTS + 2 of them as a rule. A key stands in one segment, that of the time it
-    was first written at.
+    was first written at. A segment with few rows has no file yet; as long as there is one, no file notes an offset.
     """
 
     def __init__(self, path: Path, time_of: Callable[[bytes], int], kept_ms: int) -> None:
@@ -190,6 +195,9 @@ class SegmentedFile:
         self._segment_ms = -(-kept_ms // SEGMENTS)
         self._noted_in: int | None = None
         self._segments: dict[int, PartitionFile] = {}
+        # The rows of segments that have no file, and the offset that all rows have come to, where no file has it.
+        self._unfiled: dict[int, dict[bytes, bytes | None]] = {}
+        self._unfiled_offset: int | None = None
         try:
             path.mkdir(parents=True, exist_ok=True)
             for each in path.iterdir():
@@ -204,13 +212,14 @@ class SegmentedFile:
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of `keys`, None where there is none; expired ones may still be among them."""
-        if len(self._segments) == 1:
+        if len(self._segments) == 1 and not self._unfiled:
             (only,) = self._segments.values()
             return only.get_many(keys)
         found: dict[bytes, bytes] = {}
         missing = keys
-        for number in sorted(self._segments, reverse=True):
-            values = self._segments[number].get_many(missing)
+        for number in sorted([*self._segments, *self._unfiled], reverse=True):
+            rows = self._unfiled.get(number)
+            values = self._segments[number].get_many(missing) if rows is None else map(rows.get, missing)
             found.update((key, value) for key, value in zip(missing, values, strict=True) if value is not None)
             missing = [key for key in missing if key not in found]
             if not missing:
@@ -219,19 +228,38 @@ class SegmentedFile:
 
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
         """Set each key in its time's segment."""
-        self._write(self._by_segment(list(rows)), changelog_offset)
+        by_segment = self._by_segment(list(rows))
+        if not self._unfiled and all(number in self._segments for number in by_segment):
+            self._write(by_segment, changelog_offset)
+            return
+        for number, some in by_segment.items():
+            if number in self._segments:
+                self._segments[number].write(some, None)
+                # Whichever file notes the offset of these rows, they are on disk by then.
+                self._segments[number].flush()
+            else:
+                self._unfiled.setdefault(number, {}).update(some)
+        if changelog_offset is not None:
+            self._unfiled_offset = changelog_offset
+        sizes = [len(some) for some in self._unfiled.values()]
+        if max(sizes, default=0) >= ROWS_FOR_A_FILE or sum(sizes) >= ROWS_WITHOUT_FILE_MAX:
+            self._file()
 
     merge = write
 
     def expire(self, at_ms: int) -> None:
         """Remove the segments of which all has expired at this time."""
         newest = at_ms // self._segment_ms
+        for number in [n for n in self._unfiled if self._is_expired(n, newest)]:
+            del self._unfiled[number]
         for number in [n for n in self._segments if self._is_expired(n, newest)]:
             self._segments.pop(number).close()
             shutil.rmtree(self._path / str(number), ignore_errors=True)
 
     def changelog_offset(self) -> int | None:
         """The offset of the newest changelog record these rows hold, or None where there are none."""
+        if self._unfiled_offset is not None:
+            return self._unfiled_offset
         offsets = [offset for each in self._segments.values() if (offset := each.changelog_offset()) is not None]
         return max(offsets, default=None)
 
@@ -239,14 +267,29 @@ class SegmentedFile:
         """Every key with its value."""
         for segment in self._segments.values():
             yield from segment.items()
+        for rows in self._unfiled.values():
+            yield from ((key, value) for key, value in rows.items() if value is not None)
 
     def close(self) -> None:
-        """Flush and release the files' locks."""
+        """Flush and release the files' locks. Many segments without a file are let go: their changelog has them."""
+        if len(self._unfiled) <= FILED_AT_ONCE_MAX:
+            try:
+                self._file()
+            except OperatorError as error:
+                log.warning("%s", error)
         for segment in self._segments.values():
             segment.close()
         self._segments.clear()
 
+    def _file(self) -> None:
+        """Give each segment a file, and note the offset."""
+        rows = {number: list(some.items()) for number, some in self._unfiled.items()}
+        offset, self._unfiled, self._unfiled_offset = self._unfiled_offset, {}, None
+        self._write(rows, offset)
+
     def _write(self, by_segment: dict[int, list[tuple[bytes, bytes | None]]], changelog_offset: int | None) -> None:
+        if changelog_offset is not None:
+            self._unfiled_offset = None
         if not by_segment:
             if changelog_offset is None:
                 return

@@ -86,6 +86,7 @@ class World:
         self.record_items_max = rng.choice([1, 2, 5, 1000])
         self.accounts_cached_max = rng.choice([0, 1, 5_000])
         self.folded_at_once_bytes = rng.choice([1, 300, 64 * 1024])
+        self.rows_for_a_file = (256, 3, 1, 1)[seed % 4]
         self.flushes = rng.choice([1.0, 0.3, 0.1])
         self.calendar = rng.random() < 0.4
         self.violence = rng.choice([0.3, 1.0, 1.0, 2.0])
@@ -340,7 +341,11 @@ class World:
         group.owners = {p: self.rng.choice(members) for p in range(self.partitions)} if members else {}
         self.say(lambda: f"generation {group.generation}: { ({p: worker.name for p, worker in group.owners.items()}) }")
         for worker in members:
-            worker.assign(group.generation, tuple(p for p, owner in group.owners.items() if owner is worker))
+            try:
+                worker.assign(group.generation, tuple(p for p, owner in group.owners.items() if owner is worker))
+            except Died:
+                self._kill(worker)
+                continue
             self.loop.drain()
             self._notice_death(worker)
         return True
@@ -551,6 +556,7 @@ def in_place_of_real_parts(world: World) -> Iterator[None]:
             (decider, "FOLDED_AT_ONCE_BYTES", world.folded_at_once_bytes),
             (codecs, "RECORD_ITEMS_MAX", world.record_items_max),
             (rocks, "PartitionFile", MemoryFile),
+            (rocks, "ROWS_FOR_A_FILE", world.rows_for_a_file),
             (rocks, "shutil", SimpleNamespace(rmtree=remove_tree)),
             (historian, "AIOKafkaConsumer", lambda **_settings: Consumer(world)),
             (historian, "asyncio", AsyncioInHistory()),

@@ -1,5 +1,6 @@
 """Rows on disk: versions never go back, segments expire by day, and an offset is stored with the rows it covers."""
 
+import shutil
 from pathlib import Path
 
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from schemas.replies import KeptReply, Reply
 from schemas.times import DAY_MS
 from streams.kafka.codecs import encode_kept_reply
-from streams.state.rocks import PartitionFile, VersionedFile
+from streams.state.rocks import ROWS_FOR_A_FILE, PartitionFile, VersionedFile
 from streams.worker.tables import (
     SPARE_MS,
     replies_file,
@@ -96,6 +97,52 @@ def test_a_row_that_is_ahead_of_all_others_expires_none(tmp_path: Path) -> None:
     assert None not in file.get_many([b"a" * 16, b"b" * 16])
     file.expire(START_MS + 9 * DAY_MS)
     assert [value is None for value in file.get_many([b"a" * 16, b"b" * 16])] == [True, False]
+    file.close()
+
+
+def test_segments_of_few_rows_have_no_file_and_note_no_offset_on_disk(tmp_path: Path) -> None:
+    """A log whose records are hours apart would otherwise open and remove a file with each of them."""
+    path = tmp_path / "replies"
+    file = replies_file(path, DAY_MS)
+    for number in range(100):
+        at_ms = START_MS + number * DAY_MS
+        file.write([(number.to_bytes(16, "big"), kept(at_ms))], number)
+        file.expire(at_ms)
+        assert file.get_many([number.to_bytes(16, "big")]) == [kept(at_ms)]
+    assert file.changelog_offset() == 99
+    assert list(path.iterdir()) == []
+    crashed = replies_file(path, DAY_MS)
+    assert crashed.changelog_offset() is None
+    crashed.close()
+    file.close()
+    again = replies_file(path, DAY_MS)
+    assert again.changelog_offset() == 99
+    assert dict(again.items()).keys() == {number.to_bytes(16, "big") for number in (98, 99)}
+    again.close()
+
+
+def test_a_segment_gets_a_file_once_it_has_many_rows_and_others_are_filed_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "replies"
+    file = replies_file(path, DAY_MS)
+    few, many = [
+        [
+            (place.to_bytes(8, "big") + number.to_bytes(8, "big"), kept(START_MS + place * DAY_MS))
+            for number in range(count)
+        ]
+        for place, count in enumerate((3, ROWS_FOR_A_FILE))
+    ]
+    file.write(few, 1)
+    assert list(path.iterdir()) == []
+    file.write(many, 2)
+    file.write([(b"late" * 4, few[0][1])], 3)
+    rows = [*few, *many, (b"late" * 4, few[0][1])]
+    crashed = replies_file(shutil.copytree(path, tmp_path / "crashed"), DAY_MS)
+    offset = crashed.changelog_offset()
+    held = dict(crashed.items())
+    assert offset in (None, 2, 3)
+    assert offset is None or all(held[key] == value for key, value in rows[: len(few) + len(many) + offset - 2])
+    crashed.close()
+    assert file.get_many([key for key, _ in rows]) == [value for _, value in rows]
     file.close()
 
 
