@@ -64,7 +64,7 @@ class AccountsView:
         self._prices = Prices()
         self._prices_value: bytes | None = None
         self._advanced = asyncio.Condition()
-        # Who waits for which record in which account: waking all of them for each other would cost more than their calls.
+        # Who waits for which record in which account: waking all of them for each record would cost more than they do.
         self._waiting: set[tuple[str, int, asyncio.Future[None]]] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
