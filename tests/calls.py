@@ -9,10 +9,8 @@ from typing import Any
 import httpx
 
 from api.stack import Stack
-from schemas.accounts import Limits
-from schemas.commands import SetLimits
+from streams.core.booking import format_credits
 from streams.core.limits import CEILING_MAX, REQUESTS_MAX
-from tests.intake import decide
 
 
 class Operator:
@@ -47,13 +45,13 @@ class Operator:
     def lift_limits(self, project: str) -> None:
         """Lift a project's limits, for tests that are not about limits: it may make any number of requests at any
         cost."""
-        limits = Limits(REQUESTS_MAX, 2 * REQUESTS_MAX, CEILING_MAX)
-
-        def set_limits(addressing: dict[str, Any]) -> SetLimits:
-            return SetLimits(project=project, limits=limits, is_shadow=False, reason="test", **addressing)
-
-        ((reply, _),) = decide(self.settings, set_limits)
-        assert reply.status == 200, reply
+        limits = {
+            "requests_per_minute": REQUESTS_MAX,
+            "burst": 2 * REQUESTS_MAX,
+            "cost_ceiling": format_credits(CEILING_MAX),
+        }
+        response = self.http.put(f"/v1/admin/projects/{project}/limits", json={**limits, "reason": "test"})
+        assert response.status_code == 200, response.text
 
     def customer(
         self, plan: str = "free", environment: str = "production", *, is_limited: bool = False
@@ -74,8 +72,9 @@ class Operator:
         return [line.split("\t") for line in response.text.splitlines()]
 
 
-def eventually(check: Any, seconds: float = 20.0) -> Any:
-    """The first truthy result of `check`, which is called again and again until then."""
+def eventually(check: Any, seconds: float = 40.0) -> Any:
+    """The first truthy result of `check`, which is called again and again until then: for less than a minute, since a
+    window, a hold or a sleeping process may end by itself after that."""
     deadline = time.monotonic() + seconds
     while not (result := check()):
         assert time.monotonic() < deadline, "this did not come true in time"

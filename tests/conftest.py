@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import hypothesis
 import pytest
 
@@ -32,6 +34,15 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 # A test's time says more about the machine than about the code.
 hypothesis.settings.register_profile("meterline", deadline=None)
 hypothesis.settings.load_profile("meterline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_tls_context() -> Iterator[None]:
+    """One TLS context for all clients of a lane: each client, also of plain HTTP, would read all certificate
+    authorities for one of its own, 25 ms of processor time, and tests make thousands of clients."""
+    with pytest.MonkeyPatch.context() as here:
+        here.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")

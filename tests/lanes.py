@@ -1,4 +1,4 @@
-"""Lanes are processes that run tests at the same time: `meterline test` has two, and each takes one file after another.
+"""Lanes are processes that run tests at the same time: `meterline test` has three, each for one file after another.
 
 A lane has one broker and one stack for all its tests that ask for those. A test file is pure if nothing in it asks for
 a real part or starts one.
@@ -15,7 +15,7 @@ import pytest
 PARTS = {"broker", "stack", "operator", "settings_for", "engine", "serve"}
 STARTERS = {"Stack", "EmbeddedBroker", "lifeline", "subprocess", "measure"}
 
-# The files that take longest, longest first. They come before the others, so that both lanes end together.
+# The files that take longest, longest first. They come before the others, so that all lanes end together.
 LONG = (
     "tests/test_readme.py",
     "tests/api/test_cli.py",

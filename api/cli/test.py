@@ -12,10 +12,13 @@ from streams.settings import PROJECT_ROOT, user_cache_dir
 
 app = typer.Typer()
 
-# Two files at a time, in the order of tests/lanes.py.
-LANES = ["-n", "2", "--no-loadscope-reorder", "--dist", "loadfile"]
+# Whole files, in the order of tests/lanes.py. Tests with real parts wait for about a quarter of their time, so there is
+# one lane more than a small machine has cores.
+LANES = ["-n", "3", "--no-loadscope-reorder", "--dist", "loadfile"]
+# What only computes, or is measured, has a core to itself.
+COMPUTING_LANES = ["-n", "2", *LANES[2:]]
 # What is seeded needs no part that a file's tests would share.
-SEEDED_LANES = [*LANES[:-1], "loadgroup"]
+SEEDED_LANES = [*COMPUTING_LANES[:-1], "loadgroup"]
 # With one of these somebody is looking at single tests: they come one after the other.
 ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
 DEEP = {"METERLINE_SIMULATION_SEEDS": "2000", "METERLINE_LEDGER_STEPS": "100000"}
@@ -31,7 +34,7 @@ def test(
         bool, typer.Option("--benchmarks", help="Only the benchmarks, small, beside what they are compared with.")
     ] = False,
 ) -> None:
-    """Run the tests of this checkout, two at a time; further arguments go to pytest.
+    """Run the tests of this checkout, three at a time; further arguments go to pytest.
 
     Without an option all run but those of --benchmarks, which take minutes and pass on any machine: they check what is
     installed of PostgreSQL, Redis and Quix, and say what is not. Seeds are new at every run and told at its beginning.
@@ -41,18 +44,18 @@ def test(
         raise typer.BadParameter("--fast, --deep, --benchmarks: one of them")
     is_named = _picks(context.args)
     if fast:
-        chosen = ["-m", "not parts and not benchmark"]
+        chosen, lanes = ["-m", "not parts and not benchmark"], COMPUTING_LANES
     elif deep:
-        chosen = ["-m", "seeded"]
+        chosen, lanes = ["-m", "seeded"], SEEDED_LANES
     elif benchmarks:
-        chosen = ["-m", "benchmark", "tests/benchmarks"]
+        chosen, lanes = ["-m", "benchmark", "tests/benchmarks"], COMPUTING_LANES
     else:
-        chosen = [] if is_named else ["-m", "not benchmark"]
+        chosen, lanes = [] if is_named else ["-m", "not benchmark"], LANES
     for name, depth in (FAST if fast else DEEP if deep else {}).items():
         os.environ.setdefault(name, depth)
     arguments = [*chosen, *context.args]
     if not is_named:
-        arguments = [*(SEEDED_LANES if deep else LANES), *arguments]
+        arguments = [*lanes, *arguments]
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         # Tests start some two hundred processes. Each would compile all that it imports.
         os.environ.setdefault("PYTHONPYCACHEPREFIX", str(user_cache_dir() / "bytecode"))

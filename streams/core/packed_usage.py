@@ -210,7 +210,7 @@ def _json_of(piece: bytes) -> bytes:
     """The event in JSON that a packed event says, whatever its values are."""
     if len(piece) > _EVENT_BYTES_MAX:
         raise UnreadableError("It is longer than any event")
-    values = _decode_any(piece)
+    values = read(_decode_any, piece)
     names = PackedUsage.__struct_fields__
     if not isinstance(values, list) or len(values) != len(names):
         raise UnreadableError(f"It is no array of {len(names)} values")

@@ -25,6 +25,7 @@ from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
+from streams.worker.batches import time_of
 from streams.worker.decider import Decider, OwnTables, tables_of_one
 from streams.worker.tables import day_of, seen_rows
 
@@ -171,6 +172,7 @@ class _Fold:
         tables.seen.file(partition).write(seen_rows(dict(sorted(decided.seen.items())), _day(messages[0])), last)
         tables.replies.file(partition).write(by_key, last)
         tables.recent_replies.file(partition).write(by_request, last)
+        tables.expire(partition, time_of(messages[-1]))
         self._found.records += len(messages)
 
     def _compare(self, stored: dict[bytes, bytes], moved: dict[bytes, int]) -> None:
@@ -182,7 +184,7 @@ class _Fold:
 
 
 def _day(message: Any) -> int:
-    return day_of(round(message.timestamp * 1000))
+    return day_of(time_of(message))
 
 
 async def _committed(settings: Settings) -> dict[int, int]:

@@ -176,10 +176,11 @@ class SegmentedFile:
     """A SegmentedFile has rows that expire by time: one RocksDB for every `kept_ms / SEGMENTS`, removed once all of it
     has expired.
 
-    `time_of` tells a value's time, in Unix milliseconds. What is written is the clock: by it, a row is there for
-    `kept_ms` at least, and for a quarter more at most. What a changelog brings is no clock: a crash may have left rows
-    there that are ahead of all that is to be decided yet. A look-up asks every segment, newest first; there are
-    SEGMENTS + 2 of them as a rule. A key stands in one segment, that of the time it was first written at.
+    `time_of` tells a value's time, in Unix milliseconds. Whoever has the file says by which time rows expire: by it, a
+    row is there for `kept_ms` at least, and for a quarter more at most. What is written is no clock: a record that was
+    applied may come again after later ones, and asks for what it asked for the first time. A look-up asks every
+    segment, newest first; there are SEGMENTS + 2 of them as a rule. A key stands in one segment, that of the time it
+    was first written at.
     """
 
     def __init__(self, path: Path, time_of: Callable[[bytes], int], kept_ms: int) -> None:
@@ -217,15 +218,17 @@ class SegmentedFile:
         return [found.get(key) for key in keys]
 
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Set each key in its time's segment; a segment that is now older than the period is removed."""
-        by_segment = self._by_segment(list(rows))
-        if by_segment:
-            self._expire(max(by_segment))
-        self._write(by_segment, changelog_offset)
-
-    def merge(self, rows: Rows, changelog_offset: int | None) -> None:
-        """Set each key of a changelog in its time's segment, and remove none."""
+        """Set each key in its time's segment."""
         self._write(self._by_segment(list(rows)), changelog_offset)
+
+    merge = write
+
+    def expire(self, at_ms: int) -> None:
+        """Remove the segments of which all has expired at this time."""
+        newest = at_ms // self._segment_ms
+        for number in [n for n in self._segments if self._is_expired(n, newest)]:
+            self._segments.pop(number).close()
+            shutil.rmtree(self._path / str(number), ignore_errors=True)
 
     def changelog_offset(self) -> int | None:
         """The offset of the newest changelog record these rows hold, or None where there are none."""
@@ -296,11 +299,6 @@ class SegmentedFile:
 
     def _is_expired(self, number: int, newest: int) -> bool:
         return (number + 1) * self._segment_ms <= newest * self._segment_ms - self._kept_ms
-
-    def _expire(self, newest: int) -> None:
-        for number in [n for n in self._segments if self._is_expired(n, newest)]:
-            self._segments.pop(number).close()
-            shutil.rmtree(self._path / str(number), ignore_errors=True)
 
 
 def _no_log() -> WriteOptions:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable
 from itertools import groupby
 from typing import Any
@@ -61,6 +61,8 @@ class Owner:
         self.lease = lease
         self._generation = -1
         self._next_offsets: dict[int, int] = {}
+        # By partition: the last records of the batches that were applied, (offset, time), until they are committed.
+        self._uncommitted: dict[int, deque[tuple[int, int]]] = defaultdict(deque)
 
     async def apply(self, events: list[Any]) -> None:
         """Apply intake records of one assignment; returns once all that follows from them is acknowledged.
@@ -73,6 +75,7 @@ class Owner:
             self._generation = events[0].message.generation_id
             self.decider.forget()
             self._next_offsets.clear()
+            self._uncommitted.clear()
         for event in events:
             message = event.message
             expected = self._next_offsets.get(message.partition)
@@ -140,6 +143,19 @@ class Owner:
             # The decider's accounts are changed already, and nothing says that they were ever written.
             self.decider.forget()
             raise
+        for partition, some in by_partition.items():
+            self._expire(partition, some[-1])
+
+    def _expire(self, partition: int, last: Any) -> None:
+        """Remove what has expired by the time of the last batch that is committed. Batches after it may be decided
+        again, and ask for what was there when they were decided first."""
+        uncommitted, committed = self._uncommitted[partition], self.committed(partition) or 0
+        expired_at_ms = 0
+        while uncommitted and uncommitted[0][0] < committed:
+            _, expired_at_ms = uncommitted.popleft()
+        uncommitted.append((last.offset, time_of(last)))
+        if expired_at_ms:
+            self.decider.tables.expire(partition, expired_at_ms)
 
     async def _publish_facts(self, partition: int, decided: Decided, first: Any) -> list[int | None]:
         """Publish a partition's facts, dead letters, dedup index and kept replies; gives the offsets in the changelogs

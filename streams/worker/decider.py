@@ -29,7 +29,7 @@ from streams.kafka.codecs import (
 from streams.kafka.formats import FormatError
 from streams.kafka.topics import Topics
 from streams.settings import Settings
-from streams.state.rocks import VersionedFile
+from streams.state.rocks import SegmentedFile, VersionedFile
 from streams.worker.batches import time_of
 from streams.worker.tables import File, day_of, first_offset_of, replies_file, seen_file
 
@@ -87,6 +87,13 @@ class OwnTables:
     seen: Tables
     replies: Tables
     recent_replies: Tables
+
+    def expire(self, partition: int, at_ms: int) -> None:
+        """Remove what has expired at this time. No record from before it may be decided after this."""
+        for table in (self.seen, self.replies, self.recent_replies):
+            file = table.file(partition)
+            assert isinstance(file, SegmentedFile)
+            file.expire(at_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ def serving(limits: ConnectionLimits) -> Iterator[Served]:
     served = Served(limits)
     thread = threading.Thread(target=served.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not served.server.started:
         assert thread.is_alive() and time.monotonic() < deadline
         time.sleep(0.01)

@@ -38,7 +38,7 @@ def test_the_bytes_of_kept_replies_are_told(operator: Operator) -> None:
         return bool(lines) and float(lines[0].removeprefix(name)) > 0
 
     for table in ("replies", "recent_replies"):
-        eventually(lambda table=table: is_told(table), 30)
+        eventually(lambda table=table: is_told(table))
 
 
 def test_the_figures_are_on_the_loopback_address_unless_a_setting_says_otherwise(stack: Stack) -> None:

@@ -56,7 +56,7 @@ class Traffic:
         return {
             "bytes": round(sum(self._bytes.values()) / count, 1),
             "bytes_by_topic": {name: round(size / count, 1) for name, size in self._bytes.items()},
-            "records_by_topic": {name: round(records / count, 3) for name, records in self._records.items()},
+            "records_by_topic": {name: round(records / count, 5) for name, records in self._records.items()},
         }
 
 

@@ -100,7 +100,7 @@ def test_a_lone_event_is_sent_after_the_linger(settings_for: Callable[..., Setti
     async def scenario() -> None:
         await create_topics(settings)
         async with KafkaProducer(settings, linger_ms=5) as producer:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await (await producer.send(numbered(1)))
 
     asyncio.run(scenario())

@@ -18,6 +18,7 @@ from schemas.times import DAY_MS
 from streams.core.acceptance import Accepted, Refused, accept_event, accept_record, dedup_hash, named
 from streams.core.foreign import finished
 from streams.core.packed_usage import accept_pack, pack, packed_event
+from streams.kafka.codecs import encode_usage
 from tests.core.builders import START_MS
 from tests.core.test_acceptance import WRONG, data, event, text_of
 from tests.core.test_foreign import FAULTY, POISON
@@ -242,6 +243,11 @@ def test_a_hash_is_made_of_what_the_event_says_and_none_is_taken_from_it() -> No
     assert not {"dedup_hash", "key_id"} & set(PackedUsage.__struct_fields__)
     more = msgspec.msgpack.encode([*msgspec.msgpack.decode(packed()), bytes(16)])
     assert not accepted_of(pack([more]))[0]
+
+
+def test_no_pack_is_taken_where_json_is_asked_for() -> None:
+    _, ((index, _, rejection),) = accept_record(encode_usage([packed(), packed()]), START_MS, OPERATIONS)
+    assert (index, rejection.code) == (0, "malformed_json")
 
 
 def test_an_event_without_a_time_has_that_of_its_arrival() -> None:

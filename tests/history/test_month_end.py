@@ -56,7 +56,7 @@ class World:
         self.clickhouse.insert_packs(sink.table, sink.shared, sink.columns, packs)
 
     async def is_complete(self, until: datetime) -> bool:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await Closing(self.settings, self.clickhouse, timedelta(0)).is_complete(until)
 
 

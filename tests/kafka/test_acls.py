@@ -150,7 +150,7 @@ def test_nobody_may_read_or_write_what_is_not_his(role: Role, authorizing: str, 
         producer = AIOKafkaProducer(**kafka_client_settings(settings), retry_backoff_ms=20)
         await producer.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await producer.send_and_wait(topic, b"forged", partition=0, key=b"key")
             return True
         except TopicAuthorizationFailedError:
@@ -167,7 +167,7 @@ def test_nobody_may_read_or_write_what_is_not_his(role: Role, authorizing: str, 
             await consumer._client.force_metadata_update()
             if topic in consumer._client.cluster.unauthorized_topics:
                 return False  # he may not even know of it, and aiokafka would ask for ever
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await consumer.seek_to_beginning(tp)
                 await consumer.getmany(tp, timeout_ms=500)
             return True

@@ -222,7 +222,7 @@ def test_readers_end_when_a_newer_version_begins_to_write(
         assert view.is_alive and commands.is_alive
         await write(settings, "accounts", marked(golden_of("accounts"), NEWER))
         await write(settings, "replies", marked(golden_of("replies"), NEWER), commands.reply_partition)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while view.is_alive or commands.is_alive:
                 await asyncio.sleep(0.02)
         await commands.stop()

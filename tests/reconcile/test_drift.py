@@ -60,7 +60,7 @@ def test_what_history_lacks_is_drift_only_once_it_had_time(
         await publisher.stop()
         await view.start()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not (view.is_ready and len(list(view.all())) == len(PROJECTS)):
                     await asyncio.sleep(0.02)
             await check_all(DriftCheck(view, clickhouse, grace_seconds=60))

@@ -61,7 +61,7 @@ def test_a_record_from_the_future_stops_the_worker_and_its_next_start_before_any
     asyncio.run(create_topics(settings))
     with worker(settings, CODE) as process:
         asyncio.run(write_intake(settings, [(0, now_ms(), encode(create_project("now")))]))
-        eventually(lambda: asyncio.run(end_of_journal(settings)) > 0, 30)
+        eventually(lambda: asyncio.run(end_of_journal(settings)) > 0)
         facts = asyncio.run(end_of_journal(settings))
         asyncio.run(check_clocks(settings))
         future_ms = now_ms() + HOUR_MS

@@ -92,7 +92,7 @@ def test_what_meets_a_fault_of_ours_is_a_dead_letter_and_the_worker_lives_on(
         ]
         asyncio.run(send(settings, *(orjson.dumps(record) for record in records)))
         ends = [TopicPartition(topics_of(settings).dead_letters, number) for number in range(settings.partitions)]
-        eventually(lambda: sum(asyncio.run(end_of(settings, tp)) for tp in ends) == 2, 40)
+        eventually(lambda: sum(asyncio.run(end_of(settings, tp)) for tp in ends) == 2)
         answers = decide(settings, topping_up("p1", "poison"), topping_up("p1", "good"))
         assert [(reply.status, reply.code) for reply, _ in answers] == [(500, "internal_error"), (200, "")]
 

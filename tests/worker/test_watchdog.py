@@ -82,7 +82,7 @@ def test_an_idle_worker_lives_on_behind_the_marker_of_a_transaction(settings_for
     with worker(settings, code) as process:
         asyncio.run(send(settings, b"{", transactional=True))
         dead_letters = TopicPartition(topics_of(settings).dead_letters, 0)
-        eventually(lambda: asyncio.run(end_of(settings, dead_letters)) == 1, 30)
+        eventually(lambda: asyncio.run(end_of(settings, dead_letters)) == 1)
         deadline = time.monotonic() + 4
         while time.monotonic() < deadline:
             assert process.poll() is None
@@ -108,5 +108,5 @@ def test_recovery_that_goes_on_is_progress(settings_for: Callable[..., Settings]
     Watchdog(settings, lambda: [(usage, 0)], lambda: next(numbers), stalls.append).start()
     hung: list[str] = []
     Watchdog(settings, lambda: [(usage, 0)], lambda: 0, hung.append).start()
-    eventually(lambda: len(hung) > 0, 30)
+    eventually(lambda: len(hung) > 0)
     assert not stalls

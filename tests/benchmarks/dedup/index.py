@@ -137,6 +137,7 @@ def _expire(run: _IndexRun, index: SegmentedFile, path: Path) -> dict[str, Any]:
         today += 1
         began_at = time.perf_counter()
         index.write(_claim([today.to_bytes(16, "big")], run.batches, today)[1], run.batches)
+        index.expire(today * DAY_MS)
         seconds = time.perf_counter() - began_at
         if bytes_on_disk(path) < before:
             break
