@@ -51,6 +51,11 @@ def decode_account(value: bytes) -> Account:
     return read(_decode_account, account_body(value))
 
 
+def offset_of_account(value: bytes) -> int:
+    """The offset of the last intake record applied to the account in a value that `encode_account` gave."""
+    return int.from_bytes(value[:VERSION_BYTES], "big") - 1
+
+
 def account_body(value: bytes) -> memoryview:
     """The MessagePack of the account in a value that `encode_account` gave."""
     return ACCOUNTS.body(value, VERSION_BYTES)

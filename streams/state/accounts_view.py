@@ -25,7 +25,7 @@ from streams.core.foreign import UnreadableError
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.projects import BILLING_PREFIX
 from streams.errors import OperatorError
-from streams.kafka.codecs import check_account, decode_account, prices_of
+from streams.kafka.codecs import check_account, decode_account, offset_of_account, prices_of
 from streams.kafka.formats import FormatError
 from streams.kafka.pace import FetchPace
 from streams.kafka.stored import other_timelines
@@ -64,6 +64,8 @@ class AccountsView:
         self._prices = Prices()
         self._prices_value: bytes | None = None
         self._advanced = asyncio.Condition()
+        # Who waits for which record in which account: waking all of them for each record would cost more than they do.
+        self._waiting: set[tuple[str, int, asyncio.Future[None]]] = set()
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -136,9 +138,16 @@ class AccountsView:
 
         Raises Rejection `unreadable_account`.
         """
-        file = self._files[partition_of(project, self._settings.partitions)]
-        value = file.get_many([project.encode()])[0]
+        value = self._value(project)
         return None if value is None else decoded_account(value)
+
+    def _value(self, project: str) -> bytes | None:
+        file = self._files[partition_of(project, self._settings.partitions)]
+        return file.get_many([project.encode()])[0]
+
+    def _has(self, project: str, min_offset: int) -> bool:
+        value = self._value(project)
+        return value is not None and offset_of_account(value) >= min_offset
 
     @property
     def records_read(self) -> int:
@@ -208,15 +217,19 @@ class AccountsView:
     async def wait_for(self, project: str, min_offset: int, timeout_seconds: float) -> bool:
         """Wait until the account has the intake record at `min_offset` in it; False where it did not in time."""
 
-        def reached() -> bool:
-            account = self.get(project)
-            return account is not None and account.last_offset >= min_offset
-
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_seconds), self._advanced:
-                await self._advanced.wait_for(reached)
+        if self._has(project, min_offset):
+            return True
+        reached = asyncio.get_running_loop().create_future()
+        waiting = (project, min_offset, reached)
+        self._waiting.add(waiting)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await reached
                 return True
-        return False
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.discard(waiting)
 
     async def intake_end(self, project: str, timeout_seconds: float) -> int | None:
         """The offset that the next intake record of the project's partition will have; None where Kafka does not say so
@@ -267,6 +280,9 @@ class AccountsView:
                     self._caught_up_at[tp.partition] = time.monotonic() - age_seconds
             if records:
                 self.read_at = time.monotonic()
+                for project, min_offset, reached in self._waiting:
+                    if not reached.done() and self._has(project, min_offset):
+                        reached.set_result(None)
                 async with self._advanced:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:
