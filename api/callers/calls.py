@@ -6,7 +6,6 @@ admin key's calls are the operator's and are not counted.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -97,9 +96,9 @@ async def count(services: Services, call: Call, operation: str) -> None:
         **services.commands.addressing(actor=caller.key_id),
     )
     try:
-        async with asyncio.timeout(services.settings.count_wait_seconds):
-            reply, call.offset = await services.commands.decide(command)
-    except (TimeoutError, Rejection, KafkaError) as error:
+        seconds = services.settings.count_wait_seconds
+        reply, call.offset = await services.commands.decide(command, timeout_seconds=seconds)
+    except (Rejection, KafkaError) as error:
         log.warning("a call of project %s goes on uncounted: %r", caller.project, error)
         return
     call.rate = reply.rate

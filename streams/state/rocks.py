@@ -29,7 +29,7 @@ _OFFSET_DIGITS_MAX = 19
 # The cache of all files of a process together. An LRU cache would not do: its shards are smaller than a large file's
 # filter block, which it would then read from disk for every look-up.
 CACHE_BYTES = 128 * 1024 * 1024
-WRITE_BUFFER_BYTES = 16 * 1024 * 1024
+WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 SEGMENTS = 4
 # A segment gets a file once it has so many rows, or all that have none have so many. To open one, and to remove it,
 # takes milliseconds: where records are hours apart, as in a log that is read again, each would pay them.

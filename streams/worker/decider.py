@@ -35,8 +35,8 @@ from streams.worker.tables import File, day_of, first_offset_of, replies_file, s
 
 log = logging.getLogger(__name__)
 
-# The most accounts kept in memory for a partition; some 2 KB each.
-ACCOUNTS_CACHED_MAX = 5_000
+# The most accounts kept in memory for a partition; some 4 KB each.
+ACCOUNTS_CACHED_MAX = 3_000
 # Where more items of one record can't be decided, the record is given up: each costs another try.
 ITEMS_REFUSED_MAX = 100
 FOLDED_AT_ONCE_BYTES = 64 * 1024

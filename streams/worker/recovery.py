@@ -12,6 +12,7 @@ from faust.tables import TableManager as FaustTableManager
 from faust.tables.recovery import Recovery as FaustRecovery
 from faust.types import TP
 
+from streams.collector import CycleCollector
 from streams.kafka.stored import other_timelines
 from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
@@ -88,6 +89,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
             return
         began_at = time.monotonic()
         count = 0
+        collector = CycleCollector()
         consumer = AIOKafkaConsumer(
             **kafka_client_settings(self.settings),
             enable_auto_commit=False,
@@ -114,6 +116,7 @@ class Recovery(FaustRecovery):  # type: ignore[misc]
                     self._active_events_received_at[tp] = time.monotonic()
                     # RocksDB's writes do not yield, and fetches and heartbeats wait for the loop.
                     await asyncio.sleep(0)
+                collector.tick()
                 # The position tells, not the records: the last of them may be compacted away.
                 done = [
                     place for place in places if await consumer.position(place) > self.active_highwaters[places[place]]
