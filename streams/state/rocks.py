@@ -229,7 +229,7 @@ class SegmentedFile:
     def write(self, rows: Rows, changelog_offset: int | None) -> None:
         """Set each key in its time's segment."""
         by_segment = self._by_segment(list(rows))
-        if not self._unfiled and all(number in self._segments for number in by_segment):
+        if self._segments and not self._unfiled and all(number in self._segments for number in by_segment):
             self._write(by_segment, changelog_offset)
             return
         for number, some in by_segment.items():
