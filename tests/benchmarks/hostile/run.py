@@ -87,6 +87,7 @@ async def _run(stack: Stack, sizes: HostileSizes, seed: int, tell: Callable[[str
         "undrained_records": undrained,
         "events_acknowledged": len(load.book.events),
         "admissions_by_status": {str(status): count for status, count in sorted(load.book.statuses.items())},
+        "replies_expired": len(load.book.expired_replies),
         "retries": dict(load.book.retries.most_common()),
         "facts": facts,
         "examples": examples,
