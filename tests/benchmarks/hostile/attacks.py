@@ -29,6 +29,7 @@ from streams.settings import Settings
 from tests.benchmarks.poison import poisons
 from tests.benchmarks.rivals.rival import write_note
 
+BEGUN = "begun"
 RESULT = "result"
 BODY_BYTES = 3_900_000
 HALF_OPEN_CONNECTIONS = 400
@@ -240,6 +241,7 @@ async def _attack(directory: Path, settings: Settings, kind: str, target: Attack
     attacker = Attacker(settings, target)
     attacking = asyncio.ensure_future(KINDS[kind](attacker))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, attacking.cancel)
+    write_note(directory, BEGUN, kind)
     try:
         with suppress(asyncio.CancelledError):
             await attacking

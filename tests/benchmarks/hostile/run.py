@@ -29,6 +29,7 @@ PROJECTS = 60
 EVENTS_PER_SECOND = 100.0
 # How long an attack runs before its figures count, and how long the stack rests after it.
 BEGIN_SECONDS = 1.0
+ATTACK_START_SECONDS_MAX = 60.0
 REST_SECONDS = 1.0
 ANSWER_SECONDS_MAX = 120.0
 HOSTILE_PROJECT = "hostile"
@@ -104,6 +105,7 @@ async def _phase(
     tell(f"{kind}: with")
     broker_url, prefix = stack.settings.kafka_url or "", stack.settings.topic_prefix
     with BenchChild(attacks.__name__, broker_url, prefix, kind, msgspec.json.encode(target).decode()) as child:
+        await asyncio.to_thread(child.result, attacks.BEGUN, ATTACK_START_SECONDS_MAX)
         await asyncio.sleep(BEGIN_SECONDS)
         child.check("ended before it was told to")
         during = await _window(load, seconds)
