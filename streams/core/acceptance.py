@@ -138,16 +138,25 @@ def _each(texts: list[bytes], now_ms: int, operations: Container[str], origin: O
         if size > BYTES_AT_ONCE:
             yield
             size = 0
-        try:
-            accepted.append(accept_event(text, now_ms, operations, origin))
-        except Rejection as rejection:
-            rejected.append((index, text, rejection))
-        except MemoryError:
-            raise
-        except Exception as error:
-            # A fault of ours, which is no reason to keep the neighbours waiting for its mending.
-            rejected.append((index, text, unprocessable(error)))
+        judged = judge(text, now_ms, operations, origin)
+        if isinstance(judged, Rejection):
+            rejected.append((index, text, judged))
+        else:
+            accepted.append(judged)
     return accepted, rejected
+
+
+def judge(text: bytes, now_ms: int, operations: Container[str], origin: Origin = ANYONE) -> Usage | Rejection:
+    """The Usage that one event states, or why it is refused."""
+    try:
+        return accept_event(text, now_ms, operations, origin)
+    except Rejection as rejection:
+        return rejection
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A fault of ours, which is no reason to keep the neighbours waiting for its mending.
+        return unprocessable(error)
 
 
 def unprocessable(error: Exception) -> Rejection:

@@ -24,14 +24,13 @@ from streams.core.acceptance import (
     EVENTS_AT_ONCE,
     Accepted,
     Refused,
-    accept_event,
     check_project_id,
     dedup_hash,
     is_project_id,
+    judge,
     moment_of,
     moments_taken,
     read_event,
-    unprocessable,
 )
 from streams.core.foreign import Steps, UnreadableError, read
 from streams.core.pricing import UNMETERED, meter
@@ -150,17 +149,17 @@ def _each(value: bytes, count: int, now_ms: int, operations: Container[str]) -> 
             yield
             size = 0
         text = value[start:end]
+        judged: Usage | Rejection
         try:
             text = read(_json_of, text)
-            accepted.append(accept_event(text, now_ms, operations))
         except UnreadableError as error:
-            rejected.append((index, text, _unreadable(error)))
-        except Rejection as rejection:
-            rejected.append((index, text, rejection))
-        except MemoryError:
-            raise
-        except Exception as error:
-            rejected.append((index, text, unprocessable(error)))
+            judged = _unreadable(error)
+        else:
+            judged = judge(text, now_ms, operations)
+        if isinstance(judged, Rejection):
+            rejected.append((index, text, judged))
+        else:
+            accepted.append(judged)
     if end < len(value):
         rejected.append((count, value[end:], _unreadable(UnreadableError("The record goes on behind its events"))))
     return accepted, rejected
