@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from api.callers.keys import hash_key, new_admin_key
 from streams.embedded import lifeline
@@ -32,6 +33,9 @@ BROKER_STARTS_MAX = 6
 # A member that ran this long did start. One that fails earlier may fail again at once, so its restarts are paused.
 _STABLE_SECONDS = 10.0
 _RESTART_SECONDS_MAX = 5.0
+# Records that wait are not being taken once none was for so long.
+_STILL_SECONDS_MAX = 30.0
+_TOLD_EVERY_SECONDS = 10.0
 
 
 class StackError(OperatorError):
@@ -303,9 +307,14 @@ class Stack:
         member.child = lifeline.start(member.name, member.argv, log_path=member.log_path, env=member.env)
 
     def _wait_until_ready(self) -> None:
-        """Ask for a decision until there is one, which takes broker, worker and API; and until history answers."""
+        """Ask for a decision until there is one, which takes broker, worker and API; and until history answers.
+
+        While records that came before are being taken, all of them go first: that is told, and waited for.
+        """
         deadline = time.monotonic() + READY_SECONDS_MAX
-        with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=10.0) as client:
+        told_at = time.monotonic()
+        timeout = self.settings.reply_timeout_seconds + 5.0
+        with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=timeout) as client:
             while time.monotonic() < deadline:
                 self.check()
                 failing = next((member for member in self._members if member.failures >= 5), None)
@@ -316,6 +325,12 @@ class Stack:
                     ready = client.get(f"{self.url}/readyz")
                     if probe.status_code == 404 and ready.status_code == 200 and self._history_answers():
                         return
+                    backlog, still_seconds = _backlog(client.get(self.metrics_url).text)
+                    if backlog and still_seconds < _STILL_SECONDS_MAX:
+                        deadline = time.monotonic() + READY_SECONDS_MAX
+                    if backlog and time.monotonic() - told_at > _TOLD_EVERY_SECONDS:
+                        told_at = time.monotonic()
+                        self._tell(f"catching up: {backlog:,} records wait to be decided")
                 time.sleep(0.05)
         raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
 
@@ -376,3 +391,17 @@ def _url_host(host: str) -> str:
 
 def _tail(path: Path, lines: int = 15) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _backlog(metrics: str) -> tuple[int, float]:
+    """From the text of `/metrics`: how many records wait for the worker, and for how many seconds none of them was
+    taken."""
+    waiting, still_seconds = 0, 0.0
+    for family in text_string_to_metric_families(metrics):
+        for sample in family.samples:
+            if sample.labels.get("topic") in ("usage", "intake"):
+                if sample.name == "meterline_lag_records":
+                    waiting += int(sample.value)
+                elif sample.name == "meterline_still_seconds":
+                    still_seconds = max(still_seconds, sample.value)
+    return waiting, still_seconds

@@ -22,8 +22,11 @@ from tests.calls import Operator
 
 pytest_plugins = ["tests.command_line", "tests.engine"]
 
-# The session timeout is short, so that a killed worker's partitions are taken over while a test waits.
-SESSION_TIMEOUT_SECONDS = 3.0
+# The session timeout is short, so that a killed worker's partitions are taken over while a test waits; but a machine
+# that is busy with other lanes must not have a worker that lives taken for dead.
+SESSION_TIMEOUT_SECONDS = 6.0
+# What is decided late on such a machine is decided all the same.
+os.environ.setdefault("METERLINE_REPLY_TIMEOUT_SECONDS", "20")
 
 
 # Many stacks, one after the other and at once: none has the metrics' usual port.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
-from itertools import groupby
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import groupby, zip_longest
 from typing import Any
 
 from schemas.commands import AnyCommand
@@ -85,9 +85,8 @@ class Owner:
             if message.offset > expected:
                 await self._check_gap(message.partition, expected, message.offset)
             self._next_offsets[message.partition] = message.offset + 1
-        # The dedup index tells days apart. With one day a batch, decisions are the same however records are batched.
-        for _, same_day in groupby((event.message for event in events), key=lambda message: day_of(time_of(message))):
-            await self._apply_day(list(same_day))
+        for messages in _days([event.message for event in events]):
+            await self._apply_day(messages)
 
     async def _check_gap(self, partition: int, expected: int, offset: int) -> None:
         """Check that no record of intake is at `expected` or after it, before `offset`. Raises IntakeGapError.
@@ -101,7 +100,7 @@ class Owner:
         log.error("intake %d: no record at %d to %d; who writes it with transactions?", partition, expected, offset - 1)
 
     async def _apply_day(self, messages: list[Any]) -> None:
-        """Apply records of one day. Where they can't be decided together, for a fault that nobody foresaw, each is
+        """Apply records that are of one day in each partition. Where they can't be decided together, for a fault that nobody foresaw, each is
         applied by itself: what is at fault is a dead letter then, and no record is read for ever."""
         try:
             await self._apply_batch(messages)
@@ -204,3 +203,21 @@ class Owner:
                 for partition, records in by_partition.items()
             )
         )
+
+
+def _days(messages: list[Any]) -> Iterator[list[Any]]:
+    """Yield records of each partition's first day, then of each one's next, and so on, in order.
+
+    The dedup index tells days apart. With one day a batch, decisions are the same however records are batched. But
+    partitions are decided apart: where one's records are of another day than the other's, as in a log that is read
+    again, they share a batch all the same.
+    """
+    by_partition: dict[int, list[Any]] = defaultdict(list)
+    for message in messages:
+        by_partition[message.partition].append(message)
+    days = [
+        [list(same_day) for _, same_day in groupby(some, key=lambda message: day_of(time_of(message)))]
+        for some in by_partition.values()
+    ]
+    for of_each in zip_longest(*days, fillvalue=()):
+        yield [message for some in of_each for message in some]

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from api import stack as stack_module
 from api.stack import Stack
 from schemas.facts import ENTRY_KINDS, Fact
 from streams.kafka.codecs import encode_intake
@@ -36,8 +37,9 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 class Replayed:
     """The stack after it has read a life, and the facts that were expected of it."""
 
-    def __init__(self, life: Life, facts: dict[int, list[Fact]], stack: Stack) -> None:
+    def __init__(self, life: Life, facts: dict[int, list[Fact]], stack: Stack, told: list[str]) -> None:
         self.life = life
+        self.told = told
         self.facts = facts
         self.stack = stack
         self.operator = Operator(stack)
@@ -67,14 +69,32 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         tick_seconds=0,
         # What moves no credits is kept, however long ago it was.
         passing_facts_days=0,
+        # The life takes longer, so that the start is told of it.
+        reply_timeout_seconds=1,
     )
     asyncio.run(create_intake(settings))
     asyncio.run(write_intake(settings, [(partition, at_ms, encode_intake(body)) for partition, at_ms, body in records]))
-    with Stack(settings) as stack:
-        told = Replayed(life, facts, stack)
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as here:
+        # However long that is, it is waited for.
+        here.setattr(stack_module, "READY_SECONDS_MAX", 20.0)
+        here.setattr(stack_module, "_TOLD_EVERY_SECONDS", 0.0)
+        stack = Stack(settings, tell=told.append)
+        stack.start()
+    try:
+        replayed = Replayed(life, facts, stack, told)
         count = sum(len(each) for each in facts.values())
-        eventually(lambda: told.rows("SELECT count() FROM facts") == [[str(count)]], seconds=120)
-        yield told
+        eventually(lambda: replayed.rows("SELECT count() FROM facts") == [[str(count)]], seconds=120)
+        yield replayed
+    finally:
+        stack.stop()
+
+
+def test_a_start_tells_what_waits_until_it_is_decided(replayed: Replayed) -> None:
+    waited = [int(text.split()[2].replace(",", "")) for text in replayed.told if text.startswith("catching up: ")]
+    assert len(waited) > 1
+    # Besides what waits from before, each look asks for a decision itself.
+    assert waited[0] > 1_000 > waited[-1] or waited == sorted(waited, reverse=True)
 
 
 def test_history_is_the_life(replayed: Replayed) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streams.worker import batches as module
+from streams.worker.agents import _days
 from streams.worker.batches import batches
 
 
@@ -88,3 +93,25 @@ async def test_nothing_is_waited_for_unless_told(monkeypatch: pytest.MonkeyPatch
     assert await anext(taken) == [4]
     assert clock.slept == []
     await taken.aclose()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3))))
+def test_each_partition_has_one_day_a_batch_and_shares_the_batch(placed: list[tuple[int, int]]) -> None:
+    """A regression: where partitions were at different days of a log that is read again, each record became a batch of
+    its own."""
+    days: dict[int, int] = defaultdict(int)
+    records = []
+    for offset, (partition, days_later) in enumerate(placed):
+        days[partition] += days_later
+        records.append(SimpleNamespace(partition=partition, timestamp=days[partition] * 86_400.0, offset=offset))
+    found = list(_days(records))
+    spans: dict[int, set[float]] = defaultdict(set)
+    for record in records:
+        spans[record.partition].add(record.timestamp)
+    assert len(found) == max(map(len, spans.values()), default=0)
+    for batch in found:
+        of_each = {(record.partition, record.timestamp) for record in batch}
+        assert len(of_each) == len({partition for partition, _ in of_each})
+    for partition in spans:
+        in_order = [record.offset for batch in found for record in batch if record.partition == partition]
+        assert in_order == [record.offset for record in records if record.partition == partition]
