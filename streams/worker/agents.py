@@ -100,8 +100,9 @@ class Owner:
         log.error("intake %d: no record at %d to %d; who writes it with transactions?", partition, expected, offset - 1)
 
     async def _apply_day(self, messages: list[Any]) -> None:
-        """Apply records that are of one day in each partition. Where they can't be decided together, for a fault that nobody foresaw, each is
-        applied by itself: what is at fault is a dead letter then, and no record is read for ever."""
+        """Apply records that are of one day in each partition. Where they can't be decided together, for a fault that
+        nobody foresaw, each is applied by itself: what is at fault is a dead letter then, and no record is read for
+        ever."""
         try:
             await self._apply_batch(messages)
         except UnforeseenError:
