@@ -32,6 +32,14 @@ KAFKA_VERSION = "4.1.0"
 SUMS_PATH = Path(__file__).with_name("kafka-jars.sha256")
 # Kafka's name for the file of feature levels in a formatted storage.
 FEATURES_FILE = "bootstrap.checkpoint"
+# Java's second compiler takes only what is called four times as often as by default. On a small machine it took more of
+# the processor in the first minutes than the broker did, and what it made later saved less.
+_HOT_METHODS_ONLY = (
+    "-XX:Tier4InvocationThreshold=20000",
+    "-XX:Tier4MinInvocationThreshold=2400",
+    "-XX:Tier4CompileThreshold=60000",
+    "-XX:Tier4BackEdgeThreshold=160000",
+)
 START_SECONDS_MAX = 90.0
 STOP_SECONDS_MAX = 30.0
 PREDECESSOR_SECONDS_MAX = 15.0
@@ -89,15 +97,6 @@ class BrokerError(OperatorError):
 
 class PortTakenError(BrokerError):
     """A port that the broker was to listen on is taken by another program."""
-# Java's second compiler takes only what is called four times as often as by default. On a small machine it took more of
-# the processor in the first minutes than the broker did, and what it made later saved less.
-_HOT_METHODS_ONLY = (
-    "-XX:Tier4InvocationThreshold=20000",
-    "-XX:Tier4MinInvocationThreshold=2400",
-    "-XX:Tier4CompileThreshold=60000",
-    "-XX:Tier4BackEdgeThreshold=160000",
-)
-
 
 
 class EmbeddedBroker:
