@@ -313,6 +313,7 @@ class Stack:
         """
         deadline = time.monotonic() + READY_SECONDS_MAX
         told_at = time.monotonic()
+        missing = "the API does not answer"
         timeout = self.settings.reply_timeout_seconds + 5.0
         with httpx.Client(headers={"authorization": f"Bearer {self.admin_key}"}, timeout=timeout) as client:
             while time.monotonic() < deadline:
@@ -323,8 +324,12 @@ class Stack:
                 with suppress(httpx.TransportError):
                     probe = client.delete(f"{self.url}/v1/admin/projects/meterline-probe/keys/none")
                     ready = client.get(f"{self.url}/readyz")
-                    if probe.status_code == 404 and ready.status_code == 200 and self._history_answers():
+                    if probe.status_code != 404 or ready.status_code != 200:
+                        missing = f"a request is answered {probe.status_code}, /readyz says {ready.json()['status']!r}"
+                    elif self._history_answers():
                         return
+                    else:
+                        missing = "history does not answer"
                     backlog, still_seconds = _backlog(client.get(self.metrics_url).text)
                     if backlog and still_seconds < _STILL_SECONDS_MAX:
                         deadline = time.monotonic() + READY_SECONDS_MAX
@@ -332,7 +337,7 @@ class Stack:
                         told_at = time.monotonic()
                         self._tell(f"catching up: {backlog:,} records wait to be decided")
                 time.sleep(0.05)
-        raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds; see the logs in {self.logs_dir}")
+        raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds: {missing}; see the logs in {self.logs_dir}")
 
     def _history_answers(self) -> bool:
         """Whether the embedded ClickHouse is there. A server of one's own is not waited for."""
