@@ -35,8 +35,10 @@ os.environ.setdefault("METERLINE_METRICS_PORT", "0")
 # A test's broker does not live long enough for what Java's second compiler makes of it: half of all processor time.
 os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 
-# A test's time says more about the machine than about the code.
-hypothesis.settings.register_profile("meterline", deadline=None)
+# A test's time says more about the machine than about the code. Examples are new in every run, so that many runs try
+# many; a rule that was changed is worth trying on more at once.
+EXAMPLES = int(os.environ.get("METERLINE_EXAMPLES", "40"))
+hypothesis.settings.register_profile("meterline", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("meterline")
 
 

@@ -12,7 +12,7 @@ import secrets
 # Lanes are started with this environment, and so have the same base.
 BASE = int(os.environ.setdefault("METERLINE_SEED_BASE", str(secrets.randbelow(10**9))))
 
-# How many worlds are simulated. `--deep` asks for 2,000. A fifth as many more keep replies briefly.
+# How many worlds are simulated. `--deep` asks for 1,000. A fifth as many more keep replies briefly.
 WORLDS = int(os.environ.get("METERLINE_SIMULATION_SEEDS", "300"))
 WORLDS_BRIEF_REPLIES = WORLDS // 5
 # The seed of the only world to simulate, to see again what happens in it.

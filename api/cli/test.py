@@ -21,7 +21,7 @@ COMPUTING_LANES = ["-n", "2", *LANES[2:]]
 SEEDED_LANES = [*COMPUTING_LANES[:-1], "loadgroup"]
 # With one of these somebody is looking at single tests: they come one after the other.
 ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
-DEEP = {"METERLINE_SIMULATION_SEEDS": "2000", "METERLINE_LEDGER_STEPS": "100000"}
+DEEP = {"METERLINE_SIMULATION_SEEDS": "1000", "METERLINE_LEDGER_STEPS": "100000"}
 FAST = {"METERLINE_SIMULATION_SEEDS": "60", "METERLINE_LEDGER_STEPS": "2000"}
 
 
@@ -48,7 +48,7 @@ def test(
     elif deep:
         chosen, lanes = ["-m", "seeded"], SEEDED_LANES
     elif benchmarks:
-        chosen, lanes = ["-m", "benchmark", "tests/benchmarks"], COMPUTING_LANES
+        chosen, lanes = ["-m", "benchmark", "tests/benchmarks"], LANES
     else:
         chosen, lanes = [] if is_named else ["-m", "not benchmark"], LANES
     for name, depth in (FAST if fast else DEEP if deep else {}).items():

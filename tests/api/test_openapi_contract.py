@@ -26,7 +26,7 @@ from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests.calls import Operator
 
-EXAMPLES = int(os.environ.get("METERLINE_OPENAPI_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("METERLINE_OPENAPI_EXAMPLES", "4"))
 CHECKS = [
     status_code_conformance,
     content_type_conformance,

@@ -10,8 +10,8 @@ from tests.benchmarks import fuzz
 @pytest.mark.benchmark
 @pytest.mark.parametrize("target", fuzz.TARGETS)
 def test_no_bytes_that_the_fuzzer_finds_break_a_promise(target: str) -> None:
-    result = fuzz.measure(target, 20_000)
-    assert result.get("skipped") or (result["runs"] >= 20_000 and result["edges"] > 3)
+    result = fuzz.measure(target, 5_000)
+    assert result.get("skipped") or (result["runs"] >= 5_000 and result["edges"] > 3)
 
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)

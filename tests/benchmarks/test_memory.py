@@ -8,7 +8,7 @@ from tests.benchmarks.memory import measure
 
 @pytest.mark.benchmark
 def test_a_worker_is_measured_with_few_ids_with_more_and_with_accounts() -> None:
-    ids = [4 * BATCH_IDS, 40 * BATCH_IDS]
+    ids = [2 * BATCH_IDS, 12 * BATCH_IDS]
     result = measure(400, ids, 2_000, lambda _text: None)
     assert result["wrong"] == 0
     assert [run["ids"] for run in result["by_ids"]] == ids

@@ -7,7 +7,7 @@ from tests.benchmarks.throughput import measure
 
 @pytest.mark.benchmark
 def test_nothing_is_lost_and_the_bytes_and_cores_of_an_event_are_told() -> None:
-    result = measure(20_000, 200, lambda _text: None)
+    result = measure(10_000, 100, lambda _text: None)
     assert result["lost"] == result["billed_twice"] == result["wrong_microcredits"] == result["drift_microcredits"] == 0
     assert result["events_per_second"] > 0
     assert result["events_per_core"] > 0

@@ -7,7 +7,7 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.accounts import Limits, Window
@@ -113,7 +113,6 @@ def check_lists(window: Window) -> None:
         assert not counted or window.at_ms - WINDOW_MS < counted[0] <= counted[-2] <= window.at_ms
 
 
-@settings(max_examples=150)
 @given(LIMITS, MORE, FEW)
 def test_with_few_arrivals_it_is_the_model_to_the_millisecond(limit, more, gaps) -> None:
     now_ms = 1_000_000
@@ -134,7 +133,6 @@ def test_with_few_arrivals_it_is_the_model_to_the_millisecond(limit, more, gaps)
         check_lists(window)
 
 
-@settings(max_examples=150)
 @given(LIMITS, MORE, st.one_of(FEW, busy()))
 def test_it_is_never_looser_than_the_model_and_never_stricter_than_one_that_is_a_second_late(limit, more, gaps) -> None:
     """Two models are told of the requests that the window let pass, and only of these. The exact one lets them all pass
@@ -161,7 +159,6 @@ def test_it_is_never_looser_than_the_model_and_never_stricter_than_one_that_is_a
             late.count()
 
 
-@settings(max_examples=150)
 @given(LIMITS, MORE, st.one_of(FEW, busy()))
 def test_a_request_is_counted_as_of_its_own_time_or_a_later_one_of_its_second(limit, more, gaps) -> None:
     now_ms, window, passed = 1_000_000, rested(1_000_000), []
@@ -263,7 +260,6 @@ def cost_wait(spent: list[tuple[int, int]], ceiling: int, cost: int, now_ms: int
     raise AssertionError("an empty minute has room for all that is under its ceiling")
 
 
-@settings(max_examples=150)
 @given(st.integers(200, 5_000), costs(FEW))
 def test_with_few_costs_the_ceiling_is_the_models_to_the_millisecond(ceiling, requests) -> None:
     limits, now_ms, window, spent = Limits(1, 1, ceiling), 1_000_000, rested(1_000_000), []
@@ -279,7 +275,6 @@ def test_with_few_costs_the_ceiling_is_the_models_to_the_millisecond(ceiling, re
         check_lists(window)
 
 
-@settings(max_examples=150)
 @given(st.integers(200, 20_000), costs(st.one_of(FEW, busy())))
 def test_no_minute_costs_more_than_the_ceiling_and_none_waits_a_second_longer(ceiling, requests) -> None:
     limits, now_ms, window, spent = Limits(1, 1, ceiling), 1_000_000, rested(1_000_000), []

@@ -12,8 +12,8 @@ from streams.history.past_balance import account_at
 from tests.core.builders import START_MS, addressed
 from tests.history.lives import DAY_MS, Life, insert_facts
 
-INSTANTS = 40
-SEEDS = range(6)
+INSTANTS = 20
+SEEDS = range(4)
 
 
 def live_balances(life: Life, at_ms: int) -> list[dict]:
@@ -49,7 +49,7 @@ def test_at_any_time_it_is_what_the_live_balance_was(embedded: ClickHouse, seed:
     insert_facts(embedded, life.facts)
     span_ms = life.at_ms - START_MS
     instants = [START_MS + life.random.randrange(span_ms) for _ in range(INSTANTS)]
-    instants += life.random.sample([at_ms for at_ms, _ in life.states], 10)
+    instants += life.random.sample([at_ms for at_ms, _ in life.states], 6)
     instants += [fact.occurred_at_ms + late for fact in life.facts if fact.kind == "expiry" for late in (-1, 0)][:10]
     for at_ms in instants:
         account = account_at(embedded, life.project, at_ms)

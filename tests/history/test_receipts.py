@@ -51,9 +51,13 @@ def test_every_fact_of_a_life_has_a_receipt_that_agrees_with_the_account(embedde
         after_record[life.account.last_offset] = life.state_at(life.at_ms)
     clickhouse = filled(embedded, life)
     outcomes = set()
+    kinds = set()
     for number, fact in enumerate(life.facts):
-        if fact.project != life.project:
+        # A receipt takes a few queries: of what there are many, every third has its turn.
+        kind = fact.kind, fact.reason
+        if fact.project != life.project or (kind in kinds and number % 3):
             continue
+        kinds.add(kind)
         found = receipt(clickhouse, life, entry_id(0, fact.offset, fact.index))
         outcomes.add(found.outcome)
         assert entry_id(0, fact.offset, fact.index) in [entry.id for entry in found.entries]

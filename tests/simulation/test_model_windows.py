@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.accounts import Limits
@@ -13,7 +13,6 @@ from tests.simulation.model.windows import Ceilings
 from tests.simulation.model.windows import Window as ModelWindow
 
 
-@settings(max_examples=100)
 @given(LIMITS, MORE, st.integers(200, 20_000), costs(st.one_of(FEW, busy())))
 def test_both_windows_decide_and_tell_the_same(limit: int, more: int, ceiling: int, requests: list) -> None:
     now_ms = 1_000_000
