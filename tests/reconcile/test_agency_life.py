@@ -76,8 +76,6 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     asyncio.run(write_intake(settings, [(partition, at_ms, encode_intake(body)) for partition, at_ms, body in records]))
     told: list[str] = []
     with pytest.MonkeyPatch.context() as here:
-        # However long that is, it is waited for.
-        here.setattr(stack_module, "READY_SECONDS_MAX", 20.0)
         here.setattr(stack_module, "_TOLD_EVERY_SECONDS", 0.0)
         stack = Stack(settings, tell=told.append)
         stack.start()
@@ -93,8 +91,7 @@ def replayed(broker: object, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def test_a_start_tells_what_waits_until_it_is_decided(replayed: Replayed) -> None:
     waited = [int(text.split()[2].replace(",", "")) for text in replayed.told if text.startswith("catching up: ")]
     assert len(waited) > 1
-    # Besides what waits from before, each look asks for a decision itself.
-    assert waited[0] > 1_000 > waited[-1] or waited == sorted(waited, reverse=True)
+    assert waited[0] > max(1_000, waited[-1])
 
 
 def test_history_is_the_life(replayed: Replayed) -> None:
