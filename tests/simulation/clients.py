@@ -24,6 +24,7 @@ from schemas.commands import (
     EndRaise,
     ExtendHold,
     GivenBack,
+    GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
     RaiseLimits,
@@ -79,6 +80,7 @@ _CHOICES = {
     "hold": 12,
     "resolve": 16,
     "top_up": 8,
+    "present": 5,
     "refund": 4,
     "recharge": 4,
     "purchase": 6,
@@ -167,6 +169,12 @@ class Clients:
                     **self._addressed(self._key()),
                 )
             )
+        elif choice == "present":
+            lasts_ms = rng.choice([1_000, 60_000, DAY_MS, 20 * DAY_MS, 0])
+            terms = {"amount": rng.choice([3, 40, 400]) * _CREDIT, "expires_at_ms": self.world.now_ms + lasts_ms}
+            environment = rng.choice(["production", "production", "preview"])
+            reason = rng.choice(["sorry", "sorry", "sorry", " "])
+            self._ask(GrantPromotional, project, environment=environment, reason=reason, **terms)
         elif choice == "refund":
             self._refund()
         elif choice == "plan":
@@ -371,6 +379,8 @@ class Clients:
                 granted_at_ms, ends_ms = row["occurred_at"], 0
                 if row["reason"] == "allowance":
                     ends_ms = renewal_after(opened["occurred_at"], granted_at_ms)
+                elif row["reason"] == "promotional":
+                    ends_ms = json.loads(row["metadata"])["expires_at_ms"]
                 return Grant(
                     row["grant_id"], row["reason"], row["environment"], row["amount"], 0, granted_at_ms, ends_ms
                 )
