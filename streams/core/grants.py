@@ -19,7 +19,8 @@ PROMOTIONAL_DAYS_MAX = 5 * 366
 # All of them may end at once: what states that must fit into one event's facts, beside all holds that expire.
 PROMOTIONAL_GRANTS_MAX = 500
 GRANT_REASON_CHARS_MAX = 200
-_BURN_DOWN = {"allowance": 0, "promotional": 1, "top_up": 2}
+# Every kind of grant, in burn-down order.
+GRANT_KINDS = ("allowance", "promotional", "top_up")
 
 
 def grant_credits(
@@ -61,7 +62,7 @@ def add_grant(account: Account, grant: Grant) -> None:
 def burn_down(grant: Grant) -> tuple[int, int, int]:
     """The key that sorts grants into burn-down order."""
     ends_at_ms = grant.expires_at_ms if grant.kind == "promotional" else 0
-    return _BURN_DOWN[grant.kind], ends_at_ms, grant.granted_at_ms
+    return GRANT_KINDS.index(grant.kind), ends_at_ms, grant.granted_at_ms
 
 
 def top_up(booking: Booking, command: TopUp) -> Reply:
@@ -94,7 +95,9 @@ def grant_promotional(booking: Booking, command: GrantPromotional) -> Reply:
         detail = f"The credits end in the future, and within {PROMOTIONAL_DAYS_MAX} days"
         raise Rejection("invalid_request", detail, "expires_at")
     if sum(grant.kind == "promotional" for grant in account.grants) >= PROMOTIONAL_GRANTS_MAX:
-        detail = f"A project has at most {PROMOTIONAL_GRANTS_MAX} promotional grants that have not ended; wait for an end"
+        detail = (
+            f"A project has at most {PROMOTIONAL_GRANTS_MAX} promotional grants that have not ended; wait for an end"
+        )
         raise Rejection("invalid_request", detail)
     metadata = note(reason=command.reason, expires_at_ms=command.expires_at_ms)
     fact_id = grant_credits(

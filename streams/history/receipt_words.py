@@ -63,6 +63,11 @@ def summary_of(
             return limits_summary(facts, outcome)
         case "granted":
             grant = next(fact for fact in facts if fact.kind == "grant")
+            if grant.reason == "promotional":
+                given = note_of(grant)
+                until = f" until {second_text(given['expires_at_ms'])}" if "expires_at_ms" in given else ""
+                why = f" ({given['reason']})" if given.get("reason") else ""
+                return f"Gave {format_credits(grant.amount)} credits to {grant.environment}{until}{why}"
             price = f", for {dollars(grant.cents)}" if grant.cents else ""
             return f"Granted a bundle of {format_credits(grant.amount)} credits to {grant.environment}{price}"
         case "renewed" | "project opened" | "project reopened" as outcome:

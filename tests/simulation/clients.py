@@ -80,7 +80,7 @@ _CHOICES = {
     "hold": 12,
     "resolve": 16,
     "top_up": 8,
-    "present": 5,
+    "promotional": 5,
     "refund": 4,
     "recharge": 4,
     "purchase": 6,
@@ -169,7 +169,7 @@ class Clients:
                     **self._addressed(self._key()),
                 )
             )
-        elif choice == "present":
+        elif choice == "promotional":
             lasts_ms = rng.choice([1_000, 60_000, DAY_MS, 20 * DAY_MS, 0])
             terms = {"amount": rng.choice([3, 40, 400]) * _CREDIT, "expires_at_ms": self.world.now_ms + lasts_ms}
             environment = rng.choice(["production", "production", "preview"])

@@ -35,7 +35,7 @@ from schemas.commands import (
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.corrections import correct
-from tests.simulation.model.grants import present
+from tests.simulation.model.grants import give_promotional
 from tests.simulation.model.holds import capture, extend, release
 from tests.simulation.model.items import set_item
 from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
@@ -60,7 +60,7 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
         case RefundTopUp():
             return refund(partition, project, command.grant_id)
         case GrantPromotional():
-            return present(partition, project, command)
+            return give_promotional(partition, project, command)
         case ChangePlan():
             return change_plan(partition, project, command)
         case SetStanding():

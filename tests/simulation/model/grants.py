@@ -1,5 +1,5 @@
-"""Credits that come: the bills of past months are paid from them at once; those that end; and those that are a
-present."""
+"""Credits that come: the bills of past months are paid from them at once; those that end; and those that an
+operator gives."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def give(
     pay_bills(partition, project, at_ms)
 
 
-def present(partition: Partition, project: Project, command: GrantPromotional) -> Answer:
+def give_promotional(partition: Partition, project: Project, command: GrantPromotional) -> Answer:
     """Promotional credits, which an operator gives for a reason and for a time."""
     now_ms = partition.now(project)
     if project.closed_ms is not None:
