@@ -95,9 +95,7 @@ def grant_promotional(booking: Booking, command: GrantPromotional) -> Reply:
         detail = f"The credits end in the future, and within {PROMOTIONAL_DAYS_MAX} days"
         raise Rejection("invalid_request", detail, "expires_at")
     if sum(grant.kind == "promotional" for grant in account.grants) >= PROMOTIONAL_GRANTS_MAX:
-        detail = (
-            f"A project has at most {PROMOTIONAL_GRANTS_MAX} promotional grants that have not ended; wait for an end"
-        )
+        detail = f"A project has at most {PROMOTIONAL_GRANTS_MAX} promotional grants at once; wait until some end"
         raise Rejection("invalid_request", detail)
     metadata = note(reason=command.reason, expires_at_ms=command.expires_at_ms)
     fact_id = grant_credits(
