@@ -69,6 +69,7 @@ CALLS: dict[str, Call] = {
     "GET /v1/prices/changelog": Call(OPEN),
     "POST /v1/admin/price-books": Call(ADMIN, body=_BOOK),
     "POST /v1/admin/projects": Call(ADMIN, body={"project": "{project}"}),
+    "GET /v1/admin/projects": Call(ADMIN),
     "GET /v1/admin/projects/{project}": Call(ADMIN),
     "PUT /v1/admin/projects/{project}/plan": Call(ADMIN, body={"plan": "scale"}),
     "PUT /v1/admin/projects/{project}/state": Call(ADMIN, body={"closed": True}),
