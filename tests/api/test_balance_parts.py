@@ -33,7 +33,7 @@ def credits(text: str) -> int:
 
 
 def check_parts(balance: dict[str, Any], pages: list[dict[str, Any]]) -> None:
-    """What each kind is said to have, and what the pages list, sums to what is available and held."""
+    """Check that each kind, as a sum and as the pages list it, adds up to what is available and held."""
     allowance = credits(balance["allowance"]["remaining"]) if balance["allowance"] else 0
     there = credits(balance["available"]) + credits(balance["held"])
     assert allowance + credits(balance["promotional_remaining"]) + credits(balance["top_ups_remaining"]) == there

@@ -170,11 +170,7 @@ class Clients:
                 )
             )
         elif choice == "promotional":
-            lasts_ms = rng.choice([1_000, 60_000, DAY_MS, 20 * DAY_MS, 0])
-            terms = {"amount": rng.choice([3, 40, 400]) * _CREDIT, "expires_at_ms": self.world.now_ms + lasts_ms}
-            environment = rng.choice(["production", "production", "preview"])
-            reason = rng.choice(["sorry", "sorry", "sorry", " "])
-            self._ask(GrantPromotional, project, environment=environment, reason=reason, **terms)
+            self._give(project)
         elif choice == "refund":
             self._refund()
         elif choice == "plan":
@@ -245,6 +241,15 @@ class Clients:
         self._request(
             CreateProject(project=project, name="", plan=plan, contract_allowance=0, **self._addressed(self._key()))
         )
+
+    def _give(self, project: str) -> None:
+        """Give promotional credits; some for no reason, some that end at once."""
+        rng = self.rng
+        lasts_ms = rng.choice([1_000, 60_000, DAY_MS, 20 * DAY_MS, 0])
+        terms = {"amount": rng.choice([3, 40, 400]) * _CREDIT, "expires_at_ms": self.world.now_ms + lasts_ms}
+        environment = rng.choice(["production", "production", "preview"])
+        reason = rng.choice(["sorry", "sorry", "sorry", " "])
+        self._ask(GrantPromotional, project, environment=environment, reason=reason, **terms)
 
     def _refund(self) -> None:
         """Ask for the refund of a bundle that was asked for, and may have been granted by now."""

@@ -56,7 +56,7 @@ def give_promotional(partition: Partition, project: Project, command: GrantPromo
 
 
 def end_grants(partition: Partition, project: Project, due_ms: int) -> None:
-    """What is left of grants that end expires, but for what is held."""
+    """Grants that end: the rest of them expires, but for what is held."""
     for grant in in_burn_down_order(project.grants):
         if grant.has_expired(due_ms) and not grant.is_over:
             grant.is_over = True
