@@ -160,15 +160,8 @@ class Clients:
         elif choice == "admit":
             self._admit()
         elif choice == "top_up":
-            self._request(
-                TopUp(
-                    project=project,
-                    environment=rng.choice(["production", "production", "preview"]),
-                    bundle_usd=20,
-                    reference="",
-                    **self._addressed(self._key()),
-                )
-            )
+            environment = rng.choice(["production", "production", "preview"])
+            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference="")
         elif choice == "promotional":
             self._give(project)
         elif choice == "refund":
