@@ -36,6 +36,7 @@ FILE_IN_MEMORY_BYTES_MAX = 1024 * 1024
 DOWNLOADS_PER_CALLER_MAX = 4
 DOWNLOAD_SECONDS_MAX = 300.0
 _CHUNK_BYTES = 64 * 1024
+_TURN_SECONDS = 0.0002
 
 T = TypeVar("T")
 Free = Callable[[], None]
@@ -170,5 +171,7 @@ def _spooled(pieces: Iterable[bytes]) -> tuple[IO[bytes], int]:
             file.close()
             raise too_much(f"more than the {ANSWER_BYTES_MAX} bytes that a file may have")
         file.write(piece)
+        # This is a thread, but the event loop could not run while Python made the piece.
+        time.sleep(_TURN_SECONDS)
     file.seek(0)
     return file, size

@@ -94,6 +94,16 @@ class RefundTopUp(Command, tag="top_up.refund", array_like=True, frozen=True, kw
     reason: str
 
 
+class GrantPromotional(Command, tag="grant.promotional", array_like=True, frozen=True, kw_only=True):
+    """Give `amount` microcredits to one environment's budget until `expires_at_ms`, for a `reason` that is kept with
+    the entry. No money is due for them."""
+
+    environment: str
+    amount: int
+    expires_at_ms: int
+    reason: str
+
+
 class ChangePlan(Command, tag="plan.change", array_like=True, frozen=True, kw_only=True):
     """Put a project on another plan: at once if that gives it more, at its renewal if less.
 
@@ -282,6 +292,7 @@ AnyCommand = (
     | RevokeKey
     | TopUp
     | RefundTopUp
+    | GrantPromotional
     | ChangePlan
     | SetStanding
     | SetBadge

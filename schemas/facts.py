@@ -167,7 +167,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         bears_held=True,
     ),
     "grant": FactKind(
-        says="Credits come: a plan's allowance, or a bundle that was bought",
+        says="Credits come: a plan's allowance, a bundle that was bought, or promotional credits with an end",
         reasons={},
         reasons_from="grant kind",
         stated_by=("grants",),

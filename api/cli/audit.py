@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from api.cli.options import WHERE, JsonOption
-from api.cli.output import show
+from api.cli.output import show_page
 from api.cli.service import Api
 
 
@@ -61,7 +60,7 @@ def list_audit(
     }
     page = Api().call("GET", "/v1/audit", **asked).json()
     columns = ("at", "entry_id", "project", "actor", "action", "code", "detail")
-    _show_page(page, page["entries"], columns, as_json)
+    show_page(page, page["entries"], columns, as_json)
 
 
 @app.command("keys")
@@ -77,20 +76,4 @@ def audit_keys(
     asked: dict[str, Any] = {"project": project, "from": since, "to": until, "limit": limit, "cursor": cursor}
     page = Api().call("GET", "/v1/audit/keys", **asked).json()
     columns = ("hour", "project", "key_id", "environment", "operation", "uses", "refused", "first_at", "last_at")
-    _show_page(page, page["rows"], columns, as_json)
-
-
-def _show_page(page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
-    """Print a page of the audit log as JSON, or as columns under their names."""
-    if as_json:
-        show(page, as_json)
-        return
-    lines = [
-        columns,
-        *(tuple(str(row[name]) if row[name] not in ("", None) else "-" for name in columns) for row in rows),
-    ]
-    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if page["next_cursor"]:
-        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)
+    show_page(page, page["rows"], columns, as_json)

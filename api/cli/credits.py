@@ -1,4 +1,5 @@
-"""`meterline credits` shows balances, grants and refunds bundles, sets auto-recharge, and corrects events."""
+"""`meterline credits` shows balances, grants and refunds bundles, gives promotional credits, sets auto-recharge, and
+corrects events."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from api.cli.output import show
 from api.cli.service import Api
 
 app = typer.Typer(
-    help=f"Show balances, grant and refund bundles, set auto-recharge, correct events. {WHERE}", no_args_is_help=True
+    help=f"Show balances, grant and refund bundles, give credits, set auto-recharge, correct events. {WHERE}",
+    no_args_is_help=True,
 )
 
 
@@ -25,7 +27,7 @@ def balance(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show a project's balance, now or at a past instant, with the oldest hundred of its bundles."""
+    """Show a project's balance, now or at a past instant, with the first hundred of its grants."""
     found = Api().call("GET", "/v1/balance", project=project, environment=environment, at=at, min_offset=min_offset)
     show(found.json(), as_json)
 
@@ -42,6 +44,21 @@ def top_up(
     """Grant a bundle that was paid for."""
     body = {"bundle_usd": bundle, "environment": environment, "reference": reference}
     show(Api().call("POST", f"/v1/admin/projects/{project}/top-ups", body, key=idempotency_key).json(), as_json)
+
+
+@app.command("grant")
+def grant(
+    project: ProjectArgument,
+    amount: Annotated[str, typer.Argument(help="Credits, as in 500 or 0.02")],
+    reason: Annotated[str, typer.Option("--reason", help="Why they are given, kept with the entry")],
+    expires_at: Annotated[str, typer.Option("--expires-at", help="When they end, RFC 3339 with a zone")],
+    environment: EnvironmentOption = "production",
+    idempotency_key: KeyOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Give promotional credits, which end: they are spent after the allowance, and before any bundle."""
+    body = {"amount": amount, "reason": reason, "expires_at": expires_at, "environment": environment}
+    show(Api().call("POST", f"/v1/admin/projects/{project}/grants", body, key=idempotency_key).json(), as_json)
 
 
 @app.command("refund")

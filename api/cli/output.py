@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,22 @@ def show(answer: Any, as_json: bool) -> None:
         return
     for line in _lines(answer, ""):
         print(line)
+
+
+def show_page(page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
+    """Print a page of a list as JSON, or as columns under their names."""
+    if as_json:
+        print_json(page)
+        return
+    lines = [
+        columns,
+        *(tuple(str(row[name]) if row[name] not in ("", None) else "-" for name in columns) for row in rows),
+    ]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if page["next_cursor"]:
+        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)
 
 
 def tell_failure(sentence: str) -> None:

@@ -1,16 +1,16 @@
-"""`meterline projects` opens projects, puts them on plans, and closes them."""
+"""`meterline projects` lists and opens projects, puts them on plans, and closes them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from api.cli.options import WHERE, JsonOption, ProjectArgument, ReasonOption
-from api.cli.output import show
+from api.cli.output import show, show_page
 from api.cli.service import Api
 
-app = typer.Typer(help=f"Open projects, put them on plans, close them. {WHERE}", no_args_is_help=True)
+app = typer.Typer(help=f"List and open projects, put them on plans, close them. {WHERE}", no_args_is_help=True)
 
 
 @app.command("create")
@@ -35,6 +35,33 @@ def create_project(
         "billing_account": billing_account,
     }
     show(Api().call("POST", "/v1/admin/projects", body).json(), as_json)
+
+
+@app.command("list")
+def list_projects(
+    search: Annotated[str | None, typer.Option("--search", help="A part of the id or of the name, in any case")] = None,
+    plan: Annotated[str | None, typer.Option("--plan", help="free, hobby, build, scale or enterprise")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="open or closed")] = None,
+    balance_below: Annotated[
+        str | None, typer.Option("--balance-below", help="Fewer credits than this are available in production")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="List at most this many")] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on after a page: give its next_cursor")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List projects, by id, with the credits that they have."""
+    asked: dict[str, Any] = {"search": search, "plan": plan, "state": state, "balance_below": balance_below}
+    service, projects = Api(), list[dict[str, Any]]()
+    while True:
+        # A search of many accounts comes in pages that may have none.
+        left = limit - len(projects)
+        page = service.call("GET", "/v1/admin/projects", limit=left, cursor=cursor, **asked).json()
+        projects += page["projects"]
+        cursor = page["next_cursor"]
+        if cursor is None or len(projects) >= limit:
+            break
+    columns = ("project", "name", "plan", "state", "available", "held", "preview_available", "renews_at")
+    show_page({"projects": projects, "next_cursor": cursor}, projects, columns, as_json)
 
 
 @app.command("show")

@@ -14,7 +14,7 @@ from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, 
 from api.negotiation import AcceptHeader, preferred
 from api.reads import json_of
 from api.services import Services
-from api.views.csv_cells import as_csv
+from api.views.csv_cells import CSV_TYPE, as_csv
 from schemas.http.audit import AUDIT_ROWS_MAX, AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
 from streams.clickhouse.client import ClickHouse
 from streams.history.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
@@ -133,4 +133,5 @@ def _csv(
     if following is not None:
         url = request.url.include_query_params(cursor=following)
         headers["link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return Response(as_csv(columns, rows_of(entries)), 200, headers, "text/csv; charset=utf-8; header=present")
+    rows = ([row[column] for column in columns] for row in rows_of(entries))
+    return Response(as_csv(columns, rows), 200, headers, CSV_TYPE)

@@ -41,8 +41,8 @@ async def balance(
         int | None, Query(ge=0, description="Wait until the answer holds this intake offset (read your writes)")
     ] = None,
     at: Annotated[datetime | None, Query(description="RFC 3339 with a zone: as it was then")] = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="How many bundles to list at most")] = 100,
-    cursor: Annotated[str | None, Query(max_length=200, description="Bundles after those of an earlier page")] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="How many grants to list at most")] = 100,
+    cursor: Annotated[str | None, Query(max_length=200, description="Grants after those of an earlier page")] = None,
 ) -> bytes:
     """Show the balance of one budget as it is now, and how fresh that is; or as it was `at` an earlier time."""
     caller.require("content:read")

@@ -1,13 +1,25 @@
-"""Bundles, refunds and auto-recharge. A call that changes something answers once its effect can be read back."""
+"""Bundles, promotional grants, refunds and auto-recharge. A call that changes something answers once its effect can be
+read back."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from fastapi import APIRouter
 
-from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, problems
+from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, instant, problems
 from schemas.accounts import Account, AutoRecharge
-from schemas.commands import RefundTopUp, SetAutoRecharge, TopUp
-from schemas.http.credits import AutoRechargeInfo, AutoRechargeTerms, NewRefund, NewTopUp, RefundResult, TopUpResult
+from schemas.commands import GrantPromotional, RefundTopUp, SetAutoRecharge, TopUp
+from schemas.http.credits import (
+    AutoRechargeInfo,
+    AutoRechargeTerms,
+    GrantResult,
+    NewGrant,
+    NewRefund,
+    NewTopUp,
+    RefundResult,
+    TopUpResult,
+)
 from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
@@ -15,6 +27,8 @@ from streams.core.recharge import month_of
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @router.post("/projects/{project}/top-ups", status_code=201, response_model=TopUpResult)
@@ -40,6 +54,42 @@ async def top_up(
         project=project,
         environment=asked.environment,
         granted=format_credits(reply.amount),
+        available=format_credits(reply.available),
+        entry_id=reply.entry_id,
+        offset=offset,
+    )
+
+
+@router.post("/projects/{project}/grants", status_code=201, response_model=GrantResult)
+async def grant(
+    services: ServicesDep,
+    caller: AdminDep,
+    project: ProjectPath,
+    asked: NewGrant,
+    idempotency_key: IdempotencyKey = "",
+) -> GrantResult:
+    """Give promotional credits, with a reason and an end. They are spent after the allowance, the earliest end first,
+    and before any bundle. Send an Idempotency-Key: without one, a repeat is another grant."""
+    expires_at_ms = (instant(asked.expires_at, "expires_at") - _EPOCH) // timedelta(milliseconds=1)
+    reply, offset = await decided(
+        services,
+        GrantPromotional(
+            project=project,
+            environment=asked.environment,
+            amount=parse_credits(asked.amount, "amount"),
+            expires_at_ms=expires_at_ms,
+            reason=asked.reason,
+            **services.commands.addressing(idempotency_key, caller.key_id),
+        ),
+    )
+    return GrantResult(
+        project=project,
+        environment=asked.environment,
+        # A grant bears the place of its entry, without the partition.
+        grant_id=f"promotional-{reply.entry_id.partition('-')[2]}",
+        granted=format_credits(reply.amount),
+        reason=asked.reason,
+        expires_at=utc(expires_at_ms),
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,

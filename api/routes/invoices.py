@@ -28,7 +28,8 @@ from api.dependencies import (
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
 from api.views.accounts import project_now
-from api.views.invoice_files import as_csv, as_html
+from api.views.csv_cells import CSV_TYPE
+from api.views.invoice_files import as_html, invoice_csv
 from schemas.accounts import Account
 from schemas.commands import OpenBillingAccount, SetBillingAccount
 from schemas.http.common import PAGE_ITEMS_MAX
@@ -256,7 +257,7 @@ async def _invoice(
         match format:
             case "csv":
                 headers["content-disposition"] = f'attachment; filename="{invoice.number}.csv"'
-                return Response(as_csv(invoice), 200, headers, "text/csv; charset=utf-8; header=present")
+                return Response(invoice_csv(invoice), 200, headers, CSV_TYPE)
             case "html":
                 headers |= {"content-security-policy": _HTML_POLICY, "x-content-type-options": "nosniff"}
                 return Response(as_html(invoice), 200, headers, "text/html")

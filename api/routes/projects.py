@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from api.dependencies import (
     AdminDep,
@@ -18,9 +21,23 @@ from api.dependencies import (
     project_for,
 )
 from api.views.accounts import project_now
+from api.views.project_list import ProjectQuestion, project_page
 from schemas.commands import AnyCommand, ChangePlan, CloseProject, CreateProject, ReopenProject, SetBadge, SetStanding
-from schemas.http.projects import Badge, NewProject, PlanChange, ProjectInfo, ProjectState, Standing
+from schemas.http.common import PAGE_ITEMS_MAX, PlanName
+from schemas.http.projects import (
+    Badge,
+    NewProject,
+    PlanChange,
+    ProjectInfo,
+    ProjectPage,
+    ProjectState,
+    ProjectStateName,
+    Standing,
+)
 from schemas.prices import MICROCREDITS_PER_CREDIT
+from schemas.problems import Rejection
+from streams.core.booking import parse_credits
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
 admin_router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
@@ -46,6 +63,34 @@ async def create_project(
         ),
     )
     return project_now(services, asked.project)
+
+
+@admin_router.get("/projects", response_model=ProjectPage)
+async def list_projects(
+    services: ServicesDep,
+    caller: AdminDep,
+    search: Annotated[
+        str | None, Query(min_length=1, max_length=200, description="A part of the id or of the name, in any case")
+    ] = None,
+    plan: PlanName | None = None,
+    state: ProjectStateName | None = None,
+    balance_below: Annotated[
+        str | None, Query(max_length=20, description="Fewer credits than this are available in production")
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
+    cursor: Annotated[str, Query(max_length=64, description="The `next_cursor` of the page before")] = "",
+) -> ProjectPage:
+    """List projects, by id. A page that has looked at many accounts for half a second ends there: go on with its
+    `next_cursor` until there is none."""
+    below = None if balance_below is None else parse_credits(balance_below, "balance_below")
+    question = ProjectQuestion(search, plan, None if state is None else state == "closed", below)
+    if len(services.accounts.lags()) < services.settings.partitions:
+        raise Rejection("not_ready", "This process is still reading the accounts")
+    prices, now = services.accounts.prices(), now_ms()
+    found, following = await asyncio.to_thread(
+        lambda: project_page(services.accounts.projects_after(cursor), question, prices, now, limit)
+    )
+    return ProjectPage(projects=found, next_cursor=following)
 
 
 @admin_router.get("/projects/{project}", response_model=ProjectInfo)

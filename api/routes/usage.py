@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
@@ -20,10 +21,11 @@ from api.dependencies import (
     project_for,
 )
 from api.negotiation import AcceptHeader, preferred
+from api.views.csv_cells import csv_pieces, number_or_text
 from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
-from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageQuestion, usage_csv, usage_page
+from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageQuestion, usage_page, usage_rows
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
@@ -73,7 +75,14 @@ async def usage(
         question.check(place)
     question.sql()  # refuses what can't be asked before a thread is taken
     if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
-        return await services.reads.csv(caller.name, f"usage-{name}", lambda history: usage_csv(history, question))
+        columns = [*groups, "uses", "quantity", "credits"]
+
+        def pieces(history: ClickHouse) -> Iterator[bytes]:
+            # Metadata may have numbers as well as texts.
+            rows = usage_rows(history, question)
+            return csv_pieces(columns, (map(number_or_text, row) for row in rows))
+
+        return await services.reads.csv(caller.name, f"usage-{name}", pieces)
     paged = replace(question, limit=limit, after=None if place is None else place.values)
     return await services.reads.json(caller.name, lambda history: _report(history, paged))
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from api.dependencies import account_for
 from api.services import Services
-from api.views.pages import page_of
-from schemas.accounts import Account
+from api.views.pages import Place, page_of
+from schemas.accounts import Account, Grant
 from schemas.http.common import PAGE_ITEMS_MAX
-from schemas.http.credits import AllowanceAnswer, BalanceAnswer, TopUpAnswer
+from schemas.http.credits import AllowanceAnswer, BalanceAnswer, PromotionalAnswer, TopUpAnswer
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
 from schemas.times import utc
 from streams.core.booking import available, format_credits, held
+from streams.core.grants import GRANT_KINDS
 from streams.core.items import metered, unpaid
 from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
 from streams.kafka.clock import now_ms
+
+# Later than any end of a grant.
+_BEFORE_ALL_BUNDLES_MS = 1 << 52
 
 
 def item_list(account: Account, prices: Prices, now_ms: int) -> ItemList:
@@ -49,13 +55,13 @@ def balance_of(
     limit: int = PAGE_ITEMS_MAX,
     cursor: str | None = None,
 ) -> BalanceAnswer:
-    """The balance of one environment's budget, as GET /v1/balance shows it: with at most `limit` of its bundles, those
-    after `cursor`. Raises Rejection for a cursor that no page gave."""
+    """The balance of one environment's budget, as GET /v1/balance shows it: with at most `limit` of its grants, those
+    after `cursor`. Whatever the page, what it says to remain of each kind of grant sums to `available` and `held`.
+    Raises Rejection for a cursor that no page gave."""
     grants = [grant for grant in account.grants if grant.environment == environment]
-    # An allowance that has expired is still a grant while a job holds credits of it; it is not shown.
-    allowances = [grant for grant in grants if grant.kind == "allowance" and grant.expires_at_ms > now_ms]
-    bundles = [grant for grant in grants if grant.kind == "top_up"]
-    page, next_cursor = page_of(bundles, lambda grant: (grant.granted_at_ms, grant.id), limit, cursor)
+    of_kind = {kind: [grant for grant in grants if grant.kind == kind] for kind in GRANT_KINDS}
+    allowances, promotional, bundles = (of_kind[kind] for kind in GRANT_KINDS)
+    page, next_cursor = page_of([*promotional, *bundles], _place, limit, cursor)
     return BalanceAnswer(
         project=account.project,
         plan=account.plan,
@@ -63,12 +69,28 @@ def balance_of(
         available=format_credits(available(account, environment)),
         held=format_credits(held(account, environment)),
         allowance=AllowanceAnswer(
-            granted=format_credits(sum(grant.granted for grant in allowances)),
-            remaining=format_credits(sum(grant.remaining for grant in allowances)),
+            # Of an ended month there is what jobs hold, which was granted then.
+            granted=format_credits(
+                sum(grant.granted if grant.expires_at_ms > now_ms else grant.remaining for grant in allowances)
+            ),
+            remaining=_remaining(allowances),
             renews_at=utc(account.renews_at_ms),
         )
         if allowances
         else None,
+        promotional=[
+            PromotionalAnswer(
+                grant_id=grant.id,
+                granted=format_credits(grant.granted),
+                remaining=format_credits(grant.remaining),
+                granted_at=utc(grant.granted_at_ms),
+                expires_at=utc(grant.expires_at_ms),
+            )
+            for grant in page
+            if grant.kind == "promotional"
+        ],
+        promotional_count=len(promotional),
+        promotional_remaining=_remaining(promotional),
         top_ups=[
             TopUpAnswer(
                 grant_id=grant.id,
@@ -77,14 +99,26 @@ def balance_of(
                 granted_at=utc(grant.granted_at_ms),
             )
             for grant in page
+            if grant.kind == "top_up"
         ],
         top_ups_count=len(bundles),
-        top_ups_remaining=format_credits(sum(grant.remaining for grant in bundles)),
+        top_ups_remaining=_remaining(bundles),
         next_cursor=next_cursor,
         as_of=utc(now_ms - max(lag_ms, 0)),
         lag_ms=lag_ms,
         offset=account.last_offset,
     )
+
+
+def _place(grant: Grant) -> Place:
+    """The place of a grant in the pages of a balance: promotional ones by their end, then bundles by their age."""
+    if grant.kind == "promotional":
+        return grant.expires_at_ms - _BEFORE_ALL_BUNDLES_MS, grant.id
+    return grant.granted_at_ms, grant.id
+
+
+def _remaining(grants: Iterable[Grant]) -> str:
+    return format_credits(sum(grant.remaining for grant in grants))
 
 
 def settled_account(services: Services, project: str) -> Account:

@@ -1,24 +1,68 @@
-"""CSV that a spreadsheet can open without running any of its cells as a formula."""
+"""CSV files that a spreadsheet can open without running any of their cells as a formula. Every CSV passes here."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+
+CSV_TYPE = "text/csv; charset=utf-8; header=present"
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+# Compatibility forms of the first four (full-width, small, raised) begin a formula in some locales, and so does the
+# minus sign.
+_SIGNS = frozenset("=+-@\N{MINUS SIGN}")
+# Letters and symbols that nobody sees, beside the characters that Unicode calls separators, marks, controls or formats.
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+_ROWS_A_PIECE = 200
 
 
 def harmless(text: str) -> str:
-    """The text of a cell, with an apostrophe before it where a spreadsheet would run it as a formula."""
-    # Full-width signs begin a formula in some locales; white space before a sign is passed over by some programs.
-    begins_formula = text.strip().startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))
-    return f"'{text}" if begins_formula or text.startswith(("\t", "\r", "\n")) else text
+    """The text of a cell, with an apostrophe before it where a spreadsheet may run it as a formula."""
+    if text[:1].isascii() and text[:1].isalnum():
+        return text
+    for character in text:
+        if unicodedata.category(character) == "Cc":
+            # A tab or a line's end moves what follows it to the beginning of another cell.
+            return f"'{text}"
+        if not _is_seen(character):
+            continue
+        begins_formula = not _SIGNS.isdisjoint(unicodedata.normalize("NFKC", character))
+        return f"'{text}" if begins_formula else text
+    return text
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, str]]) -> str:
-    """A CSV file (RFC 4180) of a header and these rows, each cell made harmless."""
+class Number(str):
+    """A number as text, to be written as it is: its sign begins no formula."""
+
+
+def number_or_text(text: str) -> str:
+    """The cell of a value whose kind is not known: a number where it is nothing but one."""
+    return Number(text) if _NUMBER.fullmatch(text) else text
+
+
+def _is_seen(character: str) -> bool:
+    # What has no category yet (`Cn`) or is of private use is drawn by no program, or nobody knows by which.
+    return unicodedata.category(character)[0] not in "CZM" and character not in _FILLERS
+
+
+def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[str | int]]) -> Iterator[bytes]:
+    """A CSV file as RFC 4180 has it, in pieces: a header and these rows, lines ended by CRLF. Each text is made
+    harmless; an integer or a Number stays as it is."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([harmless(row[column]) for column in columns])
-    return file.getvalue()
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(map(harmless, columns))
+    for number, row in enumerate(rows, 1):
+        writer.writerow([cell if isinstance(cell, int | Number) else harmless(cell) for cell in row])
+        if not number % _ROWS_A_PIECE:
+            yield file.getvalue().encode()
+            file.seek(0)
+            file.truncate()
+    yield file.getvalue().encode()
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Iterable[str | int]]) -> str:
+    """A CSV file of a header and these rows, as `csv_pieces` gives it."""
+    return b"".join(csv_pieces(columns, rows)).decode()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from datetime import datetime, timedelta
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from api.views.csv_cells import harmless
+from api.views.csv_cells import Number, as_csv
 from schemas.http.invoices import Invoice, InvoiceLine
 from streams.history.invoices import format_usd
 
@@ -25,25 +23,20 @@ _KIND_TEXTS = {
 }
 
 
-def as_csv(invoice: Invoice) -> str:
-    """An invoice as CSV (RFC 4180): a header, and a row for each line. A text that a spreadsheet would run as a formula
-    has an apostrophe before it."""
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
-    writer.writerow(CSV_COLUMNS)
-    for part in invoice.projects:
-        for line in part.lines:
-            texts = (
+def invoice_csv(invoice: Invoice) -> str:
+    """An invoice as CSV: a header, and a row for each line."""
+    return as_csv(
+        CSV_COLUMNS,
+        (
+            (
                 part.invoice, invoice.status, invoice.month, part.billing_account or "", part.project, part.name,
-                line.kind, line.item, line.detail, line.environment,
-            )  # fmt: skip
-            writer.writerow(
-                [
-                    *map(harmless, texts), line.count, line.quantity, line.credits, invoice.currency, line.unit_cents,
-                    line.cents, harmless(" ".join(line.price_versions)), line.facts,
-                ]
-            )  # fmt: skip
-    return file.getvalue()
+                line.kind, line.item, line.detail, line.environment, line.count, line.quantity, Number(line.credits),
+                invoice.currency, line.unit_cents, line.cents, " ".join(line.price_versions), line.facts,
+            )
+            for part in invoice.projects
+            for line in part.lines
+        ),
+    )  # fmt: skip
 
 
 def as_html(invoice: Invoice) -> str:

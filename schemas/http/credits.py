@@ -12,7 +12,8 @@ from schemas.http.common import PAGE_ITEMS_MAX, Credits, EnvironmentName, at_mos
 
 
 class AllowanceBalance(BaseModel):
-    """The allowance of this month of the plan: credits granted, what is left of them, and when it renews."""
+    """The allowance of this month of the plan: credits granted, what is left of them, and when it renews. Credits of an
+    ended month count in both as long as a job holds them."""
 
     granted: Credits
     remaining: Credits
@@ -28,9 +29,24 @@ class TopUpBalance(BaseModel):
     granted_at: datetime
 
 
+class PromotionalBalance(BaseModel):
+    """Promotional credits that were given at once, and what is left of them until they end. After the end that is what
+    jobs hold of them."""
+
+    grant_id: str
+    granted: Credits
+    remaining: Credits
+    granted_at: datetime
+    expires_at: datetime
+
+
 class Balance(BaseModel):
     """The balance of one environment's budget. It may be up to `lag_ms` old; `offset` is the last intake record that
-    it includes."""
+    it includes.
+
+    `available` and `held` together are what remains of the allowance, of all promotional grants and of all bundles. A
+    page lists promotional grants first, then bundles.
+    """
 
     project: str
     plan: str
@@ -38,10 +54,15 @@ class Balance(BaseModel):
     available: Credits
     held: Credits
     allowance: AllowanceBalance | None
-    top_ups: list[TopUpBalance] = at_most(PAGE_ITEMS_MAX, description="A page of the bundles, the oldest first")
+    promotional: list[PromotionalBalance] = at_most(
+        PAGE_ITEMS_MAX, description="Of the page, the promotional grants, the earliest end first"
+    )
+    promotional_count: int = Field(description="How many promotional grants there are")
+    promotional_remaining: Credits = Field(description="What is left of all of them together")
+    top_ups: list[TopUpBalance] = at_most(PAGE_ITEMS_MAX, description="Of the page, the bundles, the oldest first")
     top_ups_count: int = Field(description="How many bundles there are")
     top_ups_remaining: Credits = Field(description="What is left of all of them together")
-    next_cursor: str | None = Field(description="Asks for the next page of bundles; null on the last")
+    next_cursor: str | None = Field(description="Asks for the next page of grants; null on the last")
     as_of: datetime
     lag_ms: int
     offset: int
@@ -64,6 +85,16 @@ class TopUpAnswer(msgspec.Struct):
     granted_at: datetime
 
 
+class PromotionalAnswer(msgspec.Struct):
+    """A PromotionalBalance as it is sent; see BalanceAnswer."""
+
+    grant_id: str
+    granted: str
+    remaining: str
+    granted_at: datetime
+    expires_at: datetime
+
+
 class BalanceAnswer(msgspec.Struct, kw_only=True):
     """A Balance as it is sent: msgspec makes it and its bytes in a tenth of pydantic's time. Fields, order and bytes
     are those of the documented shape."""
@@ -74,6 +105,9 @@ class BalanceAnswer(msgspec.Struct, kw_only=True):
     available: str
     held: str
     allowance: AllowanceAnswer | None
+    promotional: list[PromotionalAnswer]
+    promotional_count: int
+    promotional_remaining: str
     top_ups: list[TopUpAnswer]
     top_ups_count: int
     top_ups_remaining: str
@@ -126,6 +160,30 @@ class TopUpResult(BaseModel):
     project: str
     environment: EnvironmentName
     granted: Credits
+    available: Credits
+    entry_id: str
+    offset: int
+
+
+class NewGrant(BaseModel, extra="forbid"):
+    """Promotional credits to give: they are spent after the allowance and before any bundle, and what is left of them
+    at `expires_at` is gone."""
+
+    amount: Credits = Field(description="Credits as a decimal string: above 0, at most 10,000,000")
+    reason: str = Field(min_length=1, max_length=200, description="Why they are given; kept with the entry")
+    expires_at: datetime = Field(description="RFC 3339 with a zone: when they end, at most 1,830 days ahead")
+    environment: EnvironmentName = "production"
+
+
+class GrantResult(BaseModel):
+    """Promotional credits that were given."""
+
+    project: str
+    environment: EnvironmentName
+    grant_id: str
+    granted: Credits
+    reason: str
+    expires_at: datetime
     available: Credits
     entry_id: str
     offset: int

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from schemas.events import PROJECT_ID_PATTERN
-from schemas.http.common import ITEMS_MAX, KEYS_MAX, Credits, EnvironmentName, PlanName, at_most
+from schemas.http.common import ITEMS_MAX, KEYS_MAX, PAGE_ITEMS_MAX, Credits, EnvironmentName, PlanName, at_most
 
 SCOPES_MAX = 20
+ProjectStateName = Literal["open", "closed"]
 
 
 class KeyInfo(BaseModel):
@@ -44,6 +45,30 @@ class ProjectInfo(BaseModel):
         description="The billing account whose invoice it is on; null is an invoice of its own"
     )
     keys: list[KeyInfo] = at_most(KEYS_MAX)
+
+
+class ProjectSummary(BaseModel):
+    """A project in a list of them, as it is now. Credits are those of production, unless they say otherwise."""
+
+    project: str
+    name: str
+    plan: PlanName
+    state: ProjectStateName
+    closed_at: datetime | None
+    billing_account: str | None
+    available: Credits
+    held: Credits
+    preview_available: Credits
+    signed_up_at: datetime
+    renews_at: datetime
+
+
+class ProjectPage(BaseModel):
+    """A page of projects, by id. `next_cursor` asks for the next page; null on the last. A page may have fewer than its
+    limit, or none, and yet a next one: a search looks at so many accounts at a time."""
+
+    projects: list[ProjectSummary] = at_most(PAGE_ITEMS_MAX)
+    next_cursor: str | None
 
 
 class NewProject(BaseModel, extra="forbid"):

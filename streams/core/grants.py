@@ -1,17 +1,26 @@
-"""Grants, the credits that come: their burn-down order, bundles bought by hand or by auto-recharge, refunds."""
+"""Grants, the credits that come: their burn-down order, bundles bought by hand or by auto-recharge, refunds, and
+promotional credits that an operator gives."""
 
 from __future__ import annotations
 
 from schemas.accounts import Account, Grant
-from schemas.commands import RefundTopUp, SettleRecharge, TopUp
+from schemas.commands import GrantPromotional, RefundTopUp, SettleRecharge, TopUp
+from schemas.prices import MICROCREDITS_PER_CREDIT
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from schemas.times import DAY_MS
 from streams.core.booking import Booking, available, note
 from streams.core.items import bill_due
 from streams.core.plans import BUNDLES, not_refundable, refund_cents
 from streams.core.recharge import ENVIRONMENT, note_failure, note_success
 
-_BURN_DOWN = {"allowance": 0, "promotional": 1, "top_up": 2}
+PROMOTIONAL_CREDITS_MAX = 10_000_000
+PROMOTIONAL_DAYS_MAX = 5 * 366
+# All of them may end at once: what states that must fit into one event's facts, beside all holds that expire.
+PROMOTIONAL_GRANTS_MAX = 500
+GRANT_REASON_CHARS_MAX = 200
+# Every kind of grant, in burn-down order.
+GRANT_KINDS = ("allowance", "promotional", "top_up")
 
 
 def grant_credits(
@@ -44,14 +53,16 @@ def grant_credits(
 
 
 def add_grant(account: Account, grant: Grant) -> None:
-    """Put a grant in its place in burn-down order: allowance, promotional, then top-ups, the oldest first."""
+    """Put a grant in its place in burn-down order: allowance, promotional credits, the earliest end first, then
+    bundles, the oldest first."""
     account.grants.append(grant)
     account.grants.sort(key=burn_down)
 
 
-def burn_down(grant: Grant) -> tuple[int, int]:
+def burn_down(grant: Grant) -> tuple[int, int, int]:
     """The key that sorts grants into burn-down order."""
-    return _BURN_DOWN[grant.kind], grant.granted_at_ms
+    ends_at_ms = grant.expires_at_ms if grant.kind == "promotional" else 0
+    return GRANT_KINDS.index(grant.kind), ends_at_ms, grant.granted_at_ms
 
 
 def top_up(booking: Booking, command: TopUp) -> Reply:
@@ -68,6 +79,35 @@ def top_up(booking: Booking, command: TopUp) -> Reply:
     cents = command.bundle_usd * 100
     fact_id = grant_credits(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata, cents)
     return Reply(200, "", "", amount, available(account, command.environment), fact_id)
+
+
+def grant_promotional(booking: Booking, command: GrantPromotional) -> Reply:
+    """Grant promotional credits: an operator gives them with a reason, until an end. Raises Rejection."""
+    account = booking.account
+    if account.closed_at_ms:
+        raise Rejection("project_closed", f"Project {account.project!r} is closed")
+    if not 0 < command.amount <= PROMOTIONAL_CREDITS_MAX * MICROCREDITS_PER_CREDIT:
+        raise Rejection("invalid_request", f"Give more than 0 and at most {PROMOTIONAL_CREDITS_MAX} credits", "amount")
+    if not command.reason.strip() or len(command.reason) > GRANT_REASON_CHARS_MAX:
+        detail = f"Say why, in at most {GRANT_REASON_CHARS_MAX} characters that are not all blank"
+        raise Rejection("invalid_request", detail, "reason")
+    if not 0 < command.expires_at_ms - booking.at_ms <= PROMOTIONAL_DAYS_MAX * DAY_MS:
+        detail = f"The credits end in the future, and within {PROMOTIONAL_DAYS_MAX} days"
+        raise Rejection("invalid_request", detail, "expires_at")
+    if sum(grant.kind == "promotional" for grant in account.grants) >= PROMOTIONAL_GRANTS_MAX:
+        detail = f"A project has at most {PROMOTIONAL_GRANTS_MAX} promotional grants at once; wait until some end"
+        raise Rejection("invalid_request", detail)
+    metadata = note(reason=command.reason, expires_at_ms=command.expires_at_ms)
+    fact_id = grant_credits(
+        booking,
+        "promotional",
+        command.environment,
+        command.amount,
+        booking.at_ms,
+        command.expires_at_ms,
+        metadata,
+    )
+    return Reply(200, "", "", command.amount, available(account, command.environment), fact_id)
 
 
 def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:

@@ -18,10 +18,10 @@ from streams.core.recharge import recharge_if_low
 
 def settle(booking: Booking) -> None:
     """Book all that time has brought an account: holds that expire, months that end, raises of limits that begin or
-    end, renewals; the earliest first.
+    end, grants that end, renewals; the earliest first.
 
     Each entry bears the time it was due at, so it does not matter what woke the account, or when. At the same instant
-    the old month comes first: what it owes is paid from its own allowance.
+    the old month comes first: what it owes is paid from its own allowance, and from credits that end then.
     """
     account = booking.account
     is_anything_due = False
@@ -34,6 +34,8 @@ def settle(booking: Booking) -> None:
             bill_month(booking)
         elif account.raises and raises_due_at_ms(account) <= due_at_ms:
             turn_raises(booking, due_at_ms)
+        elif due_at_ms == _end_of_grants_ms(account):
+            _end_grants(booking, due_at_ms)
         else:
             _renew(booking)
     account.due_at_ms = due_at_ms
@@ -139,15 +141,24 @@ def _due_at_ms(account: Account) -> int:
         due = min(due, *(each.expires_at_ms for each in account.holds))
     if account.raises:
         due = min(due, raises_due_at_ms(account))
-    return due
+    ends_at_ms = _end_of_grants_ms(account)
+    return due if ends_at_ms is None or ends_at_ms > due else ends_at_ms
 
 
-def _renew(booking: Booking) -> None:
-    """Renew a project's month: what is left of the old allowance expires, and the next one is granted."""
+def _end_of_grants_ms(account: Account) -> int | None:
+    """The earliest end of a grant that is yet to come, or to be booked; None where there is none.
+
+    A grant with nothing left counts too: credits may come back to it without a look at when the account is next due.
+    """
+    passed_ms = account.last_at_ms
+    return min((grant.expires_at_ms for grant in account.grants if grant.expires_at_ms > passed_ms), default=None)
+
+
+def _end_grants(booking: Booking, ended_at_ms: int) -> None:
+    """End the grants whose time is over: what is left of them expires."""
     account = booking.account
-    renewed_at_ms = account.renews_at_ms
     for grant in account.grants:
-        if grant.expires_at_ms and grant.expires_at_ms <= renewed_at_ms and grant.remaining > grant.held:
+        if grant.expires_at_ms and grant.expires_at_ms <= ended_at_ms and grant.remaining > grant.held:
             # The grant's held credits live on until their job is resolved.
             left = grant.remaining - grant.held
             grant.remaining = grant.held
@@ -159,7 +170,15 @@ def _renew(booking: Booking) -> None:
                 reason=grant.kind,
                 occurred_at_ms=grant.expires_at_ms,
             )
-    drop_spent(account, renewed_at_ms)
+    drop_spent(account, ended_at_ms)
+    # The ends up to here are booked. The account's clock is no later than the record's that brings this about.
+    account.last_at_ms = ended_at_ms
+
+
+def _renew(booking: Booking) -> None:
+    """Renew a project's month: a change of plan that waited for it comes about, and the next allowance is granted."""
+    account = booking.account
+    renewed_at_ms = account.renews_at_ms
     if account.next_plan:
         move_to_plan(booking, account.next_plan, account.next_allowance, account.next_price_cents, renewed_at_ms)
     account.renews_at_ms = renewal_after(account.signed_up_at_ms, renewed_at_ms)

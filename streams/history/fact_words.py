@@ -61,7 +61,7 @@ def outcome_of(facts: Sequence[Fact]) -> str:
         return "project opened" if "grant" in kinds or facts[0].reason in PLANS else "project changed"
     if "plan" in kinds:
         return "plan changed"
-    if ("grant", "top_up") in said:
+    if ("grant", "top_up") in said or ("grant", "promotional") in said:
         return "granted"
     if ("grant", "allowance") in said or "expiry" in kinds or "subscription" in kinds:
         return "renewed"

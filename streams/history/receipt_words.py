@@ -62,9 +62,7 @@ def summary_of(
         case "limits set" | "limits on trial" | "limits raised" | "raise begun" | "raise ended" as outcome:
             return limits_summary(facts, outcome)
         case "granted":
-            grant = next(fact for fact in facts if fact.kind == "grant")
-            price = f", for {dollars(grant.cents)}" if grant.cents else ""
-            return f"Granted a bundle of {format_credits(grant.amount)} credits to {grant.environment}{price}"
+            return grant_summary(next(fact for fact in facts if fact.kind == "grant"))
         case "renewed" | "project opened" | "project reopened" as outcome:
             granted = sum(fact.amount for fact in facts if fact.kind == "grant")
             begun = {"renewed": "A month began", "project opened": "The project was opened"}.get(
@@ -85,6 +83,18 @@ def summary_of(
         case outcome:
             detail = " ".join(fact.reason for fact in facts[:1] if fact.reason and fact.reason not in outcome)
             return f"{outcome.capitalize()} {detail}".strip()
+
+
+def grant_summary(fact: Fact) -> str:
+    """Sum up in a sentence a bundle that was bought, or credits that were given."""
+    amount = format_credits(fact.amount)
+    if fact.reason == "promotional":
+        said = note_of(fact)
+        until = f" until {second_text(said['expires_at_ms'])}" if "expires_at_ms" in said else ""
+        why = f" ({said['reason']})" if said.get("reason") else ""
+        return f"Gave {amount} credits to {fact.environment}{until}{why}"
+    price = f", for {dollars(fact.cents)}" if fact.cents else ""
+    return f"Granted a bundle of {amount} credits to {fact.environment}{price}"
 
 
 def over_limits_text(prices: Prices, fact: Fact, limits: Limits, minute: PastMinute) -> str:

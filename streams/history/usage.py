@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+import codecs
+import csv
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -86,8 +89,9 @@ class UsageQuestion:
         parameters: dict[str, Any] = {"project": self.project, "since": self.since, "until": self.until}
         if len(self.group_by) > GROUPS_MAX:
             raise Rejection("invalid_request", f"At most {GROUPS_MAX} groups", "group_by")
-        if len(set(self.group_by)) < len(self.group_by):
-            raise Rejection("invalid_request", "Name each group once", "group_by")
+        twice = next((group for number, group in enumerate(self.group_by) if group in self.group_by[:number]), None)
+        if twice is not None:
+            raise Rejection("invalid_request", f"`group_by` has {twice[:80]!r} twice; name each group once", "group_by")
         expressions = []
         for number, group in enumerate(self.group_by):
             expression = _GROUPS.get(group)
@@ -162,24 +166,27 @@ def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[Us
     return rows, question.cursor_after(rows[-1][0])
 
 
-def usage_csv(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
-    """Usage by group as CSV, streamed, with credits as exact decimals."""
+def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
+    """The rows of usage by group, streamed, as texts: the group's values, uses, quantity, and credits as an exact
+    decimal."""
     sql, parameters = question.sql()
-    groups = "".join(
-        f"{_cell(f'g{number}')} AS `{_heading(group)}`, " for number, group in enumerate(question.group_by)
+    groups = "".join(f"g{number}, " for number in range(len(question.group_by)))
+    pieces = clickhouse.stream_csv(
+        f"SELECT {groups}uses, quantity_sum, toDecimal128(microcredits, 6) / 1000000 FROM ({sql})", parameters
     )
-    return clickhouse.stream_csv(
-        f"SELECT {groups}uses, quantity_sum AS quantity, toDecimal128(microcredits, 6) / 1000000 AS credits "
-        f"FROM ({sql})",
-        parameters,
-    )
+    with closing(pieces):
+        rows = csv.reader(_lines(pieces))
+        next(rows)  # the engine's own names of the columns
+        yield from rows
 
 
-def _cell(column: str) -> str:
-    """The SQL of a CSV cell. Text that a spreadsheet would run as a formula gets an apostrophe; numbers stay as is."""
-    risky = f"match({column}, '^\\\\s*[=+@\\\\-＝＋－＠]') AND NOT match({column}, '^-?[0-9]+([.][0-9]+)?$')"
-    return f"if({risky}, concat('\\'', {column}), {column})"
-
-
-def _heading(group: str) -> str:
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in group)
+def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    """The lines of a text that comes in pieces, with their ends."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    rest = ""
+    for piece in pieces:
+        *lines, rest = (rest + decode(piece)).split("\n")
+        for line in lines:
+            yield f"{line}\n"
+    if rest:
+        yield rest

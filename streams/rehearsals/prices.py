@@ -355,7 +355,9 @@ class _PriceReplay:
         account = self.account
         match fact.kind:
             case "grant" if fact.grant_id not in {grant.id for grant in account.grants}:
-                expires_at_ms = 0 if fact.reason == "top_up" else account.renews_at_ms
+                # What is granted in these days ends as history says; an allowance, with its month.
+                known = self._grants.get(fact.grant_id)
+                expires_at_ms = known.expires_at_ms if known is not None else account.renews_at_ms
                 grant_credits(
                     self._booking(fact, at_ms), fact.reason, fact.environment, fact.amount, at_ms, expires_at_ms
                 )

@@ -7,11 +7,13 @@ how far behind it is.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,13 @@ class AccountsView:
             for key, value in self._files[partition].items(start):
                 if key != start and b":" not in key:
                     yield from _readable(key, value)
+
+    def projects_after(self, project: str) -> Iterator[tuple[bytes, bytes]]:
+        """The (id, stored value) of every project behind `project`, by id; "" is before all."""
+        start = project.encode()
+        for key, value in heapq.merge(*(file.items(start) for file in self._files.values()), key=itemgetter(0)):
+            if key != start and b":" not in key:
+                yield key, value
 
     def lag_ms(self, project: str) -> int:
         """Milliseconds since the copy of this project's partition was last known to be complete; -1 if it never was."""

@@ -69,6 +69,7 @@ CALLS: dict[str, Call] = {
     "GET /v1/prices/changelog": Call(OPEN),
     "POST /v1/admin/price-books": Call(ADMIN, body=_BOOK),
     "POST /v1/admin/projects": Call(ADMIN, body={"project": "{project}"}),
+    "GET /v1/admin/projects": Call(ADMIN),
     "GET /v1/admin/projects/{project}": Call(ADMIN),
     "PUT /v1/admin/projects/{project}/plan": Call(ADMIN, body={"plan": "scale"}),
     "PUT /v1/admin/projects/{project}/state": Call(ADMIN, body={"closed": True}),
@@ -78,6 +79,9 @@ CALLS: dict[str, Call] = {
     "DELETE /v1/admin/projects/{project}/keys/{key_id}": Call(ADMIN),
     "POST /v1/admin/projects/{project}/top-ups": Call(ADMIN, body={"bundle_usd": 20}),
     "POST /v1/admin/projects/{project}/refunds": Call(ADMIN, body={"grant_id": "{grant}"}),
+    "POST /v1/admin/projects/{project}/grants": Call(
+        ADMIN, body={"amount": "1", "reason": "mine", "expires_at": "2190-01-01T00:00:00Z"}
+    ),
     "GET /v1/admin/projects/{project}/auto-recharge": Call(ADMIN),
     "PUT /v1/admin/projects/{project}/auto-recharge": Call(ADMIN, body={"on": False}),
     "PUT /v1/admin/projects/{project}/items/{item}": Call(ADMIN, body={"quantity": 1}),

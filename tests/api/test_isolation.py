@@ -224,7 +224,11 @@ def test_a_preview_key_sees_and_spends_its_own_environment_alone(operator: Opera
         balance = live.get("/v1/balance").json()
         ledger = live.get("/v1/ledger", params={"environment": "production", "limit": 1000}).json()
         holds = [each for each in live.get("/v1/holds").json()["holds"] if each["environment"] == "production"]
-        return [{name: balance[name] for name in ("available", "held", "allowance", "top_ups")}, ledger, holds]
+        return [
+            {name: balance[name] for name in ("available", "held", "allowance", "promotional", "top_ups")},
+            ledger,
+            holds,
+        ]
 
     before = of_production()
     shared = {"project", "billing_account", "month", "raise"}

@@ -24,7 +24,16 @@ from api.middleware import Front
 from api.routes.admissions import admit, admit_batch
 from api.routes.balance import balance
 from schemas.http.admissions import Admission, AdmissionAnswer, BatchAdmission, RateAnswer, RateInfo
-from schemas.http.credits import AllowanceAnswer, AllowanceBalance, Balance, BalanceAnswer, TopUpAnswer, TopUpBalance
+from schemas.http.credits import (
+    AllowanceAnswer,
+    AllowanceBalance,
+    Balance,
+    BalanceAnswer,
+    PromotionalAnswer,
+    PromotionalBalance,
+    TopUpAnswer,
+    TopUpBalance,
+)
 from schemas.problems import Rejection
 from streams.kafka.codecs import encode_json
 from streams.settings import Settings
@@ -270,6 +279,9 @@ def test_an_admission_is_sent_in_the_bytes_of_its_documented_shape(
         available=texts,
         held=texts,
         allowance=st.none() | st.builds(AllowanceAnswer, texts, texts, times),
+        promotional=st.lists(st.builds(PromotionalAnswer, texts, texts, texts, times, times), max_size=3),
+        promotional_count=integers,
+        promotional_remaining=texts,
         top_ups=st.lists(st.builds(TopUpAnswer, texts, texts, texts, times), max_size=3),
         top_ups_count=integers,
         top_ups_remaining=texts,
@@ -292,6 +304,7 @@ def test_a_balance_is_sent_in_the_bytes_of_its_documented_shape(answer: BalanceA
         (BalanceAnswer, Balance),
         (AllowanceAnswer, AllowanceBalance),
         (TopUpAnswer, TopUpBalance),
+        (PromotionalAnswer, PromotionalBalance),
     ],
 )
 def test_what_is_sent_has_the_fields_that_are_documented(

@@ -10,10 +10,10 @@ from pathlib import Path
 import streams.core
 from schemas.facts import FACT_KINDS, Fact, Kind, ReasonSet
 from schemas.problems import CODES
-from streams.core.grants import _BURN_DOWN
+from streams.core.grants import GRANT_KINDS as _GRANT_KINDS
 from streams.core.plans import PLANS
 
-GRANT_KINDS = frozenset(_BURN_DOWN)
+GRANT_KINDS = frozenset(_GRANT_KINDS)
 IN_SET: Mapping[ReasonSet, Callable[[str], object]] = {
     "problem code": CODES.__contains__,
     "plan": PLANS.__contains__,

@@ -20,6 +20,7 @@ from schemas.commands import (
     Envelope,
     ExtendHold,
     GivenBack,
+    GrantPromotional,
     PublishPrices,
     RefundTopUp,
     ReleaseHold,
@@ -230,6 +231,14 @@ class Life:
 
     def _top_up(self) -> None:
         environment = self.random.choice(["production", "preview"])
+        if self.random.random() < 0.5:
+            lasts_ms = self.random.choice([1, 900, 3_600_000, 3 * DAY_MS, 50 * DAY_MS])
+            terms = {"amount": self.random.choice([3, 60, 900]) * CREDIT, "expires_at_ms": self.at_ms + lasts_ms}
+            project, reason = self.project, "sorry"
+            self.apply(
+                GrantPromotional(project=project, environment=environment, reason=reason, **terms, **self._addressed())
+            )
+            return
         self.apply(top_up(20, self.project, environment, correlation=f"t{self.offset}"))
 
     def _change_plan(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from api.views.invoice_files import as_csv, as_html
+from api.views.invoice_files import as_html, invoice_csv
 from schemas.accounts import Account, Grant
 from schemas.commands import (
     CaptureHold,
@@ -413,7 +413,7 @@ def give_back(books: Books, chance: random.Random, project: str, at_ms: int) -> 
 
 GOLDEN_FILES = {
     "invoice.json": lambda invoice: invoice.model_dump_json(indent=2) + "\n",
-    "invoice.csv": as_csv,
+    "invoice.csv": invoice_csv,
     "invoice.html": as_html,
 }
 
@@ -438,7 +438,7 @@ def test_the_json_has_no_floats(history: ClickHouse) -> None:
 
 def test_the_csv_says_the_same_and_runs_nothing(history: ClickHouse) -> None:
     invoice = invoice_of(history, ACME)
-    text = as_csv(invoice)
+    text = invoice_csv(invoice)
     assert text.count("\r\n") == text.count("\n") == sum(len(part.lines) for part in invoice.projects) + 1
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert sum(int(row["cents"]) for row in rows) == invoice.total_cents
@@ -449,7 +449,7 @@ def test_the_csv_says_the_same_and_runs_nothing(history: ClickHouse) -> None:
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", " =1"])
 def test_no_cell_of_the_csv_runs_as_a_formula(history: ClickHouse, name: str) -> None:
     invoice = read_invoice(history, ACME, JANUARY, "final", BILL_TO, lambda _project: name)
-    rows = list(csv.DictReader(io.StringIO(as_csv(invoice), newline="")))
+    rows = list(csv.DictReader(io.StringIO(invoice_csv(invoice), newline="")))
     assert {row["project_name"] for row in rows} == {f"'{name}"}
     for row in rows:
         assert all(not value.startswith(("=", "+", "@")) for value in row.values())

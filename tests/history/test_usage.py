@@ -15,7 +15,7 @@ from schemas.facts import Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
-from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_csv, usage_page
+from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page, usage_rows
 from tests.history.lives import insert_facts
 
 AT_MS = 1_760_000_000_000
@@ -103,8 +103,8 @@ def test_usage_of_one_environment_leaves_the_other_out(history: ClickHouse) -> N
     insert_facts(history, [used(project, {}, "production"), used(project, {}, "preview"), used(project, {}, "preview")])
     rows, _ = usage_page(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview"))
     assert [(row[0], row[1]) for row in rows] == [({"environment": "preview"}, 2)]
-    csv = b"".join(usage_csv(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview")))
-    assert csv.splitlines()[1:] == [b'"preview",2,2,0']
+    found = list(usage_rows(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview")))
+    assert found == [["preview", "2", "2", "0"]]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from schemas.commands import (
     EndRaise,
     ExtendHold,
     GivenBack,
+    GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
     RaiseLimits,
@@ -79,6 +80,7 @@ _CHOICES = {
     "hold": 12,
     "resolve": 16,
     "top_up": 8,
+    "promotional": 5,
     "refund": 4,
     "recharge": 4,
     "purchase": 6,
@@ -158,15 +160,10 @@ class Clients:
         elif choice == "admit":
             self._admit()
         elif choice == "top_up":
-            self._request(
-                TopUp(
-                    project=project,
-                    environment=rng.choice(["production", "production", "preview"]),
-                    bundle_usd=20,
-                    reference="",
-                    **self._addressed(self._key()),
-                )
-            )
+            environment = rng.choice(["production", "production", "preview"])
+            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference="")
+        elif choice == "promotional":
+            self._give(project)
         elif choice == "refund":
             self._refund()
         elif choice == "plan":
@@ -237,6 +234,15 @@ class Clients:
         self._request(
             CreateProject(project=project, name="", plan=plan, contract_allowance=0, **self._addressed(self._key()))
         )
+
+    def _give(self, project: str) -> None:
+        """Give promotional credits; some for no reason, some that end at once."""
+        rng = self.rng
+        lasts_ms = rng.choice([1_000, 60_000, DAY_MS, 20 * DAY_MS, 0])
+        terms = {"amount": rng.choice([3, 40, 400]) * _CREDIT, "expires_at_ms": self.world.now_ms + lasts_ms}
+        environment = rng.choice(["production", "production", "preview"])
+        reason = rng.choice(["sorry", "sorry", "sorry", " "])
+        self._ask(GrantPromotional, project, environment=environment, reason=reason, **terms)
 
     def _refund(self) -> None:
         """Ask for the refund of a bundle that was asked for, and may have been granted by now."""
@@ -371,6 +377,8 @@ class Clients:
                 granted_at_ms, ends_ms = row["occurred_at"], 0
                 if row["reason"] == "allowance":
                     ends_ms = renewal_after(opened["occurred_at"], granted_at_ms)
+                elif row["reason"] == "promotional":
+                    ends_ms = json.loads(row["metadata"])["expires_at_ms"]
                 return Grant(
                     row["grant_id"], row["reason"], row["environment"], row["amount"], 0, granted_at_ms, ends_ms
                 )

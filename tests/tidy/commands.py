@@ -37,6 +37,7 @@ WAYS: Mapping[str, Way] = {
     "RevokeKey": Way("api/routes/keys.py", f"DELETE {_PROJECT}/keys/{{key_id}}", "keys revoke"),
     "TopUp": Way("api/routes/credits.py", f"POST {_PROJECT}/top-ups", "credits top-up"),
     "RefundTopUp": Way("api/routes/credits.py", f"POST {_PROJECT}/refunds", "credits refund"),
+    "GrantPromotional": Way("api/routes/credits.py", f"POST {_PROJECT}/grants", "credits grant"),
     "SetAutoRecharge": Way("api/routes/credits.py", f"PUT {_PROJECT}/auto-recharge", "credits auto-recharge"),
     "SettleRecharge": Way("streams/cashier/purchases.py", why_none="the cashier alone knows what became of a purchase"),
     "Correct": Way("streams/history/corrections.py", f"POST {_PROJECT}/corrections", "credits correct"),

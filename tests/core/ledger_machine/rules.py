@@ -20,6 +20,7 @@ from schemas.commands import (
     EndRaise,
     Envelope,
     ExtendHold,
+    GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
     RaiseLimits,
@@ -232,6 +233,29 @@ class LedgerMachine(Callers):
     def top_up(self, project: str, environment: str, usd: int) -> None:
         self.step()
         self.send(TopUp, project, environment=environment, bundle_usd=usd, reference="r")
+
+    @rule(
+        project=projects,
+        environment=environments,
+        credits=st.sampled_from((1, 3, 40, 40, 300, 5_000, 10_000_000, 10_000_001, 0)),
+        lasts_ms=st.sampled_from((1, 60_000, HOUR_MS, DAY_MS, 9 * DAY_MS, 40 * DAY_MS, 1_830 * DAY_MS, 0, 1)),
+        with_the_month=seldom,
+        is_sound=often,
+    )
+    def grant_promotional(
+        self, project: str, environment: str, credits: int, lasts_ms: int, with_the_month: bool, is_sound: bool
+    ) -> None:
+        """Give credits for a time, which may end with the plan's month; or give them for no reason, or for too long."""
+        self.step()
+        known = self.model.projects.get(project)
+        ends_ms = self.at_ms + lasts_ms
+        if with_the_month and known is not None:
+            ends_ms = known.renews_at_ms()
+        if not is_sound and lasts_ms == 1_830 * DAY_MS:
+            ends_ms += 1
+        reason = pick(("", " \u00a0", "x" * 201), credits) if not is_sound and lasts_ms < HOUR_MS else "launch"
+        terms = {"amount": credits * CREDIT, "expires_at_ms": ends_ms, "reason": reason}
+        self.send(GrantPromotional, project, environment=environment, **terms)
 
     @precondition(lambda self: any(grant.kind == "top_up" for grant in self.model.all_grants()))
     @rule(number=numbers)

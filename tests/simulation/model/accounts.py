@@ -25,6 +25,8 @@ class Grant:
         self.held = 0
         self.granted_at_ms = granted_at_ms
         self.expires_at_ms = expires_at_ms
+        # Its end has come, and what was left but held is gone.
+        self.is_over = False
 
     def has_expired(self, at_ms: int) -> bool:
         return self.expires_at_ms is not None and self.expires_at_ms <= at_ms
@@ -143,12 +145,13 @@ class Project:
         return Ceilings(requests, burst, max([held.cost, *(each.cost_ceiling for each in raised)]))
 
     def next_due(self) -> tuple[int, int, int]:
-        """The next thing that time brings: (when, which of the four kinds, which hold or raise)."""
+        """The next thing that time brings: (when, which of the five kinds, which hold or raise)."""
         due = [(hold.expires_at_ms, 0, number) for number, hold in enumerate(self.holds)]
         if self.month_end_ms is not None:
             due.append((self.month_end_ms, 1, 0))
         due += [(each.ends_ms if each.is_on else each.starts_ms, 2, number) for number, each in enumerate(self.raises)]
-        return min([*due, (self.renews_at_ms(), 3, 0)])
+        due += [(each.expires_at_ms, 3, 0) for each in self.grants if each.expires_at_ms and not each.is_over]
+        return min([*due, (self.renews_at_ms(), 4, 0)])
 
     def due_at_ms(self) -> int:
         """The time at which something happens by itself next."""

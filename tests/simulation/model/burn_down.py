@@ -1,4 +1,5 @@
-"""Grants pay in burn-down order: the allowance, then promotional credits, then bundles, the oldest first."""
+"""Grants pay in burn-down order: the allowance, then promotional credits, the earliest end first, then bundles, the
+oldest first."""
 
 from __future__ import annotations
 
@@ -34,4 +35,8 @@ def draw(partition: Partition, project: Project, environment: str, amount: int) 
 
 
 def in_burn_down_order(grants: list[Grant]) -> list[Grant]:
-    return sorted(grants, key=lambda grant: (BURN_DOWN.index(grant.kind), grant.granted_at_ms))
+    def turn(grant: Grant) -> tuple[int, int, int]:
+        ends_ms = grant.expires_at_ms if grant.kind == "promotional" else None
+        return BURN_DOWN.index(grant.kind), ends_ms or 0, grant.granted_at_ms
+
+    return sorted(grants, key=turn)

@@ -15,6 +15,7 @@ from schemas.commands import (
     CreateProject,
     EndRaise,
     ExtendHold,
+    GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
     RaiseLimits,
@@ -34,6 +35,7 @@ from schemas.commands import (
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.corrections import correct
+from tests.simulation.model.grants import give_promotional
 from tests.simulation.model.holds import capture, extend, release
 from tests.simulation.model.items import set_item
 from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
@@ -57,6 +59,8 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             return top_up(partition, project, command)
         case RefundTopUp():
             return refund(partition, project, command.grant_id)
+        case GrantPromotional():
+            return give_promotional(partition, project, command)
         case ChangePlan():
             return change_plan(partition, project, command)
         case SetStanding():

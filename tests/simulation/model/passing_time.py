@@ -1,8 +1,9 @@
-"""Passing time: expired holds, months that end, raises that begin and end, renewals."""
+"""Passing time: expired holds, months that end, raises that begin and end, grants that end, renewals."""
 
 from __future__ import annotations
 
 from tests.simulation.model.accounts import Project
+from tests.simulation.model.grants import end_grants
 from tests.simulation.model.holds import let_go
 from tests.simulation.model.items import count_hours, pay_bills
 from tests.simulation.model.limits import begin_raise, end_raise
@@ -29,6 +30,8 @@ def settle(partition: Partition, project: Project) -> None:
             end_raise(partition, project, project.raises[which], due_ms)
         elif what == 2:
             begin_raise(partition, project, project.raises[which])
+        elif what == 3:
+            end_grants(partition, project, due_ms)
         else:
             renew(partition, project, due_ms)
     if is_anything_due:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from schemas.commands import ChangePlan, CreateKey, RevokeKey
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
-from tests.simulation.model.burn_down import in_burn_down_order
 from tests.simulation.model.grants import give
 from tests.simulation.model.items import count_hours, drop_items
 from tests.simulation.model.limits import limits_change
@@ -74,11 +73,6 @@ def set_key(partition: Partition, project: Project, command: CreateKey | RevokeK
 
 def renew(partition: Partition, project: Project, due_ms: int) -> None:
     project.renewals += 1
-    for grant in in_burn_down_order(project.grants):
-        free = grant.left - grant.held
-        if free and grant.has_expired(due_ms):
-            grant.left -= free
-            partition.state_expiry(project, grant, free, due_ms)
     if project.next_plan:
         limits_change(partition, project, due_ms)
         (project.plan, project.allowance, project.cents), project.next_plan = project.next_plan, None
