@@ -56,8 +56,10 @@ def recharge_if_low(booking: Booking) -> None:
 
 
 def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
-    """Turn auto-recharge on with new terms, or off. A purchase under way is not called back. The terms that hold already
-    change nothing, and are no new fact: not even the pause after a failed purchase ends by them. Raises Rejection."""
+    """Turn auto-recharge on with new terms, or off. A purchase under way is not called back. Raises Rejection.
+
+    The terms that hold already change nothing and are no new fact: not even the pause after a failed purchase ends.
+    """
     account = booking.account
     if command.is_on:
         if command.bundle_usd not in BUNDLES:
