@@ -1,4 +1,4 @@
-"""What is used is judged as of when it was used, whichever way it comes, and whenever; closed is closed."""
+"""Uses are judged as of when they occurred, whichever way they come, and whenever; closed is closed."""
 
 from __future__ import annotations
 
@@ -318,34 +318,29 @@ def test_the_answer_to_a_use_depends_on_when_it_was_used_and_on_nothing_else(
             log.do(ReopenProject)
         else:
             log.do(ChangePlan, plan=what, contract_allowance=0)
-    told_by = [(fact.occurred_at_ms, fact.reason) for fact in log.facts if fact.kind in ("project", "plan")]
-
-    def expected(used_ms: int) -> str:
-        """As the facts have it that had come about by then."""
-        if used_ms < START_MS:
-            return "time_out_of_range"
-        plan, is_closed = "build", False
-        for at_ms, what in told_by:
-            if at_ms <= min(used_ms, log.at_ms):
-                plan, is_closed = (plan, what == "closed") if what in ("closed", "reopened") else (what, is_closed)
-        return "project_closed" if is_closed else "" if PLANS[plan].rank >= 2 else "plan_required"
-
-    # What is asked for at the end has passed the last of the renewals, so that all that waited has come about.
+    # By the end the last renewal has passed, so that all that waited for it has come about.
     end_ms = log.at_ms + 32 * DAY_MS
     log.do(SetStanding, end_ms, is_good=True, reason="")
-    told_by = sorted(
-        ((fact.occurred_at_ms, fact.offset, fact.index, fact.reason) for fact in log.facts if _came_about(fact)),
-        key=lambda each: each[1:3],
-    )
-    told_by = [(at_ms, reason) for at_ms, _, _, reason in told_by]
+    changed = [
+        (fact.occurred_at_ms, fact.reason)
+        for fact in log.facts
+        if fact.kind in ("project", "plan") and fact.occurred_at_ms <= fact.booked_at_ms
+    ]
+
+    def expected(used_ms: int) -> str:
+        """The answer by the facts of what had come about by then."""
+        if used_ms < START_MS:
+            return "time_out_of_range"
+        reasons = [reason for at_ms, reason in changed if at_ms <= used_ms]
+        if [reason for reason in reasons if reason not in PLANS][-1:] == ["closed"]:
+            return "project_closed"
+        plan = [reason for reason in reasons if reason in PLANS][-1]
+        return "" if PLANS[plan].rank >= 2 else "plan_required"
+
     for number, (used_ms, way, days) in enumerate(uses):
         used = usage(f"u{number}", occurred_at_ms=min(START_MS + used_ms, end_ms), **PREMIUM)
         assert log.report(way, used, end_ms + days * DAY_MS) == expected(used.occurred_at_ms)
         end_ms = log.at_ms
-
-
-def _came_about(fact: Fact) -> bool:
-    return fact.kind in ("project", "plan") and fact.occurred_at_ms <= fact.booked_at_ms
 
 
 # What is remembered.

@@ -209,7 +209,7 @@ def encoded(effects: Effects) -> dict[str, bytes]:
 
 
 def states_of(known: Project) -> list[tuple[int | None, str, bool]]:
-    """What a project was, and is, each until the next of them began."""
+    """The states of a project, past ones and the present, each until the next of them began."""
     until = [from_ms for from_ms, _, _ in known.states[1:]]
     return [
         (ends_ms, plan, is_closed) for ends_ms, (_, plan, is_closed) in zip([*until, None], known.states, strict=True)

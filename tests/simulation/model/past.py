@@ -1,4 +1,4 @@
-"""What a project was when something was used: not there yet, open on a plan, or closed."""
+"""Past states of a project: not there yet, open on a plan, or closed, when something was used."""
 
 from __future__ import annotations
 
