@@ -158,6 +158,15 @@ class AnnouncedBook(msgspec.Struct, array_like=True):
     slot: int = 0
 
 
+class PastSpan(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A span of a project's past: its plan, and whether it was closed, from the end of the span before it, or from the
+    sign-up, until `until_ms`. A `plan` of "" stands for all spans before, which are forgotten."""
+
+    until_ms: int
+    plan: str
+    is_closed: bool = False
+
+
 class ApiKey(msgspec.Struct, array_like=True):
     """An API key of a project; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use."""
 
@@ -178,7 +187,8 @@ class Account(msgspec.Struct, array_like=True):
     recurring items are next billed, 0 where there are none.
     `window` is None until the project's first request. `month_begun_to_ms` is the end of the plan's latest month that
     has begun, whose allowance is granted and whose price is due. `limits` are the contract's, over the plan's. Nothing
-    happens by itself before `due_at_ms`.
+    happens by itself before `due_at_ms`. `past` has what the project was before, the oldest first; it ends where its
+    present plan and state begin.
 
     Billing accounts and price lists are no projects, but are kept as accounts too, under ids that no project can have
     (docs/decisions/0013): a billing account has a name and an `email`, and a partition's price list has `books`.
@@ -215,3 +225,4 @@ class Account(msgspec.Struct, array_like=True):
     limits: Limits | None = None
     raises: list[LimitRaise] = []
     shadow: Shadow | None = None
+    past: list[PastSpan] = []

@@ -30,7 +30,8 @@ CODES: dict[str, ProblemCode] = {
     "time_out_of_range": ProblemCode(
         422,
         "Time out of range",
-        "Send `time` as RFC 3339 has it, with its zone, at most 31 days old and 10 minutes ahead.",
+        "Send `time` as RFC 3339 has it, with its zone, at most 31 days old and 10 minutes ahead, and not from before "
+        "the project was opened.",
     ),
     "metadata_too_large": ProblemCode(
         422,
@@ -85,7 +86,9 @@ CODES: dict[str, ProblemCode] = {
         403, "Over the cost ceiling", "Ask for less at once, or have the project's cost ceiling raised."
     ),
     "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
-    "project_closed": ProblemCode(403, "Project closed", "Have the project reopened."),
+    "project_closed": ProblemCode(
+        403, "Project closed", "Have the project reopened; what was used while it was closed is never charged."
+    ),
     "project_open": ProblemCode(409, "Project open", "There is nothing to reopen."),
     "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
     "unknown_grant": ProblemCode(404, "Unknown grant", "Take its id from GET /v1/balance; one used up is gone."),

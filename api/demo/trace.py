@@ -89,8 +89,8 @@ def projects_of(trace_name: str, count: int) -> list[tuple[str, str]]:
 
 
 def events_of(trace: Trace, projects: list[str], now: datetime, rounds: int = 1) -> Iterator[UsageEvent]:
-    """The usage events of a trace, `rounds` times over, in each round under new ids."""
-    shift = now - trace.rows[-1].at
+    """The usage events of a trace, `rounds` times over, in each round under new ids. All bear the time `now`: what is
+    from before a project was opened is refused, and those of a replay were opened a moment ago."""
     busy = max(1, len(projects) // 10)
     for turn in range(rounds):
         for number, row in enumerate(trace.rows):
@@ -102,7 +102,7 @@ def events_of(trace: Trace, projects: list[str], now: datetime, rounds: int = 1)
                 operation,
                 id=f"{turn}-{number}",
                 source=f"/{trace.name}",
-                time=_rfc3339(row.at + shift),
+                time=_rfc3339(now),
                 metadata={"customer_id": f"customer-{place % 7}", "context_tokens": row.context_tokens},
                 **details,
             )

@@ -140,7 +140,8 @@ async def set_auto_recharge(
     asked: AutoRechargeTerms,
     idempotency_key: IdempotencyKey = "",
 ) -> AutoRechargeInfo:
-    """Turn auto-recharge on with these terms, or off. It is off until somebody turns it on."""
+    """Turn auto-recharge on with these terms, or off. It is off until somebody turns it on. The terms that hold already
+    change nothing: a pause after a failed purchase goes on."""
     command = SetAutoRecharge(
         project=project,
         is_on=asked.on,

@@ -130,7 +130,8 @@ async def close_or_reopen(
     asked: ProjectState,
     idempotency_key: IdempotencyKey = "",
 ) -> ProjectInfo:
-    """Close a project, or open it again. Reads go on working while it is closed."""
+    """Close a project, or open it again. Reads go on working while it is closed; nothing that could charge it is taken:
+    uses, holds, bundles, items, plans, auto-recharge. Jobs that were queued before are captured or released as ever."""
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
     command: AnyCommand = (
         CloseProject(project=project, reason=asked.reason, **addressing)

@@ -18,7 +18,8 @@ class CorrectionRequest(msgspec.Struct, forbid_unknown_fields=True, omit_default
     charged as `data` says. `late`: it came too late, and should be charged after all.
 
     (source, id) names the event. `data` is as in a usage event. `time` is the time of use, RFC 3339 with a zone; an
-    amended event keeps its own unless another is given.
+    amended event keeps its own unless another is given. What is charged is judged as of that time, as an event is: by
+    the price, the plan, and whether the project was there and open.
     """
 
     source: Name

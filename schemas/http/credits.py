@@ -210,7 +210,7 @@ class RefundResult(BaseModel):
 
 class AutoRechargeTerms(BaseModel, extra="forbid"):
     """Auto-recharge buys a bundle when fewer than `threshold` credits are available, for at most `cap_usd` a calendar
-    month (UTC).
+    month (UTC). The threshold is at most what one bundle brings.
 
     `payment_method` names the card or account that is charged, as the payment provider does: `cus_…/pm_…` at Stripe.
     """

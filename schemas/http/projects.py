@@ -113,8 +113,8 @@ class PlanChange(BaseModel, extra="forbid"):
 
 
 class ProjectState(BaseModel, extra="forbid"):
-    """Whether a project is closed. A closed project spends nothing; a reopened one has its bundles again, and gets this
-    month's allowance if it has not had it."""
+    """Whether a project is closed. What is used while it is closed is never charged, whenever it is reported; a
+    reopened project has its bundles again, and gets this month's allowance if it has not had it."""
 
     closed: bool
     reason: str = Field("", max_length=200)

@@ -12,12 +12,14 @@ from streams.core.booking import Booking, available, drop_spent, format_credits
 from streams.core.grants import add_grant
 from streams.core.holds import open_for
 from streams.core.items import bill_due
+from streams.core.past import check_use
 from streams.core.recharge import recharge_if_low
 
 
 def correct(booking: Booking, command: Correct) -> Reply:
     """Correct an event: give back what it was charged, then charge what it should have been; all of it or nothing.
 
+    What is charged is judged as of when it was used, as the event itself is (`past.check_use`).
     Credits go back to the grants they came from. Where a grant has expired since, its credits come back as a
     promotional grant until the next renewal: the mistake was not the customer's. Raises Rejection.
     """
@@ -31,9 +33,8 @@ def correct(booking: Booking, command: Correct) -> Reply:
             raise Rejection("event_held", "Credits are held for this event: capture or release its hold first")
         book = booking.prices.at(usage.occurred_at_ms)
         version = book.version
+        check_use(account, usage, book)
         for operation in filter(None, (usage.operation, usage.surcharge)):
-            if operation not in book.rates:
-                raise Rejection("unknown_operation", f"Price book {version} has no price for {operation}", "operation")
             lines.append((operation, usage.quantity, book.rates[operation] * usage.quantity))
         total = sum(amount for _, _, amount in lines)
         back = sum(each.amount for each in command.given_back if each.grant.environment == usage.environment)

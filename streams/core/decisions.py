@@ -45,6 +45,7 @@ from schemas.problems import Rejection
 from schemas.replies import Reply, refusal
 from streams.core import admission, corrections, grants, holds, items, limits, projects, recharge
 from streams.core.booking import FACTS_PER_SLOT, Booking
+from streams.core.past import check_open
 from streams.core.price_list import PRICES_ID, Prices, check_book
 
 
@@ -92,9 +93,50 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
             return admission.admit(booking, command, already_decided)
         if isinstance(command, Correct) and already_decided:
             raise Rejection("already_corrected", "This event was decided or corrected meanwhile; look again")
+        if can_charge_from_now_on(command):
+            check_open(booking.account, booking.at_ms)
         return _DECISIONS[type(command)](booking, command)
     except Rejection as rejection:
         return refusal(rejection)
+
+
+# They charge a use, or a job that was queued, and are judged as of it: `past.check_use`.
+CHARGE_A_USE = frozenset({Admit, Correct, CaptureHold})
+CHARGE_NOTHING = frozenset(
+    {
+        CreateProject,
+        CloseProject,
+        ReopenProject,
+        CreateKey,
+        RevokeKey,
+        RefundTopUp,
+        SetStanding,
+        SetBadge,
+        CountRequest,
+        CountRefused,
+        SetLimits,
+        RaiseLimits,
+        EndRaise,
+        ReleaseHold,
+        ExtendHold,  # of a job that was queued while the project was open
+        SettleRecharge,  # whose money is taken, or is not
+        SetBillingAccount,
+        OpenBillingAccount,
+        PublishPrices,
+    }
+)
+
+_UNGUARDED = CHARGE_A_USE | CHARGE_NOTHING
+
+
+def can_charge_from_now_on(command: AnyCommand) -> bool:
+    """Whether a command may have a project charged, credits or money, for what is used or bought from now on. A closed
+    project refuses it then. A kind of command that is not named here may."""
+    if isinstance(command, SetItem):
+        return command.quantity != 0
+    if isinstance(command, SetAutoRecharge):
+        return command.is_on
+    return type(command) not in _UNGUARDED
 
 
 def _publish(booking: Booking, book: PriceBook) -> Reply:

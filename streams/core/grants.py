@@ -68,8 +68,6 @@ def burn_down(grant: Grant) -> tuple[int, int, int]:
 def top_up(booking: Booking, command: TopUp) -> Reply:
     """Grant a bundle that was bought. Raises Rejection."""
     account = booking.account
-    if account.closed_at_ms:
-        raise Rejection("project_closed", f"Project {account.project!r} is closed")
     amount = BUNDLES.get(command.bundle_usd)
     if amount is None:
         raise Rejection(

@@ -6,11 +6,13 @@ from schemas.accounts import Account, Hold, Line
 from schemas.events import Usage
 from schemas.facts import Fact
 from schemas.prices import PriceBook
+from schemas.problems import Rejection
 from streams.core import holds
 from streams.core.booking import Booking, available, balance, drop_spent, format_credits
 from streams.core.items import bill_month
 from streams.core.limits import raises_due_at_ms, turn_raises
-from streams.core.plans import PLANS, renewal_after
+from streams.core.past import check_use
+from streams.core.plans import renewal_after
 from streams.core.price_list import Prices
 from streams.core.projects import begin_month, move_to_plan
 from streams.core.recharge import recharge_if_low
@@ -63,10 +65,9 @@ def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ce
     With `cost_left`, what may still be spent of `cost_ceiling` in this minute, the use may be refused with
     `over_cost_ceiling` or `rate_limited` too, after all else.
 
-    A use costs what the price book in force when it occurred says. Each entry draws on one grant: a line that two
-    grants pay for has two entries, and only the first bears the quantity. A use that costs nothing leaves an entry of
-    0. Refusals: `project_closed`, then `plan_required`, then `unknown_operation`, then `out_of_credits`. A use from
-    before the project was closed is charged all the same.
+    A use is judged as of when it occurred: the price book, the plan, whether the project was there and open. Each entry
+    draws on one grant: a line that two grants pay for has two entries, and only the first bears the quantity. A use
+    that costs nothing leaves an entry of 0. Refusals: those of `past.check_use`, then `out_of_credits`.
     """
     account = booking.account
     book = booking.prices.at(usage.occurred_at_ms)
@@ -75,7 +76,15 @@ def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ce
     rate = book.rates.get(operation)
     surcharge_rate = book.rates.get(surcharge) if surcharge else 0
     gates = book.plan_required
-    if account.closed_at_ms or operation in gates or surcharge in gates or rate is None or surcharge_rate is None:
+    if (
+        account.closed_at_ms
+        or account.past
+        or usage.occurred_at_ms < account.signed_up_at_ms
+        or operation in gates
+        or surcharge in gates
+        or rate is None
+        or surcharge_rate is None
+    ):
         if refused := _refused(booking, usage, book):
             return refused
         assert rate is not None and surcharge_rate is not None
@@ -188,18 +197,10 @@ def _renew(booking: Booking) -> None:
 
 def _refused(booking: Booking, usage: Usage, book: PriceBook) -> tuple[str, str] | None:
     """Refuse a use that no credits could pay for: gives the code and detail, or None where credits decide."""
-    account = booking.account
-    if account.closed_at_ms and usage.occurred_at_ms >= account.closed_at_ms:
-        return _refuse(booking, usage, book, "project_closed", f"Project {account.project} is closed")
-    for operation in (usage.operation, usage.surcharge):
-        needed_plan = book.plan_required.get(operation)
-        if needed_plan is not None and PLANS[account.plan].rank < PLANS[needed_plan].rank:
-            detail = f"{operation} needs the {needed_plan} plan or a higher one"
-            return _refuse(booking, usage, book, "plan_required", detail)
-    if usage.operation not in book.rates or (usage.surcharge and usage.surcharge not in book.rates):
-        # The event was accepted since another price book has its operation; the book in force at its time has not.
-        detail = f"Price book {book.version} has no price for {usage.operation} {usage.surcharge}".rstrip()
-        return _refuse(booking, usage, book, "unknown_operation", detail)
+    try:
+        check_use(booking.account, usage, book)
+    except Rejection as rejection:
+        return _refuse(booking, usage, book, rejection.code, rejection.detail)
     return None
 
 

@@ -21,6 +21,7 @@ from streams.core.booking import Booking, available, note
 from streams.core.grants import grant_credits
 from streams.core.items import end_all
 from streams.core.limits import before_change
+from streams.core.past import check_open, note_past
 from streams.core.plans import PLANS, Plan, renewal_after
 
 KEYS_MAX = 100
@@ -116,7 +117,6 @@ def change_plan(booking: Booking, command: ChangePlan) -> Reply:
     nothing.
     """
     account = booking.account
-    check_open(account)
     plan = plan_named(command.plan)
     allowance, cents = _terms(plan, command.contract_allowance, command.contract_cents)
     if plan.rank < PLANS[account.plan].rank or allowance < account.allowance:
@@ -136,6 +136,8 @@ def move_to_plan(booking: Booking, plan: str, allowance: int, price_cents: int, 
     """Put a project on another plan from now on; gives the fact's id."""
     account = booking.account
     before_change(account, at_ms)
+    if plan != account.plan:
+        note_past(account, at_ms)
     fact_id = _state_plan(booking, plan, at_ms)
     account.plan, account.allowance, account.price_cents = plan, allowance, price_cents
     account.next_plan, account.next_allowance, account.next_price_cents = "", 0, 0
@@ -143,10 +145,14 @@ def move_to_plan(booking: Booking, plan: str, allowance: int, price_cents: int, 
 
 
 def close(booking: Booking, command: CloseProject) -> Reply:
-    """Close a project: it spends nothing more. Holds are resolved as ever; recurring items end, and are billed at the
-    month's end."""
+    """Close a project: what is used from now on is never charged.
+
+    Jobs that were queued before are done: their holds are captured, extended, released or expire as ever. Recurring
+    items end, and are billed at the month's end. Raises Rejection `project_closed`.
+    """
     account = booking.account
-    check_open(account)
+    check_open(account, booking.at_ms)
+    note_past(account, booking.at_ms)
     account.closed_at_ms = booking.at_ms
     end_all(booking)
     fact_id = booking.state("project", reason="closed", metadata=note(reason=command.reason))
@@ -159,6 +165,7 @@ def reopen(booking: Booking) -> Reply:
     account = booking.account
     if not account.closed_at_ms:
         raise Rejection("project_open", f"Project {account.project!r} is not closed")
+    note_past(account, booking.at_ms)
     account.closed_at_ms = 0
     fact_id = booking.state("project", reason="reopened")
     granted = 0
@@ -225,12 +232,6 @@ def plan_named(name: str) -> Plan:
     if plan is None:
         raise Rejection("invalid_request", f"No plan {name!r}; there are {', '.join(PLANS)}", "plan")
     return plan
-
-
-def check_open(account: Account) -> None:
-    """Check that a project is open. Raises Rejection `project_closed`."""
-    if account.closed_at_ms:
-        raise Rejection("project_closed", f"Project {account.project!r} is closed")
 
 
 def _billing_id(command: OpenBillingAccount) -> str:

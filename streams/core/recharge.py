@@ -14,7 +14,7 @@ from schemas.commands import SetAutoRecharge
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import DAY_MS, HOUR_MS
-from streams.core.booking import Booking, available, note
+from streams.core.booking import Booking, available, format_credits, note
 from streams.core.plans import BUNDLES
 
 ENVIRONMENT = "production"
@@ -35,7 +35,10 @@ def recharge_if_low(booking: Booking) -> None:
     recharge = account.auto_recharge
     if recharge is None or not recharge.is_on or recharge.pending_id or account.closed_at_ms:
         return
-    if booking.at_ms < recharge.blocked_until_ms or available(account, ENVIRONMENT) >= recharge.threshold:
+    # Terms may be older than the rule that a bundle reaches the threshold, or than what bundles there are and bring: no
+    # more is bought than would keep the credits of one bundle there, and nothing where its bundle is not sold any more.
+    threshold = min(recharge.threshold, BUNDLES.get(recharge.bundle_usd, 0))
+    if booking.at_ms < recharge.blocked_until_ms or available(account, ENVIRONMENT) >= threshold:
         return
     month = month_of(booking.at_ms)
     if recharge.month != month:
@@ -53,18 +56,30 @@ def recharge_if_low(booking: Booking) -> None:
 
 
 def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
-    """Turn auto-recharge on with new terms, or off. A purchase under way is not called back. Raises Rejection."""
+    """Turn auto-recharge on with new terms, or off. A purchase under way is not called back. Raises Rejection.
+
+    The terms that hold already change nothing and are no new fact: not even the pause after a failed purchase ends.
+    """
     account = booking.account
     if command.is_on:
         if command.bundle_usd not in BUNDLES:
             raise Rejection("invalid_request", f"There are bundles of {sorted(BUNDLES)} dollars", "bundle_usd")
-        if not 0 < command.threshold <= BUNDLES[500]:
-            raise Rejection("invalid_request", "The threshold is above 0 and at most 100000 credits", "threshold")
+        brings = BUNDLES[command.bundle_usd]
+        if not 0 < command.threshold <= brings:
+            # Above that, each purchase would leave too little, and the next request buy again, up to the cap.
+            detail = (
+                f"The threshold is above 0 and at most the {format_credits(brings)} credits that a bundle of "
+                f"${command.bundle_usd} brings; lower it, or take a larger bundle"
+            )
+            raise Rejection("invalid_request", detail, "threshold")
         if not command.bundle_usd * 100 <= command.cap_cents <= CAP_CENTS_MAX:
             raise Rejection("invalid_request", "The cap covers one bundle at least and is at most $100,000", "cap_usd")
         if not command.payment_method:
             raise Rejection("invalid_request", "It needs a payment method", "payment_method")
     known = account.auto_recharge or AutoRecharge(False, 0, min(BUNDLES), 0, "")
+    if _holds_already(known, command):
+        left = available(account, ENVIRONMENT)
+        return Reply(200, "", "These terms hold already", 0, left, "", already_decided=True)
     known.is_on = command.is_on
     if command.is_on:
         known.threshold, known.bundle_usd = command.threshold, command.bundle_usd
@@ -76,6 +91,13 @@ def set_auto_recharge(booking: Booking, command: SetAutoRecharge) -> Reply:
     )
     recharge_if_low(booking)
     return Reply(200, "", "", 0, available(account, ENVIRONMENT), fact_id)
+
+
+def _holds_already(known: AutoRecharge, command: SetAutoRecharge) -> bool:
+    if not (known.is_on and command.is_on):
+        return known.is_on == command.is_on
+    terms = known.threshold, known.bundle_usd, known.cap_cents, known.payment_method
+    return terms == (command.threshold, command.bundle_usd, command.cap_cents, command.payment_method)
 
 
 def note_failure(booking: Booking, recharge_id: str, detail: str) -> str:

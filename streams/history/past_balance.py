@@ -5,6 +5,7 @@ from __future__ import annotations
 from schemas.accounts import Account, Grant
 from streams.clickhouse.client import ClickHouse
 from streams.core.grants import burn_down
+from streams.core.past import note_past
 from streams.core.plans import PLANS, renewal_after
 from streams.history.facts import AT, EFFECTIVE_AT, kind_in
 
@@ -15,14 +16,13 @@ def account_at(
     """A project's account as it was at a time, with its grants in burn-down order; None where it was not yet open.
 
     `opened` is what `opened_at` gave, for callers that have asked already.
-    The account has its grants with their held credits, its plan, sign-up, renewal and whether it was closed. Its name,
-    keys, holds, items and auto-recharge are left out.
+    The account has its grants with their held credits, its plan, sign-up, renewal, whether it was closed, and its past
+    up to then. Its name, keys, holds, items and auto-recharge are left out.
     """
     opened = opened or opened_at(clickhouse, project)
     if opened is None or opened[0] > at_ms:
         return None
     signed_up_at_ms, opened_offset = opened
-    plan, closed_at_ms = _state_at(clickhouse, project, at_ms)
     last = clickhouse.query(
         "SELECT toInt64(max(offset)), toUnixTimestamp64Milli(max(booked_at)) FROM facts "
         f"WHERE project = {{project:String}} AND booked_at <= {AT}",
@@ -33,11 +33,11 @@ def account_at(
         for grant in grants_of(clickhouse, project, at_ms, signed_up_at_ms)
         if grant.remaining or grant.expires_at_ms > at_ms
     ]
-    return Account(
+    account = Account(
         project=project,
         name="",
-        plan=plan,
-        allowance=PLANS[plan].allowance,
+        plan="free",
+        allowance=0,
         signed_up_at_ms=signed_up_at_ms,
         renews_at_ms=renewal_after(signed_up_at_ms, at_ms),
         grants=grants,
@@ -45,8 +45,22 @@ def account_at(
         opened_offset=opened_offset,
         last_offset=last[0],
         last_at_ms=last[1],
-        closed_at_ms=closed_at_ms,
     )
+    for what, changed_at_ms in _changes_until(clickhouse, project, at_ms):
+        change(account, what, changed_at_ms)
+    account.allowance = PLANS[account.plan].allowance
+    return account
+
+
+def change(account: Account, what: str, at_ms: int) -> None:
+    """Change a project as a fact of its history says: `what` is the plan that it is on from then on, `closed` or
+    `reopened`; any other changes nothing."""
+    if what in PLANS and what != account.plan:
+        note_past(account, at_ms)
+        account.plan = what
+    elif what in ("closed", "reopened"):
+        note_past(account, at_ms)
+        account.closed_at_ms = at_ms if what == "closed" else 0
 
 
 def opened_at(clickhouse: ClickHouse, project: str) -> tuple[int, int] | None:
@@ -81,27 +95,21 @@ def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms:
 
 def plan_at(clickhouse: ClickHouse, project: str, at_ms: int) -> str:
     """The plan that a project was on at a time."""
-    return _state_at(clickhouse, project, at_ms)[0]
+    changes = _changes_until(clickhouse, project, at_ms)
+    return [what for what, _ in changes if what in PLANS][-1] if changes else "free"
 
 
 _PLAN_NAMES = ", ".join(f"'{name}'" for name in PLANS)
 
 
-def _state_at(clickhouse: ClickHouse, project: str, at_ms: int) -> tuple[str, int]:
-    """The plan that a project was on at a time, and since when it was closed, or 0."""
+def _changes_until(clickhouse: ClickHouse, project: str, at_ms: int) -> list[tuple[str, int]]:
+    """The changes of a project up to a time, its opening too, in order: each with the plan, `closed` or `reopened`, and
+    when it came about."""
     # A change of plan that waits for the renewal is stated twice: when it is asked for, and when it comes about.
     rows = clickhouse.query(
-        "SELECT reason, toUnixTimestamp64Milli(booked_at) FROM facts "
+        "SELECT reason, toUnixTimestamp64Milli(occurred_at) FROM facts "
         f"WHERE project = {{project:String}} AND {kind_in('project', 'plan')} "
         f"AND occurred_at <= booked_at AND occurred_at <= {AT} ORDER BY offset, position",
         {"project": project, "at": at_ms},
     )
-    plan, closed_at_ms = "free", 0
-    for reason, booked_at_ms in rows:
-        if reason in PLANS:
-            plan = reason
-        elif reason == "closed":
-            closed_at_ms = booked_at_ms
-        elif reason == "reopened":
-            closed_at_ms = 0
-    return plan, closed_at_ms
+    return [(row[0], row[1]) for row in rows]

@@ -288,7 +288,7 @@ def _refusal(
                 refusal.needed = format_credits(needed)
                 refusal.detail = f"{use_text(fact)} costs {refusal.needed} credits; fewer were available"
         case "plan_required":
-            refusal.plan = plan_at(clickhouse, fact.project, fact.booked_at_ms)
+            refusal.plan = plan_at(clickhouse, fact.project, fact.occurred_at_ms)
             gates = book.plan_required if book is not None else {}
             gated = (each for each in (fact.operation, fact.surcharge) if each in gates)
             operation = max(gated, key=lambda each: PLANS[gates[each]].rank, default=fact.operation)
@@ -300,6 +300,8 @@ def _refusal(
             refusal.detail = over_limits_text(prices, fact, limits.in_force, minute)
             if fact.price_version and (needed := cost_of(prices, fact)) is not None:
                 refusal.needed = format_credits(needed)
+        case "time_out_of_range":
+            refusal.detail = f"{fact.operation} was used before the project was opened, or too long ago to judge"
         case "project_closed":
             refusal.detail = f"The project was closed when {fact.operation} was used"
         case "unknown_operation":

@@ -64,7 +64,7 @@ class Format:
 
 
 # One for each shape. `oldest` is raised with `number` only where the new shape can't read the old one's bytes.
-ACCOUNTS = Format("accounts", 2, 2)
+ACCOUNTS = Format("accounts", 3, 2)
 FACTS = Format("facts", 1, UNMARKED)
 INTAKE = Format("intake records", 3, UNMARKED)
 REPLIES = Format("replies", 1, UNMARKED)

@@ -1,11 +1,11 @@
 """A rehearsal of prices runs the last days of every project once more, through the core's own rules, by another book.
 
 Uses, grants, holds and corrections are taken from the history, in order. The rehearsal decides anew what they cost,
-which grants they draw on and whether they are refused. Top-ups are those that were bought. A use that was refused is
-tried again, and its repeat is not charged twice. The account at the beginning is the history's; a hold that was open by
-then keeps its price. Limits are as they were: a request that they refused stays refused, and a dearer book does not
-reach a cost ceiling earlier (`streams.rehearsals.limits` is for those). Under the book that was in force all along
-nothing differs.
+which grants they draw on and whether they are refused: as of when they occurred, by the plan of that time, and whether
+the project was open. Top-ups are those that were bought. A use that was refused is tried again, and its repeat is not
+charged twice. The account at the beginning is the history's; a hold that was open by then keeps its price. Limits are
+as they were: a request that they refused stays refused, and a dearer book does not reach a cost ceiling earlier
+(`streams.rehearsals.limits` is for those). Under the book that was in force all along nothing differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from streams.core.items import bill_due
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
 from streams.history.facts import AT, DECIDED, DecidedFacts, decisions_after, kind_in
-from streams.history.past_balance import account_at, grants_of, opened_at
+from streams.history.past_balance import account_at, change, grants_of, opened_at
 
 DAYS_MAX = 90
 # Holds of the rehearsal end when those of the history did.
@@ -370,12 +370,8 @@ class _PriceReplay:
                 drop_spent(account, at_ms)
             case "charge":
                 self._bill(fact, at_ms)
-            case "plan" if fact.occurred_at_ms <= fact.booked_at_ms:
-                account.plan = fact.reason
-            case "project" if fact.reason == "closed":
-                account.closed_at_ms = at_ms
-            case "project" if fact.reason == "reopened":
-                account.closed_at_ms = 0
+            case "plan" | "project" if fact.occurred_at_ms <= fact.booked_at_ms:
+                change(account, fact.reason, at_ms)
 
     def _release(self, fact: Fact, at_ms: int) -> None:
         hold_id = _hold_id(fact)

@@ -141,7 +141,8 @@ def test_any_id_explains_itself(run: Run, operator: Operator, monkeypatch: pytes
     project, client = operator.customer()
     used = client.post("/v1/admissions", json={"operation": "image", "source": "/shop", "id": project}).json()
     bought = run("credits", "top-up", project, "20")
-    terms = {"on": True, "threshold": "100000", "bundle_usd": 20, "cap_usd": 20, "payment_method": "pm_1"}
+    # The bundle that was bought by hand is just not enough to keep it from buying.
+    terms = {"on": True, "threshold": "100000", "bundle_usd": 500, "cap_usd": 500, "payment_method": "pm_1"}
     wanted = operator.http.put(f"/v1/admin/projects/{project}/auto-recharge", json=terms).json()["pending"]
     eventually(lambda: len(client.get("/v1/ledger").json()["entries"]) == 4)
     allowance, bundle = (

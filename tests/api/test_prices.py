@@ -56,6 +56,7 @@ def test_a_new_price_holds_from_its_time_on_in_every_partition(operator: Operato
 
 def test_an_event_costs_what_held_when_it_happened(operator: Operator) -> None:
     name = f"op.{secrets.token_hex(3)}"
+    project, client = operator.customer("free")
     before = datetime.now(UTC)
     first = announce(operator, book(rates={name: "9"})).json()
     eventually(lambda: operator.http.get("/v1/prices").json()["version"] == first["version"])
@@ -64,7 +65,6 @@ def test_an_event_costs_what_held_when_it_happened(operator: Operator) -> None:
     (change,) = second["changes"]
     assert (change["operation"], change["before"], change["after"]) == (name, "9", "4")
     eventually(lambda: operator.http.get("/v1/prices").json()["version"] == second["version"])
-    project, client = operator.customer("free")
     headers = {"content-type": "application/cloudevents+json"}
     for number, at in enumerate((before, between, datetime.now(UTC))):
         sent = event(project, f"e{number}", name) | {"time": at.isoformat()}

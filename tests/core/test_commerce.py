@@ -72,7 +72,8 @@ def test_an_upgrade_counts_at_once_with_what_its_allowance_has_more() -> None:
     assert (reply.status, reply.amount) == (200, 20_000 * CREDIT)
     assert bench.account.plan == "build"
     assert reply.available == (25_000 - 240) * CREDIT == bench.entries_sum()
-    assert bench.charge("video.premium", at_ms=START_MS + 10 * DAY_MS).status == 200
+    later_ms = START_MS + 10 * DAY_MS
+    assert bench.charge("video.premium", at_ms=later_ms, occurred_at_ms=later_ms).status == 200
     settle(bench.booking(bench.account.renews_at_ms))
     assert available(bench.account, "production") == 25_000 * CREDIT == bench.entries_sum()
 

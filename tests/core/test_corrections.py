@@ -142,12 +142,13 @@ class Log:
         self.kept = Kept()
         self.offset = -1
         self.facts: list[Fact] = []
+        self.at_ms = START_MS
         self.apply(create_project())
 
     def apply(self, body: Any) -> str:
         """Decide the next record, and return the code of its reply."""
         self.offset += 1
-        effects = fold(0, [IntakeItem(self.offset, START_MS, body)], self.accounts, self.seen, self.kept, "intake")
+        effects = fold(0, [IntakeItem(self.offset, self.at_ms, body)], self.accounts, self.seen, self.kept, "intake")
         self.facts += effects.facts
         return effects.replies[0][1].code if effects.replies else ""
 
@@ -176,7 +177,8 @@ class Log:
 
 def test_an_event_that_came_too_late_is_taken_once_whichever_way_it_comes() -> None:
     log = Log()
-    late = usage("late", operation="image", occurred_at_ms=START_MS - 40 * DAY_MS)
+    log.at_ms = START_MS + 40 * DAY_MS
+    late = usage("late", operation="image")
     assert log.correct("late", 0, late) == ""
     assert log.correct("late", 0, late) == "already_corrected"
     log.apply(Envelope([late]))

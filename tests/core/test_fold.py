@@ -83,7 +83,7 @@ def test_the_same_id_from_another_source_or_project_is_another_event() -> None:
     from streams.core.acceptance import dedup_hash
 
     other_source = usage("a", dedup_hash=dedup_hash("p1", "/other", "a"), source="/other")
-    events = [usage("a"), other_source, usage("a", project="p2")]
+    events = [usage("a"), other_source, usage("a", project="p2", occurred_at_ms=START_MS + 1)]
     assert kinds(state.apply(item(2, Envelope(events)))) == ["charge"] * 3
 
 
@@ -181,7 +181,7 @@ def test_an_event_that_came_before_its_project_is_not_held_against_a_later_one()
     state.apply(item(2, create_project()))
     repeated = state.apply(early)
     assert [letter.code for letter in repeated.dead_letters] == ["unknown_project"]
-    assert kinds(state.apply(item(3, Envelope([usage("a")])))) == ["charge"]
+    assert kinds(state.apply(item(3, Envelope([usage("a", occurred_at_ms=START_MS + 2)])))) == ["charge"]
 
 
 def test_a_repeated_idempotency_key_gets_the_same_reply_and_acts_once() -> None:

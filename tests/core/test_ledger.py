@@ -48,10 +48,21 @@ class Bench:
         return [(f.kind, f.reason, f.amount, f.held) for f in self.facts if f.kind in kinds]
 
     def charge(
-        self, operation: str, quantity: int = 1, environment: str = "production", surcharge: str = "", at_ms=START_MS
+        self,
+        operation: str,
+        quantity: int = 1,
+        environment: str = "production",
+        surcharge: str = "",
+        at_ms: int = START_MS,
+        occurred_at_ms: int = START_MS,
     ):
         used = usage(
-            f"e{self.offset}", operation=operation, quantity=quantity, environment=environment, surcharge=surcharge
+            f"e{self.offset}",
+            operation=operation,
+            quantity=quantity,
+            environment=environment,
+            surcharge=surcharge,
+            occurred_at_ms=occurred_at_ms,
         )
         return command_reply(self.booking(at_ms), admit(used), False)
 

@@ -4,9 +4,13 @@ import json
 
 import pytest
 
+from schemas.accounts import AutoRecharge
 from schemas.commands import ChangePlan, CloseProject, SetAutoRecharge, SettleRecharge
 from schemas.times import DAY_MS, HOUR_MS
+from streams.core import recharge
 from streams.core.booking import available
+from streams.core.plans import BUNDLES
+from streams.kafka.codecs import encode_account
 from tests.core.builders import CREDIT, START_MS
 from tests.core.test_ledger import Bench
 
@@ -91,12 +95,12 @@ def test_turning_it_off_and_on_does_not_buy_twice() -> None:
 
 def test_the_cap_holds_for_a_calendar_month_and_is_told_once() -> None:
     bench = Bench()
-    turn_on(bench, threshold=100_000, cap_usd=40)
+    turn_on(bench, threshold=4_000, cap_usd=40)
     settle_purchase(bench, requested(bench))
-    bench.charge("chat.message")
+    bench.charge("chat.message", 251)
     assert stated(bench) == ["on", "requested", "requested"]
     settle_purchase(bench, requested(bench))
-    bench.charge("chat.message")
+    bench.charge("chat.message", 4_000)
     bench.charge("chat.message")
     assert stated(bench) == ["on", "requested", "requested", "cap_reached"]
     # START_MS is in May.
@@ -167,6 +171,10 @@ def test_preview_is_not_recharged() -> None:
         {"usd": 7},
         {"threshold": 0},
         {"threshold": 100_001},
+        {"threshold": 4_001},
+        {"threshold": 50_000},
+        {"threshold": 20_001, "usd": 100},
+        {"threshold": 100_001, "usd": 500, "cap_usd": 500},
         {"cap_usd": 19},
         {"cap_usd": 100_001},
     ],
@@ -175,3 +183,76 @@ def test_terms_that_make_no_sense_are_refused(terms: dict[str, int]) -> None:
     bench = Bench()
     assert turn_on(bench, **terms).code == "invalid_request"
     assert bench.account.auto_recharge is None
+
+
+@pytest.mark.parametrize("usd", BUNDLES)
+def test_a_threshold_that_a_bundle_reaches_is_taken_and_buys_one_at_a_time(usd: int) -> None:
+    brings = BUNDLES[usd] // CREDIT
+    refused = turn_on(Bench(), threshold=brings + 1, usd=usd, cap_usd=100_000)
+    assert (refused.status, refused.field) == (422, "threshold")
+    assert f"at most the {brings} credits that a bundle of ${usd} brings; lower it, or take a larger" in refused.detail
+    bench = Bench()
+    assert turn_on(bench, threshold=brings, usd=usd, cap_usd=100_000).status == 200
+    for _ in range(5):
+        settle_purchase(bench, requested(bench))
+        bought = stated(bench).count("requested")
+        # Each purchase lasts for as much use as there is above the threshold after it.
+        bench.charge("chat.message", available(bench.account, "production") // CREDIT - brings)
+        assert stated(bench).count("requested") == bought
+        bench.charge("chat.message")
+        assert stated(bench).count("requested") == bought + 1
+
+
+def test_the_same_terms_again_change_nothing() -> None:
+    """Not even the pause after a card was declined, the count of its failures, or the month that was capped."""
+    bench = Bench()
+    assert turn_off(bench).already_decided and bench.account.auto_recharge is None, "it is off from the beginning"
+    turn_on(bench, threshold=300, cap_usd=20)
+    settle_purchase(bench, requested(bench), False)
+    for at_ms in (START_MS, START_MS + HOUR_MS - 1, START_MS + 2 * HOUR_MS, START_MS + 50 * DAY_MS):
+        bench.booking(at_ms)
+        before, facts = encode_account(bench.account), len(bench.facts)
+        again = turn_on(bench, threshold=300, cap_usd=20, at_ms=at_ms)
+        assert (again.status, again.already_decided, again.entry_id) == (200, True, "")
+        assert (encode_account(bench.account), len(bench.facts)) == (before, facts)
+    turn_off(bench)
+    before, facts = encode_account(bench.account), len(bench.facts)
+    assert turn_off(bench).already_decided
+    assert (encode_account(bench.account), len(bench.facts)) == (before, facts)
+
+
+@pytest.mark.parametrize(
+    "other", [{"threshold": 299}, {"cap_usd": 21}, {"usd": 100, "cap_usd": 100}], ids=lambda other: next(iter(other))
+)
+def test_other_terms_are_tried_at_once(other: dict[str, int]) -> None:
+    bench = Bench()
+    turn_on(bench, threshold=300, cap_usd=20)
+    settle_purchase(bench, requested(bench), False)
+    assert stated(bench) == ["on", "requested", "failed"]
+    turn_on(bench, **{"threshold": 300, "cap_usd": 20} | other)
+    assert stated(bench) == ["on", "requested", "failed", "on", "requested"]
+
+
+def test_what_was_turned_off_by_failures_is_turned_on_by_the_same_terms() -> None:
+    bench = Bench()
+    turn_on(bench, threshold=300)
+    at_ms = START_MS
+    while stated(bench)[-1] != "off":
+        settle_purchase(bench, requested(bench), False, at_ms)
+        at_ms += DAY_MS
+        bench.charge("read", at_ms=at_ms)
+    turn_on(bench, threshold=300, at_ms=at_ms)
+    assert stated(bench)[-2:] == ["on", "requested"]
+
+
+def test_terms_from_before_the_rule_buy_no_more_than_keeps_a_bundle_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    bench.account.auto_recharge = AutoRecharge(True, 50_000 * CREDIT, 20, 100_000_00, "card")
+    for _ in range(5):
+        bench.charge("chat.message")
+        if bench.account.auto_recharge.pending_id:
+            settle_purchase(bench, requested(bench))
+    assert stated(bench) == ["requested"]
+    monkeypatch.setattr(recharge, "BUNDLES", {100: 1})
+    bench.charge("chat.message", 4_000)
+    assert stated(bench) == ["requested"], "its bundle is not sold any more"

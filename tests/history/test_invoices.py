@@ -23,6 +23,7 @@ from schemas.commands import (
     CreateProject,
     GivenBack,
     RefundTopUp,
+    ReleaseHold,
     SetAutoRecharge,
     SetBillingAccount,
     SetItem,
@@ -154,12 +155,16 @@ def known_books() -> Books:
     books.use("shop", "2026-01-11T12:30", "read")
     assert not books.tell(TopUp, "shop", "2026-01-12T10:00", environment="preview", bundle_usd=100, reference="=1+1")
     books.use("shop", "2026-01-12T11:00", "image", 2, environment="preview")
-    # An upgrade, then credits run low and a bundle is bought by itself.
+    # An upgrade, then a job holds so many credits that they run low, and a bundle is bought by itself.
     assert not books.tell(ChangePlan, "shop", "2026-01-15T10:00", plan="build", contract_allowance=0)
     assert not books.tell(
-        SetAutoRecharge, "shop", "2026-01-16T10:00", is_on=True, threshold=24_960 * CREDIT, bundle_usd=20,
+        SetAutoRecharge, "shop", "2026-01-16T10:00", is_on=True, threshold=4_000 * CREDIT, bundle_usd=20,
         cap_cents=100_00, payment_method="pm_1",
     )  # fmt: skip
+    booking = books.booking("shop", "2026-01-16T10:59")
+    _, _, large = hold(booking, books.usage("shop", booking.at_ms, "website", 88), 3_600)
+    assert large is not None
+    reschedule(booking.account)
     books.use("shop", "2026-01-16T11:00", "video.budget")
     recharge = books.accounts["shop"].auto_recharge
     assert recharge is not None and recharge.pending_id
@@ -167,6 +172,7 @@ def known_books() -> Books:
         SettleRecharge, "shop", "2026-01-16T11:01", recharge_id=recharge.pending_id, is_paid=True, reference="ch_1",
         detail="",
     )  # fmt: skip
+    assert not books.tell(ReleaseHold, "shop", "2026-01-16T11:02", hold_id=large.id, environment="", reason="timeout")
     assert not books.tell(SetItem, "shop", "2026-01-20T00:00", operation="storage.gb", quantity=7)
     # A job that is captured in part, and a use that was wrong.
     booking = books.booking("shop", "2026-01-21T10:00")

@@ -117,11 +117,17 @@ class Traffic:
         """Decide usage events that share a record, and note the requests among them."""
         offset, before = self.life.offset, len(self.life.facts)
         self.life.apply(Envelope(usages))
-        duplicates = {fact.index // FACTS_PER_SLOT for fact in self.life.facts[before:] if fact.kind == "duplicate"}
+        facts = self.life.facts[before:]
+        duplicates = {fact.index // FACTS_PER_SLOT for fact in facts if fact.kind == "duplicate"}
+        # From before the project was opened, or from while it was closed.
+        too_early = {
+            fact.index // FACTS_PER_SLOT for fact in facts if fact.reason in ("time_out_of_range", "project_closed")
+        }
         for slot, used in enumerate(usages):
             if slot not in duplicates:
                 # The other environment has no credits.
-                cost = price(used) if used.environment == "production" else 0
+                is_charged = used.environment == "production" and slot not in too_early
+                cost = price(used) if is_charged else 0
                 self.asked.append(Asked(used.occurred_at_ms, offset, slot, False, "", cost))
 
     def _command(self, admissions_only: bool) -> Admit | CountRequest:

@@ -43,7 +43,7 @@ from schemas.commands import (
     TopUp,
 )
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
-from schemas.times import DAY_MS
+from schemas.times import DAY_MS, utc
 from streams.core.acceptance import accept_event
 from streams.core.packed_usage import packed_event
 from streams.core.plans import renewal_after
@@ -181,7 +181,7 @@ class Clients:
             self._resolve_hold()
         elif choice == "recharge":
             is_on = rng.random() < 0.8
-            terms = {"threshold": rng.choice([200, 5_000, 100_000]) * _CREDIT, "bundle_usd": 20, "payment_method": "p"}
+            terms = {"threshold": rng.choice([200, 4_000, 4_001]) * _CREDIT, "bundle_usd": 20, "payment_method": "p"}
             cap_cents = rng.choice([20_00, 60_00, 10_00])
             self._ask(SetAutoRecharge, project, is_on=is_on, cap_cents=cap_cents, **terms)
         elif choice == "purchase":
@@ -496,6 +496,10 @@ class Clients:
             "subject": rng.choice(self.projects),
             "data": rng.choice(_OPERATIONS),
         }
+        if rng.random() < 0.3:
+            # It is sent late, or its producer's clock is ahead.
+            used_ms = self.world.now_ms - rng.choice([1, 1_000, 60_000, 4 * 3_600_000, DAY_MS, 6 * DAY_MS, -60_000])
+            event["time"] = utc(used_ms).isoformat()
         self.events.append(event)
         return event
 

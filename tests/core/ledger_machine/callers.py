@@ -79,7 +79,7 @@ class Callers(FoldedPartition):
         if before and number % 7 == 6 and not is_new:
             return pick(before, number)
         surcharge = {"website": "social_post.image", "chat.message": "social_post.video"}.get(operation, "")
-        age_ms = pick((0, 0, 0, 1_000, HOUR_MS, DAY_MS, 25 * DAY_MS), number)
+        age_ms = pick((0, 0, 0, 1_000, HOUR_MS, DAY_MS, 25 * DAY_MS, -10 * 60_000), number)
         event = usage(
             f"e{self.offset}-{len(self.uses)}",
             project,

@@ -20,6 +20,7 @@ from streams.kafka.codecs import decode_account, encode_account
 from tests.core.builders import START_MS
 from tests.core.stated import check_stated
 from tests.simulation.checks import stored_use, used
+from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import answer_of
 from tests.simulation.model.lines import Line
 from tests.simulation.model.records import Model
@@ -164,6 +165,8 @@ class FoldedPartition(RuleBasedStateMachine):
         assert (account.plan, account.allowance, account.price_cents) == (known.plan, known.allowance, known.cents)
         assert (account.next_plan or None) == (known.next_plan and known.next_plan[0])
         assert (account.closed_at_ms or None) == known.closed_ms
+        ended = [(span.until_ms, span.plan, span.is_closed) for span in account.past]
+        assert [*ended, (None, account.plan, account.closed_at_ms > 0)] == states_of(known)
         assert (account.is_in_good_standing, account.badge_off) == (known.is_in_good_standing, known.badge_off)
         assert account.billing_account == known.billing_account
         assert {key.id: key.environment for key in account.keys} == known.keys
@@ -203,6 +206,14 @@ class FoldedPartition(RuleBasedStateMachine):
 
 def encoded(effects: Effects) -> dict[str, bytes]:
     return {name: encode_account(account) for name, account in effects.accounts.items()}
+
+
+def states_of(known: Project) -> list[tuple[int | None, str, bool]]:
+    """The states of a project, past ones and the present, each until the next of them began."""
+    until = [from_ms for from_ms, _, _ in known.states[1:]]
+    return [
+        (ends_ms, plan, is_closed) for ends_ms, (_, plan, is_closed) in zip([*until, None], known.states, strict=True)
+    ]
 
 
 def line_of(fact: Fact) -> Line:

@@ -273,7 +273,7 @@ class LedgerMachine(Callers):
     @rule(
         project=projects,
         what=st.sampled_from(("on", "on", *["paid"] * 6, "failed", "failed", "paid again", "off")),
-        threshold=st.sampled_from((100_000, 100_000, 5_000, 200, 100_001)),
+        threshold=st.sampled_from((4_000, 4_000, 20_000, 200, 100_001)),
         usd=st.sampled_from((20, 20, 20, 20, 20, 100, 100, 7)),
         bundles=st.sampled_from((*[1] * 8, 2, 100, 0)),
     )

@@ -85,6 +85,7 @@ class Recharge:
     def __init__(self) -> None:
         self.is_on = False
         self.threshold = self.bundle_usd = self.cap_cents = 0
+        self.terms: tuple[int, int, int, str] | None = None
         self.spent: dict[str, int] = {}
         self.pending: tuple[str, int, str] | None = None
         self.failures = 0
@@ -102,6 +103,8 @@ class Project:
         self.cents = cents
         self.next_plan: tuple[str, int, int] | None = None
         self.closed_ms: int | None = None
+        # What it was, each from a time on: its plan, and whether it was closed.
+        self.states: list[tuple[int, str, bool]] = [(at_ms, plan, False)]
         self.signed_up_at_ms = at_ms
         self.renewals = 0
         self.clock_ms = at_ms

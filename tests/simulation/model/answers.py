@@ -18,6 +18,7 @@ STATUS = {
     "unknown_raise": 404,
     "over_cost_ceiling": 403,
     "unknown_operation": 422,
+    "time_out_of_range": 422,
     "rate_limited": 429,
     "invalid_request": 422,
 }

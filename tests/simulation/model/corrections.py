@@ -12,6 +12,8 @@ from tests.simulation.model.holds import is_held
 from tests.simulation.model.identities import claims_of
 from tests.simulation.model.items import pay_bills
 from tests.simulation.model.partition import Partition
+from tests.simulation.model.past import plan_when_used
+from tests.simulation.model.plans import RANK
 from tests.simulation.model.prices import book_at
 from tests.simulation.model.recharge import recharge_if_low
 
@@ -32,6 +34,9 @@ def correct(partition: Partition, project: Project, command: Correct) -> Answer:
         book = book_at(partition, usage.occurred_at_ms)
         version = book.version
         names = [name for name in (usage.operation, usage.surcharge) if name]
+        rank = RANK[plan_when_used(project, usage.occurred_at_ms)]
+        if any(RANK[book.plan_required.get(name, "free")] > rank for name in names):
+            raise Refused("plan_required")
         if any(name not in book.rates for name in names):
             raise Refused("unknown_operation")
         costs = [(name, book.rates[name] * usage.quantity) for name in names]

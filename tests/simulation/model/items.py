@@ -9,12 +9,15 @@ from tests.simulation.model.accounts import Bill, Item, Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.burn_down import draw
 from tests.simulation.model.partition import Partition
+from tests.simulation.model.past import must_be_open
 from tests.simulation.model.prices import book_at
 from tests.simulation.model.recharge import recharge_if_low
 from tests.simulation.model.times import HOUR_MS, month_end_after
 
 
 def set_item(partition: Partition, project: Project, command: SetItem) -> Answer:
+    if command.quantity:
+        must_be_open(project)
     operation, now_ms = command.operation, partition.now(project)
     item = project.items.get(operation)
     ends = item is not None and command.quantity == 0

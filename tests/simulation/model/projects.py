@@ -9,13 +9,14 @@ from tests.simulation.model.grants import give
 from tests.simulation.model.items import count_hours, drop_items
 from tests.simulation.model.limits import limits_change
 from tests.simulation.model.partition import Partition
+from tests.simulation.model.past import changed, must_be_open
 from tests.simulation.model.plans import PLANS, RANK, terms
 
 
 def close(partition: Partition, project: Project) -> Answer:
-    if project.closed_ms is not None:
-        raise Refused("project_closed")
+    must_be_open(project)
     project.closed_ms = partition.now(project)
+    changed(project, project.closed_ms)
     for operation, item in project.items.items():
         count_hours(partition, operation, item, project.closed_ms)
         item.quantity = 0
@@ -28,6 +29,7 @@ def reopen(partition: Partition, project: Project) -> Answer:
         raise Refused("project_open")
     project.closed_ms = None
     index, amount, now_ms = partition.index, 0, partition.now(project)
+    changed(project, now_ms)
     partition.state(project, "project", reason="reopened")
     if project.renewals not in project.months_begun:
         amount = project.allowance
@@ -36,8 +38,7 @@ def reopen(partition: Partition, project: Project) -> Answer:
 
 
 def change_plan(partition: Partition, project: Project, command: ChangePlan) -> Answer:
-    if project.closed_ms is not None:
-        raise Refused("project_closed")
+    must_be_open(project)
     if command.plan not in PLANS:
         raise Refused("invalid_request")
     index, now_ms = partition.index, partition.now(project)
@@ -48,7 +49,10 @@ def change_plan(partition: Partition, project: Project, command: ChangePlan) -> 
         partition.state(project, "plan", reason=command.plan, occurred_at_ms=project.renews_at_ms())
         return partition.answer(project, "production", 0, index)
     limits_change(partition, project, now_ms)
+    before = project.plan
     project.plan, project.allowance, project.cents, project.next_plan = command.plan, allowance, cents, None
+    if project.plan != before:
+        changed(project, now_ms)
     partition.state(project, "plan", reason=command.plan)
     if dearer > 0:
         partition.state(project, "subscription", reason=command.plan, cents=dearer)
@@ -75,7 +79,10 @@ def renew(partition: Partition, project: Project, due_ms: int) -> None:
     project.renewals += 1
     if project.next_plan:
         limits_change(partition, project, due_ms)
+        before = project.plan
         (project.plan, project.allowance, project.cents), project.next_plan = project.next_plan, None
+        if project.plan != before:
+            changed(project, due_ms)
         partition.state(project, "plan", reason=project.plan, occurred_at_ms=due_ms)
     if project.closed_ms is None:
         begin_month(partition, project, due_ms)

@@ -7,13 +7,13 @@ from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.grants import give
 from tests.simulation.model.partition import Partition
+from tests.simulation.model.past import must_be_open
 from tests.simulation.model.plans import BUNDLES, CREDIT
 from tests.simulation.model.times import DAY_MS, HOUR_MS
 
 
 def top_up(partition: Partition, project: Project, command: TopUp) -> Answer:
-    if project.closed_ms is not None:
-        raise Refused("project_closed")
+    must_be_open(project)
     if command.bundle_usd not in BUNDLES:
         raise Refused("invalid_request")
     return buy(partition, project, command.environment, command.bundle_usd)

@@ -12,6 +12,7 @@ from tests.simulation.model.holds import place
 from tests.simulation.model.identities import claims_of, job
 from tests.simulation.model.limits import try_limits
 from tests.simulation.model.partition import Partition
+from tests.simulation.model.past import plan_when_used
 from tests.simulation.model.plans import RANK
 from tests.simulation.model.prices import book_at
 from tests.simulation.model.recharge import recharge_if_low
@@ -116,9 +117,13 @@ def priced(
     rank = max(RANK[book.plan_required.get(name, "free")] for name, _ in lines)
     cost = sum(rate for _, rate in lines) * usage.quantity
     code = ""
-    if project.closed_ms is not None and project.closed_ms <= usage.occurred_at_ms:
-        code = "project_closed"
-    elif RANK[project.plan] < rank:
+    try:
+        plan = plan_when_used(project, usage.occurred_at_ms)
+    except Refused as refused:
+        code, plan = str(refused), ""
+    if code:
+        pass
+    elif RANK[plan] < rank:
         code = "plan_required"
     elif any(rate < 0 for _, rate in lines):
         code = "unknown_operation"
