@@ -22,7 +22,8 @@ class Kept:
     """Kept replies, by the hash of the name that their command has: its caller's key (`by_key`), or, where it came
     without one, the request itself (`by_request`).
 
-    A request that the window stopped is under its own name too: another one may come under the same key.
+    A request that the window stopped is under its own name too: another one may come under the same key. So is a repeat
+    under a key, with the limits as they were when it came: it is a request of its own.
     """
 
     by_key: dict[bytes, KeptReply] = field(default_factory=dict)
