@@ -11,9 +11,10 @@ The first of these that says no is the answer; nothing is charged then:
 5. `rate_limited` (429) by the cost ceiling: waiting alone is enough.
 
 A request that the window lets through is counted, whatever comes of it. The credits it is charged, or holds, count
-against the ceiling for 60 seconds. A repeat under an Idempotency-Key is a request too, that costs nothing
-(`count_repeat`). A 429 says when the same request would pass both (`streams.core.waits`). Usage events say what has already happened: they are neither counted nor limited. A
-bulk call is one request with a `quantity`; a job is one request when it is queued.
+against the ceiling for 60 seconds. A repeat under an Idempotency-Key is a request too; it costs nothing
+(`count_repeat`). A 429 says when the same request would pass window and ceiling (`streams.core.waits`). Usage events
+say what has already happened: they are neither counted nor limited. A bulk call is one request with a `quantity`; a job
+is one request when it is queued.
 """
 
 from __future__ import annotations
