@@ -188,16 +188,15 @@ async def _admitted(
     usage = _usage_of(services, caller, project, asked, event_id)
     if caller.project is None:
         find_full(services, call, services.accounts.get(project))
-    refuse_at_edge(services, call, operation, idempotency_key)
+    is_repeat = bool(idempotency_key) and services.decided_keys.has(project, idempotency_key)
+    refuse_at_edge(services, call, operation, None if is_repeat else usage, is_job=asked.hold)
     # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
-    if idempotency_key:
-        services.asked_keys.add(project, idempotency_key)
     reply, offset = await services.commands.decide(
         Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
     )
-    if idempotency_key and reply.code == "rate_limited":
-        services.asked_keys.forget(project, idempotency_key)
+    if idempotency_key and reply.code != "rate_limited":
+        services.decided_keys.add(project, idempotency_key)
     call.rate = reply.rate
     call.is_counted = reply.rate is not None
     if reply.code:
