@@ -16,7 +16,14 @@ from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
 from schemas.accounts import Limits
 from schemas.problems import Rejection
-from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
+from streams.http_answers import (
+    check_headers,
+    problem_response,
+    rate_headers,
+    request_id_for,
+    response_of,
+    retry_after_seconds,
+)
 from streams.kafka.clock import now_ms
 from streams.settings import Settings
 
@@ -91,6 +98,11 @@ class Front:
         peer = scope["client"][0] if scope.get("client") else ""
         forwarded_for = _all_of(scope, b"x-forwarded-for") if b"x-forwarded-for" in headers else ()
         address = client_address(peer, forwarded_for, self._trusted)
+        try:
+            check_headers(scope, (b"authorization",))
+        except Rejection as rejection:
+            # Which of several is meant can't be told, so it is nobody's call.
+            key, call.refusal = "", rejection
         is_suspect = not key or self._addresses.was_refused(address, key_hash)
         if is_suspect and (limited := self._count_address(scope, call, address)) is not None:
             return limited

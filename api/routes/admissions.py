@@ -36,6 +36,7 @@ from streams.core.acceptance import to_usage
 from streams.core.booking import format_credits
 from streams.core.foreign import decoded, split_array
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.core.replies import check_key
 from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
@@ -158,7 +159,10 @@ async def _admitted_of_batch(
     idempotency_key: str,
 ) -> AdmissionAnswer:
     asked = decoded(_decode_item, item)
-    key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
+    key = f"{idempotency_key}:{place}" if idempotency_key else ""
+    if asked.idempotency_key is not None:
+        key = asked.idempotency_key
+        check_key(key, "idempotency_key")
     return await _admitted(services, call, caller, operation, asked, key)
 
 
