@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
 import pytest
 
 from api.openapi_document import document
@@ -70,23 +69,21 @@ def test_a_query_parameter_that_is_there_twice_is_refused_on_every_route(operato
 
 def headers_refused(operator: Operator, headers: list[tuple[str, str]], field: str) -> list[str]:
     """The routes that do not refuse a call with these headers beside its own, naming the one that is wrong."""
-    wrong = []
+    wrong, client = [], operator.client(None)
     for name, call in CALLS.items():
         if name in LENIENT:
             continue
         method, url = url_of(name)
         content = {} if call.body is None else {"content": json.dumps(call.body)}
         sent = [("authorization", operator.http.headers["authorization"]), ("content-type", call.media_type), *headers]
-        response = httpx.request(method, f"{operator.url}{url}", headers=sent, timeout=30, **content)  # type: ignore[arg-type]
+        response = client.request(method, url, headers=sent, **content)  # type: ignore[arg-type]
         problem = response.json()
         if (response.status_code, problem.get("field")) != (422, field) or f"`{field}`" not in problem["detail"]:
             wrong.append(f"{name}: {response.status_code} {response.text[:200]}")
     return wrong
 
 
-@pytest.mark.parametrize(
-    "values", [[""], ["   "], ["a", "b"], ["a", "a"], ["a", ""], ["", ""], ["a", "b", "c"], ["k" * 256]]
-)
+@pytest.mark.parametrize("values", [[""], ["a", "b"], ["a", "a"], ["a", ""], ["", ""], ["k" * 256]])
 def test_a_blank_or_doubled_idempotency_key_is_refused_on_every_route(operator: Operator, values: list[str]) -> None:
     wrong = headers_refused(operator, [("idempotency-key", value) for value in values], "Idempotency-Key")
     assert not wrong, "\n".join(wrong)
