@@ -22,6 +22,8 @@ from schemas.problems import Problem, Rejection
 from schemas.replies import Reply
 from streams.core.acceptance import Origin
 from streams.core.projects import BILLING_PREFIX
+from streams.core.replies import KEY_CHARS_MAX
+from streams.http_answers import check_headers
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
@@ -71,12 +73,9 @@ async def authenticated(
 
 
 def check_parameters(request: Request) -> None:
-    """Check that a request names only query parameters that its route has, each once, and at most one Idempotency-Key,
-    which is not blank. Raises Rejection `invalid_request`."""
-    keys = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"idempotency-key"]
-    if len(keys) > 1 or any(not key.strip() for key in keys):
-        what = "is blank" if len(keys) == 1 else "is there more than once"
-        raise Rejection("invalid_request", f"`Idempotency-Key` {what}; send one, or none", "Idempotency-Key")
+    """Check that a request names only query parameters that its route has, each once, and that none of its headers is
+    there twice of which only one makes sense. Raises Rejection `invalid_request`."""
+    check_headers(request.scope)
     if not request.scope["query_string"]:
         return
     known = list(_query_parameters(request.scope["route"].dependant))
@@ -206,7 +205,7 @@ IdempotencyKey = Annotated[
     str,
     Header(
         alias="Idempotency-Key",
-        max_length=255,
+        max_length=KEY_CHARS_MAX,
         description="The same key with the same content gives the same answer, and has its effect once",
     ),
 ]

@@ -16,13 +16,19 @@ from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
 from schemas.accounts import Limits
 from schemas.problems import Rejection
-from streams.http_answers import problem_response, rate_headers, request_id_for, response_of, retry_after_seconds
+from streams.http_answers import (
+    check_headers,
+    problem_response,
+    rate_headers,
+    request_id_for,
+    response_of,
+    retry_after_seconds,
+)
 from streams.kafka.clock import now_ms
 from streams.settings import Settings
 
-ADMISSIONS = "/v1/admissions"
-# Each request of a batch is refused by itself.
-BATCH = "/v1/admissions/batch"
+# How long a request waits depends on what it costs, and each of a batch is refused by itself.
+JUDGED_BY_BODY = frozenset({"/v1/admissions", "/v1/admissions/batch"})
 
 
 class Front:
@@ -31,7 +37,7 @@ class Front:
     1. It takes the request's well-formed x-request-id, or makes one, and puts it on the answer.
     2. It finds out who calls, holds calls without a valid key to the window of their address, and puts the limit
        headers on every answer to a project's key, or to no key. A call of a project whose window is full for certain is
-       refused here, before its body is read.
+       refused here, before its body is read, unless it is an admission, whose route refuses it.
     3. It refuses a body larger than `request_body_bytes_max`, whether its length is announced or it just keeps coming.
     4. It counts, when it is answered, a call that its route has not counted in its project's window: one to an unknown
        path, one whose body can't be read, an admission that was never decided. Where that window is full, the answer
@@ -59,7 +65,7 @@ class Front:
             return
         request_id, headers, call = request_id_for(scope), _first_of_each(scope), begin_call(scope)
         answer = _Answer(self, scope, receive, send, call, request_id)
-        limited = self._find_caller(scope, call, headers) or self._refused_at_edge(scope, call, headers)
+        limited = self._find_caller(scope, call, headers) or self._refused_at_edge(scope, call)
         if limited is not None:
             await answer.refuse(limited)
             return
@@ -92,6 +98,11 @@ class Front:
         peer = scope["client"][0] if scope.get("client") else ""
         forwarded_for = _all_of(scope, b"x-forwarded-for") if b"x-forwarded-for" in headers else ()
         address = client_address(peer, forwarded_for, self._trusted)
+        try:
+            check_headers(scope, (b"authorization",))
+        except Rejection as rejection:
+            # Which of several is meant can't be told, so it is nobody's call.
+            key, call.refusal = "", rejection
         is_suspect = not key or self._addresses.was_refused(address, key_hash)
         if is_suspect and (limited := self._count_address(scope, call, address)) is not None:
             return limited
@@ -112,14 +123,12 @@ class Front:
             return limited
         return None
 
-    def _refused_at_edge(self, scope: Scope, call: Call, headers: dict[bytes, bytes]) -> Rejection | None:
+    def _refused_at_edge(self, scope: Scope, call: Call) -> Rejection | None:
         path = scope["path"]
-        if call.full is None or path in self.UNCAPPED_PATHS or path == BATCH:
+        if call.full is None or path in self.UNCAPPED_PATHS or path in JUDGED_BY_BODY:
             return None
         try:
-            # Other calls under an Idempotency-Key are counted before their key is looked at.
-            key = headers.get(b"idempotency-key", b"").decode("latin-1") if path == ADMISSIONS else ""
-            refuse_at_edge(scope["app"].state.services, call, operation_of(scope), key)
+            refuse_at_edge(scope["app"].state.services, call, operation_of(scope))
         except Rejection as rejection:
             return rejection
         return None

@@ -12,12 +12,16 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 
+import msgspec
+
 from schemas.accounts import Account
 from schemas.commands import CountRefused
+from schemas.events import Usage
 from schemas.replies import RateState
 from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
+from streams.core.waits import passes_at_ms
 from streams.core.windows import advance, rate_state, request_retry_at_ms
 from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
@@ -52,8 +56,17 @@ def full_window(account: Account, prices: Prices, owner_ms: int) -> RateState | 
     if window is None:
         return None
     advance(window, limits, owner_ms)
-    retry_at_ms = request_retry_at_ms(window, limits)
-    return rate_state(window, limits, owner_ms, retry_at_ms) if retry_at_ms else None
+    if not request_retry_at_ms(window, limits):
+        return None
+    return rate_state(window, limits, owner_ms, passes_at_ms(account, prices, window.at_ms))
+
+
+def full_for(account: Account, prices: Prices, full: RateState, usage: Usage, is_job: bool) -> RateState:
+    """The state of a window that is `full`, for an admission: one that costs something waits for the cost ceiling too.
+    `account` is the copy that `full_window` has settled."""
+    assert account.window is not None
+    retry_at_ms = passes_at_ms(account, prices, account.window.at_ms, usage, is_job=is_job)
+    return msgspec.structs.replace(full, retry_at_ms=retry_at_ms)
 
 
 @dataclass(slots=True)
@@ -68,29 +81,25 @@ class _Tally:
         self.last_at_ms = max(self.last_at_ms, other.last_at_ms)
 
 
-class AskedKeys:
-    """AskedKeys remembers under which Idempotency-Keys this process has asked the owners of late: KEYS_REMEMBERED_MAX
-    of them, the oldest go first.
+class DecidedKeys:
+    """DecidedKeys remembers under which Idempotency-Keys the owners have decided for this process of late:
+    KEYS_REMEMBERED_MAX of them, the oldest go first.
 
-    A repeat under such a key may pass a full window, for its answer is kept. Were every key let through, a flood under
-    made-up ones would reach Kafka; and to know all that are kept is the owners' business alone.
+    A repeat under such a key costs nothing, for its answer is kept: where the window stops it, it waits for no cost
+    ceiling. To know all keys that are kept is the owners' business alone.
     """
 
     def __init__(self) -> None:
         self._hashes: dict[int, None] = {}
 
     def add(self, project: str, key: str) -> None:
-        """Remember a key that an owner is about to be asked under."""
+        """Remember a key that an owner has decided under."""
         self._hashes[hash((project, key))] = None
         if len(self._hashes) > KEYS_REMEMBERED_MAX:
             del self._hashes[next(iter(self._hashes))]
 
-    def forget(self, project: str, key: str) -> None:
-        """Forget a key under which nothing was decided."""
-        self._hashes.pop(hash((project, key)), None)
-
     def has(self, project: str, key: str) -> bool:
-        """Whether an owner was asked under this key of late."""
+        """Whether an owner has decided under this key of late."""
         return hash((project, key)) in self._hashes
 
 

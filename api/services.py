@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from api.pipeline import Pipeline
 from api.reads import HistoryReads
-from api.refusals import AskedKeys, Refusals
+from api.refusals import DecidedKeys, Refusals
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
@@ -52,7 +52,7 @@ class Services:
     closing: Closing = field(init=False)
     reads: HistoryReads = field(init=False)
     refusals: Refusals = field(init=False)
-    asked_keys: AskedKeys = field(default_factory=AskedKeys)
+    decided_keys: DecidedKeys = field(default_factory=DecidedKeys)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

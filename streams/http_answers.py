@@ -5,23 +5,43 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Container
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Scope
 
-from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem
+from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem, Rejection
 from schemas.replies import RateState
+from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# Of two headers of these names each program between a caller and us could take another one.
+_SINGLE = {b"authorization": "Authorization", b"content-type": "Content-Type", b"idempotency-key": "Idempotency-Key"}
+
+
+def check_headers(scope: Scope, names: Container[bytes] = _SINGLE) -> None:
+    """Check that a request has at most one of each header of which only one makes sense, and that its Idempotency-Key,
+    if any, can be one; with `names`, only these. Raises Rejection `invalid_request`, which names the header."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in names:
+            if name in found:
+                header = _SINGLE[name]
+                raise Rejection("invalid_request", f"`{header}` is there more than once; send one", header)
+            found[name] = value
+    if b"idempotency-key" in found:
+        check_key(found[b"idempotency-key"].decode("latin-1"))
 
 
 def request_id_for(scope: Scope) -> str:
-    """The id of a request: its own x-request-id if that is well-formed, or a new one. Puts the id into the scope."""
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-    request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+    """The id of a request: its own x-request-id if there is one, and well-formed, or a new one. Puts the id into the
+    scope."""
+    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+    is_taken = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+    request_id = given[0] if is_taken else f"req_{secrets.token_hex(8)}"
     scope["meterline.request_id"] = request_id
     return request_id
 

@@ -15,10 +15,11 @@ from aiokafka.errors import KafkaError
 
 from api.callers.keys import Caller
 from api.errors import Refused
-from api.refusals import COPY_LAG_MS_MAX, full_window, may_be_full
+from api.refusals import COPY_LAG_MS_MAX, full_for, full_window, may_be_full
 from api.services import Services
 from schemas.accounts import Account
 from schemas.commands import CountRequest
+from schemas.events import Usage
 from schemas.problems import Rejection
 from schemas.replies import RateState
 from streams.core.ledger import settled
@@ -118,17 +119,19 @@ def find_full(services: Services, call: Call, account: Account | None) -> None:
     call.full = None if owner_ms is None else full_window(account, services.accounts.prices(), owner_ms)
 
 
-def refuse_at_edge(services: Services, call: Call, operation: str, idempotency_key: str = "") -> None:
+def refuse_at_edge(
+    services: Services, call: Call, operation: str, usage: Usage | None = None, *, is_job: bool = False
+) -> None:
     """Raise Refused `rate_limited` where the window is full for certain, and count that.
 
-    Nothing is decided then, so the same request may come again under its Idempotency-Key. One that this process has
-    asked an owner under that key is no new request: the owner answers it.
+    `usage` is what an admission asks for, `is_job` says that it asks for a hold; other calls and repeats cost nothing.
+    Nothing is decided then, so the same request may come again under its Idempotency-Key.
     """
     caller, account, rate = call.caller, call.account, call.full
     if rate is None or account is None or caller is None:
         return
-    if idempotency_key and services.asked_keys.has(account.project, idempotency_key):
-        return
+    if usage is not None:
+        rate = full_for(account, services.accounts.prices(), rate, usage, is_job)
     call.is_counted, call.rate = True, rate
     services.refusals.add(account.project, caller.key_id, caller.environment, operation)
     seconds = retry_after_seconds(rate)

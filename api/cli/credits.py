@@ -38,7 +38,7 @@ def top_up(
     bundle: Annotated[int, typer.Argument(help="20, 100 or 500 dollars")],
     environment: EnvironmentOption = "production",
     reference: Annotated[str, typer.Option("--reference", help="The payment's reference, kept with the entry")] = "",
-    idempotency_key: KeyOption = "",
+    idempotency_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Grant a bundle that was paid for."""
@@ -66,7 +66,7 @@ def refund(
     project: ProjectArgument,
     grant_id: Annotated[str, typer.Argument(help="The bundle's grant_id, from `credits balance`")],
     reason: ReasonOption = "",
-    idempotency_key: KeyOption = "",
+    idempotency_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take back what is left of a bundle, whose money you give back."""
@@ -120,7 +120,7 @@ def correct(
         str | None, typer.Option("--late", help="When it happened (RFC 3339), for an event that was never billed")
     ] = None,
     reason: ReasonOption = "",
-    idempotency_key: KeyOption = "",
+    idempotency_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Correct an event by new entries: void it, change it, or bill one that came too late."""

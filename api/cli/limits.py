@@ -66,7 +66,7 @@ def raise_limits(
     requests: RequestsOption = None,
     burst: BurstOption = None,
     ceiling: CeilingOption = None,
-    idempotency_key: KeyOption = "",
+    idempotency_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Raise limits for a window of time, without changing the plan."""

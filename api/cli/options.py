@@ -11,7 +11,7 @@ ProjectArgument = Annotated[str, typer.Argument(help="The project's id.")]
 EnvironmentOption = Annotated[str, typer.Option("--environment", help="production or preview")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="The reason, kept with the entry.")]
 KeyOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--idempotency-key", help="A command sent again under the same key acts only once. A new key if left out."
     ),

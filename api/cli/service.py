@@ -12,7 +12,9 @@ from typing import Any
 
 import httpx
 
+from schemas.problems import Rejection
 from streams.core.foreign import UnreadableError, read
+from streams.core.replies import check_key
 from streams.embedded.running import find_running
 from streams.errors import OperatorError
 from streams.settings import Settings
@@ -35,9 +37,13 @@ class Api:
             raise OperatorError("There is no admin key: set METERLINE_ADMIN_KEY, or start `meterline up` here first")
         self._client = httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {key}"}, timeout=60.0)
 
-    def call(self, method: str, path: str, body: object = None, *, key: str = "", **params: Any) -> httpx.Response:
+    def call(
+        self, method: str, path: str, body: object = None, *, key: str | None = None, **params: Any
+    ) -> httpx.Response:
         """Send a request. Where its outcome is unknown, it is sent again under the same key. Raises OperatorError."""
-        headers = {"idempotency-key": key or f"cli-{secrets.token_hex(12)}"}
+        if key is not None:
+            _check_key(key)
+        headers = {"idempotency-key": key if key is not None else f"cli-{secrets.token_hex(12)}"}
         sent = {name: value for name, value in params.items() if value is not None}
         for attempt in range(RETRIES):
             try:
@@ -67,6 +73,13 @@ class Api:
             raise OperatorError(f"{self.url} answers what is no JSON: {error}") from None
         except httpx.TransportError as error:
             raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
+
+
+def _check_key(key: str) -> None:
+    try:
+        check_key(key, "--idempotency-key")
+    except Rejection as rejection:
+        raise OperatorError(rejection.detail) from None
 
 
 def read_json(file: Path) -> Any:

@@ -36,6 +36,7 @@ from streams.core.acceptance import to_usage
 from streams.core.booking import format_credits
 from streams.core.foreign import decoded, split_array
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.core.replies import check_key
 from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
@@ -158,7 +159,10 @@ async def _admitted_of_batch(
     idempotency_key: str,
 ) -> AdmissionAnswer:
     asked = decoded(_decode_item, item)
-    key = asked.idempotency_key or (f"{idempotency_key}:{place}" if idempotency_key else "")
+    key = f"{idempotency_key}:{place}" if idempotency_key else ""
+    if asked.idempotency_key is not None:
+        key = asked.idempotency_key
+        check_key(key, "idempotency_key")
     return await _admitted(services, call, caller, operation, asked, key)
 
 
@@ -188,16 +192,15 @@ async def _admitted(
     usage = _usage_of(services, caller, project, asked, event_id)
     if caller.project is None:
         find_full(services, call, services.accounts.get(project))
-    refuse_at_edge(services, call, operation, idempotency_key)
+    is_repeat = bool(idempotency_key) and services.decided_keys.has(project, idempotency_key)
+    refuse_at_edge(services, call, operation, None if is_repeat else usage, is_job=asked.hold)
     # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
-    if idempotency_key:
-        services.asked_keys.add(project, idempotency_key)
     reply, offset = await services.commands.decide(
         Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
     )
-    if idempotency_key and reply.code == "rate_limited":
-        services.asked_keys.forget(project, idempotency_key)
+    if idempotency_key and reply.code != "rate_limited":
+        services.decided_keys.add(project, idempotency_key)
     call.rate = reply.rate
     call.is_counted = reply.rate is not None
     if reply.code:

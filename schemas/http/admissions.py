@@ -36,7 +36,7 @@ BATCH_REQUESTS_MAX = 100
 class BatchAdmissionRequest(AdmissionRequest, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """A request of a batch. The same `idempotency_key` with the same content gives the same answer."""
 
-    idempotency_key: Annotated[str, Meta(max_length=255)] = ""
+    idempotency_key: Annotated[str, Meta(min_length=1, max_length=255)] | None = None
 
 
 class AdmissionBatch(msgspec.Struct, forbid_unknown_fields=True):

@@ -46,7 +46,7 @@ from streams.client.away import Away
 from streams.client.away_journal import Asked, Outcome
 from streams.client.producer import Producer
 from streams.core.booking import format_credits
-from streams.http_answers import problem_response, request_id_for
+from streams.http_answers import check_headers, problem_response, request_id_for
 from streams.kafka.codecs import encode_json
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,6 @@ log = logging.getLogger(__name__)
 # How long a hold lasts unless its Route says otherwise: long enough for an answer that the client waits for. A job that
 # goes on after the answer needs longer, by its Route or by `extend`.
 HOLD_SECONDS = 600
-IDEMPOTENCY_KEY_CHARS_MAX = 255
 REASON_CHARS_MAX = 200
 _OWED_MAX = 10_000
 _EVENTS_SENDING_MAX = 10_000
@@ -274,10 +273,8 @@ class Gateway:
     async def _asked(self, scope: Scope, receive: Receive, project: str, route: Route) -> tuple[Asked, bool, Receive]:
         """The question to Meterline about a request, whether the client gave the request a key, and a `receive` that
         has the body for the service to read. Raises Rejection."""
+        check_headers(scope, (b"idempotency-key",))
         key = Headers(scope=scope).get("idempotency-key", "")
-        if len(key) > IDEMPOTENCY_KEY_CHARS_MAX:
-            detail = f"An Idempotency-Key has at most {IDEMPOTENCY_KEY_CHARS_MAX} characters"
-            raise Rejection("invalid_request", detail, "Idempotency-Key")
         computed, receive = await _computed(route, scope, receive)
         details = {name: computed[name] for name in _DETAIL_FIELDS if computed.get(name) is not None}
         said = {name: value for name, value in computed.items() if name not in _DETAIL_FIELDS}

@@ -30,6 +30,7 @@ from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.acceptance import Origin, to_usage
 from streams.core.foreign import decoded
 from streams.core.holds import HOLD_SECONDS_DEFAULT
+from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
@@ -104,6 +105,8 @@ class KafkaAdmissions:
         fields = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
         event = {"specversion": "1.0", "id": id, "source": source, "type": "-", "subject": project, "data": fields}
         try:
+            if idempotency_key:
+                check_key(idempotency_key, "idempotency_key")
             asked = decoded(partial(msgspec.convert, type=UsageEvent), event)
             usage = to_usage(asked, now_ms(), _ANY_OPERATION, Origin(key_id=key_id))
         except Rejection as rejection:

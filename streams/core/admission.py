@@ -11,11 +11,15 @@ The first of these that says no is the answer; nothing is charged then:
 5. `rate_limited` (429) by the cost ceiling: waiting alone is enough.
 
 A request that the window lets through is counted, whatever comes of it. The credits it is charged, or holds, count
-against the ceiling for 60 seconds. Usage events say what has already happened: they are neither counted nor limited. A
-bulk call is one request with a `quantity`; a job is one request when it is queued.
+against the ceiling for 60 seconds. A repeat under an Idempotency-Key is a request too; it costs nothing
+(`count_repeat`). A 429 says when the same request would pass window and ceiling (`streams.core.waits`). Usage events
+say what has already happened: they are neither counted nor limited. A bulk call is one request with a `quantity`; a job
+is one request when it is queued.
 """
 
 from __future__ import annotations
+
+import msgspec
 
 from schemas.accounts import Hold, Limits
 from schemas.commands import Admit, CountRefused, CountRequest
@@ -25,17 +29,16 @@ from schemas.problems import CODES, Rejection
 from schemas.replies import RateState, Reply
 from streams.core import holds
 from streams.core.booking import Booking, available, note
-from streams.core.ledger import charge, duplicate, hold, price_of
+from streams.core.ledger import charge, duplicate, hold
 from streams.core.limits import limits_of, over
+from streams.core.waits import passes_at_ms
 from streams.core.windows import (
     ABOVE_CEILING,
     add_cost,
     cost_left,
-    cost_retry_at_ms,
     count_request,
     count_requests,
     rate_state,
-    request_retry_at_ms,
     rested,
     try_request,
 )
@@ -47,10 +50,11 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         raise Rejection("invalid_request", f"A hold lasts from 1 to {holds.HOLD_SECONDS_MAX} seconds", "hold_seconds")
     usage, account = command.usage, booking.account
     limits, rate = _count(booking)
+    is_job = command.hold_seconds > 0
     if rate.retry_at_ms:
-        return _stopped(booking, usage, rate)
+        return _stopped(booking, usage, rate, None if already_decided else usage, is_job)
     assert account.window is not None
-    placed = holds.open_for(account, usage, command.hold_seconds > 0)
+    placed = holds.open_for(account, usage, is_job)
     if placed is not None or already_decided:
         detail = "This event was decided before; nothing was charged for it now"
         fact_id = duplicate(booking, usage)
@@ -60,7 +64,7 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         )
     first_index, first = booking.next_index, len(booking.facts)
     amount, left = 0, cost_left(account.window, limits)
-    if command.hold_seconds:
+    if is_job:
         code, detail, placed = hold(booking, usage, command.hold_seconds, left, limits.cost_ceiling)
         if placed is not None:
             amount = sum(part.amount for part in placed.parts)
@@ -69,10 +73,7 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
         if not code:
             amount = -sum(fact.amount for fact in booking.facts[first:])
     if code == "rate_limited":
-        retry_at_ms = max(
-            cost_retry_at_ms(account.window, limits, price_of(booking, usage)),
-            request_retry_at_ms(account.window, limits),
-        )
+        retry_at_ms = passes_at_ms(account, booking.prices, booking.at_ms, usage, is_job=is_job)
         rate = rate_state(account.window, limits, booking.at_ms, retry_at_ms)
         detail = f"{detail}. Retry after {_seconds(booking, retry_at_ms)} seconds"
     add_cost(account.window, booking.at_ms, amount)
@@ -89,6 +90,18 @@ def count(booking: Booking, command: CountRequest) -> Reply:
         return _stopped(booking, usage, rate)
     fact_id = booking.state_usage("request", usage)
     return _reply(booking, usage, fact_id, rate=rate, shadow=_try_limits(booking, usage, 0))
+
+
+def count_repeat(booking: Booking, command: Admit, kept: Reply) -> Reply:
+    """Count a request that was decided before under its Idempotency-Key, and give the reply of then with the window of
+    now. Where that is full, the repeat is stopped as any other request, and gets its reply later."""
+    _, rate = _count(booking)
+    usage = _call(booking, command, 1, note(repeat_of=kept.entry_id))
+    if rate.retry_at_ms:
+        return _stopped(booking, usage, rate)
+    booking.state_usage("request", usage)
+    _try_limits(booking, usage, 0)
+    return msgspec.structs.replace(kept, rate=rate)
 
 
 def count_refused(booking: Booking, command: CountRefused) -> Reply:
@@ -111,17 +124,18 @@ def count_refused(booking: Booking, command: CountRefused) -> Reply:
     return Reply(200, "", "", 0, available(account, command.environment), fact_id, shadow=shadow)
 
 
-def _call(booking: Booking, command: CountRequest | CountRefused, quantity: int, metadata: str = "") -> Usage:
+def _call(booking: Booking, command: Admit | CountRequest | CountRefused, quantity: int, metadata: str = "") -> Usage:
     """A call to our own API, or several alike, as facts show it: it names no event, and occurs when it is booked."""
+    named = command.usage if isinstance(command, Admit) else command
     return Usage(
         project=booking.account.project,
         dedup_hash=b"",
         source="",
         event_id="",
-        operation=command.operation,
+        operation=named.operation,
         quantity=quantity,
         surcharge="",
-        environment=command.environment,
+        environment=named.environment,
         occurred_at_ms=booking.at_ms,
         job_id="",
         key_id=command.actor,
@@ -137,8 +151,13 @@ def _count(booking: Booking) -> tuple[Limits, RateState]:
     return limits, count_request(account.window, limits, booking.at_ms)
 
 
-def _stopped(booking: Booking, usage: Usage, rate: RateState) -> Reply:
-    seconds = _seconds(booking, rate.retry_at_ms)
+def _stopped(
+    booking: Booking, usage: Usage, rate: RateState, asked: Usage | None = None, is_job: bool = False
+) -> Reply:
+    """Refuse a request that the window stops. `asked` is the use that the cost ceiling counts for too, if any."""
+    retry_at_ms = passes_at_ms(booking.account, booking.prices, booking.at_ms, asked, is_job=is_job)
+    rate = msgspec.structs.replace(rate, retry_at_ms=retry_at_ms)
+    seconds = _seconds(booking, retry_at_ms)
     detail = f"Rate limit exceeded for project {booking.account.project}. Retry after {seconds} seconds"
     fact_id = booking.state_usage("refusal", usage, reason="rate_limited")
     return _reply(booking, usage, fact_id, "rate_limited", detail, rate=rate, shadow=_try_limits(booking, usage, 0))

@@ -14,6 +14,7 @@ import msgspec
 
 from schemas.accounts import Account
 from schemas.commands import (
+    Admit,
     AnyCommand,
     Commands,
     Correct,
@@ -29,6 +30,7 @@ from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.replies import KEPT_FOR, KeptFor, KeptReply, Reply, refusal
 from streams.core.acceptance import dead_letter
+from streams.core.admission import count_repeat
 from streams.core.booking import Booking
 from streams.core.claims import claimed, claims
 from streams.core.decisions import command_reply, open_account
@@ -97,8 +99,8 @@ class Needed:
     request.
 
     `keys` are among the hashes too: there is no reply under one that is not seen. `keyed` are the commands under a key,
-    whose requests have replies of their own only where the window stopped them; those are sent again where an account
-    has their record in it already, and are needed for nothing else.
+    whose requests have replies of their own only where the window stopped them, or where they are repeats; those are
+    sent again where an account has their record in it already, and are needed for nothing else.
     """
 
     projects: set[str] = field(default_factory=lambda: {PRICES_ID})
@@ -310,12 +312,19 @@ class _Batch:
             return refusal(rejection)
 
     def _decide(self, item: IntakeItem, slot: int, command: AnyCommand, account: Account) -> Reply:
-        if (repeated := self._repeat(item, command)) is not None:
+        repeated = self._repeat(item, command)
+        if repeated is not None and not (isinstance(command, Admit) and command.idempotency_key):
+            # Other calls under a key are counted before it is looked at, by a command of their own.
             return repeated
         prices = self._prices_at(item.offset, slot)
         booking = Booking(account, self.partition, item.offset, slot, item.at_ms, self.effects.facts, prices)
         settle(booking)
         booking.actor = command.actor
+        if repeated is not None and isinstance(command, Admit):
+            reply = count_repeat(booking, command, repeated)
+            self._keep(command, KeptReply(item.at_ms, item.offset, fingerprint(command), reply), by_key=False)
+            self._applied(account, item)
+            return reply
         already_decided = any(self._is_claimed(item, command, claim) for claim in claims(command))
         reply = command_reply(booking, command, already_decided)
         reschedule(account)
@@ -349,6 +358,11 @@ class _Batch:
                 self._reply(command, opened)
                 return
             self._opened_here.add(account.project)
+        if command.idempotency_key and (stored := self._stored_by_request(item, command)) is not None:
+            # The window stopped it, or it is a repeat: it decided nothing under its key.
+            self._reply(command, stored.reply)
+            self._keep(command, stored, by_key=False)
+            return
         stored = self._stored_here(item, command)
         reply = self._repeat(item, command) if stored is None else _repeated(command, stored)
         if reply is not None:
@@ -359,19 +373,22 @@ class _Batch:
             self._mark_command_seen(item, command, stored.reply)
 
     def _stored_here(self, item: IntakeItem, command: AnyCommand) -> KeptReply | None:
-        """The reply that this record has left under the name of a command of its; None where it left none.
-
-        The command's own reply comes before that of a later command with the same key: a request that was limited may
-        have been sent again in the same record.
-        """
-        stored = self.kept.by_request.get(request_hash(command))
-        if command.idempotency_key and (stored is None or stored.offset != item.offset):
-            stored = self.kept.by_key.get(key_hash(command))
+        """The reply that this record has left under the name of a command of its; None where it left none."""
+        if not command.idempotency_key:
+            return self._stored_by_request(item, command)
+        stored = self.kept.by_key.get(key_hash(command))
         return stored if stored is not None and stored.offset == item.offset else None
 
-    def _keep(self, command: AnyCommand, stored: KeptReply) -> None:
-        """Keep a reply for a repeat of its command. It is always written: a repeat of the record writes the same."""
-        if command.idempotency_key and decides(stored.reply):
+    def _stored_by_request(self, item: IntakeItem, command: AnyCommand) -> KeptReply | None:
+        """The reply that this record has left under the request's own name. It comes before that of another command
+        with the same key: a request that was limited may have been sent again in the same record."""
+        stored = self.kept.by_request.get(request_hash(command))
+        return stored if stored is not None and stored.offset == item.offset else None
+
+    def _keep(self, command: AnyCommand, stored: KeptReply, *, by_key: bool = True) -> None:
+        """Keep a reply for a repeat of its command, or of its record. It is always written: a repeat of the record
+        writes the same."""
+        if by_key and command.idempotency_key and decides(stored.reply):
             name = key_hash(command)
             self.kept.by_key[name] = self.effects.kept.by_key[name] = stored
         else:

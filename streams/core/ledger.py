@@ -130,11 +130,16 @@ def hold(
     return "", "", placed
 
 
-def price_of(booking: Booking, usage: Usage) -> int:
-    """The price of a use in microcredits, as `charge` knows it; the price book must have its operation."""
-    rates = booking.prices.at(usage.occurred_at_ms).rates
-    surcharge_rate = rates[usage.surcharge] if usage.surcharge else 0
-    return (rates[usage.operation] + surcharge_rate) * usage.quantity
+def cost_to_limit(booking: Booking, usage: Usage, is_job: bool) -> tuple[int, bool]:
+    """The cost of a use in microcredits, 0 where it has no price, and whether the cost ceiling decides on it: False
+    where it would be refused before that. The account stays as it is; call it with a booking whose facts are dropped.
+    """
+    book = booking.prices.at(usage.occurred_at_ms)
+    if _refused(booking, usage, book):
+        return 0, False
+    total = (book.rates[usage.operation] + (book.rates[usage.surcharge] if usage.surcharge else 0)) * usage.quantity
+    is_covered = total <= available(booking.account, usage.environment)
+    return total, is_covered and (not is_job or holds.has_room(booking.account, usage))
 
 
 def duplicate(booking: Booking, usage: Usage) -> str:

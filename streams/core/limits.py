@@ -20,6 +20,7 @@ RAISE_DAYS_MAX = 366
 REQUESTS_MAX = 1_000_000
 CEILING_MAX = 1_000_000_000 * 1_000_000
 _NONE = Limits(0, 0, 0)
+_NEVER_MS = 1 << 52
 
 
 def limits_of(account: Account) -> Limits:
@@ -119,6 +120,12 @@ def end_raise(booking: Booking, command: EndRaise) -> Reply:
 def raises_due_at_ms(account: Account) -> int:
     """The time at which a raise begins or ends next; there must be a raise."""
     return min(each.ends_at_ms if each.is_on else each.starts_at_ms for each in account.raises)
+
+
+def limits_change_at_ms(account: Account) -> int:
+    """The time at which the limits of an account change by themselves next, or one at which they might."""
+    change_ms = account.renews_at_ms if account.next_plan else _NEVER_MS
+    return min(change_ms, raises_due_at_ms(account)) if account.raises else change_ms
 
 
 def turn_raises(booking: Booking, due_at_ms: int) -> None:

@@ -9,9 +9,11 @@ from hashlib import blake2b
 import msgspec
 
 from schemas.commands import Admit, AnyCommand, CountRefused, CountRequest
+from schemas.problems import Rejection
 from schemas.replies import KeptReply, Reply
 from streams.core.acceptance import dedup_hash
 
+KEY_CHARS_MAX = 255
 _encode = msgspec.msgpack.Encoder().encode
 # Each name is asked for some four times while its record is decided.
 _name = lru_cache(maxsize=8192)(dedup_hash)
@@ -22,7 +24,8 @@ class Kept:
     """Kept replies, by the hash of the name that their command has: its caller's key (`by_key`), or, where it came
     without one, the request itself (`by_request`).
 
-    A request that the window stopped is under its own name too: another one may come under the same key.
+    A request that the window stopped is under its own name too: another one may come under the same key. So is a repeat
+    under a key, with the limits as they were when it came: it is a request of its own.
     """
 
     by_key: dict[bytes, KeptReply] = field(default_factory=dict)
@@ -32,6 +35,20 @@ class Kept:
         """Add the replies of another one; those go before the ones that are here under the same name."""
         self.by_key.update(other.by_key)
         self.by_request.update(other.by_request)
+
+
+def check_key(key: str, field: str = "Idempotency-Key") -> None:
+    """Check an idempotency key that a caller gave. Raises Rejection `invalid_request` where it is blank, too long, or
+    has control characters: one that is not what its sender meant would make a second act of a repeat."""
+    wrong = ""
+    if not key.strip():
+        wrong = "is blank; send one of your own, or leave it out"
+    elif len(key) > KEY_CHARS_MAX:
+        wrong = f"has {len(key)} characters; send {KEY_CHARS_MAX} at most"
+    elif any(each < " " or each == "\x7f" for each in key):
+        wrong = "has control characters; send one of printable characters"
+    if wrong:
+        raise Rejection("invalid_request", f"`{field}` {wrong}", field)
 
 
 def fingerprint(command: AnyCommand) -> bytes:

@@ -327,8 +327,7 @@ def _limits(
     else:
         mark = (facts[0].offset, facts[0].index)
     limits = limits_at(clickhouse, fact.project, mark, fact.booked_at_ms)
-    cost = cost_of(prices, fact) or 0 if fact.kind == "refusal" and fact.price_version else None
-    return limits, minute_before(clickhouse, fact.project, mark, fact.booked_at_ms, limits.in_force, cost)
+    return limits, minute_before(clickhouse, prices, limits, mark, fact)
 
 
 def _is_about_limits(fact: Fact) -> bool:

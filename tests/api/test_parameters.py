@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from api.openapi_document import document
+from schemas.problems import Rejection
+from streams.core.replies import check_key
+from streams.http_answers import check_headers
 from tests.api.isolation import CALLS, OPEN, PATHS
 from tests.calls import Operator
 
@@ -64,24 +67,75 @@ def test_a_query_parameter_that_is_there_twice_is_refused_on_every_route(operato
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("values", [[""], ["a", "b"], ["a", "a"], ["a", ""]])
-def test_a_blank_or_doubled_idempotency_key_is_refused_on_every_route(operator: Operator, values: list[str]) -> None:
-    headers = [("idempotency-key", value) for value in values]
-    wrong = []
+def headers_refused(operator: Operator, headers: list[tuple[str, str]], field: str) -> list[str]:
+    """The routes that do not refuse a call with these headers beside its own, naming the one that is wrong."""
+    wrong, client = [], operator.client(None)
     for name, call in CALLS.items():
         if name in LENIENT:
             continue
         method, url = url_of(name)
         content = {} if call.body is None else {"content": json.dumps(call.body)}
-        response = operator.http.request(
-            method,
-            url,
-            headers=[*headers, ("content-type", call.media_type)],
-            **content,  # type: ignore[arg-type]
-        )
-        if (response.status_code, response.json().get("field")) != (422, "Idempotency-Key"):
+        sent = [("authorization", operator.http.headers["authorization"]), ("content-type", call.media_type), *headers]
+        response = client.request(method, url, headers=sent, **content)  # type: ignore[arg-type]
+        problem = response.json()
+        if (response.status_code, problem.get("field")) != (422, field) or f"`{field}`" not in problem["detail"]:
             wrong.append(f"{name}: {response.status_code} {response.text[:200]}")
+    return wrong
+
+
+@pytest.mark.parametrize("values", [[""], ["a", "b"], ["a", "a"], ["a", ""], ["", ""], ["k" * 256]])
+def test_a_blank_or_doubled_idempotency_key_is_refused_on_every_route(operator: Operator, values: list[str]) -> None:
+    wrong = headers_refused(operator, [("idempotency-key", value) for value in values], "Idempotency-Key")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Authorization", "Bearer mtl_live_other.key"),
+        ("Authorization", ""),
+        ("Content-Type", "text/plain"),
+        ("Content-Type", "application/json"),
+    ],
+)
+def test_a_header_of_which_only_one_makes_sense_is_refused_twice_on_every_route(
+    operator: Operator, name: str, value: str
+) -> None:
+    wrong = headers_refused(operator, [(name.lower(), value)], name)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_one_authorization_sent_twice_is_refused_too_and_a_doubled_request_id_is_not_taken(operator: Operator) -> None:
+    authorization = operator.http.headers["authorization"]
+    assert headers_refused(operator, [("authorization", authorization)], "Authorization") == []
+    twice = [("x-request-id", "one"), ("x-request-id", "two")]
+    answer = operator.http.get("/v1/prices", headers=twice)
+    assert answer.status_code == 200 and answer.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("key", ["", " ", "\t", "\u00a0", "k" * 256, "a\nb", "a\x00", "\x7f", "a\tb"])
+def test_what_can_be_no_idempotency_key_is_refused_with_what_to_do(key: str) -> None:
+    with pytest.raises(Rejection, match=r"^`Idempotency-Key` .*send") as refused:
+        check_key(key)
+    assert refused.value.field == "Idempotency-Key"
+    headers = [(b"idempotency-key", key.encode("latin-1"))]
+    with pytest.raises(Rejection, match="Idempotency-Key"):
+        check_headers({"headers": headers})
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 255, "order 7", '"quoted"', "Zoë"])
+def test_any_other_is_taken(key: str) -> None:
+    check_key(key)
+    check_headers({"headers": [(b"idempotency-key", key.encode()), (b"accept", b"a"), (b"accept", b"b")]})
+
+
+@pytest.mark.parametrize("key", ["", "  ", "k" * 256, "a\u0000b"])
+def test_a_request_of_a_batch_with_no_possible_key_is_refused_by_itself(operator: Operator, key: str) -> None:
+    _, client = operator.customer()
+    requests = [{"operation": "image", "idempotency_key": key}, {"operation": "image"}]
+    decisions = client.post("/v1/admissions/batch", json={"requests": requests}).json()["decisions"]
+    assert [each["status"] for each in decisions] == [422, 200], decisions
+    assert "idempotency_key" in decisions[0]["detail"]
 
 
 def test_who_has_no_key_is_told_so_before_anything_else(operator: Operator) -> None:

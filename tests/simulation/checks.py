@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
+import msgspec
+
 from schemas.accounts import Account, Window
 from schemas.commands import CountRefused, CountRequest, Envelope
 from schemas.events import Usage
@@ -216,6 +218,8 @@ def _check_replies(world: World, models: dict[int, Model]) -> None:
         # 404, 429 and "no longer kept" decide nothing.
         decisions = [reply for reply in replies if reply.status not in (404, 409, 429)]
         if request.command.idempotency_key and decisions and world.days_max <= world.dedup_days:
+            # Each tells the window as it was when that request came.
+            decisions = [msgspec.structs.replace(reply, rate=None) for reply in decisions]
             _equal(f"replies to {request.command.idempotency_key}", decisions, decisions[:1] * len(decisions))
 
 

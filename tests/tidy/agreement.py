@@ -29,7 +29,7 @@ from schemas.http.rehearsals import NewLimitRehearsal, NewRehearsal
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from schemas.replies import KEPT_FOR
 from streams.clickhouse.client import INSERT_ROWS_MAX
-from streams.client.gateway import IDEMPOTENCY_KEY_CHARS_MAX, REASON_CHARS_MAX
+from streams.client.gateway import REASON_CHARS_MAX
 from streams.core.booking import FACTS_PER_SLOT
 from streams.core.holds import HOLD_SECONDS_MAX, HOLDS_MAX
 from streams.core.items import ITEMS_MAX, UNITS_MAX
@@ -38,6 +38,7 @@ from streams.core.plans import PLANS, REFUND_DAYS
 from streams.core.price_list import BOOKS_MAX, NOTICE_DAYS, OPERATIONS_MAX
 from streams.core.projects import KEYS_MAX
 from streams.core.recharge import CAP_CENTS_MAX
+from streams.core.replies import KEY_CHARS_MAX
 from streams.embedded.broker import KAFKA_VERSION
 from streams.kafka.publisher import REQUEST_BYTES_MAX
 from streams.kafka.topics import Topics
@@ -131,7 +132,7 @@ def limits_that_agree() -> dict[str, dict[str, object]]:
             "schemas/http/rehearsals.py": _most_of(NewLimitRehearsal, "days"),
         },
         "characters of an idempotency key": {
-            "streams/client/gateway.py": IDEMPOTENCY_KEY_CHARS_MAX,
+            "streams/core/replies.py": KEY_CHARS_MAX,
             "schemas/http/admissions.py": _most(asked_in_batch["idempotency_key"]),
             "api/dependencies.py": next(each.max_length for each in key_header.metadata if hasattr(each, "max_length")),
         },

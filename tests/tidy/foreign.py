@@ -25,6 +25,7 @@ DECODERS = frozenset(
 # Files that decode what no stranger wrote, and why that holds.
 OURS = {
     "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
+    "streams/core/waits.py": "an account, encoded in the same line to have a copy of it",
     "streams/clickhouse/historian.py": "rows of a pack that has been decoded",
     "streams/embedded/front/native_blocks.py": "what the embedded engine says of its own columns",
     "streams/embedded/clickhouse_front.py": "an analyst's statement, which goes to the engine as it came",

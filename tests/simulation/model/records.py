@@ -24,7 +24,7 @@ from tests.simulation.model.passing_time import settle
 from tests.simulation.model.plans import PLANS, terms
 from tests.simulation.model.prices import publish, why_not
 from tests.simulation.model.projects import begin_month
-from tests.simulation.model.uses import charge_lines, priced
+from tests.simulation.model.uses import charge_lines, count_repeat, priced
 
 
 class Model(Partition):
@@ -89,6 +89,28 @@ class Model(Partition):
         if project is None:
             return self._first(command)
         key = command.idempotency_key
+        given = self._given(project, command)
+        if given is not None and not (key and isinstance(command, Admit)):
+            return given
+        if project.is_project:
+            settle(self, project)
+        self.actor = command.actor
+        if given is not None:
+            # It is a request of its own, and its answer is kept for no other.
+            answer = count_repeat(self, project, command, given)
+            project.answers["request", command.correlation] = (self.at_ms, asked_for(command), answer)
+            self._touch(project)
+            return answer
+        try:
+            answer = decide(self, project, command)
+        except Refused as refused:
+            code = str(refused)
+            answer = Answer(STATUS.get(code, 409), code, 0, 0, "")
+        return self._answered(project, command, answer)
+
+    def _given(self, project: Project, command: AnyCommand) -> Answer | None:
+        """The answer to a command that was answered before under its name."""
+        key = command.idempotency_key
         given = project.answers.get(("key", key) if key else ("request", command.correlation))
         if given is not None:
             given_ms, asked, answer = given
@@ -96,15 +118,7 @@ class Model(Partition):
                 return answer if asked == asked_for(command) else Answer(409, "idempotency_key_reused", 0, 0, "")
         if key and self.is_seen(("key", project.name, key)):
             return Answer(409, "idempotency_reply_expired", 0, 0, "")
-        if project.is_project:
-            settle(self, project)
-        self.actor = command.actor
-        try:
-            answer = decide(self, project, command)
-        except Refused as refused:
-            code = str(refused)
-            answer = Answer(STATUS.get(code, 409), code, 0, 0, "")
-        return self._answered(project, command, answer)
+        return None
 
     def _first(self, command: AnyCommand) -> Answer:
         """Decide a command to what is not there yet."""

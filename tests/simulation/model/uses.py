@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from schemas.commands import Admit, CountRefused, CountRequest
 from schemas.events import Usage
 from schemas.prices import PriceBook
@@ -17,6 +19,7 @@ from tests.simulation.model.plans import RANK
 from tests.simulation.model.prices import book_at
 from tests.simulation.model.recharge import recharge_if_low
 from tests.simulation.model.times import WEEK_SECONDS
+from tests.simulation.model.waits import passes_at
 from tests.simulation.model.windows import Ceilings, Window
 
 
@@ -25,23 +28,19 @@ def admit(partition: Partition, project: Project, command: Admit) -> Answer:
     if not 0 <= command.hold_seconds <= WEEK_SECONDS:
         raise Refused("invalid_request")
     limits, window = open_window(partition, project)
+    is_decided = any(partition.is_seen(claim) for claim in claims_of(command))
     if not window.take(limits):
-        return stopped(partition, project, usage, limits, window)
-    found = ""
-    for hold in project.holds:
-        of_job = command.hold_seconds and usage.job_id and job(hold.usage) == job(usage)
-        if of_job or (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id):
-            found = hold.id
-            break
+        return stopped(partition, project, usage, limits, window, None if is_decided else command)
+    found = hold_of(project, command)
     code, amount, wait_ms = "", 0, 0
-    if found or any(partition.is_seen(claim) for claim in claims_of(command)):
+    if found or is_decided:
         partition.state_use(project, "duplicate", usage)
     else:
         open_holds_max = 1_000 if command.hold_seconds else None
         code, book, lines = priced(partition, project, usage, open_holds_max, (limits, window))
         cost = sum(rate for _, rate in lines) * usage.quantity
         if code == "rate_limited":
-            wait_ms = max(window.wait_for_cost(limits, cost), window.wait_for_request(limits))
+            wait_ms = wait_of(partition, project, command)
         elif not code:
             amount = cost
             window.add_cost(cost)
@@ -65,6 +64,19 @@ def count_request(partition: Partition, project: Project, command: CountRequest)
     partition.state_use(project, "request", usage)
     left, told = project.available(usage.environment), window.told(limits, 0)
     return Answer(200, "", 0, left, partition.entry_id(index), "", told, try_limits(partition, project, usage, 0))
+
+
+def count_repeat(partition: Partition, project: Project, command: Admit, given: Answer) -> Answer:
+    """Count a request that was answered before under its key: it gets that answer, with the window as it is now."""
+    now_ms = partition.now(project)
+    named = (command.usage.operation, 1, "", command.usage.environment, now_ms, "", command.actor, "")
+    usage = Usage(project.name, b"", "", "", *named)
+    limits, window = open_window(partition, project)
+    if not window.take(limits):
+        return stopped(partition, project, usage, limits, window)
+    partition.state_use(project, "request", usage)
+    try_limits(partition, project, usage, 0)
+    return given._replace(rate=window.told(limits, 0))
 
 
 def count_refused(partition: Partition, project: Project, command: CountRefused) -> Answer:
@@ -96,10 +108,45 @@ def open_window(partition: Partition, project: Project) -> tuple[Ceilings, Windo
     return limits, window
 
 
-def stopped(partition: Partition, project: Project, usage: Usage, limits: Ceilings, window: Window) -> Answer:
+def hold_of(project: Project, command: Admit) -> str:
+    """The id of the open hold of the same event, or of the same job where one is to be held; or ""."""
+    usage = command.usage
+    for hold in project.holds:
+        of_job = command.hold_seconds and usage.job_id and job(hold.usage) == job(usage)
+        if of_job or (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id):
+            return hold.id
+    return ""
+
+
+def wait_of(partition: Partition, project: Project, command: Admit | None) -> int:
+    """The time at which a request that is stopped now would pass: an admission, or one that costs nothing."""
+
+    def is_stopped(ahead: Partition, known: Project, later_ms: int) -> bool:
+        limits, window = open_window(ahead, known)
+        if window.wait_for_request(limits):
+            return True
+        if command is None or hold_of(known, command):
+            return False
+        usage = replace(command.usage, occurred_at_ms=command.usage.occurred_at_ms + later_ms)
+        return (
+            priced(ahead, known, usage, 1_000 if command.hold_seconds else None, (limits, window))[0] == "rate_limited"
+        )
+
+    return passes_at(partition, project, is_stopped, command.usage.occurred_at_ms if command is not None else 0)
+
+
+def stopped(
+    partition: Partition,
+    project: Project,
+    usage: Usage,
+    limits: Ceilings,
+    window: Window,
+    command: Admit | None = None,
+) -> Answer:
+    """A request that the window stops; `command` is the admission that it is, unless that costs nothing."""
     index = partition.index
     partition.state_use(project, "refusal", usage, reason="rate_limited")
-    left, told = project.available(usage.environment), window.told(limits, window.wait_for_request(limits))
+    left, told = project.available(usage.environment), window.told(limits, wait_of(partition, project, command))
     shadow = try_limits(partition, project, usage, 0)
     return Answer(429, "rate_limited", 0, left, partition.entry_id(index), "", told, shadow)
 
