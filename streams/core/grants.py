@@ -82,8 +82,6 @@ def top_up(booking: Booking, command: TopUp) -> Reply:
 def grant_promotional(booking: Booking, command: GrantPromotional) -> Reply:
     """Grant promotional credits: an operator gives them with a reason, until an end. Raises Rejection."""
     account = booking.account
-    if account.closed_at_ms:
-        raise Rejection("project_closed", f"Project {account.project!r} is closed")
     if not 0 < command.amount <= PROMOTIONAL_CREDITS_MAX * MICROCREDITS_PER_CREDIT:
         raise Rejection("invalid_request", f"Give more than 0 and at most {PROMOTIONAL_CREDITS_MAX} credits", "amount")
     if not command.reason.strip() or len(command.reason) > GRANT_REASON_CHARS_MAX:

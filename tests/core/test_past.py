@@ -24,6 +24,7 @@ from schemas.commands import (
     EndRaise,
     Envelope,
     ExtendHold,
+    GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
     RaiseLimits,
@@ -122,6 +123,12 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
     TopUp: [
         ({"environment": "production", "bundle_usd": 20, "reference": ""}, "project_closed"),
         ({"environment": "preview", "bundle_usd": 500, "reference": ""}, "project_closed"),
+    ],
+    GrantPromotional: [
+        (
+            {"environment": "preview", "amount": CREDIT, "reason": "sorry", "expires_at_ms": CLOSED_MS + DAY_MS},
+            "project_closed",
+        )
     ],
     RefundTopUp: [({"grant_id": "bundle", "reason": ""}, "")],
     ChangePlan: [
