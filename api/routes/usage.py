@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -79,8 +80,11 @@ async def usage(
 
         def pieces(history: ClickHouse) -> Iterator[bytes]:
             # Metadata may have numbers as well as texts.
-            rows = usage_rows(history, question)
-            return csv_pieces(columns, (map(number_or_text, row) for row in rows))
+            rows = (
+                [*map(number_or_text, group), int(uses), int(quantity), Decimal(credits)]
+                for *group, uses, quantity, credits in usage_rows(history, question)
+            )
+            return csv_pieces(columns, rows, quotes_texts=True)
 
         return await services.reads.csv(caller.name, f"usage-{name}", pieces)
     paged = replace(question, limit=limit, after=None if place is None else place.values)
