@@ -22,7 +22,7 @@ from api.dependencies import (
     project_for,
 )
 from api.negotiation import AcceptHeader, preferred
-from api.views.csv_cells import csv_pieces, number_or_text
+from api.views.csv_cells import Cell, csv_pieces, number_or_text
 from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
@@ -80,7 +80,7 @@ async def usage(
 
         def pieces(history: ClickHouse) -> Iterator[bytes]:
             # Metadata may have numbers as well as texts.
-            rows = (
+            rows: Iterator[list[Cell]] = (
                 [*map(number_or_text, group), int(uses), int(quantity), Decimal(credits)]
                 for *group, uses, quantity, credits in usage_rows(history, question)
             )

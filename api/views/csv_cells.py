@@ -61,14 +61,16 @@ def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[Cell]], quotes_te
     writer = csv.writer(file, lineterminator="\r\n", quoting=quoting)
     writer.writerow(map(harmless, columns))
     for number, row in enumerate(rows, 1):
-        writer.writerow(
-            [harmless(cell) if isinstance(cell, str) and not isinstance(cell, Number) else cell for cell in row]
-        )
+        writer.writerow(map(_written, row))
         if not number % _ROWS_A_PIECE:
             yield file.getvalue().encode()
             file.seek(0)
             file.truncate()
     yield file.getvalue().encode()
+
+
+def _written(cell: Cell) -> Cell:
+    return harmless(cell) if isinstance(cell, str) and not isinstance(cell, Number) else cell
 
 
 def as_csv(columns: Sequence[str], rows: Iterable[Iterable[Cell]]) -> str:
