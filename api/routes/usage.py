@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -21,7 +22,7 @@ from api.dependencies import (
     project_for,
 )
 from api.negotiation import AcceptHeader, preferred
-from api.views.csv_cells import csv_pieces, number_or_text
+from api.views.csv_cells import Cell, csv_pieces, number_or_text
 from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
@@ -79,8 +80,11 @@ async def usage(
 
         def pieces(history: ClickHouse) -> Iterator[bytes]:
             # Metadata may have numbers as well as texts.
-            rows = usage_rows(history, question)
-            return csv_pieces(columns, (map(number_or_text, row) for row in rows))
+            rows: Iterator[list[Cell]] = (
+                [*map(number_or_text, group), int(uses), int(quantity), Decimal(credits)]
+                for *group, uses, quantity, credits in usage_rows(history, question)
+            )
+            return csv_pieces(columns, rows, quotes_texts=True)
 
         return await services.reads.csv(caller.name, f"usage-{name}", pieces)
     paged = replace(question, limit=limit, after=None if place is None else place.values)

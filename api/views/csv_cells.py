@@ -7,6 +7,8 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import Literal
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
 
@@ -38,6 +40,9 @@ class Number(str):
     """A number as text, to be written as it is: its sign begins no formula."""
 
 
+Cell = str | int | Decimal
+
+
 def number_or_text(text: str) -> str:
     """The cell of a value whose kind is not known: a number where it is nothing but one."""
     return Number(text) if _NUMBER.fullmatch(text) else text
@@ -48,14 +53,15 @@ def _is_seen(character: str) -> bool:
     return unicodedata.category(character)[0] not in "CZM" and character not in _FILLERS
 
 
-def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[str | int]]) -> Iterator[bytes]:
+def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[Cell]], quotes_texts: bool = False) -> Iterator[bytes]:
     """A CSV file as RFC 4180 has it, in pieces: a header and these rows, lines ended by CRLF. Each text is made
-    harmless; an integer or a Number stays as it is."""
+    harmless; a number stays as it is. With `quotes_texts` every text is in quotes, also one that needs none."""
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\r\n")
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if quotes_texts else csv.QUOTE_MINIMAL
+    writer = csv.writer(file, lineterminator="\r\n", quoting=quoting)
     writer.writerow(map(harmless, columns))
     for number, row in enumerate(rows, 1):
-        writer.writerow([cell if isinstance(cell, int | Number) else harmless(cell) for cell in row])
+        writer.writerow(map(_written, row))
         if not number % _ROWS_A_PIECE:
             yield file.getvalue().encode()
             file.seek(0)
@@ -63,6 +69,10 @@ def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[str | int]]) -> I
     yield file.getvalue().encode()
 
 
-def as_csv(columns: Sequence[str], rows: Iterable[Iterable[str | int]]) -> str:
+def _written(cell: Cell) -> Cell:
+    return harmless(cell) if isinstance(cell, str) and not isinstance(cell, Number) else cell
+
+
+def as_csv(columns: Sequence[str], rows: Iterable[Iterable[Cell]]) -> str:
     """A CSV file of a header and these rows, as `csv_pieces` gives it."""
     return b"".join(csv_pieces(columns, rows)).decode()

@@ -87,6 +87,8 @@ def test_pages_of_usage_are_the_whole_in_order(history: ClickHouse, uses: list[d
     assert all(len(page) == limit for page in found[:-1])
     assert [row for page in found for row in page] == whole
     assert sum(row[1] for row in whole) == len(uses)
+    of_file = list(usage_rows(history, question))
+    assert of_file == [[*group.values(), str(count), str(quantity), "0"] for group, count, quantity, _ in whole]
 
 
 def test_the_longest_names_fit_a_cursor(history: ClickHouse) -> None:
