@@ -15,6 +15,7 @@ from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, or
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
 from api.lean import LeanRoute, body_of
 from api.services import Services
+from schemas.accounts import Account
 from schemas.commands import ADMISSION_SOURCE, Admit
 from schemas.events import Usage, UsageEvent
 from schemas.http.admissions import (
@@ -197,7 +198,7 @@ async def _admitted(
     # From here on the admission counts in the window by itself, whether or not there is a reply in time.
     call.is_counted = True
     reply, offset = await services.commands.decide(
-        Admit(project=project, usage=usage, hold_seconds=hold_seconds, **addressing)
+        Admit(project=project, usage=_not_before(usage, call.account), hold_seconds=hold_seconds, **addressing)
     )
     if idempotency_key and reply.code != "rate_limited":
         services.decided_keys.add(project, idempotency_key)
@@ -235,6 +236,14 @@ def _usage_of(services: Services, caller: Caller, project: str, asked: Admission
         # An admission request has the fields of an event's `data` at its top level.
         field = rejection.field.removeprefix("data.") if rejection.field else None
         raise Rejection(rejection.code, rejection.detail.replace("`data.", "`"), field) from None
+
+
+def _not_before(usage: Usage, account: Account | None) -> Usage:
+    """The use, as of no earlier than what the account is known to have gone through. An admission occurs now, and this
+    API's clock may be behind the log's: a plan that was changed a moment ago counts, and so does a closing."""
+    if account is None or usage.occurred_at_ms >= account.last_at_ms:
+        return usage
+    return msgspec.structs.replace(usage, occurred_at_ms=account.last_at_ms)
 
 
 def _refusal_members(project: str, reply: Reply) -> dict[str, Any]:

@@ -15,10 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.main import app
+from api.routes import admissions
 from api.stack import Stack
 from streams.client.producer import KafkaProducer
 from streams.core.acceptance import read_event
 from tests.calls import Operator, event, eventually
+from tests.core.builders import START_MS, usage
+from tests.core.test_ledger import Bench
 
 JSON_EVENT = {"content-type": "application/cloudevents+json"}
 TERMS = {"on": True, "threshold": "100", "bundle_usd": 20, "cap_usd": 20, "payment_method": "pm_1"}
@@ -195,3 +198,12 @@ def test_terms_of_auto_recharge_are_refused_where_their_bundle_cannot_reach_them
     of_project = f"SELECT {counts} FROM facts WHERE project = '{project}'"
     eventually(lambda: operator.rows(operator.clickhouse_url, of_project)[0][1] == "1")
     assert operator.rows(operator.clickhouse_url, of_project) == [["1", "1"]]
+
+
+def test_an_admission_occurs_no_earlier_than_what_its_api_knows_to_have_been_done() -> None:
+    """The API's clock may be behind the log's: a plan that was changed a moment ago counts all the same."""
+    account = Bench("build", at_ms=START_MS).account
+    for stamped_ms, expected_ms in ((START_MS - 1, START_MS), (START_MS, START_MS), (START_MS + 1, START_MS + 1)):
+        used = usage(occurred_at_ms=stamped_ms)
+        assert admissions._not_before(used, account) == usage(occurred_at_ms=expected_ms)
+        assert admissions._not_before(used, None) == used

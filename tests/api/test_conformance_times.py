@@ -114,7 +114,8 @@ def log_of(now_ms: int) -> list[tuple[int, object]]:
             # The last step is made by HTTP, about now; the ones before it happened as long ago as the case says.
             at_ms = now_ms + LATER_MS - round((last["t"] - step["t"]) * 1000)
             names = [f"{number}-{step['t']}-{each}" for each in range(step["n"])]
-            records += [(at_ms, admit(usage(name, project, operation="read"), name)) for name in names]
+            uses = [usage(name, project, operation="read", occurred_at_ms=at_ms) for name in names]
+            records += [(at_ms, admit(used, used.event_id)) for used in uses]
             records += [(at_ms, read(f"calls_{number}", name)) for name in names]
     for number in range(BURSTS):
         project = f"waiting_{number}"

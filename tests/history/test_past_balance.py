@@ -55,6 +55,8 @@ def test_at_any_time_it_is_what_the_live_balance_was(embedded: ClickHouse, seed:
         account = account_at(embedded, life.project, at_ms)
         assert account is not None
         assert shown(account, at_ms) == live_balances(life, at_ms), f"seed {seed}, {at_ms - START_MS} ms after start"
+        live = settled(life.state_at(at_ms), at_ms, life.prices)
+        assert (account.plan, account.closed_at_ms, account.past) == (live.plan, live.closed_at_ms, live.past)
 
 
 def test_before_a_project_there_is_none_and_at_its_birth_it_has_its_allowance(embedded: ClickHouse) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from api.cli.explain import explain_text
 from schemas.accounts import Account
-from schemas.commands import CaptureHold, Envelope, Tick
+from schemas.commands import CaptureHold, ChangePlan, CloseProject, Envelope, ReopenProject, Tick
 from schemas.facts import entry_id
 from schemas.http.receipts import Budget, Receipt
 from schemas.problems import Rejection
@@ -94,6 +94,38 @@ def test_what_time_brought_is_named_apart_from_the_use_that_woke_the_account(emb
         format_credits(granted),
     )
     assert f"{format_credits(granted - CREDIT)} credits that were left expired" in renewed.summary
+
+
+def test_a_refusal_is_explained_as_of_when_it_was_used(embedded: ClickHouse) -> None:
+    life = Life(1, recurring=False)
+    assert life.account.plan == "free"
+    start_ms = life.at_ms
+    life.at_ms += 1_000
+    life.apply(ChangePlan(project="p1", plan="build", contract_allowance=0, **life._addressed()))
+    life.at_ms += 1_000
+    life.apply(CloseProject(project="p1", reason="", **life._addressed()))
+    life.at_ms += 1_000
+    life.apply(ReopenProject(project="p1", **life._addressed()))
+    explained = {}
+    for offset_ms in (-1, 0, 2_000):
+        used = usage(f"at {offset_ms}", operation="video.premium", occurred_at_ms=start_ms + offset_ms)
+        life.apply(Envelope([used]))
+        explained[offset_ms] = entry_id(0, life.facts[-1].offset, life.facts[-1].index)
+    clickhouse = filled(embedded, life)
+    refusals = [receipt(clickhouse, life, fact_id).refusal for fact_id in explained.values()]
+    assert [(each.code, each.status, each.detail) for each in refusals if each is not None] == [
+        (
+            "time_out_of_range",
+            422,
+            "video.premium was used before the project was opened, or too long ago to judge",
+        ),
+        (
+            "plan_required",
+            402,
+            "video.premium needs the build plan or a higher one; this project was on free",
+        ),
+        ("project_closed", 403, "The project was closed when video.premium was used"),
+    ]
 
 
 def test_a_hold_its_partial_capture_and_its_expiry(embedded: ClickHouse) -> None:

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from schemas.accounts import Account
-from schemas.commands import CaptureHold, Correct, Envelope
+from schemas.commands import CaptureHold, ChangePlan, CloseProject, Correct, Envelope, ReopenProject
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
@@ -159,6 +159,41 @@ def test_a_use_that_was_refused_and_ran_later_is_charged_once(embedded: ClickHou
     outcome = replayed[0]
     assert (outcome.charged, outcome.charged_proposed) == (300_000_000, 100_000_000)
     assert (outcome.refused, outcome.refused_proposed) == (1, 0)
+
+
+@pytest.mark.parametrize("since_hour", [0, 4])
+def test_a_late_use_is_judged_as_of_when_it_occurred(embedded: ClickHouse, since_hour: int) -> None:
+    """The changes that decide are in the rehearsed time, or before it."""
+    life = Life(1, plain=True)
+    assert life.account.plan == "free"
+    hour_ms = 3_600_000
+
+    def tell(hour: int, kind: type, **fields: object) -> None:
+        life.at_ms = START_MS + hour * hour_ms
+        life.apply(kind(project=life.project, **fields, **addressed(f"c{life.offset}")))
+
+    tell(1, ChangePlan, plan="build", contract_allowance=0)
+    tell(2, CloseProject, reason="")
+    tell(3, ReopenProject)
+    life.at_ms = START_MS + 5 * hour_ms
+    uses = {"early": -0.5, "free": 0.5, "build": 1.5, "closed": 2.5, "again": 3.5}
+    for name, hour in uses.items():
+        at_ms = START_MS + round(hour * hour_ms)
+        life.apply(Envelope([usage(name, life.project, "video.premium", occurred_at_ms=at_ms)]))
+    refused = {fact.event_id: fact.reason for fact in life.facts if fact.kind == "refusal"}
+    assert refused == {"early": "time_out_of_range", "free": "plan_required", "closed": "project_closed"}
+    migrate(embedded)
+    insert_facts(embedded, life.facts)
+    # CHEAPER needs no plan, so that the use from before the upgrade passes; what was closed stays closed.
+    for book, passed in ((BOOK, 2), (CHEAPER, 3)):
+        replayed = replay_project(embedded, life.project, book, START_MS + since_hour * hour_ms, life.at_ms)
+        assert replayed is not None
+        outcome = replayed[0]
+        assert (outcome.charged, outcome.refused) == (2 * BOOK.rates["video.premium"], 3)
+        assert (outcome.charged_proposed, outcome.refused_proposed) == (
+            passed * book.rates["video.premium"],
+            5 - passed,
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 
 import orjson
@@ -97,7 +98,7 @@ def test_what_meets_a_fault_of_ours_is_a_dead_letter_and_the_worker_lives_on(
         assert [(reply.status, reply.code) for reply, _ in answers] == [(500, "internal_error"), (200, "")]
 
         def left(project: str) -> int:
-            asked = usage(f"last-{project}", project)
+            asked = usage(f"last-{project}", project, occurred_at_ms=time.time_ns() // 1_000_000)
             return decide(settings, lambda to: Admit(project=project, usage=asked, hold_seconds=0, **to))[0][
                 0
             ].available
