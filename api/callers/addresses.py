@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
+from msgspec.structs import replace
+
 from schemas.accounts import Limits, Window
 from schemas.replies import RateState
-from streams.core.windows import count_request, rested
+from streams.core.windows import count_request, request_retry_at_ms, rested
 
 ADDRESSES_MAX = 100_000
 # However busy the process is, an address may make so many requests a minute.
@@ -104,8 +106,8 @@ class AddressLimits:
         self._visitors: OrderedDict[str, _Visitor] = OrderedDict()
 
     def count(self, address: str, now_ms: int, is_busy: bool = False) -> RateState:
-        """Count a request in its address' window, unless that is full; the window's state says which. `is_busy` says
-        that there is not enough of this process for all."""
+        """Count a request in its address' window, unless that is full; the window's state says which, and when the same
+        request would pass if the process has enough for all by then. `is_busy` says that it has not now."""
         self._adapt(now_ms, is_busy)
         visitor = self._visitors.get(address)
         if visitor is None:
@@ -113,25 +115,39 @@ class AddressLimits:
             if len(self._visitors) > self._addresses_max:
                 self._visitors.popitem(last=False)
         self._visitors.move_to_end(address)
-        return count_request(visitor.window, self._limits_now(), max(now_ms, visitor.window.at_ms))
+        now_ms = max(now_ms, visitor.window.at_ms)
+        state = count_request(visitor.window, self._limits_of(self._share), now_ms)
+        return self._told(state, visitor.window, now_ms) if state.retry_at_ms else state
+
+    def _told(self, state: RateState, window: Window, now_ms: int) -> RateState:
+        """The state of a full window, with the time at which it lets a request pass, as the share grows meanwhile."""
+        share, from_ms, grows_ms = self._share, now_ms, max(now_ms, self._adapted_ms + _ADAPT_MS)
+        while True:
+            passes_ms = max(from_ms, request_retry_at_ms(window, self._limits_of(share)))
+            if passes_ms < grows_ms or share == self._limits.requests_per_minute:
+                return replace(state, retry_at_ms=passes_ms)
+            share, from_ms, grows_ms = self._grown(share), grows_ms, grows_ms + _ADAPT_MS
 
     def _adapt(self, now_ms: int, is_busy: bool) -> None:
         """Halve the share once a second while the process is busy; else let it grow by a quarter each second."""
         seconds = (now_ms - self._adapted_ms) // _ADAPT_MS
         if seconds < 1:
             return
-        most = self._limits.requests_per_minute
-        self._adapted_ms = now_ms
+        # Whole seconds, so that it grows by the clock, whoever calls between.
+        self._adapted_ms += seconds * _ADAPT_MS
         if is_busy:
-            self._share = max(min(SHARE_MIN, most), self._share // 2)
+            self._share = max(min(SHARE_MIN, self._limits.requests_per_minute), self._share // 2)
             return
         for _ in range(min(seconds, 60)):
-            self._share = min(most, self._share + self._share // 4 + 1)
+            self._share = self._grown(self._share)
 
-    def _limits_now(self) -> Limits:
-        if self._share == self._limits.requests_per_minute:
+    def _grown(self, share: int) -> int:
+        return min(self._limits.requests_per_minute, share + share // 4 + 1)
+
+    def _limits_of(self, share: int) -> Limits:
+        if share == self._limits.requests_per_minute:
             return self._limits
-        return Limits(self._share, self._share, self._limits.cost_ceiling)
+        return Limits(share, share, self._limits.cost_ceiling)
 
     def refuse(self, address: str, key_hash: bytes) -> None:
         """Remember that this address sent a key that is not valid."""

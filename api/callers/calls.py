@@ -133,7 +133,9 @@ def refuse_at_edge(
     if usage is not None:
         rate = full_for(account, services.accounts.prices(), rate, usage, is_job)
     call.is_counted, call.rate = True, rate
-    services.refusals.add(account.project, caller.key_id, caller.environment, operation)
+    # By its method alone, as one whose route is not looked up yet.
+    method, _, _ = operation.partition(" ")
+    services.refusals.add(account.project, caller.key_id, caller.environment, f"{method} *")
     seconds = retry_after_seconds(rate)
     detail = f"Rate limit exceeded for project {account.project}. Retry after {seconds} seconds"
     raise Refused("rate_limited", detail, {"project": account.project})

@@ -78,8 +78,9 @@ async def admit(
     """Decide one request, and charge it, or hold its credits for a job. 200 is admitted. 402 `out_of_credits` or
     `plan_required` is refused, and nothing is charged. A job's credits are held once, however often it is asked for.
 
-    429 `rate_limited` means that the project's request window is full. It comes before all else, costs nothing, and
-    the request may be sent again under the same key. It has an `entry_id`, and so a receipt of its own, only where the
+    429 `rate_limited` means that the project's request window is full, or its cost ceiling reached. A full window comes
+    before all else, a repeat's kept answer too. It costs nothing, and the request may be sent again under the same key:
+    after `Retry-After` it passes all limits, if no other comes meanwhile. It has an `entry_id`, and so a receipt of its own, only where the
     project's owner refused it: most are refused by the API itself, and are counted.
     """
     caller.require("content:write")

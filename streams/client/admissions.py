@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
 from schemas.events import Environment
 from schemas.prices import PriceBook
+from schemas.problems import Rejection
 from schemas.replies import RateState
 from streams.http_answers import rate_headers
 
@@ -133,3 +134,21 @@ def usage_data(
     if metadata:
         fields["metadata"] = metadata
     return fields | {name: value for name, value in details.items() if value is not None}
+
+
+def invalid_request(project: str, operation: str, rejection: Rejection) -> Decision:
+    """The decision on a request that can't be asked about as it is."""
+    field = (rejection.field or "").removeprefix("data.")
+    detail = rejection.detail.replace("`data.", "`")
+    return Decision(
+        status=rejection.status,
+        code=rejection.code,
+        detail=detail,
+        project=project,
+        operation=operation,
+        credits=0,
+        available=0,
+        entry_id="",
+        offset=-1,
+        field=field,
+    )

@@ -246,8 +246,7 @@ class Gateway:
             if (project, asked.id) in self._running:
                 raise Rejection("already_running", "A request with this Idempotency-Key is running")
         except Rejection as rejection:
-            response = problem_response(request_id, rejection.code, rejection.detail, field=rejection.field)
-            await response(scope, receive, send)
+            await (await self._rejected(request_id, project, rejection))(scope, receive, send)
             return
         self._running.add((project, asked.id))
         try:
@@ -258,6 +257,30 @@ class Gateway:
                 await _refusal(request_id, decision)(scope, receive, send)
         finally:
             self._running.discard((project, asked.id))
+
+    async def _rejected(self, request_id: str, project: str, rejection: Rejection) -> Response:
+        """The answer to a request that is not asked about. It counts as one of its project's all the same, if there is
+        a project, and Meterline is there to count it."""
+        headers: dict[str, str] = {}
+        if project and not self.away.is_silent:
+            request = f"req:{secrets.token_hex(12)}"
+            counted = Asked(
+                project=project,
+                operation=_WRITE.operation,
+                id=request,
+                source=self._source,
+                idempotency_key=f"gateway:{request}",
+                occurred_at=datetime.now(UTC).isoformat(),
+            )
+            try:
+                decision = await self.away.ask(counted)
+                if decision.code == "rate_limited":
+                    return _refusal(request_id, decision)
+                headers = decision.headers()
+            except MeterlineAway as error:
+                log.warning("a request of project %s is not counted: %s", project, error)
+        detail, field = rejection.detail, rejection.field
+        return problem_response(request_id, rejection.code, detail, field=field, headers=headers)
 
     def _route_of(self, scope: Scope) -> tuple[Route | None, dict[str, Any]]:
         """The first route that matches a request, with its path's parameters. Where none does, `_READ` or `_WRITE`, or

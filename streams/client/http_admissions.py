@@ -12,7 +12,7 @@ import httpx
 
 from schemas.events import Environment
 from schemas.prices import PriceBook
-from schemas.problems import CODES
+from schemas.problems import CODES, Rejection
 from schemas.replies import RateState
 from streams.client.admissions import (
     RETRY_SECONDS,
@@ -20,10 +20,12 @@ from streams.client.admissions import (
     Details,
     MetadataValues,
     MeterlineAway,
+    invalid_request,
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
 from streams.core.booking import format_credits, parse_credits
+from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
 
 # Problems of the gateway's own key, which are no customer's business.
@@ -87,6 +89,11 @@ class HttpAdmissions:
         **details: Unpack[Details],
     ) -> Decision:
         """Decide one request. See `Admissions.admit`."""
+        try:
+            if idempotency_key:
+                check_key(idempotency_key, "idempotency_key")
+        except Rejection as rejection:
+            return invalid_request(project, operation, rejection)
         body = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
         body |= {"project": project, "source": source, "id": id}
         if hold:

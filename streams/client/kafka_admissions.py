@@ -24,6 +24,7 @@ from streams.client.admissions import (
     Details,
     MetadataValues,
     MeterlineAway,
+    invalid_request,
     usage_data,
 )
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
@@ -110,7 +111,7 @@ class KafkaAdmissions:
             asked = decoded(partial(msgspec.convert, type=UsageEvent), event)
             usage = to_usage(asked, now_ms(), _ANY_OPERATION, Origin(key_id=key_id))
         except Rejection as rejection:
-            return _invalid(project, operation, rejection)
+            return invalid_request(project, operation, rejection)
         seconds = (HOLD_SECONDS_DEFAULT if hold_seconds is None else hold_seconds) if hold else 0
         return await self._decide(
             usage.operation,
@@ -243,23 +244,6 @@ class _AnyOperation:
 
 
 _ANY_OPERATION = _AnyOperation()
-
-
-def _invalid(project: str, operation: str, rejection: Rejection) -> Decision:
-    field = (rejection.field or "").removeprefix("data.")
-    detail = rejection.detail.replace("`data.", "`")
-    return Decision(
-        status=rejection.status,
-        code=rejection.code,
-        detail=detail,
-        project=project,
-        operation=operation,
-        credits=0,
-        available=0,
-        entry_id="",
-        offset=-1,
-        field=field,
-    )
 
 
 async def _ended(stopping: Coroutine[Any, Any, None]) -> None:

@@ -1,11 +1,12 @@
 """The soft cap on calls without a valid key: each address has a window, and trusted proxies say whose call it is."""
 
 import asyncio
+import copy
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_network
-from typing import TypeVar
+from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -73,6 +74,51 @@ def test_whose_address_counts(peer: str, forwarded_for: list[str], address: str)
     assert client_address(peer, forwarded_for, PROXIES) == address
 
 
+ADDRESSES = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
+PORTS = st.integers(0, 65_535).map(lambda port: f":{port}")
+SPACES = st.text(" \t", max_size=3)
+
+
+@st.composite
+def entries(draw: st.DrawFn) -> tuple[IPv4Address | IPv6Address, str]:
+    """An address, and one of the ways in which proxies write it."""
+    address = draw(ADDRESSES)
+    text, port = str(address), draw(st.one_of(st.just(""), PORTS))
+    if isinstance(address, IPv4Address):
+        text = draw(st.sampled_from((text, f"::ffff:{text}")))
+    if ":" in text:
+        text = draw(st.sampled_from((text, text.upper(), IPv6Address(text).exploded)))
+        text += draw(st.sampled_from(("", "", "%eth0", "%25en1", "%7")))
+        text = f"[{text}]{port}" if port else draw(st.sampled_from((text, f"[{text}]")))
+    else:
+        text += port
+    text = draw(st.sampled_from((text, f'"{text}"')))
+    return address, draw(SPACES) + text + draw(SPACES)
+
+
+@given(entries(), st.lists(st.text(max_size=20), max_size=3), st.sampled_from((",", ", ", " ,\t")))
+def test_however_a_proxy_writes_an_address_it_is_the_same_and_what_stands_left_of_it_does_not_count(
+    entry: tuple[IPv4Address | IPv6Address, str], left: list[str], comma: str
+) -> None:
+    address, text = entry
+    expected = client_address(str(address), [], [])
+    assert client_address("10.1.1.1", [comma.join([*left, text])], PROXIES[:1]) in (
+        # What stands left of a trusted one does count.
+        [expected]
+        if address not in PROXIES[0]
+        else [client_address("10.1.1.1", [",".join(left)], PROXIES[:1]), expected]
+    )
+    assert client_address(text.strip(' \t"'), [], []) == expected
+
+
+@given(st.text(max_size=60), st.lists(st.text('0123456789abcdef.:[]"%, \tx', max_size=40), max_size=3))
+def test_no_header_is_an_error_and_nonsense_counts_as_a_proxy(text: str, lines: list[str]) -> None:
+    for forwarded_for in ([text], lines):
+        found = client_address("10.1.1.1", forwarded_for, PROXIES)
+        assert ip_network(found)
+    assert client_address("203.0.113.9", lines, PROXIES) == "203.0.113.9"
+
+
 def test_it_is_the_window_of_projects_and_forgets_who_came_longest_ago() -> None:
     addresses = AddressLimits(Limits(2, 3, 0), addresses_max=2)
     assert [addresses.count("a", 1_000).retry_at_ms for _ in range(4)] == [0, 0, 0, 61_000]
@@ -126,6 +172,25 @@ def test_nobody_is_stopped_who_asks_for_less_than_one_who_passes(steps: list[tup
         assert SHARE_MIN <= state.limit <= 30
         if not state.retry_at_ms:
             came.append((now_ms, address))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3_000), st.sampled_from("ab"), st.booleans(), st.integers(1, 30)), max_size=60)
+)
+def test_who_is_stopped_is_told_when_it_passes_also_while_its_share_grows_again(steps: list[Any]) -> None:
+    addresses, now_ms = AddressLimits(Limits(30, 40, 0)), 1_000_000
+    for gap, address, is_busy, many in steps:
+        now_ms += gap
+        for _ in range(many):
+            state = addresses.count(address, now_ms, is_busy)
+        if state.retry_at_ms:
+            assert now_ms < state.retry_at_ms <= now_ms + 60_000
+            for at_ms in (state.retry_at_ms - 1, state.retry_at_ms, state.retry_at_ms + 999):
+                later = copy.deepcopy(addresses)
+                if at_ms > state.retry_at_ms - 1_000:
+                    # Others may call, as long as this one does not.
+                    later.count("c", (now_ms + at_ms) // 2)
+                assert bool(later.count(address, at_ms).retry_at_ms) == (at_ms < state.retry_at_ms)
 
 
 def test_a_loop_that_is_late_for_a_second_is_busy_and_one_pause_is_not() -> None:

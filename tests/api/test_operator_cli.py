@@ -59,6 +59,15 @@ def test_keys(run: Run, operator: Operator, stack: Stack) -> None:
     assert reader.get("/v1/balance").json()["code"] == "key_revoked"
 
 
+@pytest.mark.parametrize("key", ["", "  ", "k" * 256])
+def test_what_can_be_no_key_is_refused_and_nothing_is_bought(run: Run, key: str) -> None:
+    project = name()
+    run("projects", "create", project)
+    refused = CliRunner().invoke(app, ["credits", "top-up", project, "20", "--idempotency-key", key])
+    assert refused.exit_code != 0 and "`--idempotency-key`" in str(refused.exception)
+    assert run("credits", "balance", project)["top_ups"] == []
+
+
 def test_money(run: Run) -> None:
     project = name()
     run("projects", "create", project)

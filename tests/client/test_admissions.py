@@ -130,6 +130,26 @@ def test_a_full_window_is_a_429_with_retry_after(operator: Operator, connect: Co
     asyncio.run(scenario())
 
 
+def test_a_repeat_under_a_key_is_a_request_with_the_answer_of_the_first(operator: Operator, connect: Connect) -> None:
+    project = operator.project()
+
+    async def scenario() -> None:
+        async with connect() as admissions:
+            decisions = [
+                await admissions.admit(project, "image", id="1", source="/t", idempotency_key="k") for _ in range(62)
+            ]
+            assert [each.status for each in decisions] == [200] * 60 + [429] * 2
+            assert len({each.entry_id for each in decisions[:60]}) == 1
+            assert [each.rate.remaining for each in decisions[:31] if each.rate] == [*range(29, -1, -1), 0]
+            assert decisions[61].headers()["Retry-After"] in [str(seconds) for seconds in range(1, 61)]
+            for key in (" ", "k" * 256, "a\x00"):
+                wrong = await admissions.admit(project, "image", id="2", source="/t", idempotency_key=key)
+                assert (wrong.status, wrong.field, wrong.allowed) == (422, "idempotency_key", False)
+
+    asyncio.run(scenario())
+    assert available(operator, project) == "218"
+
+
 def test_what_is_wrong_with_a_request_is_a_decision_that_names_the_field(operator: Operator, connect: Connect) -> None:
     project = operator.project()
 

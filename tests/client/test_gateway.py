@@ -308,11 +308,44 @@ def test_the_same_key_does_not_run_twice_at_once(stack: Stack, operator: Operato
         await service.entered.wait()
         again = await client.post("/v1/images", headers=keyed)
         assert (again.status_code, again.json()["code"]) == (409, "already_running")
+        # It is a request as any other, and may be one too many.
+        assert again.headers["x-ratelimit-remaining"] == "28"
+        statuses = [(await client.post("/v1/images", headers=keyed)).status_code for _ in range(60)]
+        assert statuses == [409] * 58 + [429] * 2
         service.go_on.set()
         assert (await first).status_code == 200
 
     run(stack, project, call)
     eventually(lambda: balance(operator, project) == ("218", "0"))
+
+
+@pytest.mark.parametrize("keys", [[""], ["a", "b"], ["a", "a"], ["k" * 256]])
+def test_what_can_be_no_key_is_refused_and_counted(stack: Stack, operator: Operator, keys: list[str]) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        for path in ("/v1/images", "/v1/messages"):
+            refused = await client.post(path, headers=[("x-project", project)] + [("idempotency-key", k) for k in keys])
+            problem = refused.json()
+            assert (refused.status_code, problem["field"]) == (422, "Idempotency-Key")
+            assert "`Idempotency-Key`" in problem["detail"]
+        assert refused.headers["x-ratelimit-remaining"] == "28"
+        assert service.ran == []
+
+    run(stack, project, call)
+
+
+def test_a_clients_repeat_is_a_request_and_is_charged_once(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        for remaining in ("29", "28", "27"):
+            answer = await client.post("/v1/messages", headers={"idempotency-key": "k"})
+            assert answer.status_code == (200 if remaining == "29" else 409)
+            assert answer.headers["x-ratelimit-remaining"] == remaining
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("249", "0"))
 
 
 def test_who_has_no_project_sees_only_what_costs_nothing(stack: Stack) -> None:
