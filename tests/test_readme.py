@@ -133,7 +133,7 @@ def test_gateways(reader: Reader) -> None:
 
 
 def test_operators(reader: Reader) -> None:
-    corrected, repriced, limited, letters, billed, checked, _, allowed = reader.read("docs/operators.md")
+    corrected, repriced, limited, letters, billed, given, checked, _, allowed = reader.read("docs/operators.md")
     assert "change: 7\n" in corrected
     assert "notice: Announcing this needs 30 days: image" in repriced
     assert "in_force: False" in repriced
@@ -143,6 +143,9 @@ def test_operators(reader: Reader) -> None:
     assert ",top_up,top_up,,production,1,0,20000,USD,10000,10000,,1" in billed
     # 2,913, what the correction gave back, and the bundle.
     assert "available: 22920" in billed
+    assert "granted: 500\n" in given and "available: 23420\n" in given
+    assert "acme" in given.splitlines()[1]
+    assert "promotional.granted" in given and "(Sorry for the outage)" in given
     assert "mtl_admin_" in checked
     assert "unprocessable" not in letters
     assert "--topic meterline.intake" in allowed
