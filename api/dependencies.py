@@ -206,8 +206,8 @@ IdempotencyKey = Annotated[
     Header(
         alias="Idempotency-Key",
         max_length=KEY_CHARS_MAX,
-        description="The same key with the same content gives the same answer, and has its effect once. Each repeat counts "
-        "as a request",
+        description="The same key with the same content gives the same answer, and has its effect once. Each repeat "
+        "counts as a request",
     ),
 ]
 

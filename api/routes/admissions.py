@@ -80,8 +80,8 @@ async def admit(
 
     429 `rate_limited` means that the project's request window is full, or its cost ceiling reached. A full window comes
     before all else, a repeat's kept answer too. It costs nothing, and the request may be sent again under the same key:
-    after `Retry-After` it passes all limits, if no other comes meanwhile. It has an `entry_id`, and so a receipt of its own, only where the
-    project's owner refused it: most are refused by the API itself, and are counted.
+    after `Retry-After` it passes all limits, if no other comes meanwhile. It has an `entry_id`, and so a receipt of its
+    own, only where the project's owner refused it: most are refused by the API itself, and are counted.
     """
     caller.require("content:write")
     asked = decoded(_decode, await body_of(request))
