@@ -265,8 +265,8 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     "project": FactKind(
         says="A project is opened on a plan, or changes",
         reasons={
-            "closed": "what is used from then on is refused, whenever it is reported",
-            "reopened": "what is used from then on is charged again",
+            "closed": "what is used from then on is refused",
+            "reopened": "it may be used again",
             "badge_on": "it shows the badge",
             "badge_off": "it does not show the badge",
         },
