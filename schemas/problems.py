@@ -95,6 +95,16 @@ CODES: dict[str, ProblemCode] = {
     "unknown_raise": ProblemCode(404, "Unknown raise", "GET the project's limits lists those that have not ended."),
     "too_many_raises": ProblemCode(409, "Too many raises", "End some of the project's raises first."),
     "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
+    "event_id_reused": ProblemCode(
+        409,
+        "Event id reused",
+        "Give each use a `source` and `id` of its own; with the content of the first time it gets the first answer.",
+    ),
+    "job_id_reused": ProblemCode(
+        409,
+        "Job id reused",
+        "Give each job a `job_id` of its own; with the content of the first time it gets the first answer.",
+    ),
     "event_held": ProblemCode(409, "Event held", "Capture or release the event's hold (GET /v1/holds) instead."),
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),

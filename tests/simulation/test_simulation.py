@@ -44,7 +44,7 @@ def test_worlds_that_keep_replies_briefly_lean_on_the_dedup_index(part: int) -> 
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decider, "first_offset_of", lambda value, since_day: None)
+    monkeypatch.setattr(decider, "claim_of", lambda value, since_day: None)
 
 
 def _segments_flush_apart(monkeypatch: pytest.MonkeyPatch) -> None:
