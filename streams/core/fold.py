@@ -230,6 +230,8 @@ class _Batch:
                 first = seen.get(dedup)
                 if account.last_offset >= offset:
                     # Redelivered: the account's value has this record in it already, and the index what it decided.
+                    if first is None and account.last_offset == offset and not open_for(account, usage, by_job=False):
+                        first = seen[dedup] = Claim(offset)  # the index was lost, and the account not
                     if first is not None and first.offset == offset:
                         seen_written[dedup] = first
                     continue
