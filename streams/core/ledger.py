@@ -151,6 +151,7 @@ def capture_for(booking: Booking, usage: Usage, held: Hold) -> list[tuple[bytes,
         duplicate(booking, usage, "event_id_reused")
         return []
     claims = holds.capture_quantity(booking, held, min(usage.quantity, line.quantity))
+    reschedule(booking.account)
     if usage.quantity > line.quantity:
         charge(booking, replace(usage, quantity=usage.quantity - line.quantity))
     return [(usage.dedup_hash, mark_of(usage)), *claims]
