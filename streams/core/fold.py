@@ -479,7 +479,7 @@ _KEY_REUSED = Reply(
     409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
 )
 _REPLY_EXPIRED = Reply(
-    409, "idempotency_reply_expired", "This request was decided before, and its reply is no longer kept", 0, 0, ""
+    409, "idempotency_reply_expired", "This request was decided before, and its answer is no longer kept", 0, 0, ""
 )
 
 
