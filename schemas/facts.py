@@ -39,6 +39,7 @@ Reason = Literal[
     "given_back",
     "charged",
     "extended",
+    "held",
     "released",
     "expired",
     "set",
@@ -227,7 +228,12 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     ),
     "duplicate": FactKind(
         says="What was decided before was asked for or reported again",
-        reasons={"": "nothing is charged"},
+        reasons={
+            "": "it was charged, or refused, before: nothing is charged",
+            "held": "its credits are held still: nothing is charged, and the hold stays",
+        },
+        # `event_id_reused` or `job_id_reused`: the id is that of another content. Nothing is charged or allowed.
+        reasons_from="problem code",
         stated_by=("ledger",),
         is_passing=True,
     ),

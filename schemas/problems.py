@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, Field
 
 PROBLEM_TYPE_BASE = "https://meterline.dev/problems/"
+_ASK_ANEW = "then ask under a new Idempotency-Key."
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +81,48 @@ CODES: dict[str, ProblemCode] = {
         "Narrow it: a shorter time (`from`, `to`), fewer groups (`group_by`), one `project`, a smaller page (`limit`).",
     ),
     # The request was decided, and refused.
-    "out_of_credits": ProblemCode(402, "Out of credits", "Top up, or wait for the next renewal."),
+    # Under its Idempotency-Key a refusal stays what it was, so what mends it ends in a new key.
+    "out_of_credits": ProblemCode(402, "Out of credits", f"Top up, or wait for the next renewal; {_ASK_ANEW}"),
     "rate_limited": ProblemCode(429, "Too many requests", "Wait as long as Retry-After says."),
     "over_cost_ceiling": ProblemCode(
-        403, "Over the cost ceiling", "Ask for less at once, or have the project's cost ceiling raised."
+        403,
+        "Over the cost ceiling",
+        f"Have the project's cost ceiling raised, or ask for less at once; {_ASK_ANEW}",
     ),
-    "plan_required": ProblemCode(402, "Plan required", "Upgrade to the Build plan or higher."),
+    "plan_required": ProblemCode(402, "Plan required", f"Upgrade to the Build plan or higher; {_ASK_ANEW}"),
     "project_closed": ProblemCode(
-        403, "Project closed", "Have the project reopened; what was used while it was closed is never charged."
+        403,
+        "Project closed",
+        f"Have the project reopened; what was used while it was closed is never charged; {_ASK_ANEW}",
     ),
     "project_open": ProblemCode(409, "Project open", "There is nothing to reopen."),
     "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
     "unknown_grant": ProblemCode(404, "Unknown grant", "Take its id from GET /v1/balance; one used up is gone."),
     "not_refundable": ProblemCode(409, "Not refundable", "A bundle is refundable for 30 days, up to a quarter used."),
     "unknown_hold": ProblemCode(404, "Unknown hold", "GET /v1/holds lists the open ones; a resolved one is gone."),
-    "too_many_holds": ProblemCode(409, "Too many holds", "Capture or release some holds first."),
+    "too_many_holds": ProblemCode(409, "Too many holds", f"Capture or release some holds first; {_ASK_ANEW}"),
     "unknown_raise": ProblemCode(404, "Unknown raise", "GET the project's limits lists those that have not ended."),
-    "too_many_raises": ProblemCode(409, "Too many raises", "End some of the project's raises first."),
+    "too_many_raises": ProblemCode(409, "Too many raises", f"End some of the project's raises first; {_ASK_ANEW}"),
     "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
+    "event_id_reused": ProblemCode(
+        409,
+        "Event id reused",
+        "Give each use a `source` and `id` of its own; with the content of the first time it gets the first answer.",
+    ),
+    "job_id_reused": ProblemCode(
+        409,
+        "Job id reused",
+        "Give each job a `job_id` of its own; with the content of the first time it gets the first answer.",
+    ),
     "event_held": ProblemCode(409, "Event held", "Capture or release the event's hold (GET /v1/holds) instead."),
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
     "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
     "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
-    "unknown_billing_account": ProblemCode(404, "Unknown billing account", "Open the billing account first."),
+    "unknown_billing_account": ProblemCode(
+        404, "Unknown billing account", f"Open the billing account first; {_ASK_ANEW}"
+    ),
     "billing_account_exists": ProblemCode(409, "Billing account exists", "Choose another id, or PUT to change it."),
     "price_notice_too_short": ProblemCode(
         409, "Notice too short", "Announce an increase at least 30 days before it takes effect."
@@ -125,8 +143,9 @@ CODES: dict[str, ProblemCode] = {
     "idempotency_reply_expired": ProblemCode(
         409,
         "Already decided",
-        "What came of it stands, but its reply is no longer kept. Find its entry in GET /v1/ledger; if there is none, "
-        "it was refused: send it under a new Idempotency-Key.",
+        "What came of it stands, and sent again it does nothing more. Find what it did in GET /v1/ledger, or, where it "
+        "moved no credits, in GET /v1/audit. If there is nothing, or a refusal alone, or its hold has ended, "
+        f"{_ASK_ANEW}",
     ),
     "already_running": ProblemCode(
         409, "Already running", "Wait for the answer to the first request with this Idempotency-Key."

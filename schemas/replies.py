@@ -24,8 +24,9 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     """A reply answers a command: an HTTP status, a code ("" on success), the amount charged or granted, and the
     budget's available credits after it, in microcredits. `entry_id` names the first fact that the command left,
     `hold_id` the open hold that it placed or found, `field` the part of the command that was wrong. `claims` are the
-    dedup hashes that it claimed. `shadow` is the code that limits on trial would have refused it with.
-    `already_decided`: an earlier record decided what was asked, and this command had no effect of its own."""
+    dedup hashes that it claimed, each with its mark behind it. `shadow` is the code that limits on trial would
+    have refused it with. `already_decided`: an earlier record decided what was asked, and this command
+    had no effect of its own."""
 
     status: int
     code: str

@@ -29,8 +29,8 @@ def verify(
         typer.Option("--rebuild", help="Also decide the whole intake log anew, and compare accounts byte by byte."),
     ] = False,
 ) -> None:
-    """Reconcile accounts, journal and ClickHouse on a live system. Exit code 1 says that they differ, 2 that they could
-    not be compared."""
+    """Reconcile accounts, journal and ClickHouse on a live system, and find uses that were accepted and led to nothing.
+    Exit code 1 says that they differ, or that there are such uses, 2 that they could not be compared."""
     try:
         verdict, rebuilt = _compare(rebuild)
     except Exception as error:
@@ -53,7 +53,11 @@ def verify(
                 f"{difference.project} {difference.grant_id} {difference.measure}: {difference.between} differ, "
                 f"{difference.first:,} and {difference.second:,} microcredits {' '.join(difference.entry_ids)}"
             )
-        print("no drift" if verdict.ok else f"drift: {verdict.drift_microcredits:,} microcredits")
+        drift = verdict.drift_microcredits or len(verdict.differences)
+        print(f"drift: {verdict.drift_microcredits:,} microcredits" if drift else "no drift")
+        if verdict.use_accepted_but_unbilled:
+            print(f"accepted, and never billed or refused: {verdict.use_accepted_but_unbilled:,} uses")
+            print(f"repeats of nothing: {' '.join(verdict.unbilled)}")
         if rebuilt is not None:
             print(f"rebuilt: {rebuilt.records:,} records, {rebuilt.accounts:,} accounts, {rebuilt.seconds:.1f} s")
             print("byte-equal" if rebuilt.ok else f"{rebuilt.different:,} differ: {' '.join(rebuilt.named)}")

@@ -1,4 +1,5 @@
-"""Holds: the credits of queued jobs, and how they are resolved. POST /v1/admissions with `hold` places one."""
+"""Holds: the credits of queued jobs, and how they are resolved. POST /v1/admissions with `hold` places one, and the
+usage event of the same `source` and `id` captures it."""
 
 from __future__ import annotations
 
@@ -78,7 +79,8 @@ async def capture(
     project: ProjectQuery = None,
     idempotency_key: IdempotencyKey = "",
 ) -> HoldResult:
-    """Capture a hold: charge its job what was held, or less. A repeat of the same capture gets the same answer."""
+    """Capture a hold: charge its job what was held, or less. A repeat of the same capture gets the same answer. A hold
+    that its usage event captured, or another capture, is found so: `already_decided`, with the credits of that."""
     caller.require("content:write")
     credits = asked.credits if asked is not None else None
     amount = -1 if credits is None else parse_credits(credits, "credits")
@@ -185,4 +187,5 @@ def _result(
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,
+        already_decided=reply.already_decided,
     )

@@ -52,7 +52,8 @@ class ExtendRequest(BaseModel, extra="forbid"):
 
 
 class HoldResult(BaseModel):
-    """The outcome of a call on a hold. `credits` is what a capture charged, or what a release gave back."""
+    """The outcome of a call on a hold. `credits` is what a capture charged, or what a release gave back. `entry_id` is
+    "" where the call did nothing itself (`already_decided`)."""
 
     hold_id: str
     outcome: Literal["captured", "released", "extended"]
@@ -60,3 +61,6 @@ class HoldResult(BaseModel):
     available: Credits
     entry_id: str
     offset: int
+    already_decided: bool = Field(
+        description="Its usage event, or another capture, captured it before, for `credits`; nothing was charged now"
+    )

@@ -10,6 +10,9 @@ The first of these that says no is the answer; nothing is charged then:
 4. `over_cost_ceiling` (403): the request costs more than the ceiling by itself, so no wait would ever be enough.
 5. `rate_limited` (429) by the cost ceiling: waiting alone is enough.
 
+A request whose (source, id) or job was decided before, or is held, gets the answer of the first time, and nothing is
+charged; with another content it gets 409 `event_id_reused` or `job_id_reused`.
+
 A request that the window lets through is counted, whatever comes of it. The credits it is charged, or holds, count
 against the ceiling for 60 seconds. A repeat under an Idempotency-Key is a request too; it costs nothing
 (`count_repeat`). A 429 says when the same request would pass window and ceiling (`streams.core.waits`). Usage events
@@ -31,6 +34,7 @@ from streams.core import holds
 from streams.core.booking import Booking, available, note
 from streams.core.ledger import charge, duplicate, hold
 from streams.core.limits import limits_of, over
+from streams.core.marks import came_of, mark_of, mark_of_hold
 from streams.core.waits import passes_at_ms
 from streams.core.windows import (
     ABOVE_CEILING,
@@ -56,12 +60,7 @@ def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
     assert account.window is not None
     placed = holds.open_for(account, usage, is_job)
     if placed is not None or already_decided:
-        detail = "This event was decided before; nothing was charged for it now"
-        fact_id = duplicate(booking, usage)
-        shadow = _try_limits(booking, usage, 0)
-        return _reply(
-            booking, usage, fact_id, detail=detail, placed=placed, rate=rate, shadow=shadow, already_decided=True
-        )
+        return _again(booking, command, placed, rate)
     first_index, first = booking.next_index, len(booking.facts)
     amount, left = 0, cost_left(account.window, limits)
     if is_job:
@@ -122,6 +121,56 @@ def count_refused(booking: Booking, command: CountRefused) -> Reply:
             shadow = "rate_limited"
             booking.state_usage("shadow", _call(booking, command, command.count - passed), reason=shadow)
     return Reply(200, "", "", 0, available(account, command.environment), fact_id, shadow=shadow)
+
+
+def _again(booking: Booking, command: Admit, placed: Hold | None, rate: RateState) -> Reply:
+    """Answer a request whose event or job was decided before, or is held (`placed`): as the first time where its
+    content is the same, else with a refusal. Nothing is charged either way."""
+    usage = command.usage
+    if field := _reused(booking, command):
+        code = "job_id_reused" if field == "job_id" else "event_id_reused"
+        fact_id = duplicate(booking, usage, "job_id_reused" if field == "job_id" else "event_id_reused")
+        name = usage.job_id if field == "job_id" else usage.event_id
+        detail = (
+            f"`{field}` {name!r} was used before, for another operation, quantity, details or environment; nothing is "
+            "allowed or charged for it now"
+        )
+        shadow = _try_limits(booking, usage, 0)
+        return _reply(booking, usage, fact_id, code, detail, rate=rate, shadow=shadow, field=field)
+    event = booking.made[0] if booking.made else None
+    code = (came_of(event, usage) or "") if event is not None else ""
+    detail = "This event was decided before; nothing was charged for it now"
+    if code:
+        placed = None
+        detail = f"The usage event {usage.event_id!r} was refused before, and that is final: ask under another id"
+    fact_id = duplicate(booking, usage, "held" if placed is not None else "")
+    return _reply(
+        booking,
+        usage,
+        fact_id,
+        code,
+        detail,
+        placed=placed,
+        rate=rate,
+        shadow=_try_limits(booking, usage, 0),
+        already_decided=True,
+    )
+
+
+def _reused(booking: Booking, command: Admit) -> str:
+    """The field whose id was used before for another content: "id", "job_id", or "" where none was."""
+    usage = command.usage
+    for field, claim in zip(("id", "job_id"), booking.made, strict=False):
+        if claim is not None and came_of(claim, usage) is None:
+            return field
+    mine = mark_of(usage)
+    for held in booking.account.holds:
+        if mark_of_hold(held) != mine:
+            if holds.is_of(held, usage):
+                return "id"
+            if command.hold_seconds and holds.is_of_job(held, usage):
+                return "job_id"
+    return ""
 
 
 def _call(booking: Booking, command: Admit | CountRequest | CountRefused, quantity: int, metadata: str = "") -> Usage:
@@ -196,6 +245,7 @@ def _reply(
     shadow: str = "",
     *,
     already_decided: bool = False,
+    field: str = "",
 ) -> Reply:
     return Reply(
         status=CODES[code].status if code else 200,
@@ -206,6 +256,7 @@ def _reply(
         entry_id=fact_id,
         hold_id=placed.id if placed is not None else "",
         hold_expires_at_ms=placed.expires_at_ms if placed is not None else 0,
+        field=field,
         already_decided=already_decided,
         rate=rate,
         shadow=shadow,

@@ -7,7 +7,7 @@ nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -15,6 +15,7 @@ from schemas.accounts import Account, Grant
 from schemas.events import Usage
 from schemas.facts import Fact, Kind, entry_id
 from schemas.problems import Rejection
+from streams.core.marks import Claim
 from streams.core.price_list import Prices
 
 _CREDITS = re.compile(r"\d{1,12}(\.\d{1,6})?", re.ASCII)
@@ -29,10 +30,11 @@ class Booking:
 
     `slot` is the event's place in its record. A fact's index follows from the slot alone, so a repeat of
     the record gives the same facts the same names. `actor` is the key that a command came with; a fact of that command
-    bears it unless the fact names another.
+    bears it unless the fact names another. `made` has, for each of the command's claims (`streams.core.claims`), the
+    one that was made before it, or None.
     """
 
-    __slots__ = ("account", "actor", "at_ms", "facts", "next_index", "offset", "partition", "prices")
+    __slots__ = ("account", "actor", "at_ms", "facts", "made", "next_index", "offset", "partition", "prices")
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Booking:
         self.facts = facts
         self.prices = prices
         self.actor = ""
+        self.made: Sequence[Claim | None] = ()
         self.move_to(account, slot, at_ms)
 
     def move_to(self, account: Account, slot: int, at_ms: int) -> None:

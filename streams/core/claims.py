@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from schemas.commands import Admit, AnyCommand, Correct
+from schemas.commands import Admit, AnyCommand, CaptureHold, Correct
 from schemas.replies import Reply
 from streams.core import holds
 from streams.core.acceptance import dedup_hash
+from streams.core.marks import mark_of
 
 
 def claims(command: AnyCommand) -> list[bytes]:
-    """The hashes of acts that may be done only once: bill an event, charge a job, make an event's nth correction.
+    """The hashes of acts that may be done only once: bill an event, charge a job, capture a hold, make an event's nth
+    correction.
 
     An act that an earlier record has claimed is not done again. A command that succeeds claims its acts (`claimed`).
     """
@@ -18,6 +20,8 @@ def claims(command: AnyCommand) -> list[bytes]:
         if command.hold_seconds and usage.job_id:
             return [usage.dedup_hash, holds.job_hash(usage.project, usage.environment, usage.job_id)]
         return [usage.dedup_hash]
+    if isinstance(command, CaptureHold):
+        return [holds.hold_hash(command.project, each, command.hold_id) for each in holds.environments_of(command)]
     if isinstance(command, Correct):
         identity = f"{len(command.source)}:{command.source}{command.event_id}"
         mine = dedup_hash(command.project, f"meterline:correction:{command.sequence}", identity)
@@ -27,14 +31,19 @@ def claims(command: AnyCommand) -> list[bytes]:
     return []
 
 
-def claimed(command: AnyCommand, reply: Reply) -> list[bytes]:
-    """The dedup hashes that a command claims by its reply.
+def claimed(command: AnyCommand, reply: Reply) -> list[tuple[bytes, bytes]]:
+    """The dedup hashes that a command claims by its reply, each with its mark.
 
-    A refused request claims nothing: it did not run, and its event may still come once it has. A hold claims nothing
-    before it is captured (`Reply.claims`): a job that was released may be queued again.
+    Only what decides an id claims it. A refused request claims nothing: it did not run, and its event may still come
+    once it has. A hold claims nothing before it is captured (`Reply.claims`): a job that was released may be queued
+    again. What finds another decision, or an open hold, leaves it as it is.
     """
-    if reply.status >= 300:
+    if reply.status >= 300 or reply.already_decided:
         return []
-    if isinstance(command, Admit) and command.hold_seconds:
-        return []
-    return claims(command)
+    if isinstance(command, Admit):
+        return [] if command.hold_seconds else [(command.usage.dedup_hash, mark_of(command.usage))]
+    if isinstance(command, Correct):
+        mine, *event = claims(command)
+        mark = mark_of(command.usage) if command.usage is not None else b""
+        return [(mine, b""), *((each, mark) for each in event)]
+    return []

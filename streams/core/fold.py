@@ -25,7 +25,7 @@ from schemas.commands import (
     PublishPrices,
     Tick,
 )
-from schemas.events import DeadLetter, Usage
+from schemas.events import HASH_BYTES, DeadLetter, Usage
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.replies import KEPT_FOR, KeptFor, KeptReply, Reply, refusal
@@ -35,7 +35,8 @@ from streams.core.booking import Booking
 from streams.core.claims import claimed, claims
 from streams.core.decisions import command_reply, open_account
 from streams.core.holds import open_for
-from streams.core.ledger import charge, duplicate, reschedule, settle
+from streams.core.ledger import capture_for, charge, reschedule, settle, state_again
+from streams.core.marks import Claim, Seen, mark_of
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.replies import Kept, decides, fingerprint, is_reply_kept, key_hash, request_hash
 
@@ -80,7 +81,7 @@ class IntakeItem:
 class Effects:
     """The effects of a batch, in the order they are to be written: facts and dead letters, state, replies.
 
-    `accounts` holds every account the batch touched, changed or not, `seen` every id that the batch brought first, and
+    `accounts` holds every account the batch touched, changed or not, `seen` every id that the batch decided first, and
     `kept` every reply that it decided, for a repeat. After a crash the stored values may be ahead of their changelog;
     writing them again makes the two agree. `replies` holds each reply with the command that it answers.
     """
@@ -88,7 +89,7 @@ class Effects:
     facts: list[Fact] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
-    seen: dict[bytes, int] = field(default_factory=dict)
+    seen: Seen = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)
     replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
 
@@ -137,7 +138,7 @@ def fold(
     partition: int,
     items: Sequence[IntakeItem],
     accounts: dict[str, Account],
-    seen: dict[bytes, int],
+    seen: Seen,
     kept: Kept,
     intake_topic: str,
     refused: Refused = MappingProxyType({}),
@@ -147,9 +148,9 @@ def fold(
 
     The partition's price list is one of the accounts.
 
-    `seen` maps a dedup hash to the offset of the record that brought it first; new hashes are added to it. An id with
-    an earlier offset is a duplicate, an id with the same offset a redelivery. A later offset was left by a crash: the
-    batch is now repeated, and a record behind this one claimed the id, which this one had not.
+    `seen` maps a dedup hash to the claim of the record that decided it first; new hashes are added to it. An id with an
+    earlier offset is decided, an id with the same offset is a redelivery. A later offset was left by a crash: the batch
+    is now repeated, and a record behind this one claimed the id, which this one had not.
 
     `kept` has the replies to earlier commands, and gets those of the batch. One at a command's own offset, or at a
     later one, was left by a crash too, unless the account has the record in it already: the command is decided again,
@@ -178,7 +179,7 @@ def _commands(body: Commands | AnyCommand) -> list[AnyCommand]:
 class _Batch:
     partition: int
     accounts: dict[str, Account]
-    seen: dict[bytes, int]
+    seen: Seen
     kept: Kept
     kept_for: KeptFor
     intake_topic: str
@@ -228,23 +229,32 @@ class _Batch:
                     continue
                 touched[project] = account
                 dedup = usage.dedup_hash
-                first_offset = seen.get(dedup)
-                is_duplicate = first_offset is not None and (first_offset < offset or dedup in fresh)
-                fresh.add(dedup)
-                if first_offset is None or first_offset >= offset:
-                    seen[dedup] = seen_written[dedup] = offset
+                first = seen.get(dedup)
                 if account.last_offset >= offset:
-                    continue  # redelivered: the account's value has this record in it already
+                    # Redelivered: the account's value has this record in it already, and the index what it decided.
+                    if first is None and account.last_offset == offset and not open_for(account, usage, by_job=False):
+                        first = seen[dedup] = Claim(offset)  # the index was lost, and the account not
+                    if first is not None and first.offset == offset:
+                        seen_written[dedup] = first
+                    continue
                 if booking is None:
                     booking = Booking(account, self.partition, offset, slot, at_ms, facts, prices)
                 else:
                     booking.move_to(account, slot, at_ms)
                 if booking.at_ms >= account.due_at_ms:
                     settle(booking)
-                if is_duplicate or (account.holds and open_for(account, usage, by_job=False)):
-                    duplicate(booking, usage)
+                if first is not None and (first.offset < offset or dedup in fresh):
+                    state_again(booking, usage, first)
+                    continue
+                held = open_for(account, usage, by_job=False) if account.holds else None
+                if held is None:
+                    code, _ = charge(booking, usage)
+                    seen[dedup] = seen_written[dedup] = Claim(offset, mark_of(usage, code))
+                    fresh.add(dedup)
                 else:
-                    charge(booking, usage)
+                    for name, mark in capture_for(booking, usage, held):
+                        seen[name] = seen_written[name] = Claim(offset, mark)
+                        fresh.add(name)
         except Exception:
             self.slot = slot
             raise
@@ -325,8 +335,8 @@ class _Batch:
             self._keep(command, KeptReply(item.at_ms, item.offset, fingerprint(command), reply), by_key=False)
             self._applied(account, item)
             return reply
-        already_decided = any(self._is_claimed(item, command, claim) for claim in claims(command))
-        reply = command_reply(booking, command, already_decided)
+        booking.made = [self._made(item, command, claim) for claim in claims(command)]
+        reply = command_reply(booking, command, any(booking.made))
         reschedule(account)
         self._remember(item, command, account, reply)
         return reply
@@ -418,33 +428,39 @@ class _Batch:
         announced = self.accounts[PRICES_ID].books
         return Prices([each.book for each in announced if (each.offset, each.slot) < (offset, slot)])
 
-    def _is_claimed(self, item: IntakeItem, command: AnyCommand, claim: bytes) -> bool:
-        """Whether an earlier record made this claim, or an earlier command of this record.
+    def _made(self, item: IntakeItem, command: AnyCommand, name: bytes) -> Claim | None:
+        """The claim that an earlier record made under this name, or an earlier command of this record; None where none
+        did.
 
         A correction is not stopped by the refusal that it knows of (`refused_offset`), but by any claim made since.
         """
-        is_known = isinstance(command, Correct) and self.seen.get(claim) == command.refused_offset
-        return self._is_seen(claim, item.offset) and not is_known
+        claim = self.seen.get(name)
+        if claim is None or not self._is_seen(name, item.offset):
+            return None
+        return None if isinstance(command, Correct) and claim.offset == command.refused_offset else claim
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):
             self._mark_seen(key_hash(command), item.offset)
-        for claim in claimed(command, reply):
-            self._mark_seen(claim, item.offset)
-        for claim in reply.claims:
+        for name, mark in claimed(command, reply):
+            self._mark_seen(name, item.offset, mark)
+        for each in reply.claims:
             # The command does not name these claims, so they were not looked up. They are always written: a repeat
             # writes the same.
-            self._fresh.add(claim)
-            self.seen[claim] = self.effects.seen[claim] = item.offset
+            name, mark = each[:HASH_BYTES], each[HASH_BYTES:]
+            self._fresh.add(name)
+            self.seen[name] = self.effects.seen[name] = Claim(item.offset, mark)
 
     def _is_seen(self, dedup: bytes, offset: int) -> bool:
-        """Whether an earlier record brought this hash, or an earlier command of this record."""
-        return self.seen.get(dedup, offset) < offset or dedup in self._fresh
+        """Whether an earlier record decided this hash, or an earlier command of this record."""
+        claim = self.seen.get(dedup)
+        return claim is not None and (claim.offset < offset or dedup in self._fresh)
 
-    def _mark_seen(self, dedup: bytes, offset: int) -> None:
+    def _mark_seen(self, dedup: bytes, offset: int, mark: bytes = b"") -> None:
         self._fresh.add(dedup)
-        if self.seen.get(dedup, offset) >= offset:
-            self.seen[dedup] = self.effects.seen[dedup] = offset
+        claim = self.seen.get(dedup)
+        if claim is None or claim.offset >= offset:
+            self.seen[dedup] = self.effects.seen[dedup] = Claim(offset, mark)
 
     def _applied(self, account: Account, item: IntakeItem) -> None:
         if account.last_offset < item.offset:
@@ -480,7 +496,7 @@ _KEY_REUSED = Reply(
     409, "idempotency_key_reused", "This Idempotency-Key was used for a request with other content", 0, 0, ""
 )
 _REPLY_EXPIRED = Reply(
-    409, "idempotency_reply_expired", "This request was decided before, and its reply is no longer kept", 0, 0, ""
+    409, "idempotency_reply_expired", "This request was decided before, and its answer is no longer kept", 0, 0, ""
 )
 
 

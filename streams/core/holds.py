@@ -7,6 +7,8 @@ cost extra?".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from schemas.accounts import Account, HeldPart, Hold, Line
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
@@ -16,6 +18,7 @@ from schemas.replies import Reply
 from streams.core.acceptance import dedup_hash
 from streams.core.booking import Booking, available, drop_spent, format_credits, note
 from streams.core.items import bill_due
+from streams.core.marks import amount_of, mark_of_amount, mark_of_hold, surcharge_of
 from streams.core.recharge import recharge_if_low
 
 HOLDS_MAX = 1_000
@@ -75,12 +78,27 @@ def has_room(account: Account, usage: Usage) -> bool:
 
 def open_for(account: Account, usage: Usage, by_job: bool) -> Hold | None:
     """The open hold of the same event, or, with `by_job`, of the same job; None where there is none."""
-    for hold in account.holds:
-        if hold.source == usage.source and hold.event_id == usage.event_id:
-            return hold
-        if by_job and usage.job_id and (hold.job_id, hold.environment) == (usage.job_id, usage.environment):
-            return hold
-    return None
+    return next((hold for hold in account.holds if is_of(hold, usage) or (by_job and is_of_job(hold, usage))), None)
+
+
+def is_of(hold: Hold, usage: Usage) -> bool:
+    """Whether a hold is that of the same event."""
+    return hold.source == usage.source and hold.event_id == usage.event_id
+
+
+def is_of_job(hold: Hold, usage: Usage) -> bool:
+    """Whether a hold is that of the same job."""
+    return bool(usage.job_id) and (hold.job_id, hold.environment) == (usage.job_id, usage.environment)
+
+
+def environments_of(command: CaptureHold) -> Sequence[str]:
+    """The environments that the hold of a capture may be in."""
+    return (command.environment,) if command.environment else ("production", "preview")
+
+
+def hold_hash(project: str, environment: str, hold_id: str) -> bytes:
+    """16 bytes that identify a hold that was captured, beside the project's events."""
+    return dedup_hash(project, f"meterline:hold:{environment}", hold_id)
 
 
 def job_hash(project: str, environment: str, job_id: str) -> bytes:
@@ -90,8 +108,14 @@ def job_hash(project: str, environment: str, job_id: str) -> bytes:
 
 def capture(booking: Booking, command: CaptureHold) -> Reply:
     """Capture a hold: charge its lines in order, as far as the amount goes, and release the rest. From now on the job
-    and its event are decided. Raises Rejection."""
+    and its event are decided. One that its event, or another capture, has captured stays as it is, and the reply says
+    what that charged. Raises Rejection."""
     account = booking.account
+    for environment, captured in zip(environments_of(command), booking.made, strict=False):
+        if captured is not None:
+            detail = "This hold was captured before, by its usage event or another capture; nothing was charged now"
+            left = available(account, environment)
+            return Reply(200, "", detail, amount_of(captured), left, "", already_decided=True)
     hold = _open_hold(account, command.hold_id, command.environment)
     total = sum(part.amount for part in hold.parts)
     amount = total if command.amount < 0 else command.amount
@@ -117,10 +141,24 @@ def capture(booking: Booking, command: CaptureHold) -> Reply:
         available=available(account, hold.environment),
         entry_id=entry_id(booking.partition, booking.offset, first_index),
         claims=[
-            dedup_hash(account.project, hold.source, hold.event_id),
-            *([job_hash(account.project, hold.environment, hold.job_id)] if hold.job_id else []),
+            dedup_hash(account.project, hold.source, hold.event_id) + mark_of_hold(hold),
+            *(name + mark for name, mark in _claims(account, hold, amount)),
         ],
     )
+
+
+def capture_quantity(booking: Booking, hold: Hold, quantity: int) -> list[tuple[bytes, bytes]]:
+    """Capture so many units of each line of a hold, at most all, at its own prices, and release the rest. Gives the
+    claims of its job and of the hold itself, with their marks."""
+    first = len(booking.facts)
+    for line in hold.lines:
+        if line.rate:
+            _capture_line(booking, hold, line, line.rate * quantity)
+        else:
+            _state(booking, "charge", hold, operation=line.operation, quantity=quantity, reason="captured")
+    amount = -sum(fact.amount for fact in booking.facts[first:])
+    _give_back(booking, hold, "captured", booking.at_ms)
+    return _claims(booking.account, hold, amount)
 
 
 def release(booking: Booking, command: ReleaseHold) -> Reply:
@@ -152,6 +190,15 @@ def extend(booking: Booking, command: ExtendHold) -> Reply:
 def expire(booking: Booking, hold: Hold) -> None:
     """Expire a hold that nobody resolved in time: give all its credits back, as of the time it expired at."""
     _give_back(booking, hold, "expired", hold.expires_at_ms)
+
+
+def _claims(account: Account, hold: Hold, amount: int) -> list[tuple[bytes, bytes]]:
+    """The claims that the capture of a hold makes beside that of its event, with their marks."""
+    project, environment = account.project, hold.environment
+    claims = [(hold_hash(project, environment, hold.id), mark_of_amount(amount))]
+    if hold.job_id:
+        claims.append((job_hash(project, environment, hold.job_id), mark_of_hold(hold)))
+    return claims
 
 
 def _open_hold(account: Account, hold_id: str, environment: str) -> Hold:
@@ -271,5 +318,5 @@ def _state(
         occurred_at_ms=hold.occurred_at_ms,
         metadata=hold.metadata if metadata is None else metadata,
         held=held,
-        surcharge=hold.lines[1].operation if kind == "hold" and len(hold.lines) > 1 else "",
+        surcharge=surcharge_of(hold) if kind == "hold" else "",
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from schemas.accounts import Account, Hold, Line
 from schemas.events import Usage
 from schemas.facts import Fact
@@ -11,6 +13,7 @@ from streams.core import holds
 from streams.core.booking import Booking, available, balance, drop_spent, format_credits
 from streams.core.items import bill_month
 from streams.core.limits import raises_due_at_ms, turn_raises
+from streams.core.marks import Claim, came_of, mark_of, surcharge_of
 from streams.core.past import check_use
 from streams.core.plans import renewal_after
 from streams.core.price_list import Prices
@@ -142,9 +145,32 @@ def cost_to_limit(booking: Booking, usage: Usage, is_job: bool) -> tuple[int, bo
     return total, is_covered and (not is_job or holds.has_room(booking.account, usage))
 
 
-def duplicate(booking: Booking, usage: Usage) -> str:
+def duplicate(booking: Booking, usage: Usage, reason: str = "") -> str:
     """State that an event was decided before, for the count of duplicates; change nothing. Gives the fact's id."""
-    return booking.state_usage("duplicate", usage)
+    return booking.state_usage("duplicate", usage, reason=reason)
+
+
+def state_again(booking: Booking, usage: Usage, first: Claim) -> None:
+    """State that the event of a claim was reported again, or that its id was used again for another content."""
+    duplicate(booking, usage, "" if came_of(first, usage) is not None else "event_id_reused")
+
+
+def capture_for(booking: Booking, usage: Usage, held: Hold) -> list[tuple[bytes, bytes]]:
+    """Capture the open hold of an event that has come, at the held price. Gives the claims that follow, with their
+    marks; none where the event is of another operation, surcharge or environment than its hold, which stays open then.
+
+    What was held above the event's quantity is released. What the event has above the held quantity is charged like any
+    other use, or refused like one: so it is never lost.
+    """
+    line = held.lines[0]
+    if (usage.operation, usage.surcharge, usage.environment) != (line.operation, surcharge_of(held), held.environment):
+        duplicate(booking, usage, "event_id_reused")
+        return []
+    claims = holds.capture_quantity(booking, held, min(usage.quantity, line.quantity))
+    reschedule(booking.account)
+    if usage.quantity > line.quantity:
+        charge(booking, replace(usage, quantity=usage.quantity - line.quantity))
+    return [(usage.dedup_hash, mark_of(usage)), *claims]
 
 
 def _due_at_ms(account: Account) -> int:

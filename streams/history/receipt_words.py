@@ -48,6 +48,11 @@ def summary_of(
             return f"Refused: {refusal.detail}" if refusal is not None else f"Refused: {head.reason}"
         case "duplicate":
             before = f", as {repeats}" if repeats else ""
+            if head.reason == "held":
+                return "Its credits are held already; nothing was charged or held beside them"
+            if head.reason:
+                what = "job's id" if head.reason == "job_id_reused" else "id"
+                return f"Its {what} was used before{before}, for something else; nothing was allowed or charged"
             return f"This event was decided before{before}; nothing was charged"
         case "corrected":
             back = sum(fact.amount for fact in facts if fact.reason == "given_back")

@@ -1,4 +1,5 @@
-"""The three-way reconciliation: state tables, journal and ClickHouse must tell the same of every grant.
+"""The three-way reconciliation: state tables, journal and ClickHouse must tell the same of every grant, and no use that
+was accepted may have led to nothing.
 
 It runs on a live system. Accounts are read first, each as of its last applied offset. The journal is read to its end
 after that, so it has all facts of those accounts. ClickHouse is asked once it has all of that journal. Each pair is
@@ -14,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.historian import check_marks, journal_sink, marks_of
 from streams.clickhouse.limits import LONG
 from streams.errors import OperatorError
+from streams.history.facts import kind_in
 from streams.kafka.stored import check_stored, facts_of
 from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
 from streams.settings import Settings
@@ -51,19 +54,25 @@ class Difference:
 
 @dataclass(slots=True)
 class Verdict:
-    """The verdict: how much was compared, and the differences. `drift_microcredits` is the sum of all of them."""
+    """The verdict: how much was compared, and the differences. `drift_microcredits` is the sum of all of them.
+
+    `use_accepted_but_unbilled` counts the uses that were taken for decided before, though none was charged or refused
+    under their id or their job's; `unbilled` names some of them, by the ids of their facts.
+    """
 
     projects: int = 0
     facts: int = 0
     repeated_in_journal: int = 0
     drift_microcredits: int = 0
     differences: list[Difference] = field(default_factory=list)
+    use_accepted_but_unbilled: int = 0
+    unbilled: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def ok(self) -> bool:
-        """Whether everything agreed."""
-        return not self.differences and not self.drift_microcredits
+        """Whether everything agreed, and every use was billed or refused."""
+        return not self.differences and not self.drift_microcredits and not self.use_accepted_but_unbilled
 
     def as_json(self) -> dict[str, Any]:
         """The verdict as one JSON object."""
@@ -117,6 +126,7 @@ async def verify(
                 verdict.drift_microcredits += abs(one - other)
                 verdict.differences.append(Difference(*budget, between, one, other))
     await _name_entries(settings, clickhouse, journal.marks, verdict)
+    await _find_unbilled(settings, clickhouse, journal.marks, verdict)
     verdict.seconds = round(time.monotonic() - began_at, 3)
     return verdict
 
@@ -290,3 +300,41 @@ async def _name_entries(
                 difference.entry_ids.append(identity)
             if len(difference.entry_ids) >= _NAMED_MAX:
                 break
+
+
+# A repeat repeats something: what its id, or its job's, was charged or refused. Sets of hashes are small beside the
+# history; two names that share one could hide an unbilled use, never make one up.
+_EVENT = "cityHash64(project, source, event_id)"
+_JOB = "cityHash64(project, environment, job_id)"
+_REPEATS = "kind = 'duplicate' AND reason = '' AND booked_at >= {since:DateTime64(3, 'UTC')}"
+_UNBILLED = f"""
+SELECT concat(toString(partition), '-', toString(offset), '-', toString(position)) FROM facts
+WHERE {_REPEATS} AND {{condition}}
+AND {_EVENT} NOT IN (
+    SELECT {_EVENT} FROM facts WHERE {kind_in("charge", "refusal", "correction")}
+    AND {_EVENT} IN (SELECT {_EVENT} FROM facts WHERE {_REPEATS})
+)
+AND (job_id = '' OR {_JOB} NOT IN (
+    SELECT {_JOB} FROM facts WHERE {kind_in("charge")} AND reason = 'captured' AND job_id != ''
+    AND {_JOB} IN (SELECT {_JOB} FROM facts WHERE {_REPEATS} AND job_id != '')
+))
+ORDER BY partition, offset, position
+"""
+
+
+async def _find_unbilled(
+    settings: Settings, clickhouse: ClickHouse, marks: dict[int, tuple[int, int]], verdict: Verdict
+) -> None:
+    """Find the uses that the history has repeats of alone. What they might repeat is there only as long as refusals are
+    kept: older repeats are left out."""
+    if not marks:
+        return
+    condition, parameters = _up_to(marks)
+    since = datetime.fromtimestamp(0, UTC)
+    if settings.passing_facts_days:
+        since = datetime.now(UTC) - timedelta(days=max(0, settings.passing_facts_days - settings.dedup_days))
+    rows = await asyncio.to_thread(
+        clickhouse.query, _UNBILLED.replace("{condition}", condition), parameters | {"since": since}
+    )
+    verdict.use_accepted_but_unbilled = len(rows)
+    verdict.unbilled = [row[0] for row in rows[:_NAMED_MAX]]

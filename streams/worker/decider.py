@@ -15,6 +15,7 @@ from schemas.commands import AnyCommand, IntakeRecord
 from schemas.replies import KeptReply, Reply
 from streams.core.fold import WHOLE, Effects, IntakeItem, Refused, UnforeseenError, Unreadable, fold, needed
 from streams.core.foreign import UnreadableError, why_unreadable
+from streams.core.marks import Seen
 from streams.core.replies import Kept, request_hash
 from streams.kafka.codecs import (
     decode_account,
@@ -31,7 +32,7 @@ from streams.kafka.topics import Topics
 from streams.settings import Settings
 from streams.state.rocks import SegmentedFile, VersionedFile
 from streams.worker.batches import time_of
-from streams.worker.tables import File, day_of, first_offset_of, replies_file, seen_file
+from streams.worker.tables import File, claim_of, day_of, replies_file, seen_file
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Decided:
     dead_letters: list[tuple[bytes | None, bytes]] = field(default_factory=list)
     accounts: dict[str, Account] = field(default_factory=dict)
     values: list[tuple[bytes, bytes]] = field(default_factory=list)
-    seen: dict[bytes, int] = field(default_factory=dict)
+    seen: Seen = field(default_factory=dict)
     kept: Kept = field(default_factory=Kept)
     kept_rows: KeptRows = field(default_factory=lambda: KeptRows([], []))
     replies: list[tuple[AnyCommand, Reply]] = field(default_factory=list)
@@ -163,7 +164,7 @@ class Decider:
         accounts = self._cache[partition]
         if len(accounts) > ACCOUNTS_CACHED_MAX:
             accounts.clear()
-        seen: dict[bytes, int] = {}
+        seen: Seen = {}
         kept = Kept()
         since_day = day_of(time_of(messages[0])) - self._dedup_days
         decided = Decided()
@@ -183,7 +184,7 @@ class Decider:
         partition: int,
         items: list[IntakeItem],
         accounts: dict[str, Account],
-        seen: dict[bytes, int],
+        seen: Seen,
         kept: Kept,
         since_day: int,
     ) -> None:
@@ -198,8 +199,8 @@ class Decider:
                 accounts[account.project] = account
         hashes = sorted(wanted.hashes - seen.keys())
         for dedup, value in zip(hashes, self.tables.seen.file(partition).get_many(hashes), strict=True):
-            if value is not None and (first_offset := first_offset_of(value, since_day)) is not None:
-                seen[dedup] = first_offset
+            if value is not None and (claim := claim_of(value, since_day)) is not None:
+                seen[dedup] = claim
         _find(wanted.keys & seen.keys(), self.tables.replies.file(partition), kept.by_key)
         if wanted.keyed and any(
             name in accounts and accounts[name].last_offset >= items[0].offset for name in wanted.projects

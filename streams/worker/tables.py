@@ -25,6 +25,7 @@ from faust.types import TP
 from schemas.events import HASH_BYTES
 from schemas.times import DAY_MS
 from streams.core.foreign import UnreadableError, read
+from streams.core.marks import MARK_BYTES, Claim, Seen
 from streams.kafka.codecs import decode_kept_replies, decode_kept_reply, encode_kept_replies, packed
 from streams.settings import Settings
 from streams.state.damage import opened
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 _SEEN_KEY = struct.Struct(">HIQ")
 _SEEN_VALUE = struct.Struct(">QH")
+_MARKED_VALUE = struct.Struct(f">Q{MARK_BYTES}sH")
+# The last byte of the key of a changelog record whose entries have marks; the key of one without has no such byte.
+_MARKED = b"\x01"
 _OFFSET = struct.Struct(">Q")
 _REPLIES_KEY = struct.Struct(">QI")
 
@@ -187,8 +191,8 @@ def accounts_table(app: faust.App, settings: Settings) -> BatchTable:
 
 
 def seen_table(app: faust.App, settings: Settings) -> BatchTable:
-    """The table `seen`: dedup hash → (offset, day) of the intake record that brought it first. A changelog record is
-    one batch."""
+    """The table `seen`: dedup hash → (offset, mark, day) of the intake record that decided it first. A changelog record
+    is one batch."""
 
     return BatchTable(app, settings, "seen", lambda path: seen_file(path, settings.dedup_days), seen_rows_of_record)
 
@@ -214,26 +218,38 @@ def replies_file(path: Path, kept_ms: int) -> SegmentedFile:
     return SegmentedFile(path, time_of_reply, kept_ms + SPARE_MS)
 
 
-def seen_rows(seen: dict[bytes, int], day: int) -> Rows:
+def seen_rows(seen: Seen, day: int) -> Rows:
     """The local rows of a batch's dedup entries, in the order of `seen`."""
-    values = {offset: _SEEN_VALUE.pack(offset, day) for offset in set(seen.values())}
-    return [(dedup, values[offset]) for dedup, offset in seen.items()]
+    values = {claim: _seen_value(claim, day) for claim in set(seen.values())}
+    return [(dedup, values[claim]) for dedup, claim in seen.items()]
 
 
-def seen_records(seen: dict[bytes, int], day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
-    """The changelog records of a batch's dedup entries: usually one; a record has 20,000 of them at most.
+def _seen_value(claim: Claim, day: int) -> bytes:
+    offset, mark = claim
+    return _MARKED_VALUE.pack(offset, mark, day) if mark else _SEEN_VALUE.pack(offset, day)
 
-    A record has the hashes one after the other, then their offsets. Its key is (day, part, first intake offset), so
-    that a day's records can be told and dropped together. A repeat of the batch, whole or in part, writes the same
-    entries again under one of these keys.
+
+def seen_records(seen: Seen, day: int, first_offset: int) -> Iterator[tuple[bytes, bytes]]:
+    """The changelog records of a batch's dedup entries: usually one, or two, since those with and without a mark are
+    apart; a record has 20,000 of them at most.
+
+    A record has the hashes one after the other, then their offsets, then their marks. Its key is (day, part, first
+    intake offset), so that a day's records can be told and dropped together, with one more byte where there are marks:
+    older versions wrote none. A repeat of the batch, whole or in part, writes the same entries again under one of these
+    keys.
     """
-    hashes, offsets = list(seen), array("Q", seen.values())
-    if sys.byteorder == "little":
-        offsets.byteswap()
     part_size = 20_000
-    for part, start in enumerate(range(0, len(hashes), part_size)):
-        end = start + part_size
-        yield _SEEN_KEY.pack(day, part, first_offset), b"".join(hashes[start:end]) + offsets[start:end].tobytes()
+    marked = [dedup for dedup, claim in seen.items() if claim.mark]
+    others = [dedup for dedup, claim in seen.items() if not claim.mark] if len(marked) < len(seen) else []
+    for some, ending in ((marked, _MARKED), (others, b"")):
+        for part, start in enumerate(range(0, len(some), part_size)):
+            hashes = some[start : start + part_size]
+            claims = [seen[dedup] for dedup in hashes]
+            offsets = array("Q", [claim.offset for claim in claims])
+            if sys.byteorder == "little":
+                offsets.byteswap()
+            marks = [claim.mark for claim in claims]
+            yield _SEEN_KEY.pack(day, part, first_offset) + ending, b"".join((*hashes, offsets.tobytes(), *marks))
 
 
 def day_of(at_ms: int) -> int:
@@ -248,24 +264,34 @@ def time_of_seen(value: bytes) -> int:
 
 def first_offset_of(value: bytes, since_day: int) -> int | None:
     """The offset in a `seen` row, or None where the row is older than the dedup window."""
-    offset, day = _SEEN_VALUE.unpack(value)
+    offset, day = int.from_bytes(value[: _OFFSET.size], "big"), int.from_bytes(value[-2:], "big")
     return offset if day >= since_day else None
+
+
+def claim_of(value: bytes, since_day: int) -> Claim | None:
+    """The claim in a `seen` row, or None where the row is older than the dedup window."""
+    offset = first_offset_of(value, since_day)
+    return Claim(offset, value[_OFFSET.size : -2]) if offset is not None else None
 
 
 def seen_rows_of_record(key: bytes, value: bytes | None) -> Rows:
     if value is None:
         return []
-    if len(key) != _SEEN_KEY.size or len(value) % (HASH_BYTES + _OFFSET.size):
+    ending = key[_SEEN_KEY.size :]
+    mark_bytes = MARK_BYTES if ending == _MARKED else 0
+    count, left = divmod(len(value), HASH_BYTES + _OFFSET.size + mark_bytes)
+    if len(key) < _SEEN_KEY.size or ending not in (b"", _MARKED) or left:
         log.error("a record of the dedup changelog with key %r is none of ours; it is passed over", key[:32])
         return []
-    day = _SEEN_KEY.unpack(key)[0]
-    count = len(value) // (HASH_BYTES + _OFFSET.size)
+    day_bytes = _SEEN_KEY.unpack_from(key)[0].to_bytes(2, "big")
     offsets_at = count * HASH_BYTES
-    day_bytes = day.to_bytes(2, "big")
+    marks_at = offsets_at + count * _OFFSET.size
     return [
         (
             value[number * HASH_BYTES : (number + 1) * HASH_BYTES],
-            value[offsets_at + number * _OFFSET.size : offsets_at + (number + 1) * _OFFSET.size] + day_bytes,
+            value[offsets_at + number * _OFFSET.size : offsets_at + (number + 1) * _OFFSET.size]
+            + value[marks_at + number * mark_bytes : marks_at + (number + 1) * mark_bytes]
+            + day_bytes,
         )
         for number in range(count)
     ]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from streams.core.marks import MARK_BYTES, Claim
 from streams.embedded.broker import EmbeddedBroker
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics, topics_of
@@ -127,7 +128,7 @@ async def _write_ids(settings: Settings, ids: int) -> None:
         pending: list[asyncio.Future[int]] = []
         for batch in range(batches):
             day = today - settings.dedup_days + 1 + batch * settings.dedup_days // batches
-            for key, value in seen_records(dict.fromkeys(ids_of(batch), 0), day, batch):
+            for key, value in seen_records(dict.fromkeys(ids_of(batch), Claim(0, bytes(MARK_BYTES))), day, batch):
                 pending.append(await publisher.send(topic, batch % settings.partitions, value, key))
             if len(pending) * BATCH_IDS >= _IDS_SENT_AT_ONCE:
                 await asyncio.gather(*pending)

@@ -289,8 +289,8 @@ def test_one_charge_a_job_however_often_it_is_queued_or_reported() -> None:
     replies = {command.correlation: reply for command, reply in effects.replies}
     assert (replies["c1"].hold_id, replies["c2"].hold_id) == ("0-1-0", "0-1-0"), "a retry is told of the open hold"
     assert (replies["c2"].status, replies["c2"].amount) == (200, 0)
-    assert [fact.kind for fact in effects.facts[2:]] == ["hold", "duplicate", "duplicate", "hold"]
-    assert state(accounts["p1"]) == (250, 64, 186)
+    assert [fact.kind for fact in effects.facts[2:]] == ["hold", "duplicate", "charge", "hold"]
+    assert state(accounts["p1"]) == (218, 32, 186)
 
 
 def test_a_released_job_can_be_queued_again_and_is_then_charged() -> None:
@@ -324,5 +324,7 @@ def test_the_event_of_a_job_that_is_still_held_is_not_billed_beside_it() -> None
     ]
     items = [IntakeItem(offset, START_MS, body) for offset, body in enumerate(records, start=1)]
     effects = fold(0, items, accounts, seen, Kept(), "intake")
-    assert [fact.kind for fact in effects.facts] == ["hold", "duplicate", "charge", "duplicate"]
-    assert available(bench.account, "production") == 218 * CREDIT
+    assert [fact.kind for fact in effects.facts] == ["hold", "charge", "duplicate"]
+    (_, captured) = effects.replies
+    assert (captured[1].status, captured[1].amount, captured[1].already_decided) == (200, 32 * CREDIT, True)
+    assert state(bench.account) == (218, 0, 218)

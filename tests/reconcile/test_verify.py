@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
+from msgspec.structs import replace
 
 from api.stack import Stack
 from schemas.facts import Fact
@@ -104,12 +105,16 @@ def test_drift_is_found_and_named(settings_for: Callable[..., Settings], tmp_pat
         async def forge() -> None:
             producer = AIOKafkaProducer(**kafka_client_settings(live))
             await producer.start()
-            await producer.send_and_wait(topics_of(live).journal, encode_facts([forged]), partition=partition)
+            repeat = replace(forged, index=1_001, kind="duplicate", amount=0, grant_id="", event_id="y")
+            told = replace(repeat, index=1_002, reason="event_id_reused", event_id="z")
+            value = encode_facts([forged, repeat, told])
+            await producer.send_and_wait(topics_of(live).journal, value, partition=partition)
             await producer.stop()
 
         asyncio.run(forge())
         verdict = reconcile(live, clickhouse)
         assert not verdict.ok
+        assert (verdict.use_accepted_but_unbilled, verdict.unbilled) == (1, [f"{partition}-{offset}-1001"])
         assert asyncio.run(rebuild(live)).ok, "the accounts are what their log makes of them, whatever the journal says"
         asyncio.run(give_a_microcredit(live, project, tmp_path / "copy"))
         rebuilt = asyncio.run(rebuild(live))

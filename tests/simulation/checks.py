@@ -50,6 +50,7 @@ def check(world: World) -> None:
         _check_state(world, partition, model, lines)
         _check_history(world, partition, lines)
     _check_charges(world)
+    _check_uses(world)
     _check_replies(world, models)
     _check_dead_letters(world, models)
     _check_arrivals(world)
@@ -198,6 +199,20 @@ def _check_charges(world: World) -> None:
     if world.days_max <= world.dedup_days:
         twice = {event: places for event, places in charged.items() if len(places) > 1}
         assert not twice, f"charged twice: {twice}"
+
+
+def _check_uses(world: World) -> None:
+    """No use was accepted and led to nothing: whatever is told to be decided before was charged or refused before."""
+    decided: set[tuple[str, ...]] = set()
+    for row in world.history.rows["facts"]:
+        event = (row["project"], row["source"], row["event_id"])
+        job = (row["project"], row["environment"], row["job_id"], "job")
+        if row["kind"] in ("charge", "refusal", "correction"):
+            decided.add(event)
+            if row["reason"] == "captured" and row["job_id"]:
+                decided.add(job)
+        if row["kind"] == "duplicate" and not row["reason"]:
+            assert event in decided or job in decided, f"accepted, and never billed: {row}"
 
 
 def _check_replies(world: World, models: dict[int, Model]) -> None:

@@ -269,6 +269,12 @@ class Clients:
             usage, job_id=rng.choice(["", "j1", f"j-{usage.event_id}", f"j-{usage.event_id}"])
         )
         self._ask(Admit, usage.project, usage=usage, hold_seconds=rng.choice([1, 60, 3_600, 86_400, 7 * 86_400]))
+        if self._together is None and rng.random() < 0.4:
+            # The job's service reports what it did, of as much as was held or not, whether or not anybody captures it.
+            data = event["data"]
+            if data["operation"] in ("chat.message", "image", "website") and rng.random() < 0.3:
+                data = data | {"quantity": rng.choice([1, 2, 9])}
+            rng.choice([self._send_usage, self._post])([event | {"data": data}])
 
     def _resolve_hold(self) -> None:
         """Capture, release or extend a hold that was asked for, and may be open, resolved already, or never placed."""

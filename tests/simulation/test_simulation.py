@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from streams.core import fold
+from schemas.accounts import Hold
+from schemas.commands import Admit
+from schemas.events import Usage
+from streams.core import admission, fold
+from streams.core.booking import Booking
+from streams.core.ledger import state_again
+from streams.core.marks import Claim, mark_of
 from streams.state.rocks import SegmentedFile
 from streams.worker import agents, decider
 from streams.worker.agents import Owner
@@ -44,7 +50,7 @@ def test_worlds_that_keep_replies_briefly_lean_on_the_dedup_index(part: int) -> 
 
 
 def _nothing_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decider, "first_offset_of", lambda value, since_day: None)
+    monkeypatch.setattr(decider, "claim_of", lambda value, since_day: None)
 
 
 def _segments_flush_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,6 +112,35 @@ def _a_crashs_replies_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold._Batch, "_repeat", trusting)
 
 
+def _an_event_is_swallowed_by_its_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def swallow(booking: Booking, usage: Usage, held: Hold) -> list[tuple[bytes, bytes]]:
+        state_again(booking, usage, Claim(booking.offset))
+        return [(usage.dedup_hash, mark_of(usage))]
+
+    monkeypatch.setattr(fold, "capture_for", swallow)
+
+
+def _what_finds_a_hold_claims_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    def claimed(command: fold.AnyCommand, reply: fold.Reply) -> list[tuple[bytes, bytes]]:
+        if isinstance(command, Admit) and reply.already_decided:
+            return [(command.usage.dedup_hash, mark_of(command.usage))]
+        return honest(command, reply)
+
+    honest = fold.claimed
+    monkeypatch.setattr(fold, "claimed", claimed)
+
+
+def _another_content_passes_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_reused", lambda booking, command: "")
+
+
+def _marks_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = agents.seen_rows
+    monkeypatch.setattr(
+        agents, "seen_rows", lambda seen, day: rows({dedup: Claim(each.offset) for dedup, each in seen.items()}, day)
+    )
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -115,6 +150,10 @@ def _a_crashs_replies_count(monkeypatch: pytest.MonkeyPatch) -> None:
         _assignments_do_not_end,
         _kept_replies_come_with_the_accounts,
         _a_crashs_replies_count,
+        _an_event_is_swallowed_by_its_hold,
+        _what_finds_a_hold_claims_its_id,
+        _another_content_passes_for_the_same,
+        _marks_are_not_written,
     ],
 )
 def test_the_simulation_finds_what_is_broken(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.core.marks import Claim
 from streams.state.damage import KEPT_MAX, DamagedError, StateError, is_damage, opened
 from streams.state.rocks import PartitionFile, SegmentedFile, VersionedFile
 from streams.worker.tables import seen_file, seen_rows
@@ -46,7 +47,7 @@ def fill_segments(path: Path) -> dict[bytes, bytes]:
     rows: dict[bytes, bytes] = {}
     file = segments(path)
     for offset, day in enumerate(DAYS):
-        some = dict(seen_rows({key(day * 1000 + number): number for number in range(100)}, day))
+        some = dict(seen_rows({key(day * 1000 + number): Claim(number) for number in range(100)}, day))
         rows |= some
         file.write(list(some.items()), offset)
     file.close()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from schemas.replies import KeptReply, Reply
 from schemas.times import DAY_MS
+from streams.core.marks import Claim
 from streams.kafka.codecs import encode_kept_reply
 from streams.state.rocks import ROWS_FOR_A_FILE, PartitionFile, VersionedFile
 from streams.worker.tables import (
@@ -53,7 +54,7 @@ def test_an_older_version_never_replaces_a_newer_one(tmp_path: Path) -> None:
 def test_days_past_the_window_are_dropped_and_others_found(tmp_path: Path) -> None:
     file = seen_file(tmp_path / "seen", 32)
     for day in range(1_000, 1_100):
-        file.write(seen_rows({day.to_bytes(16, "big"): day}, day), day)
+        file.write(seen_rows({day.to_bytes(16, "big"): Claim(day)}, day), day)
         file.expire(day * DAY_MS)
     directories = sorted(int(path.name) for path in (tmp_path / "seen").iterdir())
     assert len(directories) <= 32 // 8 + 2
@@ -64,7 +65,7 @@ def test_days_past_the_window_are_dropped_and_others_found(tmp_path: Path) -> No
     file.close()
     again = seen_file(tmp_path / "seen", 32)
     assert again.changelog_offset() == 1_099
-    assert again.get_many(keys[-32:]) == [seen_rows({b"": day}, day)[0][1] for day in range(1_068, 1_100)]
+    assert again.get_many(keys[-32:]) == [seen_rows({b"": Claim(day)}, day)[0][1] for day in range(1_068, 1_100)]
     again.close()
 
 
@@ -154,13 +155,15 @@ def test_a_batch_of_kept_replies_is_told_back_from_its_changelog_records(some: l
     assert [row for key, value in records for row in reply_rows_of_record(key, value)] == rows
 
 
-@given(st.integers(0, 50_000), st.integers(1_000, 60_000))
-def test_a_batch_of_any_size_is_told_back_from_its_changelog_records(count: int, day: int) -> None:
+@given(st.integers(0, 50_000), st.integers(1_000, 60_000), st.booleans())
+def test_a_batch_of_any_size_is_told_back_from_its_changelog_records(count: int, day: int, are_marked: bool) -> None:
     from streams.worker.tables import seen_rows_of_record
 
-    seen = {number.to_bytes(16, "big"): number for number in range(count)}
+    marks = (b"", b"mark".ljust(8)) if are_marked else (b"",)
+    seen = {number.to_bytes(16, "big"): Claim(number, marks[number * 7 % len(marks)]) for number in range(count)}
     records = list(seen_records(seen, day, 99))
     assert len({key for key, _ in records}) == len(records)
     assert all(len(value) <= 1_000_000 for _, value in records)
     rows = [row for key, value in records for row in seen_rows_of_record(key, value)]
-    assert rows == seen_rows(seen, day)
+    assert sorted(rows) == sorted(seen_rows(seen, day))
+    assert are_marked or rows == seen_rows(seen, day)

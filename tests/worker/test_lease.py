@@ -12,6 +12,7 @@ import pytest
 from api.stack import Stack
 from schemas.replies import Reply
 from streams.clickhouse.client import ClickHouse
+from streams.core.marks import Claim
 from streams.core.projects import new_project
 from streams.kafka.codecs import encode_account
 from streams.kafka.topics import topics_of
@@ -87,7 +88,7 @@ def owner_with(lease: Lease, log: Log) -> tuple[Owner, list[str]]:
     opening = create_project()
     decided = Decided(
         journal=[(None, b"facts")],
-        seen={b"e" * 16: 0},
+        seen={b"e" * 16: Claim(0)},
         values=[(b"p1", encode_account(new_project(opening, 0, 1000)))],
         kept_rows=KeptRows([(b"k" * 16, b"reply")], [(b"r" * 16, b"reply")]),
         replies=[(opening, Reply(201, "", "", 0, 0, ""))],

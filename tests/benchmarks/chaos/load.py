@@ -307,6 +307,8 @@ class Load:
                 self._waiting[KafkaProducer].append((event, -1))
             if self._chance.random() < 0.05:
                 await self._admit(http, project, operation, quantity, name, source, id)
+            if self._chance.random() < 0.15:
+                await self._hold_and_report(http, operation, quantity)
             await asyncio.sleep(self._chance.uniform(0.02, 0.4))
 
     async def _admit(
@@ -334,6 +336,19 @@ class Load:
         if before != told and before.status != 409:
             self.book.unexpected.append(f"{name}: first {before}, then {told}")
         return answer
+
+    async def _hold_and_report(self, http: httpx.AsyncClient, operation: str, quantity: int) -> None:
+        """Hold a job's credits, and report the job by its event. Nobody captures the hold: the event does, or it is
+        charged like any other where the hold has expired. The project is one whose credits last."""
+        name, project = self._name("job"), self._chance.choice(self.projects[::2])
+        body = {"project": project, "operation": operation, "quantity": quantity, "source": EVENT_SOURCE, "id": name}
+        body |= {"job_id": name, "hold": True, "hold_seconds": self._chance.choice([1, 600])}
+        headers = self._admin | {"idempotency-key": name}
+        response = await self._ask(http, "/v1/admissions", body, headers, (200, 409))
+        if response.status_code == 409:
+            self._take_conflict(name, response.json())
+        event = usage_event(project, operation, quantity=quantity, id=name, source=EVENT_SOURCE)
+        self._waiting[KafkaProducer].append((event, FIRST_PRICE_BOOK.rates[operation] * quantity))
 
     async def _top_up_now_and_then(self) -> None:
         while not self._stopping.is_set():

@@ -44,6 +44,7 @@ ZERO_FIGURES = (
     "repeated_rows",
     "unexpected_answers",
     "drift",
+    "use_accepted_but_unbilled",
     "undrained_records",
     "replies_expired",
 )
@@ -224,4 +225,6 @@ async def checked(
         clickhouse.close()
     figures, examples = compare(load.book, history, available)
     examples += [str(difference) for difference in verdict.differences[:10]]
-    return figures | {"drift": verdict.drift_microcredits}, examples, history.facts
+    examples += [f"accepted, and never billed: {entry_id}" for entry_id in verdict.unbilled[:10]]
+    figures |= {"drift": verdict.drift_microcredits, "use_accepted_but_unbilled": verdict.use_accepted_but_unbilled}
+    return figures, examples, history.facts

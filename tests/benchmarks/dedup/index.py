@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.times import DAY_MS
 from streams.collector import tune_collector
+from streams.core.marks import MARK_BYTES, Claim
 from streams.state.rocks import SegmentedFile
 from streams.worker.tables import Rows, first_offset_of, seen_records, seen_rows, seen_rows_of_record, time_of_seen
 from tests.benchmarks.dedup.ids import BATCH_IDS, Phase, batch_count, bytes_on_disk, ids_of, in_another_order, rss_mb
@@ -16,6 +17,8 @@ DEDUP_DAYS = 32
 _FIRST_DAY = 20_000
 # Batches from this number on have ids that never came.
 _ABSENT = 1 << 40
+# The different uses (operation, quantity, details, environment) that a batch has.
+_CONTENTS = 12
 
 
 def run_index(ids: int, directory: Path) -> dict[str, Any]:
@@ -61,7 +64,8 @@ def _open(path: Path) -> SegmentedFile:
 
 def _claim(hashes: list[bytes], offset: int, day: int) -> tuple[list[tuple[bytes, bytes]], Rows]:
     """The changelog records and local rows that a worker writes for ids that intake's record at `offset` brought."""
-    seen = dict.fromkeys(hashes, offset)
+    marks = [number.to_bytes(MARK_BYTES, "big") for number in range(_CONTENTS)]
+    seen = {each: Claim(offset, marks[number % _CONTENTS]) for number, each in enumerate(hashes)}
     return list(seen_records(seen, day, offset)), seen_rows(seen, day)
 
 

@@ -128,6 +128,35 @@ class LedgerMachine(Callers):
         for _ in range(1 if is_once else 2):
             self.send(Admit, project, usage=event, hold_seconds=hours * 3_600)
 
+    @precondition(lambda self: self.uses)
+    @rule(
+        number=numbers,
+        what=st.sampled_from(("same", "same", "operation", "quantity", "surcharge", "environment", "job", "source")),
+        way=st.sampled_from(("event", "event", "charge", "hold")),
+    )
+    def an_id_is_used_again(self, number: int, what: str, way: str) -> None:
+        """A use comes again, as an event or as a request, or another one under its id or under its job's."""
+        self.step()
+        holds = [hold.usage for known in self.model.projects.values() for hold in known.holds]
+        before = pick([*self.uses[-30:], *holds], number)
+        changed = {
+            "operation": {"operation": pick(OPERATIONS, number)},
+            "quantity": {"quantity": before.quantity + pick((-1, 1, 7), number) or 2},
+            "surcharge": {"surcharge": "" if before.surcharge else "social_post.image"},
+            "environment": {"environment": "production" if before.environment == "preview" else "preview"},
+            "job": {"job_id": f"j{number % 11}"},
+        }.get(what, {})
+        if what == "source":
+            event = self.use(before.project, before.operation, number, before.environment, is_new=True)
+            again = replace(event, job_id=before.job_id, quantity=before.quantity, surcharge=before.surcharge)
+        else:
+            again = replace(before, **changed)
+        self.note("An id used again", what)
+        if way == "event":
+            self.append(Envelope([again]))
+        else:
+            self.send(Admit, again.project, usage=again, hold_seconds=3_600 if way == "hold" else 0)
+
     @rule(project=projects, environment=environments)
     def count_request(self, project: str, environment: str) -> None:
         self.step()
@@ -178,6 +207,20 @@ class LedgerMachine(Callers):
             self.send(CaptureHold, project, hold_id=hold_id, environment=environment, amount=amount)
         if number % 4 == 0:
             self.send(Admit, project, usage=hold.usage, hold_seconds=3_600)
+        if number % 4 == 1:
+            self.send(CaptureHold, project, hold_id=hold_id, environment=environment, amount=-1)
+
+    @precondition(lambda self: self.has_holds())
+    @rule(number=numbers, more=st.sampled_from((0, 0, 0, 0, -1, 1, 5, 200)), is_captured=often)
+    def the_event_of_a_job_comes(self, number: int, more: int, is_captured: bool) -> None:
+        """The event of an open hold comes, of as much as was held, of less or of more; and then the job ends too."""
+        self.step()
+        project, hold_id, environment, hold = self.open_hold(number)
+        self.append(Envelope([replace(hold.usage, quantity=max(1, hold.usage.quantity + more), job_id="")]))
+        if is_captured:
+            self.send(CaptureHold, project, hold_id=hold_id, environment=environment, amount=-1)
+        else:
+            self.send(ReleaseHold, project, hold_id=hold_id, environment=environment, reason="")
 
     @precondition(lambda self: self.has_holds())
     @rule(number=numbers, seconds=st.sampled_from((0, 1, 3_600, 7 * 86_400)))

@@ -8,7 +8,7 @@ from schemas.commands import Correct, GivenBack
 from tests.simulation.model.accounts import Grant, Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.burn_down import spend
-from tests.simulation.model.holds import is_held
+from tests.simulation.model.holds import hold_of
 from tests.simulation.model.identities import claims_of
 from tests.simulation.model.items import pay_bills
 from tests.simulation.model.partition import Partition
@@ -29,7 +29,7 @@ def correct(partition: Partition, project: Project, command: Correct) -> Answer:
     costs: list[tuple[str, int]] = []
     version = ""
     if usage is not None:
-        if not command.given_back and is_held(project, usage):
+        if not command.given_back and hold_of(project, usage):
             raise Refused("event_held")
         book = book_at(partition, usage.occurred_at_ms)
         version = book.version

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
 from schemas.prices import PriceBook
 from tests.simulation.model.accounts import Hold, Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.burn_down import draw
-from tests.simulation.model.identities import job
+from tests.simulation.model.identities import content_of, job
 from tests.simulation.model.items import pay_bills
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.recharge import recharge_if_low
@@ -43,6 +45,11 @@ def open_hold(partition: Partition, project: Project, command: CaptureHold | Rel
 
 
 def capture(partition: Partition, project: Project, command: CaptureHold) -> Answer:
+    for environment in [command.environment] if command.environment else ["production", "preview"]:
+        known = ("hold", project.name, environment, command.hold_id)
+        if partition.is_seen(known):
+            charged, _ = partition.decided[known]
+            return Answer(200, "", charged, project.available(environment), "")
     hold = open_hold(partition, project, command)
     amount = hold.total() if command.amount < 0 else command.amount
     if amount > hold.total():
@@ -51,29 +58,59 @@ def capture(partition: Partition, project: Project, command: CaptureHold) -> Ans
     for operation, rate in hold.lines:
         cost = min(left, rate * hold.usage.quantity)
         left -= cost
-        fields = {"operation": operation, "price_version": hold.version, "reason": "captured"}
-        if not rate:
-            partition.state(project, "charge", hold.usage, quantity=hold.usage.quantity, **fields)
-        quantity = cost // rate if rate else 0
-        still_kept = []
-        for grant, kept in hold.kept:
-            drawn = min(cost, kept)
-            if drawn:
-                cost -= drawn
-                grant.left -= drawn
-                grant.held -= drawn
-                fields |= {"quantity": quantity, "amount": -drawn, "held": -drawn, "grant_id": grant.id}
-                partition.state(project, "charge", hold.usage, **fields)
-                quantity = 0
-            still_kept.append((grant, kept - drawn))
-        hold.kept = still_kept
+        capture_line(partition, project, hold, operation, rate, hold.usage.quantity, cost)
+    end_captured(partition, project, hold, hold.usage, amount)
+    return partition.answer(project, hold.usage.environment, amount, index)
+
+
+def capture_by_event(partition: Partition, project: Project, hold: Hold, usage: Usage) -> int:
+    """The event of a hold has come: so many units as both have are charged at the price of the hold. Gives how many
+    more the event has."""
+    if content_of(replace(usage, quantity=1)) != content_of(replace(hold.usage, quantity=1)):
+        partition.state_use(project, "duplicate", usage, reason="event_id_reused")
+        return 0
+    units = min(usage.quantity, hold.usage.quantity)
+    for operation, rate in hold.lines:
+        capture_line(partition, project, hold, operation, rate, units, rate * units)
+    end_captured(partition, project, hold, usage, sum(rate for _, rate in hold.lines) * units)
+    return usage.quantity - units
+
+
+def capture_line(
+    partition: Partition, project: Project, hold: Hold, operation: str, rate: int, units: int, cost: int
+) -> None:
+    fields = {"operation": operation, "price_version": hold.version, "reason": "captured"}
+    if not rate:
+        partition.state(project, "charge", hold.usage, quantity=units, **fields)
+    quantity = cost // rate if rate else 0
+    still_kept = []
+    for grant, kept in hold.kept:
+        drawn = min(cost, kept)
+        if drawn:
+            cost -= drawn
+            grant.left -= drawn
+            grant.held -= drawn
+            fields |= {"quantity": quantity, "amount": -drawn, "held": -drawn, "grant_id": grant.id}
+            partition.state(project, "charge", hold.usage, **fields)
+            quantity = 0
+        still_kept.append((grant, kept - drawn))
+    hold.kept = still_kept
+
+
+def end_captured(partition: Partition, project: Project, hold: Hold, event: Usage, amount: int) -> None:
+    """Give the rest of a captured hold back. Its event is decided by what was charged for it, and so are its job and
+    the hold itself."""
     let_go(partition, project, hold, "captured", partition.now(project))
     usage = hold.usage
-    today = partition.at_ms // DAY_MS
-    partition.first_day["event", usage.project, usage.source, usage.event_id] = today
+    identities = {
+        ("event", usage.project, usage.source, usage.event_id): content_of(event),
+        ("hold", usage.project, usage.environment, hold.id): amount,
+    }
     if usage.job_id:
-        partition.first_day["job", *job(usage)] = today
-    return partition.answer(project, hold.usage.environment, amount, index)
+        identities["job", *job(usage)] = content_of(usage)
+    for identity, content in identities.items():
+        partition.first_day[identity] = partition.at_ms // DAY_MS
+        partition.decided[identity] = content, ""
 
 
 def release(partition: Partition, project: Project, command: ReleaseHold) -> Answer:
@@ -124,5 +161,7 @@ def let_go(partition: Partition, project: Project, hold: Hold, reason: str, at_m
         recharge_if_low(partition, project)
 
 
-def is_held(project: Project, usage: Usage) -> bool:
-    return any((hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id) for hold in project.holds)
+def hold_of(project: Project, usage: Usage) -> Hold | None:
+    """The open hold of an event."""
+    event = (usage.source, usage.event_id)
+    return next((hold for hold in project.holds if (hold.usage.source, hold.usage.event_id) == event), None)

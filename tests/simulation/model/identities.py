@@ -15,6 +15,8 @@ def identity_names(identity: Any) -> tuple[str, str, str]:
     kind, project, *rest = identity
     if kind == "key":
         return project, "meterline:idempotency-key", rest[0]
+    if kind == "hold":
+        return project, f"meterline:hold:{rest[0]}", rest[1]
     if kind == "job":
         return project, f"meterline:job:{rest[0]}", rest[1]
     if kind == "correction":
@@ -36,6 +38,11 @@ def claims_of(command: AnyCommand) -> list[Any]:
             claims.append(("event", command.project, source, event_id))
         return claims
     return []
+
+
+def content_of(usage: Usage) -> tuple[str, int, str, str]:
+    """The content that an event or a job has: another one under the same id is another use."""
+    return usage.operation, usage.quantity, usage.surcharge, usage.environment
 
 
 def job(usage: Usage) -> tuple[str, str, str]:

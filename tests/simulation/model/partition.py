@@ -26,6 +26,8 @@ class Partition:
         self.answers: dict[str, Answer] = {}
         self.dead: set[tuple[int, int, str]] = set()
         self.first_day: dict[Any, int] = {}
+        # By identity: the content it was decided for, and the code it was refused with; of a hold what it was charged.
+        self.decided: dict[Any, tuple[Any, str]] = {}
         # By event that came as usage: the record that refused it, or None.
         self.refused_at: dict[Any, int | None] = {}
         self.offset = 0
@@ -128,6 +130,11 @@ class Partition:
         day = self.first_day.get(identity)
         return day is not None and day >= self.at_ms // DAY_MS - self.dedup_days
 
-    def mark(self, identity: Any) -> None:
+    def is_other(self, identity: Any, content: Any) -> bool:
+        """Whether an identity was decided, and for another content."""
+        return self.is_seen(identity) and self.decided[identity][0] != content
+
+    def mark(self, identity: Any, content: Any = None, code: str = "") -> None:
         if not self.is_seen(identity):
             self.first_day[identity] = self.at_ms // DAY_MS
+            self.decided[identity] = content, code

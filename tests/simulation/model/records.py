@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from schemas.commands import (
     Admit,
     AnyCommand,
     Commands,
+    Correct,
     CountRefused,
     CountRequest,
     CreateProject,
@@ -14,11 +17,12 @@ from schemas.commands import (
     PublishPrices,
     Tick,
 )
+from schemas.events import Usage
 from tests.simulation.model.accounts import Grant, Project
 from tests.simulation.model.answers import STATUS, Answer, Refused
 from tests.simulation.model.decisions import decide
-from tests.simulation.model.holds import is_held
-from tests.simulation.model.identities import asked_for, claims_of
+from tests.simulation.model.holds import capture_by_event, hold_of
+from tests.simulation.model.identities import asked_for, claims_of, content_of
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.passing_time import settle
 from tests.simulation.model.plans import PLANS, terms
@@ -67,18 +71,24 @@ class Model(Partition):
             self.index = slot * 4096
             settle(self, project)
             event = ("event", usage.project, usage.source, usage.event_id)
-            if not self.is_seen(event) and is_held(project, usage):
-                self.mark(event)
             if self.is_seen(event):
-                self.state_use(project, "duplicate", usage)
+                is_other = self.is_other(event, content_of(usage))
+                self.state_use(project, "duplicate", usage, reason="event_id_reused" if is_other else "")
+            elif hold := hold_of(project, usage):
+                if more := capture_by_event(self, project, hold, usage):
+                    self._use(project, replace(usage, quantity=more))
             else:
-                self.mark(event)
-                code, book, lines = priced(self, project, usage)
-                if not code:
-                    charge_lines(self, project, usage, book, lines)
+                code = self._use(project, usage)
+                self.mark(event, content_of(usage), code)
                 self.refused_at[event] = self.offset if code else None
         for project in touched:
             self._touch(project)
+
+    def _use(self, project: Project, usage: Usage) -> str:
+        code, book, lines = priced(self, project, usage)
+        if not code:
+            charge_lines(self, project, usage, book, lines)
+        return code
 
     def _touch(self, project: Project) -> None:
         project.clock_ms = self.now(project)
@@ -153,10 +163,9 @@ class Model(Partition):
         key = "" if answer.code == "rate_limited" else command.idempotency_key
         if key:
             self.mark(("key", project.name, key))
-        # A hold decides nothing before it is captured.
-        if answer.status < 300 and not (isinstance(command, Admit) and command.hold_seconds):
+        if answer.status < 300 and isinstance(command, Correct):
             for claim in claims_of(command):
-                self.mark(claim)
+                self.mark(claim, content_of(command.usage) if command.usage is not None else None)
         # To ask again is another request, where one is counted.
         if not isinstance(command, CountRequest | CountRefused):
             name = ("key", key) if key else ("request", command.correlation)

@@ -11,7 +11,7 @@ from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import STATUS, Answer, Refused
 from tests.simulation.model.burn_down import spend
 from tests.simulation.model.holds import place
-from tests.simulation.model.identities import claims_of, job
+from tests.simulation.model.identities import claims_of, content_of, job
 from tests.simulation.model.limits import try_limits
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.past import plan_when_used
@@ -31,10 +31,26 @@ def admit(partition: Partition, project: Project, command: Admit) -> Answer:
     is_decided = any(partition.is_seen(claim) for claim in claims_of(command))
     if not window.take(limits):
         return stopped(partition, project, usage, limits, window, None if is_decided else command)
-    found = hold_of(project, command)
-    code, amount, wait_ms = "", 0, 0
-    if found or is_decided:
-        partition.state_use(project, "duplicate", usage)
+    asked, (event, *_) = content_of(usage), claims_of(command)
+    found = code = ""
+    for claim in claims_of(command):
+        if partition.is_other(claim, asked):
+            code = code or f"{claim[0]}_id_reused"
+    for hold in project.holds:
+        of_event = (hold.usage.source, hold.usage.event_id) == (usage.source, usage.event_id)
+        of_job = command.hold_seconds and usage.job_id and job(hold.usage) == job(usage)
+        if of_event or of_job:
+            found = found or hold.id
+            if content_of(hold.usage) != asked:
+                code = code or ("event_id_reused" if of_event else "job_id_reused")
+    amount, wait_ms = 0, 0
+    if code:
+        partition.state_use(project, "duplicate", usage, reason=code)
+        found = ""
+    elif found or is_decided:
+        code = partition.decided[event][1] if partition.is_seen(event) else ""
+        found = "" if code else found
+        partition.state_use(project, "duplicate", usage, reason="held" if found else "")
     else:
         open_holds_max = 1_000 if command.hold_seconds else None
         code, book, lines = priced(partition, project, usage, open_holds_max, (limits, window))
@@ -48,6 +64,7 @@ def admit(partition: Partition, project: Project, command: Admit) -> Answer:
                 found = place(partition, project, usage, book, lines, command.hold_seconds)
             else:
                 charge_lines(partition, project, usage, book, lines)
+                partition.mark(event, asked)
     left = project.available(usage.environment)
     told = window.told(limits, wait_ms)
     shadow = try_limits(partition, project, usage, amount)

@@ -1,0 +1,68 @@
+"""Marks: what the dedup index keeps beside an id, so that what it was claimed for can be told from anything else.
+
+The mark of an event or a job is eight bytes over its content (operation, quantity, surcharge, environment) and over
+what came of it. So few contents can be asked for that no two of them share a mark (`test_marks.py` tries them all).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
+
+from schemas.accounts import Hold
+from schemas.events import Usage
+from schemas.problems import CODES
+
+MARK_BYTES = 8
+
+
+class Claim(NamedTuple):
+    """A claim on an id: the `offset` of the intake record that decided it first, and its mark, which is b"" where there
+    is none: on an Idempotency-Key, a correction, and whatever an older version claimed."""
+
+    offset: int
+    mark: bytes = b""
+
+
+# The dedup index as the fold sees it: the claims by the hash of what they are on.
+Seen = dict[bytes, Claim]
+
+
+@lru_cache(maxsize=1 << 14)
+def _mark(operation: str, quantity: int, surcharge: str, environment: str, code: str = "") -> bytes:
+    text = f"{code}:{environment}:{quantity}:{surcharge}:{operation}"
+    return blake2b(text.encode(), digest_size=MARK_BYTES).digest()
+
+
+def mark_of(usage: Usage, code: str = "") -> bytes:
+    """The mark of a use that was charged, or, with a `code`, of one that was refused so."""
+    return _mark(usage.operation, usage.quantity, usage.surcharge, usage.environment, code)
+
+
+def mark_of_hold(hold: Hold) -> bytes:
+    """The mark of the use that a hold was placed for, as it is once it is charged."""
+    return _mark(hold.lines[0].operation, hold.lines[0].quantity, surcharge_of(hold), hold.environment)
+
+
+def surcharge_of(hold: Hold) -> str:
+    """The operation that a hold would charge beside its first, or ""."""
+    return hold.lines[1].operation if len(hold.lines) > 1 else ""
+
+
+def came_of(claim: Claim, usage: Usage) -> str | None:
+    """What came of a use with the content of this one: the code it was refused with, or "" where it was charged; None
+    where the id was claimed for another content. A claim without a mark is taken for the same content, charged."""
+    if not claim.mark or claim.mark == mark_of(usage):
+        return ""
+    return next((code for code in CODES if claim.mark == mark_of(usage, code)), None)
+
+
+def mark_of_amount(microcredits: int) -> bytes:
+    """The mark of a hold that was captured: what that charged."""
+    return microcredits.to_bytes(MARK_BYTES, "big")
+
+
+def amount_of(claim: Claim) -> int:
+    """The microcredits that a captured hold was charged."""
+    return int.from_bytes(claim.mark, "big")
