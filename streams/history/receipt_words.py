@@ -47,13 +47,7 @@ def summary_of(
         case "refused":
             return f"Refused: {refusal.detail}" if refusal is not None else f"Refused: {head.reason}"
         case "duplicate":
-            before = f", as {repeats}" if repeats else ""
-            if head.reason == "held":
-                return "Its credits are held already; nothing was charged or held beside them"
-            if head.reason:
-                what = "job's id" if head.reason == "job_id_reused" else "id"
-                return f"Its {what} was used before{before}, for something else; nothing was allowed or charged"
-            return f"This event was decided before{before}; nothing was charged"
+            return _duplicate_summary(head, repeats)
         case "corrected":
             back = sum(fact.amount for fact in facts if fact.reason == "given_back")
             anew = -sum(fact.amount for fact in facts if fact.kind == "correction" and fact.reason == "charged")
@@ -136,3 +130,13 @@ def limits_summary(facts: Sequence[Fact], outcome: str) -> str:
             return f"Limits raised to {named} {period}{why}"
         case _:
             return f"Raise {said['raise_id']} {outcome.removeprefix('raise ')}: {named}"
+
+
+def _duplicate_summary(head: Fact, repeats: str | None) -> str:
+    before = f", as {repeats}" if repeats else ""
+    if head.reason == "held":
+        return "Its credits are held already; nothing was charged or held beside them"
+    if head.reason:
+        what = "job's id" if head.reason == "job_id_reused" else "id"
+        return f"Its {what} was used before{before}, for something else; nothing was allowed or charged"
+    return f"This event was decided before{before}; nothing was charged"

@@ -306,7 +306,7 @@ async def _name_entries(
 # history; two names that share one could hide an unbilled use, never make one up.
 _EVENT = "cityHash64(project, source, event_id)"
 _JOB = "cityHash64(project, environment, job_id)"
-_REPEATS = "kind = 'duplicate' AND reason = '' AND booked_at >= {since:DateTime64(3, 'UTC')}"
+_REPEATS = f"{kind_in('duplicate')} AND reason = '' AND booked_at >= {{since:DateTime64(3, 'UTC')}}"
 _UNBILLED = f"""
 SELECT concat(toString(partition), '-', toString(offset), '-', toString(position)) FROM facts
 WHERE {_REPEATS} AND {{condition}}

@@ -38,7 +38,8 @@ class Log:
         self.kept = Kept()
         self.facts: list[Fact] = []
         self.offset = -1
-        self.at_ms = START_MS
+        # Uses occur at START_MS: when the project is opened, and not before.
+        self.at_ms = START_MS - 1_000
         self.send(create_project(plan=plan))
 
     def fold(self, body: Any, wait_ms: int = 1_000) -> Effects:
