@@ -46,8 +46,8 @@ def late(operator: Operator, project: str, at: str, **data: Any) -> httpx.Respon
     )
 
 
+def outcome(client: httpx.Client, event_id: str) -> str:
     """The outcome of an event that was sent: "charged", or the code that it was refused with."""
-    """What became of an event that was sent: "charged", or the code that it was refused with."""
     (found,) = eventually(lambda: client.get("/v1/receipts", params={"event_id": event_id}).json()["decisions"])
     receipt = client.get(f"/v1/receipts/{found['id']}").json()
     return receipt["refusal"]["code"] if receipt["refusal"] else receipt["outcome"]
