@@ -51,8 +51,8 @@ class Decision:
 
     `offset` may be given to GET /v1/balance as `min_offset`. With `already_decided` the event was decided before, and
     nothing was charged for it now; `hold_id` is then the hold that is still open for it, or "". A capture that is
-    `already_decided` found its hold captured, by its usage event or another capture, for `credits`. `shadow` is the code
-    that limits on trial would have refused the request with. `field` names the part of the request that was wrong.
+    `already_decided` found its hold captured, by its usage event or another capture, for `credits`. `shadow` is the
+    code that limits on trial would have refused the request with. `field` names the part of the request that was wrong.
     """
 
     status: int

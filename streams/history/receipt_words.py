@@ -47,13 +47,7 @@ def summary_of(
         case "refused":
             return f"Refused: {refusal.detail}" if refusal is not None else f"Refused: {head.reason}"
         case "duplicate":
-            before = f", as {repeats}" if repeats else ""
-            if head.reason == "held":
-                return "Its credits are held already; nothing was charged or held beside them"
-            if head.reason:
-                what = "job's id" if head.reason == "job_id_reused" else "id"
-                return f"Its {what} was used before{before}, for something else; nothing was allowed or charged"
-            return f"This event was decided before{before}; nothing was charged"
+            return _duplicate_text(head, f", as {repeats}" if repeats else "")
         case "corrected":
             back = sum(fact.amount for fact in facts if fact.reason == "given_back")
             anew = -sum(fact.amount for fact in facts if fact.kind == "correction" and fact.reason == "charged")
@@ -90,6 +84,15 @@ def summary_of(
         case outcome:
             detail = " ".join(fact.reason for fact in facts[:1] if fact.reason and fact.reason not in outcome)
             return f"{outcome.capitalize()} {detail}".strip()
+
+
+def _duplicate_text(fact: Fact, before: str) -> str:
+    if fact.reason == "held":
+        return "Its credits are held already; nothing was charged or held beside them"
+    if fact.reason:
+        what = "job's id" if fact.reason == "job_id_reused" else "id"
+        return f"Its {what} was used before{before}, for something else; nothing was allowed or charged"
+    return f"This event was decided before{before}; nothing was charged"
 
 
 def over_limits_text(prices: Prices, fact: Fact, limits: Limits, minute: PastMinute) -> str:
