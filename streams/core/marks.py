@@ -51,8 +51,8 @@ def surcharge_of(hold: Hold) -> str:
 
 
 def came_of(claim: Claim, usage: Usage) -> str | None:
-    """The outcome of a use with the content of this one: the code it was refused with, or "" where it was charged; None
-    where the id was claimed for another content. A claim without a mark is taken for the same content, charged."""
+    """The code that a use with the content of this one was refused with, or "" where it was charged; None where the id
+    was claimed for another content. A claim without a mark is taken for the same content, charged."""
     if not claim.mark or claim.mark == mark_of(usage):
         return ""
     return next((code for code in CODES if claim.mark == mark_of(usage, code)), None)

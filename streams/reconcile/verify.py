@@ -307,15 +307,22 @@ async def _name_entries(
 _EVENT = "cityHash64(project, source, event_id)"
 _JOB = "cityHash64(project, environment, job_id)"
 _REPEATS = f"{kind_in('duplicate')} AND reason = '' AND booked_at >= {{since:DateTime64(3, 'UTC')}}"
+_ID = "concat(toString(partition), '-', toString(offset), '-', toString(position))"
+# The capture of a hold for 0 credits charges nothing, and gives all of it back: it is known by the hold alone.
+_RELEASED = f"{kind_in('release')} AND reason = 'captured'"
 _UNBILLED = f"""
-SELECT concat(toString(partition), '-', toString(offset), '-', toString(position)) FROM facts
+SELECT {_ID} FROM facts
 WHERE {_REPEATS} AND {{condition}}
 AND {_EVENT} NOT IN (
     SELECT {_EVENT} FROM facts WHERE {kind_in("charge", "refusal", "correction")}
     AND {_EVENT} IN (SELECT {_EVENT} FROM facts WHERE {_REPEATS})
 )
+AND {_EVENT} NOT IN (
+    SELECT {_EVENT} FROM facts WHERE {kind_in("hold")} AND {_EVENT} IN (SELECT {_EVENT} FROM facts WHERE {_REPEATS})
+    AND {_ID} IN (SELECT JSONExtractString(metadata, 'hold') FROM facts WHERE {_RELEASED})
+)
 AND (job_id = '' OR {_JOB} NOT IN (
-    SELECT {_JOB} FROM facts WHERE {kind_in("charge")} AND reason = 'captured' AND job_id != ''
+    SELECT {_JOB} FROM facts WHERE {kind_in("charge", "release")} AND reason = 'captured' AND job_id != ''
     AND {_JOB} IN (SELECT {_JOB} FROM facts WHERE {_REPEATS} AND job_id != '')
 ))
 ORDER BY partition, offset, position

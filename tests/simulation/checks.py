@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
@@ -204,13 +205,18 @@ def _check_charges(world: World) -> None:
 def _check_uses(world: World) -> None:
     """No use was accepted and led to nothing: whatever is told to be decided before was charged or refused before."""
     decided: set[tuple[str, ...]] = set()
+    held: dict[str, tuple[str, str, str]] = {}
     for row in world.history.rows["facts"]:
         event = (row["project"], row["source"], row["event_id"])
         job = (row["project"], row["environment"], row["job_id"], "job")
+        if row["kind"] == "hold":
+            held[f"{row['partition']}-{row['offset']}-{row['position']}"] = event
         if row["kind"] in ("charge", "refusal", "correction"):
             decided.add(event)
-            if row["reason"] == "captured" and row["job_id"]:
-                decided.add(job)
+        if row["kind"] in ("charge", "release") and row["reason"] == "captured":
+            # A capture of 0 credits charges nothing, and gives all back.
+            decided |= {job} if row["job_id"] else set()
+            decided |= {held[json.loads(row["metadata"])["hold"]]} if row["kind"] == "release" else set()
         if row["kind"] == "duplicate" and not row["reason"]:
             assert event in decided or job in decided, f"accepted, and never billed: {row}"
 
