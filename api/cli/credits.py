@@ -53,7 +53,7 @@ def grant(
     reason: Annotated[str, typer.Option("--reason", help="Why they are given, kept with the entry")],
     expires_at: Annotated[str, typer.Option("--expires-at", help="When they end, RFC 3339 with a zone")],
     environment: EnvironmentOption = "production",
-    idempotency_key: KeyOption = "",
+    idempotency_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Give promotional credits, which end: they are spent after the allowance, and before any bundle."""
