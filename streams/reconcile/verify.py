@@ -306,7 +306,7 @@ async def _name_entries(
 # history; two names that share one could hide an unbilled use, never make one up.
 _EVENT = "cityHash64(project, source, event_id)"
 _JOB = "cityHash64(project, environment, job_id)"
-_REPEATS = f"{kind_in('duplicate')} AND reason = '' AND booked_at >= {{since:DateTime64(3, 'UTC')}}"
+_REPEATS = kind_in("duplicate") + " AND reason = '' AND booked_at >= {since:DateTime64(3, 'UTC')}"
 _ID = "concat(toString(partition), '-', toString(offset), '-', toString(position))"
 # The capture of a hold for 0 credits charges nothing, and gives all of it back: it is known by the hold alone.
 _RELEASED = f"{kind_in('release')} AND reason = 'captured'"

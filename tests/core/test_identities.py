@@ -181,6 +181,16 @@ def test_a_second_capture_finds_the_first() -> None:
     assert (again.status, again.amount, again.already_decided, log.charged) == (200, 10 * CREDIT, True, 10)
 
 
+def test_a_job_that_was_captured_for_nothing_is_decided() -> None:
+    log = Log()
+    hold_id = log.admit(usage(**IMAGE), 60).hold_id
+    assert log.capture(hold_id, 0).amount == 0
+    again = log.capture(hold_id)
+    assert (again.amount, again.already_decided) == (0, True)
+    assert kinds(log.report(usage(**IMAGE))) == [("duplicate", "")]
+    assert log.left == (250, 0)
+
+
 # The same id, and another content.
 
 

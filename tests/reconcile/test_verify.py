@@ -84,6 +84,11 @@ def test_drift_is_found_and_named(settings_for: Callable[..., Settings], tmp_pat
     with Stack(settings) as stack:
         operator = Operator(stack)
         project, client = operator.customer()
+        # A job that was captured for nothing is decided, and no charge tells so.
+        job = {"operation": "image", "source": "/t", "id": "z"}
+        hold_id = client.post("/v1/admissions", json=job | {"hold": True, "job_id": "z"}).json()["hold_id"]
+        assert client.post(f"/v1/holds/{hold_id}/capture", json={"credits": "0"}).status_code == 200
+        assert client.post("/v1/admissions", json=job).json()["already_decided"] is True
         assert client.post("/v1/admissions", json={"operation": "image"}).status_code == 200
         # The ledger is read with the operator's key, whose calls leave no facts: the charge stays the last fact.
         named = {"project": project}
