@@ -44,7 +44,7 @@ from schemas.commands import (
 )
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.times import DAY_MS, utc
-from streams.core.acceptance import accept_event
+from streams.core.acceptance import accept_event, moment_of
 from streams.core.packed_usage import packed_event
 from streams.core.plans import renewal_after
 from streams.core.price_list import PRICES_ID
@@ -493,7 +493,8 @@ class Clients:
         rng = self.rng
         if self.events and rng.random() < 0.35:
             event = rng.choice(self.events[-8:] if rng.random() < 0.7 else self.events)
-            return event if rng.random() < 0.9 else event | {"data": rng.choice(_OPERATIONS)}
+            if "time" not in event or moment_of(event["time"]) > self.world.now_ms - 30 * DAY_MS:
+                return event if rng.random() < 0.9 else event | {"data": rng.choice(_OPERATIONS)}
         event = {
             "specversion": "1.0",
             "id": f"e{len(self.events)}",
