@@ -44,10 +44,9 @@ _FETCH_WAIT_MS = 100
 # Nobody asks how old a copy is more often than this; a change ends the wait.
 _IDLE_FETCH_WAIT_MS = 300
 # While accounts change all the time, the changes of this long are taken together: an account that changed often is
-# written once then, and the broker is asked less, which costs more than the changes do. The first change after a rest
-# is taken at once, and sooner where somebody waits for one.
-_GATHER_SECONDS = 0.05
-_GATHER_SECONDS_AWAITED = 0.01
+# written once then, and the broker is asked less. The first change after a rest is taken at once. Any longer, and who
+# lists what was just made would miss it.
+_GATHER_SECONDS = 0.01
 _RECORDS_MAX = 5000
 _SILENCE_SECONDS_MAX = 30.0
 
@@ -70,7 +69,6 @@ class AccountsView:
         self._advanced = asyncio.Condition()
         # Who waits for which record in which account: waking all of them for each record would cost more than they do.
         self._waiting: set[tuple[str, int, asyncio.Future[None]]] = set()
-        self._is_awaited = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -234,7 +232,6 @@ class AccountsView:
         reached = asyncio.get_running_loop().create_future()
         waiting = (project, min_offset, reached)
         self._waiting.add(waiting)
-        self._is_awaited.set()
         try:
             async with asyncio.timeout(timeout_seconds):
                 await reached
@@ -256,7 +253,6 @@ class AccountsView:
 
     async def advanced(self, timeout_seconds: float) -> bool:
         """Wait until something new was read; False where nothing was in time."""
-        self._is_awaited.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds), self._advanced:
                 await self._advanced.wait()
@@ -300,16 +296,7 @@ class AccountsView:
                 async with self._advanced:
                     self._advanced.notify_all()
                 if sum(map(len, records.values())) < _RECORDS_MAX:
-                    await self._gather()
-
-    async def _gather(self) -> None:
-        """Let changes come together."""
-        await asyncio.sleep(_GATHER_SECONDS_AWAITED)
-        if all(reached.done() for _, _, reached in self._waiting):
-            self._is_awaited.clear()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER_SECONDS - _GATHER_SECONDS_AWAITED):
-                    await self._is_awaited.wait()
+                    await asyncio.sleep(_GATHER_SECONDS)
 
 
 def decoded_account(value: bytes) -> Account:

@@ -90,8 +90,8 @@ class Traffic:
             code, at_ms, cost = reply.code, life.at_ms, 0
             if isinstance(command, CountRequest):
                 self.asked.append(Asked(at_ms, life.offset, slot, True, code, 0))
-            elif reply.detail and not code:
-                continue  # a repeat of an event or a job
+            elif reply.already_decided or code in ("event_id_reused", "job_id_reused"):
+                continue  # an event or a job that was there before
             else:
                 used = command.usage
                 limited = code in ("rate_limited", "over_cost_ceiling")
@@ -118,7 +118,10 @@ class Traffic:
         offset, before = self.life.offset, len(self.life.facts)
         self.life.apply(Envelope(usages))
         facts = self.life.facts[before:]
-        duplicates = {fact.index // FACTS_PER_SLOT for fact in facts if fact.kind == "duplicate"}
+        # Those of an open hold capture it; the request is the hold's.
+        duplicates = {
+            fact.index // FACTS_PER_SLOT for fact in facts if fact.kind == "duplicate" or fact.reason == "captured"
+        }
         # From before the project was opened, or from while it was closed.
         too_early = {
             fact.index // FACTS_PER_SLOT for fact in facts if fact.reason in ("time_out_of_range", "project_closed")
