@@ -335,6 +335,21 @@ class LedgerMachine(Callers):
             terms = {"threshold": threshold * CREDIT, "bundle_usd": usd, "cap_cents": usd * 100 * bundles}
             self.send(SetAutoRecharge, project, is_on=what != "off", **terms, payment_method="card")
 
+    @rule(project=projects, is_paid=often)
+    def recharge_beyond_the_cap(self, project: str, is_paid: bool) -> None:
+        """Have a bundle bought, and then ask for a larger one, which the month's cap has no room for."""
+        self.step()
+        small, large = (
+            {"threshold": usd * 200 * CREDIT, "bundle_usd": usd, "cap_cents": usd * 100, "payment_method": "card"}
+            for usd in (20, 100)
+        )
+        self.send(SetAutoRecharge, project, is_on=True, **small)
+        for name, recharge_id in self.pending():
+            if name == project:
+                outcome = {"is_paid": is_paid, "reference": "r", "detail": "no"}
+                self.send(SettleRecharge, project, recharge_id=recharge_id, **outcome)
+        self.send(SetAutoRecharge, project, is_on=True, **large)
+
     @precondition(lambda self: self.charged)
     @rule(
         number=numbers,
