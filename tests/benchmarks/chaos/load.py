@@ -118,6 +118,9 @@ class Load:
         }
         self._numbers = 0
         self._stopping = asyncio.Event()
+        # Once nobody is left who could still have an event to send.
+        self._all_told = asyncio.Event()
+        self._delivering: list[asyncio.Task[None]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._http = self._client()
 
@@ -152,15 +155,18 @@ class Load:
             asyncio.create_task(self._make_events()),
             asyncio.create_task(self._top_up_now_and_then()),
             *(asyncio.create_task(self._spend()) for _ in range(self._spenders)),
-            *(asyncio.create_task(self._deliver(kind, make)) for kind, make in makers.items()),
         ]
         if poisoned:
             self._tasks.append(asyncio.create_task(self._poison()))
+        self._delivering = [asyncio.create_task(self._deliver(kind, make)) for kind, make in makers.items()]
+        self._tasks += self._delivering
 
     async def finish(self) -> None:
-        """Ask nothing new, and wait for the requests that are under way."""
+        """Ask nothing new, and wait for the requests that are under way, and then for the events of their jobs."""
         self._stopping.set()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*(task for task in self._tasks if task not in self._delivering))
+        self._all_told.set()
+        await asyncio.gather(*self._delivering)
 
     async def close(self) -> None:
         """Stop the load at once."""
@@ -215,10 +221,10 @@ class Load:
     async def _deliver(self, kind: type[Producer], make: Callable[[], Producer]) -> None:
         """Send the waiting events, over a new connection whenever the last one has failed."""
         waiting = self._waiting[kind]
-        while waiting or not self._stopping.is_set():
+        while waiting or not self._all_told.is_set():
             try:
                 async with make() as producer:
-                    while waiting or not self._stopping.is_set():
+                    while waiting or not self._all_told.is_set():
                         if not waiting:
                             await asyncio.sleep(TICK_SECONDS)
                             continue
