@@ -129,7 +129,7 @@ def _again(booking: Booking, command: Admit, placed: Hold | None, rate: RateStat
     usage = command.usage
     if field := _reused(booking, command):
         code = "job_id_reused" if field == "job_id" else "event_id_reused"
-        fact_id = duplicate(booking, usage, "job_id_reused" if field == "job_id" else "event_id_reused")
+        fact_id = duplicate(booking, usage, code)
         name = usage.job_id if field == "job_id" else usage.event_id
         detail = (
             f"`{field}` {name!r} was used before, for another operation, quantity, details or environment; nothing is "
