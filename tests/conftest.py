@@ -39,6 +39,14 @@ os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1")
 # many; a rule that was changed is worth trying on more at once.
 EXAMPLES = int(os.environ.get("METERLINE_EXAMPLES", "40"))
 hypothesis.settings.register_profile("meterline", deadline=None, max_examples=EXAMPLES)
+# For `meterline bench mutation`: that a test fails is enough, and with which example nobody asks.
+hypothesis.settings.register_profile(
+    "unshrunk",
+    deadline=None,
+    max_examples=EXAMPLES,
+    database=None,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.load_profile("meterline")
 
 
@@ -110,9 +118,9 @@ def operator(stack: Stack) -> Operator:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Before xdist looks for groups."""
-    lanes.arrange(items)
+    lanes.arrange(items, in_lanes=hasattr(config, "workerinput"))
 
 
 def pytest_report_header() -> str:

@@ -40,8 +40,9 @@ LONG = (
 )
 
 
-def arrange(items: list[pytest.Item]) -> None:
-    """Mark the tests of files that need real parts as `parts`, and put the longest files first, pure ones last."""
+def arrange(items: list[pytest.Item], in_lanes: bool) -> None:
+    """Mark the tests of files that need real parts as `parts`, and put the longest files first, pure ones last; where
+    there is one lane, the longest last, so that a failure shows soon."""
     files = [(path, list(tests)) for path, tests in groupby(items, lambda item: item.path)]
     for _, tests in files:
         if needs_parts(tests):
@@ -51,7 +52,7 @@ def arrange(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         name = item.nodeid.partition("::")[0]
         if name in LONG:
-            return LONG.index(name)
+            return LONG.index(name) if in_lanes else len(LONG) + 2
         return len(LONG) + (item.get_closest_marker("parts") is None)
 
     items.sort(key=place)

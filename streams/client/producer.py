@@ -115,7 +115,10 @@ class _WaitingPack:
 
 
 class Producer(ABC):
-    """A Producer packs events and delivers the packs. `send` waits while `events_pending_max` are unacknowledged."""
+    """A Producer packs events and delivers the packs. `send` waits while `events_pending_max` are unacknowledged.
+
+    `acknowledged` counts those that were, `errors` the others by code; `last_error` is the newest of their errors.
+    """
 
     def __init__(self, *, events_per_pack: int, linger_ms: int, events_pending_max: int, pack_bytes_max: int) -> None:
         self._events_per_pack = events_per_pack
@@ -129,6 +132,7 @@ class Producer(ABC):
         self._room.set()
         self._lingering: asyncio.TimerHandle | None = None
         self.errors: dict[str, int] = defaultdict(int)
+        self.last_error: Exception | None = None
         self.acknowledged = 0
 
     async def send(self, event: UsageEvent | dict[str, Any] | bytes) -> Sent:
@@ -193,6 +197,7 @@ class Producer(ABC):
         for place in places:
             if isinstance(place, Exception):
                 self.errors[getattr(place, "code", "not_acknowledged")] += 1
+                self.last_error = place
             else:
                 self.acknowledged += 1
         pack.done.set_result(places)

@@ -126,6 +126,27 @@ def balance(as_json: JsonOption = False, quick: QuickOption = False) -> None:
 
 
 @app.command()
+def mutation(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    sample: Annotated[int, typer.Option("--sample", min=0, help="Changes to try; 0 for all, which takes hours.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", help="Which ones; the same seed gives the same.")] = 1,
+    module: Annotated[
+        list[str] | None, typer.Option("--module", help="Only in this module of the core, such as pricing. Repeatable.")
+    ] = None,
+) -> None:
+    """Change the core in small ways, and count how many of the changes its tests notice. Exits with 1 if there is one
+    that no test notices and nobody has explained."""
+    from tests.benchmarks.mutation.run import QUICK, measure
+
+    with console.status("") as status:
+        result = measure(sample, seed, status.update, **(QUICK if quick else {"modules": module or []}))
+    _show(result, as_json)
+    if result["unexplained"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def chaos(
     as_json: JsonOption = False,
     quick: QuickOption = False,

@@ -154,7 +154,8 @@ async def _produce(settings: Settings, workload: Workload) -> None:
         for _, text in workload:
             await producer.send(text)
     if producer.acknowledged != workload.events:
-        raise OperatorError(f"Only {producer.acknowledged:,} of {workload.events:,} events are on the usage topic")
+        sent = f"{producer.acknowledged:,} of {workload.events:,} events"
+        raise OperatorError(f"Only {sent} are on the usage topic: {producer.last_error!r}")
 
 
 async def _produce_json(settings: Settings, workload: Workload) -> None:
