@@ -142,7 +142,7 @@ def mutation(
     with console.status("") as status:
         result = measure(sample, seed, status.update, **(QUICK if quick else {"modules": module or []}))
     _show(result, as_json)
-    if result["unexplained"]:
+    if result.get("unexplained"):
         raise typer.Exit(1)
 
 

@@ -58,25 +58,89 @@ def test_worked_case_blog_post_and_four_translations_is_88() -> None:
     assert sum(amount for _, amount in lines) == 88_000_000
 
 
+@pytest.mark.parametrize(
+    ("data", "metered"),
+    [
+        ({"operation": "image"}, ("image", 1, "")),
+        ({"operation": "image", "quantity": 3}, ("image", 3, "")),
+        ({"operation": "social_post"}, ("social_post.text", 1, "")),
+        ({"operation": "social_post.text", "media_type": "image"}, ("social_post.text", 1, "social_post.image")),
+        (
+            {"operation": "social_post", "media_type": "video", "networks": 2},
+            ("social_post.text", 1, "social_post.video"),
+        ),
+        ({"operation": "video"}, ("video.budget", 1, "")),
+        ({"operation": "video", "tier": "premium"}, ("video.premium", 1, "")),
+        ({"operation": "video.premium", "tier": "premium"}, ("video.premium", 1, "")),
+        ({"operation": "video.budget"}, ("video.budget", 1, "")),
+        ({"operation": "translation", "target_languages": 4}, ("translation", 4, "")),
+        ({"operation": "translation", "target_languages": 4, "quantity": 4}, ("translation", 4, "")),
+        ({"operation": "webhook.delivery", "attempts": 2}, ("webhook.delivery", 2, "")),
+    ],
+)
+def test_usage_is_metered_as_one_operation_and_a_surcharge(data: dict, metered: tuple[str, int, str]) -> None:
+    used = msgspec.convert(data, UsageData)
+    assert meter(used, BOOK.rates) == meter(used, None) == metered
+
+
 def test_reads_and_writes_cost_nothing() -> None:
     assert lines_of({"operation": "read"}) == [("read", 0)]
     assert lines_of({"operation": "write", "quantity": 50}) == [("write", 0)]
 
 
+ONLY_VIDEO = "`tier` belongs to operation 'video' only"
+ONLY_POST = "`{}` belongs to operation 'social_post' only"
+
+
 @pytest.mark.parametrize(
-    ("data", "code", "field"),
+    ("data", "code", "field", "detail"),
     [
-        ({"operation": "hologram"}, "unknown_operation", "data.operation"),
-        ({"operation": "social_post.image"}, "unknown_operation", "data.operation"),
-        ({"operation": "image", "tier": "premium"}, "invalid_event", "data.tier"),
-        ({"operation": "image", "media_type": "video"}, "invalid_event", "data.media_type"),
-        ({"operation": "image", "target_languages": 2}, "invalid_event", "data.target_languages"),
-        ({"operation": "chat.message", "attempts": 2}, "invalid_event", "data.attempts"),
-        ({"operation": "video.budget", "tier": "premium"}, "invalid_event", "data.tier"),
-        ({"operation": "translation", "target_languages": 2, "quantity": 3}, "invalid_quantity", "data.quantity"),
+        ({"operation": "hologram"}, "unknown_operation", "operation", "No operation 'hologram' in the price book"),
+        ({"operation": "o" * 81}, "unknown_operation", "operation", f"No operation {'o' * 80!r} in the price book"),
+        ({"operation": "video.x"}, "unknown_operation", "operation", "No operation 'video.x' in the price book"),
+        (
+            {"operation": "social_post.image"},
+            "unknown_operation",
+            "operation",
+            "No operation 'social_post.image' in the price book",
+        ),
+        ({"operation": "image", "tier": "premium"}, "invalid_event", "tier", ONLY_VIDEO),
+        ({"operation": "image", "media_type": "video"}, "invalid_event", "media_type", ONLY_POST.format("media_type")),
+        ({"operation": "image", "networks": 2}, "invalid_event", "networks", ONLY_POST.format("networks")),
+        (
+            {"operation": "image", "target_languages": 2},
+            "invalid_event",
+            "target_languages",
+            "`target_languages` belongs to operation 'translation' only",
+        ),
+        (
+            {"operation": "chat.message", "attempts": 2},
+            "invalid_event",
+            "attempts",
+            "`attempts` belongs to operation 'webhook.delivery' only",
+        ),
+        (
+            {"operation": "video.budget", "tier": "premium"},
+            "invalid_event",
+            "tier",
+            "`tier` 'premium' contradicts operation 'video.budget'",
+        ),
+        (
+            {"operation": "translation", "target_languages": 2, "quantity": 3},
+            "invalid_quantity",
+            "quantity",
+            "`quantity` contradicts `target_languages`; send one of them",
+        ),
+        (
+            {"operation": "webhook.delivery", "attempts": 2, "quantity": 3},
+            "invalid_quantity",
+            "quantity",
+            "`quantity` contradicts `attempts`; send one of them",
+        ),
     ],
 )
-def test_what_contradicts_itself_is_refused(data: dict, code: str, field: str) -> None:
+def test_what_contradicts_itself_is_refused(data: dict, code: str, field: str, detail: str) -> None:
     with pytest.raises(Rejection) as refused:
         lines_of(data)
-    assert (refused.value.code, refused.value.field) == (code, field)
+    told = refused.value
+    assert (told.code, told.field, told.detail) == (code, f"data.{field}", detail)
