@@ -59,6 +59,14 @@ def check_open(account: Account, at_ms: int) -> str:
     return account.next_plan if account.next_plan and at_ms >= account.renews_at_ms else account.plan
 
 
+def judged_anew_at_ms(account: Account, at_ms: int) -> int | None:
+    """The next time after this at which `check_open` may have another answer; None where there is none."""
+    changes_ms = [account.signed_up_at_ms, account.closed_at_ms, *(span.until_ms for span in account.past)]
+    if account.next_plan:
+        changes_ms.append(account.renews_at_ms)
+    return min((change_ms for change_ms in changes_ms if change_ms > at_ms), default=None)
+
+
 def check_use(account: Account, usage: Usage, book: PriceBook) -> None:
     """Check all that stands against a use but credits, as of when it occurred; `book` is the price book of that time.
 

@@ -3,7 +3,8 @@
 The request window counts for each request. The cost ceiling counts for one that costs something, unless another answer
 comes before the ceiling's (`streams.core.admission` has the order): a repeat costs nothing, and what is refused for
 good is not told to wait for the ceiling. What time alone brings meanwhile is taken into account: a raise of limits
-begins or ends, a plan changes at the renewal, a hold expires, another price book holds.
+begins or ends, a plan changes at the renewal, a hold expires, another price book holds, or what is asked for later
+would have been used when the project was closed or on another plan.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from streams.core.booking import Booking
 from streams.core.holds import open_for
 from streams.core.ledger import cost_to_limit, settled
 from streams.core.limits import limits_change_at_ms, limits_of
+from streams.core.past import judged_anew_at_ms
 from streams.core.price_list import Prices
 from streams.core.windows import SECOND_MS, WINDOW_MS, advance, cost_retry_at_ms, request_retry_at_ms
 
@@ -85,4 +87,7 @@ def _next_change(account: Account, prices: Prices, now_ms: int, usage: Usage | N
         return change_ms
     occurred_ms = usage.occurred_at_ms
     _, _, until_ms = prices.segments(occurred_ms, occurred_ms + 2 * WINDOW_MS)[0]
+    judged_anew_ms = judged_anew_at_ms(account, occurred_ms)
+    if judged_anew_ms is not None:
+        until_ms = min(until_ms, judged_anew_ms)
     return min(change_ms, now_ms + until_ms - occurred_ms)

@@ -12,10 +12,12 @@ from schemas.commands import (
     AnyCommand,
     CaptureHold,
     ChangePlan,
+    CloseProject,
     CountRequest,
     EndRaise,
     RaiseLimits,
     ReleaseHold,
+    ReopenProject,
     SetLimits,
     TopUp,
 )
@@ -66,7 +68,9 @@ class History:
         pace_ms = random.choice((300, 2_000, 20_000))
         for _ in range(steps):
             self.at_ms += random.choice((0, 1, random.randrange(pace_ms), random.randrange(10 * pace_ms)))
-            if random.random() < 0.8:
+            if self.bench.account.closed_at_ms and random.random() < 0.3:
+                self.do(ReopenProject)
+            elif random.random() < 0.8:
                 self.ask(self.request())
             else:
                 self.change()
@@ -81,7 +85,8 @@ class History:
             quantity=random.choice((1, 1, 1, 2, 30)),
             surcharge=random.choice(("", "", "social_post.image")),
             environment=random.choice(("production", "production", "production", "preview")),
-            occurred_at_ms=self.at_ms,
+            # Some tell of what was used before, when the project may have been closed or on another plan.
+            occurred_at_ms=self.at_ms - random.choice((0, 0, 0, random.randrange(2_000), random.randrange(MINUTE_MS))),
             job_id=random.choice(("", f"j{random.randrange(4)}")),
         )
         return admit(event, hold_seconds=random.choice((0, 0, 1, 20, 45, 3_600)))
@@ -121,10 +126,12 @@ class History:
             self.limited["more than either"] += free is not None and free.retry_at_ms < reply.rate.retry_at_ms
 
     def is_limited(self, account: bytes, command: AnyCommand, at_ms: int, is_decided: bool) -> bool:
-        """Whether the same request would be limited, if it came at that time, and nothing else came before."""
+        """Whether the same request would be limited, if it came at that time, and nothing else came before. What it
+        asks for occurs as much later as it comes."""
         if isinstance(command, Admit):
+            occurred_ms = command.usage.occurred_at_ms + at_ms - self.at_ms
             command = msgspec.structs.replace(
-                command, usage=msgspec.structs.replace(command.usage, occurred_at_ms=at_ms)
+                command, usage=msgspec.structs.replace(command.usage, occurred_at_ms=occurred_ms)
             )
         return self.decide(_decode(account), command, at_ms, is_decided).code == "rate_limited"
 
@@ -145,7 +152,9 @@ class History:
         """Change the limits or the credits, now or in a while."""
         random, account = self.random, self.bench.account
         self.offset += 1
-        what = random.choice(("limits", "raise", "raise", "raise", "end", "plan", "top up", "hold", "trial", "due"))
+        what = random.choice(
+            ("limits", "raise", "raise", "raise", "end", "plan", "top up", "hold", "trial", "due", "close")
+        )
         if what in ("limits", "trial"):
             self.set_limits(is_shadow=what == "trial")
         elif what == "raise":
@@ -163,6 +172,8 @@ class History:
             kind = random.choice((CaptureHold, ReleaseHold))
             said = {"reason": ""} if kind is ReleaseHold else {"amount": -1}
             self.do(kind, hold_id=random.choice(account.holds).id, environment="", **said)
+        elif what == "close":
+            self.do(CloseProject, reason="")
         elif what == "due" and random.random() < 0.5:
             # The month ends while somebody waits.
             self.at_ms = max(self.at_ms, account.renews_at_ms - random.randrange(1, MINUTE_MS))

@@ -32,8 +32,11 @@ def passes_at(
             since_ms = -1
         elif since_ms < 0:
             since_ms = ahead.at_ms
-        new_prices_ms = [began_ms + book.effective_at_ms - occurred_at_ms for book in partition.books]
-        ahead.at_ms = min(at for at in (*instants(known, since_ms), *new_prices_ms) if at > ahead.at_ms)
+        of_its_time_ms = [book.effective_at_ms for book in partition.books] + [at for at, _, _ in known.states]
+        if known.next_plan:
+            of_its_time_ms.append(known.renews_at_ms())
+        as_it_ages_ms = [began_ms + at - occurred_at_ms for at in of_its_time_ms]
+        ahead.at_ms = min(at for at in (*instants(known, since_ms), *as_it_ages_ms) if at > ahead.at_ms)
     return since_ms
 
 
