@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES, Rejection
 from schemas.times import DAY_MS
-from streams.core.acceptance import Origin, accept_event, accept_record, dedup_hash
+from streams.core import acceptance
+from streams.core.acceptance import Origin, accept_event, accept_record, dead_letter, dedup_hash
 from tests.core.builders import START_MS
 
 OPERATIONS = FIRST_PRICE_BOOK.rates
@@ -125,6 +126,45 @@ def test_a_key_speaks_for_its_project_and_environment_alone() -> None:
     assert other.value.code == "wrong_project"
     with pytest.raises(Rejection, match="preview environment"):
         accept_event(orjson.dumps(data(environment="production")), START_MS, OPERATIONS, origin)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                (event(), "e1"),
+                (data(environment="preview", quantity=2), "e1"),
+                (event(subject="p2"), ""),
+                (data(environment="production"), ""),
+                (data(quantity=0), ""),
+                (event(id=...), ""),
+            ]
+        ),
+        max_size=8,
+    )
+)
+def test_a_key_speaks_for_its_project_alone_whatever_stands_beside(some: list[tuple[dict, str]]) -> None:
+    value = orjson.dumps([body for body, _ in some])
+    accepted, rejected = accept_record(value, START_MS, OPERATIONS, Origin("p1", "key_1", "preview"))
+    assert [used.event_id for used in accepted] == [event_id for _, event_id in some if event_id]
+    assert {(used.project, used.environment, used.key_id) for used in accepted} <= {("p1", "preview", "key_1")}
+    assert [index for index, _, _ in rejected] == [at for at, (_, event_id) in enumerate(some) if not event_id]
+
+
+def test_good_events_are_read_at_once_and_not_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = orjson.dumps([event(id=str(number)) for number in range(1_500)])
+    expected = accept_record(value, START_MS, OPERATIONS)
+    monkeypatch.setattr(acceptance, "_each", None)
+    monkeypatch.setattr(acceptance, "split_array", None)
+    assert accept_record(value, START_MS, OPERATIONS) == expected
+    assert len(expected[0]) == 1_500
+
+
+def test_a_dead_letter_has_the_event_in_text_whatever_its_bytes_are() -> None:
+    letter = dead_letter(b'{"id":"\xff' + b"x" * 20_000, Rejection("malformed_json", "bad"), "usage", 3, 4, 5, START_MS)
+    assert letter.event == '{"id":"\ufffd' + "x" * (16 * 1024 - 8)
+    assert (letter.code, letter.detail, letter.field) == ("malformed_json", "bad", "")
+    assert (letter.topic, letter.partition, letter.offset, letter.index) == ("usage", 3, 4, 5)
 
 
 def test_ids_can_not_run_into_each_other() -> None:

@@ -15,6 +15,7 @@ from schemas.events import PACKED_EVENT_BYTES_MIN, PackedUsage, Usage
 from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES, Rejection
 from schemas.times import DAY_MS
+from streams.core import packed_usage
 from streams.core.acceptance import Accepted, Refused, accept_event, accept_record, dedup_hash, named
 from streams.core.foreign import finished
 from streams.core.packed_usage import accept_pack, pack, packed_event
@@ -248,6 +249,14 @@ def test_a_hash_is_made_of_what_the_event_says_and_none_is_taken_from_it() -> No
 def test_no_pack_is_taken_where_json_is_asked_for() -> None:
     _, ((index, _, rejection),) = accept_record(encode_usage([packed(), packed()]), START_MS, OPERATIONS)
     assert (index, rejection.code) == (0, "malformed_json")
+
+
+def test_good_events_are_read_at_once_and_not_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = pack([packed(event_id=str(number)) for number in range(1_500)])
+    expected = accepted_of(value)
+    monkeypatch.setattr(packed_usage, "_each", None)
+    assert accepted_of(value) == expected
+    assert len(expected[0]) == 1_500
 
 
 def test_an_event_without_a_time_has_that_of_its_arrival() -> None:

@@ -10,7 +10,7 @@ from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.core.fold import IntakeItem, fold
-from streams.core.price_list import PRICES_ID, Prices, check_book, increases
+from streams.core.price_list import BOOKS_MAX, OPERATIONS_MAX, PRICES_ID, Prices, check_book, increases
 from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
@@ -128,6 +128,15 @@ def test_what_is_cheaper_or_new_counts_at_once(better: dict[str, Any]) -> None:
 )
 def test_what_is_no_price_book_is_refused(wrong: dict[str, Any], expected: str) -> None:
     assert code(book(**wrong)) == expected
+
+
+def test_a_book_has_no_more_prices_and_a_list_no_more_books_than_are_taken() -> None:
+    many = {f"op{number}": 1 for number in range(OPERATIONS_MAX - len(RATES) - 1)}
+    assert code(book(rates=many, hourly={"domain": 1})) == ""
+    assert code(book(rates=many, hourly={"domain": 1, "storage": 1})) == "invalid_request"
+    books = [book(f"b{number}", number) for number in range(1, BOOKS_MAX - 1)]
+    assert code(book("last", BOOKS_MAX), *books) == ""
+    assert code(book("last", BOOKS_MAX), *books, book("one more", BOOKS_MAX - 1)) == "invalid_request"
 
 
 def test_a_book_takes_effect_after_those_announced_before_it() -> None:

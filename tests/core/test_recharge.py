@@ -41,6 +41,28 @@ def requested(bench: Bench) -> str:
     return told["id"]
 
 
+def test_a_bundle_that_is_not_sold_any_more_is_not_bought() -> None:
+    bench = Bench()
+    turn_on(bench)
+    assert bench.account.auto_recharge is not None
+    bench.account.auto_recharge.bundle_usd = 33
+    for grant in bench.account.grants:
+        grant.remaining = 0
+    assert bench.charge("read").status == 200
+    assert stated(bench) == ["on"]
+
+
+def test_nothing_of_a_purchase_is_left_behind_once_it_is_paid() -> None:
+    bench = Bench()
+    turn_on(bench)
+    bench.charge("image", 5)
+    settle_purchase(bench, requested(bench))
+    left = bench.account.auto_recharge
+    assert left is not None
+    assert (left.pending_id, left.pending_cents, left.failures, left.blocked_until_ms) == ("", 0, 0, 0)
+    assert left.spent_cents == 2_000
+
+
 def test_a_bundle_is_wanted_once_when_the_balance_falls_below_the_threshold() -> None:
     bench = Bench()
     turn_on(bench)
