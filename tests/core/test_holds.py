@@ -11,10 +11,12 @@ from schemas.commands import (
     CloseProject,
     Envelope,
     ExtendHold,
+    GrantPromotional,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
     Tick,
+    TopUp,
 )
 from schemas.times import DAY_MS, HOUR_MS
 from streams.core import holds
@@ -91,6 +93,27 @@ def test_a_part_is_charged_and_the_rest_released() -> None:
         ("release", "captured", 0, -90 * CREDIT),
     ]
     assert bench.facts[-2].quantity == 2, "whole units only"
+
+
+@pytest.mark.parametrize("amount", [0, 1, 6, 7, 8, 56, 57, 58, 100, 239, 240])
+def test_a_part_is_charged_to_the_grants_of_its_hold_in_their_order(amount: int) -> None:
+    bench = Bench()
+    for size in (7, 50):
+        fields = {"environment": "production", "reason": "trial", "expires_at_ms": START_MS + DAY_MS + size}
+        bench.do(GrantPromotional, amount=size * CREDIT, **fields)
+    allowance, first, second = bench.account.grants
+    allowance.remaining = 0
+    bench.do(TopUp, environment="production", bundle_usd=20, reference="")
+    bundle = bench.account.grants[-1]
+    placed = bench.hold("website")
+    captured = capture(bench, placed.hold_id, amount * CREDIT)
+    assert (captured.status, captured.amount) == (200, amount * CREDIT)
+    drawn = {first.id: min(amount, 7), second.id: min(max(0, amount - 7), 50), bundle.id: max(0, amount - 57)}
+    charged = {fact.grant_id: -fact.amount // CREDIT for fact in bench.facts if fact.kind == "charge" and fact.amount}
+    assert charged == {grant_id: credits for grant_id, credits in drawn.items() if credits}
+    had = {first.id: 7, second.id: 50, bundle.id: 4_000}
+    left = {grant.id: (grant.remaining // CREDIT, grant.held) for grant in (first, second, bundle)}
+    assert left == {grant_id: (credits - drawn[grant_id], 0) for grant_id, credits in had.items()}
 
 
 def test_more_than_was_held_is_not_charged() -> None:

@@ -39,7 +39,7 @@ timeout_multiplier = 4.0
 timeout_constant = 5.0
 pytest_add_cli_args_test_selection = [{tests}]
 pytest_add_cli_args = [
-    "-p", "tests.benchmarks.mutation.node_ids",
+    "-p", "tests.benchmarks.mutation.plugin",
     "-p", "no:cacheprovider",
     "-p", "no:xdist",
     "--hypothesis-profile=unshrunk",
@@ -52,7 +52,7 @@ pytest_add_cli_args = [
 # mutmut compares every name asked for with every name there is.
 ASKED_AT_ONCE = 100
 # A mutant is tried by few of what is random: a killed one by fewer still, and thousands of them have their turn.
-FEW = {"METERLINE_EXAMPLES": "25", "METERLINE_LEDGER_STEPS": "800", "METERLINE_SIMULATION_SEEDS": "20"}
+FEW = {"METERLINE_EXAMPLES": "25", "METERLINE_LEDGER_STEPS": "2000", "METERLINE_SIMULATION_SEEDS": "20"}
 KILLED = ("killed", "timeout", "suspicious", "segfault", "caught by type check")
 
 
