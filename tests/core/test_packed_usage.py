@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,17 @@ from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES, Rejection
 from schemas.times import DAY_MS
 from streams.core import packed_usage
-from streams.core.acceptance import Accepted, Refused, accept_event, accept_record, dedup_hash, named
+from streams.core.acceptance import (
+    BYTES_AT_ONCE,
+    EVENTS_AT_ONCE,
+    Accepted,
+    Refused,
+    accept_event,
+    accept_record,
+    accepting,
+    dedup_hash,
+    named,
+)
 from streams.core.foreign import finished
 from streams.core.packed_usage import accept_pack, pack, packed_event
 from streams.kafka.codecs import encode_usage
@@ -249,6 +260,24 @@ def test_a_hash_is_made_of_what_the_event_says_and_none_is_taken_from_it() -> No
 def test_no_pack_is_taken_where_json_is_asked_for() -> None:
     _, ((index, _, rejection),) = accept_record(encode_usage([packed(), packed()]), START_MS, OPERATIONS)
     assert (index, rejection.code) == (0, "malformed_json")
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_record_is_read_in_steps_so_that_nobody_waits_for_all_of_it(bad: int) -> None:
+    """500 good events a step, or, where one is bad, 64 KiB, of which each event takes at least 256 bytes."""
+    bodies = [event(id=str(number)) for number in range(2_000)]
+    wrong = [data(quantity=0)] * bad
+    array = orjson.dumps([*bodies, *wrong])
+    packs = pack([*(packed_event(orjson.dumps(body))[1] for body in bodies), *[b"\xc1"] * bad])
+    for steps, each in (
+        (accepting(array, START_MS, FIRST_PRICE_BOOK.rates), 256 + len(orjson.dumps(bodies[0]))),
+        (accept_pack(packs, START_MS, FIRST_PRICE_BOOK.rates), 256 + len(packs) // 2_000),
+    ):
+        taken = sum(1 for _ in steps)
+        if bad:
+            assert taken >= 2_000 * each // BYTES_AT_ONCE
+        else:
+            assert taken == 2_000 // EVENTS_AT_ONCE - 1
 
 
 def test_good_events_are_read_at_once_and_not_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """A pytest plugin for the tests that mutmut runs.
 
-It gives tests the attribute by which mutmut 3.7 calls them, and pytest 9.2 has no more: mutmut 3.8 does without, but takes
-only a newer click than Faust does. And it empties the core's caches before each test, since mutmut notes which tests reach
-a function: one that is answered from a cache is not reached.
+It gives tests the attribute by which mutmut 3.7 calls them, and pytest 9.2 has no more: mutmut 3.8 does without, but
+takes only a newer click than Faust does. And it empties the core's caches before each test, since mutmut notes which
+tests reach a function: one that is answered from a cache is not reached.
 """
 
 from __future__ import annotations
