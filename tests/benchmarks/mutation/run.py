@@ -24,6 +24,7 @@ from typing import Any
 from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT
 from tests.benchmarks.machine import describe
+from tests.benchmarks.mutation import plugin
 
 EXPLAINED = Path(__file__).parent / "explained.toml"
 NEEDED = ("schemas", "streams", "api", "tests", "clickhouse", "pyproject.toml", "README.md")
@@ -39,7 +40,7 @@ timeout_multiplier = 4.0
 timeout_constant = 5.0
 pytest_add_cli_args_test_selection = [{tests}]
 pytest_add_cli_args = [
-    "-p", "tests.benchmarks.mutation.plugin",
+    "-p", "{plugin}",
     "-p", "no:cacheprovider",
     "-p", "no:xdist",
     "--hypothesis-profile=unshrunk",
@@ -73,7 +74,7 @@ def measure(
             _copy(PROJECT_ROOT / name, work / name)
         with (work / "pyproject.toml").open("a") as pyproject:
             paths = [f"streams/core/{module}.py" for module in modules or ["*"]]
-            pyproject.write(SETTINGS.format(modules=_listed(paths), tests=_listed(tests)))
+            pyproject.write(SETTINGS.format(modules=_listed(paths), tests=_listed(tests), plugin=plugin.__name__))
         tell("writing the mutants, and finding out which tests reach which function")
         # It does both before it finds that it has no mutant of this name.
         if "nothing matches" not in (told := _mutmut(work, "run", "none", is_to_fail=True)):
