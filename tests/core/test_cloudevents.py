@@ -76,7 +76,12 @@ def test_each_fault_of_an_event_in_binary_mode_has_its_code(
     accepted, ((index, text, rejection),) = accept_binary(attributes, body, START_MS, OPERATIONS)
     assert (accepted, index, rejection.code, rejection.field) == ([], 0, code, field)
     # What a dead letter shows can be sent again, once it is put right.
-    assert json.loads(text)["type"] == "usage"
+    told = json.loads(text)
+    assert {name: told[name] for name in attributes} == attributes
+    if code == "malformed_json":
+        assert told["data"] == body.decode(errors="replace")
+    else:
+        assert told["data"] == json.loads(body)
 
 
 @pytest.mark.parametrize(

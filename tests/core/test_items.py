@@ -60,6 +60,15 @@ def test_a_month_of_hours_is_billed_exactly_at_its_end() -> None:
     assert before == 250 * CREDIT
 
 
+def test_hours_that_cost_nothing_are_told_all_the_same() -> None:
+    bench = opened(prices=Prices([book("free", at("2026-05-01"), domain=0)]))
+    set_item(bench, "domain", 3, JUNE)
+    bench.booking(JULY)
+    assert bills(bench.facts) == [("domain", 3 * 720, 0, "free")]
+    charge = next(fact for fact in bench.facts if fact.reason == "recurring")
+    assert (charge.grant_id, charge.amount, charge.balance) == ("", 0, 250 * CREDIT)
+
+
 def test_only_full_hours_count() -> None:
     bench = opened(at_ms=at("2026-06-10"))
     set_item(bench, "domain", 5, at("2026-06-10T10:15"))

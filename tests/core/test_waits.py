@@ -23,6 +23,7 @@ from schemas.commands import (
 )
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.replies import Reply
+from streams.core import holds
 from streams.core.booking import Booking
 from streams.core.decisions import command_reply
 from streams.core.fold import IntakeItem, fold
@@ -217,6 +218,17 @@ def test_who_the_window_stops_is_told_to_wait_for_the_ceiling_too() -> None:
     assert stopped(bench, "image", 12_200) == 72_000
     assert stopped(bench, "read", 12_200) == 60_000, "what costs nothing waits for no ceiling"
     assert stopped(bench, "website", 12_200) == 60_000, "no wait helps what costs more than the ceiling"
+
+
+def test_a_job_that_has_no_room_beside_open_ones_waits_for_no_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room, job_waits_ms in ((2, 72_000), (1, 60_000)):
+        monkeypatch.setattr(holds, "HOLDS_MAX", room)
+        bench = limited_bench(2, 2, 40)
+        assert bench.charge("read").status == 200
+        assert bench.hold("image", at_ms=START_MS + 12_000).status == 200
+        limited = bench.hold("image", at_ms=START_MS + 12_200)
+        assert limited.rate is not None and limited.rate.retry_at_ms == START_MS + job_waits_ms
+        assert stopped(bench, "image", 12_300) == 72_000, "what is charged at once needs no room"
 
 
 def test_a_repeat_of_an_event_waits_for_no_ceiling() -> None:
