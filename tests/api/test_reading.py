@@ -179,6 +179,7 @@ def test_prices_are_open_to_everyone(operator: Operator) -> None:
 def test_health_and_docs(operator: Operator) -> None:
     client = operator.client(None)
     assert client.get("/healthz").json()["status"] == "ok"
+    eventually(lambda: client.get("/readyz").status_code == 200, 60)
     assert client.get("/readyz").json() == {
         "status": "ok",
         "parts": {"kafka": True, "worker": True, "accounts": True, "history": True},
