@@ -42,8 +42,7 @@ hypothesis.settings.register_profile("meterline", deadline=None, max_examples=EX
 # For `meterline bench mutation`: that a test fails is enough, and with which example nobody asks.
 hypothesis.settings.register_profile(
     "unshrunk",
-    deadline=None,
-    max_examples=EXAMPLES,
+    hypothesis.settings.get_profile("meterline"),
     database=None,
     phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
 )

@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import RecordMetadata
 
 from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
@@ -62,16 +64,12 @@ class Publisher:
     async def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[int]:
         """Queue one record, behind those of its partition that came before; the future gives its offset once the record
         is acknowledged."""
-        async with self._turns[topic, partition]:
-            sent = await self._started().send(topic, value, key=key, partition=partition)
-        return asyncio.ensure_future(_offset(sent))
+        return asyncio.ensure_future(_offset(await self._queue(topic, partition, value, key)))
 
     async def append(self, topic: str, partition: int, value: bytes) -> tuple[int, int]:
         """Send one record; gives its offset and its time, in Unix milliseconds, once it is acknowledged. On a topic of
         LogAppendTime the time is the broker's."""
-        async with self._turns[topic, partition]:
-            sent = await self._started().send(topic, value, partition=partition)
-        metadata = await sent
+        metadata = await (await self._queue(topic, partition, value))
         return metadata.offset, metadata.timestamp
 
     async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
@@ -80,23 +78,37 @@ class Publisher:
         producer = self._started()
         last: int | None = None
         batch = producer.create_batch()
-        pending: list[tuple[asyncio.Future[object], int]] = []
+        pending: list[tuple[asyncio.Future[RecordMetadata], int]] = []
         for key, value in records:
             if batch.append(key=key, value=value, timestamp=None) is None:
                 if not batch.record_count():
                     # A record larger than a whole batch goes on its own: then only the limit of a request counts.
                     last = await (await self.send(topic, partition, value, key))
                     continue
-                pending.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
+                pending.append((await self._queue_batch(topic, partition, batch), batch.record_count()))
                 batch = producer.create_batch()
                 if batch.append(key=key, value=value, timestamp=None) is None:
                     last = await (await self.send(topic, partition, value, key))
         if batch.record_count():
-            pending.append((await producer.send_batch(batch, topic, partition=partition), batch.record_count()))
+            pending.append((await self._queue_batch(topic, partition, batch), batch.record_count()))
         for future, count in pending:
             metadata = await future
-            last = max(last if last is not None else -1, metadata.offset + count - 1)  # type: ignore[attr-defined]
+            last = max(last if last is not None else -1, metadata.offset + count - 1)
         return last
+
+    async def _queue(
+        self, topic: str, partition: int, value: bytes, key: bytes | None = None
+    ) -> asyncio.Future[RecordMetadata]:
+        async with self._turns[topic, partition]:
+            sent: asyncio.Future[RecordMetadata] = await self._started().send(
+                topic, value, key=key, partition=partition
+            )
+        return sent
+
+    async def _queue_batch(self, topic: str, partition: int, batch: BatchBuilder) -> asyncio.Future[RecordMetadata]:
+        async with self._turns[topic, partition]:
+            sent: asyncio.Future[RecordMetadata] = await self._started().send_batch(batch, topic, partition=partition)
+        return sent
 
     def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
@@ -104,7 +116,6 @@ class Publisher:
         return self._producer
 
 
-async def _offset(sent: asyncio.Future[object]) -> int:
-    metadata = await sent
-    offset: int = metadata.offset  # type: ignore[attr-defined]
+async def _offset(sent: asyncio.Future[RecordMetadata]) -> int:
+    offset: int = (await sent).offset
     return offset

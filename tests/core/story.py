@@ -52,7 +52,7 @@ from schemas.prices import FIRST_PRICE_BOOK
 from streams.core.fold import IntakeItem, fold
 from streams.core.marks import Seen
 from streams.core.replies import Kept
-from tests.core.builders import CREDIT, START_MS, usage
+from tests.core.builders import CREDIT, START_MS, addressed, usage
 
 TEXT = Path(__file__).parent / "story.txt"
 DAY, MINUTE = 86_400, 60
@@ -75,22 +75,15 @@ class Story:
 
     def say(self, kind: type[AnyCommand], project: str = "a", key: str = "", **fields: Any) -> None:
         """A command comes."""
-        self.tell(
-            kind(
-                project=project,
-                idempotency_key=key,
-                correlation=f"c{self.offset}",
-                reply_instance="api",
-                reply_partition=0,
-                actor=fields.pop("actor", "key_1"),
-                **fields,
-            )
-        )
+        self.tell(kind(project=project, actor="key_1", **addressed(f"c{self.offset}", key), **fields))
 
     def admit(
-        self, event_id: str, operation: str, hold: int = 0, key: str = "", project: str = "a", **said: Any
+        self, event_id: str, operation: str, hold: int = 0, key: str = "", after: float = 20, **said: Any
     ) -> None:
-        self.say(Admit, project, key, usage=self.usage(event_id, operation, project, **said), hold_seconds=hold)
+        """An admission comes, so many seconds after what was before."""
+        self.wait(after)
+        used = self.usage(event_id, operation, **said)
+        self.say(Admit, used.project, key, usage=used, hold_seconds=hold)
 
     def usage(self, event_id: str, operation: str, project: str = "a", ago: float = 0, **said: Any) -> Usage:
         """A use of so many seconds ago."""
@@ -264,8 +257,7 @@ def limited(story: Story) -> None:
     say(SetLimits, limits=Limits(1, 1, 8 * CREDIT), is_shadow=True, reason="trial")
     say(SetLimits, limits=Limits(2_000_000, 0, 0), is_shadow=False, reason="")
     for number in range(5):
-        story.wait(-19)
-        story.admit(f"l{number}", "image" if number % 2 else "chat.message", key=f"l{number}")
+        story.admit(f"l{number}", "image" if number % 2 else "chat.message", key=f"l{number}", after=1)
     say(CountRequest, operation="GET /v1/balance", environment="production")
     say(CountRefused, operation="GET /v1/balance", environment="production", count=7, first_at_ms=5, last_at_ms=9)
     say(CountRefused, operation="GET /v1/balance", environment="production", count=0, first_at_ms=5, last_at_ms=9)

@@ -6,6 +6,8 @@ import asyncio
 import os
 from collections.abc import Callable
 
+import pytest
+
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import create_topics, topics_of
 from streams.settings import Settings
@@ -15,18 +17,23 @@ RECORD = os.urandom(200 * 1024)
 RECORDS = 300
 
 
-def test_whoever_waits_for_room_is_not_overtaken_by_who_comes_later(settings_for: Callable[..., Settings]) -> None:
+@pytest.mark.parametrize("is_batch", [False, True])
+def test_whoever_waits_for_room_is_not_overtaken_by_who_comes_later(
+    settings_for: Callable[..., Settings], is_batch: bool
+) -> None:
     settings = settings_for(partitions=1)
     topic = topics_of(settings).usage
 
-    async def run() -> list[int]:
+    async def run() -> list[int | None]:
         await create_topics(settings)
         publisher = Publisher(settings)
         await publisher.start()
         room = asyncio.Semaphore(50)
 
-        async def deliver() -> int:
+        async def deliver() -> int | None:
             try:
+                if is_batch:
+                    return await publisher.send_all(topic, 0, [(None, RECORD)])
                 return await (await publisher.send(topic, 0, RECORD))
             finally:
                 room.release()

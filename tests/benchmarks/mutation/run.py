@@ -52,7 +52,7 @@ pytest_add_cli_args = [
 """
 # mutmut compares every name asked for with every name there is.
 ASKED_AT_ONCE = 100
-# A mutant is tried by few of what is random: a killed one by fewer still, and thousands of them have their turn.
+# Of what is random a mutant is tried by little: there are thousands of mutants.
 FEW = {"METERLINE_EXAMPLES": "25", "METERLINE_LEDGER_STEPS": "2000", "METERLINE_SIMULATION_SEEDS": "20"}
 KILLED = ("killed", "timeout", "suspicious", "segfault", "caught by type check")
 
@@ -63,8 +63,12 @@ def measure(
     """Try a sample of the mutants of the modules (of all, where none is named), drawn by `seed`, or for 0 each of them;
     gives how many were killed, and each survivor with its change and, where it has one, its explanation.
 
-    Says so where mutmut is not installed. Raises OperatorError where the tests fail on the unchanged core.
+    Says so where mutmut is not installed. Raises OperatorError where there is no such module, or the tests fail on the
+    unchanged core.
     """
+    for module in modules:
+        if not (PROJECT_ROOT / f"streams/core/{module}.py").is_file():
+            raise OperatorError(f"There is no module {module!r} in streams/core; name one as in --module pricing")
     if find_spec("mutmut") is None:
         return {"skipped": "mutmut is not installed: uv run --group bench …"}
     began_at = time.monotonic()
@@ -85,7 +89,8 @@ def measure(
             asked = drawn[first : first + ASKED_AT_ONCE]
             tell(f"trying mutants {first + 1:,} to {first + len(asked):,} of {len(drawn):,}")
             _mutmut(work, "run", *asked)
-        states = {name: state for name, state in _states(work).items() if name in set(drawn)}
+        found = _states(work)
+        states = {name: found[name] for name in drawn}
         explanations = explained()
         survivors = [
             {"mutant": name, "state": state, "change": change, "why": explanations.get((function_of(name), change))}
