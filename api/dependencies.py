@@ -116,21 +116,26 @@ CallerDep = Annotated[Caller, Depends(counted)]
 
 
 async def current(request: Request, services: ServicesDep, caller: CallerDep) -> Caller:
-    """The caller, once this process's copy of its account includes all that was decided before the call.
+    """The caller, once this process's copy of the account that the call is about includes all that was decided before.
 
     The owner counts the call after all that, so the copy is awaited up to the count's offset. While the owner is away,
-    the copy is read as it is. An admin key's calls are not counted, and may read a copy some milliseconds old.
+    the copy is read as it is. An admin key's calls are not counted: for these it includes what this process was asked
+    to decide, and may be some milliseconds behind the rest.
     """
-    offset = call_of(request.scope).offset
-    if caller.project is not None and offset is not None:
-        await services.accounts.wait_for(caller.project, offset, services.settings.count_wait_seconds)
+    if caller.project is not None:
+        project, offset = caller.project, call_of(request.scope).offset
+    else:
+        project = request.path_params.get("project") or request.query_params.get("project") or ""
+        offset = services.commands.decided_offset(project)
+    if offset is not None:
+        await services.accounts.wait_for(project, offset, services.settings.count_wait_seconds)
     return caller
 
 
 CurrentCallerDep = Annotated[Caller, Depends(current)]
 
 
-async def admin(caller: CallerDep) -> Caller:
+async def admin(caller: CurrentCallerDep) -> Caller:
     """The caller, who must be the operator. Raises Rejection `missing_scope` where it is not."""
     if caller.project is not None:
         raise Rejection("missing_scope", "This call is for admin keys")

@@ -104,6 +104,8 @@ def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         price_lead_seconds=0,
         # Not less: beside other lanes a Kafka that is well is silent for a second now and then.
         ready_grace_seconds=4.0,
+        # Nor this: a call that goes on uncounted reads a copy as it is.
+        count_wait_seconds=4.0,
         # Trusted, so that a test may call from an address of its own.
         trusted_proxies=["127.0.0.1"],
     )

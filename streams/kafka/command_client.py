@@ -36,6 +36,9 @@ _CLOCK_SECONDS_MAX = 10.0
 # The largest commands, with all the metadata they may have, take some 70 KB: this many fit into a record with ease.
 COMMANDS_A_RECORD_MAX = 64
 UNANSWERED_SECONDS_KEPT = 30.0
+# Of this many projects it is known which decision was answered last; a copy that is behind for longer is behind by far
+# more than one decision.
+DECIDED_PROJECTS_MAX = 10_000
 
 
 @dataclass(slots=True)
@@ -88,6 +91,8 @@ class CommandClient:
         self._topics = topics_of(settings)
         self._publisher = publisher
         self._waiting: dict[str, _Asked] = {}
+        # By project, that of the newest answer last: the newest intake record of which the caller knows the effect.
+        self._decided: dict[str, int] = {}
         # A correlation may become an event's id, so it is of this process alone: its name, and a number.
         self._name, self._numbers = secrets.token_hex(8), count()
         self._groups: dict[int, _Group] = defaultdict(_Group)
@@ -179,10 +184,24 @@ class CommandClient:
                 partition_of(command.project, self._settings.partitions) if partition is None else partition, asked
             )
             reply, offset = await asked.answered
-            return reply, int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
+            offset = int(reply.entry_id.split("-")[1]) if reply.entry_id else offset
+            if not reply.code:
+                self._note_decided(command.project, offset)
+            return reply, offset
         finally:
             late.cancel()
             del self._waiting[command.correlation]
+
+    def decided_offset(self, project: str) -> int | None:
+        """The newest intake record with a command of this project that took effect, of those that this client was told
+        of; None where it was told of none of late."""
+        return self._decided.get(project)
+
+    def _note_decided(self, project: str, offset: int) -> None:
+        newest = max(self._decided.pop(project, -1), offset)
+        self._decided[project] = newest
+        if len(self._decided) > DECIDED_PROJECTS_MAX:
+            del self._decided[next(iter(self._decided))]
 
     async def tell(self, command: AnyCommand) -> None:
         """Send a command whose reply nobody waits for; returns once it is on the log. Raises KafkaError."""

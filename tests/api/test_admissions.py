@@ -70,6 +70,23 @@ def test_a_balance_that_was_asked_for_by_offset_holds_the_write(operator: Operat
         assert 0 <= balance["lag_ms"] < 5_000
 
 
+def test_whoever_reads_after_a_decision_finds_it(operator: Operator) -> None:
+    """The operator too, at once and without naming an offset, while many others are answered."""
+
+    def work(_: int) -> None:
+        project, client = operator.customer("hobby")
+        with operator.client(operator.http.headers["authorization"].split()[1]) as admin:
+            for done in range(1, 31):
+                job = {"operation": "chat.message", "job_id": f"job-{done}", "hold": True}
+                assert client.post("/v1/admissions", json=job).status_code == 200
+                assert admin.get("/v1/balance", params={"project": project}).json()["held"] == str(done)
+                held = admin.get("/v1/holds", params={"project": project, "limit": 100}).json()
+                assert len(held["holds"]) == done
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(work, range(16)))
+
+
 def test_concurrent_spenders_can_spend_all_of_it_and_no_more(operator: Operator) -> None:
     _, client = operator.customer()
 
