@@ -133,7 +133,7 @@ def test_a_thousand_spenders_of_one_account_are_told_their_first_answers_though_
         pids = [pid for name, pid in fleet.pids().items() if name.startswith("worker")]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        shutil.rmtree(fleet.settings.data_dir / "workers")
+        shutil.rmtree(fleet.settings.data_dir / "workers", ignore_errors=True)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
