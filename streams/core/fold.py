@@ -36,7 +36,7 @@ from streams.core.claims import claimed, claims
 from streams.core.decisions import command_reply, open_account
 from streams.core.holds import open_for
 from streams.core.ledger import capture_for, charge, reschedule, settle, state_again
-from streams.core.marks import Claim, Seen, mark_of
+from streams.core.marks import Claim, Seen, is_charged_in_part, mark_of
 from streams.core.price_list import PRICES_ID, Prices
 from streams.core.replies import Kept, decides, fingerprint, is_reply_kept, key_hash, request_hash
 
@@ -432,12 +432,15 @@ class _Batch:
         """The claim that an earlier record made under this name, or an earlier command of this record; None where none
         did.
 
-        A correction is not stopped by the refusal that it knows of (`refused_offset`), but by any claim made since.
+        A correction is not stopped by the refusal that it knows of (`refused_offset`), but by any claim made since, and
+        by one that charged a part: that must be given back first.
         """
         claim = self.seen.get(name)
         if claim is None or not self._is_seen(name, item.offset):
             return None
-        return None if isinstance(command, Correct) and claim.offset == command.refused_offset else claim
+        if isinstance(command, Correct) and claim.offset == command.refused_offset and not is_charged_in_part(claim):
+            return None
+        return claim
 
     def _mark_command_seen(self, item: IntakeItem, command: AnyCommand, reply: Reply) -> None:
         if command.idempotency_key and decides(reply):

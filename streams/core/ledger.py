@@ -13,7 +13,7 @@ from streams.core import holds
 from streams.core.booking import Booking, available, balance, drop_spent, format_credits
 from streams.core.items import bill_month
 from streams.core.limits import raises_due_at_ms, turn_raises
-from streams.core.marks import Claim, came_of, mark_of, surcharge_of
+from streams.core.marks import Claim, came_of, mark_in_part, mark_of, surcharge_of
 from streams.core.past import check_use
 from streams.core.plans import renewal_after
 from streams.core.price_list import Prices
@@ -168,9 +168,10 @@ def capture_for(booking: Booking, usage: Usage, held: Hold) -> list[tuple[bytes,
         return []
     claims = holds.capture_quantity(booking, held, min(usage.quantity, line.quantity))
     reschedule(booking.account)
+    code = ""
     if usage.quantity > line.quantity:
-        charge(booking, replace(usage, quantity=usage.quantity - line.quantity))
-    return [(usage.dedup_hash, mark_of(usage)), *claims]
+        code, _ = charge(booking, replace(usage, quantity=usage.quantity - line.quantity))
+    return [(usage.dedup_hash, mark_in_part(usage) if code else mark_of(usage)), *claims]
 
 
 def _due_at_ms(account: Account) -> int:

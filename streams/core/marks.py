@@ -15,6 +15,8 @@ from schemas.events import Usage
 from schemas.problems import CODES
 
 MARK_BYTES = 8
+# What the mark of a use begins with that was charged in part: its hold was captured, and what it has more was refused.
+_IN_PART = b"part"
 
 
 class Claim(NamedTuple):
@@ -40,6 +42,16 @@ def mark_of(usage: Usage, code: str = "") -> bytes:
     return _mark(usage.operation, usage.quantity, usage.surcharge, usage.environment, code)
 
 
+def mark_in_part(usage: Usage) -> bytes:
+    """The mark of a use that was charged in part, and refused in part."""
+    return _IN_PART + mark_of(usage)[: MARK_BYTES - len(_IN_PART)]
+
+
+def is_charged_in_part(claim: Claim) -> bool:
+    """Whether a claim is that of a use that was charged in part."""
+    return claim.mark.startswith(_IN_PART)
+
+
 def mark_of_hold(hold: Hold) -> bytes:
     """The mark of the use that a hold was placed for, as it is once it is charged."""
     return _mark(hold.lines[0].operation, hold.lines[0].quantity, surcharge_of(hold), hold.environment)
@@ -51,9 +63,9 @@ def surcharge_of(hold: Hold) -> str:
 
 
 def came_of(claim: Claim, usage: Usage) -> str | None:
-    """The code that a use with the content of this one was refused with, or "" where it was charged; None where the id
-    was claimed for another content. A claim without a mark is taken for the same content, charged."""
-    if not claim.mark or claim.mark == mark_of(usage):
+    """The code that a use with the content of this one was refused with, or "" where it was charged, if in part; None
+    where the id was claimed for another content. A claim without a mark is taken for the same content, charged."""
+    if not claim.mark or claim.mark in (mark_of(usage), mark_in_part(usage)):
         return ""
     return next((code for code in CODES if claim.mark == mark_of(usage, code)), None)
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from schemas.accounts import Account, Grant
 from schemas.commands import CaptureHold, Correct, Envelope, GivenBack, RefundTopUp
 from schemas.events import Usage
@@ -214,6 +216,25 @@ def test_a_refused_request_that_ran_after_all_is_not_charged_by_its_correction_t
     log.apply(Envelope([used]))
     assert log.facts[-1].kind == "charge"
     assert log.correct("big", 0, used, refused_offset=refused_offset) == "already_corrected"
+
+
+def test_what_was_charged_in_part_is_not_charged_again_by_whoever_knows_of_its_refusal() -> None:
+    """An event captures what is held for it, and what it has more is refused: the whole of it must not be charged on
+    top, whatever its correction says was refused."""
+    log = Log()
+    job = usage("job", operation="image", job_id="j1")
+    log.apply(admit(job, "h1", hold_seconds=60))
+    log.apply(Envelope([replace(job, quantity=201)]))
+    refused_offset = log.offset
+    assert [(fact.kind, fact.reason) for fact in log.facts[-3:]][-1] == ("refusal", "out_of_credits")
+    assert ("charge", "captured") in [(fact.kind, fact.reason) for fact in log.facts if fact.offset == refused_offset]
+    log.apply(top_up(100))
+    before = available(log.accounts["p1"], "production")
+    for used in (job, replace(job, quantity=201), replace(job, quantity=200), usage("job", operation="chat.message")):
+        assert log.correct("job", 0, used, refused_offset=refused_offset) == "already_corrected"
+    log.apply(Envelope([replace(job, quantity=201)]))
+    assert (log.facts[-1].kind, log.facts[-1].reason) == ("duplicate", "")
+    assert available(log.accounts["p1"], "production") == before
 
 
 def test_an_event_that_credits_are_held_for_is_not_late() -> None:

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 from schemas.events import QUANTITY_MAX
 from schemas.prices import FIRST_PRICE_BOOK
 from schemas.problems import CODES
-from streams.core.marks import MARK_BYTES, Claim, _mark, amount_of, came_of, mark_of, mark_of_amount
+from streams.core.marks import (
+    MARK_BYTES,
+    Claim,
+    _mark,
+    amount_of,
+    came_of,
+    is_charged_in_part,
+    mark_in_part,
+    mark_of,
+    mark_of_amount,
+)
 from tests.core.builders import usage
 
 SURCHARGES = ("", "social_post.image", "social_post.video")
@@ -42,6 +52,15 @@ def test_a_claim_tells_what_came_of_the_same_content_and_of_no_other(one, code, 
     if other != one:
         assert came_of(claim, usage("e", **other)) is None
     assert (mark_of(usage(**one), code) == mark_of(usage(**other), other_code)) == ((one, code) == (other, other_code))
+
+
+@given(contents, contents, codes)
+def test_a_use_that_was_charged_in_part_is_told_from_one_that_was_refused(one, other, code) -> None:
+    claim = Claim(3, mark_in_part(usage("e", **one)))
+    assert is_charged_in_part(claim) and len(claim.mark) == MARK_BYTES
+    assert came_of(claim, usage("another id", **one)) == ""
+    assert not is_charged_in_part(Claim(3, mark_of(usage(**other), code)))
+    assert not is_charged_in_part(Claim(3))
 
 
 @given(contents)

@@ -111,6 +111,7 @@ def end_captured(partition: Partition, project: Project, hold: Hold, event: Usag
     for identity, content in identities.items():
         partition.first_day[identity] = partition.at_ms // DAY_MS
         partition.decided[identity] = content, ""
+        partition.refused_at[identity] = None
 
 
 def release(partition: Partition, project: Project, command: ReleaseHold) -> Answer:

@@ -138,3 +138,4 @@ class Partition:
         if not self.is_seen(identity):
             self.first_day[identity] = self.at_ms // DAY_MS
             self.decided[identity] = content, code
+            self.refused_at[identity] = self.offset if code else None

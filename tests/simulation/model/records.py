@@ -80,7 +80,6 @@ class Model(Partition):
             else:
                 code = self._use(project, usage)
                 self.mark(event, content_of(usage), code)
-                self.refused_at[event] = self.offset if code else None
         for project in touched:
             self._touch(project)
 
