@@ -106,7 +106,11 @@ def _metrics_of(historians: Sequence[Historian]) -> Callable[[], bytes]:
     stopped = Gauge(
         "meterline_history_stopped", "1 where a record that can't be read stops it", ["table"], registry=registry
     )
+    partitions = Gauge(
+        "meterline_history_partitions", "Partitions that this process reads on", ["table"], registry=registry
+    )
     for each in historians:
+        partitions.labels(each.sink.table).set_function(partial(getattr, each, "partitions"))
         stopped.labels(each.sink.table).set_function(partial(_is_stopped, each))
         rows.labels(each.sink.table).set_function(partial(getattr, each, "rows_written"))
     return partial(generate_latest, registry)

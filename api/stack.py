@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import sys
 import threading
@@ -22,7 +23,7 @@ from api.callers.keys import hash_key, new_admin_key
 from streams.embedded import lifeline
 from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
-from streams.errors import OperatorError
+from streams.errors import EXIT_LASTING, OperatorError
 from streams.kafka.topics import create_topics
 from streams.logs import rotate
 from streams.settings import Settings
@@ -209,6 +210,8 @@ class Stack:
             if member.child is not None and (code := member.child.poll()) is not None:
                 member.child.stop()
                 member.child = None
+                if code == EXIT_LASTING:
+                    raise StackError(f"{member.name} stops: {_why(member.log_path)}")
                 member.failures = 1 if now - member.started_at > _STABLE_SECONDS else member.failures + 1
                 pause = min(_RESTART_SECONDS_MAX, 0.25 * 2 ** (member.failures - 1))
                 member.restart_at = now + pause
@@ -340,8 +343,12 @@ class Stack:
         raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds: {missing}; see the logs in {self.logs_dir}")
 
     def _history_answers(self) -> bool:
-        """Whether the embedded ClickHouse is there. A server of one's own is not waited for."""
-        return self.settings.clickhouse_url is not None or httpx.get(f"{self.clickhouse_url}/ping").is_success
+        """Whether the embedded ClickHouse is there, and what it holds is of this Kafka: its historian reads on. A server
+        of one's own is not waited for."""
+        if self.settings.clickhouse_url is not None:
+            return True
+        reading = _figures(httpx.get(f"{self.clickhouse_url}/metrics").text, "meterline_history_partitions")
+        return sum(reading) == 2 * self.settings.partitions
 
 
 def settings_apart(data_dir: Path, **changes: object) -> Settings:
@@ -392,6 +399,23 @@ def _url_host(host: str) -> str:
     if host in ("0.0.0.0", "::"):
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
+
+
+def _why(log_path: Path) -> str:
+    """The reason that a process logged last before it ended for good, without time and place."""
+    said = re.findall(r"\[critical +\] (?:\w+ stops: )?(.+?)(?: \[[\w.]+\]| process=|$)", _tail(log_path, 500), re.MULTILINE)
+    said += re.findall(r"^error: (.+)$", _tail(log_path), re.MULTILINE)
+    return said[-1] if said else f"see {log_path}"
+
+
+def _figures(metrics: str, name: str) -> list[float]:
+    """The values of one metric in the text of `/metrics`."""
+    return [
+        sample.value
+        for family in text_string_to_metric_families(metrics)
+        for sample in family.samples
+        if sample.name == name
+    ]
 
 
 def _tail(path: Path, lines: int = 15) -> str:

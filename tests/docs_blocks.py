@@ -32,6 +32,9 @@ READING_ORDER = (
     "clickhouse/README.md",
 )
 
+# Pages that are read by themselves; tests/test_runbook.py types their commands in.
+READ_ALONE = ("docs/glossary.md", "docs/runbook.md")
+
 DEMO = "pip install uv && uv run meterline demo"
 TEST = "pip install uv && uv run meterline test"
 UP = "uv run meterline up"

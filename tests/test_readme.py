@@ -19,6 +19,7 @@ from streams.settings import PROJECT_ROOT, Settings
 from tests.calls import eventually
 from tests.docs_blocks import (
     DEMO,
+    READ_ALONE,
     READING_ORDER,
     TEST,
     UP,
@@ -201,13 +202,13 @@ def test_a_block_that_nothing_runs_is_noticed(text: str, document: str, is_run: 
 
 
 def test_all_of_docs_is_read() -> None:
-    assert {name for name in DOCUMENTS if re.fullmatch(r"docs/[^/]+\.md", name)} <= set(READING_ORDER)
+    assert {name for name in DOCUMENTS if re.fullmatch(r"docs/[^/]+\.md", name)} <= {*READING_ORDER, *READ_ALONE}
 
 
 def test_the_readme_is_one_page_that_leads_to_the_others() -> None:
     readme = text_of("README.md")
     assert len(readme.splitlines()) <= LINES_MAX
-    for name in (*(each for each in READING_ORDER if each.startswith("docs/")), "CONTRIBUTING.md"):
+    for name in (*(each for each in (*READING_ORDER, *READ_ALONE) if each.startswith("docs/")), "CONTRIBUTING.md"):
         assert len(re.findall(rf"^- \[{re.escape(name)}\]\({re.escape(name)}\): .+$", readme, re.MULTILINE)) == 1, name
 
 
@@ -267,7 +268,7 @@ def faults_of(document: str, blocks: list[Block]) -> list[str]:
     faults: list[str] = []
     before = ""
     for block in blocks:
-        is_read = document in READING_ORDER
+        is_read = document in READING_ORDER or document in READ_ALONE
         if block.language == "text":
             fault = "a command in a block of text" if _COMMANDS.search(block.text) else ""
         elif block.language == "bash":

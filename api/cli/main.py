@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from api.cli.output import console, tell_failure
 from streams.embedded import lifeline
+from streams.errors import EXIT_LASTING, LastingError
 from streams.settings import PROJECT_ROOT
 
 # Where each command lives: the module's `app` has the command, or is the group, of that name. A worker thus starts
@@ -90,7 +91,7 @@ def _commands() -> None:
 
 def main() -> None:
     """Run the console script `meterline`. An expected failure ends with one clear line and exit code 1, a setting that
-    is not valid with exit code 2."""
+    is not valid with exit code 2, and what a start afresh does not mend with EXIT_LASTING."""
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
     # What Kafka's client has to say comes as one sentence, or in the log of a process that has one.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
@@ -107,7 +108,7 @@ def main() -> None:
         from api.cli.failures import sentence_of
 
         tell_failure(sentence_of(error))
-        sys.exit(1)
+        sys.exit(EXIT_LASTING if isinstance(error, LastingError) else 1)
 
 
 def _there_are() -> dict[str, str]:

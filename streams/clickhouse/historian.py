@@ -186,6 +186,11 @@ class Historian:
         finally:
             await consumer.stop()
 
+    @property
+    def partitions(self) -> int:
+        """The number of partitions that are read on: what ClickHouse has of them was compared with the topic's end."""
+        return len(self._marks)
+
     async def interrupt(self) -> None:
         """Note that the assignment changes. The insert under way is finished; pending rows are dropped, and read again
         by whoever has their partition."""

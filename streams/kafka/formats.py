@@ -5,7 +5,7 @@ A change of a stored shape raises its number here; CONTRIBUTING.md ("Change a st
 
 from __future__ import annotations
 
-from streams.errors import OperatorError
+from streams.errors import LastingError
 
 # 0xc1 is no byte of MessagePack, nor of UTF-8: what a stranger writes does not begin so by accident.
 MARK = b"\xc1MF"
@@ -15,7 +15,7 @@ UNMARKED = 0
 _ARRAY_HEADS = frozenset([*range(0x90, 0xA0), 0xDC])
 
 
-class FormatError(OperatorError):
+class FormatError(LastingError):
     """Stored bytes are of a version that this process does not read; the message says which, and the remedy."""
 
 

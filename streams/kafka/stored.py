@@ -14,7 +14,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.facts import Fact, FactPack
-from streams.errors import OperatorError
+from streams.errors import LastingError, OperatorError
 from streams.kafka.codecs import VERSION_BYTES, check_account, check_intake, decode_facts, decode_raw_pack
 from streams.kafka.formats import FACTS, KEPT_REPLIES, REPLIES, FormatError
 from streams.kafka.topics import FETCH_BYTES, Topics, kafka_client_settings, topics_of
@@ -38,7 +38,7 @@ class BrokenRecordError(OperatorError):
         self.offset = offset
 
 
-class TimelineError(OperatorError):
+class TimelineError(LastingError):
     """Topics, or Kafka and ClickHouse, are not of one history; the message says which is ahead, and the remedy."""
 
 

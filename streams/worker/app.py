@@ -18,7 +18,7 @@ from faust.types import TP
 from yarl import URL
 
 from streams.collector import tune_collector
-from streams.errors import OperatorError
+from streams.errors import EXIT_LASTING, LastingError, OperatorError
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
 from streams.kafka.topics import FETCH_BYTES, create_topics, first_record_from, kafka_client_settings, topics_of
@@ -71,7 +71,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     def _crash(self, reason: BaseException) -> None:
         """End the process where one of Faust's services has failed for a reason that needs no traceback."""
         if isinstance(reason, OperatorError):
-            _exit(str(reason), told=True)
+            _exit(str(reason), told=True, code=_code_of(reason))
         super()._crash(reason)
 
 
@@ -190,19 +190,23 @@ async def _or_exit(running: Any, settings: Settings) -> None:
     except asyncio.CancelledError:
         raise
     except OperatorError as error:
-        _exit(str(error), told=True)
+        _exit(str(error), told=True, code=_code_of(error))
     except BaseException as error:
         full = no_space(error, settings.worker_dir)
         _exit(full or "an agent failed", told=full is not None)
 
 
-def _exit(why: str, told: bool = False) -> NoReturn:
+def _code_of(error: OperatorError) -> int:
+    return EXIT_LASTING if isinstance(error, LastingError) else EXIT_FAILED
+
+
+def _exit(why: str, told: bool = False, code: int = EXIT_FAILED) -> NoReturn:
     """End the process at once, acknowledging nothing. Records in flight are redelivered to the next worker. Where `why`
     has `told` all there is to tell, no traceback follows it."""
     log.critical("worker stops: %s", why, exc_info=not told)
     logging.shutdown()
     sys.stderr.flush()
-    os._exit(EXIT_FAILED)
+    os._exit(code)
 
 
 def _credentials(settings: Settings) -> Any:
