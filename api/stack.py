@@ -343,8 +343,8 @@ class Stack:
         raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds: {missing}; see the logs in {self.logs_dir}")
 
     def _history_answers(self) -> bool:
-        """Whether the embedded ClickHouse is there, and what it holds is of this Kafka: its historian reads on. A server
-        of one's own is not waited for."""
+        """Whether the embedded ClickHouse is there and its historian reads on, so that what it holds is of this Kafka. A
+        server of one's own is not waited for."""
         if self.settings.clickhouse_url is not None:
             return True
         reading = _figures(httpx.get(f"{self.clickhouse_url}/metrics").text, "meterline_history_partitions")
@@ -403,7 +403,9 @@ def _url_host(host: str) -> str:
 
 def _why(log_path: Path) -> str:
     """The reason that a process logged last before it ended for good, without time and place."""
-    said = re.findall(r"\[critical +\] (?:\w+ stops: )?(.+?)(?: \[[\w.]+\]| process=|$)", _tail(log_path, 500), re.MULTILINE)
+    said = re.findall(
+        r"\[critical +\] (?:\w+ stops: )?(.+?)(?: \[[\w.]+\]| process=|$)", _tail(log_path, 500), re.MULTILINE
+    )
     said += re.findall(r"^error: (.+)$", _tail(log_path), re.MULTILINE)
     return said[-1] if said else f"see {log_path}"
 

@@ -12,6 +12,7 @@ the same: ask again under the same idempotency key, or leave it to `streams.clie
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self, TypedDict, Unpack
 
@@ -19,6 +20,7 @@ from schemas.events import Environment
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.replies import RateState
+from streams.client.amounts import Credits
 from streams.http_answers import rate_headers
 
 MetadataValues = dict[str, str | int | float | bool | None]
@@ -48,7 +50,7 @@ class MeterlineAway(Exception):
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The decision on a request: whether it may run, or why not. `credits`, which were charged, held or given back, and
-    `available`, which are left to spend, are microcredits.
+    `available`, which are left to spend, are in credits.
 
     `offset` may be given to GET /v1/balance as `min_offset`. With `already_decided` the event was decided before, and
     nothing was charged for it now; `hold_id` is then the hold that is still open for it, or "". A capture that is
@@ -61,8 +63,8 @@ class Decision:
     detail: str
     project: str
     operation: str
-    credits: int
-    available: int
+    credits: Decimal
+    available: Decimal
     entry_id: str
     offset: int
     hold_id: str = ""
@@ -114,8 +116,9 @@ class Admissions(Protocol):
         `source` and `id` are those of the usage event that may follow: request and event are billed once.
         """
 
-    async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
-        """Charge a hold, all of it or `credits` microcredits, and release the rest. A repeat gets the same answer."""
+    async def capture(self, project: str, hold_id: str, credits: Credits | None = None) -> Decision:
+        """Charge a hold, all of it or so many `credits` (Decimal("1.5") or "1.5"), and release the rest. A repeat gets
+        the same answer. Raises TypeError and ValueError for what is no amount of credits."""
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
         """Give a hold's credits back. A repeat gets the same answer."""
@@ -123,8 +126,12 @@ class Admissions(Protocol):
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
         """Let a hold expire `seconds` from now, be that later or sooner."""
 
-    async def prices(self) -> PriceBook:
-        """The price book in force; at most a minute old, unless the client was told another time."""
+    async def prices(self) -> dict[str, Decimal]:
+        """The credits that one unit of each operation costs now; at most a minute old, unless the client was told
+        another time."""
+
+    async def _price_book(self) -> PriceBook:
+        """The price book behind `prices`, in microcredits, for `streams.client.away`."""
 
 
 def usage_data(
@@ -147,8 +154,8 @@ def invalid_request(project: str, operation: str, rejection: Rejection) -> Decis
         detail=detail,
         project=project,
         operation=operation,
-        credits=0,
-        available=0,
+        credits=Decimal(0),
+        available=Decimal(0),
         entry_id="",
         offset=-1,
         field=field,

@@ -25,6 +25,7 @@ import time
 from collections import OrderedDict, defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -34,9 +35,9 @@ from schemas.events import UsageData
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.client.admissions import Admissions, Decision, MeterlineAway
+from streams.client.amounts import Credits, credits_of, microcredits_of
 from streams.client.away_journal import Asked, AwayJournal, Entry, Outcome
 from streams.client.producer import Producer, ProducerError
-from streams.core.booking import parse_credits
 from streams.core.foreign import decoded
 from streams.core.pricing import meter
 
@@ -56,21 +57,21 @@ _EXPIRED = "idempotency_reply_expired"
 
 @dataclass(frozen=True, slots=True)
 class AwayCounts:
-    """The counts of a gateway process: `waiting` entries, not settled yet, and the microcredits `leased` for them;
-    since the process started, requests `admitted` here, entries `settled`, and the microcredits of those that were
+    """The counts of a gateway process: `waiting` entries, not settled yet, and the credits `leased` for them;
+    since the process started, requests `admitted` here, entries `settled`, and the credits of those that were
     refused, `uncovered`."""
 
     waiting: int
-    leased: int
+    leased: Decimal
     admitted: int
     settled: int
-    uncovered: int
+    uncovered: Decimal
 
 
 class Away:
     """An Away has a gateway process's lease, and the journal of what the process still has to settle. Credits are
-    decimal strings. Without `journal`, a path, there can be no lease, and entries that are not settled are forgotten
-    when the process ends. With `entries_max` entries to settle, no more requests are admitted.
+    `Decimal` or decimal strings. Without `journal`, a path, there can be no lease, and entries that are not settled are
+    forgotten when the process ends. With `entries_max` entries to settle, no more requests are admitted.
 
     A request that is running when the process is killed is settled at the next start, as it would be without a lease:
     a hold is released, a charge stands.
@@ -80,13 +81,13 @@ class Away:
         self,
         journal: Path | None = None,
         *,
-        credits_max: str = "0",
-        total_credits_max: str = "0",
+        credits_max: Credits = "0",
+        total_credits_max: Credits = "0",
         seconds_max: float = 0.0,
         entries_max: int = 10_000,
     ) -> None:
-        self._credits_max = parse_credits(credits_max, "credits_max")
-        self._total_max = parse_credits(total_credits_max, "total_credits_max")
+        self._credits_max = microcredits_of(credits_max, "credits_max")
+        self._total_max = microcredits_of(total_credits_max, "total_credits_max")
         self._seconds_max = seconds_max
         self._entries_max = entries_max
         if seconds_max and journal is None:
@@ -111,14 +112,15 @@ class Away:
         self._producer: Producer | None = None
 
     @property
-    def overdraft_max(self) -> int:
-        """The most microcredits that this process may give away while Meterline is away."""
-        return self._total_max if self._seconds_max else 0
+    def overdraft_max(self) -> Decimal:
+        """The most credits that this process may give away while Meterline is away."""
+        return credits_of(self._total_max if self._seconds_max else 0)
 
     @property
     def counts(self) -> AwayCounts:
         """The counts of this process as they are now."""
-        return AwayCounts(len(self._entries), self._leased_total, self._admitted, self._settled, self._uncovered)
+        leased, uncovered = credits_of(self._leased_total), credits_of(self._uncovered)
+        return AwayCounts(len(self._entries), leased, self._admitted, self._settled, uncovered)
 
     async def start(self, admissions: Admissions, producer: Producer | None) -> None:
         """Take up the entries of the journal, and settle all entries that are due from now on. Raises OperatorError
@@ -203,9 +205,11 @@ class Away:
         self._admitted += 1
         return number, amount
 
-    async def finish(self, number: int, outcome: Outcome, credits: int | None = None, reason: str = "") -> None:
+    async def finish(self, number: int, outcome: Outcome, credits: Credits | None = None, reason: str = "") -> None:
         """Note what became of a request that was admitted here, which makes it due to be settled."""
-        entry = msgspec.structs.replace(self._entries[number], outcome=outcome, credits=credits, reason=reason)
+        entry = msgspec.structs.replace(
+            self._entries[number], outcome=outcome, credits=_microcredits(credits), reason=reason
+        )
         try:
             await self._journal.replace(number, entry)
         except sqlite3.Error as error:
@@ -215,10 +219,10 @@ class Away:
         self._enter(number, entry)
 
     async def resolve_later(
-        self, asked: Asked, hold_id: str, outcome: Outcome, credits: int | None = None, reason: str = ""
+        self, asked: Asked, hold_id: str, outcome: Outcome, credits: Credits | None = None, reason: str = ""
     ) -> None:
         """Note a hold that is to be captured or released once Meterline answers. Raises sqlite3.Error."""
-        entry = Entry(asked=asked, hold_id=hold_id, outcome=outcome, credits=credits, reason=reason)
+        entry = Entry(asked=asked, hold_id=hold_id, outcome=outcome, credits=_microcredits(credits), reason=reason)
         self._enter(await self._journal.add(entry), entry)
 
     def abandon(self, asked: Asked) -> None:
@@ -283,7 +287,7 @@ class Away:
         assert self._admissions is not None
         if self._book is None or time.monotonic() - self._priced_at >= PRICES_SECONDS:
             with suppress(MeterlineAway):
-                self._book = await self._admissions.prices()
+                self._book = await self._admissions._price_book()
                 self._priced_at = time.monotonic()
 
     async def _settle_all(self) -> None:
@@ -328,7 +332,7 @@ class Away:
         if uncovered:
             self._uncovered += uncovered
             project = entry.asked.project
-            log.warning("project %s: %s microcredits were admitted here and are not covered", project, uncovered)
+            log.warning("project %s: %s credits were admitted here and are not covered", project, credits_of(uncovered))
         return True
 
     async def _settle(self, entry: Entry) -> int:
@@ -360,7 +364,7 @@ class Away:
         if entry.outcome == "release":
             await self._admissions.release(asked.project, hold_id, entry.reason)
             return 0
-        captured = await self._admissions.capture(asked.project, hold_id, entry.credits)
+        captured = await self._admissions.capture(asked.project, hold_id, _credits(entry))
         if captured.allowed or captured.code == _EXPIRED or entry.credits is None:
             # Where the hold has expired, or somebody released it, the event charges the use.
             await self._record(asked)
@@ -368,7 +372,7 @@ class Away:
         # An event would charge the whole use: hold its credits anew, to charge a part.
         decision = await self._ask(asked, f"{asked.idempotency_key}:{hold_id}")
         if decision.hold_id and decision.hold_id != hold_id:
-            await self._admissions.capture(asked.project, decision.hold_id, entry.credits)
+            await self._admissions.capture(asked.project, decision.hold_id, _credits(entry))
             return 0
         return await self._without_hold(entry, decision)
 
@@ -401,6 +405,14 @@ class Away:
         """Send the usage event; returns once it is on the log."""
         if self._producer is not None:
             await (await self._producer.send(asked.event()))
+
+
+def _microcredits(credits: Credits | None) -> int | None:
+    return None if credits is None else microcredits_of(credits, "credits")
+
+
+def _credits(entry: Entry) -> Decimal | None:
+    return None if entry.credits is None else credits_of(entry.credits)
 
 
 def _identity(asked: Asked) -> tuple[str, str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from decimal import Decimal
 from typing import Any
 
 import httpx
 
 from schemas.prices import PriceBook
 from streams.client.admissions import MeterlineAway
+from streams.client.amounts import credits_of
 from streams.core.booking import parse_credits
 
 PRICES_SECONDS_DEFAULT = 60.0
@@ -49,3 +51,8 @@ def _book_of(price_list: dict[str, Any]) -> PriceBook:
         rates={each["operation"]: parse_credits(each["credits"], "prices") for each in prices},
         plan_required={each["operation"]: each["plan_required"] for each in prices if each["plan_required"]},
     )
+
+
+def prices_of(book: PriceBook) -> dict[str, Decimal]:
+    """The credits of one unit of each operation of a price book."""
+    return {operation: credits_of(rate) for operation, rate in book.rates.items()}

@@ -29,6 +29,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -42,10 +43,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.problems import Rejection
 from streams.client.admissions import Admissions, Decision, Details, MeterlineAway
+from streams.client.amounts import Credits, credits_of, microcredits_of
 from streams.client.away import Away
 from streams.client.away_journal import Asked, Outcome
 from streams.client.producer import Producer
-from streams.core.booking import format_credits
 from streams.http_answers import check_headers, problem_response, request_id_for
 from streams.kafka.codecs import encode_json
 
@@ -92,17 +93,20 @@ class Charge:
     is_held: bool
     is_leased: bool = False
     outcome: Outcome | None = None
-    credits: int | None = None
+    credits: Decimal | None = None
     reason: str = ""
 
-    def capture(self, credits: int | None = None) -> None:
-        """Charge the held credits, all or `credits` microcredits of them. Raises ValueError where fewer are held."""
-        if credits is not None:
+    def capture(self, credits: Credits | None = None) -> None:
+        """Charge the held credits, all or so many `credits` of them: Decimal("1.5") or "1.5". Raises TypeError for an
+        int or a float, and ValueError where fewer are held, or for what is no amount of credits."""
+        amount = None if credits is None else credits_of(microcredits_of(credits, "credits"))
+        if amount is not None:
             # The credits of a hold that was found, and not placed now, are not known here.
             is_known = not self.decision.already_decided
-            if not self.is_held or credits < 0 or (is_known and credits > self.decision.credits):
-                raise ValueError("There are not so many credits held")
-        self.outcome, self.credits = "capture", credits
+            if not self.is_held or (is_known and amount > self.decision.credits):
+                held = f" ({self.decision.credits} are)" if self.is_held else ""
+                raise ValueError(f"credits: {amount} are not held{held}")
+        self.outcome, self.credits = "capture", amount
 
     def release(self, reason: str) -> None:
         """Charge nothing. Raises ValueError where the request was charged at once, without a hold."""
@@ -330,8 +334,8 @@ class Gateway:
             detail="",
             project=asked.project,
             operation=asked.operation,
-            credits=0,
-            available=0,
+            credits=Decimal(0),
+            available=Decimal(0),
             entry_id="",
             offset=-1,
         )
@@ -393,7 +397,9 @@ class Gateway:
         elif not decision.hold_id and not decision.already_decided:
             self._send_event(asked)
 
-    async def _resolve(self, asked: Asked, hold_id: str, outcome: Outcome, credits: int | None, reason: str) -> None:
+    async def _resolve(
+        self, asked: Asked, hold_id: str, outcome: Outcome, credits: Decimal | None, reason: str
+    ) -> None:
         try:
             if outcome == "release":
                 await self._admissions.release(asked.project, hold_id, reason)
@@ -491,8 +497,7 @@ def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
 def _refusal(request_id: str, decision: Decision) -> Response:
     extra = {}
     if decision.status in (402, 429):
-        available = format_credits(decision.available)
-        extra = {"project": decision.project, "available": available, "entry_id": decision.entry_id}
+        extra = {"project": decision.project, "available": str(decision.available), "entry_id": decision.entry_id}
     return problem_response(
         request_id,
         decision.code,
@@ -504,7 +509,7 @@ def _refusal(request_id: str, decision: Decision) -> Response:
 
 
 def _leased(undecided: Decision, entry: int, amount: int) -> tuple[Decision, int]:
-    return replace(undecided, credits=amount), entry
+    return replace(undecided, credits=credits_of(amount)), entry
 
 
 def _repeated(decision: Decision) -> Decision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from datetime import datetime
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -23,7 +24,8 @@ from streams.client.admissions import (
     invalid_request,
     usage_data,
 )
-from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
+from streams.client.amounts import Credits, credits_of, microcredits_of
+from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices, prices_of
 from streams.core.booking import format_credits, parse_credits
 from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
@@ -102,9 +104,9 @@ class HttpAdmissions:
             "/v1/admissions", project, operation, body, idempotency_key or f"admission:{secrets.token_hex(12)}"
         )
 
-    async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
+    async def capture(self, project: str, hold_id: str, credits: Credits | None = None) -> Decision:
         """Charge a hold. See `Admissions.capture`."""
-        body = {} if credits is None else {"credits": format_credits(credits)}
+        body = {} if credits is None else {"credits": format_credits(microcredits_of(credits, "credits"))}
         return await self._post(f"/v1/holds/{hold_id}/capture", project, "", body)
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
@@ -116,8 +118,11 @@ class HttpAdmissions:
         key = f"extend:{secrets.token_hex(12)}"
         return await self._post(f"/v1/holds/{hold_id}/extend", project, "", {"seconds": seconds}, key)
 
-    async def prices(self) -> PriceBook:
-        """The price book in force. See `Admissions.prices`."""
+    async def prices(self) -> dict[str, Decimal]:
+        """The credits of one unit of each operation. See `Admissions.prices`."""
+        return prices_of(await self._price_book())
+
+    async def _price_book(self) -> PriceBook:
         return await self._prices.get()
 
     async def _post(
@@ -164,8 +169,8 @@ def _decision_of(response: httpx.Response, project: str, operation: str) -> Deci
         detail=body.get("detail", "").removesuffix(f" {kind.remedy}").rstrip(".") if kind else "",
         project=project,
         operation=body.get("operation", operation),
-        credits=parse_credits(body.get("credits", "0"), "credits"),
-        available=parse_credits(body.get("available", "0"), "available"),
+        credits=credits_of(parse_credits(body.get("credits", "0"), "credits")),
+        available=credits_of(parse_credits(body.get("available", "0"), "available")),
         entry_id=body.get("entry_id", ""),
         offset=body.get("offset", -1),
         hold_id=body.get("hold_id") or "",

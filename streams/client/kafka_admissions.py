@@ -7,6 +7,7 @@ import logging
 import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from decimal import Decimal
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -27,7 +28,8 @@ from streams.client.admissions import (
     invalid_request,
     usage_data,
 )
-from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices
+from streams.client.amounts import Credits, credits_of, microcredits_of
+from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices, prices_of
 from streams.core.acceptance import Origin, to_usage
 from streams.core.foreign import decoded
 from streams.core.holds import HOLD_SECONDS_DEFAULT
@@ -120,9 +122,9 @@ class KafkaAdmissions:
             key_id,
         )
 
-    async def capture(self, project: str, hold_id: str, credits: int | None = None) -> Decision:
+    async def capture(self, project: str, hold_id: str, credits: Credits | None = None) -> Decision:
         """Charge a hold. See `Admissions.capture`."""
-        amount = -1 if credits is None else credits
+        amount = -1 if credits is None else microcredits_of(credits, "credits")
         return await self._decide(
             "",
             lambda addressing: CaptureHold(
@@ -151,8 +153,11 @@ class KafkaAdmissions:
             f"extend:{secrets.token_hex(12)}",
         )
 
-    async def prices(self) -> PriceBook:
-        """The price book in force. See `Admissions.prices`."""
+    async def prices(self) -> dict[str, Decimal]:
+        """The credits of one unit of each operation. See `Admissions.prices`."""
+        return prices_of(await self._price_book())
+
+    async def _price_book(self) -> PriceBook:
         return FIRST_PRICE_BOOK if self._prices is None else await self._prices.get()
 
     async def _decide(
@@ -185,8 +190,8 @@ class KafkaAdmissions:
             detail="" if is_allowed else reply.detail,
             project=command.project,
             operation=operation,
-            credits=reply.amount,
-            available=reply.available,
+            credits=credits_of(reply.amount),
+            available=credits_of(reply.available),
             entry_id=reply.entry_id,
             offset=offset,
             hold_id=reply.hold_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
 
 import pytest
 
@@ -16,8 +17,6 @@ from streams.client.kafka_admissions import KafkaAdmissions
 from streams.kafka.topics import create_topics
 from streams.settings import Settings
 from tests.calls import Operator, event, eventually
-
-CREDIT = 1_000_000
 
 Connect = Callable[[], AbstractAsyncContextManager[Admissions]]
 
@@ -43,14 +42,14 @@ def test_a_request_is_charged_refused_and_says_how_the_window_stands(operator: O
             charged = await admissions.admit(project, "website", id="1", source="/t", metadata={"customer_id": "c"})
             assert (charged.allowed, charged.status, charged.code) == (True, 200, "")
             assert (charged.project, charged.operation) == (project, "website")
-            assert (charged.credits, charged.available) == (240 * CREDIT, 10 * CREDIT)
+            assert (charged.credits, charged.available) == (Decimal(240), Decimal(10))
             headers = charged.headers()
             assert (headers["X-RateLimit-Limit"], headers["X-RateLimit-Remaining"]) == ("30", "29")
             assert "Retry-After" not in headers
             refused = await admissions.admit(project, "image", id="2", source="/t")
             assert (refused.allowed, refused.status, refused.code) == (False, 402, "out_of_credits")
             assert refused.detail == "image costs 32 credits; 10 are available"
-            assert refused.available == 10 * CREDIT
+            assert refused.available == Decimal(10)
             gated = await admissions.admit(project, "video", id="3", source="/t", tier="premium")
             assert (gated.status, gated.code) == (402, "plan_required")
             return charged.offset
@@ -83,17 +82,17 @@ def test_a_hold_is_captured_in_part_or_released_and_a_repeat_gets_the_same_answe
         async with connect() as admissions:
             held = await admissions.admit(project, "website", id="j1", source="/t", hold=True, hold_seconds=60)
             assert held.hold_id
-            assert held.available == 10 * CREDIT
+            assert held.available == Decimal(10)
             extended = await admissions.extend(project, held.hold_id, 120)
             assert extended.allowed
-            captured = await admissions.capture(project, held.hold_id, 100 * CREDIT)
-            assert (captured.credits, captured.available) == (100 * CREDIT, 150 * CREDIT)
-            assert await admissions.capture(project, held.hold_id, 100 * CREDIT) == captured
+            captured = await admissions.capture(project, held.hold_id, Decimal(100))
+            assert (captured.credits, captured.available) == (Decimal(100), Decimal(150))
+            assert await admissions.capture(project, held.hold_id, Decimal(100)) == captured
             gone = await admissions.release(project, held.hold_id)
             assert (gone.status, gone.code) == (404, "unknown_hold")
             held = await admissions.admit(project, "image", id="j2", source="/t", hold=True)
             released = await admissions.release(project, held.hold_id, "upstream timed out")
-            assert released.available == 150 * CREDIT
+            assert released.available == Decimal(150)
 
     asyncio.run(scenario())
 
@@ -170,10 +169,12 @@ def test_what_is_wrong_with_a_request_is_a_decision_that_names_the_field(operato
 def test_the_prices_are_those_in_force(stack: Stack, connect: Connect) -> None:
     async def scenario() -> None:
         async with connect() as admissions:
-            book = await admissions.prices()
-            assert book.rates.keys() >= FIRST_PRICE_BOOK.rates.keys()
+            prices = await admissions.prices()
+            assert prices.keys() >= FIRST_PRICE_BOOK.rates.keys()
+            assert (prices["image"], prices["webhook.delivery"]) == (Decimal(32), Decimal("0.02"))
+            book = await admissions._price_book()
             assert book.plan_required["video.premium"] == "build"
-            assert await admissions.prices() is book
+            assert await admissions._price_book() is book
 
     asyncio.run(scenario())
 

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_onc
     async def scenario() -> None:
         service, away = Service(), Away(tmp_path / "away.sqlite3", **LEASE)
         async with gateway_of(fleet, service, away=away) as gateway, client_of(gateway, one) as client:
-            assert away.overdraft_max == 150 * CREDIT
+            assert away.overdraft_max == 150
             with stopped(fleet):
                 answers = await asyncio.gather(*(client.post("/v1/images") for _ in range(20)))
                 # The lease is 100 credits a project: three images of 32.
@@ -147,7 +148,7 @@ def test_the_lease_is_exact_however_many_ask_at_once_and_all_of_it_is_billed_onc
                 answers = await asyncio.gather(*(client.post("/v1/images", headers=others) for _ in range(20)))
                 # The lease is 150 credits in all: one more image.
                 assert sorted(each.status_code for each in answers) == [200] + [503] * 19
-                assert (away.counts.admitted, away.counts.leased) == (4, 4 * 32 * CREDIT)
+                assert (away.counts.admitted, away.counts.leased) == (4, 4 * 32)
                 # An operation without a price is refused, never free; one that needs a plan may not be allowed.
                 assert (await client.post("/v1/holograms")).status_code == 503
                 assert (await client.post("/v1/premium", headers=others)).status_code == 503
@@ -246,7 +247,7 @@ def test_without_credits_at_the_end_the_refusal_is_on_record_and_there_is_no_sec
                         await another.admit(project, "website", id="w", source="/another")
                 assert (await client.post("/v1/images")).status_code == 200
             await until(lambda: away.counts.waiting == 0)
-            assert away.counts == AwayCounts(0, 0, admitted=1, settled=1, uncovered=32 * CREDIT)
+            assert away.counts == AwayCounts(0, Decimal(0), admitted=1, settled=1, uncovered=Decimal(32))
             with stopped(fleet):
                 assert (await client.post("/v1/images")).status_code == 503
                 # Reads go on working.
@@ -316,7 +317,7 @@ def test_a_killed_broker_is_bridged_and_the_connections_to_it_are_made_anew(
             restarts = fleet.restarts
             os.kill(fleet.pids()["kafka"], signal.SIGKILL)
             assert (await client.post("/v1/images")).status_code == 200
-            assert away.counts.leased == 32 * CREDIT
+            assert away.counts.leased == 32
             await until(lambda: fleet.restarts > restarts)
             await until(lambda: away.counts.waiting == 0)
             assert (away.counts.settled, away.counts.uncovered) == (1, 0)
@@ -412,7 +413,7 @@ def test_a_killed_gateway_settles_what_it_admitted_once_it_is_back(
         return counts
 
     counts = asyncio.run(look())
-    assert (counts.waiting, counts.leased) == (3, (32 + 1 + 32) * CREDIT)
+    assert (counts.waiting, counts.leased) == (3, 32 + 1 + 32)
     eventually(lambda: balance(admin, project) == (str(250 - 33), "0"))
     eventually(lambda: billed(fleet, admin, project) == [str(CREDIT), str(32 * CREDIT)])
 

@@ -22,6 +22,7 @@ from schemas.commands import CreateProject, SetLimits
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from streams.clickhouse.client import ClickHouse
 from streams.client.admissions import Decision, MeterlineAway
+from streams.client.amounts import microcredits_of
 from streams.client.kafka_admissions import KafkaAdmissions
 from streams.core.limits import CEILING_MAX, REQUESTS_MAX
 from streams.errors import OperatorError
@@ -105,7 +106,7 @@ async def _spend(
         "decisions_per_second": round(told.decisions / seconds, 1),
         "left_by_the_spenders_microcredits": left_over,
         "spent_by_the_last_one_microcredits": by_the_last_one,
-        **compare(told, charges, credits * COST, ledger, last.available),
+        **compare(told, charges, credits * COST, ledger, microcredits_of(last.available, "available")),
     }
 
 
@@ -212,9 +213,9 @@ async def _ask(admissions: KafkaAdmissions, project: str, id: str, told: Answers
             told.retries += 1
             continue
         if decision.allowed and not decision.already_decided:
-            told.admitted[id] = decision.available
+            told.admitted[id] = microcredits_of(decision.available, "available")
         elif decision.code == "out_of_credits":
-            told.refused[id] = decision.available
+            told.refused[id] = microcredits_of(decision.available, "available")
         elif decision.code == "idempotency_reply_expired":
             told.expired.add(id)
         else:
@@ -231,7 +232,7 @@ async def _spend_the_rest(admissions: KafkaAdmissions, project: str, told: Answe
         decision = await _ask(admissions, project, f"last-{number}", told)
         if decision.status == 402:
             return spent, decision
-        spent += decision.credits
+        spent += microcredits_of(decision.credits, "credits")
 
 
 def _history(settings: Settings, project: str, last: Decision) -> tuple[dict[str, tuple[int, int]], int]:
