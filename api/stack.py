@@ -343,8 +343,8 @@ class Stack:
         raise StackError(f"Not ready within {READY_SECONDS_MAX:g} seconds: {missing}; see the logs in {self.logs_dir}")
 
     def _history_answers(self) -> bool:
-        """Whether the embedded ClickHouse is there and its historian reads on, so that what it holds is of this Kafka. A
-        server of one's own is not waited for."""
+        """Whether the embedded ClickHouse is there and its historian reads on: what it holds is of this Kafka. A server
+        of one's own is not waited for."""
         if self.settings.clickhouse_url is not None:
             return True
         reading = _figures(httpx.get(f"{self.clickhouse_url}/metrics").text, "meterline_history_partitions")

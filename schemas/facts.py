@@ -62,6 +62,7 @@ Reason = Literal[
     "off",
     "requested",
     "failed",
+    "booked",
     "cap_reached",
     "limited_at_edge",
 ]
@@ -316,6 +317,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
             "off": "it is turned off, or has failed too often",
             "requested": "a bundle is to be bought",
             "failed": "a bundle could not be bought",
+            "booked": "a bundle was paid by a payment that had been booked before: nothing is granted for it again",
             "cap_reached": "a bundle would be above what it may spend in a month",
         },
         stated_by=("recharge",),

@@ -103,6 +103,12 @@ CODES: dict[str, ProblemCode] = {
     "too_many_holds": ProblemCode(409, "Too many holds", f"Capture or release some holds first; {_ASK_ANEW}"),
     "unknown_raise": ProblemCode(404, "Unknown raise", "GET the project's limits lists those that have not ended."),
     "too_many_raises": ProblemCode(409, "Too many raises", f"End some of the project's raises first; {_ASK_ANEW}"),
+    "reference_used": ProblemCode(
+        409,
+        "Payment booked before",
+        "A payment's reference counts once for each project: look at the entry that is named, and give another payment "
+        "its own reference.",
+    ),
     "recharge_settled": ProblemCode(409, "Purchase ended", "Nothing is left to do for this purchase."),
     "event_id_reused": ProblemCode(
         409,

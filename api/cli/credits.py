@@ -3,6 +3,7 @@ corrects events."""
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Annotated, Any
 
 import typer
@@ -37,12 +38,17 @@ def top_up(
     project: ProjectArgument,
     bundle: Annotated[int, typer.Argument(help="20, 100 or 500 dollars")],
     environment: EnvironmentOption = "production",
-    reference: Annotated[str, typer.Option("--reference", help="The payment's reference, kept with the entry")] = "",
+    reference: Annotated[
+        str, typer.Option("--reference", help="The payment's reference: it is booked once, however often you ask")
+    ] = "",
     idempotency_key: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Grant a bundle that was paid for."""
+    """Grant a bundle that was paid for. A reference is the idempotency key too, where none is given."""
     body = {"bundle_usd": bundle, "environment": environment, "reference": reference}
+    if reference and idempotency_key is None:
+        # Of what is bought too: for something else under this reference the answer names the first entry.
+        idempotency_key = f"payment:{blake2b(repr(body).encode(), digest_size=16).hexdigest()}"
     show(Api().call("POST", f"/v1/admin/projects/{project}/top-ups", body, key=idempotency_key).json(), as_json)
 
 

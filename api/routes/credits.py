@@ -20,10 +20,12 @@ from schemas.http.credits import (
     RefundResult,
     TopUpResult,
 )
+from schemas.problems import Rejection
 from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
+from streams.history.payments import booked_before
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1/admin", tags=["administration"], responses=problems(401, 403, 404, 409, 422, 503))
@@ -39,7 +41,15 @@ async def top_up(
     asked: NewTopUp,
     idempotency_key: IdempotencyKey = "",
 ) -> TopUpResult:
-    """Grant a bundle. Send an Idempotency-Key: without one, a repeat is another bundle."""
+    """Grant a bundle. A payment's `reference` counts once for each project: a second bundle with it is refused
+    (`reference_used`), naming the first. Without a reference send an Idempotency-Key, or a repeat is another bundle."""
+    if reference := asked.reference:
+        days = services.settings.dedup_days
+        first = await services.reads.ask(caller.name, lambda history: booked_before(history, project, reference, days))
+        if first:
+            raise Rejection(
+                "reference_used", f"The payment {reference!r} was booked before, by entry {first}", "reference"
+            )
     reply, offset = await decided(
         services,
         TopUp(

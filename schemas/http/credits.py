@@ -151,7 +151,7 @@ class NewTopUp(BaseModel, extra="forbid"):
 
     bundle_usd: Literal[20, 100, 500]
     environment: EnvironmentName = "production"
-    reference: str = Field("", max_length=200, description="The payment's own reference, kept with the entry")
+    reference: str = Field("", max_length=200, description="The payment's own reference: counts once for each project")
 
 
 class TopUpResult(BaseModel):

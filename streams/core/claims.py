@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from schemas.commands import Admit, AnyCommand, CaptureHold, Correct
+from schemas.commands import Admit, AnyCommand, CaptureHold, Correct, SettleRecharge, TopUp
 from schemas.replies import Reply
 from streams.core import holds
 from streams.core.acceptance import dedup_hash
-from streams.core.marks import mark_of
+from streams.core.marks import mark_of, mark_of_entry
 
 
 def claims(command: AnyCommand) -> list[bytes]:
     """The hashes of acts that may be done only once: bill an event, charge a job, capture a hold, make an event's nth
-    correction.
+    correction, book a payment.
 
     An act that an earlier record has claimed is not done again. A command that succeeds claims its acts (`claimed`).
     """
@@ -28,7 +28,14 @@ def claims(command: AnyCommand) -> list[bytes]:
         if command.usage is not None and not command.given_back and not command.sequence:
             return [mine, dedup_hash(command.project, command.source, command.event_id)]
         return [mine]
+    if isinstance(command, TopUp) or (isinstance(command, SettleRecharge) and command.is_paid):
+        return [payment_hash(command.project, command.reference)] if command.reference else []
     return []
+
+
+def payment_hash(project: str, reference: str) -> bytes:
+    """The hash of a payment, by its reference."""
+    return dedup_hash(project, "meterline:payment", reference)
 
 
 def claimed(command: AnyCommand, reply: Reply) -> list[tuple[bytes, bytes]]:
@@ -46,4 +53,6 @@ def claimed(command: AnyCommand, reply: Reply) -> list[tuple[bytes, bytes]]:
         mine, *event = claims(command)
         mark = mark_of(command.usage) if command.usage is not None else b""
         return [(mine, b""), *((each, mark) for each in event)]
+    if isinstance(command, TopUp | SettleRecharge):
+        return [(each, mark_of_entry(reply.entry_id)) for each in claims(command)]
     return []

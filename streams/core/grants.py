@@ -11,8 +11,9 @@ from schemas.replies import Reply
 from schemas.times import DAY_MS
 from streams.core.booking import Booking, available, note
 from streams.core.items import bill_due
+from streams.core.marks import entry_of
 from streams.core.plans import BUNDLES, not_refundable, refund_cents
-from streams.core.recharge import ENVIRONMENT, note_failure, note_success
+from streams.core.recharge import ENVIRONMENT, note_booked, note_failure, note_success
 
 PROMOTIONAL_CREDITS_MAX = 10_000_000
 PROMOTIONAL_DAYS_MAX = 5 * 366
@@ -73,6 +74,10 @@ def top_up(booking: Booking, command: TopUp) -> Reply:
         raise Rejection(
             "invalid_request", f"No bundle of ${command.bundle_usd}; there are {sorted(BUNDLES)}", "bundle_usd"
         )
+    if first := _booked_by(booking):
+        raise Rejection(
+            "reference_used", f"The payment {command.reference!r} was booked before, by entry {first}", "reference"
+        )
     metadata = note(reference=command.reference)
     cents = command.bundle_usd * 100
     fact_id = grant_credits(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata, cents)
@@ -108,7 +113,7 @@ def grant_promotional(booking: Booking, command: GrantPromotional) -> Reply:
 
 def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
     """End the auto-recharge purchase that is under way. Money that was taken buys its credits, even for a project that
-    was closed meanwhile.
+    was closed meanwhile; but once only: a payment that was booked by hand meanwhile has bought them already.
 
     Raises Rejection `recharge_settled` where that purchase has ended already.
     """
@@ -117,10 +122,20 @@ def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
         fact_id = note_failure(booking, command.recharge_id, command.detail)
         return Reply(200, "", "", 0, available(account, ENVIRONMENT), fact_id)
     bundle_usd = note_success(account, command.recharge_id)
+    if first := _booked_by(booking):
+        fact_id = note_booked(booking, command.recharge_id, command.reference, first)
+        detail = f"Its payment was booked before, by entry {first}"
+        return Reply(200, "", detail, 0, available(account, ENVIRONMENT), fact_id, already_decided=True)
     amount = BUNDLES[bundle_usd]
     metadata = note(recharge=command.recharge_id, reference=command.reference)
     fact_id = grant_credits(booking, "top_up", ENVIRONMENT, amount, booking.at_ms, 0, metadata, bundle_usd * 100)
     return Reply(200, "", "", amount, available(account, ENVIRONMENT), fact_id)
+
+
+def _booked_by(booking: Booking) -> str:
+    """The entry that the command's payment was booked by before, or ""."""
+    first = booking.made[0] if booking.made else None
+    return entry_of(first, booking.partition) if first is not None else ""
 
 
 def refund_top_up(booking: Booking, command: RefundTopUp) -> Reply:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from schemas.accounts import Hold
 from schemas.events import Usage
+from schemas.facts import entry_id as id_of_entry
 from schemas.problems import CODES
 
 MARK_BYTES = 8
@@ -78,3 +79,13 @@ def mark_of_amount(microcredits: int) -> bytes:
 def amount_of(claim: Claim) -> int:
     """The microcredits that a captured hold was charged."""
     return int.from_bytes(claim.mark, "big")
+
+
+def mark_of_entry(entry_id: str) -> bytes:
+    """The mark of a payment: the index, within its record, of the entry that it was booked by."""
+    return int(entry_id.rpartition("-")[2]).to_bytes(MARK_BYTES, "big")
+
+
+def entry_of(claim: Claim, partition: int) -> str:
+    """The id of the entry that a payment was booked by."""
+    return id_of_entry(partition, claim.offset, int.from_bytes(claim.mark, "big"))

@@ -131,6 +131,12 @@ def note_success(account: Account, recharge_id: str) -> int:
     return bundle_usd
 
 
+def note_booked(booking: Booking, recharge_id: str, reference: str, entry_id: str) -> str:
+    """Note that a purchase was paid by a payment that had been booked before. Gives the fact's id."""
+    metadata = note(id=recharge_id, reference=reference, entry=entry_id)
+    return booking.state("recharge", environment=ENVIRONMENT, reason="booked", metadata=metadata)
+
+
 def month_of(at_ms: int) -> int:
     """The calendar month, UTC, that a time is in, as year * 100 + month."""
     at = datetime.fromtimestamp(at_ms // 1000, UTC)

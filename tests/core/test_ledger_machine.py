@@ -44,6 +44,7 @@ STATED = (
     "limits raise_planned",
     "limits set",
     "limits shadow",
+    "recharge booked",
     "recharge cap_reached",
     "recharge failed",
     "recharge requested",

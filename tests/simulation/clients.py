@@ -161,7 +161,7 @@ class Clients:
             self._admit()
         elif choice == "top_up":
             environment = rng.choice(["production", "production", "preview"])
-            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference="")
+            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference=self._reference())
         elif choice == "promotional":
             self._give(project)
         elif choice == "refund":
@@ -329,13 +329,17 @@ class Clients:
             raise_id = f"{request.partition}-{request.offset}-{request.index}"
             self._ask(EndRaise, request.command.project, raise_id=raise_id)
 
+    def _reference(self) -> str:
+        """A payment's reference: of none, or of one that others may have booked."""
+        return self.rng.choice(["", "", "", "payment-1", "payment-2"])
+
     def _end_purchase(self) -> None:
         """Settle a purchase that the history knows of; its cashier may do so twice."""
         wanted = [row for row in self._history("recharge") if row["reason"] == "requested"]
         if wanted:
             row = self.rng.choice(wanted[-3:])
             recharge_id = f"recharge-{row['partition']}-{row['offset']}-{row['position']}"
-            outcome = {"is_paid": self.rng.random() < 0.7, "reference": "", "detail": ""}
+            outcome = {"is_paid": self.rng.random() < 0.7, "reference": self._reference(), "detail": ""}
             self._ask(SettleRecharge, row["project"], recharge_id=recharge_id, **outcome)
 
     def _correct(self) -> None:

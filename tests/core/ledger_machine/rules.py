@@ -52,6 +52,8 @@ numbers = st.integers(0, 1_000)
 projects = st.sampled_from((*PROJECTS * 5, "nobody"))
 environments = st.sampled_from(("production", "production", "production", "production", "preview"))
 often = st.sampled_from((True, True, True, False))
+# Of payments: most have none, and others may come again.
+references = st.sampled_from(("", "", "", "r1", "r2"))
 seldom = st.sampled_from((False, False, False, True))
 
 
@@ -272,10 +274,15 @@ class LedgerMachine(Callers):
 
     # Credits.
 
-    @rule(project=projects, environment=environments, usd=st.sampled_from((20, 20, 20, 20, 100, 7)))
-    def top_up(self, project: str, environment: str, usd: int) -> None:
+    @rule(
+        project=projects,
+        environment=environments,
+        usd=st.sampled_from((20, 20, 20, 20, 100, 7)),
+        reference=references,
+    )
+    def top_up(self, project: str, environment: str, usd: int, reference: str) -> None:
         self.step()
-        self.send(TopUp, project, environment=environment, bundle_usd=usd, reference="r")
+        self.send(TopUp, project, environment=environment, bundle_usd=usd, reference=reference)
 
     @rule(
         project=projects,
@@ -319,8 +326,9 @@ class LedgerMachine(Callers):
         threshold=st.sampled_from((4_000, 4_000, 20_000, 200, 100_001)),
         usd=st.sampled_from((20, 20, 20, 20, 20, 100, 100, 7)),
         bundles=st.sampled_from((*[1] * 8, 2, 100, 0)),
+        reference=references,
     )
-    def recharge(self, project: str, what: str, threshold: int, usd: int, bundles: int) -> None:
+    def recharge(self, project: str, what: str, threshold: int, usd: int, bundles: int, reference: str) -> None:
         """Set the terms of auto-recharge, or settle a purchase: one under way, or one that has ended."""
         self.step()
         pending = self.pending()
@@ -329,7 +337,7 @@ class LedgerMachine(Callers):
             project, recharge_id = [("a", "recharge-0-0-0"), *ended, *pending][
                 -1 if what != "paid again" else len(ended)
             ]
-            outcome = {"is_paid": what != "failed", "reference": "r", "detail": "no"}
+            outcome = {"is_paid": what != "failed", "reference": reference, "detail": "no"}
             self.send(SettleRecharge, project, recharge_id=recharge_id, **outcome)
         else:
             terms = {"threshold": threshold * CREDIT, "bundle_usd": usd, "cap_cents": usd * 100 * bundles}
@@ -346,7 +354,7 @@ class LedgerMachine(Callers):
         self.send(SetAutoRecharge, project, is_on=True, **small)
         for name, recharge_id in self.pending():
             if name == project:
-                outcome = {"is_paid": is_paid, "reference": "r", "detail": "no"}
+                outcome = {"is_paid": is_paid, "reference": "", "detail": "no"}
                 self.send(SettleRecharge, project, recharge_id=recharge_id, **outcome)
         self.send(SetAutoRecharge, project, is_on=True, **large)
 

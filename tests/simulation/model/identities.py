@@ -19,6 +19,8 @@ def identity_names(identity: Any) -> tuple[str, str, str]:
         return project, f"meterline:hold:{rest[0]}", rest[1]
     if kind == "job":
         return project, f"meterline:job:{rest[0]}", rest[1]
+    if kind == "payment":
+        return project, "meterline:payment", rest[0]
     if kind == "correction":
         source, event_id, sequence = rest
         return project, f"meterline:correction:{sequence}", f"{len(source)}:{source}{event_id}"

@@ -16,11 +16,20 @@ def top_up(partition: Partition, project: Project, command: TopUp) -> Answer:
     must_be_open(project)
     if command.bundle_usd not in BUNDLES:
         raise Refused("invalid_request")
-    return buy(partition, project, command.environment, command.bundle_usd)
+    if was_booked(partition, command):
+        raise Refused("reference_used")
+    return buy(partition, project, command, command.environment, command.bundle_usd)
 
 
-def buy(partition: Partition, project: Project, environment: str, usd: int) -> Answer:
+def was_booked(partition: Partition, command: TopUp | SettleRecharge) -> bool:
+    """Whether the payment of a purchase was booked before."""
+    return bool(command.reference) and partition.is_seen(("payment", command.project, command.reference))
+
+
+def buy(partition: Partition, project: Project, command: TopUp | SettleRecharge, environment: str, usd: int) -> Answer:
     index = partition.index
+    if command.reference:
+        partition.mark(("payment", command.project, command.reference))
     give(partition, project, "top_up", environment, BUNDLES[usd], partition.now(project), None, usd * 100)
     return partition.answer(project, environment, BUNDLES[usd], index)
 
@@ -55,7 +64,9 @@ def settle_recharge(partition: Partition, project: Project, command: SettleRecha
     recharge.pending = None
     if command.is_paid:
         recharge.failures, recharge.paused_until_ms = 0, 0
-        return buy(partition, project, "production", cents // 100)
+        if was_booked(partition, command):
+            return partition.done(project, "recharge", "production", reason="booked")
+        return buy(partition, project, command, "production", cents // 100)
     recharge.spent[month] -= cents
     recharge.failures += 1
     hours = min(24, 2 ** (recharge.failures - 1))
