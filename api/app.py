@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from api import errors
 from api.busyness import Busyness
+from api.callers.calls import keep_refusal
 from api.connections import ConnectionLimits, Connections
 from api.lean import LeanRoutes
 from api.metrics import registry_of
@@ -36,6 +37,7 @@ from api.routes import (
     projects,
     receipts,
     rehearsals,
+    status,
     usage,
     usage_events,
 )
@@ -49,8 +51,12 @@ for each of its items. While the last 60 seconds hold fewer requests than the li
 spends a burst token. A rested project has `burst - limit` of them, and they refill at `limit / 60` a second while it is
 below its limit. Every answer says how the window stands, in `X-RateLimit-Limit`, `-Remaining` and `-Reset` (the Unix
 second when it will be full again). A call beyond it is a 429 `rate_limited`, and does nothing: send it again after
-`Retry-After` seconds. Most are refused by the API itself and have a request id only, no receipt: they are counted, not
-kept one by one.
+`Retry-After` seconds. Most are refused by the API itself and have a request id only: they are counted, and of a flood
+only some are kept one by one.
+
+Every answer bears its request id, in `x-request-id` and, where it is a refusal, in `instance`. For a refusal, and for an
+answer that tells of a decision, `GET /v1/receipts/{request_id}` gives within 24 hours what was answered, and what was
+decided.
 
 What comes without a valid key is held to a window of its address in the same way. Calls with an admin key are the
 operator's and are not limited; an admission that one asks for counts in the window of the project that it names.
@@ -79,6 +85,7 @@ _ROUTERS = (
     audit.router,
     dead_letters.router,
     invoices.router,
+    status.router,
     health.router,
 )
 
@@ -92,6 +99,7 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with running_services(settings) as services:
             app.state.services = services
+            connections.on_refused = partial(keep_refusal, services.answers)
             app.state.metrics = registry_of(services, connections, busyness)
             watching = [asyncio.create_task(each.run()) for each in (connections, busyness)]
             try:

@@ -11,11 +11,11 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -114,6 +114,9 @@ class Connections:
         self.crowd = Crowd(limits.connections_max, limits.per_address_max)
         self.refused = 0
         self.ended: Counter[str] = Counter()
+        # Told of each request that is refused here, beside the app: its scope as far as there is one, where it came
+        # from, and the status and body of the answer.
+        self.on_refused: Callable[[MutableMapping[str, Any], str, int, bytes], None] | None = None
         self._open: dict[str, dict[GuardedProtocol, None]] = {}
         self._untold = 0
         self._told_at = -_TOLD_EVERY_SECONDS
@@ -302,7 +305,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, code: str, detail: str, headers: dict[str, str] | None = None) -> None:
         if self.transport.is_closing():
             return
-        request_id = f"req_{secrets.token_hex(8)}"
+        # The app has begun with a request whose body is to come, and it has an id.
+        is_begun = self.part is Awaited.BODY and self.cycle is not None
+        scope: MutableMapping[str, Any] = cast(Any, self.cycle.scope) if is_begun else {"method": "*"}
+        request_id = scope.setdefault("meterline.request_id", f"req_{secrets.token_hex(8)}")
         problem = problem_of(request_id, code, detail)
         body = encode_json(problem)
         told: Iterable[tuple[str, str]] = (
@@ -313,5 +319,7 @@ class GuardedProtocol(HttpToolsProtocol):
             *(headers or {}).items(),
         )
         lines = "".join(f"{name}: {value}\r\n" for name, value in told)
+        if self.guard.on_refused is not None:
+            self.guard.on_refused(scope, self.client[0] if self.client else "", problem["status"], body)
         self.transport.write(STATUS_LINE[problem["status"]] + lines.encode() + b"\r\n" + body)
         self.transport.close()

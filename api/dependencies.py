@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Path, Query, Request, Security
 from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from api.callers.calls import call_of, count, operation_of
+from api.callers.calls import call_of, count, note_entry, operation_of
 from api.callers.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
 from api.services import Services
 from schemas.accounts import Account
@@ -221,6 +221,7 @@ async def decided(services: Services, command: AnyCommand) -> tuple[Reply, int]:
     """The reply to a command, and the command's offset, once this process can read its effect back. Raises Rejection
     where the command is refused."""
     reply, offset = await services.commands.decide(command)
+    note_entry(reply.entry_id)
     if reply.code:
         raise Rejection(reply.code, reply.detail, reply.field or None)
     await services.accounts.wait_for(command.project, offset, services.settings.reply_timeout_seconds)

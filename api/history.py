@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, Proce
 from api.connections import ConnectionLimits, Connections
 from api.server import listen, until_one_ends
 from streams.clickhouse.client import ClickHouse
-from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
+from streams.clickhouse.historian import Historian, answer_sink, dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
 from streams.clickhouse.retention import keep_passing_facts
 from streams.collector import tune_collector
@@ -121,10 +121,11 @@ def _is_stopped(historian: Historian) -> int:
 
 
 def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:
-    """The historians of one history: one writes the journal, the other the dead letters."""
+    """The historians of one history: one writes the journal, one the dead letters, one the answers."""
     return [
         Historian(settings, clickhouse, journal_sink(settings)),
         Historian(settings, clickhouse, dead_letter_sink(settings)),
+        Historian(settings, clickhouse, answer_sink(settings)),
     ]
 
 

@@ -74,6 +74,11 @@ class _Parts(Collector):
             "Requests that this process refused by itself, since their project's window was full",
             services.refusals.total,
         )
+        yield CounterMetricFamily(
+            "meterline_answers_not_kept",
+            "Answers that a request's id does not lead to, since there were too many at once",
+            services.answers.not_kept,
+        )
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift

@@ -10,7 +10,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers.addresses import AddressLimits, client_address
-from api.callers.calls import Call, begin_call, count, find_full, known_rate, operation_of, refuse_at_edge
+from api.callers.calls import (
+    Call,
+    begin_call,
+    count,
+    find_full,
+    keep_answer,
+    known_rate,
+    operation_of,
+    refuse_at_edge,
+)
 from api.callers.keys import hash_key
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
@@ -97,7 +106,7 @@ class Front:
         key_hash = hash_key(key)
         peer = scope["client"][0] if scope.get("client") else ""
         forwarded_for = _all_of(scope, b"x-forwarded-for") if b"x-forwarded-for" in headers else ()
-        address = client_address(peer, forwarded_for, self._trusted)
+        address = call.address = client_address(peer, forwarded_for, self._trusted)
         try:
             check_headers(scope, (b"authorization",))
         except Rejection as rejection:
@@ -153,6 +162,14 @@ class Front:
         if call.rate is None:
             call.rate = known_rate(services, call.project)
 
+    def keep(self, scope: Scope, call: Call, status: int, body: bytes) -> None:
+        """Keep an answer that refused a request, or told of a decision, for whoever asks by the request's id."""
+        if (status < 400 and not call.entry_ids) or scope["path"] in self.UNCAPPED_PATHS:
+            return
+        # Before the services have started there is nobody to keep it.
+        if (services := getattr(scope["app"].state, "services", None)) is not None:
+            keep_answer(services.answers, scope, call, status, body)
+
 
 class _Answer:
     """The answer to a request on its way out. It may be replaced by a 429 as it begins."""
@@ -166,6 +183,8 @@ class _Answer:
         self._send = send
         self._call = call
         self._is_replaced = False
+        self._status = 0
+        self._body = b""
 
     async def send(self, message: Message) -> None:
         """Send a message of the answer, once the call is counted."""
@@ -186,12 +205,17 @@ class _Answer:
 
     async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self._status = message["status"]
             headers = list(message.get("headers", ()))
             if (rate := self._call.rate) is not None:
                 limits = rate_headers(rate, message["status"])
                 headers += [(name.lower().encode(), value.encode()) for name, value in limits.items()]
             headers.append((b"x-request-id", self.request_id.encode()))
             message["headers"] = headers
+        elif self._status >= 400 and not self._body:
+            self._body = message.get("body", b"")
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._front.keep(self.scope, self._call, self._status, self._body)
         await self._send(message)
 
 

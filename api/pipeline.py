@@ -8,12 +8,15 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 
 from api.flows import Flow, Members, OpenTransactions
+from schemas.http.status import WORKERS_SHOWN_MAX, WorkerStatus
 from streams.kafka.command_client import CommandClient
 from streams.kafka.log_sizes import log_bytes
 from streams.kafka.topics import ISOLATION, kafka_client_settings, topics_of
@@ -51,6 +54,10 @@ class Pipeline:
         self._accounts = accounts
         topics = topics_of(settings)
         self._worker_group = topics.worker_app
+        self._historian_group = topics.historian_group_of("facts")
+        self._cashier_group = topics.cashier_group
+        self._intake = topics.intake
+        self._topics = list(topics.configs())
         self._readers = {
             "usage": Reader(topics.worker_app, topics.usage),
             "intake": Reader(topics.worker_app, topics.intake),
@@ -59,13 +66,16 @@ class Pipeline:
         }
         self.flows = {name: Flow() for name in self._readers}
         self.members = Members()
+        self.workers: list[WorkerStatus] = []
+        self.historians = self.cashiers = 0
         self.transactions = OpenTransactions()
         self.dead_letters: dict[str, int] = {}
         self._changelogs_of_replies = {
             "replies": topics.replies_changelog,
             "recent_replies": topics.recent_replies_changelog,
         }
-        # By table; one is missing while its size is not known.
+        # By topic, replicas included, and by table of kept replies; one is missing while its size is not known.
+        self.topic_bytes: dict[str, int] = {}
         self.kept_replies_bytes: dict[str, int] = {}
         self._looked_at: float | None = None
         self._sized_at: float | None = None
@@ -183,17 +193,18 @@ class Pipeline:
         if self._sized_at is not None and time.monotonic() - self._sized_at < SIZES_SECONDS:
             return
         self._sized_at = time.monotonic()
-        topics = self._changelogs_of_replies
         try:
-            found = await log_bytes(admin, list(topics.values()), self._settings.partitions)
+            found = await log_bytes(admin, self._topics, self._settings.partitions)
         except Exception as error:
             # A broker may be away, or tell this process nothing: that is no reason to see nothing else.
             log.debug("the size of the kept replies is not known: %r", error)
             found = {}
-        self.kept_replies_bytes = {name: found[topic] for name, topic in topics.items() if topic in found}
+        self.topic_bytes = found
+        tables = self._changelogs_of_replies
+        self.kept_replies_bytes = {name: found[topic] for name, topic in tables.items() if topic in found}
 
     async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
-        members = await self._members_of(admin)
+        members = await self._look_at_groups(admin)
         ends = await consumer.end_offsets(
             [place for reader in self._readers.values() for place in self._places(reader)]
         )
@@ -215,10 +226,28 @@ class Pipeline:
                 if not any([await has_record(consumer, place, *span) for place, span in waiting.items()]):
                     flow.nothing_waits()
 
-    async def _members_of(self, admin: AIOKafkaAdminClient) -> frozenset[str]:
-        (response,) = await admin.describe_consumer_groups([self._worker_group])
-        # (error, group, state, protocol type, protocol, members, …), of which a member begins with its id.
-        return frozenset(member[0] for group in response.groups for member in group[5])
+    async def _look_at_groups(self, admin: AIOKafkaAdminClient) -> frozenset[str]:
+        """Look who is in which group; gives the ids of the workers."""
+        wanted = [self._worker_group, self._historian_group, self._cashier_group]
+        # aiokafka can't read an answer about several groups. (error, group, state, protocol type, protocol, members, …)
+        asked = await asyncio.gather(*(admin.describe_consumer_groups([group]) for group in wanted))
+        members = {group[1]: group[5] for (answer,) in asked for group in answer.groups}
+        workers = members.get(self._worker_group, ())
+        self.workers = [self._worker_of(member) for member in workers][:WORKERS_SHOWN_MAX]
+        self.historians = len(members.get(self._historian_group, ()))
+        self.cashiers = len(members.get(self._cashier_group, ()))
+        return frozenset(member[0] for member in workers)
+
+    def _worker_of(self, member: tuple[Any, ...]) -> WorkerStatus:
+        """The worker that a member of the group is, as Kafka tells: (id, client's id, host, metadata, assignment)."""
+        name, _, version = member[1].partition("@")
+        try:
+            assigned = ConsumerProtocolMemberAssignment.decode(member[4]).assignment if member[4] else ()
+        except Exception as error:
+            log.debug("the assignment of %s can't be read: %r", member[0], error)
+            assigned = ()
+        numbers = sorted(number for topic, some in assigned if topic == self._intake for number in some)
+        return WorkerStatus(name=name, version=version, host=member[2].lstrip("/"), partitions=numbers)
 
     async def _committed(
         self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, reader: Reader, places: list[TopicPartition]

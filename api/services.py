@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from api.answers import KeptAnswers
 from api.pipeline import Pipeline
 from api.reads import HistoryReads
 from api.refusals import DecidedKeys, Refusals
@@ -21,6 +22,7 @@ from streams.clickhouse.client import CALLS_AT_ONCE_MAX, ClickHouse
 from streams.collector import tune_collector
 from streams.embedded.running import asking_history
 from streams.history.month_end import Closing
+from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
@@ -52,7 +54,9 @@ class Services:
     closing: Closing = field(init=False)
     reads: HistoryReads = field(init=False)
     refusals: Refusals = field(init=False)
+    answers: KeptAnswers = field(init=False)
     decided_keys: DecidedKeys = field(default_factory=DecidedKeys)
+    started_at_ms: int = field(default_factory=now_ms)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,6 +64,7 @@ class Services:
         self.reads = HistoryReads(self.settings, self.clickhouse)
         self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
         self.refusals = Refusals(self.commands)
+        self.answers = KeptAnswers(self.settings, self.publisher, self.commands.reply_partition)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""
@@ -135,6 +140,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.pipeline.run()),
                 asyncio.create_task(services.pipeline.count_dead_letters(services.dead_letters_by_code)),
                 asyncio.create_task(services.refusals.run()),
+                asyncio.create_task(services.answers.run()),
             ]
             tune_collector()
             try:
@@ -143,6 +149,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 for each in background:
                     each.cancel()
                 await services.refusals.tell_all()
+                await services.answers.send()
         finally:
             services.reads.close()
             await services.end_embedded()

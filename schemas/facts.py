@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
@@ -333,6 +334,16 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
 ENTRY_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_entry)
 USAGE_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_usage)
 PASSING_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_passing)
+
+
+# A fact's place, alone or in the id of the purchase it asked for; and a grant's id, which leaves the partition out.
+PLACE_ID: Final = re.compile(r"(?:recharge-)?(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
+GRANT_ID: Final = re.compile(r"(?:allowance|promotional|top_up)-(\d{1,19})-(\d{1,19})", re.ASCII)
+
+
+def is_decision_id(text: str) -> bool:
+    """Whether a text is the id of an entry, a hold, a purchase or a grant. Nothing else may look like one."""
+    return bool(PLACE_ID.fullmatch(text) or GRANT_ID.fullmatch(text))
 
 
 def entry_id(partition: int, offset: int, index: int) -> str:

@@ -123,7 +123,11 @@ CODES: dict[str, ProblemCode] = {
     "event_held": ProblemCode(409, "Event held", "Capture or release the event's hold (GET /v1/holds) instead."),
     "already_corrected": ProblemCode(409, "Already corrected", "Look at the event's entries again, and correct anew."),
     "unknown_event": ProblemCode(404, "Unknown event", "Correct `source` and `id`: nothing was charged for it."),
-    "unknown_receipt": ProblemCode(404, "Unknown receipt", "Take the entry_id of an answer, or of GET /v1/ledger."),
+    "unknown_receipt": ProblemCode(
+        404,
+        "Unknown receipt",
+        "Take the entry_id of an answer or of GET /v1/ledger, or the x-request-id of a refusal within 24 hours.",
+    ),
     "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(

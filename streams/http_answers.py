@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Scope
 
+from schemas.facts import is_decision_id
 from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem, Rejection
 from schemas.replies import RateState
 from streams.core.replies import check_key
@@ -38,9 +39,9 @@ def check_headers(scope: Scope, names: Container[bytes] = _SINGLE) -> None:
 
 def request_id_for(scope: Scope) -> str:
     """The id of a request: its own x-request-id if there is one, and well-formed, or a new one. Puts the id into the
-    scope."""
+    scope. One that looks like the id of a decision is not taken: each leads to its own receipt."""
     given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
-    is_taken = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+    is_taken = len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) and not is_decision_id(given[0])
     request_id = given[0] if is_taken else f"req_{secrets.token_hex(8)}"
     scope["meterline.request_id"] = request_id
     return request_id

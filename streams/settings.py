@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -39,6 +42,9 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=user_cache_dir, description="Downloaded Kafka jars")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_json: bool = Field(False, description="One JSON object a line instead of readable text")
+    log_decisions: bool = Field(
+        True, description="The API logs a line for each decision and each refusal, with its request id"
+    )
     log_file: Path | None = Field(
         None, description="All that the process says goes to this file, which is rotated, instead of standard error"
     )
@@ -79,7 +85,7 @@ class Settings(BaseSettings):
     api_name: str = Field("api-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
     api_host: str = "127.0.0.1"
     api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
-    metrics_host: str = Field("127.0.0.1", description="Where the API process has /metrics, for Prometheus alone")
+    metrics_host: str = Field("127.0.0.1", description="Where the API and workers have /metrics, for Prometheus")
     metrics_port: int = Field(9464, ge=0, le=65535, description="0 takes a free port")
     admin_key_hashes: list[str] = Field(
         default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
@@ -149,6 +155,12 @@ class Settings(BaseSettings):
     )
 
     worker_name: str = Field("worker-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
+    worker_metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Where a worker has /healthz and /metrics, on metrics_host; nowhere unless set, 0 takes any",
+    )
     session_timeout_seconds: float = Field(10.0, ge=1)
     stall_seconds: float = Field(
         60.0, ge=1, description="A worker ends that takes no record for this long while some wait"
@@ -193,7 +205,9 @@ class Settings(BaseSettings):
     stripe_secret_key: SecretStr | None = Field(None, description="sk_… or, restricted to PaymentIntents, rk_…")
     stripe_api_base: str | None = Field(None, description="Another address than Stripe's own, for tests")
 
-    @field_validator("clickhouse_url", "kafka_url", "stripe_secret_key", "stripe_api_base", mode="before")
+    @field_validator(
+        "worker_metrics_port", "clickhouse_url", "kafka_url", "stripe_secret_key", "stripe_api_base", mode="before"
+    )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
@@ -256,3 +270,53 @@ class Settings(BaseSettings):
     def front_token_path(self) -> Path:
         """The file with the token that others than the user who runs the embedded ClickHouse ask it with."""
         return self.data_dir / "clickhouse-token"
+
+
+# Variables that others than Settings read: tests, the guard of child processes, and docker-compose.yml.
+_READ_ELSEWHERE = frozenset(
+    {
+        "METERLINE_CLICKHOUSE_PASSWORD",
+        "METERLINE_DAMAGE_SEEDS",
+        "METERLINE_EXAMPLES",
+        "METERLINE_LEDGER_STEPS",
+        "METERLINE_LIFELINE",
+        "METERLINE_OPENAPI_EXAMPLES",
+        "METERLINE_SEED_BASE",
+        "METERLINE_SIMULATION_SEED",
+        "METERLINE_SIMULATION_SEEDS",
+        "METERLINE_WRITE_GOLDEN",
+    }
+)
+# Kubernetes gives each pod such variables for each service of its namespace; these are of one named meterline-….
+_OF_A_SERVICE = re.compile(
+    r"METERLINE_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_ADDRESS_OF_A_SERVICE = re.compile(r"(?:tcp|udp|sctp)://")
+
+
+def unknown_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each variable that looks like a setting and is none, with the nearest name that is one.
+
+    Settings pass over such a variable, so what it was meant to set is left at its default.
+    """
+    known = {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
+    for name, value in sorted(environment.items()):
+        upper = name.upper()
+        if not upper.startswith("METERLINE_") or upper in known | _READ_ELSEWHERE or _OF_A_SERVICE.fullmatch(upper):
+            continue
+        if _ADDRESS_OF_A_SERVICE.match(value) and upper.endswith("_PORT"):
+            continue
+        nearest = difflib.get_close_matches(upper, known, 1, 0.75)
+        remedy = f"did you mean {nearest[0]}?" if nearest else "docs/operators.md lists those that one sets"
+        yield f"{name[:100]} is no setting, and is passed over: {remedy}"
+
+
+def remedy_of(name: str, value: object) -> str:
+    """The remedy for a value that a setting can't have, where it is known who gave it; "" elsewhere."""
+    if not isinstance(value, str) or not _ADDRESS_OF_A_SERVICE.match(value):
+        return ""
+    service = name.removesuffix("_PORT").lower().replace("_", "-")
+    return (
+        f"Kubernetes gives it this value for the service {service}: set {name} itself in the pod, or "
+        "enableServiceLinks: false, or give the service another name"
+    )

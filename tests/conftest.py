@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from api.stack import Stack
+from streams.embedded import lifeline
 from streams.embedded.broker import EmbeddedBroker
 from streams.settings import Settings
 from tests import lanes, seeds
@@ -99,6 +100,7 @@ def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         data_dir=tmp_path_factory.mktemp("stack"),
         api_port=0,
         clickhouse_front_port=0,
+        worker_metrics_port=lifeline.free_port(),
         session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
         tick_seconds=0.5,
         price_lead_seconds=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from api.stack import Stack
 from streams.embedded import lifeline
-from streams.logs import LOGS_KEPT, OnceInAWhile
+from streams.logs import LOGS_KEPT, OnceInAWhile, configure
 from streams.settings import PROJECT_ROOT, Settings
 
 
@@ -98,3 +101,27 @@ def test_a_log_that_a_failing_start_makes_grow_is_rotated_before_the_next(tmp_pa
     member.child.stop()
     assert member.log_path.with_name("worker-1.log.1").stat().st_size == 5000
     assert member.log_path.stat().st_size < 5000
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_a_record_of_many_rows_is_a_line_each_like_any_other(
+    is_json: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", root.handlers)
+    monkeypatch.setattr(root, "level", root.level)
+    configure(Settings(log_json=is_json), "api-1")
+    rows = [{"request_id": f"req_{number}", "status": 402} for number in range(3)]
+    logging.getLogger("meterline.answers").info("answered", extra={"rows": rows})
+    logging.getLogger("meterline.answers").info("answered", extra=rows[0])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    if is_json:
+        told = [json.loads(line) for line in lines]
+        assert [each["request_id"] for each in told] == ["req_0", "req_1", "req_2", "req_0"]
+        assert set(told[0]) == set(told[3])
+        assert told[0] | {"timestamp": ""} == told[3] | {"timestamp": ""}
+    else:
+        for line in lines:
+            assert "answered" in line and "[meterline.answers]" in line and "process=api-1" in line
+            assert "request_id=req_" in line and "status=402" in line

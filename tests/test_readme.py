@@ -134,8 +134,11 @@ def test_gateways(reader: Reader) -> None:
 
 
 def test_operators(reader: Reader) -> None:
-    corrected, repriced, limited, letters, billed, given, checked, _, allowed = reader.read("docs/operators.md")
+    told = reader.read("docs/operators.md")
+    corrected, explained, repriced, limited, letters, billed, given, checked, status, _, allowed = told
     assert "change: 7\n" in corrected
+    assert "  401  unauthenticated  GET /v1/balance\n" in explained
+    assert status == "1 workers\n"
     assert "notice: Announcing this needs 30 days: image" in repriced
     assert "in_force: False" in repriced
     assert "acme" in limited

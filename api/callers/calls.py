@@ -7,12 +7,15 @@ admin key's calls are the operator's and are not counted.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka.errors import KafkaError
 
+from api.answers import REPLY_CHARS_MAX, KeptAnswers
 from api.callers.keys import Caller
 from api.errors import Refused
 from api.refusals import COPY_LAG_MS_MAX, full_for, full_window, may_be_full
@@ -31,6 +34,7 @@ from streams.kafka.clock import now_ms
 log = logging.getLogger(__name__)
 
 _SCOPE_KEY = "meterline.call"
+_CODE = re.compile(r'"code":"([a-z_]{1,64})"')
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -42,7 +46,8 @@ class Call:
     the project's, or, without a valid caller, the address'. `account` is this process's copy of the account of a
     project's key; `full` is the state of its window where that is full for certain, and the call to be refused at the
     edge. `is_counted` says that it needs no counting in a project's window any more. `offset` is the intake record that
-    counted it, once the owner has said so.
+    counted it, once the owner has said so. `address` is the client's; `entry_ids` name what was decided, for whoever
+    asks by the request's id.
     """
 
     caller: Caller | None = None
@@ -52,6 +57,8 @@ class Call:
     offset: int | None = None
     account: Account | None = None
     full: RateState | None = None
+    address: str = ""
+    entry_ids: list[str] = field(default_factory=list)
 
     @property
     def project(self) -> str | None:
@@ -59,10 +66,20 @@ class Call:
         return self.caller.project if self.caller is not None else None
 
 
+_current: ContextVar[Call | None] = ContextVar("call", default=None)
+
+
 def begin_call(scope: MutableMapping[str, Any]) -> Call:
     """Put a new call into the scope of a request, for all that handles the request."""
     call = scope[_SCOPE_KEY] = Call()
+    _current.set(call)
     return call
+
+
+def note_entry(entry_id: str) -> None:
+    """Note the first fact of a decision in the call that is being handled: its request's id leads there."""
+    if entry_id and (call := _current.get()) is not None:
+        call.entry_ids.append(entry_id)
 
 
 def call_of(scope: MutableMapping[str, Any]) -> Call:
@@ -104,6 +121,7 @@ async def count(services: Services, call: Call, operation: str) -> None:
         return
     call.rate = reply.rate
     if reply.code == "rate_limited":
+        note_entry(reply.entry_id)
         raise Refused(reply.code, reply.detail, {"project": caller.project, "entry_id": reply.entry_id})
 
 
@@ -151,3 +169,27 @@ def known_rate(services: Services, project: str) -> RateState | None:
     window, limits = account.window or rested(now), limits_of(account)
     advance(window, limits, now)
     return rate_state(window, limits, now)
+
+
+def keep_refusal(answers: KeptAnswers, scope: MutableMapping[str, Any], address: str, status: int, body: bytes) -> None:
+    """Keep the answer to a request that was refused beside the app, which may have found out who calls."""
+    keep_answer(answers, scope, scope.get(_SCOPE_KEY) or Call(address=address), status, body)
+
+
+def keep_answer(answers: KeptAnswers, scope: MutableMapping[str, Any], call: Call, status: int, body: bytes) -> None:
+    """Keep the answer to a call; `body` is a refusal's."""
+    who = call.caller
+    reply = body[: 4 * REPLY_CHARS_MAX].decode(errors="replace") if status >= 400 else ""
+    found = _CODE.search(reply)
+    answers.add(
+        str(scope.get("meterline.request_id", "")),
+        operation_of(scope),
+        status,
+        caller=who.name if who is not None else call.address,
+        project=(who.project if who is not None else None) or "",
+        environment=who.environment if who is not None and who.project is not None else "",
+        key_id=who.key_id if who is not None else "",
+        code=found[1] if found else "",
+        reply=reply,
+        entry_ids=call.entry_ids,
+    )

@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from api.cli.failures import sentence_of
 from api.cli.options import JsonOption
 from api.cli.output import console, print_json
 from streams.kafka.topics import create_topics
-from streams.settings import Settings
+from streams.settings import Settings, unknown_variables
 
 _FREE_BYTES_MIN = 2 * 1024**3
 _MEMORY_BYTES_MIN = 2 * 1024**3
@@ -28,17 +30,27 @@ app = typer.Typer()
 
 
 @app.command()
-def doctor(as_json: JsonOption = False) -> None:
-    """Check this machine and the settings, and say how to put right what is wrong."""
-    findings = examine(Settings())
+def doctor(
+    production: Annotated[
+        bool,
+        typer.Option(
+            "--production",
+            help="Check what production needs, too: admin keys, encryption and access lists, replication, workers, "
+            "clocks, ClickHouse's rights and schema.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check this machine and the settings, and say how to put right what is wrong. Exit code 1 where something is."""
+    findings = examine(Settings(), for_production=production)
     if as_json:
         print_json({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]})
     else:
         for finding in findings:
             mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
-            console.print(f"{mark} {finding.name}: {finding.detail}", soft_wrap=True)
+            console.print(f"{mark} {finding.name}: {escape(finding.detail)}", soft_wrap=True)
             if finding.remedy and not finding.ok:
-                console.print(f"     {finding.remedy}", soft_wrap=True)
+                console.print(f"     {escape(finding.remedy)}", soft_wrap=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
@@ -57,13 +69,16 @@ class Finding:
         return asdict(self)
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings, *, for_production: bool = False) -> list[Finding]:
     """Make all checks that apply to these settings. They change nothing, except that missing topics are created."""
-    return [_guarded(name, check, settings) for name, check in _checks(settings)]
+    return [_guarded(name, check, settings) for name, check in _checks(settings, for_production)]
 
 
-def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], tuple[bool, str, str]]]]:
+def _checks(
+    settings: Settings, for_production: bool
+) -> Iterator[tuple[str, Callable[[Settings], tuple[bool, str, str]]]]:
     yield "python", _python
+    yield "variables", _variables
     yield "data directory", _data_directory
     yield "memory", _memory
     if settings.kafka_url is None:
@@ -72,18 +87,27 @@ def _checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], tupl
     else:
         yield "kafka", _kafka
     yield "clickhouse", _clickhouse
+    if for_production:
+        from api.cli.production import production_checks
+
+        yield from production_checks(settings)
 
 
 def _guarded(name: str, check: Callable[[Settings], tuple[bool, str, str]], settings: Settings) -> Finding:
     try:
         return Finding(name, *check(settings))
     except Exception as error:
-        return Finding(name, False, f"{type(error).__name__}: {error}", "Put right what the message names.")
+        return Finding(name, False, sentence_of(error), "Put right what the message names.")
 
 
 def _python(_settings: Settings) -> tuple[bool, str, str]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("faust-streaming", "aiokafka", "chdb", "rocksdict"))
     return sys.version_info >= (3, 11), f"{sys.version.split()[0]}, {packages}", "Use Python 3.11 or newer."
+
+
+def _variables(_settings: Settings) -> tuple[bool, str, str]:
+    unknown = list(unknown_variables(os.environ))
+    return not unknown, "; ".join(unknown) or "each METERLINE_ variable is a setting", "Rename or remove them."
 
 
 def _data_directory(settings: Settings) -> tuple[bool, str, str]:

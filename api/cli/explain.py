@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from api.cli.options import JsonOption
 from api.cli.output import show
-from api.cli.service import Api
+from api.cli.service import Api, ApiError
+from schemas.facts import is_decision_id
 from streams.errors import OperatorError
 from streams.history.limit_words import limits_text
 
 app = typer.Typer()
 
+ENTRIES_EXPLAINED_MAX = 5
+_REQUEST = re.compile(r"req_[0-9a-f]{16}")
+
 
 @app.command()
 def explain(
     receipt: Annotated[
-        str, typer.Argument(metavar="ID", help="The id of an entry, a hold, a grant, a purchase or an event")
+        str,
+        typer.Argument(
+            metavar="ID", help="The id of an entry, a hold, a grant, a purchase, a request (req_…) or an event"
+        ),
     ],
     project: Annotated[
         str | None,
@@ -28,21 +37,69 @@ def explain(
 ) -> None:
     """Say why something was charged, held, refused or given: inputs, prices, grants, balances, offset.
 
-    For an event's id, list what was decided on it, and why it was not accepted, if it was not.
+    For an event's id, list what was decided on it, and why it was not accepted, if it was not. For a request's id, the
+    x-request-id of an answer, say what was answered to whom, and explain what was decided for it.
     """
-    from streams.history.receipts import is_receipt_id
-
-    if not is_receipt_id(receipt):
-        found = Api().call("GET", "/v1/receipts", event_id=receipt, project=project).json()
-        if not found["decisions"] and not found["dead_letters"]:
-            raise OperatorError(f"Nothing is known of an event {receipt!r}")
-        show(found, as_json)
+    api = Api()
+    if is_decision_id(receipt):
+        answer = api.call("GET", f"/v1/receipts/{receipt}", project=project).json()
+        if as_json:
+            show(answer, as_json)
+        else:
+            print(explain_text(answer))
         return
-    answer = Api().call("GET", f"/v1/receipts/{receipt}", project=project).json()
+    # An event may bear any id. One that looks like a request's is looked for there first.
+    kinds = (_of_request, _of_event) if _REQUEST.fullmatch(receipt) else (_of_event, _of_request)
+    if not any(kind(api, receipt, project, as_json) for kind in kinds):
+        raise OperatorError(
+            f"Nothing is known of an event or a request {receipt!r}. Answers are kept for 24 hours, and those of a "
+            "flood only in part: `meterline audit` sums up what was refused"
+        )
+
+
+def _of_event(api: Api, event_id: str, project: str | None, as_json: bool) -> bool:
+    found = api.call("GET", "/v1/receipts", event_id=event_id, project=project).json()
+    if not found["decisions"] and not found["dead_letters"]:
+        return False
+    show(found, as_json)
+    return True
+
+
+def _of_request(api: Api, request_id: str, project: str | None, as_json: bool) -> bool:
+    try:
+        found = api.call("GET", f"/v1/receipts/{quote(request_id, safe='')}", project=project).json()
+    except ApiError as error:
+        if error.code in ("unknown_receipt", "not_found", "invalid_request"):
+            return False
+        raise
     if as_json:
-        show(answer, as_json)
+        show(found, as_json)
+        return True
+    for answer in found["answers"]:
+        print(answer_text(request_id, answer))
+        for entry_id in answer["entry_ids"][:ENTRIES_EXPLAINED_MAX]:
+            print(f"\n{explain_text(api.call('GET', f'/v1/receipts/{entry_id}', project=project).json())}")
+        for entry_id in answer["entry_ids"][ENTRIES_EXPLAINED_MAX:]:
+            print(f"  decided       {entry_id}")
+    return True
+
+
+def answer_text(request_id: str, answer: dict[str, Any]) -> str:
+    """The text of an answer to a request, for people to read, from its JSON."""
+    lines = [f"{request_id}  {answer['status']}  {answer['code'] or 'decided'}  {answer['operation']}"]
+    if problem := answer["problem"]:
+        lines.append(str(problem.get("detail", problem.get("title", ""))))
+    asked_by = [answer["project"] or "no project's key", answer["environment"], answer["key_id"]]
+    lines += ["", f"  answered      {answer['answered_at']}", f"  to            {', '.join(filter(None, asked_by))}"]
+    if problem and problem.get("field"):
+        lines.append(f"  field         {problem['field']}")
+    if answer["entry_ids"]:
+        lines.append(f"  decided       {', '.join(answer['entry_ids'][:ENTRIES_EXPLAINED_MAX])}")
+    elif answer["status"] == 429:
+        lines.append("  decided       by the API itself, since the window was full: it did nothing, and is counted")
     else:
-        print(explain_text(answer))
+        lines.append("  decided       nothing: no project's owner decided on it")
+    return "\n".join(lines)
 
 
 def explain_text(receipt: dict[str, Any]) -> str:

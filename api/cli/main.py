@@ -10,12 +10,13 @@ from typing import Any
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 from typer.core import TyperGroup
 
 from api.cli.output import console, tell_failure
 from streams.embedded import lifeline
 from streams.errors import EXIT_LASTING, LastingError
-from streams.settings import PROJECT_ROOT
+from streams.settings import PROJECT_ROOT, remedy_of, unknown_variables
 
 # Where each command lives: the module's `app` has the command, or is the group, of that name. A worker thus starts
 # without what only an operator needs.
@@ -34,6 +35,7 @@ COMMANDS = {
     "rehearse": "api.cli.rehearse",
     "doctor": "api.cli.doctor",
     "ready": "api.cli.ready",
+    "status": "api.cli.status",
     "keys": "api.cli.keys",
     "projects": "api.cli.projects",
     "credits": "api.cli.credits",
@@ -44,6 +46,8 @@ COMMANDS = {
     "dead-letters": "api.cli.dead_letters",
     "billing": "api.cli.billing",
 }
+# These tell what they have to say in their logs.
+_PROCESSES = frozenset({"worker", "api", "historian", "cashier"})
 # Commands that are there only in a checkout: the production image has no tests.
 CHECKOUT_COMMANDS = {
     "bench": "tests.benchmarks.command",
@@ -96,12 +100,17 @@ def main() -> None:
     # What Kafka's client has to say comes as one sentence, or in the log of a process that has one.
     logging.getLogger("aiokafka").addHandler(logging.NullHandler())
     lifeline.watch()
+    if not _PROCESSES & set(sys.argv[1:2]):
+        for sentence in unknown_variables(os.environ):
+            console.print("[yellow]warning:[/]", escape(sentence), soft_wrap=True)
     try:
         app()
     except ValidationError as error:
         for problem in error.errors():
             name = "METERLINE_" + "_".join(str(part) for part in problem["loc"]).upper()
-            console.print(f"[red]{name}[/]: {problem['msg']}", soft_wrap=True)
+            remedy = remedy_of(name, problem.get("input"))
+            sentence = escape(f"{problem['msg']}. {remedy}" if remedy else problem["msg"])
+            console.print(f"[red]{name}[/]: {sentence}", soft_wrap=True)
         sys.exit(2)
     except Exception as error:
         # Imported here: a command that does not fail starts without.

@@ -22,6 +22,14 @@ from streams.settings import Settings
 RETRIES = 4
 
 
+class ApiError(OperatorError):
+    """The HTTP service refused a call; `code` is its problem's, or "" where it told none."""
+
+    def __init__(self, sentence: str, code: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
 class Api:
     """Api calls the HTTP service with the operator's key. Raises OperatorError where there is none."""
 
@@ -55,7 +63,7 @@ class Api:
                 if response.is_success:
                     return response
                 if response.status_code != 503 or attempt + 1 == RETRIES:
-                    raise OperatorError(_problem(response))
+                    raise _error(response)
             time.sleep(0.3 * 2**attempt)
         raise AssertionError
 
@@ -66,7 +74,7 @@ class Api:
             with self._client.stream("POST", path, json=body, headers=headers) as response:
                 if not response.is_success:
                     response.read()
-                    raise OperatorError(_problem(response))
+                    raise _error(response)
                 for line in response.iter_lines():
                     yield read(json.loads, line)
         except UnreadableError as error:
@@ -98,8 +106,9 @@ def problem_text(problem: dict[str, Any]) -> str:
     return f"{problem.get('code', problem.get('status'))}: {problem['detail']}{where}"
 
 
-def _problem(response: httpx.Response) -> str:
+def _error(response: httpx.Response) -> ApiError:
     try:
-        return problem_text(response.json())
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status_code}: {response.text[:500]}"
+        problem = response.json()
+        return ApiError(problem_text(problem), str(problem.get("code", "")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ApiError(f"{response.status_code}: {response.text[:500]}", "")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter, Request
 
-from api.callers.calls import Call, call_of, count, find_full, operation_of, refuse_at_edge
+from api.callers.calls import Call, call_of, count, find_full, note_entry, operation_of, refuse_at_edge
 from api.callers.keys import Caller
 from api.dependencies import IdempotencyKey, ServicesDep, UncountedCallerDep, origin_of, project_for
 from api.errors import Refused, problem_of_failure, problem_of_rejection, request_id_of
@@ -203,6 +203,7 @@ async def _admitted(
     )
     if idempotency_key and reply.code != "rate_limited":
         services.decided_keys.add(project, idempotency_key)
+    note_entry(reply.entry_id)
     call.rate = reply.rate
     call.is_counted = reply.rate is not None
     if reply.code:

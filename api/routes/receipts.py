@@ -4,25 +4,37 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clickhouse_connect.driver.exceptions import OperationalError
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
+from api.callers.keys import Caller
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, environment_for, problems, project_for
-from schemas.http.receipts import EventReceipts, Receipt
+from api.reads import json_of
+from api.services import Services
+from schemas.answers import Answer
+from schemas.facts import is_decision_id
+from schemas.http.common import EnvironmentName
+from schemas.http.receipts import EventReceipts, Receipt, RequestReceipt
+from schemas.times import utc
+from streams.clickhouse.client import ClickHouseError
+from streams.history.answers import answers_of, request_receipt
 from streams.history.receipts import find_decision, receipt_of, receipts_of_event
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["receipts"], responses=problems(401, 403, 404, 422, 503))
 
 
-@router.get("/receipts/{id}", response_model=Receipt)
+@router.get("/receipts/{id}", response_model=Receipt | RequestReceipt)
 async def receipt(
     services: ServicesDep,
     caller: CallerDep,
     id: Annotated[
         str,
         Path(
-            max_length=80,
-            description="An `entry_id` (partition-offset-position), a `hold_id`, a `grant_id`, or a purchase's id",
+            max_length=128,
+            description="An `entry_id` (partition-offset-position), a `hold_id`, a `grant_id`, or a purchase's id; or "
+            "the x-request-id of an answer",
             examples=["2-17-0"],
         ),
     ],
@@ -31,14 +43,38 @@ async def receipt(
     """Explain one decision: what was asked, what it cost and why, and the budget before and after it.
 
     An admin key finds a decision of any project; naming the project is quicker where the history is long.
+
+    By the x-request-id of an answer it gives that answer, with the ids of what was decided for it: a refusal for as
+    long as replies are kept (24 hours), and longer where it was decided. Of a flood of refusals only some are kept.
+    What was answered without a valid key is found by an admin key alone.
     """
     caller.require("content:read")
     named = project if caller.project is None else project_for(caller, project)
     environment, prices = environment_for(caller, None), services.accounts.prices()
+    if not is_decision_id(id):
+        return json_of(request_receipt(id, *await _answers(services, caller, id, named, environment)))
     decision, position = await find_decision(
         lambda question: services.reads.ask(caller.name, question), named, id, services.settings.partitions, environment
     )
     return await services.reads.json(caller.name, lambda history: receipt_of(history, prices, decision, position))
+
+
+async def _answers(
+    services: Services, caller: Caller, request_id: str, project: str | None, environment: EnvironmentName | None
+) -> tuple[list[Answer], list[Answer]]:
+    """The answers to requests of this id, of this process and of the history. Where the history is away, those of this
+    process will do."""
+    recent = services.answers.find(request_id, project, environment)
+    now = utc(now_ms())
+    try:
+        kept = await services.reads.ask(
+            caller.name, lambda history: answers_of(history, request_id, project, environment, now)
+        )
+    except (ClickHouseError, OperationalError):
+        if not recent:
+            raise
+        kept = []
+    return recent, kept
 
 
 @router.get("/receipts", response_model=EventReceipts)

@@ -14,6 +14,8 @@ from schemas.http.limits import LimitValues, SomeLimits
 DECISIONS_SHOWN_MAX = 200
 DEAD_LETTERS_SHOWN_MAX = 100
 LINES_OF_A_USE_MAX = 10
+ANSWERS_SHOWN_MAX = 20
+ENTRIES_OF_AN_ANSWER_MAX = 100
 
 
 class ReceiptEntry(BaseModel):
@@ -166,6 +168,29 @@ class RefusedEvent(BaseModel):
     field: str
     received_at: datetime
     event: str = Field(description="The event's text, cut at 16 KiB")
+
+
+class KeptAnswer(BaseModel):
+    """An answer to a request: when it was given, to whom, and what it said."""
+
+    answered_at: datetime
+    operation: str = Field(description="Method and route", examples=["POST /v1/admissions"])
+    status: int
+    code: str | None = Field(description="Null where it was no refusal")
+    project: str | None = Field(description="Null for an admin key's request, or one without a valid key")
+    environment: str | None
+    key_id: str | None
+    problem: dict[str, Any] | None = Field(description="The body of the refusal, where it is kept whole")
+    entry_ids: list[str] = at_most(
+        ENTRIES_OF_AN_ANSWER_MAX, description="What was decided for it; each has a receipt of its own"
+    )
+
+
+class RequestReceipt(BaseModel):
+    """The answers to the requests of one id, the newest first: one, unless its sender chose the id again."""
+
+    request_id: str
+    answers: list[KeptAnswer] = at_most(ANSWERS_SHOWN_MAX)
 
 
 class EventReceipts(BaseModel):

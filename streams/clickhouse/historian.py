@@ -1,4 +1,4 @@
-"""The historian writes journal and dead letters into ClickHouse, in large blocks, each row exactly once.
+"""The historian writes journal, dead letters and answers into ClickHouse, in large blocks, each row exactly once.
 
 ClickHouse's own rows tell how far the historian got: on every assignment, and after every failure, it asks for the
 highest row of each partition and goes on from there. Nothing else remembers a position.
@@ -20,6 +20,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from schemas.answers import Answer
 from schemas.events import TIME_MS_MAX
 from schemas.facts import Fact
 from schemas.problems import Rejection
@@ -29,7 +30,7 @@ from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
-from streams.kafka.codecs import decode_dead_letter
+from streams.kafka.codecs import decode_answers, decode_dead_letter
 from streams.kafka.formats import FormatError
 from streams.kafka.pace import FetchPace
 from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of
@@ -442,6 +443,24 @@ _DEAD_LETTER_COLUMNS = {
 }
 
 
+_ANSWER_COLUMNS = {
+    "position": "UInt32",
+    "request_id": "String",
+    "answered_at": "DateTime64(3, 'UTC')",
+    "kept_until": "DateTime64(3, 'UTC')",
+    "operation": "String",
+    "status": "UInt16",
+    "project": "String",
+    "environment": "String",
+    "key_id": "String",
+    "code": "String",
+    "reply": "String",
+    "entry_ids": "Array(String)",
+}
+# An answer's fields are written as the columns behind the first, by place.
+assert [name.removesuffix("_ms") for name in Answer.__struct_fields__] == list(_ANSWER_COLUMNS)[1:]
+
+
 def _mark_of(partition: str) -> str:
     """SQL for the mark of a row's partition, of those that are given as parameters."""
     return (
@@ -496,6 +515,28 @@ def dead_letter_sink(settings: Settings) -> Sink:
     )
 
 
+def answer_sink(settings: Settings) -> Sink:
+    """The sink of answers, exact by their record's offset and their place in it."""
+    return Sink(
+        topic=topics_of(settings).answers,
+        table="answers",
+        shared={"partition": "UInt16", "log_offset": "UInt64"},
+        columns=_ANSWER_COLUMNS,
+        marks_sql=(
+            "SELECT partition, tupleElement(mark, 1), tupleElement(mark, 2), tupleElement(mark, 1) FROM "
+            "(SELECT partition, max((log_offset, position)) AS mark FROM answers GROUP BY partition)"
+        ),
+        witness_sql=(
+            "SELECT partition, request_id, operation, toUnixTimestamp64Milli(answered_at) FROM answers WHERE "
+            f"(log_offset, position) = {_mark_of('partition')} AND partition IN {{partitions:Array(UInt16)}}"
+        ),
+        witness_fields=tuple(map(list(_ANSWER_COLUMNS).index, ("request_id", "operation", "answered_at"))),
+        part_of=_answers_part,
+        mark_of=lambda record, row: (record.offset, row[0]),
+        time_field=list(_ANSWER_COLUMNS).index("answered_at"),
+    )
+
+
 def _facts_part(record: Any) -> Part:
     pack = raw_pack_of(record)
     return Part(pack.first, pack.last, pack.booked_from_ms, pack.booked_to_ms, pack.count, bytes(pack.facts))
@@ -522,6 +563,25 @@ def _dead_letter_part(record: Any) -> Part:
     ]
     mark = (record.offset, 0)
     return Part(mark, mark, letter.received_at_ms, letter.received_at_ms, 1, _encode([row]))
+
+
+def _answers_part(record: Any) -> Part:
+    try:
+        answers = decode_answers(record.value)
+    except UnreadableError as error:
+        # Nothing follows from an answer, so those behind it are not kept waiting by one of another version.
+        log.error("%s-%s at offset %s is no answers: %s", record.topic, record.partition, record.offset, error)
+        answers = []
+    if not answers:
+        at_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
+        answers = [Answer("", at_ms, at_ms, "", 0, code="unreadable_record")]
+    for each in answers:
+        each.answered_at_ms = min(max(each.answered_at_ms, 0), TIME_MS_MAX)
+        each.kept_until_ms = min(max(each.kept_until_ms, 0), TIME_MS_MAX)
+    times = [each.answered_at_ms for each in answers]
+    rows = [[position, *msgspec.structs.astuple(each)] for position, each in enumerate(answers)]
+    last = (record.offset, len(rows) - 1)
+    return Part((record.offset, 0), last, min(times), max(times), len(rows), _encode(rows))
 
 
 @lru_cache(maxsize=64)

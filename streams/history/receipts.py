@@ -7,13 +7,12 @@ told apart by it.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Any
 
-from schemas.facts import Fact, entry_id
+from schemas.facts import GRANT_ID, PLACE_ID, Fact, entry_id
 from schemas.http.receipts import (
     DEAD_LETTERS_SHOWN_MAX,
     DECISIONS_SHOWN_MAX,
@@ -46,15 +45,6 @@ WAIT_SECONDS = 3.0
 RECORDS_AHEAD_MAX = 100_000
 
 _BITS = (16, 63, 32)
-# A fact's place, alone or in the id of the purchase it asked for; and a grant's id, which leaves the partition out.
-_PLACE = re.compile(r"(?:recharge-)?(\d{1,19})-(\d{1,19})-(\d{1,19})", re.ASCII)
-_GRANT = re.compile(r"(?:allowance|promotional|top_up)-(\d{1,19})-(\d{1,19})", re.ASCII)
-
-
-def is_receipt_id(text: str) -> bool:
-    """Whether a text names a decision; any other text may be an event's id."""
-    return bool(_PLACE.fullmatch(text) or _GRANT.fullmatch(text))
-
 
 Ask = Callable[[Callable[[ClickHouse], Any]], Awaitable[Any]]
 
@@ -70,10 +60,10 @@ async def find_decision(
     Raises Rejection `unknown_receipt`, or `invalid_request` where several projects have a grant of that id.
     """
     unknown = Rejection("unknown_receipt", f"There is no decision {receipt_id[:80]!r}")
-    if _GRANT.fullmatch(receipt_id):
+    if GRANT_ID.fullmatch(receipt_id):
         grant_id = receipt_id
         receipt_id = await ask(lambda history: _granted_at(history, project, grant_id, environment))
-    place = _PLACE.fullmatch(receipt_id)
+    place = PLACE_ID.fullmatch(receipt_id)
     if place is None:
         raise unknown
     partition, offset, position = (int(part) for part in place.groups())

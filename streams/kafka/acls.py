@@ -75,6 +75,7 @@ def topic_uses(topics: Topics) -> list[TopicUse]:
         ),
         TopicUse(topics.replies, ("api", "cashier", "gateway"), ("worker",), "answers to commands, with balances"),
         TopicUse(topics.dead_letters, ("historian", "operator"), ("worker",), "refused events, with their texts"),
+        TopicUse(topics.answers, ("historian",), ("api",), "what callers were told, with balances"),
         TopicUse(
             topics.accounts_changelog,
             ("worker", "api", "operator"),
@@ -94,6 +95,7 @@ def group_uses(topics: Topics) -> list[tuple[str, tuple[Role, ...], tuple[Role, 
         (topics.worker_app, ("worker",), onlookers),
         (f"{topics.historian_group}-facts", ("historian",), onlookers),
         (f"{topics.historian_group}-dead_letters", ("historian",), onlookers),
+        (f"{topics.historian_group}-answers", ("historian",), onlookers),
         (topics.cashier_group, ("cashier",), onlookers),
     ]
 

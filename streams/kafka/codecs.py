@@ -1,5 +1,5 @@
 """Codecs between the schemas and the bytes on Kafka: MessagePack behind the number of its format, but JSON for dead
-letters.
+letters and answers.
 
 Every function here that decodes raises UnreadableError for bytes that can't be read, FormatError for those of a version
 that is not read here, and nothing else.
@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from schemas.accounts import Account
+from schemas.answers import Answer
 from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
 from schemas.events import DeadLetter, PackedUsage, Usage
 from schemas.facts import Fact, FactPack
@@ -29,6 +30,7 @@ T = TypeVar("T")
 
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
+decode_answers: Callable[[bytes], list[Answer]] = partial(read, msgspec.json.Decoder(list[Answer]).decode)
 decode_dead_letter: Callable[[bytes], DeadLetter] = partial(read, msgspec.json.Decoder(DeadLetter).decode)
 
 _decode_intake: Callable[[memoryview], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode

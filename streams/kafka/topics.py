@@ -25,6 +25,8 @@ FETCH_BYTES = 1024 * 1024
 # How records are read that others than we may write: those of an open or aborted transaction are not there.
 ISOLATION = "read_committed"
 FIRST_RECORD_SECONDS = 10
+# Of one partition, until a segment is dropped: the history has long taken what is older.
+ANSWERS_BYTES_MAX = 256 * 1024 * 1024
 # How often a process looks whether the Kafka that it waits for is there.
 WAIT_POLL_SECONDS = 0.05
 
@@ -63,6 +65,11 @@ class Topics:
     def dead_letters(self) -> str:
         """Events that were refused, with the reason."""
         return f"{self.prefix}.dead-letters"
+
+    @property
+    def answers(self) -> str:
+        """Answers of the HTTP service, for whoever asks by a request's id."""
+        return f"{self.prefix}.answers"
 
     @property
     def worker_app(self) -> str:
@@ -112,6 +119,7 @@ class Topics:
             self.journal: {"retention.ms": "-1", **arrival},
             self.replies: {"retention.ms": str(HOUR_MS)},
             self.dead_letters: {"retention.ms": str(90 * DAY_MS)},
+            self.answers: {"retention.ms": str(kept_for.key_ms), "retention.bytes": str(ANSWERS_BYTES_MAX)},
             self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)},
             # A record of the dedup index is needed until its day is past the window, and no longer.
             self.seen_changelog: {"retention.ms": str((dedup_days + 2) * DAY_MS), "segment.ms": str(DAY_MS)},

@@ -7,7 +7,9 @@ import logging
 import os
 import ssl
 import sys
+import time
 from collections.abc import Collection
+from importlib.metadata import version
 from typing import Any, NoReturn
 
 import faust
@@ -21,7 +23,7 @@ from streams.collector import tune_collector
 from streams.errors import EXIT_LASTING, LastingError, OperatorError
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
-from streams.kafka.topics import FETCH_BYTES, create_topics, first_record_from, kafka_client_settings, topics_of
+from streams.kafka.topics import FETCH_BYTES, Topics, create_topics, first_record_from, kafka_client_settings, topics_of
 from streams.open_files import raise_open_files
 from streams.settings import Settings
 from streams.space import no_space
@@ -33,6 +35,7 @@ from streams.worker.clocks import Clocks, check_clocks
 from streams.worker.decider import OwnTables
 from streams.worker.lease import Lease
 from streams.worker.membership import leave_for_predecessor, lock
+from streams.worker.port import Figures, WorkerPort
 from streams.worker.recovery import TableManager
 from streams.worker.sweeper import Sweeper
 from streams.worker.tables import accounts_table, reply_tables, seen_table
@@ -50,6 +53,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     settings: Settings
     publisher: Publisher
     lease: Lease
+    figures: Figures
 
     def _new_transport(self) -> Transport:
         return Transport(self.conf.broker_consumer, self, loop=self.loop)
@@ -78,11 +82,61 @@ class WorkerApp(faust.App):  # type: ignore[misc]
 def create_app(settings: Settings) -> WorkerApp:
     """Create the worker's app, its agents wired to their topics and tables."""
     topics = topics_of(settings)
+    app = _faust_app(settings, topics)
+    app.settings = settings
+    publisher = app.publisher = Publisher(settings)
+    figures = app.figures = Figures()
+    app.lease = Lease(settings.session_timeout_seconds)
+    accounts = accounts_table(app, settings)
+    tables = OwnTables(accounts, seen_table(app, settings), *reply_tables(app, settings))
+
+    def committed(partition: int) -> int | None:
+        offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
+        return offset
+
+    async def first_record(partition: int, offset: int) -> int | None:
+        return await first_record_from(settings, TopicPartition(topics.intake, partition), offset)
+
+    accept = Accept(settings, topics, publisher, accounts)
+    owner = Owner(settings, topics, publisher, tables, app.lease, committed, first_record)
+    decide = figures.counting("intake", Clocks(settings).before(owner.apply))
+    take_usage = figures.counting("usage", accept.apply)
+    sweeper = Sweeper(settings, topics, publisher, accounts)
+    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
+
+    @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
+    async def accept_usage(stream: Any) -> None:
+        await _or_exit(work(stream, settings.batch_records_max, is_current, take_usage), settings)
+
+    @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
+    async def own_accounts(stream: Any) -> None:
+        await _or_exit(work(stream, settings.batch_records_max, is_current, decide, GATHER_SECONDS), settings)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def tick() -> None:
+        await _or_exit(sweeper.run(), settings)
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def run_on() -> None:
+        while True:
+            figures.ran_at = time.monotonic()
+            await asyncio.sleep(1.0)
+
+    def is_current(event: Any) -> bool:
+        return bool(event.message.generation_id == app.consumer_generation_id)
+
+    return app
+
+
+def _faust_app(settings: Settings, topics: Topics) -> WorkerApp:
+    """The Faust app as our settings have it, without agents."""
     assert settings.kafka_url is not None
-    app = WorkerApp(
+    return WorkerApp(
         topics.worker_app,
         broker=[URL(f"kafka://{address}") for address in settings.kafka_url.split(",")],
         broker_credentials=_credentials(settings),
+        # Whoever looks at the group sees who is in it: `meterline status` does.
+        broker_client_id=f"{settings.worker_name}@{version('meterline')}",
         store="memory://",
         datadir=str(settings.worker_dir / "faust"),
         topic_partitions=settings.partitions,
@@ -109,41 +163,6 @@ def create_app(settings: Settings) -> WorkerApp:
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
-    app.settings = settings
-    publisher = app.publisher = Publisher(settings)
-    app.lease = Lease(settings.session_timeout_seconds)
-    accounts = accounts_table(app, settings)
-    tables = OwnTables(accounts, seen_table(app, settings), *reply_tables(app, settings))
-
-    def committed(partition: int) -> int | None:
-        offset: int | None = app.consumer._committed_offset.get(TP(topics.intake, partition))
-        return offset
-
-    async def first_record(partition: int, offset: int) -> int | None:
-        return await first_record_from(settings, TopicPartition(topics.intake, partition), offset)
-
-    accept = Accept(settings, topics, publisher, accounts)
-    owner = Owner(settings, topics, publisher, tables, app.lease, committed, first_record)
-    decide = Clocks(settings).before(owner.apply)
-    sweeper = Sweeper(settings, topics, publisher, accounts)
-    raw = {"key_type": bytes, "value_type": bytes, "key_serializer": "raw", "value_serializer": "raw"}
-
-    @app.agent(app.topic(topics.usage, **raw), name="meterline.accept")  # type: ignore[untyped-decorator]
-    async def accept_usage(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, accept.apply), settings)
-
-    @app.agent(app.topic(topics.intake, **raw), name="meterline.owner")  # type: ignore[untyped-decorator]
-    async def own_accounts(stream: Any) -> None:
-        await _or_exit(work(stream, settings.batch_records_max, is_current, decide, GATHER_SECONDS), settings)
-
-    @app.task  # type: ignore[untyped-decorator]
-    async def tick() -> None:
-        await _or_exit(sweeper.run(), settings)
-
-    def is_current(event: Any) -> bool:
-        return bool(event.message.generation_id == app.consumer_generation_id)
-
-    return app
 
 
 def run_worker(settings: Settings) -> NoReturn:
@@ -158,22 +177,26 @@ def run_worker(settings: Settings) -> NoReturn:
     raise_open_files()
     tune_collector()
     _watchdog(app, settings).start()
+    if settings.worker_metrics_port is not None:
+        WorkerPort(settings, app.figures, lambda: _assigned(app)).start()
     worker = faust.Worker(app, loglevel=settings.log_level, override_logging=False, redirect_stdouts=False, quiet=True)
     with held:
         raise SystemExit(worker.execute_from_commandline())
 
 
 def _watchdog(app: WorkerApp, settings: Settings) -> Watchdog:
-    def assigned() -> Collection[tuple[str, int]]:
-        try:
-            return app.consumer.assignment() if app._consumer is not None else ()
-        except ConsumerNotStarted:
-            return ()
-
     def recovered() -> int:
         return sum(app.tables.recovery.active_offsets.copy().values())
 
-    return Watchdog(settings, assigned, recovered, _exit)
+    return Watchdog(settings, lambda: _assigned(app), recovered, _exit)
+
+
+def _assigned(app: WorkerApp) -> Collection[tuple[str, int]]:
+    """The partitions that this worker has. Threads ask for them."""
+    try:
+        return app.consumer.assignment() if app._consumer is not None else ()
+    except ConsumerNotStarted:
+        return ()
 
 
 async def _prepare(settings: Settings) -> None:

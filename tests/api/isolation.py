@@ -94,6 +94,7 @@ CALLS: dict[str, Call] = {
     "POST /v1/admin/projects/{project}/corrections": Call(
         ADMIN, body={"source": "{source}", "id": "{event}", "action": "void"}
     ),
+    "GET /v1/admin/status": Call(ADMIN),
     "GET /v1/admin/dead-letters": Call(ADMIN),
     "GET /v1/admin/dead-letters/{dead_letter_id}": Call(ADMIN),
     "GET /v1/audit": Call(AUDIT, named=_PROJECT),
@@ -115,7 +116,7 @@ CALLS: dict[str, Call] = {
 PATHS: dict[str, tuple[str, ...]] = {
     "project": ("{project}",),
     "hold_id": ("{hold}",),
-    "id": ("{entry}", "{hold}", "{grant}", "recharge-{entry}"),
+    "id": ("{entry}", "{hold}", "{grant}", "recharge-{entry}", "{request}"),
     "key_id": ("{key_id}",),
     "raise_id": ("{raise}",),
     "item": ("chat.message",),

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from ipaddress import ip_network
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -21,10 +22,14 @@ from hypothesis import strategies as st
 from starlette.responses import Response, StreamingResponse
 
 from api import errors
+from api.answers import KeptAnswers
 from api.busyness import Busyness
+from api.callers.calls import keep_refusal
+from api.callers.keys import Caller
 from api.connections import HEAD_BYTES_MAX, ConnectionLimits, Connections, Crowd
 from api.middleware import Front
 from streams import open_files
+from streams.kafka.publisher import Publisher
 from streams.open_files import raise_open_files
 from streams.settings import Settings
 
@@ -231,6 +236,26 @@ def test_a_slow_body_is_ended(served: Served, name: str, caplog: pytest.LogCaptu
     assert said.startswith(b"HTTP/1.1 408 ") and b"did not come within 0.7 seconds" in said
     assert served.connections.ended["body"] == before + 1
     assert [each for each in caplog.records if each.levelno >= logging.ERROR] == [], "nobody failed but the client"
+
+
+@pytest.mark.parametrize(("begin", "is_begun"), [(POST, True), (b"GET /fast HT", False)])
+def test_a_request_that_is_given_up_is_told_with_the_id_of_its_answer(
+    served: Served, begin: bytes, is_begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, str, int, bytes]] = []
+    monkeypatch.setattr(served.connections, "on_refused", lambda *refused: told.append(refused))
+    with closing(served.connect()) as connection:
+        said = trickled(connection, begin, lambda _: b"", BODY + 1.5)
+    ((scope, address, status, body),) = told
+    assert (address, status, said.endswith(body)) == (BAD, 408, True)
+    assert f"x-request-id: {scope['meterline.request_id']}\r\n".encode() in said
+    answers = KeptAnswers(Settings(), cast(Publisher, None), 0)
+    if is_begun:
+        scope["meterline.call"].caller = Caller("p", "key_1", "production", ("*",))
+    keep_refusal(answers, scope, address, status, body)
+    (answer,) = answers.find(scope["meterline.request_id"], "p" if is_begun else "", None)
+    assert (answer.status, answer.code, answer.reply) == (408, "request_timeout", body.decode())
+    assert answer.operation == ("POST /echo" if is_begun else "* *")
 
 
 def test_a_body_that_goes_on_after_its_answer_is_ended_too(served: Served) -> None:

@@ -49,6 +49,8 @@ def belongings_in(operator: Operator, project: str, environment: str) -> Belongi
     job = use | {"job_id": f"job-{secret}", "hold": True, "hold_seconds": 86_400}
     key = f"idem-{secret}"
     post = operator.http.post
+    refused = client.post("/v1/admissions", json=use | {"operation": f"x{secret}"})
+    assert refused.status_code == 422, refused.text
     made = [
         post("/v1/admin/billing-accounts", json=billing),
         operator.http.put(f"{url}/billing-account", json={"billing_account": billing["id"]}),
@@ -68,6 +70,7 @@ def belongings_in(operator: Operator, project: str, environment: str) -> Belongi
         "job": f"job-{secret}",
         "idempotency": key,
         "hold": hold.json()["hold_id"],
+        "request": refused.headers["x-request-id"],
         "entry": charge.json()["entry_id"],
         "grant": bundle["grant_id"],
         "key_id": key_id,
@@ -87,6 +90,7 @@ def ghost_of(mine: Belongings) -> Belongings:
         "key_id": f"key_{secrets.token_hex(6)}",
         "hold": nowhere,
         "entry": nowhere,
+        "request": f"req_{secrets.token_hex(8)}",
         "raise": nowhere,
         "grant": "top_up-999999999999-0",
     }

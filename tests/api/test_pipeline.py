@@ -197,7 +197,7 @@ def test_metrics_have_restarts_dead_letters_by_code_and_the_age_of_the_last_deci
     operator.http.post("/v1/events", json={"not": "an event"})
     text = operator.metrics()
     for name in ("workers 1.0", "worker_starts_total ", "commands_waiting 0.0", "last_decision_age_seconds "):
-        assert f"meterline_{name}" in text
+        assert f"meterline_{name}" in text, [line for line in text.splitlines() if "meterline_work" in line]
     assert 0 <= float(text.partition("\nmeterline_last_decision_age_seconds ")[2].split()[0]) < 30
 
 

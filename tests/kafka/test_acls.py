@@ -138,6 +138,15 @@ def test_every_process_has_all_that_it_needs(
         eventually(lambda: over_http.query(sql)[0][0] == 1)
         done = meterline("verify", "--rebuild", **environment("operator"))
         assert done.returncode == 0, done.stdout + done.stderr
+        checks = json.loads(meterline("doctor", "--production", "--json", **environment("operator")).stdout)["checks"]
+        seen = {each["name"]: f"{each['ok']} {each['detail']}" for each in checks}
+        assert seen["access lists"].startswith("True"), seen
+        assert seen["replication"].startswith("False fewer than 3 replicas: meterline."), seen
+        assert seen["workers"].startswith("False 1 are there"), seen
+        assert (seen["historians"], seen["kafka's clock"][:4]) == ("True 1 write history", "True"), seen
+        told = client.get("/v1/admin/status").json()
+        assert [each["name"] for each in told["workers"]] == ["worker-1"], told
+        assert told["historians"] == told["cashiers"] == 1
         for role, log in logs.items():
             assert "uthorizationFailed" not in log.read_text(), f"{role}: {log.read_text()[-2000:]}"
 
