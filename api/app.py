@@ -54,8 +54,8 @@ second when it will be full again). A call beyond it is a 429 `rate_limited`, an
 `Retry-After` seconds. Most are refused by the API itself and have a request id only: they are counted, and of a flood
 only some are kept one by one.
 
-Every answer bears its request id, in `x-request-id` and, where it is a refusal, in `instance`. For a refusal, and for an
-answer that tells of a decision, `GET /v1/receipts/{request_id}` gives within 24 hours what was answered, and what was
+Every answer bears its request id, in `x-request-id` and, where it is a refusal, in `instance`. For a refusal, and for
+an answer that tells of a decision, `GET /v1/receipts/{request_id}` gives within 24 hours what was answered, and what was
 decided.
 
 What comes without a valid key is held to a window of its address in the same way. Calls with an admin key are the

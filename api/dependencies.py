@@ -24,6 +24,7 @@ from streams.core.acceptance import Origin
 from streams.core.projects import BILLING_PREFIX
 from streams.core.replies import KEY_CHARS_MAX
 from streams.http_answers import check_headers
+from streams.kafka.clock import now_ms
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, object]]:
@@ -57,7 +58,7 @@ def caller_with(services: Services, key: str) -> tuple[Caller, Account | None]:
     account = known_account(services, project) if project else None
     if account is None:
         raise Rejection("unauthenticated", "The key is not known")
-    return caller_of(account, key), account
+    return caller_of(account, key, now_ms()), account
 
 
 async def authenticated(

@@ -151,11 +151,19 @@ class Shadow(msgspec.Struct, array_like=True):
 
 class AnnouncedBook(msgspec.Struct, array_like=True):
     """A price book, and where it was announced: by the command at `slot` of the intake record at `offset`. Records and
-    commands before that one do not know the book."""
+    commands before that one do not know the book.
+
+    A book that was withdrawn, at `withdrawn_at_ms`, stays here, so that its version is given to no other; the command
+    at `withdrawn_slot` of the record at `withdrawn_offset` did it. Later records and commands price as if it had never
+    been announced. `withdrawn_at_ms` 0 is a book that holds.
+    """
 
     offset: int
     book: PriceBook
     slot: int = 0
+    withdrawn_at_ms: int = 0
+    withdrawn_offset: int = 0
+    withdrawn_slot: int = 0
 
 
 class PastSpan(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -168,7 +176,8 @@ class PastSpan(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ApiKey(msgspec.Struct, array_like=True):
-    """An API key of a project; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use."""
+    """An API key of a project; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use. `ends_at_ms`,
+    where it is not 0, is when it ends by itself: another key has taken its place. `name` is for people, or ""."""
 
     id: str
     hash: bytes
@@ -176,6 +185,8 @@ class ApiKey(msgspec.Struct, array_like=True):
     scopes: list[str]
     created_at_ms: int
     revoked_at_ms: int
+    name: str = ""
+    ends_at_ms: int = 0
 
 
 class Account(msgspec.Struct, array_like=True):

@@ -71,12 +71,22 @@ class CreateKey(Command, tag="key.create", array_like=True, frozen=True, kw_only
     key_hash: bytes
     environment: str
     scopes: list[str]
+    name: str = ""
 
 
 class RevokeKey(Command, tag="key.revoke", array_like=True, frozen=True, kw_only=True):
     """End an API key at once."""
 
     key_id: str
+
+
+class RotateKey(Command, tag="key.rotate", array_like=True, frozen=True, kw_only=True):
+    """Make a key `new_key_id` of the name, environment and scopes of `key_id`, which ends `grace_ms` from now."""
+
+    key_id: str
+    new_key_id: str
+    key_hash: bytes
+    grace_ms: int
 
 
 class TopUp(Command, tag="top_up", array_like=True, frozen=True, kw_only=True):
@@ -255,6 +265,15 @@ class PublishPrices(Command, tag="prices", array_like=True, frozen=True, kw_only
     after: str = ""
 
 
+class WithdrawPrices(Command, tag="prices.withdraw", array_like=True, frozen=True, kw_only=True):
+    """Withdraw a price book before it takes effect; the command is sent to every partition, as `PublishPrices` is. The
+    first partition decides. Where it has (`is_decided`), the others follow, whatever the time, and also where the book
+    was never announced to them."""
+
+    book: PriceBook
+    is_decided: bool = False
+
+
 class GivenBack(msgspec.Struct, array_like=True, frozen=True):
     """Microcredits that an event was charged on one grant, to be given back. The grant and the price version are as the
     history tells them."""
@@ -290,6 +309,7 @@ AnyCommand = (
     | ReopenProject
     | CreateKey
     | RevokeKey
+    | RotateKey
     | TopUp
     | RefundTopUp
     | GrantPromotional
@@ -311,6 +331,7 @@ AnyCommand = (
     | SetBillingAccount
     | OpenBillingAccount
     | PublishPrices
+    | WithdrawPrices
     | Correct
 )
 

@@ -31,6 +31,7 @@ Kind = Literal[
     "item",
     "recharge",
     "price_book",
+    "price_withdrawal",
 ]
 # The reasons that have a name of their own; "" is none. All others are of one of the sets below.
 Reason = Literal[
@@ -56,6 +57,7 @@ Reason = Literal[
     "bad",
     "created",
     "revoked",
+    "rotated",
     "opened",
     "changed",
     "joined",
@@ -294,7 +296,11 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     ),
     "key": FactKind(
         says="An API key is made or ended",
-        reasons={"created": "it may be used", "revoked": "it may not be used any more"},
+        reasons={
+            "created": "it may be used",
+            "revoked": "it may not be used any more",
+            "rotated": "another takes its place, and it ends",
+        },
         stated_by=("projects",),
     ),
     "billing_account": FactKind(
@@ -327,7 +333,13 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         says="A price book is announced",
         reasons={},
         reasons_from="price version",
-        stated_by=("decisions",),
+        stated_by=("price_announcements",),
+    ),
+    "price_withdrawal": FactKind(
+        says="A price book is withdrawn before it takes effect",
+        reasons={},
+        reasons_from="price version",
+        stated_by=("price_announcements",),
     ),
 }
 

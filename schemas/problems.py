@@ -141,6 +141,12 @@ CODES: dict[str, ProblemCode] = {
         409, "Price list changed", "Another price book was announced meanwhile: look at it, and announce anew."
     ),
     "price_version_exists": ProblemCode(409, "Price version exists", "Give the price book a version of its own."),
+    "unknown_price_book": ProblemCode(
+        404, "Unknown price book", "GET /v1/prices/changelog lists the announced ones; the first one is none of them."
+    ),
+    "price_book_in_force": ProblemCode(
+        409, "Price book in force", "Announce another price book: what was used under this one was charged by it."
+    ),
     "key_exists": ProblemCode(409, "Key exists", "Choose another key id."),
     "key_shown_before": ProblemCode(
         409,

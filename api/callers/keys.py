@@ -14,6 +14,7 @@ from hashlib import sha256
 
 from schemas.accounts import Account, ApiKey
 from schemas.problems import Rejection
+from streams.core.projects import has_ended
 
 PREFIXES = {"production": "mtl_live_", "preview": "mtl_preview_"}
 ADMIN_PREFIX = "mtl_admin_"
@@ -79,7 +80,7 @@ def project_of_key(key: str) -> str | None:
     return None
 
 
-def caller_of(account: Account, key: str) -> Caller:
+def caller_of(account: Account, key: str, now_ms: int) -> Caller:
     """The caller that a key of this project's account belongs to. Raises Rejection `unauthenticated` or
     `key_revoked`."""
     digest = hash_key(key)
@@ -89,6 +90,7 @@ def caller_of(account: Account, key: str) -> Caller:
             found = known
     if found is None:
         raise Rejection("unauthenticated", "The key is not known")
-    if found.revoked_at_ms:
-        raise Rejection("key_revoked", f"Key {found.id} was revoked")
+    if has_ended(found, now_ms):
+        how = "was revoked" if found.revoked_at_ms else "ended, since another took its place"
+        raise Rejection("key_revoked", f"Key {found.id} {how}")
     return Caller(account.project, found.id, found.environment, tuple(found.scopes))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from api.cli.options import WHERE, JsonOption
+from api.cli.options import WHERE, CursorOption, JsonOption, SinceOption, UntilOption, VerboseOption
 from api.cli.output import show_page
 from api.cli.service import Api
 
@@ -30,10 +30,9 @@ app = typer.Typer(
 AuditedProject = Annotated[
     str | None, typer.Argument(metavar="[PROJECT]", help="A project's id; without it, all projects")
 ]
-SinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago if left out")]
-UntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now if left out")]
-LimitOption = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="Print at most this many lines")]
-CursorOption = Annotated[str | None, typer.Option("--cursor", help="Go on after a page: give its next_cursor")]
+ManyOption = Annotated[
+    int | None, typer.Option("--limit", min=1, max=10_000, help="Print at most this many; 100 if left out.")
+]
 
 
 @app.command("list")
@@ -45,8 +44,9 @@ def list_audit(
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: LimitOption = 100,
+    limit: ManyOption = None,
     cursor: CursorOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List what was refused and what was done, newest first. `list` may be left out; `explain ENTRY_ID` says more."""
@@ -55,12 +55,12 @@ def list_audit(
         "kind": kind,
         "from": since,
         "to": until,
-        "limit": limit,
+        "limit": limit or 100,
         "cursor": cursor,
     }
     page = Api().call("GET", "/v1/audit", **asked).json()
     columns = ("at", "entry_id", "project", "actor", "action", "code", "detail")
-    show_page(page, page["entries"], columns, as_json)
+    show_page(page, page["entries"], columns, as_json, verbose)
 
 
 @app.command("keys")
@@ -68,12 +68,13 @@ def audit_keys(
     project: AuditedProject = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: LimitOption = 100,
+    limit: ManyOption = None,
     cursor: CursorOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List what keys were used for, by the hour, the newest hour first."""
-    asked: dict[str, Any] = {"project": project, "from": since, "to": until, "limit": limit, "cursor": cursor}
+    asked: dict[str, Any] = {"project": project, "from": since, "to": until, "limit": limit or 100, "cursor": cursor}
     page = Api().call("GET", "/v1/audit/keys", **asked).json()
     columns = ("hour", "project", "key_id", "environment", "operation", "uses", "refused", "first_at", "last_at")
-    show_page(page, page["rows"], columns, as_json)
+    show_page(page, page["rows"], columns, as_json, verbose)

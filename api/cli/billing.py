@@ -9,8 +9,8 @@ from typing import Annotated
 import httpx
 import typer
 
-from api.cli.options import WHERE, JsonOption, ProjectArgument
-from api.cli.output import show
+from api.cli.options import WHERE, CursorOption, JsonOption, LimitOption, ProjectArgument, VerboseOption
+from api.cli.output import show, show_page
 from api.cli.service import Api
 from streams.errors import OperatorError
 
@@ -20,8 +20,8 @@ app = typer.Typer(help=f"Manage billing accounts, and show invoices. {WHERE}", n
 @app.command("create")
 def create_billing_account(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
-    name: Annotated[str, typer.Option("--name")],
-    email: Annotated[str, typer.Option("--email")] = "",
+    name: Annotated[str, typer.Option("--name", help="A name for people.")],
+    email: Annotated[str, typer.Option("--email", help="Where invoices go.")] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Open a billing account."""
@@ -44,19 +44,21 @@ def assign_billing_account(
 
 @app.command("list")
 def list_billing_accounts(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000)] = 100,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="The `next_cursor` of the page before")] = None,
+    limit: LimitOption = None,
+    cursor: CursorOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """List billing accounts, by id."""
-    show(Api().call("GET", "/v1/admin/billing-accounts", limit=limit, cursor=cursor).json(), as_json)
+    page = Api().call("GET", "/v1/admin/billing-accounts", limit=limit or 100, cursor=cursor).json()
+    show_page(page, page["billing_accounts"], ("id", "name", "email", "opened_at"), as_json, verbose)
 
 
 @app.command("change")
 def change_billing_account(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
-    name: Annotated[str, typer.Option("--name")],
-    email: Annotated[str, typer.Option("--email")],
+    name: Annotated[str, typer.Option("--name", help="A name for people.")],
+    email: Annotated[str, typer.Option("--email", help="Where invoices go.")],
     as_json: JsonOption = False,
 ) -> None:
     """Change a billing account's name and address, on all of its invoices."""
@@ -75,7 +77,7 @@ def invoice(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
     month: Annotated[str, typer.Argument(help="YYYY-MM")],
     form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
-    out: Annotated[Path | None, typer.Option("--out", help="Write the invoice to this file")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write it to this file.")] = None,
 ) -> None:
     """Print a billing account's invoice for a month, as JSON, CSV or an HTML page."""
     _write(Api().call("GET", f"{_invoices(account, None)}/{month}", format=form), out)
@@ -86,7 +88,7 @@ def statement(
     project: ProjectArgument,
     month: Annotated[str, typer.Argument(help="YYYY-MM")],
     form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
-    out: Annotated[Path | None, typer.Option("--out", help="Write the statement to this file")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write it to this file.")] = None,
 ) -> None:
     """Print a project's own part of a month, whichever invoice it is on."""
     _write(Api().call("GET", f"{_invoices(None, project)}/{month}", format=form, project=project), out)
@@ -103,7 +105,7 @@ def _write(answer: httpx.Response, out: Path | None) -> None:
 def months(
     account: Annotated[str | None, typer.Argument(help="The billing account's id")] = None,
     project: Annotated[
-        str | None, typer.Option("--project", help="Instead of a billing account: a project's own part")
+        str | None, typer.Option("--project", help="A project's id; its own part instead of a billing account.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

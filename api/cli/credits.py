@@ -1,5 +1,5 @@
 """`meterline credits` shows balances, grants and refunds bundles, gives promotional credits, sets auto-recharge, and
-corrects events."""
+corrects what events were charged."""
 
 from __future__ import annotations
 
@@ -8,8 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.options import WHERE, EnvironmentOption, JsonOption, KeyOption, ProjectArgument, ReasonOption
-from api.cli.output import show
+from api.cli.asking import DryRunOption, YesOption, may
+from api.cli.options import (
+    ENVIRONMENT_HELP,
+    WHERE,
+    EnvironmentOption,
+    EventArgument,
+    JsonOption,
+    KeyOption,
+    MediaTypeOption,
+    NeededReasonOption,
+    ProjectArgument,
+    QuantityOption,
+    ReasonOption,
+    SourceArgument,
+    TierOption,
+    VerboseOption,
+)
+from api.cli.output import show, tell
 from api.cli.service import Api
 
 app = typer.Typer(
@@ -22,7 +38,9 @@ app = typer.Typer(
 def balance(
     project: ProjectArgument,
     environment: EnvironmentOption = "production",
-    at: Annotated[str | None, typer.Option("--at", help="A past instant, RFC 3339 with a zone")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="RFC 3339 with a zone; a past instant, now if left out.")
+    ] = None,
     min_offset: Annotated[
         int | None, typer.Option("--min-offset", min=0, help="Wait until it holds the effect of this offset")
     ] = None,
@@ -42,6 +60,7 @@ def top_up(
         str, typer.Option("--reference", help="The payment's reference: it is booked once, however often you ask")
     ] = "",
     idempotency_key: KeyOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Grant a bundle that was paid for. A reference is the idempotency key too, where none is given."""
@@ -49,22 +68,25 @@ def top_up(
     if reference and idempotency_key is None:
         # Of what is bought too: for something else under this reference the answer names the first entry.
         idempotency_key = f"payment:{blake2b(repr(body).encode(), digest_size=16).hexdigest()}"
-    show(Api().call("POST", f"/v1/admin/projects/{project}/top-ups", body, key=idempotency_key).json(), as_json)
+    answer = Api().call("POST", f"/v1/admin/projects/{project}/top-ups", body, key=idempotency_key).json()
+    tell(answer, ("project", "environment", "granted", "available", "entry_id"), as_json, verbose)
 
 
 @app.command("grant")
 def grant(
     project: ProjectArgument,
     amount: Annotated[str, typer.Argument(help="Credits, as in 500 or 0.02")],
-    reason: Annotated[str, typer.Option("--reason", help="Why they are given, kept with the entry")],
+    reason: NeededReasonOption,
     expires_at: Annotated[str, typer.Option("--expires-at", help="When they end, RFC 3339 with a zone")],
     environment: EnvironmentOption = "production",
     idempotency_key: KeyOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give promotional credits, which end: they are spent after the allowance, and before any bundle."""
     body = {"amount": amount, "reason": reason, "expires_at": expires_at, "environment": environment}
-    show(Api().call("POST", f"/v1/admin/projects/{project}/grants", body, key=idempotency_key).json(), as_json)
+    answer = Api().call("POST", f"/v1/admin/projects/{project}/grants", body, key=idempotency_key).json()
+    tell(answer, ("project", "grant_id", "granted", "expires_at", "available"), as_json, verbose)
 
 
 @app.command("refund")
@@ -73,11 +95,21 @@ def refund(
     grant_id: Annotated[str, typer.Argument(help="The bundle's grant_id, from `credits balance`")],
     reason: ReasonOption = "",
     idempotency_key: KeyOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back what is left of a bundle, whose money you give back."""
+    """Take back what is left of a bundle. Meterline moves no money: you pay it back, by the means by which it came."""
     body = {"grant_id": grant_id, "reason": reason}
-    show(Api().call("POST", f"/v1/admin/projects/{project}/refunds", body, key=idempotency_key).json(), as_json)
+    service, url = Api(), f"/v1/admin/projects/{project}/refunds"
+
+    def plan() -> Any:
+        return service.call("POST", url, body, dry_run=True).json()
+
+    if may("refund", plan, yes=yes, dry_run=dry_run, as_json=as_json):
+        answer = service.call("POST", url, body, key=idempotency_key).json()
+        tell(answer, ("project", "taken_back", "refund_cents", "available", "pay_back"), as_json, verbose)
 
 
 @app.command("auto-recharge")
@@ -92,6 +124,7 @@ def auto_recharge(
     payment_method: Annotated[
         str, typer.Option("--payment-method", help="What to charge, as the provider names it: cus_…/pm_… at Stripe")
     ] = "",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Turn auto-recharge on or off: it buys a bundle by itself whenever credits run low."""
@@ -102,49 +135,98 @@ def auto_recharge(
     body: dict[str, Any] = {"on": on}
     if on:
         body |= {"threshold": threshold, "bundle_usd": bundle, "cap_usd": cap, "payment_method": payment_method}
-    show(Api().call("PUT", url, body).json(), as_json)
+    answer = Api().call("PUT", url, body).json()
+    tell(answer, ("on", "threshold", "bundle_usd", "cap_usd", "payment_method"), as_json, verbose)
 
 
-@app.command("correct")
-def correct(
+@app.command("void")
+def void(
     project: ProjectArgument,
-    source: Annotated[str, typer.Argument(help="The event's `source`")],
-    event_id: Annotated[str, typer.Argument(help="The event's `id`")],
-    operation: Annotated[
-        str | None,
-        typer.Option("--operation", help="The operation it should have been; without it, the event is voided"),
-    ] = None,
-    quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
-    media_type: Annotated[
-        str | None, typer.Option("--media-type", help="What a social post came with: none, image or video")
-    ] = None,
-    tier: Annotated[str | None, typer.Option("--tier", help="A video's tier: budget or premium")] = None,
-    environment: Annotated[
-        str | None, typer.Option("--environment", help="production or preview; the event's own if left out")
-    ] = None,
-    late: Annotated[
-        str | None, typer.Option("--late", help="When it happened (RFC 3339), for an event that was never billed")
-    ] = None,
-    reason: ReasonOption = "",
+    source: SourceArgument,
+    event_id: EventArgument,
+    reason: NeededReasonOption,
     idempotency_key: KeyOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Correct an event by new entries: void it, change it, or bill one that came too late."""
-    body: dict[str, Any] = {"source": source, "id": event_id, "reason": reason, "action": "void"}
+    """Void an event that should not have been charged: all that it was charged comes back."""
+    body = {"source": source, "id": event_id, "reason": reason, "action": "void"}
+    _correct(project, body, idempotency_key, yes, dry_run, verbose, as_json)
+
+
+@app.command("amend")
+def amend(
+    project: ProjectArgument,
+    source: SourceArgument,
+    event_id: EventArgument,
+    operation: Annotated[str, typer.Option("--operation", help="The operation that it was.")],
+    reason: NeededReasonOption,
+    quantity: QuantityOption = None,
+    media_type: MediaTypeOption = None,
+    tier: TierOption = None,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help=f"{ENVIRONMENT_HELP}; the event's own if left out.")
+    ] = None,
+    idempotency_key: KeyOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Amend an event that was charged wrongly: what it was charged comes back, and what it was is charged."""
+    data = _data(operation, quantity, media_type, tier, environment)
+    body = {"source": source, "id": event_id, "reason": reason, "action": "amend", "data": data}
+    _correct(project, body, idempotency_key, yes, dry_run, verbose, as_json)
+
+
+@app.command("bill-late")
+def bill_late(
+    project: ProjectArgument,
+    source: SourceArgument,
+    event_id: EventArgument,
+    operation: Annotated[str, typer.Option("--operation", help="The operation that it was.")],
+    occurred_at: Annotated[str, typer.Option("--occurred-at", help="When it happened, RFC 3339 with a zone.")],
+    reason: NeededReasonOption,
+    quantity: QuantityOption = None,
+    media_type: MediaTypeOption = None,
+    tier: TierOption = None,
+    environment: EnvironmentOption = "production",
+    idempotency_key: KeyOption = None,
+    yes: YesOption = False,
+    dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bill an event that was refused or never came, at the price of when it happened."""
+    data = _data(operation, quantity, media_type, tier, environment)
+    body = {"source": source, "id": event_id, "reason": reason, "action": "late", "data": data, "time": occurred_at}
+    _correct(project, body, idempotency_key, yes, dry_run, verbose, as_json)
+
+
+def _data(
+    operation: str, quantity: int | None, media_type: str | None, tier: str | None, environment: str | None
+) -> dict[str, Any]:
     data = {
-        name: value
-        for name, value in {
-            "operation": operation,
-            "quantity": quantity,
-            "media_type": media_type,
-            "tier": tier,
-            "environment": environment,
-        }.items()
-        if value is not None
+        "operation": operation,
+        "quantity": quantity,
+        "media_type": media_type,
+        "tier": tier,
+        "environment": environment,
     }
-    if data or late:
-        body |= {"action": "late" if late else "amend", "data": data}
-        if late:
-            body["time"] = late
-    url = f"/v1/admin/projects/{project}/corrections"
-    show(Api().call("POST", url, body, key=idempotency_key).json(), as_json)
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _correct(
+    project: str, body: dict[str, Any], key: str | None, yes: bool, dry_run: bool, verbose: bool, as_json: bool
+) -> None:
+    service, url = Api(), f"/v1/admin/projects/{project}/corrections"
+    word = "bill-late" if body["action"] == "late" else body["action"]
+
+    def plan() -> Any:
+        return service.call("POST", url, body, dry_run=True).json()
+
+    if may(word, plan, yes=yes, dry_run=dry_run, as_json=as_json):
+        answer = service.call("POST", url, body, key=key).json()
+        tell(answer, ("project", "id", "change", "available", "entry_id"), as_json, verbose)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from api.cli.options import WHERE, JsonOption
+from api.cli.options import WHERE, CursorOption, JsonOption, LimitOption, SinceOption, UntilOption
 from api.cli.output import show
 from api.cli.service import Api
 
@@ -21,17 +21,17 @@ def dead_letters(
         str | None, typer.Argument(metavar="[ID]", help="Show this one in full: topic:partition:offset:index")
     ] = None,
     code: Annotated[str | None, typer.Option("--code", help="Those of this error code alone")] = None,
-    since: Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago if left out")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone, exclusive; now if left out")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Print at most this many")] = 100,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on after a page: give its next_cursor")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = None,
+    cursor: CursorOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """List events and records that could not be taken, newest first, with the reason; or show one in full."""
     if letter is not None:
         show(Api().call("GET", f"/v1/admin/dead-letters/{quote(letter, safe='')}").json(), as_json)
         return
-    asked: dict[str, Any] = {"code": code, "from": since, "to": until, "limit": limit, "cursor": cursor}
+    asked: dict[str, Any] = {"code": code, "from": since, "to": until, "limit": limit or 100, "cursor": cursor}
     page = Api().call("GET", "/v1/admin/dead-letters", **asked).json()
     if as_json:
         show(page, as_json)

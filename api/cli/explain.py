@@ -31,7 +31,7 @@ def explain(
     ],
     project: Annotated[
         str | None,
-        typer.Option("--project", help="The project's id; needed where two projects have a grant of the same id"),
+        typer.Option("--project", help="A project's id; needed where two projects have a grant of the same id"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -6,11 +6,25 @@ from typing import Annotated
 
 import typer
 
-from api.cli.options import WHERE, EnvironmentOption, JsonOption, ProjectArgument, ReasonOption
-from api.cli.output import show
+from api.cli.options import (
+    WHERE,
+    CursorOption,
+    EnvironmentOption,
+    JsonOption,
+    LimitOption,
+    MediaTypeOption,
+    ProjectArgument,
+    QuantityOption,
+    ReasonOption,
+    TierOption,
+    VerboseOption,
+)
+from api.cli.output import show_page, tell
 from api.cli.service import Api
 
 app = typer.Typer(help=f"Place, list and resolve holds: credits kept for jobs. {WHERE}", no_args_is_help=True)
+_RESULT = ("hold_id", "outcome", "credits", "available", "already_decided")
+_COLUMNS = ("hold_id", "job_id", "operation", "environment", "credits", "expires_at")
 
 
 @app.command("place")
@@ -18,15 +32,14 @@ def place(
     project: ProjectArgument,
     operation: Annotated[str, typer.Argument(help="What the job does, such as blog_post")],
     job: Annotated[str, typer.Argument(help="The job's id; placing it again costs nothing")],
-    quantity: Annotated[int | None, typer.Option("--quantity", min=1)] = None,
-    media_type: Annotated[
-        str | None, typer.Option("--media-type", help="What a social post comes with: image or video")
-    ] = None,
-    tier: Annotated[str | None, typer.Option("--tier", help="A video's tier: budget or premium")] = None,
+    quantity: QuantityOption = None,
+    media_type: MediaTypeOption = None,
+    tier: TierOption = None,
     seconds: Annotated[
         int | None, typer.Option("--seconds", min=1, max=604_800, help="How long to hold; 3600 if left out")
     ] = None,
     environment: EnvironmentOption = "production",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Hold a job's credits, as the gateway does when it queues one."""
@@ -39,13 +52,21 @@ def place(
         "environment": environment,
         **{name: value for name, value in given.items() if value is not None},
     }
-    show(Api().call("POST", "/v1/admissions", body).json(), as_json)
+    answer = Api().call("POST", "/v1/admissions", body).json()
+    tell(answer, ("project", "hold_id", "credits", "available", "hold_expires_at"), as_json, verbose)
 
 
 @app.command("list")
-def list_holds(project: ProjectArgument, as_json: JsonOption = False) -> None:
+def list_holds(
+    project: ProjectArgument,
+    limit: LimitOption = None,
+    cursor: CursorOption = None,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the open holds, the oldest first."""
-    show(Api().call("GET", "/v1/holds", project=project).json(), as_json)
+    page = Api().call("GET", "/v1/holds", project=project, limit=limit or 100, cursor=cursor).json()
+    show_page(page, page["holds"], _COLUMNS, as_json, verbose)
 
 
 @app.command("capture")
@@ -55,21 +76,13 @@ def capture(
     amount: Annotated[
         str | None, typer.Option("--credits", help="Charge only this many credits; the rest is released")
     ] = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Capture a hold: charge its job."""
-    show(
-        Api()
-        .call(
-            "POST",
-            f"/v1/holds/{hold_id}/capture",
-            {"credits": amount},
-            key=f"cli-capture-{hold_id}-{amount}",
-            project=project,
-        )
-        .json(),
-        as_json,
-    )
+    key = f"cli-capture-{hold_id}-{amount}"
+    answer = Api().call("POST", f"/v1/holds/{hold_id}/capture", {"credits": amount}, key=key, project=project).json()
+    tell(answer, _RESULT, as_json, verbose)
 
 
 @app.command("release")
@@ -77,11 +90,12 @@ def release(
     project: ProjectArgument,
     hold_id: Annotated[str, typer.Argument()],
     reason: ReasonOption = "",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Release a hold: give its job's credits back."""
     url = f"/v1/holds/{hold_id}/release"
-    show(Api().call("POST", url, {"reason": reason}, project=project).json(), as_json)
+    tell(Api().call("POST", url, {"reason": reason}, project=project).json(), _RESULT, as_json, verbose)
 
 
 @app.command("extend")
@@ -89,8 +103,9 @@ def extend(
     project: ProjectArgument,
     hold_id: Annotated[str, typer.Argument()],
     seconds: Annotated[int, typer.Argument(min=1, max=604_800)],
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Extend a hold: let it last this many seconds from now."""
     url = f"/v1/holds/{hold_id}/extend"
-    show(Api().call("POST", url, {"seconds": seconds}, project=project).json(), as_json)
+    tell(Api().call("POST", url, {"seconds": seconds}, project=project).json(), _RESULT, as_json, verbose)

@@ -6,14 +6,23 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.options import WHERE, JsonOption, KeyOption, ProjectArgument, ReasonOption
-from api.cli.output import show
+from api.cli.options import (
+    WHERE,
+    JsonOption,
+    KeyOption,
+    NeededReasonOption,
+    ProjectArgument,
+    ReasonOption,
+    VerboseOption,
+)
+from api.cli.output import show, tell
 from api.cli.service import Api
 from streams.errors import OperatorError
 
 RequestsOption = Annotated[int | None, typer.Option("--requests", min=1, help="Requests a minute.")]
 BurstOption = Annotated[int | None, typer.Option("--burst", min=1, help="Requests at once, after a rest.")]
 CeilingOption = Annotated[str | None, typer.Option("--ceiling", help="Credits a minute, such as 500 or 0.5.")]
+_BRIEF = ("project", "plan", "in_force", "contract", "shadow")
 app = typer.Typer(
     help=f"Show and set requests and credits a minute: by contract, on trial, or raised for a while. {WHERE}",
     no_args_is_help=True,
@@ -32,13 +41,14 @@ def set_limits(
     requests: RequestsOption = None,
     burst: BurstOption = None,
     ceiling: CeilingOption = None,
-    end: Annotated[bool, typer.Option("--end", help="Go back to the plan's limits.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="End these limits; the plan's hold again.")] = False,
     reason: ReasonOption = "",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Set limits that hold over the plan's, for good: a contract. They replace those set before; a limit that is left
     out is the plan's."""
-    _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, as_json, is_shadow=False)
+    _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, verbose, as_json, is_shadow=False)
 
 
 @app.command("shadow")
@@ -47,26 +57,28 @@ def shadow_limits(
     requests: RequestsOption = None,
     burst: BurstOption = None,
     ceiling: CeilingOption = None,
-    end: Annotated[bool, typer.Option("--end", help="End the trial.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="End these limits; the trial is over.")] = False,
     reason: ReasonOption = "",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put limits on trial: they refuse nothing, and `audit --kind shadow` lists what they would have refused."""
-    _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, as_json, is_shadow=True)
+    _set_limits(project, _some_limits(requests, burst, ceiling), end, reason, verbose, as_json, is_shadow=True)
 
 
 @app.command("raise")
 def raise_limits(
     project: ProjectArgument,
-    until: Annotated[str, typer.Option("--until", help="The raise's end: RFC 3339 with a zone")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, such as the launch it is for; kept in the audit log.")],
+    until: Annotated[str, typer.Option("--until", help="RFC 3339 with a zone; the raise's end.")],
+    reason: NeededReasonOption,
     since: Annotated[
-        str | None, typer.Option("--from", help="The raise's start: RFC 3339 with a zone; now if left out")
+        str | None, typer.Option("--from", help="RFC 3339 with a zone; the raise's start, now if left out.")
     ] = None,
     requests: RequestsOption = None,
     burst: BurstOption = None,
     ceiling: CeilingOption = None,
     idempotency_key: KeyOption = None,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Raise limits for a window of time, without changing the plan."""
@@ -74,19 +86,21 @@ def raise_limits(
     if since is not None:
         body["starts_at"] = since
     url = f"/v1/admin/projects/{project}/limit-raises"
-    show(Api().call("POST", url, body, key=idempotency_key).json(), as_json)
+    answer = Api().call("POST", url, body, key=idempotency_key).json()
+    tell(answer, ("id", "limits"), as_json, verbose)
 
 
 @app.command("end-raise")
 def end_raise(
     project: ProjectArgument,
     raise_id: Annotated[str, typer.Argument(help="The raise's id, from `limits show`")],
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """End a raise now, or take back one that has not begun, and print the limits without it."""
     api = Api()
     api.call("DELETE", f"/v1/admin/projects/{project}/limit-raises/{raise_id}")
-    show(api.call("GET", f"/v1/admin/projects/{project}/limits").json(), as_json)
+    tell(api.call("GET", f"/v1/admin/projects/{project}/limits").json(), _BRIEF, as_json, verbose)
 
 
 def _some_limits(requests: int | None, burst: int | None, ceiling: str | None) -> dict[str, Any]:
@@ -94,8 +108,11 @@ def _some_limits(requests: int | None, burst: int | None, ceiling: str | None) -
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _set_limits(project: str, some: dict[str, Any], end: bool, reason: str, as_json: bool, *, is_shadow: bool) -> None:
+def _set_limits(
+    project: str, some: dict[str, Any], end: bool, reason: str, verbose: bool, as_json: bool, *, is_shadow: bool
+) -> None:
     if bool(some) == end:
         raise OperatorError("Name the limits (--requests, --burst, --ceiling), or --end and none of them")
     body = some | {"is_shadow": is_shadow, "reason": reason}
-    show(Api().call("PUT", f"/v1/admin/projects/{project}/limits", body).json(), as_json)
+    answer = Api().call("PUT", f"/v1/admin/projects/{project}/limits", body).json()
+    tell(answer, _BRIEF, as_json, verbose)

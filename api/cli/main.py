@@ -45,6 +45,10 @@ COMMANDS = {
     "audit": "api.cli.audit",
     "dead-letters": "api.cli.dead_letters",
     "billing": "api.cli.billing",
+    "usage": "api.cli.readings",
+    "ledger": "api.cli.readings",
+    "export": "api.cli.readings",
+    "events": "api.cli.events",
 }
 # These tell what they have to say in their logs.
 _PROCESSES = frozenset({"worker", "api", "historian", "cashier"})

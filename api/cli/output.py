@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 console = Console(stderr=True, highlight=False)
+# As many lines as can be read at a glance.
+BRIEF_LINES_MAX = 5
 
 
 def show(answer: Any, as_json: bool) -> None:
@@ -17,24 +19,49 @@ def show(answer: Any, as_json: bool) -> None:
     if as_json:
         print_json(answer)
         return
-    for line in _lines(answer, ""):
-        print(line)
+    print("\n".join(lines_of(answer)))
 
 
-def show_page(page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool) -> None:
-    """Print a page of a list as JSON, or as columns under their names."""
+def tell(answer: dict[str, Any], brief: tuple[str, ...], as_json: bool, verbose: bool) -> None:
+    """Print the answer to a command that changed something: as JSON, all of it as lines, or its `brief` fields alone,
+    one a line."""
+    assert len(brief) <= BRIEF_LINES_MAX
+    if verbose or as_json:
+        show(answer, as_json)
+    else:
+        print("\n".join(f"{name}: {_cell(answer[name])}" for name in brief))
+
+
+def show_page(
+    page: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool, verbose: bool = False
+) -> None:
+    """Print a page of a list as `show_rows` does, and how to go on."""
+    show_rows(page, rows, columns, as_json, verbose)
+    if page["next_cursor"] and not as_json:
+        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)
+
+
+def show_rows(
+    answer: Any, rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool, verbose: bool = False
+) -> None:
+    """Print rows as columns under their names, all that the rows have where `verbose`; or the answer as JSON."""
     if as_json:
-        print_json(page)
+        print_json(answer)
         return
-    lines = [
-        columns,
-        *(tuple(str(row[name]) if row[name] not in ("", None) else "-" for name in columns) for row in rows),
-    ]
+    if verbose and rows:
+        columns = tuple(rows[0])
+    lines = [columns, *(tuple(_cell(row.get(name)) for name in columns) for row in rows)]
     widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-    if page["next_cursor"]:
-        print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ",".join(value)
+    elif isinstance(value, list | dict):
+        value = json.dumps(value) if value else ""
+    return "-" if value in ("", None) else str(value)
 
 
 def tell_failure(sentence: str) -> None:
@@ -45,6 +72,11 @@ def tell_failure(sentence: str) -> None:
 def print_json(value: Any) -> None:
     """Print one JSON value on standard output, indented."""
     print(json.dumps(value, indent=2))
+
+
+def lines_of(answer: Any) -> list[str]:
+    """The lines that show an answer, `name: value` each."""
+    return _lines(answer, "")
 
 
 def _lines(value: Any, indent: str) -> list[str]:

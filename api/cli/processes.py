@@ -13,6 +13,9 @@ from streams.settings import Settings
 
 app = typer.Typer()
 
+# As in api.cli.options, which a process does without.
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else.")]
+
 PRINCIPAL = "User:meterline-"
 
 
@@ -65,7 +68,7 @@ def topics(
     acls: Annotated[
         bool, typer.Option("--acls", help="Create nothing: print who may use which topic, as kafka-acls.sh commands.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --acls: print the rules as JSON.")] = False,
+    as_json: JsonOption = False,
     worker: Annotated[str, _principal("worker")] = f"{PRINCIPAL}worker",
     api: Annotated[str, _principal("api")] = f"{PRINCIPAL}api",
     historian: Annotated[str, _principal("historian")] = f"{PRINCIPAL}historian",
@@ -102,12 +105,16 @@ def topics(
             print("\n".join(rule.command(settings.kafka_url or "localhost:9092") for rule in rules))
         return
     created = asyncio.run(create_topics(settings))
+    if as_json:
+        there = {name: "created" if name in created else "there" for name in topics_of(settings).configs()}
+        print_json({"partitions": settings.partitions, "topics": there})
+        return
     for name in topics_of(settings).configs():
         console.print(f"{name}: {'created' if name in created else 'there'}, {settings.partitions} partitions")
 
 
 @app.command()
-def migrate() -> None:
+def migrate(as_json: JsonOption = False) -> None:
     """Bring the ClickHouse schema up to date."""
     from streams.clickhouse.client import ClickHouse
     from streams.clickhouse.migrations import migrate as apply
@@ -120,4 +127,7 @@ def migrate() -> None:
         keep_passing_facts(clickhouse, settings)
     finally:
         clickhouse.close()
+    if as_json:
+        print_json({"applied": applied})
+        return
     console.print("\n".join(f"applied {name}" for name in applied) or "the schema is up to date")

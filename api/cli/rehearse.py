@@ -36,10 +36,11 @@ def rehearse(
         int, typer.Option("--days", min=1, max=90, help="How far back to replay; for limits at most 31.")
     ] = 7,
     requests_per_minute: Annotated[
-        int | None, typer.Option("--requests-per-minute", min=1, rich_help_panel=_OF_LIMITS)
+        int | None,
+        typer.Option("--requests-per-minute", min=1, help="Requests in 60 seconds.", rich_help_panel=_OF_LIMITS),
     ] = None,
     burst: Annotated[
-        int | None, typer.Option("--burst", min=1, help="Requests at once after a rest.", rich_help_panel=_OF_LIMITS)
+        int | None, typer.Option("--burst", min=1, help="Requests at once, after a rest.", rich_help_panel=_OF_LIMITS)
     ] = None,
     cost_ceiling: Annotated[
         str | None,
@@ -47,11 +48,15 @@ def rehearse(
     ] = None,
     project: Annotated[
         str | None,
-        typer.Option("--project", help="Only the requests of this project.", rich_help_panel=_OF_REQUESTS),
+        typer.Option("--project", help="A project's id; only its requests are replayed.", rich_help_panel=_OF_REQUESTS),
     ] = None,
     plan: Annotated[
         str | None,
-        typer.Option("--plan", help="Only those of projects on this plan today.", rich_help_panel=_OF_REQUESTS),
+        typer.Option(
+            "--plan",
+            help="free, hobby, build, scale or enterprise; only projects that are on it today.",
+            rich_help_panel=_OF_REQUESTS,
+        ),
     ] = None,
     with_events: Annotated[
         bool,

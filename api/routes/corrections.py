@@ -6,8 +6,10 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Path, Request
+from starlette.responses import Response
 
 from api.dependencies import AdminDep, IdempotencyKey, ServicesDep, account_for, problems
+from api.views.dry_runs import DRY_RUN_RESPONSE, DryRunQuery, dry_run_answer
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.http.common import request_schema
 from schemas.http.corrections import CorrectionRequest, CorrectionResult
@@ -30,6 +32,7 @@ _decode = msgspec.json.Decoder(CorrectionRequest).decode
     "/projects/{project}/corrections",
     status_code=201,
     response_model=CorrectionResult,
+    responses=DRY_RUN_RESPONSE,
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -42,8 +45,9 @@ async def correct(
     services: ServicesDep,
     caller: AdminDep,
     project: Annotated[str, Path(pattern=PROJECT_ID_PATTERN)],
+    dry_run: DryRunQuery = False,
     idempotency_key: IdempotencyKey = "",
-) -> CorrectionResult:
+) -> CorrectionResult | Response:
     """Correct an event: void its charge, amend it, or charge an event that came too late. Entries are added, none is
     changed.
 
@@ -65,6 +69,8 @@ async def correct(
                 history, account, asked, charged, prices, caller.key_id, idempotency_key, addressing
             ),
         )
+        if dry_run:
+            return dry_run_answer(services, command)
         reply, offset = await services.commands.decide(command)
         if reply.code:
             raise Rejection(reply.code, reply.detail)

@@ -6,8 +6,10 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from fastapi import APIRouter
+from starlette.responses import Response
 
 from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, account_for, decided, instant, problems
+from api.views.dry_runs import DRY_RUN_RESPONSE, DryRunQuery, dry_run_answer
 from schemas.accounts import Account, AutoRecharge
 from schemas.commands import GrantPromotional, RefundTopUp, SetAutoRecharge, TopUp
 from schemas.http.credits import (
@@ -25,6 +27,7 @@ from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
 from streams.core.recharge import month_of
+from streams.history.fact_words import dollars
 from streams.history.payments import booked_before
 from streams.kafka.clock import now_ms
 
@@ -106,30 +109,32 @@ async def grant(
     )
 
 
-@router.post("/projects/{project}/refunds", status_code=201, response_model=RefundResult)
+@router.post("/projects/{project}/refunds", status_code=201, response_model=RefundResult, responses=DRY_RUN_RESPONSE)
 async def refund(
     services: ServicesDep,
     caller: AdminDep,
     project: ProjectPath,
     asked: NewRefund,
+    dry_run: DryRunQuery = False,
     idempotency_key: IdempotencyKey = "",
-) -> RefundResult:
+) -> RefundResult | Response:
     """Take back a bundle, for a refund. It must be of the last 30 days and at most a quarter used, and the project in
     good standing. This call moves no money: pay it back by the means by which it came."""
-    reply, offset = await decided(
-        services,
-        RefundTopUp(
-            project=project,
-            grant_id=asked.grant_id,
-            reason=asked.reason,
-            **services.commands.addressing(idempotency_key, caller.key_id),
-        ),
+    command = RefundTopUp(
+        project=project,
+        grant_id=asked.grant_id,
+        reason=asked.reason,
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
+    if dry_run:
+        return dry_run_answer(services, command, "Meterline moves no money: you pay it back")
+    reply, offset = await decided(services, command)
     return RefundResult(
         project=project,
         grant_id=asked.grant_id,
         taken_back=format_credits(reply.amount),
         refund_cents=refund_cents(reply.amount),
+        pay_back=_pay_back(refund_cents(reply.amount)),
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,
@@ -163,6 +168,10 @@ async def set_auto_recharge(
     )
     await decided(services, command)
     return _auto_recharge(account_for(services, project))
+
+
+def _pay_back(cents: int) -> str:
+    return f"Meterline moves no money: pay {dollars(cents)} back yourself, by the means by which it came"
 
 
 def _auto_recharge(account: Account) -> AutoRechargeInfo:

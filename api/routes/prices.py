@@ -8,9 +8,11 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
 
 from api.dependencies import CHECKED, AdminDep, IdempotencyKey, ServicesDep, instant, problems
+from api.views.dry_runs import DryRunQuery
 from schemas.http.prices import (
     BOOKS_PAGE_MAX,
     NewPriceBook,
@@ -24,7 +26,7 @@ from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
-from streams.core.price_list import Prices, version_exists
+from streams.core.price_list import Prices, check_book, check_withdrawal, version_exists
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["prices"], responses=problems(401, 403, 409, 422, 503))
@@ -55,11 +57,22 @@ async def changelog(
     return await asyncio.to_thread(changelog_of, prices, now_ms(), limit, cursor)
 
 
-@router.post("/admin/price-books", status_code=201, response_model=PriceBookInfo)
+@router.post(
+    "/admin/price-books",
+    status_code=201,
+    response_model=PriceBookInfo,
+    responses={200: {"model": PriceBookInfo, "description": "With `dry_run`: the book as it would be announced"}},
+)
 async def announce(
-    services: ServicesDep, caller: AdminDep, asked: NewPriceBook, idempotency_key: IdempotencyKey = ""
+    services: ServicesDep,
+    caller: AdminDep,
+    asked: NewPriceBook,
+    response: Response,
+    dry_run: DryRunQuery = False,
+    idempotency_key: IdempotencyKey = "",
 ) -> PriceBookInfo:
-    """Announce a price book, for good: it can't be changed or taken back, only followed by another one.
+    """Announce a price book. It can't be changed; DELETE withdraws it until 10 minutes before it takes effect, and then
+    only another one follows it.
 
     A book that makes anything dearer takes effect at least 30 days after its announcement. A book of a version that was
     announced before is refused; but the same book, sent again under an Idempotency-Key, is answered as the first time.
@@ -80,8 +93,37 @@ async def announce(
             "effective_at",
         )
     last = before.books[-1]
-    await services.price_broadcast.announce(book_of(asked, last, effective_at_ms, now), last.version, caller.key_id)
+    book = book_of(asked, last, effective_at_ms, now)
+    if dry_run:
+        check_book(book, before, last.version)
+        response.status_code = 200
+        return _info(before.followed_by(book), book.version)
+    await services.price_broadcast.announce(book, last.version, caller.key_id)
     return _info(services.accounts.prices(), asked.version)
+
+
+@router.delete(
+    "/admin/price-books/{version}",
+    response_model=PriceBookInfo,
+    responses=problems(404),
+)
+async def withdraw(
+    services: ServicesDep,
+    caller: AdminDep,
+    version: Annotated[str, Path(max_length=32, description="As it was announced")],
+    dry_run: DryRunQuery = False,
+    idempotency_key: IdempotencyKey = "",
+) -> PriceBookInfo:
+    """Withdraw a price book before it takes effect: uses are priced as if it had never been announced. It must be the
+    last one announced, and take effect in more than 10 minutes. It stays in the changelog, and its version is used up.
+    A book that was withdrawn before is answered as the first time."""
+    prices = services.accounts.prices()
+    book = prices.version(version)
+    if book is None or not prices.is_withdrawn(version):
+        check_withdrawal(book or PriceBook(version, 0, {}, {}), prices, now_ms())
+    if not dry_run and book is not None:
+        await services.price_broadcast.withdraw(book, caller.key_id)
+    return _info(services.accounts.prices(), version)
 
 
 def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announced_at_ms: int) -> PriceBook:
@@ -105,25 +147,34 @@ def book_of(asked: NewPriceBook, last: PriceBook, effective_at_ms: int, announce
 
 
 def changelog_of(prices: Prices, now_ms: int, limit: int = BOOKS_PAGE_MAX, before: str | None = None) -> PriceChangelog:
-    """A page of the changelog: the price books before one of that version, the newest first, each with what it changed
-    and whether it is in force."""
-    books = prices.books
+    """A page of the changelog: the price books announced before one of that version, the newest first, each with what
+    it changed, and whether it is in force or was withdrawn."""
+    announced = prices.announcements
     in_force = prices.at(now_ms)
-    end = next((number for number, book in enumerate(books) if book.version == before), len(books))
+    end = next((number for number, (book, _) in enumerate(announced) if book.version == before), len(announced))
     begin = max(0, end - limit)
     return PriceChangelog(
-        next_cursor=books[begin].version if begin else None,
+        next_cursor=announced[begin][0].version if begin else None,
         books=[
             PriceBookInfo(
                 version=book.version,
                 announced_at=utc(book.announced_at_ms) if number else None,
                 effective_at=utc(book.effective_at_ms) if number else None,
                 in_force=book is in_force,
+                withdrawn_at=utc(withdrawn_at_ms) if withdrawn_at_ms else None,
                 note=book.note,
-                changes=_changes(books[number - 1], book) if number else [],
+                changes=_changes(_followed(prices, number), book) if number else [],
             )
-            for number, book in reversed(list(enumerate(books))[begin:end])
+            for number, (book, withdrawn_at_ms) in reversed(list(enumerate(announced))[begin:end])
         ],
+    )
+
+
+def _followed(prices: Prices, number: int) -> PriceBook:
+    """The book that the one at this place was announced behind: the last before it that was not withdrawn by then."""
+    at_ms = prices.announcements[number][0].announced_at_ms
+    return next(
+        book for book, withdrawn_at_ms in reversed(prices.announcements[:number]) if not 0 < withdrawn_at_ms <= at_ms
     )
 
 
@@ -136,8 +187,8 @@ def _is_announced(prices: Prices, asked: NewPriceBook, effective_at_ms: int) -> 
 
 
 def _info(prices: Prices, version: str) -> PriceBookInfo:
-    number = next(number for number, book in enumerate(prices.books) if book.version == version)
-    after = prices.books[number + 1].version if number + 1 < len(prices.books) else None
+    number = next(number for number, (book, _) in enumerate(prices.announcements) if book.version == version)
+    after = prices.announcements[number + 1][0].version if number + 1 < len(prices.announcements) else None
     return changelog_of(prices, now_ms(), 1, after).books[0]
 
 

@@ -21,9 +21,11 @@ from api.dependencies import (
     project_for,
 )
 from api.views.accounts import project_now
+from api.views.dry_runs import DryRunQuery, dry_run_of
 from api.views.project_list import ProjectQuestion, project_page
 from schemas.commands import AnyCommand, ChangePlan, CloseProject, CreateProject, ReopenProject, SetBadge, SetStanding
 from schemas.http.common import PAGE_ITEMS_MAX, PlanName
+from schemas.http.dry_runs import DryRun
 from schemas.http.projects import (
     Badge,
     NewProject,
@@ -99,37 +101,39 @@ async def get_project(services: ServicesDep, caller: AdminDep, project: ProjectP
     return project_now(services, project)
 
 
-@admin_router.put("/projects/{project}/plan", response_model=ProjectInfo)
+@admin_router.put("/projects/{project}/plan", response_model=ProjectInfo | DryRun)
 async def change_plan(
     services: ServicesDep,
     caller: AdminDep,
     project: ProjectPath,
     asked: PlanChange,
+    dry_run: DryRunQuery = False,
     idempotency_key: IdempotencyKey = "",
-) -> ProjectInfo:
+) -> ProjectInfo | DryRun:
     """Put a project on another plan. An upgrade counts at once, and the additional allowance is granted for the rest of
     the month. A downgrade waits for the renewal, as `next_plan`. Asking for the present plan takes a downgrade back."""
-    await decided(
-        services,
-        ChangePlan(
-            project=project,
-            plan=asked.plan,
-            contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
-            contract_cents=asked.contract_cents,
-            **services.commands.addressing(idempotency_key, caller.key_id),
-        ),
+    command = ChangePlan(
+        project=project,
+        plan=asked.plan,
+        contract_allowance=asked.contract_credits * MICROCREDITS_PER_CREDIT,
+        contract_cents=asked.contract_cents,
+        **services.commands.addressing(idempotency_key, caller.key_id),
     )
+    if dry_run:
+        return dry_run_of(services, command)
+    await decided(services, command)
     return project_now(services, project)
 
 
-@admin_router.put("/projects/{project}/state", response_model=ProjectInfo)
+@admin_router.put("/projects/{project}/state", response_model=ProjectInfo | DryRun)
 async def close_or_reopen(
     services: ServicesDep,
     caller: AdminDep,
     project: ProjectPath,
     asked: ProjectState,
+    dry_run: DryRunQuery = False,
     idempotency_key: IdempotencyKey = "",
-) -> ProjectInfo:
+) -> ProjectInfo | DryRun:
     """Close a project, or open it again. Reads go on working while it is closed; nothing that could charge it is taken:
     uses, holds, bundles, items, plans, auto-recharge. Jobs that were queued before are captured or released as ever."""
     addressing = services.commands.addressing(idempotency_key, caller.key_id)
@@ -138,6 +142,8 @@ async def close_or_reopen(
         if asked.closed
         else ReopenProject(project=project, **addressing)
     )
+    if dry_run:
+        return dry_run_of(services, command)
     await decided(services, command)
     return project_now(services, project)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from api.dependencies import account_for
 from api.services import Services
 from api.views.pages import Place, page_of
-from schemas.accounts import Account, Grant
+from schemas.accounts import Account, ApiKey, Grant
 from schemas.http.common import PAGE_ITEMS_MAX
 from schemas.http.credits import AllowanceAnswer, BalanceAnswer, PromotionalAnswer, TopUpAnswer
 from schemas.http.projects import ItemInfo, ItemList, KeyInfo, ProjectInfo
@@ -154,14 +154,18 @@ def _project_info(account: Account) -> ProjectInfo:
         badge_required=account.plan == "free",
         badge_shown=account.plan == "free" or not account.badge_off,
         billing_account=account.billing_account or None,
-        keys=[
-            KeyInfo(
-                key_id=key.id,
-                environment=key.environment,
-                scopes=key.scopes,
-                created_at=utc(key.created_at_ms),
-                revoked_at=utc(key.revoked_at_ms) if key.revoked_at_ms else None,
-            )
-            for key in account.keys
-        ],
+        keys=[key_info(key) for key in account.keys],
+    )
+
+
+def key_info(key: ApiKey) -> KeyInfo:
+    """The key as answers show it, without its hash."""
+    return KeyInfo(
+        key_id=key.id,
+        name=key.name,
+        environment=key.environment,
+        scopes=key.scopes,
+        created_at=utc(key.created_at_ms),
+        revoked_at=utc(key.revoked_at_ms) if key.revoked_at_ms else None,
+        ends_at=utc(key.ends_at_ms) if key.ends_at_ms else None,
     )

@@ -203,6 +203,7 @@ class RefundResult(BaseModel):
     grant_id: str
     taken_back: Credits
     refund_cents: int = Field(description="US cents, for the unused credits at the bundle's price, rounded down")
+    pay_back: str = Field(description="Who pays the money back: you, since Meterline moves none")
     available: Credits
     entry_id: str
     offset: int

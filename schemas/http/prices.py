@@ -41,6 +41,7 @@ class PriceBookInfo(BaseModel):
     announced_at: datetime | None
     effective_at: datetime | None = Field(description="Null for the first book: it held from the beginning")
     in_force: bool
+    withdrawn_at: datetime | None = Field(description="When it was withdrawn: it never took effect; null otherwise")
     note: str
     changes: list[PriceChange] = at_most(2 * OPERATIONS_MAX)
 

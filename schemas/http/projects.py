@@ -18,10 +18,25 @@ class KeyInfo(BaseModel):
     """An API key without its secret."""
 
     key_id: str
+    name: str = Field(description="Its name for people; empty where it was given none")
     environment: EnvironmentName
     scopes: list[str] = at_most(SCOPES_MAX)
     created_at: datetime
     revoked_at: datetime | None
+    ends_at: datetime | None = Field(description="When it ends by itself, since another has taken its place")
+
+
+class ListedKey(KeyInfo):
+    """An API key in the list of a project's keys: with the time of its last use."""
+
+    last_used_at: datetime | None = Field(description="Its last use in the history that is kept; null where none is")
+
+
+class KeyList(BaseModel):
+    """A project's keys, the oldest first, those that have ended too."""
+
+    project: str
+    keys: list[ListedKey] = at_most(KEYS_MAX)
 
 
 class ProjectInfo(BaseModel):
@@ -87,6 +102,7 @@ class NewProject(BaseModel, extra="forbid"):
 class NewKey(BaseModel, extra="forbid"):
     """A key to make. Preview keys have `content:*` only and draw on the preview budget."""
 
+    name: str = Field("", max_length=100, description="A name for people, such as of the service that uses it")
     environment: EnvironmentName = "production"
     scopes: list[Annotated[str, Field(pattern=r"^(\*|[a-z_]+:(\*|[a-z_]+))$")]] | None = Field(
         None, max_length=SCOPES_MAX
@@ -98,8 +114,15 @@ class CreatedKey(BaseModel):
 
     key_id: str
     key: str
+    name: str
     environment: EnvironmentName
     scopes: list[str]
+
+
+class KeyRotation(BaseModel, extra="forbid"):
+    """How long a key works beside the one that takes its place."""
+
+    grace_seconds: int = Field(86_400, ge=0, le=2_592_000, description="The old key ends after so many seconds")
 
 
 class PlanChange(BaseModel, extra="forbid"):

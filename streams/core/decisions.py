@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from schemas.accounts import Account, AnnouncedBook
+from schemas.accounts import Account
 from schemas.commands import (
     Admit,
     AnyCommand,
@@ -30,6 +30,7 @@ from schemas.commands import (
     ReleaseHold,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
@@ -38,15 +39,25 @@ from schemas.commands import (
     SetStanding,
     SettleRecharge,
     TopUp,
+    WithdrawPrices,
 )
 from schemas.facts import Fact
-from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.replies import Reply, refusal
-from streams.core import admission, corrections, grants, holds, items, limits, projects, recharge
-from streams.core.booking import FACTS_PER_SLOT, Booking
+from streams.core import (
+    admission,
+    corrections,
+    grants,
+    holds,
+    items,
+    limits,
+    price_announcements,
+    projects,
+    recharge,
+)
+from streams.core.booking import Booking
 from streams.core.past import check_open
-from streams.core.price_list import PRICES_ID, Prices, check_book
+from streams.core.price_list import PRICES_ID, Prices
 
 
 def open_account(
@@ -76,9 +87,11 @@ def open_account(
             account = projects.new_billing_account(command, offset, at_ms)
             return account, projects.open_billing_account(booking_of(account))
         case PublishPrices():
-            check_book(command.book, prices, command.after)
             account = projects.account_of_no_project(PRICES_ID, offset, at_ms)
-            return account, _publish(booking_of(account), command.book)
+            return account, price_announcements.publish(booking_of(account), command)
+        case WithdrawPrices():
+            account = projects.account_of_no_project(PRICES_ID, offset, at_ms)
+            return account, price_announcements.withdraw(booking_of(account), command)
     raise Rejection("unknown_project", f"There is no project {command.project!r}")
 
 
@@ -109,6 +122,7 @@ CHARGE_NOTHING = frozenset(
         ReopenProject,
         CreateKey,
         RevokeKey,
+        RotateKey,
         RefundTopUp,
         SetStanding,
         SetBadge,
@@ -123,6 +137,7 @@ CHARGE_NOTHING = frozenset(
         SetBillingAccount,
         OpenBillingAccount,
         PublishPrices,
+        WithdrawPrices,
     }
 )
 
@@ -137,21 +152,6 @@ def can_charge_from_now_on(command: AnyCommand) -> bool:
     if isinstance(command, SetAutoRecharge):
         return command.is_on
     return type(command) not in _UNGUARDED
-
-
-def _publish(booking: Booking, book: PriceBook) -> Reply:
-    slot = booking.next_index // FACTS_PER_SLOT
-    booking.account.books.append(AnnouncedBook(booking.offset, book, slot))
-    return Reply(200, "", "", 0, 0, booking.state("price_book", reason=book.version, price_version=book.version))
-
-
-def _publish_prices(booking: Booking, command: PublishPrices) -> Reply:
-    """Announce a price book. A book announced before, the same to the letter, gets a 200: so an announcement that was
-    cut short can be completed."""
-    if any(announced.book == command.book for announced in booking.account.books):
-        return Reply(200, "", "It was announced before", 0, 0, "", already_decided=True)
-    check_book(command.book, booking.prices, command.after)
-    return _publish(booking, command.book)
 
 
 def _exists(booking: Booking, command: CreateProject) -> Reply:
@@ -174,6 +174,7 @@ _DECISIONS: Mapping[type, Callable[[Booking, Any], Reply]] = {
     OpenBillingAccount: projects.change_billing_account,
     CreateKey: projects.create_key,
     RevokeKey: projects.revoke_key,
+    RotateKey: projects.rotate_key,
     CountRequest: admission.count,
     CountRefused: admission.count_refused,
     SetLimits: limits.set_limits,
@@ -184,5 +185,6 @@ _DECISIONS: Mapping[type, Callable[[Booking, Any], Reply]] = {
     ExtendHold: holds.extend,
     SetItem: items.set_item,
     Correct: corrections.correct,
-    PublishPrices: _publish_prices,
+    PublishPrices: price_announcements.publish,
+    WithdrawPrices: price_announcements.withdraw,
 }

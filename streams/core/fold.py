@@ -24,6 +24,7 @@ from schemas.commands import (
     OpenBillingAccount,
     PublishPrices,
     Tick,
+    WithdrawPrices,
 )
 from schemas.events import HASH_BYTES, DeadLetter, Usage
 from schemas.facts import Fact
@@ -37,7 +38,7 @@ from streams.core.decisions import command_reply, open_account
 from streams.core.holds import open_for
 from streams.core.ledger import capture_for, charge, reschedule, settle, state_again
 from streams.core.marks import Claim, Seen, is_charged_in_part, mark_of
-from streams.core.price_list import PRICES_ID, Prices
+from streams.core.price_list import PRICES_ID, Prices, places_of, prices_from
 from streams.core.replies import Kept, decides, fingerprint, is_reply_kept, key_hash, request_hash
 
 
@@ -313,7 +314,7 @@ class _Batch:
         self, item: IntakeItem, slot: int, command: AnyCommand, facts: list[Fact]
     ) -> tuple[Account, Reply] | Reply:
         """The account that a command opens, with its reply; a refusal alone where the command opens none."""
-        if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices):
+        if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices | WithdrawPrices):
             return _no_project(command)
         try:
             prices = self._prices_at(item.offset, slot)
@@ -417,8 +418,8 @@ class _Batch:
     def _read_prices(self) -> None:
         account = self.accounts.get(PRICES_ID)
         announced = account.books if account is not None else []
-        self._prices = Prices([each.book for each in announced])
-        self._announced = (announced[-1].offset, announced[-1].slot) if announced else (-1, 0)
+        self._prices = prices_from(announced)
+        self._announced = max((place for each in announced for place in places_of(each)), default=(-1, 0))
 
     def _prices_at(self, offset: int, slot: int = 0) -> Prices:
         """The price list as this command of the record at `offset` knows it. After a crash the stored list may be ahead
@@ -426,7 +427,7 @@ class _Batch:
         if self._announced < (offset, slot):
             return self._prices
         announced = self.accounts[PRICES_ID].books
-        return Prices([each.book for each in announced if (each.offset, each.slot) < (offset, slot)])
+        return prices_from(announced, (offset, slot))
 
     def _made(self, item: IntakeItem, command: AnyCommand, name: bytes) -> Claim | None:
         """The claim that an earlier record made under this name, or an earlier command of this record; None where none

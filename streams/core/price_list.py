@@ -6,11 +6,14 @@ Source: pricing, "How pricing changes": an increase is announced at least 30 day
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from schemas.accounts import AnnouncedBook
+from schemas.events import EVENT_AHEAD_MINUTES_MAX
 from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT, PriceBook
 from schemas.problems import Rejection
-from schemas.times import DAY_MS
+from schemas.times import DAY_MS, MINUTE_MS
 from streams.core.plans import PLANS
 
 # The account in which a partition keeps its price books; no project can have this id.
@@ -28,12 +31,19 @@ _FOREVER_MS = 1 << 62
 
 
 class Prices:
-    """The price books in order: the first one and those announced after it. `at` gives the one that holds at a time."""
+    """The price books in order: the first one and those announced after it. `at` gives the one that holds at a time.
 
-    __slots__ = ("_book", "_from_ms", "_operations", "_until_ms", "books")
+    `books` are without those that were withdrawn. `announcements` has these too, each book with when it was withdrawn
+    (Unix milliseconds, 0 where it was not), in the order in which they were announced.
+    """
 
-    def __init__(self, announced: Sequence[PriceBook] = ()) -> None:
-        self.books = [FIRST_PRICE_BOOK, *announced]
+    __slots__ = ("_book", "_from_ms", "_operations", "_until_ms", "announcements", "books")
+
+    def __init__(
+        self, announced: Sequence[PriceBook] = (), withdrawn: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        self.announcements = [(book, withdrawn.get(book.version, 0)) for book in (FIRST_PRICE_BOOK, *announced)]
+        self.books = [book for book, withdrawn_at_ms in self.announcements if not withdrawn_at_ms]
         self._book, self._from_ms, self._until_ms = self._segment(-1)
         self._operations: frozenset[str] | None = None
 
@@ -59,8 +69,17 @@ class Prices:
         return self._operations
 
     def version(self, version: str) -> PriceBook | None:
-        """The book of that version, or None."""
-        return next((book for book in self.books if book.version == version), None)
+        """The book of that version, or None; also one that was withdrawn."""
+        return next((book for book, _ in self.announcements if book.version == version), None)
+
+    def followed_by(self, book: PriceBook) -> Prices:
+        """The price list as it would be with one more book."""
+        withdrawn = {each.version: withdrawn_at_ms for each, withdrawn_at_ms in self.announcements}
+        return Prices([*(each for each, _ in self.announcements[1:]), book], withdrawn)
+
+    def is_withdrawn(self, version: str) -> bool:
+        """Whether the book of that version was withdrawn."""
+        return any(book.version == version and withdrawn for book, withdrawn in self.announcements)
 
     def _segment(self, at_ms: int) -> tuple[PriceBook, int, int]:
         for number in range(len(self.books) - 1, 0, -1):
@@ -69,6 +88,38 @@ class Prices:
                 following = self.books[number + 1 :]
                 return book, book.effective_at_ms, following[0].effective_at_ms if following else _FOREVER_MS
         return self.books[0], -_FOREVER_MS, self.books[1].effective_at_ms if len(self.books) > 1 else _FOREVER_MS
+
+
+def places_of(announced: AnnouncedBook) -> list[tuple[int, int]]:
+    """The places in the log, offset and slot, at which a book was announced and, if it was, withdrawn."""
+    places = [(announced.offset, announced.slot)]
+    return [*places, (announced.withdrawn_offset, announced.withdrawn_slot)] if announced.withdrawn_at_ms else places
+
+
+def prices_from(announced: Sequence[AnnouncedBook], before: tuple[int, int] = (_FOREVER_MS, 0)) -> Prices:
+    """The price list of a partition, from its announcements; with `before`, an offset and a slot, as the command at
+    that place of the log knows it."""
+    known = [each for each in announced if (each.offset, each.slot) < before]
+    withdrawn = {
+        each.book.version: each.withdrawn_at_ms
+        for each in known
+        if each.withdrawn_at_ms and (each.withdrawn_offset, each.withdrawn_slot) < before
+    }
+    return Prices([each.book for each in known], withdrawn)
+
+
+def check_withdrawal(book: PriceBook, prices: Prices, at_ms: int) -> None:
+    """Check that a book may be withdrawn at `at_ms`: it is the last one announced, and prices nothing yet, not even
+    what may be reported ahead of its time. Raises Rejection (`unknown_price_book`, `price_list_changed`,
+    `price_book_in_force`)."""
+    if book not in prices.books[1:]:
+        raise Rejection("unknown_price_book", f"No price book {book.version!r} was announced", "version")
+    if book.effective_at_ms <= at_ms + EVENT_AHEAD_MINUTES_MAX * MINUTE_MS:
+        detail = f"{book.version!r} is in force, or will be within {EVENT_AHEAD_MINUTES_MAX} minutes"
+        raise Rejection("price_book_in_force", detail, "version")
+    if (last := prices.books[-1]) != book:
+        detail = f"{last.version!r} was announced after {book.version!r}: withdraw that one first"
+        raise Rejection("price_list_changed", detail, "version")
 
 
 def version_exists(version: str) -> Rejection:
@@ -87,7 +138,7 @@ def check_book(book: PriceBook, prices: Prices, after: str = "") -> None:
         raise _invalid("A version has up to 32 letters, digits, dots, dashes and underscores", "version")
     if prices.version(book.version) is not None:
         raise version_exists(book.version)
-    if len(prices.books) >= BOOKS_MAX:
+    if len(prices.announcements) >= BOOKS_MAX:
         raise _invalid(f"There are at most {BOOKS_MAX} price books", "version")
     last = prices.books[-1]
     if book.effective_at_ms <= last.effective_at_ms:

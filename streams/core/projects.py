@@ -10,6 +10,7 @@ from schemas.commands import (
     CreateProject,
     OpenBillingAccount,
     RevokeKey,
+    RotateKey,
     SetBadge,
     SetBillingAccount,
     SetStanding,
@@ -17,6 +18,7 @@ from schemas.commands import (
 from schemas.facts import Reason
 from schemas.problems import Rejection
 from schemas.replies import Reply
+from schemas.times import DAY_MS
 from streams.core.booking import Booking, available, note
 from streams.core.grants import grant_credits
 from streams.core.items import end_all
@@ -25,6 +27,8 @@ from streams.core.past import check_open, note_past
 from streams.core.plans import PLANS, Plan, renewal_after
 
 KEYS_MAX = 100
+KEY_NAME_CHARS_MAX = 100
+GRACE_DAYS_MAX = 30
 # A billing account is kept under this and its id; no project can have such an id.
 BILLING_PREFIX = "billing:"
 NEVER_MS = 1 << 52
@@ -205,13 +209,13 @@ def set_billing_account(booking: Booking, command: SetBillingAccount) -> Reply:
 def create_key(booking: Booking, command: CreateKey) -> Reply:
     """Add an API key to a project. Raises Rejection."""
     keys = booking.account.keys
+    if len(command.name) > KEY_NAME_CHARS_MAX:
+        raise Rejection("invalid_request", f"A key's name has at most {KEY_NAME_CHARS_MAX} characters", "name")
     if command.environment == "preview" and any(not scope.startswith("content:") for scope in command.scopes):
         raise Rejection("invalid_request", "A preview key has content scopes only", "scopes")
-    if any(key.id == command.key_id for key in keys):
-        raise Rejection("key_exists", f"Key {command.key_id!r} exists", "key_id")
-    if len(keys) >= KEYS_MAX:
-        raise Rejection("invalid_request", f"A project has at most {KEYS_MAX} keys, revoked ones too")
-    keys.append(ApiKey(command.key_id, command.key_hash, command.environment, command.scopes, booking.at_ms, 0))
+    _check_new(keys, command.key_id)
+    key = ApiKey(command.key_id, command.key_hash, command.environment, command.scopes, booking.at_ms, 0, command.name)
+    keys.append(key)
     fact_id = _state_key(booking, command.environment, command.key_id, "created")
     return Reply(200, "", "", 0, available(booking.account, command.environment), fact_id)
 
@@ -224,6 +228,42 @@ def revoke_key(booking: Booking, command: RevokeKey) -> Reply:
             fact_id = _state_key(booking, key.environment, key.id, "revoked")
             return Reply(200, "", "", 0, available(booking.account, key.environment), fact_id)
     raise Rejection("unknown_key", f"Project {command.project!r} has no key {command.key_id!r}", "key_id")
+
+
+def rotate_key(booking: Booking, command: RotateKey) -> Reply:
+    """Rotate an API key: a new one takes its name, environment and scopes, and it ends after the grace. Raises
+    Rejection."""
+    if not 0 <= command.grace_ms <= GRACE_DAYS_MAX * DAY_MS:
+        raise Rejection("invalid_request", f"A grace is from 0 to {GRACE_DAYS_MAX} days", "grace_seconds")
+    keys, at_ms = booking.account.keys, booking.at_ms
+    old = next((key for key in keys if key.id == command.key_id and not has_ended(key, at_ms)), None)
+    if old is None:
+        detail = f"Project {command.project!r} has no key {command.key_id!r}, or it has ended"
+        raise Rejection("unknown_key", detail, "key_id")
+    _check_new(keys, command.new_key_id)
+    old.ends_at_ms = min(old.ends_at_ms or NEVER_MS, at_ms + command.grace_ms)
+    keys.append(ApiKey(command.new_key_id, command.key_hash, old.environment, old.scopes, at_ms, 0, old.name))
+    fact_id = _state_key(booking, old.environment, command.new_key_id, "created")
+    booking.state(
+        "key",
+        environment=old.environment,
+        reason="rotated",
+        key_id=old.id,
+        metadata=note(by=booking.actor, successor=command.new_key_id, ends_at_ms=old.ends_at_ms),
+    )
+    return Reply(200, "", "", 0, available(booking.account, old.environment), fact_id)
+
+
+def has_ended(key: ApiKey, at_ms: int) -> bool:
+    """Whether a key may not be used any more at a time in Unix milliseconds: it was revoked, or its grace is over."""
+    return bool(key.revoked_at_ms) or 0 < key.ends_at_ms <= at_ms
+
+
+def _check_new(keys: list[ApiKey], key_id: str) -> None:
+    if any(key.id == key_id for key in keys):
+        raise Rejection("key_exists", f"Key {key_id!r} exists", "key_id")
+    if len(keys) >= KEYS_MAX:
+        raise Rejection("invalid_request", f"A project has at most {KEYS_MAX} keys, revoked ones too")
 
 
 def plan_named(name: str) -> Plan:

@@ -31,7 +31,7 @@ KINDS: dict[AuditKind, str] = {
     "refusals": kind_in("refusal"),
     "shadow": kind_in("shadow"),
     "limits": kind_in("limits"),
-    "prices": f"{kind_in('price_book')} AND partition = 0",
+    "prices": f"{kind_in('price_book', 'price_withdrawal')} AND partition = 0",
     "grants": f"{kind_in('refund', 'correction')} OR ({kind_in('grant')} AND reason != 'allowance')",
     "projects": kind_in("project", "plan", "standing", "item"),
     "keys": kind_in("key"),
@@ -192,6 +192,8 @@ def _action(fact: Fact, metadata: dict[str, Any]) -> str:
             return f"{'trial' if fact.reason == 'shadow' else 'limits'}.{'set' if limits_text(metadata) else 'ended'}"
         case "price_book":
             return "price_book.announced"
+        case "price_withdrawal":
+            return "price_book.withdrawn"
         case "grant" | "refund":
             return f"{fact.reason}.{'granted' if fact.kind == 'grant' else 'refunded'}"
         case "project":
@@ -217,7 +219,7 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             since = f", from {second_text(metadata['starts_at_ms'])}" if "starts_at_ms" in metadata else ""
             which = f"raise {metadata['raise_id']}: " if "raise_id" in metadata else ""
             return f"{which}{limits_text(metadata) or 'none of its own'}{since}{until}{why}"
-        case "price_book":
+        case "price_book" | "price_withdrawal":
             return f"price book {fact.reason}"
         case "grant" | "refund" | "correction":
             amount = f"{format_credits(abs(fact.amount))} credits"
@@ -230,7 +232,8 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
         case "item":
             return f"{fact.quantity} × {fact.operation}"
         case "key":
-            return f"{fact.key_id}, {fact.environment}"
+            until = f", until {second_text(metadata['ends_at_ms'])}" if "ends_at_ms" in metadata else ""
+            return f"{fact.key_id}, {fact.environment}{until}"
         case "billing_account":
             if fact.reason != "joined":
                 return fact.project.removeprefix(BILLING_PREFIX)

@@ -39,6 +39,7 @@ _OTHERWISE: dict[Kind, str] = {
     "item": "item",
     "recharge": "recharge {reason}",
     "price_book": "price book",
+    "price_withdrawal": "price book withdrawn",
 }
 
 

@@ -21,7 +21,7 @@ from schemas.facts import Fact, FactPack
 from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
 from streams.core.packed_usage import pack, unpack
-from streams.core.price_list import Prices
+from streams.core.price_list import Prices, prices_from
 from streams.kafka.formats import ACCOUNTS, FACTS, HEAD_BYTES, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED, USAGE
 
 _encoder = msgspec.msgpack.Encoder()
@@ -71,7 +71,7 @@ def check_account(value: bytes) -> None:
 def prices_of(value: bytes | None) -> Prices:
     """The price list in a stored value of `PRICES_ID`; None stands for a partition to which nothing was announced
     yet."""
-    return Prices([announced.book for announced in decode_account(value).books] if value is not None else ())
+    return prices_from(decode_account(value).books) if value is not None else Prices()
 
 
 # Well under the 8 MiB that a broker takes in one record, and enough for compression to work well.

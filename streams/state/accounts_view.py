@@ -21,7 +21,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.accounts import Account
-from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.core.foreign import UnreadableError
 from streams.core.price_list import PRICES_ID, Prices
@@ -169,9 +168,9 @@ class AccountsView:
         """The (key, stored value) of every account of a partition: projects, billing accounts and the price list."""
         yield from self._files[partition].items()
 
-    def books(self, partition: int) -> list[PriceBook]:
-        """The price books that a partition has been told of, the first one included."""
-        return prices_of(self._files[partition].get_many([PRICES_ID.encode()])[0]).books
+    def prices_in(self, partition: int) -> Prices:
+        """The price list of a partition: the announcements and withdrawals that it has been told of."""
+        return prices_of(self._files[partition].get_many([PRICES_ID.encode()])[0])
 
     def all(self) -> Iterator[Account]:
         """Every project's account."""

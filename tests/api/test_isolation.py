@@ -17,7 +17,7 @@ import pytest
 
 from api.openapi_document import document
 from streams.kafka.topics import partition_of
-from streams.settings import Settings
+from streams.settings import PROJECT_ROOT, Settings
 from streams.state.accounts_view import read_accounts
 from tests.api.isolation import ADMIN, AUDIT, BILLING, CALLS, OPEN, PATHS, READ, SCOPES, WRITE, Call, filled
 from tests.calls import Operator, eventually
@@ -294,3 +294,10 @@ def test_a_wide_scope_covers_the_narrow_ones(operator: Operator, attacker: str, 
     path = {READ: "/v1/balance", AUDIT: "/v1/audit"}.get(scope)
     response = client.get(path) if path else client.post("/v1/admissions", json={"operation": "read"})
     assert response.status_code == 200
+
+
+def test_the_documents_say_which_scope_each_call_needs() -> None:
+    words = {OPEN: "open to everyone", ADMIN: "an admin key"}
+    rows = [f"| `{name}` | {words.get(call.scope, f'`{call.scope}`')} |" for name, call in CALLS.items()]
+    page = (PROJECT_ROOT / "docs" / "scopes.md").read_text().splitlines()
+    assert [line for line in page if line.startswith("| `")] == rows

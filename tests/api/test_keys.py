@@ -126,3 +126,36 @@ def test_no_secret_is_kept_or_shown(operator: Operator, stack) -> None:
             assert secret.encode() not in content, path
             assert stack.admin_key.encode() not in content, path
     assert (stack.settings.data_dir / "admin-key").stat().st_mode & 0o077 == 0
+
+
+def test_keys_are_listed_with_their_name_and_last_use(operator: Operator) -> None:
+    project = operator.project()
+    key = operator.key(project, name="shop")
+    url = f"/v1/admin/projects/{project}/keys"
+    assert (key["name"], operator.http.get(url).json()["keys"][0]["last_used_at"]) == ("shop", None)
+    assert operator.client(key["key"]).get("/v1/balance").status_code == 200
+    eventually(lambda: operator.http.get(url).json()["keys"][0]["last_used_at"])
+    refused = operator.http.post(url, json={"name": "x" * 101}).json()
+    assert (refused["code"], refused["field"]) == ("invalid_request", "name")
+
+
+def test_a_rotated_key_works_for_its_grace_beside_the_new_one(operator: Operator) -> None:
+    project = operator.project()
+    old = operator.key(project, "preview", name="shop", scopes=["content:read"])
+    url = f"/v1/admin/projects/{project}/keys"
+    headers = {"idempotency-key": "rotate-1"}
+    new = operator.http.post(f"{url}/{old['key_id']}/rotation", json={}, headers=headers).json()
+    assert (new["name"], new["environment"], new["scopes"]) == ("shop", "preview", ["content:read"])
+    again = operator.http.post(f"{url}/{old['key_id']}/rotation", json={}, headers=headers).json()
+    assert again["code"] == "key_shown_before"
+    for each in (old, new):
+        assert operator.client(each["key"]).get("/v1/balance").status_code == 200
+    listed = operator.http.get(url).json()["keys"]
+    assert [(each["key_id"], each["ends_at"] is not None) for each in listed] == [
+        (old["key_id"], True),
+        (new["key_id"], False),
+    ]
+    newest = operator.http.post(f"{url}/{new['key_id']}/rotation", json={"grace_seconds": 0}).json()
+    refused = operator.client(new["key"]).get("/v1/balance").json()
+    assert (refused["code"], "another took its place" in refused["detail"]) == ("key_revoked", True)
+    assert operator.client(newest["key"]).get("/v1/balance").status_code == 200

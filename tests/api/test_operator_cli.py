@@ -38,10 +38,10 @@ def name() -> str:
 def test_a_projects_life(run: Run) -> None:
     project = name()
     assert run("projects", "create", project, "--plan", "hobby", "--name", "Acme")["plan"] == "hobby"
-    assert run("projects", "plan", project, "build")["plan"] == "build"
+    assert run("projects", "plan", project, "build", "--yes")["plan"] == "build"
     assert run("projects", "badge", project, "--hidden")["badge_shown"] is False
     assert run("projects", "standing", project, "--bad", "--reason", "unpaid")["good_standing"] is False
-    assert run("projects", "close", project, "--reason", "asked")["closed_at"] is not None
+    assert run("projects", "close", project, "--reason", "asked", "--yes")["closed_at"] is not None
     assert run("projects", "reopen", project)["closed_at"] is None
     assert run("projects", "show", project)["name"] == "Acme"
     assert run("projects", "standing", project, "--good")["good_standing"] is True
@@ -55,7 +55,7 @@ def test_keys(run: Run, operator: Operator, stack: Stack) -> None:
     assert reader.post("/v1/admissions", json={"operation": "image"}).json()["code"] == "missing_scope"
     preview = run("keys", "create", project, "--environment", "preview")
     assert preview["scopes"] == ["content:*"]
-    assert CliRunner().invoke(app, ["keys", "revoke", project, key["key_id"]]).exit_code == 0
+    assert CliRunner().invoke(app, ["keys", "revoke", project, key["key_id"], "--yes"]).exit_code == 0
     assert reader.get("/v1/balance").json()["code"] == "key_revoked"
 
 
@@ -76,8 +76,9 @@ def test_money(run: Run) -> None:
     assert bought[1] == bought[0], "the same key buys once"
     balance = run("credits", "balance", project)
     (bundle,) = balance["top_ups"]
-    taken = run("credits", "refund", project, bundle["grant_id"], "--reason", "asked")
+    taken = run("credits", "refund", project, bundle["grant_id"], "--reason", "asked", "--yes")
     assert (taken["taken_back"], taken["refund_cents"]) == ("20000", 10_000)
+    assert "pay $100.00 back yourself" in taken["pay_back"]
     terms = run(
         "credits", "auto-recharge", project, "--on", "--threshold", "10", "--cap", "40", "--payment-method", "pm_1"
     )
@@ -111,7 +112,7 @@ def test_prices_are_announced_from_a_file(run: Run, operator: Operator, tmp_path
             }
         )
     )
-    version = run("prices", "announce", str(file))["version"]
+    version = run("prices", "announce", str(file), "--yes")["version"]
     eventually(lambda: run("prices", "list")["version"] == version)
     assert run("prices", "changelog")["books"][0]["version"] == version
     project = operator.project("hobby")
@@ -142,8 +143,11 @@ def test_a_surcharge_is_corrected_too(run: Run, operator: Operator) -> None:
     project, client = operator.customer()
     post = {"operation": "social_post", "media_type": "video", "source": "/shop", "id": "post"}
     assert client.post("/v1/admissions", json=post).json()["credits"] == "45"
-    options = ("--operation", "social_post", "--media-type", "image", "--reason", "an image it was")
-    assert run("credits", "correct", project, "/shop", "post", *options)["change"] == "8"
+    options = ("--operation", "social_post", "--media-type", "image", "--reason", "an image it was", "--yes")
+    assert run("credits", "amend", project, "/shop", "post", *options)["change"] == "8"
+    assert run("credits", "void", project, "/shop", "post", "--reason", "it failed", "--yes")["change"] == "37"
+    late = ("--operation", "image", "--occurred-at", datetime.now(UTC).isoformat(), "--reason", "it came late", "--yes")
+    assert run("credits", "bill-late", project, "/shop", "lost", *late)["change"] == "-32"
 
 
 def test_any_id_explains_itself(run: Run, operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +237,7 @@ def test_what_is_refused_says_why_in_one_line(
     assert "unknown_raise" in fails("limits", "end-raise", Operator(stack).project(), "0-0-0")
     assert "--end" in fails("limits", "set", "prj_nobody")
     assert "ends_at" in fails("limits", "raise", "prj_nobody", "--until", "tomorrow", "--reason", "x", "--burst", "5")
-    assert "is no JSON" in fails("prices", "announce", __file__)
+    assert "is no JSON" in fails("prices", "announce", __file__, "--yes")
     monkeypatch.setenv("METERLINE_DATA_DIR", str(tmp_path))
     assert "METERLINE_ADMIN_KEY" in fails("projects", "show", "prj_nobody")
     monkeypatch.setenv("METERLINE_ADMIN_KEY", "mtl_admin_x")
@@ -246,3 +250,40 @@ def test_without_json_it_is_readable(stack: Stack, monkeypatch: pytest.MonkeyPat
     done = CliRunner().invoke(app, ["projects", "create", name(), "--plan", "hobby"])
     assert done.exit_code == 0, done.output
     assert "plan: hobby" in done.stdout
+
+
+def test_what_was_used_is_read_as_a_table_as_csv_and_as_files(
+    run: Run, operator: Operator, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    project, client = operator.customer()
+    for event_id in ("e1", "e2", "e3"):
+        use = {"operation": "image", "source": "/shop", "id": event_id, "metadata": {"customer_id": "=1+1"}}
+        assert client.post("/v1/admissions", json=use).status_code == 200
+    eventually(lambda: len(run("ledger", project)["entries"]) == 4)
+    (row,) = run("usage", project, "--group-by", "operation,customer_id")["rows"]
+    assert row == {"group": {"operation": "image", "customer_id": "=1+1"}, "uses": 3, "quantity": 3, "credits": "96"}
+
+    def printed(*argv: str) -> list[str]:
+        done = CliRunner().invoke(app, [*argv], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout.splitlines()
+
+    head, line = printed("usage", project)
+    assert (head.split(), line.split()) == (["operation", "uses", "quantity", "credits"], ["image", "3", "3", "96"])
+    assert len(printed("ledger", project, "--limit", "2")) == 3
+    whole = printed("ledger", project, "--csv")
+    assert len(whole) == 5 and ",-32," in whole[1] and ",'=1+1," in whole[1]
+    refused = CliRunner().invoke(app, ["ledger", project, "--csv", "--limit", "2"])
+    assert refused.exit_code == 2
+    done = run("export", project, str(tmp_path / "out"))
+    assert done["ledger_entries"] == 4
+    written = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert set(written) == {"project.json", "balance.json", "usage.csv", "ledger.csv"}
+    assert written["ledger.csv"].splitlines() == whole
+    assert json.loads(written["balance.json"])["production"]["available"] == "154"
+    assert ",3,3,96" in written["usage.csv"].splitlines()[1]
+    again = CliRunner().invoke(app, ["export", project, str(tmp_path / "out")])
+    assert again.exit_code == 1 and "is there already" in str(again.exception)
+    (decided,) = run("events", "show", "e2", "--project", project)["decisions"]
+    assert (decided["outcome"], decided["amount"]) == ("charged", "-32")
+    assert printed("events", "show", "e2", "--project", project)[1].split()[2:5] == [project, "charged", "-32"]

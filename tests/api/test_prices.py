@@ -178,3 +178,36 @@ def test_a_free_project_keeps_its_badge(operator: Operator) -> None:
     assert (answer.status_code, answer.json()["code"]) == (402, "plan_required")
     answer = operator.http.put(f"/v1/admin/projects/{paid}/badge", json={"shown": False})
     assert (answer.json()["badge_required"], answer.json()["badge_shown"]) == (False, False)
+
+
+def test_a_withdrawn_book_is_in_the_changelog_and_the_audit_and_prices_nothing(operator: Operator) -> None:
+    name = f"op.{secrets.token_hex(3)}"
+    far = (datetime.now(UTC) + timedelta(days=365)).isoformat()
+    asked = book(rates={name: "3.5"}, effective_at=far)
+    path = f"/v1/admin/price-books/{asked['version']}"
+    assert operator.http.post("/v1/admin/price-books", params={"dry_run": True}, json=asked).status_code == 200
+    assert operator.http.delete(path).json()["code"] == "unknown_price_book", "a dry run announces nothing"
+    assert announce(operator, asked).json()["withdrawn_at"] is None
+    dry = operator.http.delete(path, params={"dry_run": True}).json()
+    assert (dry["version"], dry["withdrawn_at"]) == (asked["version"], None)
+    gone = [operator.http.delete(path) for _ in range(2)]
+    assert gone[0].status_code == 200 and gone[0].json()["withdrawn_at"] is not None, gone[0].text
+    assert gone[1].json() == gone[0].json(), "sent again it does nothing more"
+    assert operator.http.get("/v1/prices/changelog").json()["books"][0] == gone[0].json()
+    prices = operator.http.get("/v1/prices", params={"at": (datetime.now(UTC) + timedelta(days=400)).isoformat()})
+    assert name not in [each["operation"] for each in prices.json()["prices"]]
+    assert announce(operator, asked).json()["code"] == "price_version_exists"
+    follower = announce(operator, book(rates={name: "4"}))
+    assert [each["before"] for each in follower.json()["changes"] if each["operation"] == name] == [None]
+
+    def actions() -> list[str]:
+        page = operator.http.get("/v1/audit", params={"kind": "prices", "limit": 100}).json()
+        return [each["action"] for each in page["entries"] if asked["version"] in each["detail"]]
+
+    eventually(lambda: actions() == ["price_book.withdrawn", "price_book.announced"])
+
+
+def test_a_book_that_is_in_force_is_not_withdrawn(operator: Operator) -> None:
+    soon = announce(operator, book(rates={f"op.{secrets.token_hex(3)}": "1"})).json()["version"]
+    assert operator.http.delete(f"/v1/admin/price-books/{soon}").json()["code"] == "price_book_in_force"
+    assert operator.http.delete("/v1/admin/price-books/2026-01").json()["code"] == "unknown_price_book"

@@ -37,6 +37,7 @@ from schemas.commands import (
     ReleaseHold,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
@@ -46,6 +47,7 @@ from schemas.commands import (
     SettleRecharge,
     Tick,
     TopUp,
+    WithdrawPrices,
 )
 from schemas.events import Usage
 from schemas.prices import FIRST_PRICE_BOOK
@@ -165,8 +167,12 @@ def opened(story: Story) -> None:
         ("key_2", "preview", ["content:write"]),
     ):
         say(CreateKey, key_id=key, key_hash=b"\x01" * 32, environment=environment, scopes=scopes)
+    say(RotateKey, key_id="key_1", new_key_id="key_3", key_hash=b"\x03" * 32, grace_ms=DAY * 1000)
+    say(RotateKey, key_id="key_1", new_key_id="key_3", key_hash=b"\x03" * 32, grace_ms=0)
+    say(RotateKey, key_id="key_1", new_key_id="key_4", key_hash=b"\x04" * 32, grace_ms=31 * DAY * 1000)
     say(RevokeKey, key_id="key_2")
     say(RevokeKey, key_id="key_2")
+    say(RotateKey, key_id="key_2", new_key_id="key_4", key_hash=b"\x04" * 32, grace_ms=0)
     say(SetBadge, is_off=True)
     say(SetBadge, is_off=False)
     say(SetBadge, "c", is_off=True)
@@ -386,9 +392,19 @@ def priced(story: Story) -> None:
     ):
         book = msgspec.structs.replace(FIRST_PRICE_BOOK, **change)
         story.say(PublishPrices, "prices:", book=book, after=after)
+    later = msgspec.structs.replace(FIRST_PRICE_BOOK, version="later", effective_at_ms=effective_ms + 9)
+    cheaper = {"rates": rates | {"image": 9 * CREDIT}, "effective_at_ms": effective_ms}
+    two = msgspec.structs.replace(FIRST_PRICE_BOOK, version="two", **cheaper)
+    story.say(WithdrawPrices, "prices:", book=later)
+    story.say(PublishPrices, "prices:", book=later)
+    story.say(WithdrawPrices, "prices:", book=two)
+    story.say(WithdrawPrices, "prices:", book=later)
+    story.say(WithdrawPrices, "prices:", book=later, is_decided=True)
+    story.say(PublishPrices, "prices:", book=msgspec.structs.replace(later, effective_at_ms=effective_ms + 10))
     story.admit("p1", "image")
     story.admit("p2", "image", hold=3_600)
     story.wait(41 * DAY)
+    story.say(WithdrawPrices, "prices:", book=two)
     story.tell(Tick(["a", "b", "c", "prices:"]))
     story.admit("p3", "image", quantity=2)
     story.use(story.usage("p4", "image", ago=2 * DAY), story.usage("p2", "image", ago=41 * DAY))

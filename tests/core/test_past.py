@@ -32,6 +32,7 @@ from schemas.commands import (
     ReleaseHold,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
@@ -40,6 +41,7 @@ from schemas.commands import (
     SetStanding,
     SettleRecharge,
     TopUp,
+    WithdrawPrices,
 )
 from schemas.events import Usage
 from schemas.facts import Fact
@@ -120,6 +122,7 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
     ReopenProject: [({}, "")],
     CreateKey: [({"key_id": "k2", "key_hash": b"", "environment": "production", "scopes": []}, "")],
     RevokeKey: [({"key_id": "k1"}, "")],
+    RotateKey: [({"key_id": "k1", "new_key_id": "k3", "key_hash": b"", "grace_ms": 0}, "")],
     TopUp: [
         ({"environment": "production", "bundle_usd": 20, "reference": ""}, "project_closed"),
         ({"environment": "preview", "bundle_usd": 500, "reference": ""}, "project_closed"),
@@ -164,6 +167,7 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
     SetBillingAccount: [({"billing_account": "billing:1"}, "")],
     OpenBillingAccount: [({"name": "", "email": "", "is_change": True}, "")],
     PublishPrices: [({"book": HOURLY}, "price_version_exists")],
+    WithdrawPrices: [({"book": HOURLY}, "price_book_in_force")],
     Correct: [
         ({"usage": usage("late", **AFTER)}, "project_closed"),
         ({"usage": usage("late", **BEFORE)}, ""),

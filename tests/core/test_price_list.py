@@ -5,12 +5,20 @@ from typing import Any
 import pytest
 
 from schemas.accounts import Account
-from schemas.commands import CaptureHold, PublishPrices
+from schemas.commands import CaptureHold, PublishPrices, WithdrawPrices
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.core.fold import IntakeItem, fold
-from streams.core.price_list import BOOKS_MAX, OPERATIONS_MAX, PRICES_ID, Prices, check_book, increases
+from streams.core.price_list import (
+    BOOKS_MAX,
+    OPERATIONS_MAX,
+    PRICES_ID,
+    Prices,
+    check_book,
+    increases,
+    prices_from,
+)
 from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
 from tests.core.test_ledger import Bench
@@ -239,3 +247,88 @@ def test_a_book_goes_behind_the_one_that_it_was_made_for_and_no_other() -> None:
     with pytest.raises(Rejection) as refused:
         check_book(book("two", 2), prices, "2026-01")
     assert refused.value.code == "price_list_changed"
+
+
+def withdraw(offset: int, old: PriceBook, at_ms: int = START_MS, *, is_decided: bool = False) -> IntakeItem:
+    command = WithdrawPrices(project=PRICES_ID, book=old, is_decided=is_decided, **addressed(f"c{offset}"))
+    return IntakeItem(offset, at_ms, command)
+
+
+CHEAP = book("cheap", 1, {"image": 10 * CREDIT})
+SOON_MS = START_MS + DAY_MS - 10 * 60_000
+
+
+def test_uses_cost_as_if_a_withdrawn_book_had_never_been_announced() -> None:
+    log = Log()
+    later = START_MS + 2 * DAY_MS
+    charges = [
+        IntakeItem(offset, later, admit(usage(f"e{offset}", operation="image", occurred_at_ms=later), f"u{offset}"))
+        for offset in (3, 4)
+    ]
+    opened = IntakeItem(0, START_MS, create_project())
+    effects = log.fold(opened, publish(1, CHEAP), withdraw(2, CHEAP), *charges)
+    assert [f.amount for f in effects.facts if f.kind == "charge"] == [-32 * CREDIT] * 2
+    assert [(f.kind, f.reason) for f in effects.facts if f.project == PRICES_ID] == [
+        ("price_book", "cheap"),
+        ("price_withdrawal", "cheap"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([publish(1, CHEAP), withdraw(2, CHEAP)], ["", ""]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP), withdraw(3, CHEAP)], ["", "", ""]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP, SOON_MS - 1)], ["", ""]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP, SOON_MS)], ["", "price_book_in_force"]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP, SOON_MS + DAY_MS)], ["", "price_book_in_force"]),
+        ([publish(1, CHEAP), publish(2, book("after", 40)), withdraw(3, CHEAP)], ["", "", "price_list_changed"]),
+        ([withdraw(1, CHEAP)], ["unknown_price_book"]),
+        ([withdraw(1, FIRST_PRICE_BOOK)], ["unknown_price_book"]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP), publish(3, CHEAP)], ["", "", ""]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP), publish(3, book("cheap", 2))], ["", "", "price_version_exists"]),
+        ([publish(1, CHEAP), withdraw(2, CHEAP), publish(3, book("after", 1))], ["", "", ""]),
+    ],
+)
+def test_a_book_can_be_withdrawn_until_ten_minutes_before_it_takes_effect(
+    records: list[IntakeItem], expected: list[str]
+) -> None:
+    log = Log()
+    assert [reply.code for _, reply in log.fold(*records).replies] == expected
+    there = prices_from(log.accounts[PRICES_ID].books).books if PRICES_ID in log.accounts else []
+    assert ("cheap" in [each.version for each in there]) == (not any(map(is_taken_back, records, expected)))
+
+
+def is_taken_back(record: IntakeItem, code: str) -> bool:
+    return isinstance(record.body, WithdrawPrices) and code in ("", "unknown_price_book")
+
+
+@pytest.mark.parametrize("before", [[], [publish(1, CHEAP)]])
+def test_other_partitions_follow_the_first_whenever_and_whatever_they_have_been_told(before: list[IntakeItem]) -> None:
+    log = Log()
+    late = withdraw(2, CHEAP, START_MS + 9 * DAY_MS, is_decided=True)
+    replies = log.fold(*before, late, publish(3, CHEAP), publish(4, book("after", 1))).replies
+    assert {reply.code for _, reply in replies} == {""}
+    known = prices_from(log.accounts[PRICES_ID].books)
+    assert [each.version for each in known.books] == ["2026-01", "after"]
+    assert known.is_withdrawn("cheap") and known.version("cheap") == CHEAP
+
+
+def test_a_record_prices_by_the_books_that_held_at_its_place_also_after_a_crash() -> None:
+    """The price list may be further on than the accounts: then a use before the withdrawal knows the book still."""
+    at_once = book("at-once", rates={"image": 10 * CREDIT})
+    records = [
+        IntakeItem(0, START_MS, create_project()),
+        publish(1, at_once),
+        use(2, "before"),
+        withdraw(3, at_once, is_decided=True),
+        use(4, "after"),
+    ]
+    whole = Log()
+    facts = whole.fold(*records).facts
+    assert [f.amount for f in facts if f.kind == "charge"] == [-10 * CREDIT, -32 * CREDIT]
+    repeated = Log()
+    repeated.fold(*records)
+    repeated.accounts = {PRICES_ID: repeated.accounts[PRICES_ID]}
+    repeated.seen = {}
+    assert repeated.fold(*records).facts == [fact for fact in facts if not fact.kind.startswith("price_")]

@@ -1,5 +1,9 @@
 """Projects: the money due for them each month, their billing accounts, badge, keys and contracts."""
 
+from typing import Any
+
+import pytest
+
 from schemas.accounts import Account
 from schemas.commands import (
     ChangePlan,
@@ -9,6 +13,7 @@ from schemas.commands import (
     RefundTopUp,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetBadge,
     SetBillingAccount,
 )
@@ -18,7 +23,7 @@ from streams.core.decisions import open_account
 from streams.core.fold import IntakeItem, fold
 from streams.core.ledger import settle
 from streams.core.price_list import Prices
-from streams.core.projects import KEYS_MAX
+from streams.core.projects import KEYS_MAX, has_ended
 from streams.core.replies import Kept
 from tests.core.builders import CREDIT, START_MS, addressed, create_project
 from tests.core.test_ledger import Bench
@@ -202,3 +207,48 @@ def test_a_contract_without_an_allowance_is_due_once_a_month_however_often_it_is
     assert due() == before, "closed, it is not renewed"
     bench.do(ReopenProject, bench.account.last_at_ms + DAY_MS)
     assert due() == [*before, 700_00]
+
+
+def test_a_rotated_key_ends_after_its_grace_and_another_takes_its_place() -> None:
+    bench = Bench()
+    bench.do(CreateKey, key_id="old", key_hash=b"1", environment="preview", scopes=["content:read"], name="shop")
+    fields = {"key_id": "old", "new_key_id": "new", "key_hash": b"2"}
+    assert bench.do(RotateKey, **fields, grace_ms=DAY_MS).code == ""
+    old, new = bench.account.keys
+    assert (new.id, new.hash, new.environment, new.scopes, new.name) == (
+        "new",
+        b"2",
+        "preview",
+        ["content:read"],
+        "shop",
+    )
+    assert (old.revoked_at_ms, old.ends_at_ms, new.ends_at_ms) == (0, START_MS + DAY_MS, 0)
+    assert [has_ended(old, START_MS + ms) for ms in (0, DAY_MS - 1, DAY_MS)] == [False, False, True]
+    assert [(fact.reason, fact.key_id) for fact in bench.facts[-2:]] == [("created", "new"), ("rotated", "old")]
+    assert bench.do(RevokeKey, START_MS + 5, key_id="old").code == ""
+    assert has_ended(old, START_MS + 5), "a grace does not keep a key from being revoked"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"key_id": "nobody"}, "unknown_key"),
+        ({"key_id": "ended"}, "unknown_key"),
+        ({"key_id": "revoked"}, "unknown_key"),
+        ({"new_key_id": "old"}, "key_exists"),
+        ({"grace_ms": -1}, "invalid_request"),
+        ({"grace_ms": 30 * DAY_MS + 1}, "invalid_request"),
+        ({"grace_ms": 30 * DAY_MS}, ""),
+        ({"grace_ms": 0}, ""),
+    ],
+)
+def test_what_can_not_be_rotated_is_refused_and_stays_as_it_is(changes: dict[str, Any], code: str) -> None:
+    bench = Bench()
+    for key_id in ("old", "ended", "revoked"):
+        bench.do(CreateKey, key_id=key_id, key_hash=b"1", environment="production", scopes=["*"])
+    bench.do(RotateKey, key_id="ended", new_key_id="heir", key_hash=b"2", grace_ms=0)
+    bench.do(RevokeKey, key_id="revoked")
+    before = len(bench.account.keys)
+    fields = {"key_id": "old", "new_key_id": "new", "key_hash": b"2", "grace_ms": 0}
+    assert bench.do(RotateKey, **fields | changes).code == code
+    assert len(bench.account.keys) == before + (code == "")

@@ -32,6 +32,7 @@ from schemas.commands import (
     ReleaseHold,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
@@ -41,6 +42,7 @@ from schemas.commands import (
     SettleRecharge,
     Tick,
     TopUp,
+    WithdrawPrices,
 )
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.times import DAY_MS, utc
@@ -92,6 +94,7 @@ _CHOICES = {
     "set": 6,
     "item": 8,
     "prices": 4,
+    "withdrawal": 2,
     "count": 8,
     "refused": 2,
     "limits": 5,
@@ -195,6 +198,8 @@ class Clients:
             self._ask(SetItem, project, operation=operation, quantity=rng.choice([0, 1, 7, 3_000]))
         elif choice == "prices":
             self._publish()
+        elif choice == "withdrawal":
+            self._withdraw()
         elif choice in ("count", "refused"):
             (self._count_request if choice == "count" else self._count_refused)(project)
         elif choice == "limits":
@@ -399,7 +404,9 @@ class Clients:
 
     def _set_something(self, project: str) -> None:
         rng = self.rng
-        kind = rng.choice([SetBadge, SetStanding, SetBillingAccount, OpenBillingAccount, CreateKey, RevokeKey])
+        kind = rng.choice(
+            [SetBadge, SetStanding, SetBillingAccount, OpenBillingAccount, CreateKey, RevokeKey, RotateKey]
+        )
         account, key_id = f"{BILLING_PREFIX}{rng.randrange(2)}", f"k{rng.randrange(3)}"
         if kind is SetBadge:
             self._ask(SetBadge, project, is_off=rng.random() < 0.7)
@@ -411,6 +418,9 @@ class Clients:
             self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}", is_change=rng.random() < 0.5)
         elif kind is CreateKey:
             self._ask(CreateKey, project, key_id=key_id, key_hash=b"", environment="preview", scopes=[])
+        elif kind is RotateKey:
+            new_key_id, grace_ms = f"k{rng.randrange(9)}", rng.choice([0, DAY_MS])
+            self._ask(RotateKey, project, key_id=key_id, new_key_id=new_key_id, key_hash=b"", grace_ms=grace_ms)
         else:
             self._ask(RevokeKey, project, key_id=key_id)
 
@@ -435,6 +445,18 @@ class Clients:
         for partition in range(self.world.partitions):
             if rng.random() < 0.9:
                 command = PublishPrices(project=PRICES_ID, book=book, after=after, **self._addressed(key))
+                self._request(command, partition)
+
+    def _withdraw(self) -> None:
+        """Withdraw a price book by the first partition, or tell partitions of it, of which some may be left out."""
+        rng = self.rng
+        if not self.books:
+            return
+        book, key, is_decided = rng.choice(self.books[-2:]), self._key(), rng.random() < 0.3
+        for partition in range(self.world.partitions):
+            if partition == 0 or is_decided and rng.random() < 0.9:
+                addressed = self._addressed(key)
+                command = WithdrawPrices(project=PRICES_ID, book=book, is_decided=is_decided, **addressed)
                 self._request(command, partition)
 
     def _again(self) -> None:

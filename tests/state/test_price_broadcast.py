@@ -1,4 +1,5 @@
-"""The price broadcast gives every partition the same price books in the same order, whatever was cut short."""
+"""The price broadcast gives every partition the same price books in the same order, whatever was cut short, and takes
+withdrawn ones from all."""
 
 import asyncio
 import time
@@ -6,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from api.stack import Stack
-from schemas.commands import PublishPrices
+from schemas.commands import PublishPrices, WithdrawPrices
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.times import DAY_MS
 from streams.core.price_list import PRICES_ID
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
@@ -52,6 +56,24 @@ def test_a_partition_that_was_left_out_is_told_in_order(settings_for: Callable[.
             broadcast = PriceBroadcast(commands, accounts, PARTITIONS)
             await broadcast.announce(two, "one")
             await until(lambda: all(versions(accounts, each) == ["one", "two"] for each in range(PARTITIONS)))
+
+            async def withdraw(partition: int, told: PriceBook) -> Any:
+                addressing = commands.addressing()
+                command = WithdrawPrices(project=PRICES_ID, book=told, is_decided=partition != 0, **addressing)
+                return (await commands.decide(command, partition))[0]
+
+            # The process that withdrew the third book died after two partitions; one had never been told of the book.
+            three, four = replace(book("three", 3), in_days=1), replace(book("four", 4), in_days=2)
+            for partition in (0, 1, 2):
+                assert (await tell(partition, three, "two")).status == 200
+            for partition in (0, 1):
+                assert (await withdraw(partition, three)).code == ""
+            await until(lambda: accounts.prices().is_withdrawn("three"))
+            await broadcast.announce(four, "two")
+            await until(lambda: all(versions(accounts, each) == ["one", "two", "four"] for each in range(PARTITIONS)))
+            assert all(accounts.prices_in(each).is_withdrawn("three") for each in range(PARTITIONS))
+            await broadcast.withdraw(four)
+            await until(lambda: all(versions(accounts, each) == ["one", "two"] for each in range(PARTITIONS)))
         finally:
             await accounts.stop()
             await commands.stop()
@@ -61,8 +83,13 @@ def test_a_partition_that_was_left_out_is_told_in_order(settings_for: Callable[.
         asyncio.run(scenario(stack.settings))
 
 
+def replace(book: PriceBook, in_days: int) -> PriceBook:
+    """The book, in effect in so many days."""
+    return msgspec.structs.replace(book, effective_at_ms=book.effective_at_ms + in_days * DAY_MS)
+
+
 def versions(accounts: AccountsView, partition: int) -> list[str]:
-    return [name for name in ("one", "two") if any(each.version == name for each in accounts.books(partition))]
+    return [each.version for each in accounts.prices_in(partition).books[1:]]
 
 
 async def until(check: Callable[[], bool]) -> None:

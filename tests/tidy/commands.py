@@ -35,12 +35,13 @@ WAYS: Mapping[str, Way] = {
     "SetBadge": Way("api/routes/projects.py", f"PUT {_PROJECT}/badge", "projects badge"),
     "CreateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys", "keys create"),
     "RevokeKey": Way("api/routes/keys.py", f"DELETE {_PROJECT}/keys/{{key_id}}", "keys revoke"),
+    "RotateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys/{{key_id}}/rotation", "keys rotate"),
     "TopUp": Way("api/routes/credits.py", f"POST {_PROJECT}/top-ups", "credits top-up"),
     "RefundTopUp": Way("api/routes/credits.py", f"POST {_PROJECT}/refunds", "credits refund"),
     "GrantPromotional": Way("api/routes/credits.py", f"POST {_PROJECT}/grants", "credits grant"),
     "SetAutoRecharge": Way("api/routes/credits.py", f"PUT {_PROJECT}/auto-recharge", "credits auto-recharge"),
     "SettleRecharge": Way("streams/cashier/purchases.py", why_none="the cashier alone knows what became of a purchase"),
-    "Correct": Way("streams/history/corrections.py", f"POST {_PROJECT}/corrections", "credits correct"),
+    "Correct": Way("streams/history/corrections.py", f"POST {_PROJECT}/corrections", "credits amend"),
     "Admit": Way("api/routes/admissions.py", "POST /v1/admissions", "holds place"),
     "CountRequest": Way("api/callers/calls.py", why_none="the API sends it for each of its own calls"),
     "CountRefused": Way("api/refusals.py", why_none="the API sends it for what it refuses by itself"),
@@ -54,6 +55,9 @@ WAYS: Mapping[str, Way] = {
     "SetBillingAccount": Way("api/routes/invoices.py", f"PUT {_PROJECT}/billing-account", "billing assign"),
     "OpenBillingAccount": Way("api/routes/invoices.py", "POST /v1/admin/billing-accounts", "billing create"),
     "PublishPrices": Way("streams/state/price_broadcast.py", "POST /v1/admin/price-books", "prices announce"),
+    "WithdrawPrices": Way(
+        "streams/state/price_broadcast.py", "DELETE /v1/admin/price-books/{version}", "prices withdraw"
+    ),
 }
 
 SHAPES = "schemas/commands.py"

@@ -28,6 +28,7 @@ from schemas.commands import (
     ReleaseHold,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
@@ -37,6 +38,7 @@ from schemas.commands import (
     SettleRecharge,
     Tick,
     TopUp,
+    WithdrawPrices,
 )
 from schemas.prices import PriceBook
 from streams.core.price_list import PRICES_ID
@@ -450,6 +452,18 @@ class LedgerMachine(Callers):
             self.send(CreateKey, project, key_id=key, key_hash=b"", environment=environment, scopes=[])
         else:
             self.send(RevokeKey, project, key_id=key)
+
+    @rule(project=projects, key=st.sampled_from("xyz"), new=st.sampled_from("wxyz"), hours=st.sampled_from((0, 24, -1)))
+    def rotate_key(self, project: str, key: str, new: str, hours: int) -> None:
+        self.step()
+        self.send(RotateKey, project, key_id=key, new_key_id=new, key_hash=b"", grace_ms=hours * HOUR_MS)
+
+    @rule(number=st.integers(1, 2), is_decided=seldom)
+    def withdraw(self, number: int, is_decided: bool) -> None:
+        """Withdraw the last price book, or the one before it, or the first, which nobody announced."""
+        self.step()
+        book = self.model.books[max(len(self.model.books) - number, 0)]
+        self.send(WithdrawPrices, PRICES_ID, book=book, is_decided=is_decided and len(self.model.books) > number)
 
     @rule(project=projects, operation=st.sampled_from(ITEMS), quantity=st.sampled_from((0, 1, 3, 50, 2_000, -1)))
     def set_item(self, project: str, operation: str, quantity: int) -> None:

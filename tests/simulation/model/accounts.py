@@ -122,6 +122,7 @@ class Project:
         self.badge_off = False
         self.billing_account = ""
         self.keys: dict[str, str] = {}
+        self.key_ends: dict[str, int] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any, Answer]] = {}
 
     @property

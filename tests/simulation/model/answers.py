@@ -15,6 +15,7 @@ STATUS = {
     "unknown_grant": 404,
     "unknown_hold": 404,
     "unknown_key": 404,
+    "unknown_price_book": 404,
     "unknown_raise": 404,
     "over_cost_ceiling": 403,
     "unknown_operation": 422,

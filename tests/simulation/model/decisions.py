@@ -23,6 +23,7 @@ from schemas.commands import (
     ReleaseHold,
     ReopenProject,
     RevokeKey,
+    RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
@@ -31,6 +32,7 @@ from schemas.commands import (
     SetStanding,
     SettleRecharge,
     TopUp,
+    WithdrawPrices,
 )
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
@@ -40,7 +42,7 @@ from tests.simulation.model.holds import capture, extend, release
 from tests.simulation.model.items import set_item
 from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
 from tests.simulation.model.partition import Partition
-from tests.simulation.model.prices import publish, why_not
+from tests.simulation.model.prices import publish, why_not, withdraw_once
 from tests.simulation.model.projects import change_plan, close, reopen, set_key
 from tests.simulation.model.purchases import refund, settle_recharge, top_up
 from tests.simulation.model.recharge import set_recharge
@@ -78,7 +80,7 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             if not command.is_change:
                 raise Refused("billing_account_exists")
             return partition.done(project, "billing_account", reason="changed")
-        case CreateKey() | RevokeKey():
+        case CreateKey() | RevokeKey() | RotateKey():
             return set_key(partition, project, command)
         case Admit():
             return admit(partition, project, command)
@@ -107,9 +109,11 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
         case Correct():
             return correct(partition, project, command)
         case PublishPrices():
-            if command.book in partition.books[1:]:
+            if command.book in partition.books[1:] + partition.withdrawn:
                 return Answer(200, "", 0, 0, "")
             if code := why_not(partition, command.book, command.after):
                 raise Refused(code)
             return publish(partition, project, command)
+        case WithdrawPrices():
+            return withdraw_once(partition, project, command)
     raise AssertionError(f"the model does not know {command}")

@@ -22,6 +22,7 @@ class Partition:
         self.dedup_days = dedup_days
         self.projects: dict[str, Project] = {}
         self.books: list[PriceBook] = [FIRST_PRICE_BOOK]
+        self.withdrawn: list[PriceBook] = []
         self.lines: list[Line] = []
         self.answers: dict[str, Answer] = {}
         self.dead: set[tuple[int, int, str]] = set()

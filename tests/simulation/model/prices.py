@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from schemas.commands import PublishPrices
+from schemas.commands import PublishPrices, WithdrawPrices
 from schemas.prices import PriceBook
 from tests.simulation.model.accounts import Project
-from tests.simulation.model.answers import Answer
+from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.plans import RANK
-from tests.simulation.model.times import DAY_MS
+from tests.simulation.model.times import DAY_MS, MINUTE_MS
 
 
 def book_at(partition: Partition, at_ms: int) -> PriceBook:
@@ -23,7 +23,7 @@ def why_not(partition: Partition, book: PriceBook, after: str) -> str:
     last = partition.books[-1]
     if after and last.version != after:
         return "price_list_changed"
-    if any(book.version == each.version for each in partition.books):
+    if any(book.version == each.version for each in partition.books + partition.withdrawn):
         return "price_version_exists"
     if book.effective_at_ms <= last.effective_at_ms or book.effective_at_ms < book.announced_at_ms:
         return "invalid_request"
@@ -45,3 +45,30 @@ def publish(partition: Partition, project: Project, command: PublishPrices) -> A
     partition.books.append(command.book)
     version = command.book.version
     return partition.done(project, "price_book", reason=version, price_version=version)
+
+
+def why_not_withdrawn(partition: Partition, command: WithdrawPrices) -> str:
+    """The code that says why a book can't be withdrawn, or ""."""
+    book = command.book
+    if command.is_decided:
+        return ""
+    if book not in partition.books[1:]:
+        return "unknown_price_book"
+    if book.effective_at_ms <= partition.at_ms + 10 * MINUTE_MS:
+        return "price_book_in_force"
+    return "price_list_changed" if book != partition.books[-1] else ""
+
+
+def withdraw(partition: Partition, project: Project, command: WithdrawPrices) -> Answer:
+    partition.books = [each for each in partition.books if each != command.book]
+    partition.withdrawn.append(command.book)
+    version = command.book.version
+    return partition.done(project, "price_withdrawal", reason=version, price_version=version)
+
+
+def withdraw_once(partition: Partition, project: Project, command: WithdrawPrices) -> Answer:
+    if command.book in partition.withdrawn:
+        return Answer(200, "", 0, 0, "")
+    if code := why_not_withdrawn(partition, command):
+        raise Refused(code)
+    return withdraw(partition, project, command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.commands import ChangePlan, CreateKey, RevokeKey
+from schemas.commands import ChangePlan, CreateKey, RevokeKey, RotateKey
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.grants import give
@@ -11,6 +11,9 @@ from tests.simulation.model.limits import limits_change
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.past import changed, must_be_open
 from tests.simulation.model.plans import PLANS, RANK, terms
+from tests.simulation.model.times import DAY_MS
+
+_NEVER_MS = 1 << 52
 
 
 def close(partition: Partition, project: Project) -> Answer:
@@ -61,7 +64,9 @@ def change_plan(partition: Partition, project: Project, command: ChangePlan) -> 
     return partition.answer(project, "production", more, index)
 
 
-def set_key(partition: Partition, project: Project, command: CreateKey | RevokeKey) -> Answer:
+def set_key(partition: Partition, project: Project, command: CreateKey | RevokeKey | RotateKey) -> Answer:
+    if isinstance(command, RotateKey):
+        return _rotate_key(partition, project, command)
     key_id = command.key_id
     if isinstance(command, CreateKey):
         if key_id in project.keys:
@@ -72,7 +77,25 @@ def set_key(partition: Partition, project: Project, command: CreateKey | RevokeK
         return partition.done(project, "key", command.environment, reason="created", key_id=key_id)
     if key_id not in project.keys:
         raise Refused("unknown_key")
+    project.key_ends[key_id] = min(project.key_ends.get(key_id, partition.at_ms), partition.at_ms)
     return partition.done(project, "key", project.keys[key_id], reason="revoked", key_id=key_id)
+
+
+def _rotate_key(partition: Partition, project: Project, command: RotateKey) -> Answer:
+    old, new = command.key_id, command.new_key_id
+    if not 0 <= command.grace_ms <= 30 * DAY_MS:
+        raise Refused("invalid_request")
+    if old not in project.keys or project.key_ends.get(old, _NEVER_MS) <= partition.at_ms:
+        raise Refused("unknown_key")
+    if new in project.keys:
+        raise Refused("key_exists")
+    if len(project.keys) == 100:
+        raise Refused("invalid_request")
+    environment = project.keys[new] = project.keys[old]
+    project.key_ends[old] = min(project.key_ends.get(old, _NEVER_MS), partition.at_ms + command.grace_ms)
+    answer = partition.done(project, "key", environment, reason="created", key_id=new)
+    partition.state(project, "key", environment=environment, reason="rotated", key_id=old)
+    return answer
 
 
 def renew(partition: Partition, project: Project, due_ms: int) -> None:

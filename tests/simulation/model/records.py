@@ -16,6 +16,7 @@ from schemas.commands import (
     OpenBillingAccount,
     PublishPrices,
     Tick,
+    WithdrawPrices,
 )
 from schemas.events import Usage
 from tests.simulation.model.accounts import Grant, Project
@@ -26,7 +27,7 @@ from tests.simulation.model.identities import asked_for, claims_of, content_of
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.passing_time import settle
 from tests.simulation.model.plans import PLANS, terms
-from tests.simulation.model.prices import publish, why_not
+from tests.simulation.model.prices import publish, why_not, why_not_withdrawn, withdraw
 from tests.simulation.model.projects import begin_month
 from tests.simulation.model.uses import charge_lines, count_repeat, priced
 
@@ -152,6 +153,11 @@ class Model(Partition):
                 return Answer(STATUS.get(code, 409), code, 0, 0, "")
             project = Project(command.project, self.at_ms)
             answer = publish(self, project, command)
+        elif isinstance(command, WithdrawPrices):
+            if code := why_not_withdrawn(self, command):
+                return Answer(STATUS.get(code, 409), code, 0, 0, "")
+            project = Project(command.project, self.at_ms)
+            answer = withdraw(self, project, command)
         else:
             return Answer(404, "unknown_project", 0, 0, "")
         self.projects[command.project] = project

@@ -1,0 +1,195 @@
+"""`meterline usage`, `ledger` and `export` read what a project used and was charged: as tables, CSV or files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from api.cli.options import (
+    ENVIRONMENT_HELP,
+    CursorOption,
+    JsonOption,
+    LimitOption,
+    ProjectArgument,
+    SinceOption,
+    UntilOption,
+    VerboseOption,
+)
+from api.cli.output import console, print_json, show_page
+from api.cli.service import Api
+from api.views.csv_cells import Cell, csv_pieces
+from streams.errors import OperatorError
+
+app = typer.Typer()
+
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV: all there is, with no --limit and no --cursor.")]
+_PAGE_ENTRIES = 1_000
+_LEDGER = ("booked_at", "kind", "environment", "operation", "quantity", "amount", "balance", "entry_id")
+_LEDGER_CSV = (
+    "entry_id",
+    "kind",
+    "environment",
+    "operation",
+    "quantity",
+    "amount",
+    "balance",
+    "grant_id",
+    "reason",
+    "price_version",
+    "source",
+    "event_id",
+    "job_id",
+    "customer_id",
+    "occurred_at",
+    "booked_at",
+    "metadata",
+)
+_EXPORTED_USAGE = "day,environment,operation"
+
+
+@app.command()
+def usage(
+    project: ProjectArgument,
+    group_by: Annotated[
+        str,
+        typer.Option(
+            "--group-by", help="Up to five of operation, environment, customer_id, hour, day, month, metadata.<key>."
+        ),
+    ] = "operation",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = None,
+    cursor: CursorOption = None,
+    as_csv: CsvOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a project used and what it cost, by operation, time, customer or metadata."""
+    asked: dict[str, Any] = {"project": project, "group_by": group_by, "from": since, "to": until}
+    if as_csv:
+        _check_whole(limit, cursor, as_json)
+        print(Api().call("GET", "/v1/usage", **asked, format="csv").text, end="")
+        return
+    page = Api().call("GET", "/v1/usage", **asked, format="json", limit=limit or 100, cursor=cursor).json()
+    rows = [
+        row["group"] | {"uses": row["uses"], "quantity": row["quantity"], "credits": row["credits"]}
+        for row in page["rows"]
+    ]
+    show_page(page, rows, (*page["group_by"], "uses", "quantity", "credits"), as_json, verbose)
+
+
+@app.command()
+def ledger(
+    project: ProjectArgument,
+    environment: Annotated[
+        str | None, typer.Option("--environment", help=f"{ENVIRONMENT_HELP}; both if left out.")
+    ] = None,
+    limit: LimitOption = None,
+    cursor: CursorOption = None,
+    as_csv: CsvOption = False,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the entries of a project's ledger, the newest first."""
+    if as_csv:
+        _check_whole(limit, cursor, as_json)
+        for piece in csv_pieces(_LEDGER_CSV, map(_cells, _entries(Api(), project, environment))):
+            print(piece.decode(), end="")
+        return
+    asked: dict[str, Any] = {"project": project, "environment": environment, "limit": limit or 100, "cursor": cursor}
+    page = Api().call("GET", "/v1/ledger", **asked).json()
+    show_page(page, page["entries"], _LEDGER, as_json, verbose)
+
+
+@app.command()
+def export(
+    project: ProjectArgument,
+    folder: Annotated[Path, typer.Argument(help="The folder to write to; made where it is missing.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Export a project: its terms, both balances, the whole ledger, and all usage by day, as files in a folder.
+
+    A file that is there already is left as it is, and nothing is written.
+    """
+    service = Api()
+    names = ("project.json", "balance.json", "usage.csv", "ledger.csv")
+    if there := [name for name in names if (folder / name).exists()]:
+        raise OperatorError(f"{folder / there[0]} is there already: name another folder")
+    about = service.call("GET", f"/v1/admin/projects/{project}").json()
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "project.json", [_json(about)])
+    balances = {
+        each: service.call("GET", "/v1/balance", project=project, environment=each).json()
+        for each in ("production", "preview")
+    }
+    _write(folder / "balance.json", [_json(balances)])
+    asked: dict[str, Any] = {
+        "project": project,
+        "group_by": _EXPORTED_USAGE,
+        "from": about["signed_up_at"],
+        "format": "csv",
+    }
+    _write(folder / "usage.csv", [service.call("GET", "/v1/usage", **asked).content])
+    entries = 0
+    with console.status("") as status:
+
+        def counted() -> Iterator[list[Cell]]:
+            nonlocal entries
+            for entry in _entries(service, project, None):
+                entries += 1
+                if not entries % _PAGE_ENTRIES:
+                    status.update(f"{entries:,} ledger entries")
+                yield _cells(entry)
+
+        _write(folder / "ledger.csv", csv_pieces(_LEDGER_CSV, counted()))
+    if as_json:
+        print_json({"project": project, "files": [str(folder / name) for name in names], "ledger_entries": entries})
+    else:
+        print("\n".join(str(folder / name) for name in names))
+
+
+def _check_whole(limit: int | None, cursor: str | None, as_json: bool) -> None:
+    if limit is not None or cursor is not None or as_json:
+        raise typer.BadParameter("--csv prints all there is: it goes with no --limit, no --cursor and no --json")
+
+
+def _entries(service: Api, project: str, environment: str | None) -> Iterator[dict[str, Any]]:
+    """Every entry of a ledger, the newest first, read a page at a time."""
+    cursor = None
+    while True:
+        asked: dict[str, Any] = {
+            "project": project,
+            "environment": environment,
+            "limit": _PAGE_ENTRIES,
+            "cursor": cursor,
+        }
+        page = service.call("GET", "/v1/ledger", **asked).json()
+        yield from page["entries"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def _cells(entry: dict[str, Any]) -> list[Cell]:
+    numbers = {"amount": Decimal(entry["amount"]), "balance": Decimal(entry["balance"])}
+    texts = {"metadata": json.dumps(entry["metadata"]) if entry["metadata"] else ""}
+    cells = entry | numbers | texts
+    return [cells[name] for name in _LEDGER_CSV]
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2).encode() + b"\n"
+
+
+def _write(path: Path, pieces: Any) -> None:
+    """Write a file whole: one that was cut short does not have its name."""
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        for piece in pieces:
+            file.write(piece)
+    part.rename(path)
