@@ -55,8 +55,8 @@ second when it will be full again). A call beyond it is a 429 `rate_limited`, an
 only some are kept one by one.
 
 Every answer bears its request id, in `x-request-id` and, where it is a refusal, in `instance`. For a refusal, and for
-an answer that tells of a decision, `GET /v1/receipts/{request_id}` gives within 24 hours what was answered, and what was
-decided.
+an answer that tells of a decision, `GET /v1/receipts/{request_id}` gives within 24 hours what was answered, and what
+was decided.
 
 What comes without a valid key is held to a window of its address in the same way. Calls with an admin key are the
 operator's and are not limited; an admission that one asks for counts in the window of the project that it names.

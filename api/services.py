@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from api.answers import KeptAnswers
+from api.invoice_logo import logo_url
 from api.pipeline import Pipeline
 from api.reads import HistoryReads
 from api.refusals import DecidedKeys, Refusals
@@ -55,6 +56,7 @@ class Services:
     reads: HistoryReads = field(init=False)
     refusals: Refusals = field(init=False)
     answers: KeptAnswers = field(init=False)
+    invoice_logo: str = field(init=False)
     decided_keys: DecidedKeys = field(default_factory=DecidedKeys)
     started_at_ms: int = field(default_factory=now_ms)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Services:
         self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
         self.refusals = Refusals(self.commands)
         self.answers = KeptAnswers(self.settings, self.publisher, self.commands.reply_partition)
+        self.invoice_logo = logo_url(self.settings)
 
     async def watch(self) -> None:
         """End this process, as SIGTERM would, once a part has failed for good. Its supervisor starts it afresh."""

@@ -175,6 +175,15 @@ class PastSpan(msgspec.Struct, array_like=True, frozen=True, gc=False):
     is_closed: bool = False
 
 
+class Billed(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """Money that a project was billed within a month on the invoice of a billing account, or, with "", on its own.
+    `paid_cents` of it a card has paid."""
+
+    billing_account: str
+    cents: int
+    paid_cents: int = 0
+
+
 class ApiKey(msgspec.Struct, array_like=True):
     """An API key of a project; `hash` is the SHA-256 of its secret. `revoked_at_ms` 0 means it is in use. `ends_at_ms`,
     where it is not 0, is when it ends by itself: another key has taken its place. `name` is for people, or ""."""
@@ -199,7 +208,8 @@ class Account(msgspec.Struct, array_like=True):
     `window` is None until the project's first request. `month_begun_to_ms` is the end of the plan's latest month that
     has begun, whose allowance is granted and whose price is due. `limits` are the contract's, over the plan's. Nothing
     happens by itself before `due_at_ms`. `past` has what the project was before, the oldest first; it ends where its
-    present plan and state begin.
+    present plan and state begin. `billed` is what the project was billed by invoice in `billed_month` (year * 100 +
+    month, UTC), the latest in which money was due.
 
     Billing accounts and price lists are no projects, but are kept as accounts too, under ids that no project can have
     (docs/decisions/0013): a billing account has a name and an `email`, and a partition's price list has `books`.
@@ -237,3 +247,5 @@ class Account(msgspec.Struct, array_like=True):
     raises: list[LimitRaise] = []
     shadow: Shadow | None = None
     past: list[PastSpan] = []
+    billed_month: int = 0
+    billed: list[Billed] = []

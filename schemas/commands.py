@@ -243,9 +243,11 @@ class SettleRecharge(Command, tag="recharge.settle", array_like=True, frozen=Tru
 
 
 class SetBillingAccount(Command, tag="billing.set", array_like=True, frozen=True, kw_only=True):
-    """Put a project on a billing account's invoice from now on; "" gives it an invoice of its own."""
+    """Put a project on a billing account's invoice from now on; "" gives it an invoice of its own. With
+    `is_from_month_start` what this calendar month has billed on other invoices moves to that one."""
 
     billing_account: str
+    is_from_month_start: bool = False
 
 
 class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=True, kw_only=True):

@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from schemas.events import EVENTS_PER_RECORD_MAX
 from schemas.replies import KeptFor
+from schemas.taxes import TaxRate
 from schemas.times import HOUR_MS, MINUTE_MS
 from streams.errors import OperatorError
 
@@ -31,6 +32,9 @@ def user_data_dir() -> Path:
 def user_cache_dir() -> Path:
     """The directory of downloads: $XDG_CACHE_HOME/meterline or ~/.cache/meterline."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meterline"
+
+
+InvoiceText = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Settings(BaseSettings):
@@ -204,6 +208,23 @@ class Settings(BaseSettings):
     )
     stripe_secret_key: SecretStr | None = Field(None, description="sk_… or, restricted to PaymentIntents, rk_…")
     stripe_api_base: str | None = Field(None, description="Another address than Stripe's own, for tests")
+
+    invoice_issuer: list[InvoiceText] = Field(
+        default_factory=list,
+        max_length=11,
+        description="JSON list of lines: the issuer's name, then its address, tax number, and how to be reached",
+    )
+    invoice_taxes: list[TaxRate] = Field(
+        default_factory=list,
+        max_length=8,
+        description='JSON list of taxes that are added to invoices, as in [{"name": "VAT", "percent": "19"}], with '
+        '"from_month" and "until_month" where a rate changes',
+    )
+    invoice_due_days: int = Field(30, ge=0, le=365, description="How long after its month an invoice is to be paid")
+    invoice_memo: str = Field("", max_length=2000, description="What every invoice says: how to pay it, and thanks")
+    invoice_logo: Path | None = Field(
+        None, description="A PNG or JPEG file of at most 256 KB, which the page of an invoice has at its head"
+    )
 
     @field_validator(
         "worker_metrics_port", "clickhouse_url", "kafka_url", "stripe_secret_key", "stripe_api_base", mode="before"

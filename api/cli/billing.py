@@ -10,7 +10,7 @@ import httpx
 import typer
 
 from api.cli.options import WHERE, CursorOption, JsonOption, LimitOption, ProjectArgument, VerboseOption
-from api.cli.output import show, show_page
+from api.cli.output import print_json, show, show_page
 from api.cli.service import Api
 from streams.errors import OperatorError
 
@@ -35,11 +35,26 @@ def assign_billing_account(
     account: Annotated[
         str | None, typer.Argument(help="The billing account's id; without it, the project gets an invoice of its own")
     ] = None,
+    from_month_start: Annotated[
+        bool, typer.Option("--from-month-start", help="Move this month's fees and purchases to that invoice, too")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, and say what would stay behind")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Put a project on a billing account's invoice from now on."""
+    """Put a project on a billing account's invoice from now on, and say what stays on others."""
     url = f"/v1/admin/projects/{project}/billing-account"
-    show(Api().call("PUT", url, {"billing_account": account}).json(), as_json)
+    body = {"billing_account": account, "from_month_start": from_month_start, "dry_run": dry_run}
+    answer = Api().call("PUT", url, body).json()
+    if as_json:
+        print_json(answer)
+        return
+    here = answer["on_invoice"]
+    print(f"{project} {'would be' if dry_run else 'is'} on {here['invoice']}, with {here['amount']} of this month")
+    for each in answer["stays_behind"]:
+        whose = f"the invoice of {each['billing_account']}" if each["billing_account"] else "the project's own invoice"
+        print(f"{each['amount']} of this month {'would stay' if dry_run else 'stays'} on {whose}, {each['invoice']}")
+    if answer["stays_behind"]:
+        print(f"To move that too: meterline billing assign {project} {account or ''}".rstrip(), "--from-month-start")
 
 
 @app.command("list")

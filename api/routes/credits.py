@@ -24,9 +24,9 @@ from schemas.http.credits import (
 )
 from schemas.problems import Rejection
 from schemas.times import utc
+from streams.core.billed import month_of
 from streams.core.booking import format_credits, parse_credits
 from streams.core.plans import refund_cents
-from streams.core.recharge import month_of
 from streams.history.fact_words import dollars
 from streams.history.payments import booked_before
 from streams.kafka.clock import now_ms

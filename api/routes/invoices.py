@@ -27,7 +27,7 @@ from api.dependencies import (
 )
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
-from api.views.accounts import project_now
+from api.views.accounts import project_now, settled_account
 from api.views.csv_cells import CSV_TYPE
 from api.views.invoice_files import as_html, invoice_csv
 from schemas.accounts import Account
@@ -36,11 +36,13 @@ from schemas.http.common import PAGE_ITEMS_MAX
 from schemas.http.invoices import (
     BILLING_ACCOUNT_ID_PATTERN,
     MONTH_PATTERN,
+    BilledOnInvoice,
     BillingAccount,
     BillingAccountDetails,
     BillingAccountPage,
     BillingAccountProject,
     BillingAccountTerms,
+    BillingAssignment,
     BillTo,
     Invoice,
     InvoiceList,
@@ -48,12 +50,15 @@ from schemas.http.invoices import (
     ProjectBillingAccount,
     Status,
 )
-from schemas.http.projects import ProjectInfo
 from schemas.problems import Rejection
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
+from streams.core.billed import billed_after_move
 from streams.core.projects import BILLING_PREFIX
-from streams.history.invoices import Month, Payer, read_invoice, read_months, summary
+from streams.history.invoice_terms import terms_of
+from streams.history.invoice_words import format_usd
+from streams.history.invoices import Month, Payer, invoice_number, read_invoice, read_months, summary
+from streams.kafka.clock import now_ms
 
 router = APIRouter(
     prefix="/v1",
@@ -61,9 +66,11 @@ router = APIRouter(
     responses=problems(401, 403, 404, 406, 409, 422, 503),
 )
 
-# An invoice page runs nothing and loads nothing. A browser that is told so stops even what a mistake of ours let in.
+# An invoice page runs nothing and loads nothing; its logo is in it. A browser that is told so stops even what a mistake
+# of ours let in.
 _HTML_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
 )
 
 BillingAccountPath = Annotated[str, Path(pattern=BILLING_ACCOUNT_ID_PATTERN)]
@@ -153,25 +160,28 @@ async def change_billing_account(
     return _shown(billing_account_for(services, billing_account))
 
 
-@router.put("/admin/projects/{project}/billing-account", response_model=ProjectInfo)
+@router.put("/admin/projects/{project}/billing-account", response_model=BillingAssignment)
 async def set_billing_account(
     services: ServicesDep,
     caller: AdminDep,
     project: ProjectPath,
     asked: ProjectBillingAccount,
     idempotency_key: IdempotencyKey = "",
-) -> ProjectInfo:
-    """Put a project on a billing account's invoice from now on, or on one of its own. Charges that are booked already
-    stay on the invoice they are on."""
+) -> BillingAssignment:
+    """Put a project on a billing account's invoice from now on, or on one of its own. What is booked already stays on
+    the invoice it is on (`stays_behind`), unless `from_month_start` moves what this month has billed."""
     if asked.billing_account is not None:
         billing_account_for(services, asked.billing_account)
+    if asked.dry_run:
+        return _assignment(services, project, asked)
     command = SetBillingAccount(
         project=project,
         billing_account=asked.billing_account or "",
+        is_from_month_start=asked.from_month_start,
         **services.commands.addressing(idempotency_key, caller.key_id),
     )
     await decided(services, command)
-    return project_now(services, project)
+    return _assignment(services, project, asked)
 
 
 @router.get("/admin/billing-accounts/{billing_account}/invoices", response_model=InvoiceList)
@@ -234,6 +244,28 @@ async def get_invoice(
     return await _invoice(services, caller, Payer("project", name), month, bill_to, _wanted(format, accept))
 
 
+def _assignment(services: Services, project: str, asked: ProjectBillingAccount) -> BillingAssignment:
+    """The assignment that is asked for: the project on that invoice, and what this month has billed on each."""
+    account, to = settled_account(services, project), asked.billing_account or ""
+    month = Month.of(datetime.now(UTC))
+    found = {
+        each.billing_account: BilledOnInvoice(
+            invoice=invoice_number(project, each.billing_account, month),
+            billing_account=each.billing_account or None,
+            cents=each.cents,
+            amount=format_usd(each.cents),
+        )
+        for each in billed_after_move(account, now_ms(), to, asked.from_month_start)
+        if each.cents or each.billing_account == to
+    }
+    number = invoice_number(project, to, month)
+    here = found.pop(to, None) or BilledOnInvoice(
+        invoice=number, billing_account=asked.billing_account, cents=0, amount=format_usd(0)
+    )
+    info = project_now(services, project).model_dump() | {"billing_account": asked.billing_account}
+    return BillingAssignment(**info, dry_run=asked.dry_run, on_invoice=here, stays_behind=list(found.values()))
+
+
 def _wanted(format: Format | None, accept: str) -> Format:
     return format or _MEDIA_TYPES[preferred(accept, tuple(_MEDIA_TYPES))]
 
@@ -252,7 +284,7 @@ async def _invoice(
         return account.name if account is not None else ""
 
     def answer(clickhouse: ClickHouse) -> Response:
-        invoice = read_invoice(clickhouse, payer, month, status, bill_to, name_of)
+        invoice = read_invoice(clickhouse, payer, month, status, bill_to, name_of, terms_of(services.settings))
         headers = {"vary": "accept"}
         match format:
             case "csv":
@@ -260,7 +292,7 @@ async def _invoice(
                 return Response(invoice_csv(invoice), 200, headers, CSV_TYPE)
             case "html":
                 headers |= {"content-security-policy": _HTML_POLICY, "x-content-type-options": "nosniff"}
-                return Response(as_html(invoice), 200, headers, "text/html")
+                return Response(as_html(invoice, services.invoice_logo), 200, headers, "text/html")
             case "json":
                 return Response(invoice.model_dump_json(), 200, headers, "application/json")
 
@@ -271,8 +303,9 @@ async def _list(services: Services, caller: Caller, payer: Payer, limit: int, cu
     before = None if cursor is None else Month.parse(cursor)
     found = await services.reads.ask(caller.name, lambda history: read_months(history, payer, limit + 1, before))
     months = found[:limit]
+    terms = terms_of(services.settings)
     return InvoiceList(
-        invoices=[summary(payer, totals, await _status(services, totals.month)) for totals in months],
+        invoices=[summary(payer, totals, await _status(services, totals.month), terms) for totals in months],
         next_cursor=str(months[-1].month) if len(found) > limit else None,
     )
 

@@ -5,15 +5,19 @@ Money is integer US cents, and beside it the same as text, "USD 123.45". Credits
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from schemas.http.common import BOOKS_MAX, PAGE_ITEMS_MAX, Credits, at_most
+from schemas.http.projects import ProjectInfo
 
 # An invoice with more is refused whole: `too_much_history`.
 INVOICE_LINES_MAX = 50_000
+TAXES_MAX = 8
+# On so many invoices a project may be within a month and have all of it moved.
+BILLED_INVOICES_MAX = 16
 # Lower case, so that no account's invoice can have the number of a project's.
 BILLING_ACCOUNT_ID_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MONTH_PATTERN = r"^20\d\d-(0[1-9]|1[0-2])$"
@@ -22,7 +26,9 @@ EMAIL_PATTERN = r"^[^@\s<>]+@[^@\s<>]+$"
 BillingAccountId = Annotated[str, Field(pattern=BILLING_ACCOUNT_ID_PATTERN, examples=["acme"])]
 Money = Annotated[str, Field(description="US dollars, for people", examples=["USD 123.45", "USD -15.00"])]
 Status = Literal["open", "final"]
-LineKind = Literal["subscription", "top_up", "refund", "grant", "usage", "recurring", "correction", "expiry"]
+LineKind = Literal[
+    "subscription", "top_up", "refund", "transfer", "grant", "usage", "recurring", "correction", "expiry"
+]
 
 
 class BillingAccountTerms(BaseModel, extra="forbid"):
@@ -72,6 +78,27 @@ class ProjectBillingAccount(BaseModel, extra="forbid"):
     """The billing account whose invoice a project is on from now on; null gives it an invoice of its own."""
 
     billing_account: BillingAccountId | None
+    from_month_start: bool = Field(
+        False, description="Move to that invoice, too, what this month (UTC) has billed on others: fees and purchases"
+    )
+    dry_run: bool = Field(False, description="Only say what would be")
+
+
+class BilledOnInvoice(BaseModel):
+    """The money that a project was billed this month on one invoice, before taxes."""
+
+    invoice: str
+    billing_account: str | None
+    cents: int
+    amount: Money
+
+
+class BillingAssignment(ProjectInfo):
+    """A project that is on an invoice now, or, where `dry_run`, would be; and what it was billed this month."""
+
+    dry_run: bool
+    on_invoice: BilledOnInvoice
+    stays_behind: list[BilledOnInvoice] = at_most(BILLED_INVOICES_MAX)
 
 
 class BillTo(BaseModel):
@@ -80,6 +107,22 @@ class BillTo(BaseModel):
 
     name: str
     email: str
+
+
+class Issuer(BaseModel):
+    """The one who issues invoices: a name, and lines with the address, tax numbers, and how to be reached."""
+
+    name: str
+    details: list[str] = at_most(10)
+
+
+class TaxLine(BaseModel):
+    """A tax of an invoice, on its subtotal: rounded once, half a cent away from zero."""
+
+    name: str
+    percent: str = Field(examples=["19", "8.875"])
+    cents: int
+    amount: Money
 
 
 class InvoiceLine(BaseModel):
@@ -94,17 +137,20 @@ class InvoiceLine(BaseModel):
     kind: LineKind
     item: str
     detail: str = Field(
-        description="Tells lines of the same item apart: auto_recharge, given_back, charged, or the month of use"
+        description="Tells lines of the same item apart: auto_recharge, given_back, charged, the month of use, or the "
+        "billing account that a transfer is from or to, empty for the project's own invoice"
     )
     environment: str
     count: int
     quantity: int
     unit_cents: int = Field(description="What one purchase costs; 0 where nothing was bought")
     cents: int
+    paid_cents: int = Field(description="What of `cents` a card has paid")
     amount: Money
     credits: Credits
     price_versions: list[str] = at_most(BOOKS_MAX)
     facts: int
+    description: str = Field(description="The line in words, for people")
 
 
 class InvoiceProject(BaseModel):
@@ -126,7 +172,8 @@ class Invoice(BaseModel):
     """An invoice covers one calendar month, UTC, by booking time: [period_from, period_to).
 
     `kind` is `statement` where a project is shown its own part of a billing account's invoice; a statement has no
-    `bill_to`. `status` is `final` once nothing more can be booked in the month and everything that was is on it.
+    `bill_to`, no taxes and nothing due: what is charged is on the invoices that its parts name. `status` is `final`
+    once nothing more can be booked in the month and everything that was is on it.
     """
 
     number: str = Field(examples=["INV-acme-2026-01"])
@@ -140,10 +187,21 @@ class Invoice(BaseModel):
     project: str | None = Field(description="The project whose part is shown; null on a billing account's invoice")
     bill_to: BillTo | None
     projects: list[InvoiceProject] = at_most(INVOICE_LINES_MAX)
-    total_cents: int
+    total_cents: int = Field(description="The subtotal and its taxes")
     total: Money
     credits_used: Credits
     facts: int
+    issuer: Issuer | None
+    issued_on: date | None = Field(description="The day after the period; null while the month is open")
+    due_on: date | None = Field(description="The day by which the invoice is to be paid; null if nothing is due")
+    memo: str
+    subtotal_cents: int = Field(description="The total before taxes: the sum of the projects' totals")
+    subtotal: Money
+    taxes: list[TaxLine] = at_most(TAXES_MAX)
+    paid_cents: int = Field(description="What a card has paid already: bundles bought by auto-recharge")
+    paid: Money
+    due_cents: int = Field(description="What is left to pay; negative is to be paid back; 0 on a statement")
+    due: Money
 
 
 class InvoiceSummary(BaseModel):

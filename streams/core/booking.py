@@ -15,6 +15,7 @@ from schemas.accounts import Account, Grant
 from schemas.events import Usage
 from schemas.facts import Fact, Kind, entry_id
 from schemas.problems import Rejection
+from streams.core.billed import note_billed
 from streams.core.marks import Claim
 from streams.core.price_list import Prices
 
@@ -80,12 +81,16 @@ class Booking:
         metadata: str = "",
         held: int = 0,
         cents: int = 0,
+        paid_cents: int = 0,
         surcharge: str = "",
     ) -> str:
-        """State one fact and return its id. Change the account first: the fact bears the balance after the change."""
+        """State one fact and return its id. Change the account first: the fact bears the balance after the change. What
+        of `cents` a card has paid is `paid_cents`."""
         index = self.next_index
         self.next_index = index + 1
         account = self.account
+        if cents or paid_cents:
+            note_billed(account, self.at_ms, cents, paid_cents)
         self.facts.append(
             Fact(
                 offset=self.offset,

@@ -33,6 +33,7 @@ def grant_credits(
     expires_at_ms: int,
     metadata: str = "",
     cents: int = 0,
+    paid_cents: int = 0,
 ) -> str:
     """Grant `amount` microcredits; gives the fact's id. Items that past months left unpaid are charged at once."""
     account = booking.account
@@ -47,6 +48,7 @@ def grant_credits(
         occurred_at_ms=granted_at_ms,
         metadata=metadata,
         cents=cents,
+        paid_cents=paid_cents,
     )
     if account.items:
         bill_due(booking, granted_at_ms)
@@ -128,7 +130,8 @@ def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
         return Reply(200, "", detail, 0, available(account, ENVIRONMENT), fact_id, already_decided=True)
     amount = BUNDLES[bundle_usd]
     metadata = note(recharge=command.recharge_id, reference=command.reference)
-    fact_id = grant_credits(booking, "top_up", ENVIRONMENT, amount, booking.at_ms, 0, metadata, bundle_usd * 100)
+    cents = bundle_usd * 100
+    fact_id = grant_credits(booking, "top_up", ENVIRONMENT, amount, booking.at_ms, 0, metadata, cents, cents)
     return Reply(200, "", "", amount, available(account, ENVIRONMENT), fact_id)
 
 

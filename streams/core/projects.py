@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.accounts import Account, ApiKey
+from schemas.accounts import Account, ApiKey, Billed
 from schemas.commands import (
     ChangePlan,
     CloseProject,
@@ -19,6 +19,7 @@ from schemas.facts import Reason
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import DAY_MS
+from streams.core.billed import billed_elsewhere
 from streams.core.booking import Booking, available, note
 from streams.core.grants import grant_credits
 from streams.core.items import end_all
@@ -199,10 +200,16 @@ def set_badge(booking: Booking, command: SetBadge) -> Reply:
 
 
 def set_billing_account(booking: Booking, command: SetBillingAccount) -> Reply:
-    """Put a project on a billing account's invoice from now on; facts stated before stay on the old account's."""
+    """Put a project on a billing account's invoice from now on; facts stated before stay on the old account's.
+
+    From the month's start: what this month has billed on each other invoice is taken off there and put on this one.
+    """
     account = booking.account
     before, account.billing_account = account.billing_account, command.billing_account
     fact_id = booking.state("billing_account", reason="joined", metadata=note(before=before))
+    if command.is_from_month_start:
+        for each in billed_elsewhere(account, booking.at_ms, command.billing_account):
+            _transfer(booking, each, command.billing_account)
     return Reply(200, "", "", 0, available(account, "production"), fact_id)
 
 
@@ -286,6 +293,16 @@ def _terms(plan: Plan, contract_allowance: int, contract_cents: int) -> tuple[in
 def _subscribe(booking: Booking, cents: int, at_ms: int) -> None:
     if cents:
         booking.state("subscription", reason=booking.account.plan, occurred_at_ms=at_ms, cents=cents)
+
+
+def _transfer(booking: Booking, billed: Billed, to: str) -> None:
+    account, cents, paid_cents = booking.account, billed.cents, billed.paid_cents
+    account.billing_account = billed.billing_account
+    metadata = note(to=to, paid_cents=-paid_cents or None)
+    booking.state("transfer", reason="moved_out", cents=-cents, paid_cents=-paid_cents, metadata=metadata)
+    account.billing_account = to
+    metadata = note(**{"from": billed.billing_account}, paid_cents=paid_cents or None)
+    booking.state("transfer", reason="moved_in", cents=cents, paid_cents=paid_cents, metadata=metadata)
 
 
 def _state_key(booking: Booking, environment: str, key_id: str, what: Reason) -> str:

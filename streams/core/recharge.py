@@ -7,13 +7,12 @@ in.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from schemas.accounts import Account, AutoRecharge
 from schemas.commands import SetAutoRecharge
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import DAY_MS, HOUR_MS
+from streams.core.billed import month_of
 from streams.core.booking import Booking, available, format_credits, note
 from streams.core.plans import BUNDLES
 
@@ -135,12 +134,6 @@ def note_booked(booking: Booking, recharge_id: str, reference: str, entry_id: st
     """Note that a purchase was paid by a payment that had been booked before. Gives the fact's id."""
     metadata = note(id=recharge_id, reference=reference, entry=entry_id)
     return booking.state("recharge", environment=ENVIRONMENT, reason="booked", metadata=metadata)
-
-
-def month_of(at_ms: int) -> int:
-    """The calendar month, UTC, that a time is in, as year * 100 + month."""
-    at = datetime.fromtimestamp(at_ms // 1000, UTC)
-    return at.year * 100 + at.month
 
 
 def _pending(account: Account, recharge_id: str) -> AutoRecharge:

@@ -24,6 +24,7 @@ from streams.core.projects import BILLING_PREFIX
 from streams.history.cursor import decode_cursor, encode_cursor
 from streams.history.fact_words import code_of, second_text
 from streams.history.facts import REFUSED, REQUESTS, USED, kind_in, newest_facts
+from streams.history.invoice_words import format_usd
 from streams.history.limit_words import limits_text
 
 # The facts that each kind of entry shows. Every partition has every price book; partition 0 decided on it first.
@@ -35,7 +36,7 @@ KINDS: dict[AuditKind, str] = {
     "grants": f"{kind_in('refund', 'correction')} OR ({kind_in('grant')} AND reason != 'allowance')",
     "projects": kind_in("project", "plan", "standing", "item"),
     "keys": kind_in("key"),
-    "billing": kind_in("billing_account"),
+    "billing": kind_in("billing_account", "transfer"),
     "recharge": kind_in("recharge"),
 }
 _LIMIT_ACTIONS = {
@@ -238,6 +239,9 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             if fact.reason != "joined":
                 return fact.project.removeprefix(BILLING_PREFIX)
             return f"{metadata.get('before') or 'its own'} to {fact.billing_account or 'its own'}"
+        case "transfer":
+            way = "taken off" if fact.reason == "moved_out" else "put on"
+            return f"{format_usd(fact.cents)} of this month {way} {fact.billing_account or 'its own'}"
         case "recharge":
             return str(metadata.get("detail", metadata.get("id", "")))
         case _:

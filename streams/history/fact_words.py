@@ -36,6 +36,7 @@ _OTHERWISE: dict[Kind, str] = {
     "standing": "standing",
     "key": "key {reason}",
     "billing_account": "billing account",
+    "transfer": "billing account",
     "item": "item",
     "recharge": "recharge {reason}",
     "price_book": "price book",

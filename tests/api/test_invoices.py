@@ -249,3 +249,51 @@ def test_what_is_wrong_is_named(operator: Operator) -> None:
         assert operator.http.post("/v1/admin/billing-accounts", json=body).status_code == 422, body
     assert operator.http.put(f"/v1/admin/projects/{project}/billing-account", json={}).status_code == 422
     assert put_on(operator, project, "billing:x").status_code == 422
+
+
+def test_what_stays_behind_is_said_before_and_moves_from_the_months_start(operator: Operator) -> None:
+    account, (project, client) = open_account(operator), named_customer(operator, "Shop")
+    top_up(operator, project, 20)
+    own, theirs = f"INV-P-{project}-{this_month()}", f"INV-{account}-{this_month()}"
+    url = f"/v1/admin/projects/{project}/billing-account"
+
+    def assign(**body: object) -> tuple[object, ...]:
+        answer = operator.http.put(url, json={"billing_account": account, **body})
+        assert answer.status_code == 200, answer.text
+        said = answer.json()
+        here, stays = said["on_invoice"], [(each["invoice"], each["amount"]) for each in said["stays_behind"]]
+        return said["dry_run"], said["billing_account"], here["invoice"], here["amount"], stays
+
+    def on_it() -> str | None:
+        return client.get("/v1/projects/me").json()["billing_account"]
+
+    assert assign(dry_run=True) == (True, account, theirs, "USD 0.00", [(own, "USD 45.00")])
+    assert assign(dry_run=True, from_month_start=True) == (True, account, theirs, "USD 45.00", [])
+    assert on_it() is None
+    assert assign() == (False, account, theirs, "USD 0.00", [(own, "USD 45.00")])
+    assert on_it() == account
+    assert assign(from_month_start=True) == (False, account, theirs, "USD 45.00", [])
+    assert assign(from_month_start=True) == (False, account, theirs, "USD 45.00", [])
+    eventually(lambda: invoice(operator, account)["total_cents"] == 45_00)
+    statement = client.get(f"/v1/invoices/{this_month()}").json()
+    assert {part["invoice"]: part["total_cents"] for part in statement["projects"]} == {own: 0, theirs: 45_00}
+    audit = operator.http.get("/v1/audit", params={"project": project, "kind": "billing"}).json()["entries"]
+    assert [each["action"] for each in audit if "transfer" in each["action"]] == [
+        "transfer.moved_in",
+        "transfer.moved_out",
+    ]
+    for body in ({"from_month_start": "yes!"}, {"dry_run": 7}, {"since": "2026-01"}):
+        assert operator.http.put(url, json={"billing_account": account, **body}).status_code == 422
+    unknown = operator.http.put(url, json={"billing_account": "nobody", "dry_run": True})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_billing_account")
+
+
+def test_a_project_that_nobody_used_is_on_its_accounts_page(operator: Operator) -> None:
+    account, project = open_account(operator), operator.project("free", name="Idle")
+    assert put_on(operator, project, account).status_code == 200
+    parts = eventually(lambda: invoice(operator, account)["projects"])
+    assert [(part["project"], part["name"], part["total"], part["lines"]) for part in parts] == [
+        (project, "Idle", "USD 0.00", [])
+    ]
+    path = f"/v1/admin/billing-accounts/{account}/invoices/{this_month()}"
+    assert "Idle" in operator.http.get(path, params={"format": "html"}).text

@@ -139,6 +139,30 @@ def test_invoices(run: Run, stack: Stack) -> None:
         assert json.loads(done.stdout)["number"] == number
 
 
+def test_assigning_says_what_stays_behind_and_how_to_move_it(run: Run) -> None:
+    account, project, month = f"b{secrets.token_hex(4)}", name(), f"{datetime.now(UTC):%Y-%m}"
+    run("billing", "create", account, "--name", "Acme", "--email", "a@acme.example")
+    run("projects", "create", project, "--plan", "hobby")
+
+    def assign(*options: str) -> str:
+        done = CliRunner().invoke(app, ["billing", "assign", project, account, *options], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    own = f"the project's own invoice, INV-P-{project}-{month}"
+    remedy = f"To move that too: meterline billing assign {project} {account} --from-month-start\n"
+    assert assign("--dry-run") == (
+        f"{project} would be on INV-{account}-{month}, with USD 0.00 of this month\n"
+        f"USD 25.00 of this month would stay on {own}\n{remedy}"
+    )
+    assert run("projects", "show", project)["billing_account"] is None
+    assert assign() == (
+        f"{project} is on INV-{account}-{month}, with USD 0.00 of this month\n"
+        f"USD 25.00 of this month stays on {own}\n{remedy}"
+    )
+    assert assign("--from-month-start") == f"{project} is on INV-{account}-{month}, with USD 25.00 of this month\n"
+
+
 def test_a_surcharge_is_corrected_too(run: Run, operator: Operator) -> None:
     project, client = operator.customer()
     post = {"operation": "social_post", "media_type": "video", "source": "/shop", "id": "post"}

@@ -160,6 +160,8 @@ def opened(story: Story) -> None:
     say(CreateProject, "c", name="C", plan="free", contract_allowance=0, billing_account="acme")
     say(SetBillingAccount, billing_account="acme")
     say(SetBillingAccount, billing_account="")
+    say(SetBillingAccount, billing_account="acme", is_from_month_start=True)
+    say(SetBillingAccount, billing_account="", is_from_month_start=True)
     for key, environment, scopes in (
         ("key_1", "production", ["content:write", "usage:read"]),
         ("key_1", "production", ["content:write"]),

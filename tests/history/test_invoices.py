@@ -19,6 +19,7 @@ from schemas.accounts import Account, Grant
 from schemas.commands import (
     CaptureHold,
     ChangePlan,
+    CloseProject,
     Correct,
     CreateProject,
     GivenBack,
@@ -32,8 +33,9 @@ from schemas.commands import (
 )
 from schemas.events import Usage
 from schemas.facts import Fact
-from schemas.http.invoices import BillTo, Invoice, InvoiceProject
+from schemas.http.invoices import BillTo, Invoice, InvoiceProject, Issuer
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
+from schemas.taxes import TaxRate
 from streams.clickhouse.client import ClickHouse, Pack
 from streams.clickhouse.historian import journal_sink
 from streams.clickhouse.migrations import migrate
@@ -42,7 +44,9 @@ from streams.core.booking import Booking
 from streams.core.decisions import command_reply, open_account
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import Prices
-from streams.history.invoices import Month, Payer, differences, format_usd, read_invoice, read_months, summary
+from streams.history.invoice_terms import InvoiceTerms
+from streams.history.invoice_words import format_usd
+from streams.history.invoices import Month, Payer, differences, read_invoice, read_months, summary
 from streams.kafka.codecs import encode
 from streams.settings import Settings
 from tests.core.builders import CREDIT, addressed
@@ -50,6 +54,17 @@ from tests.core.builders import CREDIT, addressed
 GOLDEN = Path(__file__).parent.parent / "golden"
 BILL_TO = BillTo(name="Acme & Söhne <Agency>", email="finance@example.com")
 NAMES = {"shop": '<script>alert("shop")</script>', "blog": "=HYPERLINK(1)"}
+NO_TERMS = InvoiceTerms()
+TERMS = InvoiceTerms(
+    issuer=Issuer(name="Example Platform GmbH", details=["Musterstraße 1, 10115 Berlin", "VAT DE123456789"]),
+    taxes=[
+        TaxRate(name="VAT", percent="19", until_month="2026-01"),
+        TaxRate(name="VAT", percent="16", from_month="2026-02"),
+        TaxRate(name="City tax", percent="0.125"),
+    ],
+    due_days=14,
+    memo="=Pay to DE02 1203 0000 0000 2020 51.\nThank you <all>.",
+)
 JANUARY, FEBRUARY = Month(2026, 1), Month(2026, 2)
 HOURLY = PriceBook(
     "2026-01", 0, FIRST_PRICE_BOOK.rates, FIRST_PRICE_BOOK.plan_required, hourly={"storage.gb": 1_000, "domain": 20_000}
@@ -206,8 +221,8 @@ def history(embedded: ClickHouse) -> ClickHouse:
     return embedded
 
 
-def invoice_of(clickhouse: ClickHouse, payer: Payer, month: Month = JANUARY) -> Invoice:
-    return read_invoice(clickhouse, payer, month, "final", BILL_TO, lambda project: NAMES.get(project, ""))
+def invoice_of(clickhouse: ClickHouse, payer: Payer, month: Month = JANUARY, terms: InvoiceTerms = NO_TERMS) -> Invoice:
+    return read_invoice(clickhouse, payer, month, "final", BILL_TO, lambda project: NAMES.get(project, ""), terms)
 
 
 ACME = Payer("billing_account", "acme")
@@ -250,6 +265,28 @@ def test_the_known_invoice_line_by_line(history: ClickHouse) -> None:
     assert (blog.total, shop.total, invoice.total) == ("USD 0.00", "USD 139.32", "USD 139.32")
     assert (blog.credits_used, shop.credits_used, invoice.credits_used) == ("240", "165.06", "405.06")
     assert {version for line in shop.lines for version in line.price_versions} == {"2026-01"}
+
+
+def test_taxes_are_added_by_month_and_what_a_card_paid_is_not_due_again(history: ClickHouse) -> None:
+    invoice = invoice_of(history, ACME, terms=TERMS)
+    # 19 % of 139.32 is 26.4708, and an eighth of a percent 0.17415.
+    assert [(tax.name, tax.percent, tax.cents) for tax in invoice.taxes] == [
+        ("VAT", "19", 26_47),
+        ("City tax", "0.125", 17),
+    ]
+    assert (invoice.subtotal, invoice.total, invoice.paid, invoice.due) == (
+        "USD 139.32", "USD 165.96", "USD 20.00", "USD 145.96",
+    )  # fmt: skip
+    assert (str(invoice.issued_on), str(invoice.due_on)) == ("2026-02-01", "2026-02-15")
+    assert differences(history, invoice) == []
+    february = invoice_of(history, ACME, FEBRUARY, TERMS)
+    assert [tax.percent for tax in february.taxes] == ["16", "0.125"]
+
+
+def test_a_statement_has_no_taxes_and_nothing_due(history: ClickHouse) -> None:
+    statement = invoice_of(history, Payer("project", "blog"), terms=TERMS)
+    assert (statement.kind, statement.taxes, statement.due_cents, statement.due_on) == ("statement", [], 0, None)
+    assert statement.total_cents == statement.subtotal_cents == 20_00
 
 
 def test_february_has_what_januarys_storage_cost_and_the_renewals(history: ClickHouse) -> None:
@@ -296,6 +333,51 @@ def test_a_move_splits_a_project_exactly(history: ClickHouse) -> None:
     assert agencys == invoice_of(history, ACME).projects[0]
 
 
+def test_every_project_that_was_on_an_account_in_the_month_is_on_its_page(embedded: ClickHouse) -> None:
+    migrate(embedded)
+    books = Books()
+    for project in ("idle", "left", "joined", "closed", "passed", "own"):
+        books.open(project, "free", "2025-12-03T10:00", "acme" if project in ("idle", "left", "closed") else "")
+    for project, at, account in (
+        ("left", "2026-01-10T10:00", ""),
+        ("joined", "2026-01-31T23:00", "acme"),
+        ("passed", "2026-01-11T10:00", "acme"),
+        ("passed", "2026-01-12T10:00", "umbrella"),
+        ("own", "2026-02-01T00:00", "acme"),
+    ):
+        books.tell(SetBillingAccount, project, at, billing_account=account)
+    books.tell(CloseProject, "closed", "2025-12-31T10:00", reason="")
+    books.write(embedded)
+    pages = {
+        payer: [part.project for part in invoice_of(embedded, Payer("billing_account", payer)).projects]
+        for payer in ("acme", "umbrella", "nobody")
+    }
+    assert pages == {"acme": ["idle", "joined", "left", "passed"], "umbrella": ["passed"], "nobody": []}
+    invoice = invoice_of(embedded, ACME)
+    assert differences(embedded, invoice) == []
+    assert "idle" in as_html(invoice)
+
+
+def test_a_month_that_moves_to_an_account_is_on_its_invoice_once(embedded: ClickHouse) -> None:
+    migrate(embedded)
+    books = Books()
+    books.open("shop", "hobby", "2026-01-05T08:00")
+    books.tell(TopUp, "shop", "2026-01-06T08:00", environment="production", bundle_usd=20, reference="r")
+    books.use("shop", "2026-01-06T09:00", "image")
+    books.tell(SetBillingAccount, "shop", "2026-01-10T00:00", billing_account="acme", is_from_month_start=True)
+    books.write(embedded)
+    own, acme = invoice_of(embedded, Payer("project", "shop")).projects
+    assert [(part.invoice, part.total_cents) for part in (own, acme)] == [
+        ("INV-P-shop-2026-01", 0),
+        ("INV-acme-2026-01", 45_00),
+    ]
+    assert lines_of(own)["transfer", "moved_out", "acme", ""] == (1, 0, -45_00, "0")
+    (moved,) = acme.lines
+    assert (moved.description, moved.cents) == ("Moved from the project's own invoice", 45_00)
+    for payer in (ACME, Payer("project", "shop")):
+        assert differences(embedded, invoice_of(embedded, payer)) == []
+
+
 def test_a_project_of_its_own_has_an_invoice_and_its_months_are_listed(embedded: ClickHouse) -> None:
     migrate(embedded)
     books = Books()
@@ -305,7 +387,7 @@ def test_a_project_of_its_own_has_an_invoice_and_its_months_are_listed(embedded:
     payer = Payer("project", "alone")
     assert invoice_of(embedded, payer).number == "INV-P-alone-2026-01"
     assert invoice_of(embedded, payer, FEBRUARY).projects == []
-    listed = [summary(payer, totals, "final") for totals in read_months(embedded, payer)]
+    listed = [summary(payer, totals, "final", NO_TERMS) for totals in read_months(embedded, payer)]
     # Nothing touched the project in February: that renewal was booked in March, with the time at which it was due.
     assert [(each.month, each.number, each.total, each.facts) for each in listed] == [
         ("2026-03", "INV-P-alone-2026-03", "USD 50.00", 6),
@@ -326,18 +408,19 @@ def test_a_month_begins_with_its_first_instant_and_ends_before_the_next(embedded
         books.open(project, "hobby", at, "acme")
     books.write(embedded)
     invoice = invoice_of(embedded, ACME)
-    assert [part.project for part in invoice.projects] == ["first", "last"]
+    assert [part.project for part in invoice.projects] == ["before", "first", "last"]
     assert differences(embedded, invoice) == []
 
 
-def test_listed_months_say_what_their_invoices_say(history: ClickHouse) -> None:
-    for payer in (ACME, Payer("project", "blog")):
+@pytest.mark.parametrize("terms", [NO_TERMS, TERMS])
+def test_listed_months_say_what_their_invoices_say(history: ClickHouse, terms: InvoiceTerms) -> None:
+    for payer in (ACME, Payer("project", "blog"), Payer("billing_account", "umbrella"), Payer("project", "shop")):
         for totals in read_months(history, payer):
-            listed = summary(payer, totals, "final")
-            invoice = invoice_of(history, payer, totals.month)
+            listed = summary(payer, totals, "final", terms)
+            invoice = invoice_of(history, payer, totals.month, terms)
             for field in ("month", "number", "status", "total_cents", "total", "credits_used", "facts"):
                 assert getattr(listed, field) == getattr(invoice, field), field
-            assert listed.projects == len({part.project for part in invoice.projects})
+            assert listed.projects == len({part.project for part in invoice.projects if part.facts})
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -386,7 +469,9 @@ def act(books: Books, chance: random.Random, project: str, at_ms: int, payers: S
             bundle = chance.choice([20, 100, 500])
             books.tell(TopUp, project, at_ms, environment=environment, bundle_usd=bundle, reference="")
         case 4:
-            books.tell(SetBillingAccount, project, at_ms, billing_account=chance.choice(payers))
+            is_from_start = chance.random() < 0.5
+            to = chance.choice(payers)
+            books.tell(SetBillingAccount, project, at_ms, billing_account=to, is_from_month_start=is_from_start)
         case 5:
             plan = chance.choice(["free", "hobby", "build", "scale"])
             books.tell(ChangePlan, project, at_ms, plan=plan, contract_allowance=0)
@@ -427,7 +512,7 @@ GOLDEN_FILES = {
 @pytest.mark.parametrize("name", GOLDEN_FILES)
 def test_golden_invoice(history: ClickHouse, name: str) -> None:
     """The golden files are written anew with METERLINE_WRITE_GOLDEN=1; then look at the diff."""
-    text = GOLDEN_FILES[name](invoice_of(history, ACME))
+    text = GOLDEN_FILES[name](invoice_of(history, ACME, terms=TERMS))
     path = GOLDEN / name
     if os.environ.get("METERLINE_WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
@@ -446,6 +531,10 @@ def test_the_csv_says_the_same_and_runs_nothing(history: ClickHouse) -> None:
     invoice = invoice_of(history, ACME)
     text = invoice_csv(invoice)
     assert text.count("\r\n") == text.count("\n") == sum(len(part.lines) for part in invoice.projects) + 1
+    taxed = invoice_of(history, ACME, terms=TERMS)
+    with_taxes = list(csv.DictReader(io.StringIO(invoice_csv(taxed), newline="")))
+    assert sum(int(row["cents"]) for row in with_taxes) == taxed.total_cents
+    assert {row["memo"] for row in with_taxes} == {f"'{TERMS.memo}"}
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert sum(int(row["cents"]) for row in rows) == invoice.total_cents
     assert sum(int(row["facts"]) for row in rows) == invoice.facts
@@ -454,7 +543,7 @@ def test_the_csv_says_the_same_and_runs_nothing(history: ClickHouse) -> None:
 
 @pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "＝1", " =1"])
 def test_no_cell_of_the_csv_runs_as_a_formula(history: ClickHouse, name: str) -> None:
-    invoice = read_invoice(history, ACME, JANUARY, "final", BILL_TO, lambda _project: name)
+    invoice = read_invoice(history, ACME, JANUARY, "final", BILL_TO, lambda _project: name, NO_TERMS)
     rows = list(csv.DictReader(io.StringIO(invoice_csv(invoice), newline="")))
     assert {row["project_name"] for row in rows} == {f"'{name}"}
     for row in rows:
@@ -471,7 +560,14 @@ def test_the_html_shows_names_as_text_and_runs_nothing(history: ClickHouse) -> N
 
 
 @pytest.mark.parametrize(
-    ("cents", "text"), [(0, "USD 0.00"), (5, "USD 0.05"), (123_45, "USD 123.45"), (-15_00, "USD -15.00")]
+    ("cents", "text"),
+    [
+        (0, "USD 0.00"),
+        (5, "USD 0.05"),
+        (123_45, "USD 123.45"),
+        (-15_00, "USD -15.00"),
+        (-1_234_567_89, "USD -1,234,567.89"),
+    ],
 )
 def test_money_as_text(cents: int, text: str) -> None:
     assert format_usd(cents) == text

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from streams.core.foreign import UnreadableError
 from streams.embedded import lifeline
+from streams.errors import EXIT_LASTING
 from streams.kafka import formats
 from streams.kafka.codecs import VERSION_BYTES, decode_intake
 from streams.kafka.command_client import CommandClient
@@ -180,7 +181,7 @@ def test_a_process_refuses_at_its_start_what_a_newer_version_wrote(
 
     asyncio.run(prepare())
     done = meterline(process, **settings.as_environment())
-    assert done.returncode == (2 if process == "verify" else 1)
+    assert done.returncode == (2 if process == "verify" else EXIT_LASTING)
     said = done.stderr.strip().splitlines()[-1]
     assert f"{topic_of(settings, shape)}-1 at offset 0" in said, done.stderr
     assert "newer version; upgrade this process" in said

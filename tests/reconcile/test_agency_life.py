@@ -204,7 +204,7 @@ def test_invoices_add_up_to_the_entries_and_to_the_cent(replayed: Replayed) -> N
                 assert sum(line["cents"] for line in project["lines"]) == project["total_cents"]
                 key = (account, month, project["project"])
                 credits = sum(Decimal(line["credits"]) for line in project["lines"])
-                assert credits == Decimal(project["credits_change"]) == Decimal(changes.pop(key)) / CREDIT, key
+                assert credits == Decimal(project["credits_change"]) == Decimal(changes.pop(key, 0)) / CREDIT, key
                 assert sum(line["facts"] for line in project["lines"]) == project["facts"] == counts[key], key
             total += invoice["total_cents"]
     assert total == sum(expected.values()) > 0

@@ -413,7 +413,8 @@ class Clients:
         elif kind is SetStanding:
             self._ask(SetStanding, project, is_good=rng.random() < 0.7, reason="")
         elif kind is SetBillingAccount:
-            self._ask(SetBillingAccount, project, billing_account=account)
+            is_from_start = rng.random() < 0.5
+            self._ask(SetBillingAccount, project, billing_account=account, is_from_month_start=is_from_start)
         elif kind is OpenBillingAccount:
             self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}", is_change=rng.random() < 0.5)
         elif kind is CreateKey:

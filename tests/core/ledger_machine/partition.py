@@ -13,6 +13,7 @@ from schemas.commands import AnyCommand, Commands, Envelope, Tick
 from schemas.facts import Fact
 from schemas.replies import KEPT_FOR
 from streams.core.acceptance import dedup_hash
+from streams.core.billed import billed_in_month
 from streams.core.booking import available, balance, held
 from streams.core.fold import Effects, IntakeItem, fold
 from streams.core.items import unpaid
@@ -27,6 +28,7 @@ from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import answer_of
 from tests.simulation.model.identities import identity_names
 from tests.simulation.model.lines import Line
+from tests.simulation.model.projects import billed
 from tests.simulation.model.records import Model
 
 ENVIRONMENTS = ("production", "preview")
@@ -184,6 +186,8 @@ class FoldedPartition(RuleBasedStateMachine):
         assert [*ended, (None, account.plan, account.closed_at_ms > 0)] == states_of(known)
         assert (account.is_in_good_standing, account.badge_off) == (known.is_in_good_standing, known.badge_off)
         assert account.billing_account == known.billing_account
+        owed = {each.billing_account: each.cents for each in billed_in_month(account, known.clock_ms) if each.cents}
+        assert owed == billed(known, known.clock_ms)
         assert {key.id: key.environment for key in account.keys} == known.keys
         assert [(each.id, each.expires_at_ms) for each in account.holds] == [
             (each.id, each.expires_at_ms) for each in known.holds

@@ -441,7 +441,8 @@ class LedgerMachine(Callers):
         elif what == "standing":
             self.send(SetStanding, project, is_good=is_so, reason="")
         elif what == "join":
-            self.send(SetBillingAccount, project, billing_account=account)
+            account = pick(("", account, account), number)
+            self.send(SetBillingAccount, project, billing_account=account, is_from_month_start=is_so)
         else:
             self.send(OpenBillingAccount, account, name="n", email="e", is_change=is_so)
 

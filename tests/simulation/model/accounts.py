@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from schemas.accounts import Limits
@@ -121,6 +122,8 @@ class Project:
         self.is_in_good_standing = True
         self.badge_off = False
         self.billing_account = ""
+        # Cents by (month, billing account).
+        self.billed: Counter[tuple[str, str]] = Counter()
         self.keys: dict[str, str] = {}
         self.key_ends: dict[str, int] = {}
         self.answers: dict[tuple[str, str], tuple[int, Any, Answer]] = {}

@@ -43,7 +43,7 @@ from tests.simulation.model.items import set_item
 from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.prices import publish, why_not, withdraw_once
-from tests.simulation.model.projects import change_plan, close, reopen, set_key
+from tests.simulation.model.projects import change_plan, close, put_on, reopen, set_key
 from tests.simulation.model.purchases import refund, settle_recharge, top_up
 from tests.simulation.model.recharge import set_recharge
 from tests.simulation.model.uses import admit, count_refused, count_request
@@ -74,8 +74,7 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             project.badge_off = command.is_off
             return partition.done(project, "project", reason="badge_off" if command.is_off else "badge_on")
         case SetBillingAccount():
-            project.billing_account = command.billing_account
-            return partition.done(project, "billing_account", reason="joined")
+            return put_on(partition, project, command)
         case OpenBillingAccount():
             if not command.is_change:
                 raise Refused("billing_account_exists")

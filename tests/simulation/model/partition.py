@@ -10,7 +10,7 @@ from schemas.replies import KeptFor
 from tests.simulation.model.accounts import Grant, Hold, Project
 from tests.simulation.model.answers import Answer
 from tests.simulation.model.lines import Line
-from tests.simulation.model.times import DAY_MS
+from tests.simulation.model.times import DAY_MS, month_of
 
 
 class Partition:
@@ -93,6 +93,7 @@ class Partition:
             environment = environment or usage.environment
             source, event_id = source or usage.source, event_id or usage.event_id
             job_id, key_id, occurred_at_ms = usage.job_id, usage.key_id, usage.occurred_at_ms
+        project.billed[month_of(now_ms), project.billing_account] += cents
         self.lines.append(
             Line(
                 self.offset,

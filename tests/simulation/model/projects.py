@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.commands import ChangePlan, CreateKey, RevokeKey, RotateKey
+from schemas.commands import ChangePlan, CreateKey, RevokeKey, RotateKey, SetBillingAccount
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.grants import give
@@ -11,7 +11,7 @@ from tests.simulation.model.limits import limits_change
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.past import changed, must_be_open
 from tests.simulation.model.plans import PLANS, RANK, terms
-from tests.simulation.model.times import DAY_MS
+from tests.simulation.model.times import DAY_MS, month_of
 
 _NEVER_MS = 1 << 52
 
@@ -62,6 +62,27 @@ def change_plan(partition: Partition, project: Project, command: ChangePlan) -> 
     if more:
         give(partition, project, "allowance", "production", more, now_ms, project.renews_at_ms())
     return partition.answer(project, "production", more, index)
+
+
+def put_on(partition: Partition, project: Project, command: SetBillingAccount) -> Answer:
+    """Put a project on an invoice; what this month billed follows if it is to be there from its start."""
+    index, to = partition.index, command.billing_account
+    project.billing_account = to
+    partition.state(project, "billing_account", reason="joined")
+    if command.is_from_month_start:
+        for account, cents in sorted(billed(project, partition.now(project)).items()):
+            if account != to:
+                project.billing_account = account
+                partition.state(project, "transfer", reason="moved_out", cents=-cents)
+                project.billing_account = to
+                partition.state(project, "transfer", reason="moved_in", cents=cents)
+    return partition.answer(project, "production", 0, index)
+
+
+def billed(project: Project, now_ms: int) -> dict[str, int]:
+    """The cents that a project was billed in this month on each invoice."""
+    sums = project.billed.items()
+    return {account: cents for (month, account), cents in sums if cents and month == month_of(now_ms)}
 
 
 def set_key(partition: Partition, project: Project, command: CreateKey | RevokeKey | RotateKey) -> Answer:
