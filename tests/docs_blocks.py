@@ -29,6 +29,7 @@ READING_ORDER = (
     "docs/analysts.md",
     "docs/internals.md",
     "docs/scaling.md",
+    "docs/scopes.md",
     "clickhouse/README.md",
 )
 
