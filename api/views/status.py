@@ -12,8 +12,9 @@ from schemas.http.status import DiskStatus, LagStatus, PartStatus, SystemStatus,
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 
-# Of a disk, this much must be free.
+# Of a disk, this share must be free: of a small one this much at least, of a large one no more than is enough.
 FREE_BYTES_MIN = 1024**3
+FREE_BYTES_ENOUGH = 10 * 1024**3
 FREE_SHARE_MIN = 0.05
 
 
@@ -86,6 +87,7 @@ def wrong_with(
     for disk in disks:
         if disk.free_bytes is None or disk.total_bytes is None:
             continue
-        if disk.free_bytes < max(FREE_BYTES_MIN, FREE_SHARE_MIN * disk.total_bytes) and disk.total_bytes:
+        needed = max(FREE_BYTES_MIN, min(FREE_SHARE_MIN * disk.total_bytes, FREE_BYTES_ENOUGH))
+        if disk.free_bytes < needed and disk.total_bytes:
             wrong.append(f"the disk of {disk.name} is nearly full: {disk.free_bytes / 1024**3:.1f} GiB are free")
     return wrong

@@ -35,9 +35,10 @@ def worker(*partitions: int) -> WorkerStatus:
             ["the disk of api is nearly full: 0.5 GiB are free"],
         ),
         (
-            {"disks": [DiskStatus(name="api", free_bytes=40 * GIB, total_bytes=1000 * GIB)]},
-            ["the disk of api is nearly full: 40.0 GiB are free"],
+            {"disks": [DiskStatus(name="api", free_bytes=4 * GIB, total_bytes=100 * GIB)]},
+            ["the disk of api is nearly full: 4.0 GiB are free"],
         ),
+        ({"disks": [DiskStatus(name="api", free_bytes=11 * GIB, total_bytes=1000 * GIB)]}, []),
         ({"disks": [DiskStatus(name="kafka", used_bytes=10**12)]}, []),
     ],
 )
