@@ -56,14 +56,30 @@ def problem_of(
     errors: list[EventError] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The members of the problem that tells of an error. `extra` are the members of this problem type alone."""
+    """The members of the problem that tells of an error, in the API's words: what is wrong, and the code's remedy.
+    `extra` are the members of this problem type alone."""
     kind = CODES[code]
+    told = f"{detail.rstrip('.')}. {kind.remedy}"
+    return problem_told(request_id, code, kind.title, told, field=field, errors=errors, extra=extra)
+
+
+def problem_told(
+    request_id: str,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    field: str | None = None,
+    errors: list[EventError] | None = None,
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The members of the problem that tells of an error in these words. See `problem_of`."""
     problem = Problem(
         type=PROBLEM_TYPE_BASE + code,
-        title=kind.title,
-        status=kind.status,
+        title=title,
+        status=CODES[code].status,
         code=code,
-        detail=f"{detail.rstrip('.')}. {kind.remedy}",
+        detail=detail,
         instance=request_id,
         field=field,
         errors=errors,

@@ -15,7 +15,7 @@ import pytest
 from api.cli.main import CHECKOUT_COMMANDS, COMMANDS
 from schemas.commands import AnyCommand
 from streams.settings import PROJECT_ROOT, Settings
-from tests.tidy import agreement, commands, docstrings, documents, foreign, lengths, modules
+from tests.tidy import agreement, commands, docstrings, documents, foreign, lengths, modules, printing
 from tests.tidy.commands import WAYS, Way
 from tests.tidy.documents import Figure
 from tests.tidy.sources import EVERYWHERE, PRODUCT, Source, sources
@@ -113,6 +113,24 @@ except (ValueError, msgspec.DecodeError):
         "a.py:5 calls msgspec.msgpack.decode by itself: use `decoded` or `read` of streams/core/foreign.py",
         "a.py:6 catches DecodeError: a decoder raises more than that",
         "c.py calls no decoder by itself: it needs no exception",
+    ]
+
+
+def test_no_console_reads_markup_in_what_it_prints() -> None:
+    nothing_in(printing.markup_readers(OF_PRODUCT))
+    made_up = """
+console = Console(stderr=True)
+plain = Console(stderr=True, markup=False, emoji=False)
+columns = TextColumn("{task.description}"), TextColumn("jars", markup=False)
+with console.status(f"reading {file}"):
+    plain.print(Text.from_markup(file))
+"""
+    assert [line.split()[0] for line in printing.markup_readers([Source("a.py", made_up)])] == [
+        "a.py:2",
+        "a.py:2",
+        "a.py:4",
+        "a.py:5",
+        "a.py:6",
     ]
 
 

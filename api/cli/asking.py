@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from api.cli.output import console, lines_of, print_json, tell_failure
 
@@ -36,7 +35,7 @@ def may(word: str, plan: Callable[[], Any], *, yes: bool, dry_run: bool, as_json
         )
         raise typer.Exit(NOT_ASKED)
     for line in plan_lines(plan()):
-        console.print(escape(line), soft_wrap=True)
+        console.print(line, soft_wrap=True)
     console.print(f"This can't be undone. Type {word} to do it:", end=" ")
     if sys.stdin.readline().strip() != word:
         tell_failure("nothing was changed")

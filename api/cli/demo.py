@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from api.cli.options import JsonOption
-from api.cli.output import console, print_json
+from api.cli.output import console, print_json, results
 from api.cli.up import stop_on_signals, tell_where
 from streams.settings import Settings
 
@@ -105,7 +104,7 @@ def _replay(
             if as_json:
                 print_json(report.as_json())
             else:
-                print_report(Console(highlight=False), report, stack.url)
+                print_report(results(), report, stack.url)
             if stay:
                 tell_where(stack, None)
                 while True:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from api.cli.failures import sentence_of
 from api.cli.options import JsonOption
-from api.cli.output import console, print_json
+from api.cli.output import console, print_json, styled
 from streams.kafka.topics import create_topics
 from streams.settings import Settings, unknown_variables
 
@@ -47,10 +46,10 @@ def doctor(
         print_json({"ok": all(f.ok for f in findings), "checks": [f.as_json() for f in findings]})
     else:
         for finding in findings:
-            mark = "[green]ok  [/]" if finding.ok else "[red]FAIL[/]"
-            console.print(f"{mark} {finding.name}: {escape(finding.detail)}", soft_wrap=True)
+            mark = ("ok  ", "green") if finding.ok else ("FAIL", "red")
+            console.print(styled(mark, f" {finding.name}: {finding.detail}"), soft_wrap=True)
             if finding.remedy and not finding.ok:
-                console.print(f"     {escape(finding.remedy)}", soft_wrap=True)
+                console.print(f"     {finding.remedy}", soft_wrap=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

@@ -42,8 +42,8 @@ def _of_kafka(error: Exception, settings: Settings) -> str | None:
     from aiokafka import errors
 
     where = f"Kafka at {settings.kafka_url}" if settings.kafka_url else "Kafka"
-    if isinstance(error, errors.KafkaConnectionError):
-        return f"{where} can't be reached: {error}. Is it running, and METERLINE_KAFKA_URL right?"
+    if isinstance(error, errors.KafkaConnectionError | errors.RequestTimedOutError | errors.NodeNotReadyError):
+        return f"{where} does not answer. Is it running, and METERLINE_KAFKA_URL right?"
     if isinstance(
         error,
         errors.TopicAuthorizationFailedError
@@ -54,7 +54,8 @@ def _of_kafka(error: Exception, settings: Settings) -> str | None:
     if isinstance(error, errors.AuthenticationFailedError | errors.UnsupportedSaslMechanismError):
         return f"{where} does not know this user: {error}. See METERLINE_KAFKA_SASL_USERNAME and …_PASSWORD"
     if isinstance(error, errors.KafkaError):
-        return f"{where} failed: {type(error).__name__}: {error}. Try again once it is healthy"
+        why = f"{type(error).__name__} {error}".partition("\n")[0].strip()
+        return f"{where} failed: {why}. Try again once it is healthy; `meterline doctor` checks it"
     return None
 
 
@@ -70,7 +71,7 @@ def _of_clickhouse(error: Exception, settings: Settings) -> str | None:
         where = f"ClickHouse at {parts.hostname}:{parts.port or ''}"
     first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(error, exceptions.OperationalError):
-        return f"{where} can't be reached: {first_line}. Is it running, and METERLINE_CLICKHOUSE_URL right?"
+        return f"{where} does not answer: {first_line}. Is it running, and METERLINE_CLICKHOUSE_URL right?"
     return f"{where} refused: {first_line}. `meterline migrate` brings its schema up to date"
 
 

@@ -10,10 +10,9 @@ from typing import Any
 
 import typer
 from pydantic import ValidationError
-from rich.markup import escape
 from typer.core import TyperGroup
 
-from api.cli.output import console, tell_failure
+from api.cli.output import console, styled, tell_failure
 from streams.embedded import lifeline
 from streams.errors import EXIT_LASTING, LastingError
 from streams.settings import PROJECT_ROOT, remedy_of, unknown_variables
@@ -101,20 +100,21 @@ def main() -> None:
     """Run the console script `meterline`. An expected failure ends with one clear line and exit code 1, a setting that
     is not valid with exit code 2, and what a start afresh does not mend with EXIT_LASTING."""
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    # What Kafka's client has to say comes as one sentence, or in the log of a process that has one.
-    logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+    # What the clients of Kafka and ClickHouse have to say comes as one sentence, or in the log of a process.
+    for name in ("aiokafka", "clickhouse_connect"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
     lifeline.watch()
     if not _PROCESSES & set(sys.argv[1:2]):
         for sentence in unknown_variables(os.environ):
-            console.print("[yellow]warning:[/]", escape(sentence), soft_wrap=True)
+            console.print(styled(("warning:", "yellow"), f" {sentence}"), soft_wrap=True)
     try:
         app()
     except ValidationError as error:
         for problem in error.errors():
             name = "METERLINE_" + "_".join(str(part) for part in problem["loc"]).upper()
             remedy = remedy_of(name, problem.get("input"))
-            sentence = escape(f"{problem['msg']}. {remedy}" if remedy else problem["msg"])
-            console.print(f"[red]{name}[/]: {sentence}", soft_wrap=True)
+            sentence = f"{problem['msg']}. {remedy}" if remedy else problem["msg"]
+            console.print(styled((name, "red"), f": {sentence}"), soft_wrap=True)
         sys.exit(2)
     except Exception as error:
         # Imported here: a command that does not fail starts without.

@@ -1,4 +1,8 @@
-"""Output of commands: results go to standard output, progress and errors to standard error."""
+"""Output of commands: results go to standard output, progress and errors to standard error.
+
+What is printed is printed as it is. Values have brackets (`a[/x].json`, `[a-z_]+`), so no console here reads Rich's
+markup: a style is given beside its text, by `styled`.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,27 @@ import sys
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.status import Status
+from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 # As many lines as can be read at a glance.
 BRIEF_LINES_MAX = 5
+
+
+def results(width: int | None = None) -> Console:
+    """A console on standard output, for results that are tables; `width` in characters, else the terminal's."""
+    return Console(highlight=False, markup=False, emoji=False, width=width)
+
+
+def styled(*parts: str | tuple[str, str]) -> Text:
+    """A text of parts: each is printed as it is, in the style that stands beside it, if any."""
+    return Text.assemble(*parts)
+
+
+def working(text: str) -> Status:
+    """A line that turns while a command works, as a context."""
+    return console.status(Text(text))
 
 
 def show(answer: Any, as_json: bool) -> None:
@@ -65,8 +85,8 @@ def _cell(value: Any) -> str:
 
 
 def tell_failure(sentence: str) -> None:
-    """Print why a command failed, on standard error. What it quotes may have brackets, which are no styles."""
-    console.print("[red]error:[/]", escape(sentence), soft_wrap=True)
+    """Print why a command failed, on standard error."""
+    console.print(styled(("error:", "red"), " ", sentence), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from api.cli.options import JsonOption
-from api.cli.output import console, print_json, show
-from api.cli.service import Api, problem_text, read_json
+from api.cli.output import console, print_json, results, show, working
+from api.cli.service import Api, read_json
+from api.cli.words import words_of
 from streams.errors import OperatorError
 
 _WIDTH_MIN = 150
@@ -81,38 +81,38 @@ def rehearse(
     if file is None:
         if all(each is None for each in limits.values()):
             raise typer.BadParameter("name a price book's FILE, or a limit: --requests-per-minute, --burst, …")
-        rehearse_limits(console, {"days": days, "with_events": with_events} | of_limits, as_json)
+        rehearse_limits({"days": days, "with_events": with_events} | of_limits, as_json)
         return
     if any(each is not None for each in of_limits.values()) or not with_events:
         raise typer.BadParameter("prices or limits: one at a time")
-    with console.status(f"replaying {days} days"):
+    with working(f"replaying {days} days"):
         answer = Api().call("POST", "/v1/admin/rehearsals", {"days": days, "book": read_json(file)}).json()
     show(answer, as_json)
 
 
-def rehearse_limits(console: Console, asked: dict[str, Any], as_json: bool) -> None:
-    """Rehearse limits, and print the result on standard output; progress goes to `console`. Raises OperatorError."""
+def rehearse_limits(asked: dict[str, Any], as_json: bool) -> None:
+    """Rehearse limits, and print the result on standard output, progress on standard error. Raises OperatorError."""
     if not as_json:
         asked = asked | {"worst_max": _PROJECTS_SHOWN_MAX}
-    result = _followed(console, Api().follow("/v1/admin/rehearsals/limits", asked), asked["days"])
+    result = _followed(Api().follow("/v1/admin/rehearsals/limits", asked), asked["days"])
     if as_json:
         print_json(result)
         return
-    output = Console(highlight=False)
+    output = results()
     if not output.is_terminal:
-        output = Console(highlight=False, width=_WIDTH_MIN)
+        output = results(_WIDTH_MIN)
     output.print(_table(result))
     output.print(_summary(result))
 
 
-def _followed(console: Console, lines: Iterator[dict[str, Any]], days: int) -> dict[str, Any]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+def _followed(lines: Iterator[dict[str, Any]], days: int) -> dict[str, Any]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(f"replaying {days} days", total=None)
         for line in lines:
             progress.update(task, completed=line["done"], total=line["all"] or None)
             if problem := line.get("problem"):
-                raise OperatorError(problem_text(problem))
+                raise OperatorError(words_of(problem))
             if result := line.get("result"):
                 found: dict[str, Any] = result
                 return found

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from api.cli.words import words_of
 from schemas.problems import Rejection
 from streams.core.foreign import UnreadableError, read
 from streams.core.replies import check_key
@@ -100,15 +101,9 @@ def read_json(file: Path) -> Any:
         raise OperatorError(f"{file} is no JSON: {error}") from None
 
 
-def problem_text(problem: dict[str, Any]) -> str:
-    """A problem as one line: its code, what it says, and which field it is about."""
-    where = f" ({problem['field']})" if problem.get("field") else ""
-    return f"{problem.get('code', problem.get('status'))}: {problem['detail']}{where}"
-
-
 def _error(response: httpx.Response) -> ApiError:
     try:
         problem = response.json()
-        return ApiError(problem_text(problem), str(problem.get("code", "")))
+        return ApiError(words_of(problem), str(problem.get("code", "")))
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(f"{response.status_code}: {response.text[:500]}", "")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from api.cli.output import console
+from api.cli.output import console, styled
 from streams.settings import Settings
 
 app = typer.Typer()
@@ -26,7 +26,7 @@ def up(
     settings = Settings()
     stop_on_signals()
     started_at = time.monotonic()
-    stack = Stack(settings, workers=workers, progress=True, tell=lambda text: console.print(f"[dim]{text}[/]"))
+    stack = Stack(settings, workers=workers, progress=True, tell=lambda text: console.print(styled((text, "dim"))))
     try:
         with stack:
             tell_where(stack, time.monotonic() - started_at)

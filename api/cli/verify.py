@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.options import JsonOption
-from api.cli.output import console, print_json, tell_failure
+from api.cli.output import print_json, styled, tell_failure, working
 from streams.settings import Settings
 
 if TYPE_CHECKING:
@@ -76,8 +76,12 @@ def _compare(rebuild: bool) -> tuple[Verdict, Rebuilt | None]:
     asyncio.run(check_comparable(settings))
     clickhouse = ClickHouse(settings)
     try:
-        with console.status("") as status:
-            verdict = asyncio.run(run(settings, clickhouse, status.update))
-            return verdict, asyncio.run(run_rebuild(settings, status.update)) if rebuild else None
+        with working("") as status:
+
+            def tell(text: str) -> None:
+                status.update(styled(text))
+
+            verdict = asyncio.run(run(settings, clickhouse, tell))
+            return verdict, asyncio.run(run_rebuild(settings, tell)) if rebuild else None
     finally:
         clickhouse.close()

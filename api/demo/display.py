@@ -10,6 +10,7 @@ from typing import Self
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from api.demo.replay import Progress, Report
 
@@ -27,7 +28,7 @@ class Display:
     def tell(self, text: str) -> None:
         """Print a line about what is happening."""
         if not self._quiet:
-            self._console.print(f"[dim]{text}[/]", soft_wrap=True)
+            self._console.print(Text(text, "dim"), soft_wrap=True)
 
     def update(self) -> None:
         """Show the counts as they are now."""
@@ -68,7 +69,7 @@ class Display:
 
 def print_report(console: Console, report: Report, url: str) -> None:
     """Print a replay's report for a person to read."""
-    console.print(f"\n[bold]{report.events_sent:,} events of {report.projects} projects[/]")
+    console.print(Text(f"\n{report.events_sent:,} events of {report.projects} projects", "bold"))
     counts = Table.grid(padding=(0, 2))
     counts.add_column(justify="right")
     for number, meaning in (
@@ -82,7 +83,7 @@ def print_report(console: Console, report: Report, url: str) -> None:
     ):
         counts.add_row(number, meaning)
     console.print(counts)
-    console.print("\n[bold]Balances of three projects, in credits[/]")
+    console.print(Text("\nBalances of three projects, in credits", "bold"))
     budgets = _plain_table("project", "plan", "available", "allowance", "renews")
     for balance in report.balances:
         allowance = balance["allowance"] or {"granted": "0", "renews_at": ""}
@@ -94,13 +95,13 @@ def print_report(console: Console, report: Report, url: str) -> None:
             allowance["renews_at"][:10],
         )
     console.print(budgets)
-    console.print(f"\n[bold]Usage of {report.usage_project} by customer[/]")
+    console.print(Text(f"\nUsage of {report.usage_project} by customer", "bold"))
     customers = _plain_table("customer", "uses", "credits")
     for row in report.usage_by_customer:
         customers.add_row(row["group"]["customer_id"] or "(none)", f"{row['uses']:,}", row["credits"])
     console.print(customers)
     if report.first_refusal is not None:
-        console.print("\n[bold]What the first project that ran out of credits is answered[/]")
+        console.print(Text("\nWhat the first project that ran out of credits is answered", "bold"))
         console.print_json(json.dumps(report.first_refusal))
     console.print(
         f"\nFirst charge {report.seconds_to_first_charge:.1f} s after the start. The API was at {url}, its documents "

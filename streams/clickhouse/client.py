@@ -27,7 +27,7 @@ import msgspec
 import urllib3
 from clickhouse_connect.common import set_setting
 from clickhouse_connect.driver.client import Client
-from clickhouse_connect.driver.exceptions import DatabaseError, StreamFailureError
+from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError, StreamFailureError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 from clickhouse_connect.driver.httputil import default_pool_manager
 
@@ -45,6 +45,10 @@ CALLS_AT_ONCE_MAX = 16
 CALL_WAIT_SECONDS_MAX = 30.0
 # A server that is there answers a ping at once, however many queries it runs.
 PING_SECONDS_MAX = 3.0
+# How long a server may take for the driver's first questions, which cost it nothing; and, once it has answered those,
+# between two pieces of an answer.
+ANSWER_SECONDS_MAX = 10
+QUERY_SECONDS_MAX = 300
 CSV_CHUNK_BYTES = 256 * 1024
 
 # The embedded engine's users and their grants.
@@ -375,9 +379,16 @@ def _open_http(settings: Settings) -> Client:
             pool_mgr=default_pool_manager() if url.hostname in _LOOPBACK else None,
             # A session would refuse a second query meanwhile, and nothing here needs a session.
             autogenerate_session_id=False,
+            send_receive_timeout=ANSWER_SECONDS_MAX,
         )
     except DriverError as error:
-        raise ClickHouseError(f"cannot use ClickHouse at {url.hostname}:{url.port or ''}: {error}") from error
+        at, why = f"ClickHouse at {url.hostname}:{url.port or ''}", str(error).partition("\n")[0]
+        if isinstance(error, OperationalError):
+            text = f"{at} does not answer: {why}. Is it running, and METERLINE_CLICKHOUSE_URL right?"
+        else:
+            text = f"{at} refused: {why}. Are user, password and database of METERLINE_CLICKHOUSE_URL right?"
+        raise ClickHouseError(text) from error
+    cast(Any, client).timeout = urllib3.Timeout(connect=ANSWER_SECONDS_MAX, read=QUERY_SECONDS_MAX)
     # The driver learns the server's own zone before our setting applies, and would render parameters in it.
     client.server_tz = UTC
     return client

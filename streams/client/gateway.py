@@ -13,8 +13,9 @@ request has its `Charge` in `scope["meterline"]`. An answer below 500 captures t
 client's own is charged. An answer of 500 or more, or an exception, releases the hold.
 
 A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: a request
-sent again is charged once. A repeat of a released request runs again. A repeat of a charged one is refused (409), or,
-where `repeats` is "run", runs again for nothing; use that only before a service that itself tells a repeat by its key.
+sent again is charged once. A repeat of a released request runs again. A repeat of a charged one gets the answer of the
+first time (see `streams.client.kept_answers`), or a 409 where it is not kept. Where `repeats` is "run" it runs again
+for nothing; use that only before a service that itself tells a repeat by its key.
 """
 
 from __future__ import annotations
@@ -41,13 +42,15 @@ from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from schemas.problems import Rejection
+from schemas.problems import CODES, Rejection
 from streams.client.admissions import Admissions, Decision, Details, MeterlineAway
 from streams.client.amounts import Credits, credits_of, microcredits_of
 from streams.client.away import Away
 from streams.client.away_journal import Asked, Outcome
+from streams.client.customer_words import decided_words, own_words
+from streams.client.kept_answers import Exchange, KeptAnswers
 from streams.client.producer import Producer
-from streams.http_answers import check_headers, problem_response, request_id_for
+from streams.http_answers import check_headers, problem_told, request_id_for, response_of
 from streams.kafka.codecs import encode_json
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ REASON_CHARS_MAX = 200
 _OWED_MAX = 10_000
 _EVENTS_SENDING_MAX = 10_000
 _STOP_SECONDS_MAX = 10.0
+# The code for a repeat of a request that was charged.
+_REPEATED = "idempotency_reply_expired"
 _DETAIL_FIELDS = tuple(Details.__annotations__)
 
 Computed = Mapping[str, Any]
@@ -124,6 +129,7 @@ class Charge:
 class _Run:
     """The course of a request, as the gateway saw it while it ran."""
 
+    exchange: Exchange
     status: int | None = None
     is_complete: bool = False
     is_disconnected: bool = False
@@ -142,6 +148,7 @@ class _Run:
             message = await receive()
             if message["type"] == "http.disconnect" and not self.is_complete:
                 self.is_disconnected = True
+            self.exchange.note_request(message)
             return message
 
         return receive_noted
@@ -150,6 +157,7 @@ class _Run:
         async def send_noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.status = message["status"]
+            self.exchange.note_answer(message)
             try:
                 await send(message)
             except OSError:
@@ -194,6 +202,7 @@ class Gateway:
         self._repeats = repeats
         self._source = source
         self._running: set[tuple[str, str]] = set()
+        self._answers = KeptAnswers()
         # Requests that were charged, and not answered well: the next repeat is paid for.
         self._owed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._finishing: set[asyncio.Task[None]] = set()
@@ -245,7 +254,7 @@ class Gateway:
             return
         try:
             if not project:
-                raise Rejection("unauthenticated", "This request is no project's")
+                raise Rejection("unauthenticated", "Who sends this request is not known")
             asked, is_named, receive = await self._asked({**scope, "path_params": parameters}, receive, project, route)
             if (project, asked.id) in self._running:
                 raise Rejection("already_running", "A request with this Idempotency-Key is running")
@@ -258,7 +267,7 @@ class Gateway:
             if decision.allowed:
                 await self._run(scope, receive, send, asked, is_named, decision, entry)
             else:
-                await _refusal(request_id, decision)(scope, receive, send)
+                await self._refuse(request_id, asked, decision, scope, receive, send)
         finally:
             self._running.discard((project, asked.id))
 
@@ -283,8 +292,26 @@ class Gateway:
                 headers = decision.headers()
             except MeterlineAway as error:
                 log.warning("a request of project %s is not counted: %s", project, error)
-        detail, field = rejection.detail, rejection.field
-        return problem_response(request_id, rejection.code, detail, field=field, headers=headers)
+        if rejection.code == "already_running":
+            headers["Retry-After"] = "1"
+        return _rejection(request_id, rejection, headers)
+
+    async def _refuse(
+        self, request_id: str, asked: Asked, decision: Decision, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request that may not run: a repeat of one that was charged by the answer of the first time."""
+        try:
+            is_repeat = decision.code == _REPEATED
+            kept = await self._answers.answer_to((asked.project, asked.id), scope, receive) if is_repeat else None
+        except Rejection as rejection:
+            await _rejection(request_id, rejection, decision.headers())(scope, receive, send)
+            return
+        if kept is None:
+            await _refusal(request_id, decision)(scope, receive, send)
+            return
+        send = _with_headers(send, decision.headers() | {"idempotent-replayed": "true"})
+        await send({"type": "http.response.start", "status": kept.status, "headers": kept.headers})
+        await send({"type": "http.response.body", "body": kept.body})
 
     def _route_of(self, scope: Scope) -> tuple[Route | None, dict[str, Any]]:
         """The first route that matches a request, with its path's parameters. Where none does, `_READ` or `_WRITE`, or
@@ -373,7 +400,7 @@ class Gateway:
     ) -> None:
         is_held = bool(decision.hold_id) or (entry is not None and asked.hold)
         charge = scope["meterline"] = Charge(decision, is_held, entry is not None)
-        run = _Run()
+        run = _Run(Exchange(scope))
         try:
             await self._app(scope, run.receiving(receive), run.sending(_with_headers(send, decision.headers())))
         except BaseException:
@@ -396,6 +423,8 @@ class Gateway:
             self._owe(asked, is_named)
         elif not decision.hold_id and not decision.already_decided:
             self._send_event(asked)
+        if is_named and outcome == "capture":
+            self._answers.keep((asked.project, asked.id), run.exchange)
 
     async def _resolve(
         self, asked: Asked, hold_id: str, outcome: Outcome, credits: Decimal | None, reason: str
@@ -494,18 +523,24 @@ def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:
     return send_with_headers
 
 
+def _rejection(request_id: str, rejection: Rejection, headers: dict[str, str]) -> Response:
+    """The answer to a request that the gateway, or the platform's own code in it, refuses."""
+    told = own_words(rejection.code, rejection.detail)
+    problem = problem_told(request_id, rejection.code, told.title, told.detail, field=rejection.field)
+    return response_of(problem, headers)
+
+
 def _refusal(request_id: str, decision: Decision) -> Response:
+    """The answer to a request that is not allowed, in its sender's words; the platform's remedy goes to the log."""
+    told = decided_words(decision.code, decision.detail)
+    if told.is_ours:
+        what = f"{decision.code}: {decision.detail.rstrip('.')}. {CODES[decision.code].remedy}"
+        log.warning("request %s of project %s is refused, %s", request_id, decision.project, what)
     extra = {}
     if decision.status in (402, 429):
         extra = {"project": decision.project, "available": str(decision.available), "entry_id": decision.entry_id}
-    return problem_response(
-        request_id,
-        decision.code,
-        decision.detail,
-        field=decision.field or None,
-        extra=extra,
-        headers=decision.headers(),
-    )
+    problem = problem_told(request_id, decision.code, told.title, told.detail, extra=extra)
+    return response_of(problem, decision.headers())
 
 
 def _leased(undecided: Decision, entry: int, amount: int) -> tuple[Decision, int]:
@@ -514,7 +549,7 @@ def _leased(undecided: Decision, entry: int, amount: int) -> tuple[Decision, int
 
 def _repeated(decision: Decision) -> Decision:
     detail = "A request with this Idempotency-Key ran before, and was charged"
-    return replace(decision, status=409, code="idempotency_reply_expired", detail=detail)
+    return replace(decision, status=409, code=_REPEATED, detail=detail)
 
 
 def _kept(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

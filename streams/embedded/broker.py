@@ -379,8 +379,18 @@ def _fetch_jars(home: Path, progress: bool) -> None:
     for name, stamp in _manifest(home).items():
         if not _is_sound(home / name, *stamp):
             (home / name).unlink(missing_ok=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("jars, {task.fields[mb]:.1f} MB"), TimeElapsedColumn())
-    bar = Progress(f"Kafka {KAFKA_VERSION}", *columns, console=Console(stderr=True), disable=not progress)
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("jars, {task.fields[mb]:.1f} MB", markup=False),
+        TimeElapsedColumn(),
+    )
+    bar = Progress(
+        f"Kafka {KAFKA_VERSION}",
+        *columns,
+        console=Console(stderr=True, markup=False, emoji=False),
+        disable=not progress,
+    )
     pool = ThreadPoolExecutor(DOWNLOADS_AT_ONCE)
     try:
         with bar:

@@ -1,15 +1,20 @@
 """Every command, with Kafka, ClickHouse and the API away, or with nothing set up: one sentence, never a traceback."""
 
+import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 from typer.core import TyperGroup
 
 from api.cli import main as cli
 from api.cli import service
+from api.cli.failures import sentence_of
+from streams.clickhouse import client as clickhouse
 from streams.embedded import lifeline
 from tests.command_line import Meterline
 
@@ -17,6 +22,8 @@ from tests.command_line import Meterline
 ELSEWHERE = {"bench", "test", "demo"}
 # Commands that need nothing outside: they may well succeed.
 ALONE = {("keys", "admin")}
+# Commands that say it otherwise: a table of checks.
+OTHERWISE = {("doctor",)}
 
 
 def leaves() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -46,9 +53,9 @@ def arguments(command: Any, folder: Path) -> list[str]:
 
 
 def _value(parameter: Any, folder: Path) -> str:
-    if parameter.bare_type is int:
-        return str(parameter.min or 20)
-    if parameter.bare_type is Path:
+    if parameter.bare_type() == "int":
+        return "20"
+    if parameter.bare_type() == "Path":
         path = folder / "input.json"
         path.write_text("{}")
         return str(path)
@@ -76,8 +83,47 @@ def test_a_command_whose_parts_are_away_says_so_in_one_sentence(
     if words not in ALONE:
         assert done.returncode in (1, 2), said
         assert done.stderr.strip() and "fault of Meterline" not in said, said
+        told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        # One line: which part, where, and what to look at.
+        if done.returncode == 1 and words not in OTHERWISE:
+            assert len(told) == 1 and nobody in told[0] and re.search("METERLINE_|`meterline ", told[0]), said
     if words == ("verify",):
         assert done.returncode == 2
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_clickhouse_that_does_not_answer_is_told_in_one_line(
+    silent: str, meterline: Meterline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clickhouse, "ANSWER_SECONDS_MAX", 0.2)
+    url = f"http://someone:the-secret@{silent}/default"
+    done = meterline("migrate", METERLINE_DATA_DIR=str(tmp_path), METERLINE_CLICKHOUSE_URL=url)
+    assert done.returncode == 1 and "the-secret" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"error: ClickHouse at {silent} does not answer: ")
+    assert "Is it running, and METERLINE_CLICKHOUSE_URL right?" in done.stderr
+    looked = meterline("doctor", METERLINE_DATA_DIR=str(tmp_path), METERLINE_CLICKHOUSE_URL=url)
+    assert looked.returncode == 1 and f"FAIL clickhouse: ClickHouse at {silent} does not answer" in looked.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KafkaConnectionError("Unable to bootstrap from [('a', 1)]"),
+        RequestTimedOutError(),
+        NodeNotReadyError("[a_z]\nb"),
+    ],
+)
+def test_a_kafka_that_does_not_answer_is_told_in_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METERLINE_KAFKA_URL", "kafka-1:9092,kafka-2:9092")
+    where = "Kafka at kafka-1:9092,kafka-2:9092"
+    assert sentence_of(error) == f"{where} does not answer. Is it running, and METERLINE_KAFKA_URL right?"
 
 
 @pytest.mark.parametrize("command", ["verify", "worker", "api", "topics", "up", "migrate", "historian", "cashier"])

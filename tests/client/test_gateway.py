@@ -20,6 +20,7 @@ from api.stack import Stack
 from streams.client.gateway import Charge, Gateway, Route
 from streams.client.http_admissions import HttpAdmissions
 from streams.client.kafka_admissions import KafkaAdmissions
+from streams.client.kept_answers import ANSWER_BYTES_MAX
 from streams.client.producer import HttpProducer, KafkaProducer
 from streams.embedded import lifeline
 from tests.calls import Operator, eventually
@@ -260,8 +261,11 @@ def test_a_clients_retry_is_charged_once(stack: Stack, operator: Operator) -> No
         assert failed.status_code == 502
         assert (await client.post("/v1/images", headers=keyed)).status_code == 200
         again = await client.post("/v1/images", headers=keyed)
-        assert (again.status_code, again.json()["code"]) == (409, "idempotency_reply_expired")
-        assert "x-ratelimit-limit" in again.headers
+        assert (again.status_code, again.headers["idempotent-replayed"]) == (200, "true")
+        assert again.headers["x-ratelimit-remaining"] == "27"
+        assert len(service.ran) == 2
+        other = await client.post("/v1/images", content="another body", headers=keyed)
+        assert (other.status_code, other.json()["code"]) == (409, "idempotency_key_reused")
         assert len(service.ran) == 2
         # Another request is another charge, whatever its key.
         assert (await client.post("/v1/de/posts", headers=keyed)).status_code == 200
@@ -269,6 +273,45 @@ def test_a_clients_retry_is_charged_once(stack: Stack, operator: Operator) -> No
 
     run(stack, project, call)
     eventually(lambda: balance(operator, project) == (str(250 - 32 - 2 * 60), "0"))
+
+
+def test_a_repeat_whose_answer_is_not_kept_is_told_so_in_the_customers_words(stack: Stack, operator: Operator) -> None:
+    project = operator.project()
+    large = b"x" * ANSWER_BYTES_MAX
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        keyed = {"idempotency-key": "large"}
+        assert (await client.post("/v1/images", content=large, headers=keyed)).status_code == 200
+        again = await client.post("/v1/images", content=large, headers=keyed)
+        assert (again.status_code, again.json()["code"]) == (409, "idempotency_reply_expired")
+        assert again.json()["title"] == "Already done" and "ledger" not in again.text
+        assert "x-ratelimit-limit" in again.headers
+        assert len(service.ran) == 1
+
+    run(stack, project, call)
+    eventually(lambda: balance(operator, project) == ("218", "0"))
+
+
+def test_a_customer_is_not_told_what_the_platform_has_to_put_right(
+    stack: Stack, operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A project that was never opened, and routes that ask for what can't be: the remedy is in the platform's log."""
+    wrong = [Route("POST", "/hold", "image", hold_seconds=10**9), Route("POST", "/operation", "no.such")]
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        unknown = await client.post("/v1/images", headers={"x-project": "never_opened"})
+        assert (unknown.status_code, unknown.json()["title"]) == (404, "Account not ready")
+        answers = [unknown, await client.post("/hold"), await client.post("/operation")]
+        for answer in answers:
+            problem = answer.json()
+            assert "field" not in problem and "tell support the id of this request" in problem["detail"], problem
+            said = problem["title"] + problem["detail"]
+            assert not any(word in said for word in ("mtl_", "/v1/", "seconds", "project", "price book", "operation"))
+            assert problem["instance"] in caplog.text
+        assert "Create the project first" in caplog.text and "A hold lasts from" in caplog.text
+        assert service.ran == []
+
+    run(stack, operator.project(), call, routes=wrong + ROUTES)
 
 
 def test_a_service_that_knows_its_keys_gets_the_retry(stack: Stack, operator: Operator) -> None:
@@ -291,7 +334,8 @@ def test_what_was_charged_and_failed_runs_once_more_for_nothing(stack: Stack, op
         statuses = [
             (await client.post("/v1/messages", headers=keyed | {"x-do": do})).status_code for do in ("500", "", "")
         ]
-        assert statuses == [500, 200, 409]
+        assert statuses == [500, 200, 200]
+        assert service.ran == ["/v1/messages"] * 2
 
     run(stack, project, call)
     eventually(lambda: balance(operator, project) == ("249", "0"))
@@ -306,6 +350,7 @@ def test_the_same_key_does_not_run_twice_at_once(stack: Stack, operator: Operato
         await service.entered.wait()
         again = await client.post("/v1/images", headers=keyed)
         assert (again.status_code, again.json()["code"]) == (409, "already_running")
+        assert again.headers["retry-after"] == "1"
         # It is a request as any other, and may be one too many.
         assert again.headers["x-ratelimit-remaining"] == "28"
         statuses = [(await client.post("/v1/images", headers=keyed)).status_code for _ in range(60)]
@@ -339,7 +384,8 @@ def test_a_clients_repeat_is_a_request_and_is_charged_once(stack: Stack, operato
     async def call(client: httpx.AsyncClient, service: Service) -> None:
         for remaining in ("29", "28", "27"):
             answer = await client.post("/v1/messages", headers={"idempotency-key": "k"})
-            assert answer.status_code == (200 if remaining == "29" else 409)
+            assert (answer.status_code, answer.json()) == (200, {"body": ""})
+            assert answer.headers.get("idempotent-replayed") == (None if remaining == "29" else "true")
             assert answer.headers["x-ratelimit-remaining"] == remaining
 
     run(stack, project, call)
