@@ -12,7 +12,8 @@ from fastapi.dependencies.models import Dependant
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.callers.calls import call_of, count, note_entry, operation_of
-from api.callers.keys import ADMIN_PREFIX, Caller, admin_key_id, caller_of, is_admin_key, project_of_key
+from api.callers.keys import ADMIN_PREFIX, Caller, admin_of, caller_of, project_of_key
+from api.callers.roles import require_role
 from api.services import Services
 from schemas.accounts import Account
 from schemas.commands import AnyCommand
@@ -51,9 +52,10 @@ def caller_with(services: Services, key: str) -> tuple[Caller, Account | None]:
     """The caller that a key belongs to, and this process's copy of its project's account, None for the operator. Raises
     Rejection `unauthenticated`, `key_revoked` or `not_ready`."""
     if key.startswith(ADMIN_PREFIX):
-        if not is_admin_key(key, services.settings.admin_key_hashes):
+        admin = admin_of(key, services.settings.admins, services.settings.admin_key_hashes)
+        if admin is None:
             raise Rejection("unauthenticated", "The key is not known")
-        return Caller(None, admin_key_id(key), "production", ("*",)), None
+        return admin, None
     project = project_of_key(key)
     account = known_account(services, project) if project else None
     if account is None:
@@ -64,11 +66,13 @@ def caller_with(services: Services, key: str) -> tuple[Caller, Account | None]:
 async def authenticated(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """The caller, whom api.middleware.Front has found by the key. Raises Rejection `unauthenticated`, `key_revoked` or
-    `not_ready`."""
+    """The caller, whom api.middleware.Front has found by the key; an admin, where the admin's role may make this call.
+    Raises Rejection `unauthenticated`, `key_revoked`, `missing_role` or `not_ready`."""
     call = call_of(request.scope)
     if call.caller is None:
         raise call.refusal or Rejection("unauthenticated", "There is no bearer token")
+    if call.caller.role is not None:
+        require_role(call.caller.role, operation_of(request.scope))
     check_parameters(request)
     return call.caller
 

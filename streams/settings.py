@@ -11,8 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import from_json
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.events import EVENTS_PER_RECORD_MAX
 from schemas.replies import KeptFor
@@ -35,6 +44,25 @@ def user_cache_dir() -> Path:
 
 
 InvoiceText = Annotated[str, Field(min_length=1, max_length=200)]
+Role = Literal["owner", "finance", "support", "read-only"]
+
+
+class Admin(BaseModel, extra="forbid"):
+    """An admin is one of the operator's people: a name, which the audit shows, a role, and the hash of a key."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")
+    role: Role
+    key_hash: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, in hex")
+
+
+# What a setting that is a list looks like, for whoever wrote something else.
+_LISTS = {
+    "admins": '[{"name": "ada", "role": "finance", "key_hash": "…"}]',
+    "admin_key_hashes": '["…"]',
+    "trusted_proxies": '["10.0.0.0/8"]',
+    "invoice_issuer": '["Acme Ltd", "1 High Street, London"]',
+    "invoice_taxes": '[{"name": "VAT", "percent": "19"}]',
+}
 
 
 class Settings(BaseSettings):
@@ -91,8 +119,15 @@ class Settings(BaseSettings):
     api_port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
     metrics_host: str = Field("127.0.0.1", description="Where the API and workers have /metrics, for Prometheus")
     metrics_port: int = Field(9464, ge=0, le=65535, description="0 takes a free port")
-    admin_key_hashes: list[str] = Field(
-        default_factory=list, description="SHA-256, in hex, of each admin key (see `meterline keys admin`)"
+    admins: Annotated[list[Admin], NoDecode] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="JSON list of admins, each with `name`, `role` (owner, finance, support, read-only) and `key_hash` "
+        "(see `meterline keys admin --name --role`)",
+    )
+    admin_key_hashes: Annotated[list[str], NoDecode] = Field(
+        default_factory=list,
+        description="SHA-256, in hex, of each key of an owner without a name (see `meterline keys admin`)",
     )
     api_url: str | None = Field(
         None, description="Where the operator's commands find the API; a running `meterline up`"
@@ -116,7 +151,7 @@ class Settings(BaseSettings):
     connections_per_address_max: int = Field(
         1024, ge=1, description="HTTP connections from one address; trusted proxies are not held to it"
     )
-    trusted_proxies: list[IPvAnyNetwork] = Field(
+    trusted_proxies: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
         default_factory=list,
         description="JSON list of addresses or networks whose X-Forwarded-For is believed; of nobody unless named",
     )
@@ -209,12 +244,12 @@ class Settings(BaseSettings):
     stripe_secret_key: SecretStr | None = Field(None, description="sk_… or, restricted to PaymentIntents, rk_…")
     stripe_api_base: str | None = Field(None, description="Another address than Stripe's own, for tests")
 
-    invoice_issuer: list[InvoiceText] = Field(
+    invoice_issuer: Annotated[list[InvoiceText], NoDecode] = Field(
         default_factory=list,
         max_length=11,
         description="JSON list of lines: the issuer's name, then its address, tax number, and how to be reached",
     )
-    invoice_taxes: list[TaxRate] = Field(
+    invoice_taxes: Annotated[list[TaxRate], NoDecode] = Field(
         default_factory=list,
         max_length=8,
         description='JSON list of taxes that are added to invoices, as in [{"name": "VAT", "percent": "19"}], with '
@@ -232,6 +267,31 @@ class Settings(BaseSettings):
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator(*_LISTS, mode="before")
+    @classmethod
+    def _lists_are_json(cls, value: object, info: ValidationInfo) -> object:
+        name = info.field_name or ""
+        remedy = f"METERLINE_{name.upper()} is no JSON list; write one such as '{_LISTS.get(name)}', or leave it unset"
+        if value == "":
+            return []
+        if isinstance(value, str):
+            try:
+                value = from_json(value)
+            except ValueError:
+                raise OperatorError(remedy) from None
+        if not isinstance(value, list):
+            raise OperatorError(remedy)
+        return value
+
+    @field_validator("admins", mode="after")
+    @classmethod
+    def _admins_differ(cls, admins: list[Admin]) -> list[Admin]:
+        for what, given in (("name", [each.name for each in admins]), ("key_hash", [each.key_hash for each in admins])):
+            for each in given:
+                if given.count(each) > 1:
+                    raise OperatorError(f"METERLINE_ADMINS has two admins of the {what} {each!r}; give each its own")
+        return admins
 
     @model_validator(mode="after")
     def _replies_are_seen(self) -> Self:

@@ -14,11 +14,13 @@ import httpx
 import hypothesis
 import pytest
 
+from api.callers.keys import hash_key
 from api.stack import Stack
 from streams.embedded import lifeline
 from streams.embedded.broker import EmbeddedBroker
-from streams.settings import Settings
+from streams.settings import Admin, Settings
 from tests import lanes, seeds
+from tests.admins import ADMIN_KEYS
 from tests.calls import Operator
 
 pytest_plugins = ["tests.command_line", "tests.engine"]
@@ -110,6 +112,7 @@ def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         count_wait_seconds=4.0,
         # Trusted, so that a test may call from an address of its own.
         trusted_proxies=["127.0.0.1"],
+        admins=[Admin(name=f"{role}-1", role=role, key_hash=hash_key(key).hex()) for role, key in ADMIN_KEYS.items()],
     )
     with Stack(settings, progress=True) as running:
         yield running

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from api.callers.keys import is_admin_key, new_admin_key
+from api.callers.keys import admin_of, new_admin_key
 from api.cli.main import COMMANDS
 from streams.clickhouse.migrations import MIGRATIONS_DIR
 from streams.settings import PROJECT_ROOT, Settings
@@ -113,7 +113,7 @@ def test_the_api_is_published_on_the_loopback_address_and_takes_the_operators_ke
     settings = settings_of("api", monkeypatch)
     assert SERVICES["api"]["ports"] == [f"127.0.0.1:8080:{settings.api_port}"]
     assert settings.api_host == "0.0.0.0"
-    assert is_admin_key(ADMIN_KEY, settings.admin_key_hashes)
+    assert admin_of(ADMIN_KEY, settings.admins, settings.admin_key_hashes) is not None
     assert not any("ports" in body for service, body in SERVICES.items() if service != "api")
 
 

@@ -15,6 +15,7 @@ from hashlib import sha256
 from schemas.accounts import Account, ApiKey
 from schemas.problems import Rejection
 from streams.core.projects import has_ended
+from streams.settings import Admin, Role
 
 PREFIXES = {"production": "mtl_live_", "preview": "mtl_preview_"}
 ADMIN_PREFIX = "mtl_admin_"
@@ -23,12 +24,13 @@ DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller is the operator (`project` is None), or a key of a project."""
+    """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project."""
 
     project: str | None
     key_id: str
     environment: str
     scopes: tuple[str, ...]
+    role: Role | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ def new_project_key(project: str, environment: str) -> tuple[str, bytes]:
 
 
 def new_admin_key() -> tuple[str, str]:
-    """A new admin key, and its hash in hex, for METERLINE_ADMIN_KEY_HASHES."""
+    """A new admin key, and its hash in hex, for METERLINE_ADMINS or METERLINE_ADMIN_KEY_HASHES."""
     key = ADMIN_PREFIX + secrets.token_urlsafe(32)
     return key, hash_key(key).hex()
 
@@ -59,16 +61,26 @@ def hash_key(key: str) -> bytes:
     return sha256(key.encode()).digest()
 
 
-def is_admin_key(key: str, admin_hashes: Iterable[str]) -> bool:
-    """Whether a key is one of the operator's. It is compared with every hash, each in constant time."""
-    digest = hash_key(key).hex()
-    matches = [hmac.compare_digest(digest, known) for known in admin_hashes]
-    return any(matches)
-
-
 def admin_key_id(key: str) -> str:
-    """The name of an admin key where facts say who did something."""
+    """The name of an admin key without an admin's name, where facts say who did something."""
     return f"admin:{hash_key(key).hex()[:8]}"
+
+
+def admin_of(key: str, admins: Iterable[Admin], owner_hashes: Iterable[str]) -> Caller | None:
+    """The admin that a key belongs to: a named one, or, by its hash alone, an owner; None where it is nobody's. It is
+    compared with every hash, each in constant time.
+
+    Facts say `admin:` and the name, or the start of the hash, for who did something.
+    """
+    digest = hash_key(key).hex()
+    found: Caller | None = None
+    for known in owner_hashes:
+        if hmac.compare_digest(digest, known):
+            found = Caller(None, admin_key_id(key), "production", ("*",), "owner")
+    for admin in admins:
+        if hmac.compare_digest(digest, admin.key_hash):
+            found = Caller(None, f"admin:{admin.name}", "production", ("*",), admin.role)
+    return found
 
 
 def project_of_key(key: str) -> str | None:

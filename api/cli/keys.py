@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 
 from api.callers.keys import new_admin_key
 from api.cli.asking import DryRunOption, YesOption, may
 from api.cli.options import EnvironmentOption, JsonOption, ProjectArgument, VerboseOption, seconds_of
 from api.cli.output import console, print_json, show, show_rows
 from api.cli.service import Api
+from streams.errors import OperatorError
+from streams.settings import Admin
 
 app = typer.Typer(help="List, make, rotate and revoke API keys.", no_args_is_help=True)
 
@@ -18,9 +22,30 @@ KeyIdArgument = Annotated[str, typer.Argument(help="The key's id, from `keys lis
 
 
 @app.command("admin")
-def keys_admin(as_json: JsonOption = False) -> None:
-    """Make an admin key, and the hash of it that METERLINE_ADMIN_KEY_HASHES needs. The key is shown only now."""
+def keys_admin(
+    name: Annotated[str | None, typer.Option("--name", help="Whose key it is, as the audit shows it: `ada`")] = None,
+    role: Annotated[
+        str | None, typer.Option("--role", help="What its admin may do: owner, finance, support or read-only")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an admin key, and what METERLINE_ADMINS needs of it: a name, a role, and the hash. Without both, it is for
+    METERLINE_ADMIN_KEY_HASHES, and an owner's. The key is shown only now."""
+    if (name is None) != (role is None):
+        raise OperatorError("An admin has both: a --name, and a --role of owner, finance, support or read-only")
     key, key_hash = new_admin_key()
+    if name is not None:
+        try:
+            admin = Admin.model_validate({"name": name, "role": role, "key_hash": key_hash}).model_dump()
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            raise OperatorError(f"--{wrong['loc'][0]}: {wrong['msg']}") from None
+        if as_json:
+            print_json({"key": key, "hash": key_hash, "admin": admin})
+            return
+        print(key)
+        console.print(f"add this to the list METERLINE_ADMINS of the API:\n{json.dumps(admin)}", soft_wrap=True)
+        return
     if as_json:
         print_json({"key": key, "hash": key_hash})
         return

@@ -22,8 +22,8 @@ from tests.command_line import Meterline
 ELSEWHERE = {"bench", "test", "demo"}
 # Commands that need nothing outside: they may well succeed.
 ALONE = {("keys", "admin")}
-# Commands that say it otherwise: a table of checks.
-OTHERWISE = {("doctor",)}
+# Commands that say something else: a table of checks, or what is wrong with what they are given here.
+OTHERWISE = {("doctor",), ("replay",), ("limits", "set"), ("limits", "shadow"), ("billing", "months")}
 
 
 def leaves() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -101,7 +101,7 @@ def silent() -> Iterator[str]:
 def test_a_clickhouse_that_does_not_answer_is_told_in_one_line(
     silent: str, meterline: Meterline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clickhouse, "ANSWER_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(clickhouse, "ANSWER_SECONDS_MAX", 1)
     url = f"http://someone:the-secret@{silent}/default"
     done = meterline("migrate", METERLINE_DATA_DIR=str(tmp_path), METERLINE_CLICKHOUSE_URL=url)
     assert done.returncode == 1 and "the-secret" not in done.stderr
@@ -115,7 +115,7 @@ def test_a_clickhouse_that_does_not_answer_is_told_in_one_line(
 @pytest.mark.parametrize(
     "error",
     [
-        KafkaConnectionError("Unable to bootstrap from [('a', 1)]"),
+        KafkaConnectionError("no bootstrap from [('a', 1)]"),
         RequestTimedOutError(),
         NodeNotReadyError("[a_z]\nb"),
     ],

@@ -108,6 +108,7 @@ _CHOICES = {
 # Kinds that can't share a record of commands.
 _NO_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CREDIT = 1_000_000
+_PAYMENTS = ("", "", "", "payment-1", "payment-2")
 
 
 @dataclass(slots=True)
@@ -166,7 +167,7 @@ class Clients:
             self._admit()
         elif choice == "top_up":
             environment = rng.choice(["production", "production", "preview"])
-            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference=self._reference())
+            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference=rng.choice(_PAYMENTS))
         elif choice == "promotional":
             self._give(project)
         elif choice == "refund":
@@ -200,7 +201,7 @@ class Clients:
             self._ask(SetItem, project, operation=operation, quantity=rng.choice([0, 1, 7, 3_000]))
         elif choice == "prices":
             self._publish()
-            if self.aside.random() < 0.4:
+            if self.books and self.aside.random() < 0.4:
                 self._withdraw()
         elif choice in ("count", "refused"):
             (self._count_request if choice == "count" else self._count_refused)(project)
@@ -336,17 +337,13 @@ class Clients:
             raise_id = f"{request.partition}-{request.offset}-{request.index}"
             self._ask(EndRaise, request.command.project, raise_id=raise_id)
 
-    def _reference(self) -> str:
-        """A payment's reference: of none, or of one that others may have booked."""
-        return self.rng.choice(["", "", "", "payment-1", "payment-2"])
-
     def _end_purchase(self) -> None:
         """Settle a purchase that the history knows of; its cashier may do so twice."""
         wanted = [row for row in self._history("recharge") if row["reason"] == "requested"]
         if wanted:
             row = self.rng.choice(wanted[-3:])
             recharge_id = f"recharge-{row['partition']}-{row['offset']}-{row['position']}"
-            outcome = {"is_paid": self.rng.random() < 0.7, "reference": self._reference(), "detail": ""}
+            outcome = {"is_paid": self.rng.random() < 0.7, "reference": self.rng.choice(_PAYMENTS), "detail": ""}
             self._ask(SettleRecharge, row["project"], recharge_id=recharge_id, **outcome)
 
     def _correct(self) -> None:
@@ -453,8 +450,6 @@ class Clients:
     def _withdraw(self) -> None:
         """Withdraw a price book by the first partition, or tell partitions of it, of which some may be left out."""
         rng = self.aside
-        if not self.books:
-            return
         book, is_decided = rng.choice(self.books[-2:]), rng.random() < 0.3
         key = f"withdraw-{rng.randrange(9)}" if rng.random() < 0.5 else ""
         for partition in range(self.world.partitions):
