@@ -22,7 +22,7 @@ DRILL = "/tmp/meterline-drill"
 
 @pytest.fixture(scope="module")
 def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """What each block of the drill printed."""
+    """The output of each block of the drill."""
     scratch = tmp_path_factory.mktemp("runbook")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("METERLINE_")}
     terminal = Terminal(PROJECT_ROOT, inherited | {"UV_NO_SYNC": "1"}, scratch)

@@ -20,7 +20,7 @@ from api.cli.options import (
     UntilOption,
     VerboseOption,
 )
-from api.cli.output import console, print_json, show_page
+from api.cli.output import print_json, show_page, styled, working
 from api.cli.service import Api
 from api.views.csv_cells import Cell, csv_pieces
 from streams.errors import OperatorError
@@ -136,14 +136,14 @@ def export(
     }
     _write(folder / "usage.csv", [service.call("GET", "/v1/usage", **asked).content])
     entries = 0
-    with console.status("") as status:
+    with working("") as status:
 
         def counted() -> Iterator[list[Cell]]:
             nonlocal entries
             for entry in _entries(service, project, None):
                 entries += 1
                 if not entries % _PAGE_ENTRIES:
-                    status.update(f"{entries:,} ledger entries")
+                    status.update(styled(f"{entries:,} ledger entries"))
                 yield _cells(entry)
 
         _write(folder / "ledger.csv", csv_pieces(_LEDGER_CSV, counted()))

@@ -14,8 +14,8 @@ client's own is charged. An answer of 500 or more, or an exception, releases the
 
 A client's own `Idempotency-Key` names the usage event, together with the request's method, path and details: a request
 sent again is charged once. A repeat of a released request runs again. A repeat of a charged one gets the answer of the
-first time (see `streams.client.kept_answers`), or a 409 where it is not kept. Where `repeats` is "run" it runs again
-for nothing; use that only before a service that itself tells a repeat by its key.
+first time (see `streams.client.replayed_answers`), or a 409 where it is not kept. Where `repeats` is "run" it runs
+again for nothing; use that only before a service that itself tells a repeat by its key.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from streams.client.amounts import Credits, credits_of, microcredits_of
 from streams.client.away import Away
 from streams.client.away_journal import Asked, Outcome
 from streams.client.customer_words import decided_words, own_words
-from streams.client.kept_answers import Exchange, KeptAnswers
 from streams.client.producer import Producer
+from streams.client.replayed_answers import Exchange, ReplayedAnswers
 from streams.http_answers import check_headers, problem_told, request_id_for, response_of
 from streams.kafka.codecs import encode_json
 
@@ -202,7 +202,7 @@ class Gateway:
         self._repeats = repeats
         self._source = source
         self._running: set[tuple[str, str]] = set()
-        self._answers = KeptAnswers()
+        self._answers = ReplayedAnswers()
         # Requests that were charged, and not answered well: the next repeat is paid for.
         self._owed: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._finishing: set[asyncio.Task[None]] = set()

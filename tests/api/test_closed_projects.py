@@ -114,12 +114,13 @@ def test_the_command_line_says_that_a_project_is_closed(
         assert done.exit_code != 0
         return f"{done.output} {done.exception}"
 
-    assert CliRunner().invoke(app, ["projects", "close", project, "--reason", "asked for"]).exit_code == 0
+    assert CliRunner().invoke(app, ["projects", "close", project, "--reason", "asked for", "--yes"]).exit_code == 0
     for arguments in (
         ("projects", "item", project, "custom_domain", "1"),
         ("credits", "top-up", project, "20"),
         ("credits", "auto-recharge", project, "--on", "--threshold", "10", "--cap", "40", "--payment-method", "pm_1"),
-        ("credits", "correct", project, "/shop", "a", "--operation", "image", "--late", utc_now(), "--reason", "late"),
+        ("credits", "bill-late", project, "/shop", "a", "--operation", "image", "--occurred-at", utc_now())
+        + ("--reason", "late", "--yes"),
     ):
         assert "closed" in refusal(*arguments), arguments
     assert CliRunner().invoke(app, ["projects", "reopen", project]).exit_code == 0

@@ -9,6 +9,7 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from api.answers import KeptAnswers
 from api.app import create_app
 from api.callers.keys import new_project_key
 from api.middleware import Front
@@ -205,6 +206,7 @@ def test_a_failure_of_ours_has_the_headers() -> None:
             settings=Settings(),
             accounts=SimpleNamespace(lag_ms=lambda _project: 0, get=lambda _project: account, prices=Prices),
             commands=SimpleNamespace(addressing=fail),
+            answers=KeptAnswers(Settings(), cast(Any, None), 0),
         ),
     )
 

@@ -260,7 +260,7 @@ def test_what_is_refused_says_why_in_one_line(
     assert "unknown_project" in fails("projects", "show", "prj_nobody")
     assert "unknown_raise" in fails("limits", "end-raise", Operator(stack).project(), "0-0-0")
     assert "--end" in fails("limits", "set", "prj_nobody")
-    assert "ends_at" in fails("limits", "raise", "prj_nobody", "--until", "tomorrow", "--reason", "x", "--burst", "5")
+    assert "--until: " in fails("limits", "raise", "prj_nobody", "--until", "tomorrow", "--reason", "x", "--burst", "5")
     assert "is no JSON" in fails("prices", "announce", __file__, "--yes")
     monkeypatch.setenv("METERLINE_DATA_DIR", str(tmp_path))
     assert "METERLINE_ADMIN_KEY" in fails("projects", "show", "prj_nobody")

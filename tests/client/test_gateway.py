@@ -20,8 +20,8 @@ from api.stack import Stack
 from streams.client.gateway import Charge, Gateway, Route
 from streams.client.http_admissions import HttpAdmissions
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.client.kept_answers import ANSWER_BYTES_MAX
 from streams.client.producer import HttpProducer, KafkaProducer
+from streams.client.replayed_answers import ANSWER_BYTES_MAX
 from streams.embedded import lifeline
 from tests.calls import Operator, eventually
 

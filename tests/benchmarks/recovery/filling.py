@@ -154,7 +154,7 @@ class Filler:
             project=project,
             environment=ENVIRONMENT,
             bundle_usd=_BUNDLE_USD,
-            reference="bench",
+            reference="",
             **self.commands.addressing(),
         )
 

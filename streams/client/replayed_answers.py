@@ -68,8 +68,8 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAnswer:
-    """A KeptAnswer is the answer to a request whose body has the digest `asked`."""
+class ReplayedAnswer:
+    """A ReplayedAnswer is the answer to a request whose body has the digest `asked`."""
 
     asked: bytes
     status: int
@@ -79,11 +79,11 @@ class KeptAnswer:
     kept_at: float
 
 
-class KeptAnswers:
-    """KeptAnswers are found by a request's project and event id, for `KEPT_SECONDS`."""
+class ReplayedAnswers:
+    """ReplayedAnswers are found by a request's project and event id, for `KEPT_SECONDS`."""
 
     def __init__(self) -> None:
-        self._answers: OrderedDict[Identity, KeptAnswer] = OrderedDict()
+        self._answers: OrderedDict[Identity, ReplayedAnswer] = OrderedDict()
         self._size = 0
 
     def keep(self, identity: Identity, exchange: Exchange) -> None:
@@ -94,13 +94,13 @@ class KeptAnswers:
             return
         self._forget(identity)
         body = b"".join(exchange.body)
-        kept = KeptAnswer(exchange.asked, exchange.status, exchange.headers, body, exchange.size, time.monotonic())
+        kept = ReplayedAnswer(exchange.asked, exchange.status, exchange.headers, body, exchange.size, time.monotonic())
         self._answers[identity] = kept
         self._size += kept.size
         while self._size > KEPT_BYTES_MAX or self._is_old(next(iter(self._answers.values()))):
             self._forget(next(iter(self._answers)))
 
-    async def answer_to(self, identity: Identity, scope: Scope, receive: Receive) -> KeptAnswer | None:
+    async def answer_to(self, identity: Identity, scope: Scope, receive: Receive) -> ReplayedAnswer | None:
         """The answer that is kept for a request, whose body is read here; None where there is none. Raises Rejection
         `idempotency_key_reused` where the first request had another body."""
         kept = self._answers.get(identity)
@@ -121,5 +121,5 @@ class KeptAnswers:
         self._size -= kept.size if kept is not None else 0
 
     @staticmethod
-    def _is_old(kept: KeptAnswer) -> bool:
+    def _is_old(kept: ReplayedAnswer) -> bool:
         return time.monotonic() - kept.kept_at > KEPT_SECONDS
