@@ -93,7 +93,14 @@ async def _run_embedded(settings: Settings, listening: socket.socket, connection
 async def _write(settings: Settings, historians: Sequence[Historian]) -> None:
     await create_topics(settings)
     await check_stored(settings, "journal")
-    await asyncio.gather(*(each.run() for each in historians))
+    tasks = [asyncio.create_task(each.run()) for each in historians]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        # Where one ends for good, the others leave their groups before ClickHouse is closed.
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _metrics_of(historians: Sequence[Historian]) -> Callable[[], bytes]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import httpx
 import typer
 
+from api.cli.asking import DryRunOption
 from api.cli.options import WHERE, CursorOption, JsonOption, LimitOption, ProjectArgument, VerboseOption
 from api.cli.output import print_json, show, show_page
 from api.cli.service import Api
@@ -38,7 +39,7 @@ def assign_billing_account(
     from_month_start: Annotated[
         bool, typer.Option("--from-month-start", help="Move this month's fees and purchases to that invoice, too")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing, and say what would stay behind")] = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put a project on a billing account's invoice from now on, and say what stays on others."""

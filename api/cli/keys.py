@@ -23,7 +23,9 @@ KeyIdArgument = Annotated[str, typer.Argument(help="The key's id, from `keys lis
 
 @app.command("admin")
 def keys_admin(
-    name: Annotated[str | None, typer.Option("--name", help="Whose key it is, as the audit shows it: `ada`")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="A name for people; the audit shows it, as in `ada`")
+    ] = None,
     role: Annotated[
         str | None, typer.Option("--role", help="What its admin may do: owner, finance, support or read-only")
     ] = None,

@@ -50,7 +50,7 @@ COMMANDS = {
     "events": "api.cli.events",
 }
 # These tell what they have to say in their logs.
-_PROCESSES = frozenset({"worker", "api", "historian", "cashier"})
+_TELL_THEMSELVES = frozenset({"worker", "api", "historian", "cashier", "doctor"})
 # Commands that are there only in a checkout: the production image has no tests.
 CHECKOUT_COMMANDS = {
     "bench": "tests.benchmarks.command",
@@ -104,7 +104,7 @@ def main() -> None:
     for name in ("aiokafka", "clickhouse_connect"):
         logging.getLogger(name).addHandler(logging.NullHandler())
     lifeline.watch()
-    if not _PROCESSES & set(sys.argv[1:2]):
+    if not _TELL_THEMSELVES & set(sys.argv[1:2]):
         for sentence in unknown_variables(os.environ):
             console.print(styled(("warning:", "yellow"), f" {sentence}"), soft_wrap=True)
     try:

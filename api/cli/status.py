@@ -16,7 +16,7 @@ app = typer.Typer()
 
 @app.command()
 def status(as_json: JsonOption = False) -> None:
-    """Tell the state of the system: parts, versions, workers and their partitions, lags, restarts, disks.
+    """Show the state of the system: parts, versions, workers and their partitions, lags, restarts, disks.
 
     The first line says what is wrong. Exit code 0 where nothing is, 1 where something is, 2 where the API does not say.
     """

@@ -60,6 +60,7 @@ _REMEDIES = {
     "first answer.",
     "job_id_reused": "Give each job an id of its own; with the content of the first time it gets the first answer.",
     "event_held": "Capture or release the event's hold (`meterline holds list`) instead.",
+    "unknown_price_book": "`meterline prices changelog` lists the announced ones; the first one is none of them.",
     "already_corrected": "Look at the event's entries again, and correct anew.",
     "unknown_event": "Correct the source and the id: nothing was charged for it.",
     "unknown_receipt": "Take the id of an answer, of an entry or of a hold.",
