@@ -49,7 +49,7 @@ COMMANDS = {
     "export": "api.cli.readings",
     "events": "api.cli.events",
 }
-# These tell what they have to say in their logs.
+# These tell of unknown variables themselves: in their logs, or among their findings.
 _TELL_THEMSELVES = frozenset({"worker", "api", "historian", "cashier", "doctor"})
 # Commands that are there only in a checkout: the production image has no tests.
 CHECKOUT_COMMANDS = {

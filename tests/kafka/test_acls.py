@@ -134,6 +134,8 @@ def test_every_process_has_all_that_it_needs(
                 await producer.send(event("acme", "one", "image"))
 
         asyncio.run(use())
+        tables = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND name = 'facts'"
+        eventually(lambda: over_http.query(tables)[0][0] == 1)
         sql = "SELECT toInt64(count()) FROM facts WHERE kind = 'charge' AND project = 'acme'"
         eventually(lambda: over_http.query(sql)[0][0] == 1)
         done = meterline("verify", "--rebuild", **environment("operator"))
