@@ -107,7 +107,8 @@ async def replay(
         ClickHouse, target.settings.model_copy(update={"clickhouse_url": target.clickhouse_url})
     )
     headers = {"authorization": f"Bearer {target.admin_key}"}
-    limits = httpx.Limits(max_connections=32)
+    # A connection is given up before the API, which keeps it for 5 s, closes it under a request.
+    limits = httpx.Limits(max_connections=32, keepalive_expiry=2.0)
     try:
         async with httpx.AsyncClient(base_url=target.url, headers=headers, limits=limits, timeout=30.0) as client:
             progress.stage = "opening projects"
