@@ -360,6 +360,19 @@ class LedgerMachine(Callers):
                 self.send(SettleRecharge, project, recharge_id=recharge_id, **outcome)
         self.send(SetAutoRecharge, project, is_on=True, **large)
 
+    @rule(project=projects)
+    def book_by_hand_what_is_being_bought(self, project: str) -> None:
+        """Have a bundle bought, and book its payment by hand before the purchase is settled."""
+        self.step()
+        terms = {"threshold": 4_000 * CREDIT, "bundle_usd": 20, "cap_cents": 1_000_000, "payment_method": "card"}
+        self.send(SetAutoRecharge, project, is_on=True, **terms)
+        for name, recharge_id in self.pending():
+            if name == project:
+                reference = f"payment-{self.sent}"
+                self.send(TopUp, project, environment="production", bundle_usd=20, reference=reference)
+                outcome = {"is_paid": True, "reference": reference, "detail": ""}
+                self.send(SettleRecharge, project, recharge_id=recharge_id, **outcome)
+
     @precondition(lambda self: self.charged)
     @rule(
         number=numbers,
