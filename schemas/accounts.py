@@ -11,7 +11,8 @@ class Grant(msgspec.Struct, array_like=True, gc=False):
     """A grant is credits that were given at once. `kind`: allowance, top_up or promotional; `expires_at_ms` 0 is never.
 
     `held` of the remaining credits are kept for jobs: `remaining - held` can be spent. Credits that are held when
-    their grant expires stay until their job is resolved.
+    their grant expires stay until their job is resolved. `contract_cents` are the US cents that a top_up cost by
+    contract; 0 in a bundle, whose price is known.
     """
 
     id: str
@@ -22,6 +23,7 @@ class Grant(msgspec.Struct, array_like=True, gc=False):
     granted_at_ms: int
     expires_at_ms: int
     held: int = 0
+    contract_cents: int = 0
 
 
 class Line(msgspec.Struct, array_like=True, frozen=True, gc=False):

@@ -90,15 +90,19 @@ class RotateKey(Command, tag="key.rotate", array_like=True, frozen=True, kw_only
 
 
 class TopUp(Command, tag="top_up", array_like=True, frozen=True, kw_only=True):
-    """Grant the credits of the bundle that costs `bundle_usd` to one environment's budget."""
+    """Grant credits that were bought to one environment's budget: those of the bundle that costs `bundle_usd`, or,
+    where that is 0, `amount` microcredits that cost `cents` by contract."""
 
     environment: str
     bundle_usd: int
     reference: str
+    amount: int = 0
+    cents: int = 0
 
 
 class RefundTopUp(Command, tag="top_up.refund", array_like=True, frozen=True, kw_only=True):
-    """Take back what is left of a bundle, and give its money back. `reason` is kept with the entry."""
+    """Take back what is left of credits that were bought, and give their money back. `reason` is kept with the
+    entry."""
 
     grant_id: str
     reason: str

@@ -175,7 +175,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         bears_held=True,
     ),
     "grant": FactKind(
-        says="Credits come: a plan's allowance, a bundle that was bought, or promotional credits with an end",
+        says="Credits come: a plan's allowance, those that were bought, or promotional credits with an end",
         reasons={},
         reasons_from="grant kind",
         stated_by=("grants",),
@@ -190,7 +190,7 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         is_entry=True,
     ),
     "refund": FactKind(
-        says="What is left of a bundle is taken back, and its money returned",
+        says="What is left of credits that were bought is taken back, and their money returned",
         reasons={},
         reasons_from="grant kind",
         stated_by=("grants",),

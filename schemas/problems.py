@@ -99,7 +99,9 @@ CODES: dict[str, ProblemCode] = {
     "project_open": ProblemCode(409, "Project open", "There is nothing to reopen."),
     "project_exists": ProblemCode(409, "Project exists", "Choose another id, or use the project that is there."),
     "unknown_grant": ProblemCode(404, "Unknown grant", "Take its id from GET /v1/balance; one used up is gone."),
-    "not_refundable": ProblemCode(409, "Not refundable", "A bundle is refundable for 30 days, up to a quarter used."),
+    "not_refundable": ProblemCode(
+        409, "Not refundable", "Bought credits are refundable for 30 days, up to a quarter used."
+    ),
     "unknown_hold": ProblemCode(404, "Unknown hold", "GET /v1/holds lists the open ones; a resolved one is gone."),
     "too_many_holds": ProblemCode(409, "Too many holds", f"Capture or release some holds first; {_ASK_ANEW}"),
     "unknown_raise": ProblemCode(404, "Unknown raise", "GET the project's limits lists those that have not ended."),

@@ -26,7 +26,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     `hold_id` the open hold that it placed or found, `field` the part of the command that was wrong. `claims` are the
     dedup hashes that it claimed, each with its mark behind it. `shadow` is the code that limits on trial would
     have refused it with. `already_decided`: an earlier record decided what was asked, and this command
-    had no effect of its own."""
+    had no effect of its own. `cents` are the US cents due for it; negative is given back."""
 
     status: int
     code: str
@@ -41,6 +41,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     claims: list[bytes] = []
     shadow: str = ""
     already_decided: bool = False
+    cents: int = 0
 
 
 def refusal(rejection: Rejection) -> Reply:

@@ -1,8 +1,10 @@
-"""`meterline credits` shows balances, grants and refunds bundles, gives promotional credits, sets auto-recharge, and
-corrects what events were charged."""
+"""`meterline credits` shows balances, grants and refunds what is bought, gives promotional credits, sets auto-recharge,
+and corrects what events were charged."""
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Annotated, Any
 
@@ -29,9 +31,10 @@ from api.cli.output import show, tell
 from api.cli.service import Api
 
 app = typer.Typer(
-    help=f"Show balances, grant and refund bundles, give credits, set auto-recharge, correct events. {WHERE}",
+    help=f"Show balances, grant and refund what is bought, give credits, set auto-recharge, correct events. {WHERE}",
     no_args_is_help=True,
 )
+_DOLLARS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,2})?")
 
 
 @app.command("balance")
@@ -54,7 +57,13 @@ def balance(
 @app.command("top-up")
 def top_up(
     project: ProjectArgument,
-    bundle: Annotated[int, typer.Argument(help="20, 100 or 500 dollars")],
+    bundle: Annotated[int | None, typer.Argument(help="A bundle: 20, 100 or 500 dollars")] = None,
+    credits: Annotated[
+        str | None, typer.Option("--credits", help="By contract: how many credits, as in 250000 or 0.02")
+    ] = None,
+    price: Annotated[
+        str | None, typer.Option("--price", help="By contract: what they cost, in dollars, as in 900 or 900.50")
+    ] = None,
     environment: EnvironmentOption = "production",
     reference: Annotated[
         str, typer.Option("--reference", help="The payment's reference: it is booked once, however often you ask")
@@ -63,13 +72,16 @@ def top_up(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Grant a bundle that was paid for. A reference is the idempotency key too, where none is given."""
+    """Grant credits that were paid for: a bundle, or by contract --credits with their --price. A reference is the
+    idempotency key too, where none is given."""
     body = {"bundle_usd": bundle, "environment": environment, "reference": reference}
+    if credits is not None or price is not None:
+        body |= {"credits": credits, "price_cents": None if price is None else _cents(price)}
     if reference and idempotency_key is None:
         # Of what is bought too: for something else under this reference the answer names the first entry.
         idempotency_key = f"payment:{blake2b(repr(body).encode(), digest_size=16).hexdigest()}"
     answer = Api().call("POST", f"/v1/admin/projects/{project}/top-ups", body, key=idempotency_key).json()
-    tell(answer, ("project", "environment", "granted", "available", "entry_id"), as_json, verbose)
+    tell(answer, ("project", "granted", "cents", "available", "entry_id"), as_json, verbose)
 
 
 @app.command("grant")
@@ -92,7 +104,7 @@ def grant(
 @app.command("refund")
 def refund(
     project: ProjectArgument,
-    grant_id: Annotated[str, typer.Argument(help="The bundle's grant_id, from `credits balance`")],
+    grant_id: Annotated[str, typer.Argument(help="The grant_id of bought credits, from `credits balance`")],
     reason: ReasonOption = "",
     idempotency_key: KeyOption = None,
     yes: YesOption = False,
@@ -100,7 +112,8 @@ def refund(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take back what is left of a bundle. Meterline moves no money: you pay it back, by the means by which it came."""
+    """Take back what is left of bought credits. Meterline moves no money: you pay it back, by the means by which it
+    came."""
     body = {"grant_id": grant_id, "reason": reason}
     service, url = Api(), f"/v1/admin/projects/{project}/refunds"
 
@@ -203,6 +216,13 @@ def bill_late(
     data = _data(operation, quantity, media_type, tier, environment)
     body = {"source": source, "id": event_id, "reason": reason, "action": "late", "data": data, "time": occurred_at}
     _correct(project, body, idempotency_key, yes, dry_run, verbose, as_json)
+
+
+def _cents(dollars: str) -> int:
+    """US cents of dollars with at most two decimals."""
+    if not _DOLLARS.fullmatch(dollars):
+        raise typer.BadParameter("dollars with at most two decimals, as in 900 or 900.50", param_hint="--price")
+    return int(Decimal(dollars) * 100)
 
 
 def _data(

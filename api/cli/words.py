@@ -83,6 +83,7 @@ _REMEDIES = {
 # Fields whose flag, or argument, has another name than they, or a part of theirs.
 _OTHER_NAMES = {
     "bundle_usd": ("bundle",),
+    "price_cents": ("price",),
     "cap_usd": ("cap",),
     "subject": ("project",),
     "starts_at": ("from",),

@@ -1,5 +1,5 @@
-"""Bundles, promotional grants, refunds and auto-recharge. A call that changes something answers once its effect can be
-read back."""
+"""Credits that are bought, promotional grants, refunds and auto-recharge. A call that changes something answers once
+its effect can be read back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from schemas.problems import Rejection
 from schemas.times import utc
 from streams.core.billed import month_of
 from streams.core.booking import format_credits, parse_credits
-from streams.core.plans import refund_cents
+from streams.core.grants import reference_used
 from streams.history.fact_words import dollars
 from streams.history.payments import booked_before
 from streams.kafka.clock import now_ms
@@ -44,22 +44,24 @@ async def top_up(
     asked: NewTopUp,
     idempotency_key: IdempotencyKey = "",
 ) -> TopUpResult:
-    """Grant a bundle. A payment's `reference` counts once for each project: a second bundle with it is refused
-    (`reference_used`), naming the first. Without a reference send an Idempotency-Key, or a repeat is another bundle."""
+    """Grant credits that were bought: a bundle, or an amount by contract. A payment's `reference` counts once for each
+    project: a second purchase with it is refused (`reference_used`), naming the first. Without a reference send an
+    Idempotency-Key, or a repeat is another purchase."""
+    amount, cents = _by_contract(asked)
     if reference := asked.reference:
         days = services.settings.dedup_days
         first = await services.reads.ask(caller.name, lambda history: booked_before(history, project, reference, days))
         if first:
-            raise Rejection(
-                "reference_used", f"The payment {reference!r} was booked before, by entry {first}", "reference"
-            )
+            raise reference_used(reference, first)
     reply, offset = await decided(
         services,
         TopUp(
             project=project,
             environment=asked.environment,
-            bundle_usd=asked.bundle_usd,
+            bundle_usd=asked.bundle_usd or 0,
             reference=asked.reference,
+            amount=amount,
+            cents=cents,
             **services.commands.addressing(idempotency_key, caller.key_id),
         ),
     )
@@ -67,6 +69,7 @@ async def top_up(
         project=project,
         environment=asked.environment,
         granted=format_credits(reply.amount),
+        cents=reply.cents,
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,
@@ -118,8 +121,9 @@ async def refund(
     dry_run: DryRunQuery = False,
     idempotency_key: IdempotencyKey = "",
 ) -> RefundResult | Response:
-    """Take back a bundle, for a refund. It must be of the last 30 days and at most a quarter used, and the project in
-    good standing. This call moves no money: pay it back by the means by which it came."""
+    """Take back credits that were bought, for a refund at the price that was paid. They must be of the last 30 days and
+    at most a quarter used, and the project in good standing. This call moves no money: pay it back by the means by
+    which it came."""
     command = RefundTopUp(
         project=project,
         grant_id=asked.grant_id,
@@ -133,8 +137,8 @@ async def refund(
         project=project,
         grant_id=asked.grant_id,
         taken_back=format_credits(reply.amount),
-        refund_cents=refund_cents(reply.amount),
-        pay_back=_pay_back(refund_cents(reply.amount)),
+        refund_cents=-reply.cents,
+        pay_back=_pay_back(-reply.cents),
         available=format_credits(reply.available),
         entry_id=reply.entry_id,
         offset=offset,
@@ -168,6 +172,20 @@ async def set_auto_recharge(
     )
     await decided(services, command)
     return _auto_recharge(account_for(services, project))
+
+
+def _by_contract(asked: NewTopUp) -> tuple[int, int]:
+    """The microcredits and cents of a purchase by contract, (0, 0) of a bundle. Raises Rejection."""
+    if asked.bundle_usd is not None:
+        if asked.credits is not None or asked.price_cents is not None:
+            raise Rejection("invalid_request", "Either a bundle, or `credits` with `price_cents`", "bundle_usd")
+        return 0, 0
+    if asked.credits is None:
+        detail = "Name what was bought: `bundle_usd`, or, by contract, `credits` with `price_cents`"
+        raise Rejection("invalid_request", detail, "bundle_usd" if asked.price_cents is None else "credits")
+    if asked.price_cents is None:
+        raise Rejection("invalid_request", "Credits that are bought by contract have a `price_cents`", "price_cents")
+    return parse_credits(asked.credits, "credits"), asked.price_cents
 
 
 def _pay_back(cents: int) -> str:

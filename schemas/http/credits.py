@@ -21,7 +21,7 @@ class AllowanceBalance(BaseModel):
 
 
 class TopUpBalance(BaseModel):
-    """A bundle of credits, and what is left of it."""
+    """Credits that were bought at once, as a bundle or by contract, and what is left of them."""
 
     grant_id: str
     granted: Credits
@@ -59,8 +59,8 @@ class Balance(BaseModel):
     )
     promotional_count: int = Field(description="How many promotional grants there are")
     promotional_remaining: Credits = Field(description="What is left of all of them together")
-    top_ups: list[TopUpBalance] = at_most(PAGE_ITEMS_MAX, description="Of the page, the bundles, the oldest first")
-    top_ups_count: int = Field(description="How many bundles there are")
+    top_ups: list[TopUpBalance] = at_most(PAGE_ITEMS_MAX, description="Of the page, what was bought, the oldest first")
+    top_ups_count: int = Field(description="How many purchases have credits left")
     top_ups_remaining: Credits = Field(description="What is left of all of them together")
     next_cursor: str | None = Field(description="Asks for the next page of grants; null on the last")
     as_of: datetime
@@ -147,19 +147,23 @@ class LedgerPage(BaseModel):
 
 
 class NewTopUp(BaseModel, extra="forbid"):
-    """A bundle that was bought and is to be granted: $20 gives 4,000 credits, $100 20,000, $500 100,000."""
+    """Credits that were bought and are to be granted: a bundle ($20 gives 4,000 credits, $100 20,000, $500 100,000), or
+    an amount by contract with what it cost."""
 
-    bundle_usd: Literal[20, 100, 500]
+    bundle_usd: Literal[20, 100, 500] | None = Field(None, description="A bundle, by its price")
+    credits: Credits | None = Field(None, description="By contract: credits as a decimal string, at most 1,000,000,000")
+    price_cents: int | None = Field(None, description="By contract: what they cost, in US cents, 1 to 1,000,000,000")
     environment: EnvironmentName = "production"
     reference: str = Field("", max_length=200, description="The payment's own reference: counts once for each project")
 
 
 class TopUpResult(BaseModel):
-    """A granted bundle."""
+    """Credits that were bought and granted."""
 
     project: str
     environment: EnvironmentName
     granted: Credits
+    cents: int = Field(description="US cents that are due for them")
     available: Credits
     entry_id: str
     offset: int
@@ -190,19 +194,19 @@ class GrantResult(BaseModel):
 
 
 class NewRefund(BaseModel, extra="forbid"):
-    """A bundle to take back; its `grant_id` is in GET /v1/balance."""
+    """Credits that were bought, to take back; their `grant_id` is in GET /v1/balance."""
 
     grant_id: str = Field(min_length=1, max_length=64)
     reason: str = Field("", max_length=200)
 
 
 class RefundResult(BaseModel):
-    """The refund of a bundle: the credits that were taken back, and the money that is given back for them."""
+    """The refund of credits that were bought: those that were taken back, and the money that is given back for them."""
 
     project: str
     grant_id: str
     taken_back: Credits
-    refund_cents: int = Field(description="US cents, for the unused credits at the bundle's price, rounded down")
+    refund_cents: int = Field(description="US cents, for the unused credits at the price that was paid, rounded down")
     pay_back: str = Field(description="Who pays the money back: you, since Meterline moves none")
     available: Credits
     entry_id: str

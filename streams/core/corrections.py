@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from schemas.accounts import Account, Grant
 from schemas.commands import Correct, GivenBack
 from schemas.events import Usage
@@ -90,7 +92,7 @@ def _grant_for(booking: Booking, each: GivenBack) -> Grant:
         return promotional
     known = _find(account, past.id)
     if known is None:
-        known = Grant(past.id, past.kind, past.environment, past.granted, 0, past.granted_at_ms, past.expires_at_ms)
+        known = msgspec.structs.replace(past, remaining=0, held=0)
         add_grant(account, known)
     return known
 

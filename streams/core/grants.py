@@ -1,4 +1,4 @@
-"""Grants, the credits that come: their burn-down order, bundles bought by hand or by auto-recharge, refunds, and
+"""Grants, the credits that come: their burn-down order, what is bought by hand or by auto-recharge, refunds, and
 promotional credits that an operator gives."""
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from streams.core.marks import entry_of
 from streams.core.plans import BUNDLES, not_refundable, refund_cents
 from streams.core.recharge import ENVIRONMENT, note_booked, note_failure, note_success
 
+CONTRACT_CREDITS_MAX = 1_000_000_000
+CONTRACT_CENTS_MAX = 1_000_000_000
 PROMOTIONAL_CREDITS_MAX = 10_000_000
 PROMOTIONAL_DAYS_MAX = 5 * 366
 # All of them may end at once: what states that must fit into one event's facts, beside all holds that expire.
@@ -34,11 +36,14 @@ def grant_credits(
     metadata: str = "",
     cents: int = 0,
     paid_cents: int = 0,
+    contract_cents: int = 0,
 ) -> str:
     """Grant `amount` microcredits; gives the fact's id. Items that past months left unpaid are charged at once."""
     account = booking.account
     grant_id = f"{kind}-{booking.offset}-{booking.next_index}"
-    add_grant(account, Grant(grant_id, kind, environment, amount, amount, granted_at_ms, expires_at_ms))
+    grant = Grant(grant_id, kind, environment, amount, amount, granted_at_ms, expires_at_ms)
+    grant.contract_cents = contract_cents
+    add_grant(account, grant)
     fact_id = booking.state(
         "grant",
         environment=environment,
@@ -69,21 +74,48 @@ def burn_down(grant: Grant) -> tuple[int, int, int]:
 
 
 def top_up(booking: Booking, command: TopUp) -> Reply:
-    """Grant a bundle that was bought. Raises Rejection."""
+    """Grant a bundle that was bought, or credits that were bought by contract. Raises Rejection."""
     account = booking.account
-    amount = BUNDLES.get(command.bundle_usd)
-    if amount is None:
-        raise Rejection(
-            "invalid_request", f"No bundle of ${command.bundle_usd}; there are {sorted(BUNDLES)}", "bundle_usd"
-        )
+    by_contract = command.bundle_usd == 0
+    amount, cents = _by_contract(command) if by_contract else _bundle(command.bundle_usd)
     if first := _booked_by(booking):
-        raise Rejection(
-            "reference_used", f"The payment {command.reference!r} was booked before, by entry {first}", "reference"
-        )
-    metadata = note(reference=command.reference)
-    cents = command.bundle_usd * 100
-    fact_id = grant_credits(booking, "top_up", command.environment, amount, booking.at_ms, 0, metadata, cents)
-    return Reply(200, "", "", amount, available(account, command.environment), fact_id)
+        raise reference_used(command.reference, first)
+    metadata = note(reference=command.reference, by_contract=by_contract or None)
+    fact_id = grant_credits(
+        booking,
+        "top_up",
+        command.environment,
+        amount,
+        booking.at_ms,
+        0,
+        metadata,
+        cents,
+        contract_cents=cents if by_contract else 0,
+    )
+    return Reply(200, "", "", amount, available(account, command.environment), fact_id, cents=cents)
+
+
+def reference_used(reference: str, first: str) -> Rejection:
+    """The rejection of a payment that the entry `first` has booked already."""
+    return Rejection("reference_used", f"The payment {reference!r} was booked before, by entry {first}", "reference")
+
+
+def _bundle(usd: int) -> tuple[int, int]:
+    """The microcredits and the cents of a bundle. Raises Rejection."""
+    if usd not in BUNDLES:
+        raise Rejection("invalid_request", f"No bundle of ${usd}; there are {sorted(BUNDLES)}", "bundle_usd")
+    return BUNDLES[usd], usd * 100
+
+
+def _by_contract(command: TopUp) -> tuple[int, int]:
+    """The microcredits and the cents of a purchase by contract. Raises Rejection."""
+    if not 0 < command.amount <= CONTRACT_CREDITS_MAX * MICROCREDITS_PER_CREDIT:
+        detail = f"Credits that are bought by contract are more than 0 and at most {CONTRACT_CREDITS_MAX}"
+        raise Rejection("invalid_request", detail, "credits")
+    if not 0 < command.cents <= CONTRACT_CENTS_MAX:
+        detail = f"Their price is 1 to {CONTRACT_CENTS_MAX} cents; give what costs nothing as promotional credits"
+        raise Rejection("invalid_request", detail, "price_cents")
+    return command.amount, command.cents
 
 
 def grant_promotional(booking: Booking, command: GrantPromotional) -> Reply:
@@ -128,9 +160,8 @@ def settle_recharge(booking: Booking, command: SettleRecharge) -> Reply:
         fact_id = note_booked(booking, command.recharge_id, command.reference, first)
         detail = f"Its payment was booked before, by entry {first}"
         return Reply(200, "", detail, 0, available(account, ENVIRONMENT), fact_id, already_decided=True)
-    amount = BUNDLES[bundle_usd]
+    amount, cents = _bundle(bundle_usd)
     metadata = note(recharge=command.recharge_id, reference=command.reference)
-    cents = bundle_usd * 100
     fact_id = grant_credits(booking, "top_up", ENVIRONMENT, amount, booking.at_ms, 0, metadata, cents, cents)
     return Reply(200, "", "", amount, available(account, ENVIRONMENT), fact_id)
 
@@ -142,25 +173,26 @@ def _booked_by(booking: Booking) -> str:
 
 
 def refund_top_up(booking: Booking, command: RefundTopUp) -> Reply:
-    """Refund a bundle: take back the credits that are left of it, since its money is given back. Raises Rejection."""
+    """Refund credits that were bought: take back those that are left, since their money is given back, at the price
+    that was paid for them. Raises Rejection."""
     account = booking.account
     grant = next((grant for grant in account.grants if grant.id == command.grant_id), None)
     if grant is None or grant.kind != "top_up":
-        raise Rejection("unknown_grant", f"No bundle {command.grant_id!r} that has credits left", "grant_id")
+        raise Rejection("unknown_grant", f"Nothing that was bought is left of {command.grant_id!r}", "grant_id")
     if grant.held:
-        raise Rejection("not_refundable", "A part of the bundle is held for a job; resolve its hold first", "grant_id")
+        raise Rejection("not_refundable", "A part of them is held for a job; resolve its hold first", "grant_id")
     standing = account.is_in_good_standing
     if why := not_refundable(grant.granted, grant.remaining, grant.granted_at_ms, booking.at_ms, standing):
         raise Rejection("not_refundable", why, "grant_id")
     account.grants.remove(grant)
-    cents = refund_cents(grant.remaining)
+    cents = refund_cents(grant.remaining, grant.granted, grant.contract_cents)
     fact_id = booking.state(
         "refund",
         environment=grant.environment,
         amount=-grant.remaining,
         grant_id=grant.id,
         reason=grant.kind,
-        metadata=note(refund_cents=cents, reason=command.reason),
+        metadata=note(refund_cents=cents, reason=command.reason, by_contract=grant.contract_cents != 0 or None),
         cents=-cents,
     )
-    return Reply(200, "", "", grant.remaining, available(account, grant.environment), fact_id)
+    return Reply(200, "", "", grant.remaining, available(account, grant.environment), fact_id, cents=-cents)

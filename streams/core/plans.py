@@ -56,22 +56,23 @@ _MICROCREDITS_A_CENT = 2 * _CREDIT
 
 
 def not_refundable(granted: int, remaining: int, granted_at_ms: int, now_ms: int, is_in_good_standing: bool) -> str:
-    """The reason why a bundle's money can't be given back, or "". Amounts in microcredits.
+    """The reason why the money of credits that were bought can't be given back, or "". Amounts in microcredits.
 
     Source: pricing, "Can I get a refund?".
     """
     if not is_in_good_standing:
         return "The project is not in good standing"
     if now_ms - granted_at_ms > REFUND_DAYS * DAY_MS:
-        return f"The bundle was bought more than {REFUND_DAYS} days ago"
+        return f"They were bought more than {REFUND_DAYS} days ago"
     if 4 * (granted - remaining) > granted:
-        return "More than a quarter of the bundle is used"
+        return "More than a quarter of them is used"
     return ""
 
 
-def refund_cents(microcredits: int) -> int:
-    """The price of unused credits of a bundle, in whole cents, rounded down."""
-    return microcredits // _MICROCREDITS_A_CENT
+def refund_cents(microcredits: int, granted: int = 0, contract_cents: int = 0) -> int:
+    """The price of unused credits in whole cents, rounded down: of a bundle, or of `granted` microcredits that cost
+    `contract_cents`, if that is not 0."""
+    return microcredits * contract_cents // granted if contract_cents else microcredits // _MICROCREDITS_A_CENT
 
 
 def renewal_after(signed_up_at_ms: int, after_ms: int) -> int:

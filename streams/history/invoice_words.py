@@ -7,6 +7,10 @@ from datetime import date, datetime
 from schemas.http.invoices import InvoiceLine
 from streams.core.plans import PLANS
 
+# The details of lines for bought credits: a card has paid for them when they were bought; a contract has their price.
+AUTO_RECHARGE = "auto_recharge"
+BY_CONTRACT = "by_contract"
+
 _OPERATIONS = {
     "chat.message": "Chat message",
     "page.edit": "Page edit",
@@ -22,6 +26,7 @@ _OPERATIONS = {
     "webhook.delivery": "Webhook delivery, retried",
 }
 _CREDITS = {"allowance": "plan allowance", "top_up": "credit bundle", "promotional": "promotional credits"}
+_BOUGHT = {"": "Credit bundle", AUTO_RECHARGE: "Credit bundle, auto-recharge", BY_CONTRACT: "Credits by contract"}
 
 
 def operation_name(operation: str) -> str:
@@ -39,10 +44,10 @@ def describe(line: InvoiceLine) -> str:
         case "subscription":
             return _plan(line)
         case "top_up":
-            how = ", auto-recharge" if line.detail else ""
-            return f"Credit bundle{how}{where}"
+            return f"{_BOUGHT.get(line.detail, line.detail)}{where}"
         case "refund":
-            return f"Refund of a {_CREDITS.get(line.item, line.item)}{where}"
+            what = "credits by contract" if line.detail == BY_CONTRACT else f"a {_CREDITS.get(line.item, line.item)}"
+            return f"Refund of {what}{where}"
         case "transfer":
             other = f"the account {line.detail}" if line.detail else "the project's own invoice"
             return f"Moved from {other}" if line.item == "moved_in" else f"Moved to {other}"

@@ -29,17 +29,13 @@ from streams.core.booking import format_credits
 from streams.core.taxes import tax_cents
 from streams.history.facts import kind_in
 from streams.history.invoice_terms import InvoiceTerms
-from streams.history.invoice_words import describe, format_usd
+from streams.history.invoice_words import AUTO_RECHARGE, BY_CONTRACT, describe, format_usd
 
 # What has a line: all that moves credits or money.
 _KINDS = [kind for kind, each in FACT_KINDS.items() if each.is_entry or each.bears_cents]
 # Of those, what moves money alone.
 _NO_ENTRIES: tuple[Kind, ...] = ("subscription", "transfer")
 _LINE_ORDER = ("subscription", "top_up", "refund", "transfer", "grant", "usage", "recurring", "correction", "expiry")
-
-
-# The detail of a bundle that a card has paid for when it was bought.
-AUTO_RECHARGE = "auto_recharge"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -264,7 +260,8 @@ def _lines_question(payer: Payer, month: Month) -> tuple[str, dict[str, object]]
         if(is_use, operation, reason) AS item,
         multiIf(line = 'correction', reason, line = 'recurring', JSONExtractString(metadata, 'month'),
             line = 'transfer', JSONExtractString(metadata, if(reason = 'moved_out', 'to', 'from')),
-            line = 'top_up' AND JSONHas(metadata, 'recharge'), '{AUTO_RECHARGE}', '') AS detail,
+            line = 'top_up' AND JSONHas(metadata, 'recharge'), '{AUTO_RECHARGE}',
+            line IN ('top_up', 'refund') AND JSONHas(metadata, 'by_contract'), '{BY_CONTRACT}', '') AS detail,
         toString(environment),
         if(line IN ('subscription', 'top_up'), cents, 0) AS each_cents,
         if(is_use, countIf(quantity != 0), count()),

@@ -78,18 +78,21 @@ def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms:
     rows = clickhouse.query(
         "SELECT grant_id, any(environment), argMin(amount, (offset, position)), toInt64(sum(amount)), "
         f"toInt64(sum(held)), toUnixTimestamp64Milli(min({EFFECTIVE_AT})), "
-        f"max(if({kind_in('grant')}, JSONExtractInt(metadata, 'expires_at_ms'), 0)) FROM facts "
+        f"max(if({kind_in('grant')}, JSONExtractInt(metadata, 'expires_at_ms'), 0)), sumIf(cents, {kind_in('grant')} "
+        "AND JSONHas(metadata, 'by_contract')) "
+        "FROM facts "
         f"WHERE project = {{project:String}} AND grant_id != '' AND {EFFECTIVE_AT} <= {AT} "
         "GROUP BY grant_id ORDER BY min((offset, position))",
         {"project": project, "at": at_ms},
     )
     grants = []
-    for grant_id, environment, granted, remaining, held, granted_at_ms, stated_end_ms in rows:
+    for grant_id, environment, granted, remaining, held, granted_at_ms, stated_end_ms, contract_cents in rows:
         kind = grant_id.partition("-")[0]
         # A bundle does not expire. Credits that an operator gave end when the grant says so; any other grant, one that
         # a correction made too, ends with its month.
         expires_at_ms = 0 if kind == "top_up" else stated_end_ms or renewal_after(signed_up_at_ms, granted_at_ms)
         grants.append(Grant(grant_id, kind, environment, granted, remaining, granted_at_ms, expires_at_ms, held))
+        grants[-1].contract_cents = contract_cents
     return sorted(grants, key=burn_down)
 
 

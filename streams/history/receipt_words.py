@@ -55,7 +55,7 @@ def summary_of(
             return f"Corrected{why}: {format_credits(back)} credits given back, {format_credits(anew)} charged"
         case "refunded":
             amount = format_credits(-sum(fact.amount for fact in facts if fact.kind == "refund"))
-            return f"Took back {amount} credits of bundle {head.grant_id}, for {dollars(-head.cents)} given back"
+            return f"Took back {amount} credits of {head.grant_id}, for {dollars(-head.cents)} given back"
         case "counted":
             return f"Counted {head.operation} in the project's request window; it cost nothing"
         case "limits set" | "limits on trial" | "limits raised" | "raise begun" | "raise ended" as outcome:
@@ -85,7 +85,7 @@ def summary_of(
 
 
 def grant_summary(fact: Fact) -> str:
-    """Sum up in a sentence a bundle that was bought, or credits that were given."""
+    """Sum up in a sentence credits that were bought or given."""
     amount = format_credits(fact.amount)
     if fact.reason == "promotional":
         said = note_of(fact)
@@ -93,7 +93,8 @@ def grant_summary(fact: Fact) -> str:
         why = f" ({said['reason']})" if said.get("reason") else ""
         return f"Gave {amount} credits to {fact.environment}{until}{why}"
     price = f", for {dollars(fact.cents)}" if fact.cents else ""
-    return f"Granted a bundle of {amount} credits to {fact.environment}{price}"
+    what = f"{amount} credits by contract" if note_of(fact).get("by_contract") else f"a bundle of {amount} credits"
+    return f"Granted {what} to {fact.environment}{price}"
 
 
 def over_limits_text(prices: Prices, fact: Fact, limits: Limits, minute: PastMinute) -> str:

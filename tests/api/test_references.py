@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from typer.testing import CliRunner
@@ -69,3 +70,54 @@ def test_the_history_knows_payments_that_the_worker_has_forgotten(embedded: Clic
     assert booked_before(embedded, life.project, "INV-9", 32) == ""
     assert booked_before(embedded, "another", "inv-9", 32) == ""
     assert booked_before(embedded, life.project, "inv-9' OR '1' = '1", 32) == ""
+
+
+def test_credits_by_contract_are_booked_once_at_their_price_and_the_invoice_says_so(
+    operator: Operator, stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+    project = operator.project()
+    argv = ["credits", "top-up", project, "--credits", "250000.5", "--price", "900.10", "--reference", "po-7", "--json"]
+    first, again = (json.loads(CliRunner().invoke(app, argv, catch_exceptions=False).stdout) for _ in range(2))
+    assert first == again and (first["granted"], first["cents"], first["available"]) == ("250000.5", 90_010, "250250.5")
+    url = f"/v1/admin/projects/{project}/top-ups"
+    known = operator.http.post(url, json={"bundle_usd": 20, "reference": "po-7"}).json()
+    assert (known["code"], first["entry_id"] in known["detail"]) == ("reference_used", True)
+    (bought,) = operator.http.get("/v1/balance", params={"project": project}).json()["top_ups"]
+    back = operator.http.post(f"/v1/admin/projects/{project}/refunds", json={"grant_id": bought["grant_id"]}).json()
+    assert (back["taken_back"], back["refund_cents"]) == ("250000.5", 90_010)
+    month = datetime.now(UTC).strftime("%Y-%m")
+
+    def lines() -> list[tuple[str, str]]:
+        answer = operator.http.get(f"/v1/invoices/{month}", params={"project": project}).json()
+        return [(each["description"], each["amount"]) for part in answer["projects"] for each in part["lines"]]
+
+    sold = [("Credits by contract", "USD 900.10"), ("Refund of credits by contract", "USD -900.10")]
+    eventually(lambda: set(sold) <= set(lines()))
+    receipt = operator.http.get(f"/v1/receipts/{first['entry_id']}", params={"project": project}).json()
+    assert receipt["summary"] == "Granted 250000.5 credits by contract to production, for $900.10"
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        ({}, "bundle_usd"),
+        ({"bundle_usd": 20, "credits": "1", "price_cents": 1}, "bundle_usd"),
+        ({"bundle_usd": 20, "price_cents": 1}, "bundle_usd"),
+        ({"credits": "1"}, "price_cents"),
+        ({"price_cents": 1}, "credits"),
+        ({"credits": "0", "price_cents": 1}, "credits"),
+        ({"credits": "1e3", "price_cents": 1}, "credits"),
+        ({"credits": "1", "price_cents": 0}, "price_cents"),
+        ({"credits": "1", "price_cents": 1.5}, "price_cents"),
+        ({"bundle_usd": 21}, "bundle_usd"),
+    ],
+)
+def test_a_purchase_is_a_bundle_or_an_amount_with_its_price(
+    operator: Operator, asked: dict[str, object], field: str
+) -> None:
+    project = operator.project()
+    answer = operator.http.post(f"/v1/admin/projects/{project}/top-ups", json=asked)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert field in answer.json().get("field", ""), answer.json()
+    assert operator.http.get("/v1/balance", params={"project": project}).json()["top_ups"] == []

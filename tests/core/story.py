@@ -186,6 +186,9 @@ def charged(story: Story) -> None:
     for bundle in (20, 33, 100):
         story.say(TopUp, environment="production", bundle_usd=bundle, reference=f"inv-{bundle}", key=f"t{bundle}")
     story.say(TopUp, environment="preview", bundle_usd=20, reference="")
+    for credits, cents in ((1_000, 333), (0, 333), (1_000, 0)):
+        terms = {"amount": credits * CREDIT, "cents": cents}
+        story.say(TopUp, environment="preview", bundle_usd=0, reference=f"po-{credits}-{cents}", **terms)
     month_ms = story.at_ms + 20 * DAY * 1000
     for amount, expires_ms, reason in (
         (50 * CREDIT, month_ms, "sorry"),

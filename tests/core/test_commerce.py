@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.commands import ChangePlan, CloseProject, RefundTopUp, ReopenProject, SetStanding
+from schemas.commands import ChangePlan, CloseProject, RefundTopUp, ReopenProject, SetStanding, TopUp
+from schemas.replies import Reply
 from schemas.times import DAY_MS
 from streams.core.booking import available
 from streams.core.decisions import command_reply
@@ -163,3 +164,45 @@ def test_an_allowance_is_granted_once_a_month_however_often_it_is_reopened() -> 
     close(bench)
     assert reopen(bench).amount == 0, "used up is not the same as not granted"
     assert available(bench.account, "production") == 0
+
+
+def buy_by_contract(bench: Bench, amount: int, cents: int, reference: str = "") -> Reply:
+    terms = {"bundle_usd": 0, "amount": amount, "cents": cents, "reference": reference}
+    command = TopUp(project="p1", environment="preview", **terms, **addressed())
+    return command_reply(bench.booking(), command, False)
+
+
+@pytest.mark.parametrize(
+    ("amount", "cents", "used", "back"),
+    [
+        (250_000 * CREDIT, 900_00, 0, 900_00),
+        (250_000 * CREDIT, 900_00, 62_500, 675_00),
+        (3 * CREDIT, 1, 0, 1),
+        (8 * CREDIT, 10, 1, 8),  # 8.75 cents, rounded down
+        (10**15, 10**9, 0, 10**9),
+    ],
+)
+def test_credits_by_contract_are_refunded_at_their_price(amount: int, cents: int, used: int, back: int) -> None:
+    bench = Bench("free")
+    bought = buy_by_contract(bench, amount, cents)
+    assert (bought.status, bought.amount, bought.cents) == (200, amount, cents)
+    assert bench.facts[-1].cents == cents and json.loads(bench.facts[-1].metadata) == {"by_contract": True}
+    if used:
+        assert bench.charge("chat.message", used, environment="preview").status == 200
+    reply = refund(bench, bundle(bench))
+    assert (reply.amount, reply.cents) == (amount - used * CREDIT, -back)
+    assert bench.facts[-1].cents == -back
+    said = {"refund_cents": back, "reason": "asked for", "by_contract": True}
+    assert json.loads(bench.facts[-1].metadata) == said
+
+
+@pytest.mark.parametrize(
+    ("amount", "cents", "field"),
+    [(0, 1, "credits"), (-1, 1, "credits"), (10**15 + 1, 1, "credits")]
+    + [(1, 0, "price_cents"), (1, -1, "price_cents"), (1, 10**9 + 1, "price_cents")],
+)
+def test_what_no_contract_can_be_is_refused(amount: int, cents: int, field: str) -> None:
+    bench = Bench("free")
+    refused = buy_by_contract(bench, amount, cents)
+    assert (refused.status, refused.code, refused.field) == (422, "invalid_request", field)
+    assert [grant.kind for grant in bench.account.grants] == ["allowance"]

@@ -167,7 +167,9 @@ class Clients:
             self._admit()
         elif choice == "top_up":
             environment = rng.choice(["production", "production", "preview"])
-            self._ask(TopUp, project, environment=environment, bundle_usd=20, reference=rng.choice(_PAYMENTS))
+            terms = self.aside.choice([(20, 0, 0), (20, 0, 0), (0, 900 * _CREDIT + 1, 333)])
+            terms = dict(zip(("bundle_usd", "amount", "cents"), terms, strict=True))
+            self._ask(TopUp, project, environment=environment, reference=rng.choice(_PAYMENTS), **terms)
         elif choice == "promotional":
             self._give(project)
         elif choice == "refund":
@@ -388,14 +390,12 @@ class Clients:
         for row in self._history("grant"):
             if (row["partition"], row["grant_id"]) == (charge["partition"], charge["grant_id"]):
                 opened = next(each for each in self._history("project") if each["project"] == row["project"])
-                granted_at_ms, ends_ms = row["occurred_at"], 0
+                told = json.loads(row["metadata"] or "{}")
+                granted_at_ms, ends_ms = row["occurred_at"], told.get("expires_at_ms", 0)
                 if row["reason"] == "allowance":
                     ends_ms = renewal_after(opened["occurred_at"], granted_at_ms)
-                elif row["reason"] == "promotional":
-                    ends_ms = json.loads(row["metadata"])["expires_at_ms"]
-                return Grant(
-                    row["grant_id"], row["reason"], row["environment"], row["amount"], 0, granted_at_ms, ends_ms
-                )
+                known = row["grant_id"], row["reason"], row["environment"], row["amount"], 0, granted_at_ms, ends_ms
+                return Grant(*known, contract_cents=row["cents"] if "by_contract" in told else 0)
         return None
 
     def _history(self, kind: str) -> list[dict[str, Any]]:

@@ -72,6 +72,7 @@ class Callers(FoldedPartition):
             if each.id not in self.grants:
                 times = (each.granted_at_ms, each.expires_at_ms or 0)
                 self.grants[each.id] = Grant(each.id, each.kind, each.environment, each.given, 0, *times)
+                self.grants[each.id].contract_cents = each.contract_cents
 
     def use(self, project: str, operation: str, number: int, environment: str, is_new: bool = False) -> Usage:
         """A new event, or now and then one that was sent before. `number` decides what is left open."""

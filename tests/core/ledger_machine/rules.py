@@ -279,12 +279,15 @@ class LedgerMachine(Callers):
     @rule(
         project=projects,
         environment=environments,
-        usd=st.sampled_from((20, 20, 20, 20, 100, 7)),
+        usd=st.sampled_from((20, 20, 20, 20, 100, 7, 0, 0)),
+        amount=st.sampled_from((1, 7 * CREDIT + 1, 300 * CREDIT, 9_000 * CREDIT, 10**15, 10**15 + 1, 0)),
+        cents=st.sampled_from((1, 99, 2_000, 3_333, 10**9, 10**9 + 1, 0)),
         reference=references,
     )
-    def top_up(self, project: str, environment: str, usd: int, reference: str) -> None:
+    def top_up(self, project: str, environment: str, usd: int, amount: int, cents: int, reference: str) -> None:
         self.step()
-        self.send(TopUp, project, environment=environment, bundle_usd=usd, reference=reference)
+        terms = {"bundle_usd": usd, "amount": amount, "cents": cents}
+        self.send(TopUp, project, environment=environment, reference=reference, **terms)
 
     @rule(
         project=projects,

@@ -26,6 +26,8 @@ class Grant:
         self.held = 0
         self.granted_at_ms = granted_at_ms
         self.expires_at_ms = expires_at_ms
+        # What it cost by contract.
+        self.contract_cents = 0
         # Its end has come, and what was left but held is gone.
         self.is_over = False
 

@@ -76,6 +76,7 @@ def to_give_back_to(partition: Partition, project: Project, each: GivenBack) -> 
     else:
         ends = past.expires_at_ms or None
         grant = Grant(past.id, past.kind, past.environment, past.granted, past.granted_at_ms, ends)
+        grant.contract_cents = past.contract_cents
     grant.left = 0
     project.grants.append(grant)
     return grant

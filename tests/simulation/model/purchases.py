@@ -1,6 +1,8 @@
-"""Bundles that are bought, by hand or by auto-recharge, and refunded."""
+"""Credits that are bought, by hand or by auto-recharge, and refunded."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 from schemas.commands import SettleRecharge, TopUp
 from tests.simulation.model.accounts import Project
@@ -14,11 +16,22 @@ from tests.simulation.model.times import DAY_MS, HOUR_MS
 
 def top_up(partition: Partition, project: Project, command: TopUp) -> Answer:
     must_be_open(project)
-    if command.bundle_usd not in BUNDLES:
+    if command.bundle_usd:
+        is_known, amount, cents = command.bundle_usd in BUNDLES, 0, 0
+    else:
+        amount, cents = command.amount, command.cents
+        is_known = 1 <= amount <= 10**9 * CREDIT and 1 <= cents <= 10**9
+    if not is_known:
         raise Refused("invalid_request")
     if was_booked(partition, command):
         raise Refused("reference_used")
-    return buy(partition, project, command, command.environment, command.bundle_usd)
+    grant_id = f"top_up-{partition.offset}-{partition.index}"
+    answer = buy(partition, project, command, command.environment, command.bundle_usd, amount, cents)
+    # What is granted may have gone at once, for months that were not paid.
+    for grant in project.grants:
+        if grant.id == grant_id:
+            grant.contract_cents = cents
+    return answer
 
 
 def was_booked(partition: Partition, command: TopUp | SettleRecharge) -> bool:
@@ -26,12 +39,23 @@ def was_booked(partition: Partition, command: TopUp | SettleRecharge) -> bool:
     return bool(command.reference) and partition.is_seen(("payment", command.project, command.reference))
 
 
-def buy(partition: Partition, project: Project, command: TopUp | SettleRecharge, environment: str, usd: int) -> Answer:
+def buy(
+    partition: Partition,
+    project: Project,
+    command: TopUp | SettleRecharge,
+    environment: str,
+    usd: int,
+    amount: int = 0,
+    cents: int = 0,
+) -> Answer:
+    """Buy a bundle; where `usd` is 0, an amount by contract."""
     index = partition.index
+    if usd:
+        amount, cents = BUNDLES[usd], usd * 100
     if command.reference:
         partition.mark(("payment", command.project, command.reference))
-    give(partition, project, "top_up", environment, BUNDLES[usd], partition.now(project), None, usd * 100)
-    return partition.answer(project, environment, BUNDLES[usd], index)
+    give(partition, project, "top_up", environment, amount, partition.now(project), None, cents)
+    return partition.answer(project, environment, amount, index)
 
 
 def refund(partition: Partition, project: Project, grant_id: str) -> Answer:
@@ -42,6 +66,7 @@ def refund(partition: Partition, project: Project, grant_id: str) -> Answer:
             if is_old or is_used or grant.held or not project.is_in_good_standing:
                 raise Refused("not_refundable")
             project.grants.remove(grant)
+            price = Fraction(grant.contract_cents, grant.given) if grant.contract_cents else Fraction(1, 2 * CREDIT)
             index = partition.index
             partition.state(
                 project,
@@ -50,7 +75,7 @@ def refund(partition: Partition, project: Project, grant_id: str) -> Answer:
                 amount=-grant.left,
                 grant_id=grant.id,
                 reason="top_up",
-                cents=-(grant.left // (2 * CREDIT)),
+                cents=-int(grant.left * price),
             )
             return partition.answer(project, grant.environment, grant.left, index)
     raise Refused("unknown_grant")
