@@ -8,16 +8,17 @@ import secrets
 from collections.abc import Container
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
 from schemas.facts import is_decision_id
-from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem, Rejection
+from schemas.problems import CODES, PROBLEM_TYPE_BASE, Rejection
 from schemas.replies import RateState
 from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import encode_json
 
+_encode_json = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Of two headers of these names each program between a caller and us could take another one.
 _SINGLE = {b"authorization": "Authorization", b"content-type": "Content-Type", b"idempotency-key": "Idempotency-Key"}
@@ -53,7 +54,7 @@ def problem_of(
     detail: str,
     *,
     field: str | None = None,
-    errors: list[EventError] | None = None,
+    errors: list[dict[str, Any]] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The members of the problem that tells of an error, in the API's words: what is wrong, and the code's remedy.
@@ -70,27 +71,30 @@ def problem_told(
     detail: str,
     *,
     field: str | None = None,
-    errors: list[EventError] | None = None,
+    errors: list[dict[str, Any]] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The members of the problem that tells of an error in these words. See `problem_of`."""
-    problem = Problem(
-        type=PROBLEM_TYPE_BASE + code,
-        title=title,
-        status=CODES[code].status,
-        code=code,
-        detail=detail,
-        instance=request_id,
-        field=field,
-        errors=errors,
-    )
-    return problem.model_dump(exclude_none=True) | (extra or {})
+    """The members of the problem that tells of an error in these words: `schemas.http.problems.Problem`, made without
+    pydantic, which a gateway's service need not have. See `problem_of`."""
+    problem: dict[str, Any] = {
+        "type": PROBLEM_TYPE_BASE + code,
+        "title": title,
+        "status": CODES[code].status,
+        "code": code,
+        "detail": detail,
+        "instance": request_id,
+    }
+    if field is not None:
+        problem["field"] = field
+    if errors is not None:
+        problem["errors"] = errors
+    return problem | (extra or {})
 
 
 def response_of(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     """The answer with a problem; `headers` are added to those of its status."""
     of_status = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}.get(problem["status"], {})
-    return Response(encode_json(problem), problem["status"], (headers or {}) | of_status, "application/problem+json")
+    return Response(_encode_json(problem), problem["status"], (headers or {}) | of_status, "application/problem+json")
 
 
 def problem_response(
@@ -99,7 +103,7 @@ def problem_response(
     detail: str,
     *,
     field: str | None = None,
-    errors: list[EventError] | None = None,
+    errors: list[dict[str, Any]] | None = None,
     extra: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:

@@ -30,7 +30,8 @@ from schemas.http.admissions import (
     RateAnswer,
 )
 from schemas.http.common import request_schema
-from schemas.problems import Problem, Rejection
+from schemas.http.problems import Problem
+from schemas.problems import Rejection
 from schemas.replies import RateState, Reply
 from schemas.times import utc
 from streams.core.acceptance import to_usage

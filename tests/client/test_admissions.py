@@ -14,7 +14,7 @@ from schemas.prices import FIRST_PRICE_BOOK
 from streams.client.admissions import Admissions, MeterlineAway
 from streams.client.http_admissions import HttpAdmissions
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.settings import Settings
 from tests.calls import Operator, event, eventually
 

@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.events import PackedUsage, UsageEvent
 from streams.client.producer import KafkaProducer, ProducerError, usage_event
 from streams.kafka.codecs import decode_usage
-from streams.kafka.topics import create_topics, kafka_client_settings, partition_of, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 
 
