@@ -1,5 +1,4 @@
-"""HTTP answers of the API and of gateways: their request ids, their limit headers, and their errors, which are RFC 9457
-problems."""
+"""HTTP answers of the API and of gateways: their request ids, and their errors, which are RFC 9457 problems."""
 
 from __future__ import annotations
 
@@ -14,9 +13,7 @@ from starlette.types import Scope
 
 from schemas.facts import is_decision_id
 from schemas.problems import CODES, PROBLEM_TYPE_BASE, Rejection
-from schemas.replies import RateState
 from streams.core.replies import check_key
-from streams.kafka.clock import now_ms
 
 _encode_json = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -109,21 +106,3 @@ def problem_response(
 ) -> Response:
     """The answer with the problem that tells of an error; see `problem_of`."""
     return response_of(problem_of(request_id, code, detail, field=field, errors=errors, extra=extra), headers)
-
-
-def rate_headers(rate: RateState, status: int) -> dict[str, str]:
-    """The limit headers for a request window's state. The reset is in Unix seconds, rounded up. A 429 also has
-    `Retry-After`, the seconds after which the same request would pass."""
-    headers = {
-        "X-RateLimit-Limit": str(rate.limit),
-        "X-RateLimit-Remaining": str(rate.remaining),
-        "X-RateLimit-Reset": str(-(-rate.reset_at_ms // 1000)),
-    }
-    if status == 429 and rate.retry_at_ms:
-        headers["Retry-After"] = str(retry_after_seconds(rate))
-    return headers
-
-
-def retry_after_seconds(rate: RateState) -> int:
-    """The seconds from now after which the same request would pass, rounded up; at least 1."""
-    return max(1, -(-(rate.retry_at_ms - now_ms()) // 1000))

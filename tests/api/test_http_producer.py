@@ -9,7 +9,8 @@ import pytest
 
 from api.stack import Stack
 from schemas.problems import Rejection
-from streams.client.producer import HttpProducer, ProducerError, usage_event
+from streams.client.http_producer import HttpProducer
+from streams.client.producer import ProducerError, usage_event
 from tests.calls import Operator, eventually
 
 

@@ -19,8 +19,9 @@ from starlette.routing import Route as ServiceRoute
 from api.stack import Stack
 from streams.client.gateway import Charge, Gateway, Route
 from streams.client.http_admissions import HttpAdmissions
+from streams.client.http_producer import HttpProducer
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.client.producer import HttpProducer, KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.client.replayed_answers import ANSWER_BYTES_MAX
 from streams.embedded import lifeline
 from tests.calls import Operator, eventually

@@ -8,7 +8,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.events import PackedUsage, UsageEvent
-from streams.client.producer import KafkaProducer, ProducerError, usage_event
+from streams.client.kafka_producer import KafkaProducer
+from streams.client.producer import ProducerError, usage_event
 from streams.kafka.codecs import decode_usage
 from streams.kafka.topic_creation import create_topics
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of

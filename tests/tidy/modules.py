@@ -11,7 +11,18 @@ from tests.tidy.sources import PRODUCT, Source
 
 # What every process needs is a file of `streams/` itself; all else is in a package.
 FILES_OF_STREAMS = frozenset(
-    {"__init__", "settings", "errors", "logs", "collector", "open_files", "slices", "space", "http_answers"}
+    {
+        "__init__",
+        "settings",
+        "errors",
+        "logs",
+        "collector",
+        "open_files",
+        "slices",
+        "space",
+        "http_answers",
+        "limit_headers",
+    }
 )
 
 # Modules that run without being imported, each with how.
