@@ -297,19 +297,22 @@ def test_a_customer_is_not_told_what_the_platform_has_to_put_right(
     stack: Stack, operator: Operator, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A project that was never opened, and routes that ask for what can't be: the remedy is in the platform's log."""
-    wrong = [Route("POST", "/hold", "image", hold_seconds=10**9), Route("POST", "/operation", "no.such")]
+    wrong = [
+        Route("POST", "/quantity", "image", details=lambda _: {"quantity": -1}),
+        Route("POST", "/operation", "no.such"),
+    ]
 
     async def call(client: httpx.AsyncClient, service: Service) -> None:
         unknown = await client.post("/v1/images", headers={"x-project": "never_opened"})
         assert (unknown.status_code, unknown.json()["title"]) == (404, "Account not ready")
-        answers = [unknown, await client.post("/hold"), await client.post("/operation")]
+        answers = [unknown, await client.post("/quantity"), await client.post("/operation")]
         for answer in answers:
             problem = answer.json()
             assert "field" not in problem and "tell support the id of this request" in problem["detail"], problem
             said = problem["title"] + problem["detail"]
             assert not any(word in said for word in ("mtl_", "/v1/", "seconds", "project", "price book", "operation"))
             assert problem["instance"] in caplog.text
-        assert "Create the project first" in caplog.text and "A hold lasts from" in caplog.text
+        assert "Create the project first" in caplog.text and "expected `int` >= 1" in caplog.text
         assert service.ran == []
 
     run(stack, operator.project(), call, routes=wrong + ROUTES)

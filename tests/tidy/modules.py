@@ -29,6 +29,7 @@ FILES_OF_STREAMS = frozenset(
 ENTRY_POINTS: Mapping[str, str] = {
     "api.cli.__main__": "python -m api.cli",
     "api.openapi_document": "python -m api.openapi_document writes the committed document anew",
+    "api.client_distribution": "python -m api.client_distribution builds the distribution meterline-client",
 }
 
 
