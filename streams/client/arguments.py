@@ -156,8 +156,13 @@ def _check_meaning(event: UsageEvent) -> None:
     for name, value in (event.data.metadata or {}).items():
         if isinstance(value, float) and not isfinite(value):
             raise ArgumentError("metadata", f"{name!r} is {value!r}; give a finite number")
-    # Half an emoji is found by nothing else.
-    decoded(_encode, event)
+    texts = {"project": event.subject, "id": event.id, "source": event.source, "operation": event.data.operation}
+    for name, text in (texts | {"job_id": event.data.job_id, "metadata": event.data.metadata}).items():
+        try:
+            # Half an emoji is found by nothing else.
+            decoded(_encode, text)
+        except Rejection as rejection:
+            raise ArgumentError(name, f"it can't be written as JSON: {rejection.detail}") from None
 
 
 def argument_error(rejection: Rejection, source: str = "", id: str = "") -> ArgumentError:
