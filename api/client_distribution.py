@@ -68,8 +68,8 @@ both.
         decision = await admissions.admit("acme", "image", id="req-42", source="/shop")
         if decision.allowed: ...
 
-`meterline-client[kafka]` has KafkaAdmissions and KafkaProducer, `meterline-client[gateway]` the ASGI middleware Gateway.
-Version {version} is of the same release as the server's {version}.
+`meterline-client[kafka]` has KafkaAdmissions and KafkaProducer, `meterline-client[gateway]` the ASGI middleware
+Gateway. Version {version} is of the same release as the server's {version}.
 """
 
 

@@ -244,7 +244,8 @@ class Reader:
 
     def _start(self, block: Block, ready: str, last_words: str) -> str:
         log = self._scratch / f"running-{len(self._running)}.log"
-        commands = self._localised(block.text).replace("uv run", "exec uv run", 1)
+        # The program itself is what is told to end, not the shell that started it.
+        commands = re.sub(r"(uv run|shop/bin/uvicorn)", r"exec \1", self._localised(block.text), count=1)
         script = f"cd '{self._checkout}' && {commands}"
         process = lifeline.start(str(block), ["bash", "-c", script], log_path=log, env=self._env, guarded=True)
         self._running.append(_Running(block, process, log, last_words))

@@ -63,6 +63,8 @@ class Service:
             await self.go_on.wait()
         if do == "part":
             charge.capture("10")
+        if do.startswith("units="):
+            charge.capture(quantity=int(do.removeprefix("units=")))
         if do == "release":
             charge.release("nothing to show for it")
         if do == "keep":
@@ -165,6 +167,20 @@ def test_a_hold_is_captured_or_released_by_what_became_of_the_request(
     eventually(lambda: balance(operator, project) == ("218" if charged else "250", "0"))
     expected = {"hold": 1, "charge": 1, "duplicate": 1} if charged else {"hold": 1, "release": 1}
     eventually(lambda: facts(stack, operator, project) == expected)
+
+
+@pytest.mark.parametrize(("do", "charged"), [("units=0", 0), ("units=3", 3), ("units=20", 20), ("part", 10), ("", 20)])
+def test_what_was_measured_is_charged_by_quantity_or_in_credits(
+    stack: Stack, operator: Operator, do: str, charged: int
+) -> None:
+    project = operator.project()
+    routes = [Route("POST", "/v1/chat", operation="chat.message", details={"quantity": 20})]
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        assert (await client.post("/v1/chat", headers={"x-do": do})).status_code == 200
+
+    run(stack, project, call, routes=routes)
+    eventually(lambda: balance(operator, project) == (str(250 - charged), "0"))
 
 
 def test_without_credits_a_request_does_not_run(stack: Stack, operator: Operator) -> None:
