@@ -234,7 +234,7 @@ class Reader:
     def _command(self, block: Block) -> str:
         if block.text == UP:
             return self._start(block, "Ctrl-C stops it", "")
-        if "uvicorn" in block.text:
+        if "uvicorn service:app" in block.text:
             return self._start(block, "Uvicorn running", "Application shutdown complete")
         # A person types more slowly than this: let the history catch up first.
         for mark, sql, expected in _AFTER:
