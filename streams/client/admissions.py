@@ -41,7 +41,7 @@ class Details(TypedDict, total=False):
 
 
 class About(TypedDict, total=False):
-    """What a question is about, for MeterlineAway to name: the event of an admission, or a hold."""
+    """The subject of a question, for MeterlineAway to name: the event of an admission, or a hold."""
 
     source: str
     id: str

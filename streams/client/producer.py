@@ -29,7 +29,7 @@ from streams.core.foreign import UnreadableError, read, why_unreadable
 
 
 class _Known(msgspec.Struct):
-    """What names an event."""
+    """The names that an event has, read by themselves."""
 
     source: str = ""
     id: str = ""
