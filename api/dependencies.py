@@ -19,7 +19,8 @@ from schemas.accounts import Account
 from schemas.commands import AnyCommand
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.http.common import EnvironmentName
-from schemas.problems import Problem, Rejection
+from schemas.http.problems import Problem
+from schemas.problems import Rejection
 from schemas.replies import Reply
 from streams.core.acceptance import Origin
 from streams.core.projects import BILLING_PREFIX

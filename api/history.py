@@ -26,7 +26,7 @@ from streams.collector import tune_collector
 from streams.embedded.clickhouse_front import create_front, stop_queries
 from streams.embedded.running import front_token
 from streams.kafka.stored import check_stored
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 

@@ -28,12 +28,11 @@ from schemas.problems import Rejection
 from streams.http_answers import (
     check_headers,
     problem_response,
-    rate_headers,
     request_id_for,
     response_of,
-    retry_after_seconds,
 )
 from streams.kafka.clock import now_ms
+from streams.limit_headers import rate_headers, retry_after_seconds
 from streams.settings import Settings
 
 # How long a request waits depends on what it costs, and each of a batch is refused by itself.

@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from schemas.problems import CODES, Problem
+from schemas.http.problems import Problem
+from schemas.problems import CODES
 
 _PROBLEM_REF = f"#/components/schemas/{Problem.__name__}"
 # Statuses that authentication, limits and bounds may answer on any call of the API.

@@ -20,7 +20,7 @@ from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
 

@@ -27,7 +27,8 @@ from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
-from streams.kafka.topics import Topics, create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import Topics, topics_of
 from streams.reconcile.drift import DriftCheck
 from streams.settings import Settings
 from streams.state.accounts_view import AccountsView

@@ -24,7 +24,7 @@ from streams.embedded import lifeline
 from streams.embedded.broker import BrokerError, EmbeddedBroker, PortTakenError
 from streams.embedded.running import note_running
 from streams.errors import EXIT_LASTING, OperatorError
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.logs import rotate
 from streams.settings import Settings
 from streams.space import is_full, no_space_text

@@ -11,6 +11,8 @@ from schemas.replies import Reply
 
 # The source of an admission that names no event of its own.
 ADMISSION_SOURCE = "/admissions"
+HOLD_SECONDS_MAX = 7 * 86_400
+HOLD_SECONDS_DEFAULT = 3_600
 
 
 class Envelope(msgspec.Struct, tag="usage", array_like=True, frozen=True):

@@ -1,5 +1,4 @@
-"""HTTP answers of the API and of gateways: their request ids, their limit headers, and their errors, which are RFC 9457
-problems."""
+"""HTTP answers of the API and of gateways: their request ids, and their errors, which are RFC 9457 problems."""
 
 from __future__ import annotations
 
@@ -8,16 +7,15 @@ import secrets
 from collections.abc import Container
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
 from schemas.facts import is_decision_id
-from schemas.problems import CODES, PROBLEM_TYPE_BASE, EventError, Problem, Rejection
-from schemas.replies import RateState
+from schemas.problems import CODES, PROBLEM_TYPE_BASE, Rejection
 from streams.core.replies import check_key
-from streams.kafka.clock import now_ms
-from streams.kafka.codecs import encode_json
 
+_encode_json = msgspec.json.Encoder().encode
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Of two headers of these names each program between a caller and us could take another one.
 _SINGLE = {b"authorization": "Authorization", b"content-type": "Content-Type", b"idempotency-key": "Idempotency-Key"}
@@ -53,7 +51,7 @@ def problem_of(
     detail: str,
     *,
     field: str | None = None,
-    errors: list[EventError] | None = None,
+    errors: list[dict[str, Any]] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The members of the problem that tells of an error, in the API's words: what is wrong, and the code's remedy.
@@ -70,27 +68,30 @@ def problem_told(
     detail: str,
     *,
     field: str | None = None,
-    errors: list[EventError] | None = None,
+    errors: list[dict[str, Any]] | None = None,
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The members of the problem that tells of an error in these words. See `problem_of`."""
-    problem = Problem(
-        type=PROBLEM_TYPE_BASE + code,
-        title=title,
-        status=CODES[code].status,
-        code=code,
-        detail=detail,
-        instance=request_id,
-        field=field,
-        errors=errors,
-    )
-    return problem.model_dump(exclude_none=True) | (extra or {})
+    """The members of the problem that tells of an error in these words: `schemas.http.problems.Problem`, made without
+    pydantic, which a gateway's service need not have. See `problem_of`."""
+    problem: dict[str, Any] = {
+        "type": PROBLEM_TYPE_BASE + code,
+        "title": title,
+        "status": CODES[code].status,
+        "code": code,
+        "detail": detail,
+        "instance": request_id,
+    }
+    if field is not None:
+        problem["field"] = field
+    if errors is not None:
+        problem["errors"] = errors
+    return problem | (extra or {})
 
 
 def response_of(problem: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     """The answer with a problem; `headers` are added to those of its status."""
     of_status = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "1"}}.get(problem["status"], {})
-    return Response(encode_json(problem), problem["status"], (headers or {}) | of_status, "application/problem+json")
+    return Response(_encode_json(problem), problem["status"], (headers or {}) | of_status, "application/problem+json")
 
 
 def problem_response(
@@ -99,27 +100,9 @@ def problem_response(
     detail: str,
     *,
     field: str | None = None,
-    errors: list[EventError] | None = None,
+    errors: list[dict[str, Any]] | None = None,
     extra: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """The answer with the problem that tells of an error; see `problem_of`."""
     return response_of(problem_of(request_id, code, detail, field=field, errors=errors, extra=extra), headers)
-
-
-def rate_headers(rate: RateState, status: int) -> dict[str, str]:
-    """The limit headers for a request window's state. The reset is in Unix seconds, rounded up. A 429 also has
-    `Retry-After`, the seconds after which the same request would pass."""
-    headers = {
-        "X-RateLimit-Limit": str(rate.limit),
-        "X-RateLimit-Remaining": str(rate.remaining),
-        "X-RateLimit-Reset": str(-(-rate.reset_at_ms // 1000)),
-    }
-    if status == 429 and rate.retry_at_ms:
-        headers["Retry-After"] = str(retry_after_seconds(rate))
-    return headers
-
-
-def retry_after_seconds(rate: RateState) -> int:
-    """The seconds from now after which the same request would pass, rounded up; at least 1."""
-    return max(1, -(-(rate.retry_at_ms - now_ms()) // 1000))

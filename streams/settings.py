@@ -313,14 +313,19 @@ class Settings(BaseSettings):
     def as_environment(self) -> dict[str, str]:
         """The settings as environment variables, for a child process."""
         values = self.model_dump(mode="json", exclude_none=True, exclude={"admin_key"})
-        if self.kafka_sasl_password is not None:
-            values["kafka_sasl_password"] = self.kafka_sasl_password.get_secret_value()
+        if self.kafka_sasl_secret is not None:
+            values["kafka_sasl_password"] = self.kafka_sasl_secret
         if self.stripe_secret_key is not None:
             values["stripe_secret_key"] = self.stripe_secret_key.get_secret_value()
         return {
             f"METERLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
         }
+
+    @property
+    def kafka_sasl_secret(self) -> str | None:
+        """The SASL password, in the clear."""
+        return self.kafka_sasl_password.get_secret_value() if self.kafka_sasl_password else None
 
     @property
     def kept_for(self) -> KeptFor:

@@ -234,7 +234,7 @@ class Reader:
     def _command(self, block: Block) -> str:
         if block.text == UP:
             return self._start(block, "Ctrl-C stops it", "")
-        if "uvicorn" in block.text:
+        if "uvicorn service:app" in block.text:
             return self._start(block, "Uvicorn running", "Application shutdown complete")
         # A person types more slowly than this: let the history catch up first.
         for mark, sql, expected in _AFTER:
@@ -244,7 +244,8 @@ class Reader:
 
     def _start(self, block: Block, ready: str, last_words: str) -> str:
         log = self._scratch / f"running-{len(self._running)}.log"
-        commands = self._localised(block.text).replace("uv run", "exec uv run", 1)
+        # The program itself is what is told to end, not the shell that started it.
+        commands = re.sub(r"(uv run|shop/bin/uvicorn)", r"exec \1", self._localised(block.text), count=1)
         script = f"cd '{self._checkout}' && {commands}"
         process = lifeline.start(str(block), ["bash", "-c", script], log_path=log, env=self._env, guarded=True)
         self._running.append(_Running(block, process, log, last_words))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.settings import Settings
 from streams.space import is_full, no_space
 

@@ -17,6 +17,7 @@ from streams.core.plans import PLANS
 from streams.embedded import lifeline
 from streams.settings import PROJECT_ROOT, Settings
 from tests.calls import eventually
+from tests.client.distributions import constraints
 from tests.docs_blocks import (
     DEMO,
     READ_ALONE,
@@ -53,6 +54,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "XDG_CACHE_HOME": str(Settings().cache_dir.parent),
         "UV_CACHE_DIR": uv_cache,
         "UV_NO_SYNC": "1",
+        # A service's own environment is made of the versions that are here.
+        "UV_CONSTRAINT": str(constraints(tmp_path_factory.mktemp("locked") / "constraints.txt")),
         "UV_PROJECT": str(PROJECT_ROOT),
         "METERLINE_API_PORT": str(lifeline.free_port()),
         "METERLINE_CLICKHOUSE_FRONT_PORT": str(lifeline.free_port()),
@@ -102,7 +105,7 @@ def test_the_first_charge_and_the_first_402(reader: Reader) -> None:
 
 
 def test_producers(reader: Reader) -> None:
-    prices, sent, packed, produced = reader.read("docs/producers.md")
+    prices, sent, packed, _, produced = reader.read("docs/producers.md")
     assert {each["operation"] for each in json.loads(prices)["prices"]} >= {"image", "translation", "website"}
     assert json.loads(sent) == json.loads(packed) == {"accepted": 1, "rejected": 0, "errors": []}
     assert produced == "1000 acknowledged\n"
@@ -112,7 +115,9 @@ def test_producers(reader: Reader) -> None:
 
 
 def test_gateways(reader: Reader) -> None:
-    job, _, created, made, refused = reader.read("docs/gateways.md")
+    job, created, asked, _, made, refused, chatted = reader.read("docs/gateways.md")
+    assert asked.startswith("Top up, or upgrade: ") and asked.endswith("\n402 plan_required\n")
+    assert chatted == "Hello from the model"
     assert '"outcome":"captured","credits":"37"' in job
     assert "social_post.text" in job
     # 4,010 and what the page before sent: a translation for 28, an image and 1,000 messages.
@@ -130,7 +135,7 @@ def test_gateways(reader: Reader) -> None:
 
     authorization = {"authorization": f"Bearer {reader.admin_key}"}
     with httpx.Client(base_url=reader.api_url, headers=authorization) as admin:
-        eventually(lambda: balance() == ("218", "0"))
+        eventually(lambda: balance() == ("214", "0"))
 
 
 def test_operators(reader: Reader) -> None:

@@ -28,8 +28,8 @@ from schemas.replies import RateState
 from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.windows import advance, rate_state, rested
-from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
+from streams.limit_headers import retry_after_seconds
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import typer
 from api.cli.failures import sentence_of
 from api.cli.options import JsonOption
 from api.cli.output import console, print_json, styled
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.settings import Settings, unknown_variables
 
 _FREE_BYTES_MIN = 2 * 1024**3

@@ -84,7 +84,8 @@ def topics(
 ) -> None:
     """Create the Kafka topics that are missing, and check the others."""
     from streams.kafka.acls import Role, access_rules
-    from streams.kafka.topics import create_topics, topics_of
+    from streams.kafka.topic_creation import create_topics
+    from streams.kafka.topics import topics_of
 
     settings = Settings()
     if acls:

@@ -17,7 +17,7 @@ from api.demo.trace import Trace, events_of, projects_of
 from schemas.events import UsageEvent
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.limits import LONG
-from streams.client.producer import KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.core.booking import FACTS_PER_SLOT
 from streams.errors import OperatorError
 from streams.history.facts import kind_in

@@ -16,7 +16,7 @@ from api.errors import Refused, problem_of_failure, problem_of_rejection, reques
 from api.lean import LeanRoute, body_of
 from api.services import Services
 from schemas.accounts import Account
-from schemas.commands import ADMISSION_SOURCE, Admit
+from schemas.commands import ADMISSION_SOURCE, HOLD_SECONDS_DEFAULT, Admit
 from schemas.events import Usage, UsageEvent
 from schemas.http.admissions import (
     BATCH_REQUESTS_MAX,
@@ -30,17 +30,17 @@ from schemas.http.admissions import (
     RateAnswer,
 )
 from schemas.http.common import request_schema
-from schemas.problems import Problem, Rejection
+from schemas.http.problems import Problem
+from schemas.problems import Rejection
 from schemas.replies import RateState, Reply
 from schemas.times import utc
 from streams.core.acceptance import to_usage
 from streams.core.booking import format_credits
 from streams.core.foreign import decoded, split_array
-from streams.core.holds import HOLD_SECONDS_DEFAULT
 from streams.core.replies import check_key
-from streams.http_answers import retry_after_seconds
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode_json
+from streams.limit_headers import retry_after_seconds
 from streams.slices import in_slices
 
 router = APIRouter(prefix="/v1", tags=["admission"], route_class=LeanRoute)

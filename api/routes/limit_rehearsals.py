@@ -17,6 +17,7 @@ from api.reads import json_of
 from api.routes.rehearsals import one_at_a_time
 from api.services import Services
 from schemas.accounts import Limits
+from schemas.http.problems import Problem
 from schemas.http.rehearsals import (
     BusiestMinute,
     LimitRehearsalResult,
@@ -28,7 +29,7 @@ from schemas.http.rehearsals import (
     RecordedRefusals,
     RehearsalProgress,
 )
-from schemas.problems import Problem, Rejection
+from schemas.problems import Rejection
 from schemas.times import DAY_MS, utc
 from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import check_limits, contract_limits, over

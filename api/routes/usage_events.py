@@ -12,8 +12,9 @@ from api.errors import request_id_of
 from api.services import Services
 from schemas.events import Usage, UsageEvent
 from schemas.http.common import request_schema
+from schemas.http.problems import EventError
 from schemas.http.usage import EventsAccepted
-from schemas.problems import EventError, Rejection
+from schemas.problems import Rejection
 from streams.core.acceptance import accepting, event_id_of
 from streams.core.cloudevents import accept_binary, http_attributes
 from streams.http_answers import problem_response
@@ -57,11 +58,11 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     if media_type not in _MEDIA_TYPES and not (attributes is not None and not media_type):
         raise Rejection("unsupported_media_type", f"{media_type or 'No content type'} is not taken here")
     body = await request.body()
-    told = now_ms(), services.accounts.prices().operations(), origin_of(caller)
+    asked = now_ms(), services.accounts.prices().operations(), origin_of(caller)
     if attributes is not None:
-        accepted, rejected = accept_binary(attributes, body, *told)
+        accepted, rejected = accept_binary(attributes, body, *asked)
     else:
-        accepted, rejected = await in_slices(accepting(body, *told, services.settings.events_per_request_max))
+        accepted, rejected = await in_slices(accepting(body, *asked, services.settings.events_per_request_max))
     if not accepted and len(rejected) == 1 and rejected[0][2].code in ("malformed_json", "too_many_events"):
         raise rejected[0][2]
     errors = [
@@ -70,8 +71,8 @@ async def send_events(request: Request, services: ServicesDep, caller: CallerDep
     ]
     await _publish(services, accepted)
     if errors and not accepted:
-        first = errors[0]
-        return problem_response(request_id_of(request), first.code, first.detail, field=first.field, errors=errors)
+        first, told = errors[0], [each.model_dump(exclude_none=True) for each in errors]
+        return problem_response(request_id_of(request), first.code, first.detail, field=first.field, errors=told)
     answer = EventsAccepted(accepted=len(accepted), rejected=len(errors), errors=errors)
     return Response(encode_json(answer.model_dump(exclude_none=True)), 202, media_type="application/json")
 

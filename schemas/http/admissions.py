@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from schemas.events import Name, ProjectId, UsageData
 from schemas.http.common import Credits
-from schemas.problems import Problem
+from schemas.http.problems import Problem
 
 
 class AdmissionRequest(UsageData, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):

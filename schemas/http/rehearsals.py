@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.http.common import Credits, PlanName
 from schemas.http.prices import NewPriceBook
-from schemas.problems import Problem
+from schemas.http.problems import Problem
 
 
 class NewRehearsal(BaseModel, extra="forbid"):

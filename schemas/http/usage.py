@@ -7,7 +7,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from schemas.http.common import Credits, at_most
-from schemas.problems import EventError
+from schemas.http.problems import EventError
 
 USAGE_ROWS_MAX = 1_000
 GROUPS_MAX = 5

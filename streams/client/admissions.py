@@ -5,8 +5,9 @@ owns the project, HttpAdmissions asks the API; both have the same methods.
         decision = await admissions.admit("prj_1", "image", id="req-42", source="/gateway")
         if decision.allowed: ...
 
-A refusal is a Decision too. MeterlineAway is raised where no decision can be had. The request may have been decided all
-the same: ask again under the same idempotency key, or leave it to `streams.client.away`.
+A refusal is a Decision too. ArgumentError is raised, before anything is sent, for what can't be asked; MeterlineAway
+where no decision can be had. Then the request may have been decided all the same: ask again under the same idempotency
+key, or leave it to `streams.client.away`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from schemas.replies import RateState
 from streams.client.amounts import Credits
-from streams.http_answers import rate_headers
+from streams.client.arguments import of_event
+from streams.limit_headers import rate_headers, retry_after_seconds
 
 MetadataValues = dict[str, str | int | float | bool | None]
 RETRY_SECONDS = 0.05
@@ -38,13 +40,27 @@ class Details(TypedDict, total=False):
     media_type: Literal["none", "image", "video"] | None
 
 
+class About(TypedDict, total=False):
+    """The subject of a question, for MeterlineAway to name: the event of an admission, or a hold."""
+
+    source: str
+    id: str
+    hold_id: str
+
+
 class MeterlineAway(Exception):
     """Meterline gave no answer: it is not reachable, too slow, or refuses this gateway's key. Unless `is_unsent`, the
-    request may have been decided all the same, or may yet be."""
+    request may have been decided all the same, or may yet be. `source` and `id` name the event of an admission,
+    `hold_id` the hold of a capture, a release or an extension; "" where it was about another thing."""
 
-    def __init__(self, detail: str, *, is_unsent: bool = False) -> None:
-        super().__init__(detail)
+    def __init__(
+        self, detail: str, *, is_unsent: bool = False, source: str = "", id: str = "", hold_id: str = ""
+    ) -> None:
+        super().__init__(detail + of_event(source, id) + (f" (hold {hold_id})" if hold_id else ""))
         self.is_unsent = is_unsent
+        self.source = source
+        self.id = id
+        self.hold_id = hold_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +95,12 @@ class Decision:
         """Whether the request may run."""
         return self.status < 300
 
+    @property
+    def retry_after_seconds(self) -> int:
+        """The seconds after which a request that was limited (429) would pass; 0 for any other."""
+        limited = self.status == 429 and self.rate is not None and self.rate.retry_at_ms
+        return retry_after_seconds(self.rate) if limited and self.rate is not None else 0
+
     def headers(self) -> dict[str, str]:
         """The limit headers for the answer to the request, or {} where the decision has no request window. The reset is
         in Unix seconds, rounded up; `Retry-After`, in seconds, is on a 429 alone."""
@@ -87,7 +109,8 @@ class Decision:
 
 class Admissions(Protocol):
     """Admissions ask Meterline for decisions: the methods that both clients have. Any number of calls may run at once.
-    A call raises MeterlineAway where there is no answer."""
+    A call raises MeterlineAway where there is no answer, and ArgumentError, before anything is sent, for an argument
+    that can never be right."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -145,18 +168,16 @@ def usage_data(
 
 
 def invalid_request(project: str, operation: str, rejection: Rejection) -> Decision:
-    """The decision on a request that can't be asked about as it is."""
-    field = (rejection.field or "").removeprefix("data.")
-    detail = rejection.detail.replace("`data.", "`")
+    """The decision on a request that can't be asked about as it is, for a gateway: its sender is at fault."""
     return Decision(
         status=rejection.status,
         code=rejection.code,
-        detail=detail,
+        detail=rejection.detail,
         project=project,
         operation=operation,
         credits=Decimal(0),
         available=Decimal(0),
         entry_id="",
         offset=-1,
-        field=field,
+        field=rejection.field or "",
     )

@@ -36,6 +36,7 @@ from schemas.prices import PriceBook
 from schemas.problems import Rejection
 from streams.client.admissions import Admissions, Decision, MeterlineAway
 from streams.client.amounts import Credits, credits_of, microcredits_of
+from streams.client.arguments import ArgumentError, Count, Seconds, check
 from streams.client.away_journal import Asked, AwayJournal, Entry, Outcome
 from streams.client.producer import Producer, ProducerError
 from streams.core.foreign import decoded
@@ -86,12 +87,14 @@ class Away:
         seconds_max: float = 0.0,
         entries_max: int = 10_000,
     ) -> None:
+        check("seconds_max", seconds_max, Seconds)
+        check("entries_max", entries_max, Count)
         self._credits_max = microcredits_of(credits_max, "credits_max")
         self._total_max = microcredits_of(total_credits_max, "total_credits_max")
         self._seconds_max = seconds_max
         self._entries_max = entries_max
         if seconds_max and journal is None:
-            raise ValueError("A lease needs a journal: what was admitted must outlive the process")
+            raise ArgumentError("journal", "a lease needs one, a path: what was admitted must outlive the process")
         self._journal = AwayJournal(journal)
         self._entries: dict[int, Entry] = {}
         self._due: deque[int] = deque()

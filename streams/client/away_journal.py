@@ -16,7 +16,8 @@ from typing import Literal, TypeVar
 import msgspec
 
 from schemas.events import Environment, UsageEvent
-from streams.client.admissions import Admissions, Decision, Details, MetadataValues
+from streams.client.admissions import Admissions, Decision, Details, MetadataValues, invalid_request
+from streams.client.arguments import ArgumentError
 from streams.client.producer import usage_event
 from streams.core.foreign import UnreadableError, read
 from streams.errors import OperatorError
@@ -45,7 +46,14 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     details: Details = {}
 
     async def ask(self, admissions: Admissions, idempotency_key: str = "") -> Decision:
-        """Ask for the decision on this request. Raises MeterlineAway."""
+        """Ask for the decision on this request. What can't be asked is refused, as Meterline would: it is the sender of
+        the request who named it. Raises MeterlineAway."""
+        try:
+            return await self._asked(admissions, idempotency_key)
+        except ArgumentError as error:
+            return invalid_request(self.project, self.operation, error)
+
+    async def _asked(self, admissions: Admissions, idempotency_key: str) -> Decision:
         return await admissions.admit(
             self.project,
             self.operation,

@@ -35,6 +35,7 @@ from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
+import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
@@ -42,87 +43,29 @@ from starlette.routing import Match
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from schemas.events import Name
 from schemas.problems import CODES, Rejection
 from streams.client.admissions import Admissions, Decision, Details, MeterlineAway
-from streams.client.amounts import Credits, credits_of, microcredits_of
+from streams.client.amounts import credits_of
+from streams.client.arguments import ArgumentError, check
 from streams.client.away import Away
 from streams.client.away_journal import Asked, Outcome
+from streams.client.charges import Charge, quantity_of
 from streams.client.customer_words import decided_words, own_words
 from streams.client.producer import Producer
 from streams.client.replayed_answers import Exchange, ReplayedAnswers
+from streams.client.routes import DETAIL_FIELDS, Computed, Route, known
 from streams.http_answers import check_headers, problem_told, request_id_for, response_of
-from streams.kafka.codecs import encode_json
 
 log = logging.getLogger(__name__)
 
-# How long a hold lasts unless its Route says otherwise: long enough for an answer that the client waits for. A job that
-# goes on after the answer needs longer, by its Route or by `extend`.
-HOLD_SECONDS = 600
-REASON_CHARS_MAX = 200
+_encode_json = msgspec.json.Encoder().encode
+
 _OWED_MAX = 10_000
 _EVENTS_SENDING_MAX = 10_000
 _STOP_SECONDS_MAX = 10.0
 # The code for a repeat of a request that was charged.
 _REPEATED = "idempotency_reply_expired"
-_DETAIL_FIELDS = tuple(Details.__annotations__)
-
-Computed = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route maps requests to an operation. `path` may have {parameters}, as Starlette's; a GET route takes HEAD too.
-
-    With `hold`, credits are held for `hold_seconds` and charged by the outcome; without `hold`, they are charged at
-    once, for good. `details` are the fields that the price depends on, `metadata`, `environment`, `job_id` and
-    `key_id`, or a function of the request that gives them, which may read its body and raise Rejection. A service that
-    takes a path in other spellings (a trailing slash) needs a route for each.
-    """
-
-    method: str
-    path: str
-    operation: str
-    hold: bool = True
-    hold_seconds: int = HOLD_SECONDS
-    details: Computed | Callable[[Request], Computed | Awaitable[Computed]] | None = None
-
-
-@dataclass(slots=True)
-class Charge:
-    """The charge of an admitted request, in `scope["meterline"]`. With `is_leased`, Meterline is away, and the gateway
-    itself admitted the request (see `streams.client.away`). `decision.already_decided` tells a repeat that found the
-    hold of a job that goes on. What the service tells a Charge is done once the request has been answered, whatever its
-    status."""
-
-    decision: Decision
-    is_held: bool
-    is_leased: bool = False
-    outcome: Outcome | None = None
-    credits: Decimal | None = None
-    reason: str = ""
-
-    def capture(self, credits: Credits | None = None) -> None:
-        """Charge the held credits, all or so many `credits` of them: Decimal("1.5") or "1.5". Raises TypeError for an
-        int or a float, and ValueError where fewer are held, or for what is no amount of credits."""
-        amount = None if credits is None else credits_of(microcredits_of(credits, "credits"))
-        if amount is not None:
-            # The credits of a hold that was found, and not placed now, are not known here.
-            is_known = not self.decision.already_decided
-            if not self.is_held or (is_known and amount > self.decision.credits):
-                held = f" ({self.decision.credits} are)" if self.is_held else ""
-                raise ValueError(f"credits: {amount} are not held{held}")
-        self.outcome, self.credits = "capture", amount
-
-    def release(self, reason: str) -> None:
-        """Charge nothing. Raises ValueError where the request was charged at once, without a hold."""
-        if not self.is_held:
-            raise ValueError("It was charged at once: there is nothing to release")
-        self.outcome, self.reason = "release", reason[:REASON_CHARS_MAX]
-
-    def keep(self) -> None:
-        """Leave the hold open for whoever ends the job: by `decision.hold_id`, or, if the request is leased, by the
-        job's id."""
-        self.outcome = "keep"
 
 
 @dataclass(slots=True)
@@ -176,7 +119,7 @@ class Gateway:
     `project_of` gives the project of a request's scope, or "" where there is none: then a request of a route
     gets 401, and any other passes. The first route that matches counts. A request that matches none is admitted as the
     operation `read` (GET, HEAD) or `write`, which cost nothing and count as requests, unless `others` is "pass".
-    WebSockets pass. `source` is the source of the usage events.
+    WebSockets pass. `source` is the source of the usage events. Raises ArgumentError for what can't be.
     """
 
     def __init__(
@@ -192,6 +135,12 @@ class Gateway:
         repeats: Literal["refuse", "run"] = "refuse",
         source: str = "/gateway",
     ) -> None:
+        check("others", others, Literal["count", "pass"])
+        check("repeats", repeats, Literal["refuse", "run"])
+        check("source", source, Name)
+        for route in routes:
+            if not isinstance(route, Route):
+                raise ArgumentError("routes", f"{route!r:.80} is no Route")
         self._app = app
         self._admissions = admissions
         self._routes = [(route, StarletteRoute(route.path, _nowhere, methods=[route.method])) for route in routes]
@@ -258,6 +207,9 @@ class Gateway:
             asked, is_named, receive = await self._asked({**scope, "path_params": parameters}, receive, project, route)
             if (project, asked.id) in self._running:
                 raise Rejection("already_running", "A request with this Idempotency-Key is running")
+        except ArgumentError:
+            # The platform's own code is at fault, and no customer could mend it.
+            raise
         except Rejection as rejection:
             await (await self._rejected(request_id, project, rejection))(scope, receive, send)
             return
@@ -330,14 +282,14 @@ class Gateway:
         check_headers(scope, (b"idempotency-key",))
         key = Headers(scope=scope).get("idempotency-key", "")
         computed, receive = await _computed(route, scope, receive)
-        details = {name: computed[name] for name in _DETAIL_FIELDS if computed.get(name) is not None}
-        said = {name: value for name, value in computed.items() if name not in _DETAIL_FIELDS}
+        details = {name: computed[name] for name in DETAIL_FIELDS if computed.get(name) is not None}
+        said = {name: value for name, value in computed.items() if name not in DETAIL_FIELDS}
         event_id = f"req:{secrets.token_hex(12)}"
         if key:
             # Another request under the same key is another event: it must not run for nothing.
             where = (scope["method"], scope["path"], scope["query_string"].decode("latin-1"))
             what = (route.operation, said.get("environment"), sorted(details.items()))
-            event_id = f"key:{blake2b(encode_json((key, where, what)), digest_size=16).hexdigest()}"
+            event_id = f"key:{blake2b(_encode_json((key, where, what)), digest_size=16).hexdigest()}"
         if route.hold:
             said = {"hold": True, "hold_seconds": route.hold_seconds, "job_id": event_id} | said
         asked = Asked(
@@ -399,7 +351,7 @@ class Gateway:
         entry: int | None,
     ) -> None:
         is_held = bool(decision.hold_id) or (entry is not None and asked.hold)
-        charge = scope["meterline"] = Charge(decision, is_held, entry is not None)
+        charge = scope["meterline"] = Charge(decision, is_held, entry is not None, quantity_of(asked.details))
         run = _Run(Exchange(scope))
         try:
             await self._app(scope, run.receiving(receive), run.sending(_with_headers(send, decision.headers())))
@@ -493,8 +445,8 @@ class Gateway:
         await self._app(scope, receive_started, send_stopped)
 
 
-_READ = Route("", "", "read", hold=False)
-_WRITE = Route("", "", "write", hold=False)
+_READ = Route("GET", "/", "read", hold=False)
+_WRITE = Route("POST", "/", "write", hold=False)
 
 
 async def _computed(route: Route, scope: Scope, receive: Receive) -> tuple[Computed, Receive]:
@@ -511,7 +463,7 @@ async def _computed(route: Route, scope: Scope, receive: Receive) -> tuple[Compu
         return read.pop(0) if read else await receive()
 
     computed = route.details(Request(scope, receive_noted))
-    return await computed if inspect.isawaitable(computed) else computed, receive_again
+    return known(await computed if inspect.isawaitable(computed) else computed), receive_again
 
 
 def _with_headers(send: Send, headers: Mapping[str, str]) -> Send:

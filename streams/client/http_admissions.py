@@ -13,21 +13,32 @@ import httpx
 
 from schemas.events import Environment
 from schemas.prices import PriceBook
-from schemas.problems import CODES, Rejection
+from schemas.problems import CODES
 from schemas.replies import RateState
 from streams.client.admissions import (
     RETRY_SECONDS,
+    About,
     Decision,
     Details,
     MetadataValues,
     MeterlineAway,
-    invalid_request,
     usage_data,
 )
 from streams.client.amounts import Credits, credits_of, microcredits_of
+from streams.client.arguments import (
+    ApiKey,
+    Count,
+    HoldSeconds,
+    Reason,
+    Seconds,
+    SomeSeconds,
+    Url,
+    check,
+    check_hold,
+    checked_admission,
+)
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices, prices_of
 from streams.core.booking import format_credits, parse_credits
-from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
 
 # Problems of the gateway's own key, which are no customer's business.
@@ -51,6 +62,12 @@ class HttpAdmissions:
         connections_max: int = 100,
         prices_seconds: float = PRICES_SECONDS_DEFAULT,
     ) -> None:
+        check("url", url, Url)
+        check("key", key, ApiKey)
+        check("timeout_seconds", timeout_seconds, SomeSeconds)
+        check("attempts_max", attempts_max, Count)
+        check("connections_max", connections_max, Count)
+        check("prices_seconds", prices_seconds, Seconds)
         self._url = url.rstrip("/")
         self._key = key
         self._timeout_seconds = timeout_seconds
@@ -91,32 +108,39 @@ class HttpAdmissions:
         **details: Unpack[Details],
     ) -> Decision:
         """Decide one request. See `Admissions.admit`."""
-        try:
-            if idempotency_key:
-                check_key(idempotency_key, "idempotency_key")
-        except Rejection as rejection:
-            return invalid_request(project, operation, rejection)
         body = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
+        checked_admission(project, operation, id, source, hold, hold_seconds, idempotency_key, key_id, body)
         body |= {"project": project, "source": source, "id": id}
         if hold:
             body |= {"hold": True} | ({} if hold_seconds is None else {"hold_seconds": hold_seconds})
         return await self._post(
-            "/v1/admissions", project, operation, body, idempotency_key or f"admission:{secrets.token_hex(12)}"
+            "/v1/admissions",
+            project,
+            operation,
+            body,
+            idempotency_key or f"admission:{secrets.token_hex(12)}",
+            source=source,
+            id=id,
         )
 
     async def capture(self, project: str, hold_id: str, credits: Credits | None = None) -> Decision:
         """Charge a hold. See `Admissions.capture`."""
+        check_hold(project, hold_id)
         body = {} if credits is None else {"credits": format_credits(microcredits_of(credits, "credits"))}
-        return await self._post(f"/v1/holds/{hold_id}/capture", project, "", body)
+        return await self._post(f"/v1/holds/{hold_id}/capture", project, "", body, hold_id=hold_id)
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
         """Give a hold's credits back. See `Admissions.release`."""
-        return await self._post(f"/v1/holds/{hold_id}/release", project, "", {"reason": reason})
+        check_hold(project, hold_id)
+        check("reason", reason, Reason)
+        return await self._post(f"/v1/holds/{hold_id}/release", project, "", {"reason": reason}, hold_id=hold_id)
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
         """Let a hold expire later, or sooner. See `Admissions.extend`."""
+        check_hold(project, hold_id)
+        check("seconds", seconds, HoldSeconds)
         key = f"extend:{secrets.token_hex(12)}"
-        return await self._post(f"/v1/holds/{hold_id}/extend", project, "", {"seconds": seconds}, key)
+        return await self._post(f"/v1/holds/{hold_id}/extend", project, "", {"seconds": seconds}, key, hold_id=hold_id)
 
     async def prices(self) -> dict[str, Decimal]:
         """The credits of one unit of each operation. See `Admissions.prices`."""
@@ -126,8 +150,15 @@ class HttpAdmissions:
         return await self._prices.get()
 
     async def _post(
-        self, path: str, project: str, operation: str, body: dict[str, Any], idempotency_key: str = ""
+        self,
+        path: str,
+        project: str,
+        operation: str,
+        body: dict[str, Any],
+        idempotency_key: str = "",
+        **about: Unpack[About],
     ) -> Decision:
+        """The API's decision, asked for again where need be; `about` is what MeterlineAway names."""
         assert self._client is not None, "use `async with`"
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
         params = {} if path == "/v1/admissions" else {"project": project}
@@ -144,14 +175,14 @@ class HttpAdmissions:
                         why = f"{type(error).__name__} {error}".strip()
                         continue
                     if response.status_code < 500:
-                        return _decision_of(response, project, operation)
+                        return _decision_of(response, project, operation, about)
                     is_unsent, why = False, f"the API answered {response.status_code}"
         except TimeoutError:
-            raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
-        raise MeterlineAway(f"No decision in {self._attempts_max} tries: {why}", is_unsent=is_unsent)
+            raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds", **about) from None
+        raise MeterlineAway(f"No decision in {self._attempts_max} tries: {why}", is_unsent=is_unsent, **about)
 
 
-def _decision_of(response: httpx.Response, project: str, operation: str) -> Decision:
+def _decision_of(response: httpx.Response, project: str, operation: str, about: About) -> Decision:
     """The decision in an answer below 500. Raises MeterlineAway where the answer is not the API's, or is about the
     gateway's own key."""
     try:
@@ -159,9 +190,9 @@ def _decision_of(response: httpx.Response, project: str, operation: str) -> Deci
         code = "" if response.is_success else body["code"]
         kind = CODES[code] if code else None
     except Exception:
-        raise MeterlineAway(f"The answer {response.status_code} is not Meterline's") from None
+        raise MeterlineAway(f"The answer {response.status_code} is not Meterline's", **about) from None
     if code in _OWN_FAULTS:
-        raise MeterlineAway(f"The gateway's key: {body.get('detail')}")
+        raise MeterlineAway(f"The gateway's key: {body.get('detail')}", **about)
     expires_at = body.get("hold_expires_at")
     return Decision(
         status=response.status_code,

@@ -8,36 +8,41 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from decimal import Decimal
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import msgspec
 from aiokafka.errors import KafkaError
 
-from schemas.commands import Admit, AnyCommand, CaptureHold, ExtendHold, ReleaseHold
-from schemas.events import Environment, UsageEvent
+from schemas.commands import HOLD_SECONDS_DEFAULT, Admit, AnyCommand, CaptureHold, ExtendHold, ReleaseHold
+from schemas.events import Environment
 from schemas.prices import FIRST_PRICE_BOOK, PriceBook
 from schemas.problems import Rejection
 from streams.client.admissions import (
     RETRY_SECONDS,
+    About,
     Decision,
     Details,
     MetadataValues,
     MeterlineAway,
-    invalid_request,
     usage_data,
 )
 from streams.client.amounts import Credits, credits_of, microcredits_of
+from streams.client.arguments import (
+    HoldSeconds,
+    Reason,
+    Seconds,
+    SomeSeconds,
+    Url,
+    check,
+    check_hold,
+    checked_admission,
+)
 from streams.client.fetched_prices import PRICES_SECONDS_DEFAULT, FetchedPrices, prices_of
 from streams.core.acceptance import Origin, to_usage
-from streams.core.foreign import decoded
-from streams.core.holds import HOLD_SECONDS_DEFAULT
-from streams.core.replies import check_key
 from streams.kafka.clock import now_ms
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
-from streams.settings import Settings
+from streams.kafka.topics import Reach
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +65,18 @@ class KafkaAdmissions:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: Reach,
         *,
         timeout_seconds: float | None = None,
         api_url: str = "",
         prices_seconds: float = PRICES_SECONDS_DEFAULT,
     ) -> None:
-        self._timeout_seconds = timeout_seconds or settings.reply_timeout_seconds
-        self._settings = settings.model_copy(update={"reply_timeout_seconds": self._timeout_seconds})
+        self._timeout_seconds = settings.reply_timeout_seconds if timeout_seconds is None else timeout_seconds
+        check("timeout_seconds", self._timeout_seconds, SomeSeconds)
+        check("prices_seconds", prices_seconds, Seconds)
+        if api_url:
+            check("api_url", api_url, Url)
+        self._settings = settings
         self._prices = FetchedPrices(api_url, prices_seconds) if api_url else None
         self._publisher: Publisher | None = None
         self._commands: CommandClient | None = None
@@ -106,24 +115,21 @@ class KafkaAdmissions:
     ) -> Decision:
         """Decide one request. See `Admissions.admit`."""
         fields = usage_data(operation, environment, job_id or (id if hold else ""), metadata, details)
-        event = {"specversion": "1.0", "id": id, "source": source, "type": "-", "subject": project, "data": fields}
-        try:
-            if idempotency_key:
-                check_key(idempotency_key, "idempotency_key")
-            asked = decoded(partial(msgspec.convert, type=UsageEvent), event)
-            usage = to_usage(asked, now_ms(), _ANY_OPERATION, Origin(key_id=key_id))
-        except Rejection as rejection:
-            return invalid_request(project, operation, rejection)
+        event = checked_admission(project, operation, id, source, hold, hold_seconds, idempotency_key, key_id, fields)
+        usage = to_usage(event, now_ms(), _ANY_OPERATION, Origin(key_id=key_id))
         seconds = (HOLD_SECONDS_DEFAULT if hold_seconds is None else hold_seconds) if hold else 0
         return await self._decide(
             usage.operation,
             lambda addressing: Admit(project=project, usage=usage, hold_seconds=seconds, **addressing),
             idempotency_key or f"admission:{secrets.token_hex(12)}",
             key_id,
+            source=source,
+            id=id,
         )
 
     async def capture(self, project: str, hold_id: str, credits: Credits | None = None) -> Decision:
         """Charge a hold. See `Admissions.capture`."""
+        check_hold(project, hold_id)
         amount = -1 if credits is None else microcredits_of(credits, "credits")
         return await self._decide(
             "",
@@ -131,26 +137,33 @@ class KafkaAdmissions:
                 project=project, hold_id=hold_id, environment="", amount=amount, **addressing
             ),
             f"capture::{hold_id}:{amount}",
+            hold_id=hold_id,
         )
 
     async def release(self, project: str, hold_id: str, reason: str = "") -> Decision:
         """Give a hold's credits back. See `Admissions.release`."""
+        check_hold(project, hold_id)
+        check("reason", reason, Reason)
         return await self._decide(
             "",
             lambda addressing: ReleaseHold(
                 project=project, hold_id=hold_id, environment="", reason=reason, **addressing
             ),
             f"release::{hold_id}:{reason}",
+            hold_id=hold_id,
         )
 
     async def extend(self, project: str, hold_id: str, seconds: int) -> Decision:
         """Let a hold expire later, or sooner. See `Admissions.extend`."""
+        check_hold(project, hold_id)
+        check("seconds", seconds, HoldSeconds)
         return await self._decide(
             "",
             lambda addressing: ExtendHold(
                 project=project, hold_id=hold_id, environment="", seconds=seconds, **addressing
             ),
             f"extend:{secrets.token_hex(12)}",
+            hold_id=hold_id,
         )
 
     async def prices(self) -> dict[str, Decimal]:
@@ -161,16 +174,21 @@ class KafkaAdmissions:
         return FIRST_PRICE_BOOK if self._prices is None else await self._prices.get()
 
     async def _decide(
-        self, operation: str, command_of: Callable[[dict[str, Any]], AnyCommand], idempotency_key: str, actor: str = ""
+        self,
+        operation: str,
+        command_of: Callable[[dict[str, Any]], AnyCommand],
+        idempotency_key: str,
+        actor: str = "",
+        **about: Unpack[About],
     ) -> Decision:
         """Send a command, again if need be, until there is a reply or the time is up; its key makes that one
-        decision."""
+        decision. `about` is what MeterlineAway names."""
         loop, was_sent = asyncio.get_running_loop(), False
         ends_at = loop.time() + self._timeout_seconds
         while True:
             commands = self._commands
             if commands is None:
-                raise MeterlineAway("There is no connection to Kafka", is_unsent=not was_sent)
+                raise MeterlineAway("There is no connection to Kafka", is_unsent=not was_sent, **about)
             command = command_of(commands.addressing(idempotency_key, actor))
             was_sent = True
             try:
@@ -179,10 +197,10 @@ class KafkaAdmissions:
             except (KafkaError, RuntimeError) as error:
                 log.warning("a command was not sent, it is tried again: %s", error)
                 if loop.time() + RETRY_SECONDS >= ends_at:
-                    raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
+                    raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds", **about) from None
                 await asyncio.sleep(RETRY_SECONDS)
             except Rejection:
-                raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds") from None
+                raise MeterlineAway(f"No decision within {self._timeout_seconds:g} seconds", **about) from None
         is_allowed = not reply.code
         return Decision(
             status=reply.status,

@@ -4,39 +4,40 @@
         sent = await producer.send(usage_event("prj_1", "image", id="req-42", source="/gateway"))
         await sent  # on the log: where it stands
 
-Leaving the block waits for all events. An event that was not acknowledged may be sent again as it is: it is billed
-once.
+Acknowledged is stored for good, and not billed yet: the worker that owns the project decides on the event in a moment,
+and may find no credits for it. Leaving the block waits for all events to be acknowledged. An event that was not may be
+sent again as it is: it is billed once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Generator
-from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
 import msgspec
 
-from schemas.events import EVENT_TYPE, Environment, UsageData, UsageEvent
+from schemas.events import Environment, PackedUsage, UsageEvent
 from schemas.problems import Rejection
-from streams.core.foreign import UnreadableError, read
-from streams.core.packed_usage import packed_event
-from streams.kafka.codecs import encode_usage
-from streams.kafka.publisher import Publisher
-from streams.kafka.topics import partition_of, topics_of
-from streams.settings import Settings
+from streams.client.arguments import ArgumentError, Count, Seconds, argument_error, check, checked_event, of_event
+from streams.core.foreign import UnreadableError, read, why_unreadable
 
-_TRIED_AGAIN = frozenset({429, 500, 502, 503, 504})
-_APART_SECONDS_MAX = 0.25
+
+class _Known(msgspec.Struct):
+    """The names that an event has, read by themselves."""
+
+    source: str = ""
+    id: str = ""
+
 
 _encode = msgspec.json.Encoder().encode
+_decode_identity = msgspec.json.Decoder(_Known).decode
+_decode_packed = msgspec.msgpack.Decoder(PackedUsage).decode
 
 # The events that share records: those of one partition in one form; by HTTP, all.
 Bucket = tuple[int, bool]
@@ -56,12 +57,33 @@ class EventPlace:
 
 
 class ProducerError(Exception):
-    """A failed delivery of events. They may be sent again: an event that was delivered after all is billed once."""
+    """A failed delivery of an event, which `source` and `id` name. It may be sent again: an event that was delivered
+    after all is billed once."""
+
+    def __init__(self, detail: str, *, source: str = "", id: str = "") -> None:
+        super().__init__(detail + of_event(source, id))
+        self.source = source
+        self.id = id
+
+
+class EventRejection(Rejection):
+    """A refusal of an event by the API: it is not sent again as it is. `source` and `id` name the event."""
+
+    def __init__(self, code: str, detail: str, field: str | None, *, source: str, id: str) -> None:
+        super().__init__(code, detail, field)
+        self.source = source
+        self.id = id
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}{of_event(self.source, self.id)}"
 
 
 class Sent:
     """A Sent is an event on its way. Awaiting it gives the event's place once the event is acknowledged, or raises
-    the reason why it is not: a ProducerError, or, by HTTP, the Rejection of a bad event."""
+    the reason why it is not: a ProducerError, or, by HTTP, the EventRejection of a bad event.
+
+    Acknowledged is stored, not billed yet: the owner of the project decides on the event in a moment.
+    """
 
     __slots__ = ("_index", "_record")
 
@@ -83,26 +105,21 @@ def usage_event(
     *,
     id: str,
     source: str,
-    time: str = "",
+    time: str | datetime = "",
     quantity: int | None = None,
     environment: Environment | None = None,
     job_id: str = "",
     metadata: dict[str, str | int | float | bool | None] | None = None,
     **details: Any,
 ) -> UsageEvent:
-    """Make a usage event. `id` is unique within `source`; `time` is RFC 3339 with a zone, or "" for now.
+    """Make a usage event. `id` is unique within `source`; `time` is a datetime with its zone, its text as RFC 3339 has
+    it, or "" for now.
 
-    `details` are the operation's own: target_languages, attempts, networks, tier, media_type.
+    `details` are the operation's own: target_languages, attempts, networks, tier, media_type. Raises ArgumentError,
+    which names the argument that can't be right.
     """
-    data = UsageData(
-        operation,
-        quantity=quantity,
-        environment=environment,
-        job_id=job_id,
-        metadata=metadata or {},
-        **details,
-    )
-    return UsageEvent("1.0", id, source, EVENT_TYPE, project, data, time)
+    data = {"operation": operation, "quantity": quantity, "environment": environment, "job_id": job_id}
+    return checked_event(project, id, source, time, {**details, **data, "metadata": metadata or {}})
 
 
 @dataclass(slots=True)
@@ -121,6 +138,9 @@ class Producer(ABC):
     """
 
     def __init__(self, *, events_per_pack: int, linger_ms: int, events_pending_max: int, pack_bytes_max: int) -> None:
+        for name, count in (("events_per_pack", events_per_pack), ("events_pending_max", events_pending_max)):
+            check(name, count, Count)
+        check("linger_ms", linger_ms, Seconds)
         self._events_per_pack = events_per_pack
         self._linger_seconds = linger_ms / 1000
         self._pending_max = events_pending_max
@@ -136,12 +156,21 @@ class Producer(ABC):
         self.acknowledged = 0
 
     async def send(self, event: UsageEvent | dict[str, Any] | bytes) -> Sent:
-        """Take an event to send with its pack: a UsageEvent, a CloudEvent as a dict, or its JSON text."""
+        """Take an event to send with its pack: a UsageEvent, a CloudEvent as a dict, or its JSON text.
+
+        Raises ArgumentError for a UsageEvent or a dict that no project could be billed for. The text of an event is
+        somebody else's, and goes on as it is: the worker, or the API, judges it.
+        """
+        is_own = not isinstance(event, bytes)
+        text = event if isinstance(event, bytes) else _written(event)
+        try:
+            bucket, text = self._formed(text, is_own)
+        except Rejection as rejection:
+            raise argument_error(rejection, *identity_of(text)) from None
         while self.pending >= self._pending_max:
             self._room.clear()
             self.flush_soon()
             await self._room.wait()
-        bucket, text = self._formed(event if isinstance(event, bytes) else _encode(event))
         pack = self._packs.get(bucket)
         if pack is None:
             pack = self._packs[bucket] = _WaitingPack([], 0, asyncio.get_running_loop().create_future())
@@ -191,9 +220,7 @@ class Producer(ABC):
         try:
             places = await self._deliver(bucket, pack.texts)
         except Exception as error:
-            failure = ProducerError(f"{len(pack.texts)} events were not acknowledged: {error}")
-            failure.__cause__ = error
-            places = [failure] * len(pack.texts)
+            places = [self._failure(bucket, text, error) for text in pack.texts]
         for place in places:
             if isinstance(place, Exception):
                 self.errors[getattr(place, "code", "not_acknowledged")] += 1
@@ -204,9 +231,17 @@ class Producer(ABC):
         self.pending -= len(pack.texts)
         self._room.set()
 
+    @staticmethod
+    def _failure(bucket: Bucket, text: bytes, error: Exception) -> ProducerError:
+        source, id = identity_of(text, bucket[1])
+        failure = ProducerError(f"The event was not acknowledged: {error}", source=source, id=id)
+        failure.__cause__ = error
+        return failure
+
     @abstractmethod
-    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
-        """An event in JSON as it is sent, and its bucket."""
+    def _formed(self, text: bytes, is_own: bool) -> tuple[Bucket, bytes]:
+        """An event in JSON as it is sent, and its bucket. Raises Rejection where it is the caller's own, and no project
+        could be billed for it."""
 
     @abstractmethod
     async def _deliver(self, bucket: Bucket, texts: list[bytes]) -> list[EventPlace | Exception]: ...
@@ -218,151 +253,23 @@ class Producer(ABC):
     async def _disconnect(self) -> None: ...
 
 
-class KafkaProducer(Producer):
-    """A KafkaProducer sends straight to the usage topic, packed: what an event says is read here, not in the worker.
-
-    A bad event shows on the dead-letter topic, not here. It is sent as its JSON, in records of their own.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        events_per_pack: int = 500,
-        linger_ms: int = 20,
-        events_pending_max: int = 50_000,
-    ) -> None:
-        super().__init__(
-            events_per_pack=events_per_pack,
-            linger_ms=linger_ms,
-            events_pending_max=events_pending_max,
-            pack_bytes_max=512 * 1024,
-        )
-        self._settings = settings
-        self._topic = topics_of(settings).usage
-        self._publisher = Publisher(settings)
-        self._connecting = asyncio.Lock()
-
-    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
-        try:
-            project, packed = packed_event(text)
-        except Rejection:
-            return (partition_of("", self._settings.partitions), False), text
-        return (partition_of(project, self._settings.partitions), True), packed
-
-    async def _deliver(self, bucket: Bucket, texts: list[bytes]) -> list[EventPlace | Exception]:
-        partition, is_packed = bucket
-        await self._reconnect()
-        record = encode_usage(texts) if is_packed else b"[" + b",".join(texts) + b"]"
-        offset = await (await self._publisher.send(self._topic, partition, record))
-        return [EventPlace(partition, offset, index) for index in range(len(texts))]
-
-    async def _connect(self) -> None:
-        await self._publisher.start()
-
-    async def _disconnect(self) -> None:
-        await self._publisher.stop()
-
-    async def _reconnect(self) -> None:
-        """Make a new connection where there is none, or where the old one can never send again."""
-        async with self._connecting:
-            if not self._publisher.is_alive:
-                with suppress(Exception):
-                    await self._publisher.stop()
-                self._publisher = Publisher(self._settings)
-                await self._publisher.start()
+def _written(event: UsageEvent | dict[str, Any]) -> bytes:
+    """An event as JSON. Raises ArgumentError."""
+    if not isinstance(event, UsageEvent | dict):
+        raise ArgumentError("event", f"a {type(event).__name__} won't do: give a UsageEvent, a dict, or JSON as bytes")
+    try:
+        return _encode(event)
+    except Exception as error:
+        raise ArgumentError("event", f"it can't be written as JSON: {why_unreadable(error)}") from None
 
 
-class HttpProducer(Producer):
-    """An HttpProducer sends through POST /v1/events, with a key. A refused event raises its Rejection from its `await`.
-
-    A pack is sent again until it is taken: a repeat is harmless, since each event is billed once. Over the request
-    limit (429) a pack waits as long as Retry-After says, however often, until `give_up_seconds` have passed since it
-    was first sent; other failures are tried `attempts_max` times in all. Then, and only then, its events raise
-    ProducerError from their `await`, and the caller may send them again. `send` waits meanwhile, once
-    `events_pending_max` are under way.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        key: str,
-        *,
-        events_per_pack: int = 500,
-        linger_ms: int = 20,
-        events_pending_max: int = 20_000,
-        attempts_max: int = 8,
-        retry_seconds: float = 0.2,
-        give_up_seconds: float = 900.0,
-    ) -> None:
-        super().__init__(
-            events_per_pack=events_per_pack,
-            linger_ms=linger_ms,
-            events_pending_max=events_pending_max,
-            pack_bytes_max=2 * 1024 * 1024,
-        )
-        self._url = url.rstrip("/")
-        self._key = key
-        self._attempts_max = attempts_max
-        self._retry_seconds = retry_seconds
-        self._give_up_seconds = give_up_seconds
-        self._client: httpx.AsyncClient | None = None
-
-    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
-        return (0, False), text
-
-    async def _deliver(self, bucket: Bucket, texts: list[bytes]) -> list[EventPlace | Exception]:
-        response = await self._post(b"[" + b",".join(texts) + b"]")
-        try:
-            body: dict[str, Any] = read(lambda answer: dict(answer.json()), response)
-        except UnreadableError:
-            raise ProducerError(f"The answer {response.status_code} is not Meterline's") from None
-        if response.status_code != 202 and not body.get("errors"):
-            raise ProducerError(f"{response.status_code} {body.get('code')}: {body.get('detail')}")
-        places: list[EventPlace | Exception] = [EventPlace(-1, -1, index) for index in range(len(texts))]
-        for error in body.get("errors") or []:
-            places[error["index"]] = Rejection(error["code"], error["detail"], error.get("field"))
-        return places
-
-    async def _post(self, body: bytes) -> httpx.Response:
-        assert self._client is not None, "use `async with`"
-        give_up_at = time.monotonic() + self._give_up_seconds
-        failures = 0
-        while True:
-            pause_seconds = self._retry_seconds * 2**failures
-            try:
-                response = await self._client.post(
-                    f"{self._url}/v1/events",
-                    content=body,
-                    headers={"content-type": "application/cloudevents-batch+json"},
-                )
-            except httpx.TransportError:
-                failures += 1
-                if failures == self._attempts_max:
-                    raise
-            else:
-                if response.status_code not in _TRIED_AGAIN:
-                    return response
-                pause_seconds = max(pause_seconds, _retry_after_seconds(response))
-                if response.status_code == 429:
-                    if time.monotonic() + pause_seconds > give_up_at:
-                        return response
-                else:
-                    failures += 1
-                    if failures == self._attempts_max:
-                        return response
-            # The pauses differ, so that packs that were stopped together do not come back together.
-            await asyncio.sleep(pause_seconds + random.uniform(0, _APART_SECONDS_MAX))
-
-    async def _connect(self) -> None:
-        self._client = httpx.AsyncClient(headers={"authorization": f"Bearer {self._key}"}, timeout=30.0)
-
-    async def _disconnect(self) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-
-def _retry_after_seconds(response: httpx.Response) -> float:
-    """The seconds that Retry-After says; 0 where it says none."""
-    text = response.headers.get("retry-after", "")
-    return float(text) if text.isdecimal() else 0.0
+def identity_of(text: bytes, is_packed: bool = False) -> tuple[str, str]:
+    """The (source, id) of an event as it is sent; empty where they can't be read."""
+    try:
+        if is_packed:
+            event = read(_decode_packed, text)
+            return event.source, event.event_id
+        known = read(_decode_identity, text)
+    except UnreadableError:
+        return "", ""
+    return known.source, known.id

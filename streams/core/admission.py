@@ -25,7 +25,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.accounts import Hold, Limits
-from schemas.commands import Admit, CountRefused, CountRequest
+from schemas.commands import HOLD_SECONDS_MAX, Admit, CountRefused, CountRequest
 from schemas.events import Usage
 from schemas.facts import entry_id
 from schemas.problems import CODES, Rejection
@@ -50,8 +50,8 @@ from streams.core.windows import (
 
 def admit(booking: Booking, command: Admit, already_decided: bool) -> Reply:
     """Decide a request, and charge it or hold its credits. Raises Rejection where the hold is too long."""
-    if not 0 <= command.hold_seconds <= holds.HOLD_SECONDS_MAX:
-        raise Rejection("invalid_request", f"A hold lasts from 1 to {holds.HOLD_SECONDS_MAX} seconds", "hold_seconds")
+    if not 0 <= command.hold_seconds <= HOLD_SECONDS_MAX:
+        raise Rejection("invalid_request", f"A hold lasts from 1 to {HOLD_SECONDS_MAX} seconds", "hold_seconds")
     usage, account = command.usage, booking.account
     limits, rate = _count(booking)
     is_job = command.hold_seconds > 0

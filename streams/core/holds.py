@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from schemas.accounts import Account, HeldPart, Hold, Line
-from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
+from schemas.commands import HOLD_SECONDS_MAX, CaptureHold, ExtendHold, ReleaseHold
 from schemas.events import Usage
 from schemas.facts import Kind, Reason, entry_id
 from schemas.problems import Rejection
@@ -26,8 +26,6 @@ HOLDS_MAX = 1_000
 # account into a record. A part is a hold's share of one grant.
 PARTS_MAX = 1_500
 METADATA_CHARS_MAX = 500_000
-HOLD_SECONDS_MAX = 7 * 86_400
-HOLD_SECONDS_DEFAULT = 3_600
 
 
 def place(booking: Booking, usage: Usage, lines: list[Line], price_version: str, seconds: int) -> Hold:

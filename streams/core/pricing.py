@@ -44,7 +44,7 @@ def meter(data: UsageData, operations: Container[str] | None) -> tuple[str, int,
         quantity = _counted(data, "target_languages", data.target_languages, "translation")
     if data.attempts is not None:
         quantity = _counted(data, "attempts", data.attempts, "webhook.delivery")
-    if operations is not None and (operation not in operations or operation in UNMETERED):
+    if operation in UNMETERED or (operations is not None and operation not in operations):
         raise Rejection("unknown_operation", f"No operation {operation[:80]!r} in the price book", "data.operation")
     return operation, quantity, surcharge
 

@@ -25,8 +25,7 @@ from streams.core.foreign import UnreadableError
 from streams.kafka.codecs import decode_replies, encode_commands
 from streams.kafka.formats import FormatError
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
-from streams.settings import Settings
+from streams.kafka.topics import Reach, kafka_client_settings, partition_of, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ class _Group:
 class CommandClient:
     """A CommandClient sends commands and hands each reply to the call that waits for it; any number at once."""
 
-    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+    def __init__(self, settings: Reach, publisher: Publisher) -> None:
         self.instance = secrets.token_hex(8)
         self.reply_partition = int(self.instance, 16) % settings.partitions
         self._settings = settings

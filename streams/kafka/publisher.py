@@ -10,8 +10,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.structs import RecordMetadata
 
-from streams.kafka.topics import kafka_client_settings
-from streams.settings import Settings
+from streams.kafka.topics import Reach, kafka_client_settings
 
 _BATCH_BYTES = 512 * 1024
 REQUEST_BYTES_MAX = 8 * 1024 * 1024
@@ -20,7 +19,7 @@ REQUEST_BYTES_MAX = 8 * 1024 * 1024
 class Publisher:
     """A Publisher sends records and waits until all in-sync replicas acknowledge them. Any failure is an exception."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Reach) -> None:
         self._settings = settings
         self._producer: AIOKafkaProducer | None = None
         # While a partition's batch is full, aiokafka lets those who come later overtake those who wait for the next

@@ -1,34 +1,52 @@
-"""Topics: the names of all topics and groups on Kafka, their creation, and the partition that a project belongs to."""
+"""Topics: the names of all topics and groups on Kafka, how it is reached, and the partition of a project."""
 
 from __future__ import annotations
 
-import asyncio
-import time
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.conn import collect_hosts
-from aiokafka.errors import KafkaConnectionError, TopicAlreadyExistsError
 from aiokafka.partitioner import murmur2
 
 from schemas.replies import KEPT_FOR, KeptFor
 from schemas.times import DAY_MS, HOUR_MS
 from streams.errors import OperatorError
-from streams.settings import Settings
 
 # The most of one partition in one fetch, compressed; ten times that once decompressed. A larger record still comes.
 FETCH_BYTES = 1024 * 1024
 # How records are read that others than we may write: those of an open or aborted transaction are not there.
 ISOLATION = "read_committed"
-FIRST_RECORD_SECONDS = 10
 # Of one partition, until a segment is dropped: the history has long taken what is older.
 ANSWERS_BYTES_MAX = 256 * 1024 * 1024
-# How often a process looks whether the Kafka that it waits for is there.
-WAIT_POLL_SECONDS = 0.05
+
+
+class Reach(Protocol):
+    """A Reach says how Meterline's Kafka is reached, and how its topics are laid out: a process's own Settings, or a
+    client's KafkaSettings. The names are those of the settings."""
+
+    @property
+    def kafka_url(self) -> str | None: ...
+    @property
+    def kafka_security_protocol(self) -> str: ...
+    @property
+    def kafka_sasl_mechanism(self) -> str: ...
+    @property
+    def kafka_sasl_username(self) -> str | None: ...
+    @property
+    def kafka_sasl_secret(self) -> str | None: ...
+    @property
+    def kafka_ssl_cafile(self) -> Path | str | None: ...
+    @property
+    def kafka_ssl_certfile(self) -> Path | str | None: ...
+    @property
+    def kafka_ssl_keyfile(self) -> Path | str | None: ...
+    @property
+    def topic_prefix(self) -> str: ...
+    @property
+    def partitions(self) -> int: ...
+    @property
+    def reply_timeout_seconds(self) -> float: ...
 
 
 class TopicError(OperatorError):
@@ -138,7 +156,7 @@ def _expiring(kept_ms: int) -> dict[str, str]:
     }
 
 
-def topics_of(settings: Settings) -> Topics:
+def topics_of(settings: Reach) -> Topics:
     """The topics that these settings name."""
     return Topics(settings.topic_prefix)
 
@@ -149,7 +167,7 @@ def partition_of(project: str, partitions: int) -> int:
     return int((murmur2(project.encode()) & 0x7FFFFFFF) % partitions)
 
 
-def kafka_client_settings(settings: Settings) -> dict[str, Any]:
+def kafka_client_settings(settings: Reach) -> dict[str, Any]:
     """The options with which aiokafka reaches the cluster: address, protocol, credentials.
 
     Raises TopicError where no address is set.
@@ -165,9 +183,7 @@ def kafka_client_settings(settings: Settings) -> dict[str, Any]:
     if settings.kafka_security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_sasl_username
-        options["sasl_plain_password"] = (
-            settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else None
-        )
+        options["sasl_plain_password"] = settings.kafka_sasl_secret
     if settings.kafka_security_protocol.endswith("SSL"):
         from aiokafka.helpers import create_ssl_context
 
@@ -177,121 +193,6 @@ def kafka_client_settings(settings: Settings) -> dict[str, Any]:
             keyfile=_text(settings.kafka_ssl_keyfile),
         )
     return options
-
-
-async def first_record_from(settings: Settings, place: TopicPartition, offset: int) -> int | None:
-    """The offset of a partition's first record from `offset` on; None where none comes within FIRST_RECORD_SECONDS.
-
-    A transaction's markers have offsets, but are no records, and neither is what it aborted.
-    """
-    consumer = AIOKafkaConsumer(
-        **kafka_client_settings(settings), auto_offset_reset="earliest", isolation_level=ISOLATION
-    )
-    await consumer.start()
-    try:
-        consumer.assign([place])
-        consumer.seek(place, offset)
-        records = await consumer.getmany(place, timeout_ms=1000 * FIRST_RECORD_SECONDS, max_records=1)
-        return int(records[place][0].offset) if records.get(place) else None
-    finally:
-        await consumer.stop()
-
-
-async def create_topics(settings: Settings) -> list[str]:
-    """Create the topics that are missing and check those that exist. Returns the names of those created.
-
-    A Kafka that is not there yet is waited for, for `kafka_wait_seconds`. Raises TopicError where a topic has another
-    partition count than the settings, and KafkaConnectionError where there is no Kafka.
-    """
-    topics = topics_of(settings)
-    configs = topics.configs(settings.dedup_days, settings.kept_for)
-    admin = await _connected(settings)
-    try:
-        existing = set(await admin.list_topics())
-        missing = [name for name in configs if name not in existing]
-        if missing:
-            await _create(admin, settings, {name: configs[name] for name in missing})
-        await _check_partitions(admin, list(configs), settings.partitions)
-    finally:
-        await admin.close()
-    return missing
-
-
-async def require_topics(settings: Settings) -> None:
-    """Raise TopicError where a topic is missing or has another partition count than the settings; create none."""
-    names = list(topics_of(settings).configs())
-    admin = await _connected(settings)
-    try:
-        missing = set(names) - set(await admin.list_topics())
-        if missing:
-            raise TopicError(
-                f"There is no topic {min(missing)} at {settings.kafka_url}: is METERLINE_TOPIC_PREFIX that of the "
-                "running system? `meterline topics` makes new ones"
-            )
-        await _check_partitions(admin, names, settings.partitions)
-    finally:
-        await admin.close()
-
-
-async def _connected(settings: Settings) -> AIOKafkaAdminClient:
-    options = kafka_client_settings(settings)
-    deadline = time.monotonic() + settings.kafka_wait_seconds
-    while True:
-        await _await_listener(options["bootstrap_servers"], deadline)
-        admin = AIOKafkaAdminClient(**options)
-        try:
-            await admin.start()
-            return admin
-        except KafkaConnectionError:
-            await admin.close()
-            if time.monotonic() >= deadline:
-                raise
-        await asyncio.sleep(WAIT_POLL_SECONDS)
-
-
-async def _await_listener(servers: list[str], deadline: float) -> None:
-    """Return once one of the servers accepts connections, or at the deadline: asking the client itself until then
-    would fill the log with its errors."""
-    while (left := deadline - time.monotonic()) > 0:
-        for host, port, _ in collect_hosts(servers):
-            # A timeout is an OSError too.
-            with suppress(OSError):
-                _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), left)
-                writer.close()
-                return
-        await asyncio.sleep(WAIT_POLL_SECONDS)
-
-
-async def _create(admin: AIOKafkaAdminClient, settings: Settings, configs: dict[str, dict[str, str]]) -> None:
-    response = await admin.create_topics(
-        [
-            NewTopic(name, settings.partitions, settings.replication_factor, topic_configs=config)
-            for name, config in configs.items()
-        ]
-    )
-    for error in response.topic_errors:
-        name, code, *rest = error
-        if code not in (0, TopicAlreadyExistsError.errno):
-            raise TopicError(f"Topic {name} could not be created: {rest[0] if rest else code}")
-
-
-async def _check_partitions(admin: AIOKafkaAdminClient, names: list[str], partitions: int) -> None:
-    for _ in range(100):
-        found = {topic["topic"]: topic for topic in await admin.describe_topics(names)}
-        # A topic that was made a moment ago may not have reached this broker's metadata yet.
-        if all(name in found and found[name]["error_code"] == 0 and found[name]["partitions"] for name in names):
-            break
-        await asyncio.sleep(0.05)
-    else:
-        raise TopicError(f"The cluster does not show the topics {', '.join(names)}; is it healthy?")
-    for name in names:
-        count = len(found[name]["partitions"])
-        if count != partitions:
-            raise TopicError(
-                f"Topic {name} has {count} partitions, the settings say {partitions}. Every topic needs the same "
-                f"count, and it can't be changed once there is data: set METERLINE_PARTITIONS={count}, or set another "
-                "METERLINE_TOPIC_PREFIX to start anew."
-            )
 
 
 def _text(path: object) -> str | None:

@@ -28,7 +28,8 @@ from streams.clickhouse.limits import LONG
 from streams.errors import OperatorError
 from streams.history.facts import kind_in
 from streams.kafka.stored import check_stored, facts_of
-from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, require_topics, topics_of
+from streams.kafka.topic_creation import require_topics
+from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 

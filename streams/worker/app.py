@@ -23,7 +23,8 @@ from streams.collector import tune_collector
 from streams.errors import EXIT_LASTING, LastingError, OperatorError
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
-from streams.kafka.topics import FETCH_BYTES, Topics, create_topics, first_record_from, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics, first_record_from
+from streams.kafka.topics import FETCH_BYTES, Topics, kafka_client_settings, topics_of
 from streams.open_files import raise_open_files
 from streams.settings import Settings
 from streams.space import no_space
@@ -243,6 +244,6 @@ def _credentials(settings: Settings) -> Any:
     return faust.SASLCredentials(
         mechanism=settings.kafka_sasl_mechanism,
         username=settings.kafka_sasl_username,
-        password=settings.kafka_sasl_password.get_secret_value() if settings.kafka_sasl_password else None,
+        password=settings.kafka_sasl_secret,
         ssl_context=context,
     )

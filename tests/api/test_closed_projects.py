@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from api.cli.main import app
 from api.routes import admissions
 from api.stack import Stack
-from streams.client.producer import KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.core.acceptance import read_event
 from tests.calls import Operator, event, eventually
 from tests.core.builders import START_MS, usage

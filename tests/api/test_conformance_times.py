@@ -14,7 +14,8 @@ from api.stack import Stack
 from schemas.accounts import Limits
 from schemas.commands import AnyCommand, CountRequest, CreateKey, CreateProject, SetLimits, SetStanding, Tick, TopUp
 from schemas.times import DAY_MS
-from streams.client.producer import HttpProducer, usage_event
+from streams.client.http_producer import HttpProducer
+from streams.client.producer import usage_event
 from streams.core.limits import CEILING_MAX
 from streams.embedded.broker import EmbeddedBroker
 from streams.kafka.codecs import encode_intake

@@ -8,8 +8,8 @@ from itertools import pairwise
 import pytest
 
 from api.stack import Stack
-from schemas.problems import Rejection
-from streams.client.producer import HttpProducer, ProducerError, usage_event
+from streams.client.http_producer import HttpProducer
+from streams.client.producer import EventRejection, ProducerError, usage_event
 from tests.calls import Operator, eventually
 
 
@@ -23,8 +23,11 @@ def test_each_event_is_acknowledged_or_refused_by_itself(stack: Stack, operator:
             good = [await producer.send(usage_event(project, "image", id=f"{n}", source="/h")) for n in range(100)]
             bad = await producer.send(usage_event(project, "hologram", id="bad", source="/h"))
             await asyncio.gather(*good)
-            with pytest.raises(Rejection) as refused:
+            with pytest.raises(
+                EventRejection, match=r"unknown_operation: .* \(event 'bad' of source '/h'\)$"
+            ) as refused:
                 await bad
+            assert (refused.value.source, refused.value.id) == ("/h", "bad")
             assert (refused.value.code, refused.value.field) == ("unknown_operation", "data.operation")
         assert (producer.acknowledged, dict(producer.errors)) == (100, {"unknown_operation": 1})
 
@@ -47,8 +50,9 @@ def test_an_api_that_is_away_is_tried_again_and_then_named(operator: Operator) -
     async def send() -> None:
         async with HttpProducer("http://127.0.0.1:1", "k", attempts_max=3, retry_seconds=0.01) as producer:
             sent = await producer.send(usage_event("p", "image", id="1", source="/h"))
-            with pytest.raises(ProducerError, match="not acknowledged"):
+            with pytest.raises(ProducerError, match=r"not acknowledged.* \(event '1' of source '/h'\)$") as failed:
                 await sent
+            assert (failed.value.source, failed.value.id) == ("/h", "1")
 
     asyncio.run(send())
 

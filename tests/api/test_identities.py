@@ -11,7 +11,8 @@ import pytest
 from api.stack import Stack
 from streams.client.http_admissions import HttpAdmissions
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.client.producer import KafkaProducer, usage_event
+from streams.client.kafka_producer import KafkaProducer
+from streams.client.producer import usage_event
 from tests.calls import Operator, event, eventually
 from tests.command_line import Meterline
 

@@ -18,7 +18,8 @@ from api.stack import Stack
 from streams.embedded.broker import EmbeddedBroker
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import AccountsView
 from tests.calls import Operator, eventually

@@ -12,7 +12,7 @@ from api.answers import UNDECIDED_OF_A_CALLER_MAX
 from api.cli.explain import explain_text
 from api.stack import Stack
 from schemas.commands import Admit
-from streams.client.producer import KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from tests.calls import Operator, event, eventually
 from tests.command_line import Meterline
 from tests.core.builders import usage

@@ -22,7 +22,8 @@ from schemas.accounts import Account, Limits
 from schemas.commands import ChangePlan, CountRefused, CountRequest, EndRaise, RaiseLimits, SetLimits
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, kafka_client_settings, partition_of, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 from tests.calls import Operator, event, eventually
 from tests.core.builders import CREDIT, START_MS

@@ -17,7 +17,8 @@ from typing import Any
 from streams.core.marks import MARK_BYTES, Claim
 from streams.embedded.broker import EmbeddedBroker
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.settings import Settings
 from streams.worker.tables import day_of, seen_records
 from tests.benchmarks.dedup.ids import BATCH_IDS, batch_count, bytes_on_disk, ids_of

@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from api.stack import Stack, settings_apart
 from schemas.commands import CreateProject
 from streams.clickhouse.client import ClickHouse
-from streams.client.producer import KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.embedded.broker import EmbeddedBroker
 from streams.errors import OperatorError
 from streams.kafka.codecs import decode_intake, encode_intake

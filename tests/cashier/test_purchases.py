@@ -28,7 +28,8 @@ from streams.embedded.broker import EmbeddedBroker
 from streams.kafka.codecs import decode_facts
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, partition_of, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import partition_of, topics_of
 from streams.settings import PROJECT_ROOT, Settings
 from tests.conftest import SESSION_TIMEOUT_SECONDS
 from tests.core.builders import CREDIT, usage

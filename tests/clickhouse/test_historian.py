@@ -14,7 +14,8 @@ from streams.clickhouse.migrations import migrate
 from streams.core.acceptance import dead_letter
 from streams.kafka.codecs import encode, encode_facts, encode_json
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.settings import Settings
 
 JUNE_MS = 1_780_272_000_000  # 2026-06-01T00:00:00Z

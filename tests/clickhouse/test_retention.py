@@ -15,7 +15,8 @@ from streams.history.facts import wait_for
 from streams.kafka.clock import now_ms
 from streams.kafka.codecs import encode, encode_account, encode_facts
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.reconcile.verify import verify
 from streams.settings import Settings
 from tests.clickhouse.test_historian import writing

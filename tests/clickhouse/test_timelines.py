@@ -20,7 +20,8 @@ from streams.clickhouse.migrations import migrate
 from streams.core.acceptance import dead_letter
 from streams.kafka.codecs import encode, encode_facts, encode_json
 from streams.kafka.stored import TimelineError
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.reconcile.verify import verify
 from streams.settings import Settings
 from tests.clickhouse.test_historian import COUNT, JUNE_MS, fact, names, until, writing

@@ -14,7 +14,7 @@ from schemas.prices import FIRST_PRICE_BOOK
 from streams.client.admissions import Admissions, MeterlineAway
 from streams.client.http_admissions import HttpAdmissions
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.settings import Settings
 from tests.calls import Operator, event, eventually
 
@@ -141,25 +141,18 @@ def test_a_repeat_under_a_key_is_a_request_with_the_answer_of_the_first(operator
             assert len({each.entry_id for each in decisions[:60]}) == 1
             assert [each.rate.remaining for each in decisions[:31] if each.rate] == [*range(29, -1, -1), 0]
             assert decisions[61].headers()["Retry-After"] in [str(seconds) for seconds in range(1, 61)]
-            for key in (" ", "k" * 256, "a\x00"):
-                wrong = await admissions.admit(project, "image", id="2", source="/t", idempotency_key=key)
-                assert (wrong.status, wrong.field, wrong.allowed) == (422, "idempotency_key", False)
 
     asyncio.run(scenario())
     assert available(operator, project) == "218"
 
 
-def test_what_is_wrong_with_a_request_is_a_decision_that_names_the_field(operator: Operator, connect: Connect) -> None:
+def test_what_only_meterline_can_tell_to_be_wrong_is_a_decision(operator: Operator, connect: Connect) -> None:
     project = operator.project()
 
     async def scenario() -> None:
         async with connect() as admissions:
-            negative = await admissions.admit(project, "image", id="q", source="/t", quantity=-1)
-            assert (negative.status, negative.code, negative.field) == (422, "invalid_quantity", "quantity")
             unknown = await admissions.admit(project, "hologram", id="h", source="/t")
             assert (unknown.status, unknown.code) == (422, "unknown_operation")
-            misplaced = await admissions.admit(project, "image", id="m", source="/t", target_languages=2)
-            assert (misplaced.status, misplaced.code, misplaced.field) == (422, "invalid_event", "target_languages")
             nobody = await admissions.admit("nobody", "image", id="n", source="/t")
             assert (nobody.status, nobody.code) == (404, "unknown_project")
 
@@ -192,7 +185,12 @@ def test_whoever_is_not_there_is_away(stack: Stack, settings_for: Callable[..., 
             HttpAdmissions(stack.url, "mtl_live_ghost.secret"),
         ):
             async with away as admissions:
-                with pytest.raises(MeterlineAway):
+                with pytest.raises(MeterlineAway) as away:
                     await admissions.admit("p", "image", id="1", source="/t")
+                assert (away.value.source, away.value.id, away.value.hold_id) == ("/t", "1", "")
+                assert str(away.value).endswith(" (event '1' of source '/t')")
+                with pytest.raises(MeterlineAway, match=r" \(hold 0-1-0\)$") as away:
+                    await admissions.capture("p", "0-1-0")
+                assert away.value.hold_id == "0-1-0"
 
     asyncio.run(scenario())

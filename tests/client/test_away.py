@@ -24,8 +24,9 @@ from streams.client.admissions import Decision, MeterlineAway
 from streams.client.away import Away, AwayCounts
 from streams.client.gateway import Gateway, Route
 from streams.client.http_admissions import HttpAdmissions
+from streams.client.http_producer import HttpProducer
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.client.producer import HttpProducer, KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.embedded import lifeline
 from streams.errors import OperatorError
 from streams.settings import Settings
@@ -339,7 +340,7 @@ import uvicorn
 from streams.client.kafka_admissions import KafkaAdmissions
 from streams.client.away import Away
 from streams.client.gateway import Gateway
-from streams.client.producer import KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.settings import Settings
 from tests.client.test_away import LEASE, ROUTES
 from tests.client.test_gateway import Service, project_of

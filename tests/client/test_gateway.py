@@ -19,8 +19,9 @@ from starlette.routing import Route as ServiceRoute
 from api.stack import Stack
 from streams.client.gateway import Charge, Gateway, Route
 from streams.client.http_admissions import HttpAdmissions
+from streams.client.http_producer import HttpProducer
 from streams.client.kafka_admissions import KafkaAdmissions
-from streams.client.producer import HttpProducer, KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.client.replayed_answers import ANSWER_BYTES_MAX
 from streams.embedded import lifeline
 from tests.calls import Operator, eventually
@@ -62,6 +63,8 @@ class Service:
             await self.go_on.wait()
         if do == "part":
             charge.capture("10")
+        if do.startswith("units="):
+            charge.capture(quantity=int(do.removeprefix("units=")))
         if do == "release":
             charge.release("nothing to show for it")
         if do == "keep":
@@ -164,6 +167,20 @@ def test_a_hold_is_captured_or_released_by_what_became_of_the_request(
     eventually(lambda: balance(operator, project) == ("218" if charged else "250", "0"))
     expected = {"hold": 1, "charge": 1, "duplicate": 1} if charged else {"hold": 1, "release": 1}
     eventually(lambda: facts(stack, operator, project) == expected)
+
+
+@pytest.mark.parametrize(("do", "charged"), [("units=0", 0), ("units=3", 3), ("units=20", 20), ("part", 10), ("", 20)])
+def test_what_was_measured_is_charged_by_quantity_or_in_credits(
+    stack: Stack, operator: Operator, do: str, charged: int
+) -> None:
+    project = operator.project()
+    routes = [Route("POST", "/v1/chat", operation="chat.message", details={"quantity": 20})]
+
+    async def call(client: httpx.AsyncClient, service: Service) -> None:
+        assert (await client.post("/v1/chat", headers={"x-do": do})).status_code == 200
+
+    run(stack, project, call, routes=routes)
+    eventually(lambda: balance(operator, project) == (str(250 - charged), "0"))
 
 
 def test_without_credits_a_request_does_not_run(stack: Stack, operator: Operator) -> None:
@@ -296,19 +313,22 @@ def test_a_customer_is_not_told_what_the_platform_has_to_put_right(
     stack: Stack, operator: Operator, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A project that was never opened, and routes that ask for what can't be: the remedy is in the platform's log."""
-    wrong = [Route("POST", "/hold", "image", hold_seconds=10**9), Route("POST", "/operation", "no.such")]
+    wrong = [
+        Route("POST", "/quantity", "image", details=lambda _: {"quantity": -1}),
+        Route("POST", "/operation", "no.such"),
+    ]
 
     async def call(client: httpx.AsyncClient, service: Service) -> None:
         unknown = await client.post("/v1/images", headers={"x-project": "never_opened"})
         assert (unknown.status_code, unknown.json()["title"]) == (404, "Account not ready")
-        answers = [unknown, await client.post("/hold"), await client.post("/operation")]
+        answers = [unknown, await client.post("/quantity"), await client.post("/operation")]
         for answer in answers:
             problem = answer.json()
             assert "field" not in problem and "tell support the id of this request" in problem["detail"], problem
             said = problem["title"] + problem["detail"]
             assert not any(word in said for word in ("mtl_", "/v1/", "seconds", "project", "price book", "operation"))
             assert problem["instance"] in caplog.text
-        assert "Create the project first" in caplog.text and "A hold lasts from" in caplog.text
+        assert "Create the project first" in caplog.text and "expected `int` >= 1" in caplog.text
         assert service.ran == []
 
     run(stack, operator.project(), call, routes=wrong + ROUTES)

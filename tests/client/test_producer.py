@@ -8,9 +8,12 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.events import PackedUsage, UsageEvent
-from streams.client.producer import KafkaProducer, ProducerError, usage_event
+from streams.client.kafka_producer import KafkaProducer
+from streams.client.producer import ProducerError, identity_of, usage_event
+from streams.core.packed_usage import packed_event
 from streams.kafka.codecs import decode_usage
-from streams.kafka.topics import create_topics, kafka_client_settings, partition_of, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 
 
@@ -134,6 +137,8 @@ def test_events_that_could_not_be_delivered_say_so(settings_for: Callable[..., S
             sent = await producer.send(b'{"data": "' + b"x" * 9_000_000 + b'"}')
             with pytest.raises(ProducerError):
                 await sent
+            # An event that came well-formed is named, though it goes packed.
+            assert identity_of(packed_event(msgspec.json.encode(numbered(1)))[1], is_packed=True) == ("/t", "1")
             await (await producer.send(numbered(1)))
         assert dict(producer.errors) == {"not_acknowledged": 1}
 

@@ -14,7 +14,8 @@ from streams.clickhouse.migrations import migrate
 from streams.history.month_end import Closing
 from streams.kafka.codecs import encode, encode_facts
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 
 

@@ -18,7 +18,7 @@ from aiokafka.protocol.admin import CreateAclsRequest
 
 from api.callers.keys import hash_key, new_admin_key
 from streams.clickhouse.client import ClickHouse
-from streams.client.producer import KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
 from streams.embedded import broker as broker_module
 from streams.embedded import lifeline
 from streams.kafka.acls import Role, access_rules, table, topic_uses

@@ -22,7 +22,8 @@ from streams.kafka.codecs import VERSION_BYTES, decode_intake
 from streams.kafka.command_client import CommandClient
 from streams.kafka.formats import HEAD_BYTES, MARK, UNMARKED, Format, FormatError
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.settings import PROJECT_ROOT, Settings
 from streams.state.accounts_view import AccountsView
 from tests.calls import eventually

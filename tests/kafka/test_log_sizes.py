@@ -8,7 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from streams.kafka.log_sizes import log_bytes
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.settings import Settings
 
 # Two fit into a batch, and none compresses.

@@ -9,7 +9,8 @@ from aiokafka.partitioner import DefaultPartitioner
 
 from schemas.times import HOUR_MS, MINUTE_MS
 from streams.errors import OperatorError
-from streams.kafka.topics import TopicError, create_topics, kafka_client_settings, partition_of, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import TopicError, kafka_client_settings, partition_of, topics_of
 from streams.settings import Settings
 
 

@@ -14,7 +14,8 @@ from streams.clickhouse.historian import journal_sink
 from streams.clickhouse.migrations import migrate
 from streams.kafka.codecs import encode, encode_account
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, partition_of, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import partition_of, topics_of
 from streams.reconcile.drift import DriftCheck, _Snapshot
 from streams.settings import Settings
 from streams.state.accounts_view import AccountsView

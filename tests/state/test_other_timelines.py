@@ -14,7 +14,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from streams.kafka.codecs import VERSION_BYTES, decode_account, encode_account
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import TimelineError, check_stored
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.accounts_view import read_accounts
 from streams.state.rocks import VersionedFile

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from api.cli.holds import extend, place
 from api.cli.rehearse import rehearse
 from api.dependencies import IdempotencyKey
+from schemas.commands import HOLD_SECONDS_MAX
 from schemas.events import EVENT_AGE_DAYS_MAX, EVENT_AHEAD_MINUTES_MAX, METADATA_KEYS_MAX
 from schemas.http import common
 from schemas.http.admissions import BATCH_REQUESTS_MAX, BatchAdmissionRequest
@@ -29,9 +30,9 @@ from schemas.http.rehearsals import NewLimitRehearsal, NewRehearsal
 from schemas.prices import MICROCREDITS_PER_CREDIT
 from schemas.replies import KEPT_FOR
 from streams.clickhouse.client import INSERT_ROWS_MAX
-from streams.client.gateway import REASON_CHARS_MAX
+from streams.client.arguments import REASON_CHARS_MAX
 from streams.core.booking import FACTS_PER_SLOT
-from streams.core.holds import HOLD_SECONDS_MAX, HOLDS_MAX
+from streams.core.holds import HOLDS_MAX
 from streams.core.items import ITEMS_MAX, UNITS_MAX
 from streams.core.limits import RAISES_MAX, REQUESTS_MAX
 from streams.core.plans import PLANS, REFUND_DAYS
@@ -94,7 +95,7 @@ def limits_that_agree() -> dict[str, dict[str, object]]:
     (key_header,) = IdempotencyKey.__metadata__
     return {
         "seconds that a hold lasts": {
-            "streams/core/holds.py": HOLD_SECONDS_MAX,
+            "schemas/commands.py": HOLD_SECONDS_MAX,
             "schemas/http/admissions.py": _most(asked_in_batch["hold_seconds"]),
             "schemas/http/holds.py": _most_of(ExtendRequest, "seconds"),
             "`meterline holds place`": _most_of_option(place, "seconds"),
@@ -137,7 +138,7 @@ def limits_that_agree() -> dict[str, dict[str, object]]:
             "api/dependencies.py": next(each.max_length for each in key_header.metadata if hasattr(each, "max_length")),
         },
         "characters of the reason of a release": {
-            "streams/client/gateway.py": REASON_CHARS_MAX,
+            "streams/client/arguments.py": REASON_CHARS_MAX,
             "schemas/http/holds.py": _most_of(ReleaseRequest, "reason"),
         },
         "rows of an insert": {

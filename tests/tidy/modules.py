@@ -11,13 +11,25 @@ from tests.tidy.sources import PRODUCT, Source
 
 # What every process needs is a file of `streams/` itself; all else is in a package.
 FILES_OF_STREAMS = frozenset(
-    {"__init__", "settings", "errors", "logs", "collector", "open_files", "slices", "space", "http_answers"}
+    {
+        "__init__",
+        "settings",
+        "errors",
+        "logs",
+        "collector",
+        "open_files",
+        "slices",
+        "space",
+        "http_answers",
+        "limit_headers",
+    }
 )
 
 # Modules that run without being imported, each with how.
 ENTRY_POINTS: Mapping[str, str] = {
     "api.cli.__main__": "python -m api.cli",
     "api.openapi_document": "python -m api.openapi_document writes the committed document anew",
+    "api.client_distribution": "python -m api.client_distribution builds the distribution meterline-client",
 }
 
 

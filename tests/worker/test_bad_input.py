@@ -9,7 +9,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from api.stack import Stack
-from streams.client.producer import Bucket, KafkaProducer
+from streams.client.kafka_producer import KafkaProducer
+from streams.client.producer import Bucket
 from streams.core.packed_usage import packed_event
 from streams.kafka.codecs import encode_usage
 from streams.kafka.formats import MARK
@@ -22,7 +23,7 @@ from tests.core.test_foreign import FAULTY, POISON
 class JsonProducer(KafkaProducer):
     """A JsonProducer packs as a producer that is none of ours does: arrays of JSON, whatever is in them."""
 
-    def _formed(self, text: bytes) -> tuple[Bucket, bytes]:
+    def _formed(self, text: bytes, is_own: bool) -> tuple[Bucket, bytes]:
         return (0, False), text
 
 

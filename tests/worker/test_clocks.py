@@ -10,7 +10,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.times import utc
 from streams.kafka.codecs import encode
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.worker.app import EXIT_FAILED
 from streams.worker.clocks import ClockAheadError, Clocks, check_clocks

@@ -182,7 +182,7 @@ def test_a_killed_api_and_historian_leave_the_history_exact(fleet: Stack) -> Non
 
     async def send() -> None:
         from api.demo.trace import events_of, projects_of
-        from streams.client.producer import KafkaProducer
+        from streams.client.kafka_producer import KafkaProducer
 
         projects = projects_of(trace.name, 60)
         for project, plan in projects:

@@ -14,7 +14,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import Admit, CreateProject, TopUp
 from schemas.events import DeadLetter
 from streams.kafka.codecs import decode_dead_letter
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.settings import Settings
 from tests.calls import event, eventually
 from tests.core.builders import CREDIT, usage

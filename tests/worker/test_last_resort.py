@@ -19,7 +19,8 @@ from schemas.facts import Fact
 from streams.core import fold as core
 from streams.kafka.codecs import decode_account, decode_dead_letter, decode_facts, encode
 from streams.kafka.publisher import Publisher
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.worker import decider as deciding
 from streams.worker.agents import Owner

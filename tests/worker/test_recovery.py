@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from streams.errors import OperatorError
-from streams.kafka.topics import create_topics
+from streams.kafka.topic_creation import create_topics
 from streams.settings import Settings
 from streams.worker.membership import lock
 from tests.benchmarks.recovery.compaction import await_compaction, compact_eagerly

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from streams.kafka.topics import create_topics, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.settings import PROJECT_ROOT, Settings
 from streams.worker.app import EXIT_FAILED
 from streams.worker.watchdog import Watchdog

@@ -24,7 +24,9 @@ from schemas.commands import ADMISSION_SOURCE
 from schemas.events import UsageEvent
 from schemas.prices import FIRST_PRICE_BOOK, MICROCREDITS_PER_CREDIT
 from schemas.problems import Rejection
-from streams.client.producer import HttpProducer, KafkaProducer, Producer, usage_event
+from streams.client.http_producer import HttpProducer
+from streams.client.kafka_producer import KafkaProducer
+from streams.client.producer import Producer, usage_event
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import topics_of
 from tests.benchmarks.poison import poisons

@@ -16,7 +16,8 @@ import httpx
 import msgspec
 
 from api.stack import Stack, settings_apart
-from streams.client.producer import KafkaProducer, usage_event
+from streams.client.kafka_producer import KafkaProducer
+from streams.client.producer import usage_event
 from tests.benchmarks.chaos.load import Load
 from tests.benchmarks.chaos.run import ZERO_FIGURES, checked, drain
 from tests.benchmarks.hostile import attacks

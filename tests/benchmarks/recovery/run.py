@@ -25,7 +25,8 @@ from streams.embedded import lifeline
 from streams.embedded.broker import EmbeddedBroker
 from streams.errors import OperatorError
 from streams.kafka.codecs import decode_account
-from streams.kafka.topics import create_topics, kafka_client_settings, topics_of
+from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.state.rocks import VersionedFile
 from streams.worker.tables import seen_file
