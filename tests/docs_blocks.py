@@ -273,8 +273,8 @@ class Reader:
         if "uvicorn" in block.text:
             return self._start(block, "Uvicorn running", "Application shutdown complete")
         # A person types more slowly than this: let the history catch up first.
-        for mark, sql, expected in _AFTER:
-            if mark in block.text:
+        for document, mark, sql, expected in _AFTER:
+            if block.document == document and mark in block.text:
                 eventually(lambda sql=sql, expected=expected: self.history(sql) == expected)
         commands = self._localised(block.text)
         return self._terminal.run(f"{{ {commands}\n}} 2>&1" if with_errors else commands, str(block))
@@ -313,14 +313,19 @@ def _charges_of(project: str) -> str:
     return f"SELECT count() FROM facts WHERE project = '{project}' AND kind = 'charge'"
 
 
-# What the history must hold before a block that has this text is typed in: a question and its answer.
-_AFTER: tuple[tuple[str, str, str], ...] = (
-    ("/v1/ledger", "SELECT count() > 0 FROM facts WHERE reason = 'out_of_credits'", "1\n"),
-    ("job-1", "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')", "1000\n"),
-    ("events show req-1 --project shop", _charges_of("shop"), "1\n"),
-    ("queries/usage_by_customer.sql", _charges_of("bakery"), "3\n"),
-    ("amend studio", _charges_of("studio"), "1\n"),
-    ("meterline dead-letters", "SELECT count() > 0 FROM dead_letters", "1\n"),
+# What the history must hold before a block of a document that has this text is typed in: a question and its answer.
+_AFTER: tuple[tuple[str, str, str, str], ...] = (
+    ("README.md", "/v1/ledger", "SELECT count() > 0 FROM facts WHERE reason = 'out_of_credits'", "1\n"),
+    (
+        "docs/gateways.md",
+        "job-1",
+        "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')",
+        "1000\n",
+    ),
+    ("docs/platform.md", "events show req-1", _charges_of("shop"), "1\n"),
+    ("docs/analysts.md", "queries/usage_by_customer.sql", _charges_of("bakery"), "3\n"),
+    ("docs/finance.md", "credits amend", _charges_of("studio"), "1\n"),
+    ("docs/operators.md", "meterline dead-letters", "SELECT count() > 0 FROM dead_letters", "1\n"),
 )
 
 
