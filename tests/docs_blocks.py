@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import re
@@ -17,16 +18,23 @@ from typing import Any
 import httpx
 
 from streams.embedded import lifeline
-from streams.settings import PROJECT_ROOT
+from streams.settings import PROJECT_ROOT, Settings
 from tests.calls import eventually
+from tests.client.distributions import constraints
+
+# A role's page, by the role's name: each is read by itself; tests/test_role_pages.py types its commands in.
+ROLE_PAGES = {
+    "platform engineer": "docs/platform.md",
+    "analyst": "docs/analysts.md",
+    "finance": "docs/finance.md",
+    "operator": "docs/operators.md",
+}
 
 # Each page goes on where the one before it ends.
 READING_ORDER = (
     "README.md",
     "docs/producers.md",
     "docs/gateways.md",
-    "docs/operators.md",
-    "docs/analysts.md",
     "docs/internals.md",
     "docs/scaling.md",
     "docs/scopes.md",
@@ -47,6 +55,9 @@ _FENCE = re.compile(r"^\s*(`{3,}|~{3,})\s*(\S*)\s*$")
 _FILE_NAME = re.compile(r"Put this into `([\w.-]+\.py)`:$")
 _COMMAND_SECONDS_MAX = 60.0
 
+# As in docstrings, `...` in an answer stands for what differs from one run to the next, and spaces align.
+_ANSWER_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -66,6 +77,23 @@ class Block:
         """The file that a Python block is to be put into, or ""."""
         found = _FILE_NAME.search(self.before)
         return found[1] if found else ""
+
+
+def someone_new(home: Path) -> dict[str, str]:
+    """The environment of someone new: no Meterline state, ports of their own, the downloads that are here."""
+    uv_cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    inherited = {name: value for name, value in os.environ.items() if name != "XDG_DATA_HOME"}
+    return inherited | {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(Settings().cache_dir.parent),
+        "UV_CACHE_DIR": uv_cache,
+        "UV_NO_SYNC": "1",
+        # A service's own environment is made of the versions that are here.
+        "UV_CONSTRAINT": str(constraints(home / "constraints.txt")),
+        "UV_PROJECT": str(PROJECT_ROOT),
+        "METERLINE_API_PORT": str(lifeline.free_port()),
+        "METERLINE_CLICKHOUSE_FRONT_PORT": str(lifeline.free_port()),
+    }
 
 
 def documents() -> list[str]:
@@ -167,7 +195,8 @@ class Reader:
 
     `env` has METERLINE_API_PORT and METERLINE_CLICKHOUSE_FRONT_PORT; these and a free port stand for those that the
     documents name, so that several readers may share a machine. A block that is to run on has a terminal of its own,
-    and ends with the reader.
+    and ends with the reader. Each page of a role begins with `meterline up`: the first that is read starts it, and the
+    others find it running, as they say one may.
     """
 
     def __init__(self, env: Mapping[str, str], directory: Path) -> None:
@@ -195,6 +224,13 @@ class Reader:
                 self._printed[each] = self._read(each)
         return self._printed[document]
 
+    def read_alone(self, page: str) -> list[str]:
+        """Read a role's page in a terminal of its own, where nothing is set that the page has not set; gives what each
+        of its command blocks printed, with what went to standard error. A text block is the answer to that before."""
+        self._terminal.close()
+        self._terminal = Terminal(self._checkout, self._env, self._scratch)
+        return self._read(page, is_role=True)
+
     @property
     def admin_key(self) -> str:
         """The key that `meterline up` made."""
@@ -217,30 +253,34 @@ class Reader:
             assert each.last_words in each.log.read_text(), each.log.read_text()
             assert code == 0 or each.last_words, f"{each.block} ends well when it is told to: {each.log.read_text()}"
 
-    def _read(self, document: str) -> list[str]:
+    def _read(self, document: str, *, is_role: bool = False) -> list[str]:
         printed: list[str] = []
         for block in blocks_of(document):
             if block.language == "bash" and block.text not in (DEMO, TEST):
-                printed.append(self._command(block))
+                printed.append(self._command(block, with_errors=is_role))
             elif block.language == "python":
-                (self._checkout / block.file_name).write_text(block.text + "\n")
+                (self._checkout / block.file_name).write_text(self._localised(block.text) + "\n")
             elif block.language == "json":
                 self._compare(block, printed[-1])
+            elif block.language == "text" and is_role:
+                assert is_answer(block.text, printed[-1]), f"{block}: this was printed instead:\n{printed[-1]}"
             else:
                 continue
             self.done.add(block)
         return printed
 
-    def _command(self, block: Block) -> str:
+    def _command(self, block: Block, *, with_errors: bool) -> str:
         if block.text == UP:
-            return self._start(block, "Ctrl-C stops it", "")
+            started = [each for each in self._running if each.block.text == UP]
+            return started[0].log.read_text() if started else self._start(block, "Ctrl-C stops it", "")
         if "uvicorn service:app" in block.text:
             return self._start(block, "Uvicorn running", "Application shutdown complete")
         # A person types more slowly than this: let the history catch up first.
-        for mark, sql, expected in _AFTER:
-            if mark in block.text:
+        for document, mark, sql, expected in _AFTER:
+            if block.document == document and mark in block.text:
                 eventually(lambda sql=sql, expected=expected: self.history(sql) == expected)
-        return self._terminal.run(self._localised(block.text), str(block))
+        commands = self._localised(block.text)
+        return self._terminal.run(f"{{ {commands}\n}} 2>&1" if with_errors else commands, str(block))
 
     def _start(self, block: Block, ready: str, last_words: str) -> str:
         log = self._scratch / f"running-{len(self._running)}.log"
@@ -268,10 +308,28 @@ class Reader:
         return re.sub(r"\b(8080|8123|9000)\b", lambda found: ports[found[1]], text)
 
 
-# What the history must hold before a block that has this text is typed in: a question and its answer.
-_AFTER: tuple[tuple[str, str, str], ...] = (
-    ("/v1/ledger", "SELECT count() > 0 FROM facts WHERE reason = 'out_of_credits'", "1\n"),
-    ("job-1", "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')", "1000\n"),
+def is_answer(shown: str, printed: str) -> bool:
+    """Whether a command printed what its document shows; `...` stands for anything, and runs of spaces are alike."""
+    return doctest.OutputChecker().check_output(f"{shown}\n", printed, _ANSWER_FLAGS)
+
+
+def _charges_of(project: str) -> str:
+    return f"SELECT count() FROM facts WHERE project = '{project}' AND kind = 'charge'"
+
+
+# What the history must hold before a block of a document that has this text is typed in: a question and its answer.
+_AFTER: tuple[tuple[str, str, str, str], ...] = (
+    ("README.md", "/v1/ledger", "SELECT count() > 0 FROM facts WHERE reason = 'out_of_credits'", "1\n"),
+    (
+        "docs/gateways.md",
+        "job-1",
+        "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')",
+        "1000\n",
+    ),
+    ("docs/platform.md", "events show req-1", _charges_of("shop"), "1\n"),
+    ("docs/analysts.md", "queries/usage_by_customer.sql", _charges_of("bakery"), "3\n"),
+    ("docs/finance.md", "credits amend", _charges_of("studio"), "1\n"),
+    ("docs/operators.md", "meterline dead-letters", "SELECT count() > 0 FROM dead_letters", "1\n"),
 )
 
 

@@ -13,11 +13,12 @@ import pytest
 
 # Fixtures that stand for something running, and names of what starts it.
 PARTS = {"broker", "stack", "operator", "settings_for", "engine", "serve"}
-STARTERS = {"Stack", "EmbeddedBroker", "lifeline", "subprocess", "measure"}
+STARTERS = {"Stack", "EmbeddedBroker", "Reader", "lifeline", "subprocess", "measure"}
 
 # The files that take longest, longest first. They come before the others, so that all lanes end together.
 LONG = (
     "tests/test_readme.py",
+    "tests/test_role_pages.py",
     "tests/api/test_cli.py",
     "tests/client/test_away.py",
     "tests/embedded/test_broker.py",

@@ -1,10 +1,9 @@
 """The commands and programs in the README, in `docs/` and in ClickHouse's README all run, in the order in which they
-are read, and print what their documents say. One `meterline up` serves them all."""
+are read, and print what their documents say. One `meterline up` serves them all. Pages of roles are read alone."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -14,20 +13,20 @@ import httpx
 import pytest
 
 from streams.core.plans import PLANS
-from streams.embedded import lifeline
-from streams.settings import PROJECT_ROOT, Settings
+from streams.settings import PROJECT_ROOT
 from tests.calls import eventually
-from tests.client.distributions import constraints
 from tests.docs_blocks import (
     DEMO,
     READ_ALONE,
     READING_ORDER,
+    ROLE_PAGES,
     TEST,
     UP,
     Block,
     Reader,
     blocks_of,
     documents,
+    someone_new,
     table_of,
     text_of,
 )
@@ -46,20 +45,8 @@ _DECISION = re.compile(r"docs/decisions/\d{4}")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of someone new: no Meterline state, ports of their own, the downloads that are here."""
-    uv_cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
-    inherited = {name: value for name, value in os.environ.items() if name != "XDG_DATA_HOME"}
-    return inherited | {
-        "HOME": str(tmp_path_factory.mktemp("home")),
-        "XDG_CACHE_HOME": str(Settings().cache_dir.parent),
-        "UV_CACHE_DIR": uv_cache,
-        "UV_NO_SYNC": "1",
-        # A service's own environment is made of the versions that are here.
-        "UV_CONSTRAINT": str(constraints(tmp_path_factory.mktemp("locked") / "constraints.txt")),
-        "UV_PROJECT": str(PROJECT_ROOT),
-        "METERLINE_API_PORT": str(lifeline.free_port()),
-        "METERLINE_CLICKHOUSE_FRONT_PORT": str(lifeline.free_port()),
-    }
+    """The environment of someone new."""
+    return someone_new(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
@@ -138,35 +125,6 @@ def test_gateways(reader: Reader) -> None:
         eventually(lambda: balance() == ("214", "0"))
 
 
-def test_operators(reader: Reader) -> None:
-    told = reader.read("docs/operators.md")
-    corrected, explained, repriced, limited, letters, billed, given, checked, status, _, allowed = told
-    assert "change: 7\n" in corrected
-    assert "  401  unauthenticated  GET /v1/balance\n" in explained
-    assert status == "1 workers\n"
-    assert "notice: Announcing this needs 30 days: image" in repriced
-    assert "in_force: False" in repriced
-    assert "acme" in limited
-    assert "raise.begun" not in limited and "request.refused" in limited
-    assert "INV-agency-" in billed
-    assert ",top_up,top_up,,production,1,0,20000,USD,10000,10000,,1" in billed
-    # 2,913, what the correction gave back, and the bundle.
-    assert "available: 22920" in billed
-    assert "granted: 500\n" in given and "available: 23420\n" in given
-    assert "acme" in given.splitlines()[1]
-    assert "promotional.granted" in given and "(Sorry for the outage)" in given
-    assert "mtl_admin_" in checked
-    assert "unprocessable" not in letters
-    assert "--topic meterline.intake" in allowed
-
-
-def test_analysts(reader: Reader) -> None:
-    queried, reported = reader.read("docs/analysts.md")
-    assert "globex" in queried
-    assert "charge" in queried
-    assert '"initech","chat.message",1000,1000,1000' in reported
-
-
 def test_clickhouse(reader: Reader) -> None:
     (queried,) = reader.read("clickhouse/README.md")
     assert "globex" in queried
@@ -210,7 +168,8 @@ def test_a_block_that_nothing_runs_is_noticed(text: str, document: str, is_run: 
 
 
 def test_all_of_docs_is_read() -> None:
-    assert {name for name in DOCUMENTS if re.fullmatch(r"docs/[^/]+\.md", name)} <= {*READING_ORDER, *READ_ALONE}
+    read = {*READING_ORDER, *READ_ALONE, *ROLE_PAGES.values()}
+    assert {name for name in DOCUMENTS if re.fullmatch(r"docs/[^/]+\.md", name)} <= read
 
 
 def test_the_readme_is_one_page_that_leads_to_the_others() -> None:
@@ -218,6 +177,8 @@ def test_the_readme_is_one_page_that_leads_to_the_others() -> None:
     assert len(readme.splitlines()) <= LINES_MAX
     for name in (*(each for each in (*READING_ORDER, *READ_ALONE) if each.startswith("docs/")), "CONTRIBUTING.md"):
         assert len(re.findall(rf"^- \[{re.escape(name)}\]\({re.escape(name)}\): .+$", readme, re.MULTILINE)) == 1, name
+    by_role = {role: page for role, (page, *_) in table_of("README.md", "you are").items()}
+    assert by_role == {role: f"[{page}]({page})" for role, page in ROLE_PAGES.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -258,7 +219,7 @@ def test_the_tables_of_plans_say_what_plans_are() -> None:
         else ["by contract", "by contract"]
         for name, plan in PLANS.items()
     }
-    assert table_of("docs/operators.md", "plan") == credits
+    assert table_of("docs/finance.md", "plan") == credits
 
 
 def bash_of(document: str) -> list[str]:
@@ -276,7 +237,7 @@ def faults_of(document: str, blocks: list[Block]) -> list[str]:
     faults: list[str] = []
     before = ""
     for block in blocks:
-        is_read = document in READING_ORDER or document in READ_ALONE
+        is_read = document in {*READING_ORDER, *READ_ALONE, *ROLE_PAGES.values()}
         if block.language == "text":
             fault = "a command in a block of text" if _COMMANDS.search(block.text) else ""
         elif block.language == "bash":

@@ -225,6 +225,24 @@ def test_files_that_are_named_exist(tmp_path: Path) -> None:
     ]
 
 
+def test_links_lead_to_pages_and_headings_that_exist(tmp_path: Path) -> None:
+    nothing_in(documents.dead_links(PROJECT_ROOT))
+    page = "# A page\n\n[1](docs/b.md#what-cant-be-undone) [2](docs/b.md#gone) [3](gone.md) [4](#a-page) [5](#b) [6](https://a.b#c)\n"
+    written(tmp_path, page_md=page, docs__b_md="## What can't be undone\n\n```bash\n# gone\n```\n")
+    assert documents.dead_links(tmp_path) == [
+        "page.md links to docs/b.md#gone, which does not exist",
+        "page.md links to gone.md, which does not exist",
+        "page.md links to #b, which does not exist",
+    ]
+
+
+def test_no_example_needs_a_newer_curl_than_people_have(tmp_path: Path) -> None:
+    nothing_in(documents.newest_curl(PROJECT_ROOT))
+    old = "curl -s http://a -d '{}'\nmeterline status --json\ncurl -s http://b | meterline c --json\n"
+    written(tmp_path, old_md=old, new_md="curl -s http://a \\\n  --json '{}'\n")
+    assert documents.newest_curl(tmp_path) == ["new.md has curl --json, which needs curl 7.82"]
+
+
 def test_tests_that_invariants_name_exist(tmp_path: Path) -> None:
     nothing_in(documents.missing_tests(PROJECT_ROOT, CORE_README))
     written(tmp_path, page_md="`test_one`, `test_on…`, `test_a.py`, `test_two`, `test_tw…`, `test_b.py`\n")

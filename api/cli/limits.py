@@ -31,7 +31,10 @@ app = typer.Typer(
 
 @app.command("show")
 def show_limits(project: ProjectArgument, as_json: JsonOption = False) -> None:
-    """Show the limits in force now, what they come from (plan, contract, raises), and those on trial."""
+    """Show the limits in force now, what they come from (plan, contract, raises), and those on trial.
+
+    With requests_per_minute 30 and burst 60, 30 requests a minute pass; after a quiet minute up to 60 at once. With
+    cost_ceiling 300, at most 300 credits are spent or held in any 60 seconds."""
     show(Api().call("GET", f"/v1/admin/projects/{project}/limits").json(), as_json)
 
 

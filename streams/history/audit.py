@@ -227,7 +227,8 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             whose = f" of {fact.source} {fact.event_id}" if fact.kind == "correction" else ""
             has_end = fact.kind == "grant" and "expires_at_ms" in metadata
             until = f", until {second_text(metadata['expires_at_ms'])}" if has_end else ""
-            return f"{amount} of {fact.operation or fact.grant_id}{whose}{until}{why}"
+            payment = f", payment {metadata['reference']}" if metadata.get("reference") else ""
+            return f"{amount} of {fact.operation or fact.grant_id}{whose}{payment}{until}{why}"
         case "plan":
             return f"{metadata.get('from', '')} to {fact.reason}, from {second_text(fact.occurred_at_ms)}"
         case "item":

@@ -32,11 +32,11 @@ def test_of_many_purchases_at_once_with_one_reference_one_is_made_and_the_others
     assert all(f"entry {made['entry_id']}" in each["detail"] for each in refused) and len(refused) == 15
     assert operator.http.get("/v1/balance", params={"project": project}).json()["available"] == "4250"
 
-    def references() -> list[str]:
+    def references() -> list[tuple[str, str]]:
         entries = operator.http.get("/v1/audit", params={"project": project, "kind": "grants"}).json()["entries"]
-        return [each["metadata"]["reference"] for each in entries]
+        return [(each["metadata"]["reference"], each["detail"].rpartition(", ")[2]) for each in entries]
 
-    eventually(lambda: references() == ["inv-9"])
+    eventually(lambda: references() == [("inv-9", "payment inv-9")])
     other = operator.project()
     assert operator.http.post(f"/v1/admin/projects/{other}/top-ups", json=body).status_code == 201
 

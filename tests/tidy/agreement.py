@@ -213,8 +213,8 @@ def figures() -> list[Figure]:
         Figure("docs/producers.md", r"up to (\d+) keys of your own", (str(METADATA_KEYS_MAX),)),
         Figure("docs/producers.md", r"up to ([\d,]+) in an array", (f"{settings['events_per_request_max']:,}",)),
         Figure("docs/producers.md", r"decided in the last (\d+) days", (str(settings["dedup_days"]),)),
-        Figure("docs/operators.md", r"A bundle of the last (\d+) days can be refunded", (str(REFUND_DAYS),)),
-        Figure("docs/operators.md", r"needs (\d+) days between announcement and effect", (str(NOTICE_DAYS),)),
+        Figure("docs/finance.md", r"A bundle of the last (\d+) days can be refunded", (str(REFUND_DAYS),)),
+        Figure("docs/finance.md", r"needs (\d+) days between announcement and effect", (str(NOTICE_DAYS),)),
         Figure(
             "docs/operators.md",
             r"without a valid key; (\d+) and (\d+)",
@@ -227,7 +227,7 @@ def figures() -> list[Figure]:
     for plan in PLANS.values():
         credits, dollars = plan.allowance // MICROCREDITS_PER_CREDIT, plan.price_cents // 100
         terms = (f"{credits:,}", f"${dollars:,}") if credits else ("by contract", "by contract")
-        found.append(Figure("docs/operators.md", rf"\| {plan.name} \| ([^|]+) \| ([^|]+) \|", terms))
+        found.append(Figure("docs/finance.md", rf"\| {plan.name} \| ([^|]+) \| ([^|]+) \|", terms))
         if credits:
             limits = (plan.limits.requests_per_minute, plan.limits.burst, plan.limits.cost_ceiling)
             shown = (*limits[:2], limits[2] // MICROCREDITS_PER_CREDIT)

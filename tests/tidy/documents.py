@@ -14,6 +14,11 @@ _READ_BY_CODE = re.compile(r'(?:environ(?:\.get\(|\.setdefault\(|\[)|getenv\(|EN
 _GIVEN_TO_COMPOSE = re.compile(r"\$\{(METERLINE_[A-Z_]+)")
 _PATH = re.compile(r"(?<![\w/.-])(?:schemas|streams|api|tests|docs|clickhouse|\.ci)/[\w./-]*\w")
 _TEST = re.compile(r"`(test_\w+)(\.py|…)?`")
+_LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+# curl has it since 7.82, of 2022; systems in use have older ones.
+_NEW_CURL = re.compile(r"\bcurl\b(?:[^|;\n\\]|\\\n)*--json\b")
 # An image of this name is no path of ours.
 _NO_PATHS = frozenset({"clickhouse/clickhouse-server"})
 
@@ -60,6 +65,38 @@ def missing_files(root: Path) -> list[str]:
         if not path.startswith("tests/tidy/") and path != "tests/test_tidy.py"
         for named in sorted(set(_PATH.findall(read(root, path))) - _NO_PATHS)
         if not (root / named).exists() and not _is_decision(root, named)
+    ]
+
+
+def dead_links(root: Path) -> list[str]:
+    """The links between documents whose file, or whose heading in it, is not there."""
+    anchors = {name: _anchors(read(root, name)) for name in documents(root)}
+    return [
+        f"{name} links to {path}{'#' * bool(anchor)}{anchor}, which does not exist"
+        for name in anchors
+        for path, anchor in _LINK.findall(read(root, name))
+        if not _leads_somewhere(root, name, path, anchor, anchors)
+    ]
+
+
+def _leads_somewhere(root: Path, name: str, path: str, anchor: str, anchors: dict[str, set[str]]) -> bool:
+    target = (root / name).parent / path if path else root / name
+    known = anchors.get(target.resolve().relative_to(root.resolve()).as_posix()) if target.exists() else None
+    return target.exists() and (not anchor or (known is not None and anchor in known))
+
+
+def _anchors(text: str) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    words = (heading.lower().replace(" ", "-") for heading in _HEADING.findall(_BLOCK.sub("", text)))
+    return {"".join(each for each in word if each.isalnum() or each in "-_") for word in words}
+
+
+def newest_curl(root: Path) -> list[str]:
+    """The documents with a `curl … --json`, which needs curl 7.82."""
+    return [
+        f"{name} has curl --json, which needs curl 7.82"
+        for name in documents(root)
+        if _NEW_CURL.search(read(root, name))
     ]
 
 
