@@ -274,6 +274,8 @@ class Reader:
             started = [each for each in self._running if each.block.text == UP]
             return started[0].log.read_text() if started else self._start(block, "Ctrl-C stops it", "")
         if "uvicorn service:app" in block.text:
+            # Chosen as late as can be: until then somebody else may take it.
+            self._service_port = str(lifeline.free_port())
             return self._start(block, "Uvicorn running", "Application shutdown complete")
         # A person types more slowly than this: let the history catch up first.
         for document, mark, sql, expected in _AFTER:
