@@ -112,23 +112,20 @@ def _timed(
     """The rows of a question, the median of its milliseconds, and the rows that it read."""
     named = {name: value for name, value in parameters.items() if f"{{{name}:" in sql}
     rows = clickhouse.query(sql, named)
+    text, bound = bind_query(sql, named, None)
+    values = {name.removeprefix("param_"): value for name, value in bound.items()}
     times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        clickhouse.query(sql, named)
-        times.append((time.perf_counter() - began) * 1000)
-    return rows, statistics.median(times), _rows_read(clickhouse, sql, named)
-
-
-def _rows_read(clickhouse: ClickHouse, sql: str, parameters: dict[str, Any]) -> int:
-    """The rows that the engine reads from its tables, which the driver does not tell."""
-    text, bound = bind_query(sql, parameters, None)
+    # The engine itself: its driver sets and unsets the settings of each query by statements of their own.
     connection = clickhouse.engine_connection()
     try:
-        values = {name.removeprefix("param_"): value for name, value in bound.items()}
-        return int(connection.query(text, "Null", params=values).storage_rows_read())
+        for _ in range(runs):
+            began = time.perf_counter()
+            result = connection.query(text, "Native", params=values)
+            times.append((time.perf_counter() - began) * 1000)
+        read = int(result.storage_rows_read())
     finally:
         connection.close()
+    return rows, statistics.median(times), read
 
 
 def _insert_us(clickhouse: ClickHouse, facts: int, projects: int) -> dict[str, float]:
