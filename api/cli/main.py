@@ -29,6 +29,7 @@ COMMANDS = {
     "cashier": "api.cli.processes",
     "topics": "api.cli.processes",
     "migrate": "api.cli.processes",
+    "history": "api.cli.history",
     "verify": "api.cli.verify",
     "explain": "api.cli.explain",
     "rehearse": "api.cli.rehearse",

@@ -116,7 +116,9 @@ def topics(
 
 @app.command()
 def migrate(as_json: JsonOption = False) -> None:
-    """Bring the ClickHouse schema up to date."""
+    """Bring the ClickHouse schema up to date, and wait until older rows have what is new. Ctrl-C leaves that to
+    ClickHouse."""
+    from api.cli.history import show_backfill
     from streams.clickhouse.client import ClickHouse
     from streams.clickhouse.migrations import migrate as apply
     from streams.clickhouse.retention import keep_passing_facts
@@ -126,6 +128,7 @@ def migrate(as_json: JsonOption = False) -> None:
     try:
         applied = apply(clickhouse)
         keep_passing_facts(clickhouse, settings)
+        show_backfill(clickhouse)
     finally:
         clickhouse.close()
     if as_json:

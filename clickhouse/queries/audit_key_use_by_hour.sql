@@ -1,10 +1,10 @@
--- What was each API key used for in the last 7 days, by the hour: how often, how often refused, first and last?
+-- What was each API key used for in the last `days` days, by the hour of the zone `tz`: how often, how often refused, first and last?
 --
 -- A request that leaves several facts is one use; its first fact says what was asked for. What an API process refused by
 -- itself is one fact for many uses. Calls of Meterline's own API
 -- that are counted stand beside them, as "GET /v1/balance". Events that came by Kafka bear no key.
 SELECT
-    toStartOfHour(used_at)          AS hour,
+    toStartOfHour(used_at, {tz:String}) AS hour,
     project,
     key                             AS key_id,
     used_in                         AS environment,
@@ -24,7 +24,7 @@ FROM
         countIf(kind = 'refusal') > 0   AS was_refused,
         max(if(reason = 'limited_at_edge', quantity, 1)) AS requests
     FROM facts
-    WHERE booked_at >= now() - INTERVAL 7 DAY AND key_id != ''
+    WHERE booked_at >= now('UTC') - toIntervalDay({days:UInt32}) AND key_id != ''
         AND (kind IN ('request', 'duplicate') OR (kind IN ('charge', 'hold') AND reason = '')
             OR (kind = 'refusal' AND (source != '' OR reason IN ('rate_limited', 'limited_at_edge'))))
     GROUP BY project, partition, offset, intDiv(position, 4096)

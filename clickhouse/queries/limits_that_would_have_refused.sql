@@ -1,4 +1,4 @@
--- Which limits on trial would have refused requests in the last 30 days, and what share of those that came?
+-- Which limits on trial would have refused requests in the last `days` days, and what share of those that came?
 --
 -- Of each project the newest trial, from when it began until it ended, or now. Usage events that were sent by HTTP are
 -- among the requests, though no limit counts them. What an API process refused by itself is one row for many requests. 429 is `rate_limited`; what no wait would help is `never`.
@@ -30,7 +30,7 @@ SELECT
     maxIf(booked_at, kind = 'shadow')                                           AS last_at
 FROM facts
 INNER JOIN trials USING (project)
-WHERE booked_at >= now() - INTERVAL 30 DAY AND (offset, position) > began
+WHERE booked_at >= now('UTC') - toIntervalDay({days:UInt32}) AND (offset, position) > began
     AND (ended < began OR (offset, position) < ended)
     AND (kind IN ('request', 'shadow') OR (kind IN ('charge', 'hold') AND reason = '')
         OR (kind = 'refusal' AND (source != '' OR reason IN ('rate_limited', 'limited_at_edge'))))

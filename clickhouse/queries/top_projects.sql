@@ -1,15 +1,20 @@
--- Which 50 projects spent the most in the last 30 days, and what share of all spending is theirs?
+-- Which 50 projects spent the most in the last `days` days, and what share of all spending is theirs?
 --
--- An event's facts share (partition, offset, intDiv(position, 4096)): a social post with an image is one event with
--- two charges. What corrections gave back is taken off the credits.
+-- A social post with an image is two uses. What corrections took back is taken off.
 SELECT
     project,
-    uniqExactIf((partition, offset, intDiv(position, 4096)), kind = 'charge')  AS events,
-    toDecimal128(-sum(amount), 6) / 1000000                             AS credits,
-    round(100 * sum(amount) / nullIf(sum(sum(amount)) OVER (), 0), 2)   AS share_percent,
-    max(booked_at)                                                      AS last_charged_at
-FROM facts
-WHERE kind IN ('charge', 'correction') AND booked_at >= now() - INTERVAL 30 DAY
+    sum(u)                                                      AS uses,
+    toDecimal128(-sum(a), 6) / 1000000                          AS credits,
+    round(100 * sum(a) / nullIf(sum(sum(a)) OVER (), 0), 2)     AS share_percent,
+    max(t)                                                      AS last_quarter_hour
+FROM
+(
+    SELECT project, t, sum(uses) AS u, sum(amount) AS a
+    FROM facts
+    WHERE kind IN ('charge', 'correction') AND t >= toStartOfInterval(now('UTC') - toIntervalDay({days:UInt32}), INTERVAL 15 MINUTE)
+        AND _partition_id >= toString(toYYYYMM(now('UTC') - toIntervalDay({days:UInt32})))
+    GROUP BY project, t
+)
 GROUP BY project
 ORDER BY credits DESC, project
 LIMIT 50

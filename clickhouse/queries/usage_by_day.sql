@@ -1,15 +1,21 @@
--- What was used on each of the last 30 days, by operation, and what did it cost?
+-- What was used on each of the last `days` days of the zone `tz`, by operation, and what did it cost?
 --
--- Days are UTC and those of booking, so a day that is over never changes.
+-- Days are those of booking, so a day that is over never changes. `active_projects` had a use or a correction of one.
+WITH toStartOfDay(now(), {tz:String}) - toIntervalDay({days:UInt32} - 1) AS since
 SELECT
-    toDate(booked_at)                           AS day,
+    toDate(t, {tz:String})                      AS day,
     environment,
     operation,
-    uniqExact(project)                          AS projects,
-    toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)) AS uses,
-    sum(quantity)                               AS units,
-    toDecimal128(-sum(amount), 6) / 1000000     AS credits
-FROM facts
-WHERE kind IN ('charge', 'correction') AND booked_at >= toStartOfDay(now('UTC')) - INTERVAL 29 DAY
+    uniqExact(project)                          AS active_projects,
+    sum(u)                                      AS uses,
+    sum(q)                                      AS units,
+    toDecimal128(-sum(a), 6) / 1000000          AS credits
+FROM
+(
+    SELECT project, environment, operation, t, sum(uses) AS u, sum(quantity) AS q, sum(amount) AS a
+    FROM facts
+    WHERE kind IN ('charge', 'correction') AND t >= since AND _partition_id >= toString(toYYYYMM(since, 'UTC'))
+    GROUP BY project, environment, operation, t
+)
 GROUP BY day, environment, operation
 ORDER BY day DESC, environment, credits DESC, operation

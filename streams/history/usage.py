@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import codecs
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +18,10 @@ from schemas.facts import USAGE_KINDS
 from schemas.http.usage import GROUPS_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.promoted import BUILT_IN, promoted_keys, value_of
 from streams.core.foreign import UnreadableError, read
 from streams.history.facts import kind_in
+from streams.history.quarters import booked_in_quarters, quarters_within
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
 _GROUPS = {
@@ -27,10 +29,12 @@ _GROUPS = {
     "environment": "toString(environment)",
     "customer_id": "customer_id",
     "metadata.customer_id": "customer_id",
-    "hour": "formatDateTime(booked_at, '%Y-%m-%dT%H:00:00Z', 'UTC')",
-    "day": "formatDateTime(booked_at, '%Y-%m-%d', 'UTC')",
-    "month": "formatDateTime(booked_at, '%Y-%m', 'UTC')",
+    "hour": "formatDateTime(t, '%Y-%m-%dT%H:00:00Z', 'UTC')",
+    "day": "formatDateTime(t, '%Y-%m-%d', 'UTC')",
+    "month": "formatDateTime(t, '%Y-%m', 'UTC')",
 }
+# The groups that a projection has; all others are read from the rows.
+_KEPT = frozenset({"operation", "environment", "hour", "day", "month"})
 # The largest has five texts of 512 characters outside ASCII.
 CURSOR_CHARS_MAX = 16_384
 
@@ -84,9 +88,37 @@ class UsageQuestion:
     limit: int | None = None
     after: list[str] | None = None
 
-    def sql(self) -> tuple[str, dict[str, Any]]:
-        """The query and its parameters. Raises Rejection for an unknown group."""
-        parameters: dict[str, Any] = {"project": self.project, "since": self.since, "until": self.until}
+    def sql(self, promoted: Mapping[str, str] = BUILT_IN) -> tuple[str, dict[str, Any]]:
+        """The query and its parameters; `promoted` are the metadata keys that have a column. Raises Rejection for an
+        unknown group.
+
+        What is booked in whole quarter hours comes from a projection, where it has all groups.
+        """
+        parameters: dict[str, Any] = {"project": self.project}
+        expressions = self._expressions(promoted, parameters)
+        groups = ", ".join(f"g{number}" for number in range(len(expressions)))
+        parts = [self._part(expressions, groups, when) for when in self._spans(parameters)]
+        sql = (
+            f"SELECT {groups + ', ' if groups else ''}sum(u) AS uses, sum(q) AS quantity_sum, sum(m) AS microcredits "
+            f"FROM ({' UNION ALL '.join(parts)})"
+        )
+        if self.environment is not None:
+            parameters["environment"] = self.environment
+        if groups and self.after is not None:
+            places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
+            sql += f" WHERE tuple({groups}) > tuple({places})"
+            parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
+        if groups:
+            sql += f" GROUP BY {groups} ORDER BY {groups}"
+        if self.limit is not None:
+            sql += f" LIMIT {self.limit + 1:d}"
+        return sql, parameters
+
+    def keys(self) -> list[str]:
+        """The metadata keys that it groups by."""
+        return [group.partition(".")[2] for group in self.group_by if group.startswith("metadata.")]
+
+    def _expressions(self, promoted: Mapping[str, str], parameters: dict[str, Any]) -> list[str]:
         if len(self.group_by) > GROUPS_MAX:
             raise Rejection("invalid_request", f"At most {GROUPS_MAX} groups", "group_by")
         twice = next((group for number, group in enumerate(self.group_by) if group in self.group_by[:number]), None)
@@ -103,35 +135,40 @@ class UsageQuestion:
                         f"No group {group[:80]!r}; there are {', '.join(_GROUPS)} and metadata.<key>",
                         "group_by",
                     )
-                parameters[f"key{number}"] = key
-                name = f"{{key{number}:String}}"
-                expression = (
-                    f"if(JSONType(metadata, {name}) = 'String', JSONExtractString(metadata, {name}), "
-                    f"JSONExtractRaw(metadata, {name}))"
-                )
-            expressions.append(f"{expression} AS g{number}")
-        groups = ", ".join(f"g{number}" for number in range(len(self.group_by)))
-        selected = "".join(f"{expression}, " for expression in expressions)
-        # A line that two grants paid for has two entries; only the first bears its quantity. A use that a
-        # correction takes back has a quantity below 0.
+                if key in promoted:
+                    expression = f"`{promoted[key]}`"
+                else:
+                    parameters[f"key{number}"] = key
+                    expression = value_of("metadata", f"{{key{number}:String}}")
+            expressions.append(expression)
+        return expressions
+
+    def _spans(self, parameters: dict[str, Any]) -> list[str]:
+        """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows."""
+        parameters |= {"since": self.since, "until": self.until}
+        raw = "booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
+        quarters = quarters_within(self.since, self.until)
+        if quarters is None or not _KEPT.issuperset(self.group_by):
+            return [raw]
+        begin, end = quarters
+        kept, bounds = booked_in_quarters(begin, end)
+        parameters |= bounds
+        spans = [kept]
+        if self.since < begin:
+            spans.append("booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {quarter_from:DateTime('UTC')}")
+        if end < self.until:
+            spans.append("booked_at >= {quarter_to:DateTime('UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}")
+        return spans
+
+    def _part(self, expressions: list[str], groups: str, when: str) -> str:
+        selected = "".join(f"{expression} AS g{number}, " for number, expression in enumerate(expressions))
         sql = (
-            f"SELECT {selected}toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)) AS uses, "
-            "sum(quantity) AS quantity_sum, -sum(amount) AS microcredits FROM facts "
-            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} "
-            "AND booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}"
+            f"SELECT {selected}sum(uses) AS u, sum(quantity) AS q, -sum(amount) AS m FROM facts "
+            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} AND {when}"
         )
         if self.environment is not None:
             sql += " AND environment = {environment:String}"
-            parameters["environment"] = self.environment
-        if groups and self.after is not None:
-            places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
-            sql += f" AND tuple({groups}) > tuple({places})"
-            parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
-        if groups:
-            sql += f" GROUP BY {groups} ORDER BY {groups}"
-        if self.limit is not None:
-            sql += f" LIMIT {self.limit + 1:d}"
-        return sql, parameters
+        return f"{sql} GROUP BY {groups}" if groups else sql
 
     def fingerprint(self) -> bytes:
         """A fingerprint of what is asked, apart from the time and the page."""
@@ -154,7 +191,7 @@ UsageOfGroup = tuple[dict[str, str], int, int, int]
 def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[UsageOfGroup], str | None]:
     """The (group, uses, quantity, microcredits) of each group of a page, by their values, and the cursor of
     the page after them, or None at the end."""
-    sql, parameters = question.sql()
+    sql, parameters = _sql(clickhouse, question)
     count = len(question.group_by)
     found = [
         (dict(zip(question.group_by, row[:count], strict=True)), row[count], row[count + 1], row[count + 2])
@@ -169,7 +206,7 @@ def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[Us
 def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
     """The rows of usage by group, streamed, as texts: the group's values, uses, quantity, and credits as an exact
     decimal."""
-    sql, parameters = question.sql()
+    sql, parameters = _sql(clickhouse, question)
     groups = "".join(f"g{number}, " for number in range(len(question.group_by)))
     pieces = clickhouse.stream_csv(
         f"SELECT {groups}uses, quantity_sum, toDecimal128(microcredits, 6) / 1000000 FROM ({sql})", parameters
@@ -178,6 +215,11 @@ def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list
         rows = csv.reader(_lines(pieces))
         next(rows)  # the engine's own names of the columns
         yield from rows
+
+
+def _sql(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any]]:
+    asks_metadata = not BUILT_IN.keys() >= set(question.keys())
+    return question.sql(promoted_keys(clickhouse) if asks_metadata else BUILT_IN)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:

@@ -195,3 +195,22 @@ def test_a_second_historian_says_that_the_embedded_engine_runs_already(stack) ->
     )
     assert done.returncode != 0
     assert "another Meterline process has it open" in done.stderr
+
+
+def test_metadata_keys_are_promoted_and_demoted(stack, meterline: Meterline, tmp_path: Path) -> None:
+    where = {"METERLINE_DATA_DIR": str(tmp_path)}
+    meterline("migrate", **where)
+    for is_new in (True, False):
+        made = json.loads(meterline("history", "promote", "team", "--json", **where).stdout)
+        assert made == {"key": "team", "column": "metadata_team", "is_new": is_new}
+    refused = meterline("history", "promote", "a b", **where)
+    assert refused.returncode == 1 and "1 to 64 letters" in " ".join(refused.stderr.split())
+    listed = json.loads(meterline("history", "promoted", "--json", **where).stdout)
+    assert [(row["key"], row["is_built_in"]) for row in listed["promoted"]] == [("customer_id", True), ("team", False)]
+    assert meterline("history", "demote", "team", **where).returncode == 0
+    assert "team" not in meterline("history", "promoted", **where).stdout
+    # Beside a Meterline that is up, keys can be listed, and are promoted while it is down.
+    up = {"METERLINE_DATA_DIR": str(stack.settings.data_dir)}
+    assert "customer_id" in meterline("history", "promoted", **up).stdout
+    in_use = meterline("history", "promote", "team", **up)
+    assert in_use.returncode == 1 and "is in use" in " ".join(in_use.stderr.split())

@@ -63,9 +63,12 @@ UNDONE_BY = {
     "keys admin": "the key counts only once its hash is set",
     "topics": "it makes what is missing, and no more",
     "migrate": "it only adds",
+    "history promote": "history demote",
+    "history demote": "history promote",
 }
 READS = {
     "replay",
+    "history promoted",
     "verify",
     "explain",
     "rehearse",

@@ -126,6 +126,27 @@ def balance(as_json: JsonOption = False, quick: QuickOption = False) -> None:
 
 
 @app.command()
+def history(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    facts: Annotated[int, typer.Option("--facts", min=10_000, help="Facts in the history.")] = 100_000_000,
+    projects: Annotated[int, typer.Option("--projects", min=2, help="Projects; the largest has a tenth.")] = 10_000,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="How often each question is asked.")] = 9,
+) -> None:
+    """Measure what analysts and customers ask of the history, beside the same asked of its rows alone. Exits with 1 if
+    an answer is not that of the rows."""
+    from tests.benchmarks.history.run import measure
+
+    if quick:
+        facts, runs = min(facts, 1_000_000), min(runs, 5)
+    with console.status("") as status:
+        result = measure(facts, projects, runs, status.update)
+    _show(result, as_json)
+    if result["wrong"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def mutation(
     as_json: JsonOption = False,
     quick: QuickOption = False,
