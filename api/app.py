@@ -25,6 +25,7 @@ from api.routes import (
     corrections,
     credits,
     dead_letters,
+    docs,
     health,
     holds,
     invoices,
@@ -86,6 +87,7 @@ _ROUTERS = (
     dead_letters.router,
     invoices.router,
     status.router,
+    docs.router,
     health.router,
 )
 
@@ -114,6 +116,8 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
         summary="Usage metering and prepaid credits.",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
         # FastAPI would ask OpenTelemetry at each request whether anybody wants to know of it; our figures are /metrics.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )

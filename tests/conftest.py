@@ -23,7 +23,7 @@ from tests import lanes, seeds
 from tests.admins import ADMIN_KEYS
 from tests.calls import Operator
 
-pytest_plugins = ["tests.command_line", "tests.engine"]
+pytest_plugins = ["tests.browser", "tests.command_line", "tests.engine"]
 
 # The session timeout is short, so that a killed worker's partitions are taken over while a test waits; but a machine
 # that is busy with other lanes must not have a worker that lives taken for dead.

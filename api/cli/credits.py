@@ -58,8 +58,8 @@ def balance(
 def top_up(
     project: ProjectArgument,
     bundle: Annotated[int | None, typer.Argument(help="A bundle: 20, 100 or 500 dollars")] = None,
-    credits: Annotated[
-        str | None, typer.Option("--credits", help="By contract: how many credits, as in 250000 or 0.02")
+    amount: Annotated[
+        str | None, typer.Option("--amount", help="By contract: how many credits, as in 250000 or 0.02")
     ] = None,
     price: Annotated[
         str | None, typer.Option("--price", help="By contract: what they cost, in dollars, as in 900 or 900.50")
@@ -72,11 +72,11 @@ def top_up(
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Grant credits that were paid for: a bundle, or by contract --credits with their --price. A reference is the
+    """Grant credits that were paid for: a bundle, or by contract an --amount with its --price. A reference is the
     idempotency key too, where none is given."""
     body = {"bundle_usd": bundle, "environment": environment, "reference": reference}
-    if credits is not None or price is not None:
-        body |= {"credits": credits, "price_cents": None if price is None else _cents(price)}
+    if amount is not None or price is not None:
+        body |= {"credits": amount, "price_cents": None if price is None else _cents(price)}
     if reference and idempotency_key is None:
         # Of what is bought too: for something else under this reference the answer names the first entry.
         idempotency_key = f"payment:{blake2b(repr(body).encode(), digest_size=16).hexdigest()}"

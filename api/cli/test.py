@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from typing import Annotated
 
@@ -23,6 +25,11 @@ SEEDED_LANES = [*COMPUTING_LANES[:-1], "loadgroup"]
 ONE_LANE = {"-s", "--capture=no", "--pdb", "--trace", "-x", "--exitfirst", "--sw", "--lf", "--ff"}
 DEEP = {"METERLINE_SIMULATION_SEEDS": "1000", "METERLINE_LEDGER_STEPS": "100000"}
 FAST = {"METERLINE_SIMULATION_SEEDS": "60", "METERLINE_LEDGER_STEPS": "2000"}
+
+
+# The names of the browser that looks at pages and prints them, under any of which it may be here.
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NO_BROWSER = "no Chromium on this machine, so the tests of pages are skipped (install it: apt-get install chromium)"
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -53,6 +60,8 @@ def test(
         chosen, lanes = [] if is_named else ["-m", "not benchmark"], LANES
     for name, depth in (FAST if fast else DEEP if deep else {}).items():
         os.environ.setdefault(name, depth)
+    if not (fast or deep or benchmarks or is_named):
+        _provide_browser()
     arguments = [*chosen, *context.args]
     if not is_named:
         arguments = [*lanes, *arguments]
@@ -62,6 +71,21 @@ def test(
     os.chdir(PROJECT_ROOT)
     # In this process's place: signals and the exit code are pytest's own.
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+
+
+def _provide_browser() -> None:
+    """Install the browser where it is missing and this user may; otherwise say that it is missing."""
+    if any(shutil.which(name) for name in BROWSERS):
+        return
+    apt = shutil.which("apt-get")
+    if apt and os.geteuid() == 0:
+        typer.echo("installing Chromium, which the tests of pages need", err=True)
+        for command in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", "chromium"]):
+            if subprocess.run([apt, *command], stdout=sys.stderr).returncode:
+                break
+        else:
+            return
+    typer.echo(f"warning: {NO_BROWSER}", err=True)
 
 
 def _picks(arguments: list[str]) -> bool:

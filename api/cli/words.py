@@ -84,6 +84,7 @@ _REMEDIES = {
 _OTHER_NAMES = {
     "bundle_usd": ("bundle",),
     "price_cents": ("price",),
+    "credits": ("amount",),
     "cap_usd": ("cap",),
     "subject": ("project",),
     "starts_at": ("from",),

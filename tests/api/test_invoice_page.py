@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from schemas.prices import FIRST_PRICE_BOOK
 from streams.errors import OperatorError
 from streams.history.invoice_words import group_digits, operation_name
 from streams.settings import Settings
+from tests.browser import run_browser
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "invoice.json"
 PNG = bytes.fromhex(
@@ -36,24 +34,10 @@ document.title = JSON.stringify({width: document.documentElement.clientWidth, fo
 </script>"""
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if found := shutil.which(name):
-            return found
-    missing = "no Chromium on this machine to print invoices with: apt-get install chromium"
-    if os.environ.get("CI"):
-        pytest.fail(missing)
-    pytest.skip(missing)
-
-
 def browse(chromium: str, page: str, tmp_path: Path, *arguments: str) -> str:
     file = tmp_path / "invoice.html"
     file.write_text(page)
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([*command, *arguments, file.as_uri()], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    return run_browser(chromium, tmp_path, *arguments, file.as_uri()).stdout
 
 
 def small() -> Invoice:

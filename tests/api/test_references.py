@@ -77,7 +77,7 @@ def test_credits_by_contract_are_booked_once_at_their_price_and_the_invoice_says
 ) -> None:
     monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
     project = operator.project()
-    argv = ["credits", "top-up", project, "--credits", "250000.5", "--price", "900.10", "--reference", "po-7", "--json"]
+    argv = ["credits", "top-up", project, "--amount", "250000.5", "--price", "900.10", "--reference", "po-7", "--json"]
     first, again = (json.loads(CliRunner().invoke(app, argv, catch_exceptions=False).stdout) for _ in range(2))
     assert first == again and (first["granted"], first["cents"], first["available"]) == ("250000.5", 90_010, "250250.5")
     url = f"/v1/admin/projects/{project}/top-ups"
