@@ -3,7 +3,7 @@ analysts.
 
 It answers on the machine's own names only and, unless told otherwise, lets nothing be written: what a reader may ask is
 on lists (front/allowed.py), each statement is judged (front/statements.py), and the engine denies the rest. It does not
-know multipart forms, sessions and `Accept-Encoding`: an answer is `identity`, in blocks where `compress=1` is asked.
+know sessions and `Accept-Encoding`: an answer is `identity`, in blocks where `compress=1` is asked.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from streams.embedded.front.allowed import (
     refused_names,
 )
 from streams.embedded.front.compressed_blocks import SETTINGS_OF_BLOCKS, BadBlocks, packer, unpack
+from streams.embedded.front.forms import BadForm, fields_of, is_form
 from streams.embedded.front.native_blocks import NotGiven, read_native, settings_for, version_of
 from streams.embedded.front.peers import uid_of
 from streams.embedded.front.statements import ONLY, judge
@@ -173,7 +174,7 @@ class _Front:
             return _engine_error(str(error))
         except NotGiven as not_given:
             return _error(str(not_given), 501, _NOT_IMPLEMENTED)
-        except (UnicodeDecodeError, cramjam.DecompressionError, BadBlocks) as error:
+        except (UnicodeDecodeError, cramjam.DecompressionError, BadBlocks, BadForm) as error:
             return _error(f"The body cannot be read: {error}", 400, 36)
 
     def _authenticate(self, request: Request) -> bool:
@@ -256,6 +257,12 @@ class _Statement:
 
     def __init__(self, request: Request, body: bytes, reader: bool) -> None:
         params = dict(request.query_params)
+        content_type = request.headers.get("content-type", "")
+        if is_form(content_type):
+            form = fields_of(body, content_type)
+            if twice := form.keys() & params.keys():
+                raise BadForm(f"The form and the URL both have {min(twice)[:64]!r}")
+            params, body = params | form, b""
         if params.get("decompress") == "1":
             body = unpack(body, READER_BODY_BYTES_MAX if reader else WRITER_BODY_BYTES_MAX)
         self.pack = packer(params)
@@ -429,8 +436,6 @@ async def _body(request: Request, reader: bool) -> bytes:
         raise _Refused(
             "Only an insert is compressed, and nothing is written here (READONLY)", status=403, code=_READONLY
         )
-    if "multipart/" in request.headers.get("content-type", ""):
-        raise _Refused("Multipart forms are not spoken here; send the query as text", status=415)
     limit = READER_BODY_BYTES_MAX if reader else WRITER_BODY_BYTES_MAX
     body = bytearray()
     async for chunk in request.stream():

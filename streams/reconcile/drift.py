@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from urllib.parse import quote
 
 from clickhouse_connect.driver.exceptions import OperationalError
 
@@ -24,8 +22,6 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 10.0
 PROJECTS_AT_ONCE = 500
-# Above 4,096 characters the driver sends parameters as a form, which the front of the embedded ClickHouse refuses.
-_URL_CHARS_MAX = 3_000
 # History follows the accounts; a fact that it has not got after this long is missing.
 GRACE_SECONDS = 120.0
 
@@ -98,11 +94,8 @@ class DriftCheck:
         }
 
     def _history(self, snapshots: dict[str, _Snapshot]) -> dict[str, int]:
-        sums: dict[str, int] = {}
-        for part in _parts(snapshots):
-            parameters = {"projects": list(part), "offsets": [each.offset for each in part.values()]}
-            sums |= {row[0]: int(row[1]) for row in self.clickhouse.limited(LONG).query(_SQL, parameters)}
-        return sums
+        parameters = {"projects": list(snapshots), "offsets": [each.offset for each in snapshots.values()]}
+        return {row[0]: int(row[1]) for row in self.clickhouse.limited(LONG).query(_SQL, parameters)}
 
     def _judge(self, snapshots: dict[str, _Snapshot], history: dict[str, int], now: float) -> None:
         for project, snapshot in snapshots.items():
@@ -122,19 +115,3 @@ class DriftCheck:
                     drift,
                     snapshot.offset,
                 )
-
-
-def _parts(snapshots: dict[str, _Snapshot]) -> Iterator[dict[str, _Snapshot]]:
-    """Parts of them that a query's URL has room for."""
-    part: dict[str, _Snapshot] = {}
-    chars = 0
-    for project, snapshot in snapshots.items():
-        # With the quotes and commas, as a URL spells them.
-        size = len(quote(project, safe="")) + len(str(snapshot.offset)) + 12
-        if part and chars + size > _URL_CHARS_MAX:
-            yield part
-            part, chars = {}, 0
-        part[project] = snapshot
-        chars += size
-    if part:
-        yield part
