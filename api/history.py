@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvicorn
 import uvloop
-from prometheus_client import CollectorRegistry, Gauge, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, PlatformCollector, ProcessCollector, generate_latest
 
 from api.connections import ConnectionLimits, Connections
 from api.server import listen, until_one_ends
@@ -103,6 +103,9 @@ async def _write(settings: Settings, historians: Sequence[Historian]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+_VISIBLE_SECONDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 5, 10, 30, 60, 300, 3_600)
+
+
 def _metrics_of(historians: Sequence[Historian]) -> Callable[[], bytes]:
     registry = CollectorRegistry(auto_describe=False)
     for collector in (ProcessCollector, PlatformCollector):
@@ -116,7 +119,15 @@ def _metrics_of(historians: Sequence[Historian]) -> Callable[[], bytes]:
     partitions = Gauge(
         "meterline_history_partitions", "Partitions that this process reads on", ["table"], registry=registry
     )
+    visible = Histogram(
+        "meterline_history_visible_seconds",
+        "From when a record was written to the log until its rows could be read",
+        ["table"],
+        registry=registry,
+        buckets=_VISIBLE_SECONDS,
+    )
     for each in historians:
+        each.on_visible = visible.labels(each.sink.table).observe
         partitions.labels(each.sink.table).set_function(partial(getattr, each, "partitions"))
         stopped.labels(each.sink.table).set_function(partial(_is_stopped, each))
         rows.labels(each.sink.table).set_function(partial(getattr, each, "rows_written"))

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -410,13 +410,13 @@ def _why(log_path: Path) -> str:
     return said[-1] if said else f"see {log_path}"
 
 
-def _figures(metrics: str, name: str) -> list[float]:
-    """The values of one metric in the text of `/metrics`."""
+def _figures(metrics: str, name: str, topics: Container[str] | None = None) -> list[float]:
+    """The values of one metric in the text of `/metrics`, or those of some topics."""
     return [
         sample.value
         for family in text_string_to_metric_families(metrics)
         for sample in family.samples
-        if sample.name == name
+        if sample.name == name and (topics is None or sample.labels.get("topic") in topics)
     ]
 
 
@@ -427,12 +427,6 @@ def _tail(path: Path, lines: int = 15) -> str:
 def _backlog(metrics: str) -> tuple[int, float]:
     """From the text of `/metrics`: how many records wait for the worker, and for how many seconds none of them was
     taken."""
-    waiting, still_seconds = 0, 0.0
-    for family in text_string_to_metric_families(metrics):
-        for sample in family.samples:
-            if sample.labels.get("topic") in ("usage", "intake"):
-                if sample.name == "meterline_lag_records":
-                    waiting += int(sample.value)
-                elif sample.name == "meterline_still_seconds":
-                    still_seconds = max(still_seconds, sample.value)
-    return waiting, still_seconds
+    decided = {"usage", "intake"}
+    waiting = sum(_figures(metrics, "meterline_lag_records", decided))
+    return int(waiting), max(_figures(metrics, "meterline_still_seconds", decided), default=0.0)

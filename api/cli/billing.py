@@ -11,11 +11,14 @@ import typer
 
 from api.cli.asking import DryRunOption
 from api.cli.options import WHERE, CursorOption, JsonOption, LimitOption, ProjectArgument, VerboseOption
-from api.cli.output import print_json, show, show_page
+from api.cli.output import show, show_page, tell
 from api.cli.service import Api
 from streams.errors import OperatorError
 
 app = typer.Typer(help=f"Manage billing accounts, and show invoices. {WHERE}", no_args_is_help=True)
+
+# What is told of an account that was opened or changed.
+_BRIEF = ("id", "name", "email")
 
 
 @app.command("create")
@@ -23,11 +26,12 @@ def create_billing_account(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
     name: Annotated[str, typer.Option("--name", help="A name for people.")],
     email: Annotated[str, typer.Option("--email", help="Where invoices go.")] = "",
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Open a billing account."""
     body = {"id": account, "name": name, "email": email}
-    show(Api().call("POST", "/v1/admin/billing-accounts", body).json(), as_json)
+    tell(Api().call("POST", "/v1/admin/billing-accounts", body).json(), _BRIEF, as_json, verbose)
 
 
 @app.command("assign")
@@ -40,14 +44,15 @@ def assign_billing_account(
         bool, typer.Option("--from-month-start", help="Move this month's fees and purchases to that invoice, too")
     ] = False,
     dry_run: DryRunOption = False,
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Put a project on a billing account's invoice from now on, and say what stays on others."""
     url = f"/v1/admin/projects/{project}/billing-account"
     body = {"billing_account": account, "from_month_start": from_month_start, "dry_run": dry_run}
     answer = Api().call("PUT", url, body).json()
-    if as_json:
-        print_json(answer)
+    if as_json or verbose:
+        show(answer, as_json)
         return
     here = answer["on_invoice"]
     print(f"{project} {'would be' if dry_run else 'is'} on {here['invoice']}, with {here['amount']} of this month")
@@ -75,11 +80,12 @@ def change_billing_account(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
     name: Annotated[str, typer.Option("--name", help="A name for people.")],
     email: Annotated[str, typer.Option("--email", help="Where invoices go.")],
+    verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Change a billing account's name and address, on all of its invoices."""
     body = {"name": name, "email": email}
-    show(Api().call("PUT", f"/v1/admin/billing-accounts/{account}", body).json(), as_json)
+    tell(Api().call("PUT", f"/v1/admin/billing-accounts/{account}", body).json(), _BRIEF, as_json, verbose)
 
 
 @app.command("show")

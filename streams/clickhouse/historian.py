@@ -30,6 +30,7 @@ from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
+from streams.kafka.clock import now_ms
 from streams.kafka.codecs import decode_answers, decode_dead_letter
 from streams.kafka.formats import FormatError
 from streams.kafka.pace import FetchPace
@@ -115,11 +116,14 @@ class _Pending:
     marks: dict[int, Mark] = field(default_factory=dict)
     count: int = 0
     since: float = 0.0
+    # When each record was written to the log, in Unix milliseconds.
+    written_ms: list[int] = field(default_factory=list)
 
 
 class Historian:
     """A Historian writes one topic's rows to one table until it is stopped. `rows_written` counts this process's
-    rows; `stopped` says why it writes none, or is ""."""
+    rows; `stopped` says why it writes none, or is "". `on_visible` is told of each record how many seconds after it was
+    written to the log its rows could be read."""
 
     def __init__(self, settings: Settings, clickhouse: ClickHouse, sink: Sink) -> None:
         self.settings = settings
@@ -127,6 +131,7 @@ class Historian:
         self.sink = sink
         self.rows_written = 0
         self.stopped = ""
+        self.on_visible: Callable[[float], None] = lambda seconds: None
         self.ready = asyncio.Event()
         self._marks: dict[int, Mark] = {}
         # Of each partition that is read on: the record that has the row at the mark, the mark, and that row's witness.
@@ -278,6 +283,7 @@ class Historian:
     def _add(self, tp: TopicPartition, record: Any) -> None:
         pending = self._pending
         self._check_witness(record)
+        pending.written_ms.append(record.timestamp)
         mark = pending.marks.get(tp.partition) or self._marks[tp.partition]
         for part in _parts(self.sink, record, mark):
             pending.marks[tp.partition] = part.last
@@ -328,6 +334,10 @@ class Historian:
                 self.clickhouse.insert_packs, sink.table, sink.shared, sink.columns, block.packs
             )
         self._marks.update(pending.marks)
+        at_ms = now_ms()
+        for written_ms in pending.written_ms:
+            # The log's clock may be ahead of this one.
+            self.on_visible(max(0, at_ms - written_ms) / 1000)
 
 
 def marks_of(rows: Sequence[Sequence[Any]]) -> dict[int, tuple[Mark, int]]:

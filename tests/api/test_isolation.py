@@ -57,10 +57,12 @@ def belongings_in(operator: Operator, project: str, environment: str) -> Belongi
         post(f"{url}/top-ups", json=top_up),
         raising := post(f"{url}/limit-raises", json=raised),
         charge := client.post("/v1/admissions", json=use | {"id": f"ev-{secret}"}, headers={"idempotency-key": key}),
+        # A request is a fact, too: the hold is the last of them all.
+        balance := client.get("/v1/balance"),
         hold := client.post("/v1/admissions", json=job),
     ]
     assert all(each.is_success for each in made), [each.text for each in made]
-    (bundle,) = client.get("/v1/balance").json()["top_ups"]
+    (bundle,) = balance.json()["top_ups"]
     return {
         "project": project,
         "secret": secret,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from decimal import Decimal
 
 import httpx
@@ -231,6 +232,9 @@ def test_metrics_say_that_it_adds_up_and_name_nobody(used, operator: Operator) -
     text = operator.metrics()
     assert "meterline_verify_drift_microcredits 0.0" in text
     assert 'meterline_part_ready{part="accounts"} 1.0' in text
-    assert 'meterline_history_rows_total{table="facts"}' in httpx.get(f"{operator.clickhouse_url}/metrics").text
+    told = httpx.get(f"{operator.clickhouse_url}/metrics").text
+    assert 'meterline_history_rows_total{table="facts"}' in told
+    visible = re.search(r'^meterline_history_visible_seconds_count{table="facts"} (\S+)$', told, re.MULTILINE)
+    assert visible is not None and float(visible[1]) > 0
     assert "process_resident_memory_bytes" in text
     assert project not in text

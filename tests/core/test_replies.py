@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from schemas.commands import AnyCommand, CountRequest
+from schemas.commands import AnyCommand, CountRequest, TopUp
 from schemas.problems import Rejection
 from streams.core.replies import check_key, fingerprint, is_reply_kept, key_hash, request_hash
 from tests.core.builders import addressed, admit, create_project, top_up, usage
@@ -23,6 +23,17 @@ ADMISSION = admit(usage(quantity=2), key="k")
 )
 def test_a_fingerprint_is_the_same_in_every_version(command: AnyCommand, expected: str) -> None:
     assert fingerprint(command).hex() == expected
+
+
+def test_purchases_by_contract_that_differ_have_other_fingerprints() -> None:
+    terms = [(20, 0, 0), (100, 0, 0), (0, 1, 1), (0, 2, 1), (0, 1, 2)]
+    asked = [
+        TopUp(
+            project="p1", environment="preview", bundle_usd=usd, reference="", amount=amount, cents=cents, **addressed()
+        )
+        for usd, amount, cents in terms
+    ]
+    assert len({fingerprint(each) for each in asked}) == len(terms)
 
 
 def test_names_are_the_same_in_every_version() -> None:
