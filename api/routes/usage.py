@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.dependencies import (
+    METADATA_FILTER,
     CallerDep,
     ProjectQuery,
     ServicesDep,
@@ -77,8 +78,9 @@ async def usage(
     environment: Annotated[EnvironmentName | None, Query(description="Only this one's usage")] = None,
     customer_id: Annotated[
         str | None,
-        Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage; so may any `metadata.<key>`"),
+        Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage"),
     ] = None,
+    _: Annotated[str | None, Query(alias=METADATA_FILTER, description="Only usage with this value")] = None,
     since: Annotated[DayOrTime | None, Query(alias="from", description=f"{_DAY}; 30 days ago")] = None,
     until: Annotated[DayOrTime | None, Query(alias="to", description=f"{_DAY}; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=USAGE_ROWS_MAX, description="Of JSON; a CSV has all rows")] = USAGE_ROWS_MAX,
@@ -99,20 +101,9 @@ async def usage(
     end = moment(until, "to", zone) if until else place.until if place else datetime.now(UTC) + timedelta(seconds=1)
     begin = moment(since, "from", zone) if since else place.since if place else end - timedelta(days=30)
     groups = [group for group in group_by.split(",") if group]
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name.startswith("metadata.")]
-    given = {"operation": operation, "customer_id": customer_id}
-    where = _filters([*((name, value) for name, value in given.items() if value is not None), *asked])
-    question = UsageQuestion(
-        name,
-        groups,
-        begin,
-        end,
-        environment_for(caller, environment),
-        granularity=granularity,
-        tz=tz,
-        by=by,
-        where=where,
-    )
+    of_environment = environment_for(caller, environment)
+    where = _filters(request, {"operation": operation, "customer_id": customer_id})
+    question = UsageQuestion(name, groups, begin, end, of_environment, None, None, granularity, tz, by, where)
     if place is not None:
         question.check(place)
     question.sql()  # refuses what can't be asked before a thread is taken
@@ -132,8 +123,11 @@ async def usage(
     return await services.reads.json(caller.name, lambda history: _report(history, paged))
 
 
-def _filters(asked: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    """The filters of a question, each by another name. Raises Rejection."""
+def _filters(request: Request, named: dict[str, str | None]) -> tuple[tuple[str, str], ...]:
+    """The filters of a question, each by another name: those named, and the request's `metadata.<key>`. Raises
+    Rejection."""
+    asked = [(name, value) for name, value in named.items() if value is not None]
+    asked += [(name, value) for name, value in request.query_params.multi_items() if name.startswith("metadata.")]
     if len(asked) > _FILTERS_MAX:
         raise Rejection("invalid_request", f"At most {_FILTERS_MAX} filters", asked[_FILTERS_MAX][0][:80])
     names = [name for name, _ in asked]

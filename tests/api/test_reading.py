@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+from datetime import datetime, time, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
