@@ -78,6 +78,10 @@ async def authenticated(
     return call.caller
 
 
+# The name by which a route declares that any `metadata.<key>` is a parameter of it.
+METADATA_FILTER = "metadata.<key>"
+
+
 def check_parameters(request: Request) -> None:
     """Check that a request names only query parameters that its route has, each once, and that none of its headers is
     there twice of which only one makes sense. Raises Rejection `invalid_request`."""
@@ -87,7 +91,7 @@ def check_parameters(request: Request) -> None:
     known = list(_query_parameters(request.scope["route"].dependant))
     given = [name for name, _ in request.query_params.multi_items()]
     for name in given:
-        if name not in known:
+        if name not in known and not (name.startswith("metadata.") and METADATA_FILTER in known):
             there_are = f"there are {', '.join(known)}" if known else "there are none here"
             raise Rejection("invalid_request", f"No query parameter {name[:64]!r}; {there_are}", name[:64])
         if given.count(name) > 1:

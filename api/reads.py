@@ -98,7 +98,7 @@ class HistoryReads:
 
 def json_of(answer: BaseModel) -> Response:
     """The answer as JSON. Call it in a thread where the answer may be large."""
-    return Response(answer.model_dump_json(), media_type="application/json")
+    return Response(answer.model_dump_json(by_alias=True), media_type="application/json")
 
 
 class _Places:

@@ -16,8 +16,6 @@ from api.cli.options import (
     JsonOption,
     LimitOption,
     ProjectArgument,
-    SinceOption,
-    UntilOption,
     VerboseOption,
 )
 from api.cli.output import print_json, show_page, styled, working
@@ -61,16 +59,47 @@ def usage(
             "--group-by", help="Up to five of operation, environment, customer_id, hour, day, month, metadata.<key>."
         ),
     ] = "operation",
-    since: SinceOption = None,
-    until: UntilOption = None,
+    granularity: Annotated[
+        str | None,
+        typer.Option("--granularity", help="Show each 15m, hour, day, week (from Monday) or month by itself."),
+    ] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="IANA zone of those and of days; UTC if left out.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--by", help="booked_at, if left out: the past never changes; occurred_at: late uses change it."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="NAME=VALUE: only that operation, environment, customer_id or metadata.<key>."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="A day, or RFC 3339 with a zone; 30 days ago if left out.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="A day, or RFC 3339 with a zone; exclusive, now if left out.")
+    ] = None,
     limit: LimitOption = None,
     cursor: CursorOption = None,
     as_csv: CsvOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a project used and what it cost, by operation, time, customer or metadata."""
-    asked: dict[str, Any] = {"project": project, "group_by": group_by, "from": since, "to": until}
+    """Show what a project used and what it cost, by operation, time, customer or metadata.
+
+    Each day of India: meterline usage acme --granularity day --tz Asia/Kolkata --from 2026-03-01
+
+    One customer's hours: meterline usage acme --granularity hour --where customer_id=globex
+    """
+    asked: dict[str, Any] = {
+        **dict(map(_filter, where or [])),
+        "project": project,
+        "group_by": group_by,
+        "granularity": granularity,
+        "tz": tz,
+        "by": by,
+        "from": since,
+        "to": until,
+    }
     if as_csv:
         _check_whole(limit, cursor, as_json)
         print(Api().call("GET", "/v1/usage", **asked, format="csv").text, end="")
@@ -151,6 +180,14 @@ def export(
         print_json({"project": project, "files": [str(folder / name) for name in names], "ledger_entries": entries})
     else:
         print("\n".join(str(folder / name) for name in names))
+
+
+def _filter(given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not equals or (name not in ("operation", "environment", "customer_id") and not name.startswith("metadata.")):
+        what = "NAME=VALUE, where NAME is operation, environment, customer_id or metadata.<key>"
+        raise typer.BadParameter(what, param_hint="--where")
+    return name, value
 
 
 def _check_whole(limit: int | None, cursor: str | None, as_json: bool) -> None:

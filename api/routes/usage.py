@@ -8,30 +8,44 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.dependencies import (
+    METADATA_FILTER,
     CallerDep,
     ProjectQuery,
     ServicesDep,
     account_for,
     environment_for,
-    instant,
     problems,
     project_for,
 )
+from api.instants import DayOrTime, moment
 from api.negotiation import AcceptHeader, preferred
 from api.views.csv_cells import Cell, csv_pieces, number_or_text
+from schemas.http.common import EnvironmentName
 from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
+from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
-from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageQuestion, usage_page, usage_rows
+from streams.history.usage import (
+    CURSOR_CHARS_MAX,
+    GRANULARITIES,
+    UsageCursor,
+    UsageQuestion,
+    usage_page,
+    usage_rows,
+    zone_named,
+)
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
 
-_UNTIL_NOW = "RFC 3339 with a zone; exclusive"
+_DAY = "RFC 3339 with a zone, or a day, which begins at midnight in `tz`"
+# A filter is a value of metadata, of as many characters as an event may have there.
+_FILTER_CHARS_MAX = 512
+_FILTERS_MAX = 5
 
 
 @router.get(
@@ -40,6 +54,7 @@ _UNTIL_NOW = "RFC 3339 with a zone; exclusive"
     responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
 )
 async def usage(
+    request: Request,
     services: ServicesDep,
     caller: CallerDep,
     project: ProjectQuery = None,
@@ -50,8 +65,24 @@ async def usage(
             description="Comma-separated: operation, customer_id, environment, hour, day, month, metadata.<key>",
         ),
     ] = "operation",
-    since: Annotated[datetime | None, Query(alias="from", description="RFC 3339 with a zone; 30 days ago")] = None,
-    until: Annotated[datetime | None, Query(alias="to", description=_UNTIL_NOW)] = None,
+    granularity: Annotated[
+        str | None,
+        Query(max_length=8, description=f"Groups by `period` first: {', '.join(GRANULARITIES)}; weeks from Monday"),
+    ] = None,
+    tz: Annotated[str, Query(max_length=64, description="The IANA zone of periods and days")] = "UTC",
+    by: Annotated[
+        str,
+        Query(max_length=16, description="booked_at: past periods never change; occurred_at: late uses change them"),
+    ] = "booked_at",
+    operation: Annotated[str | None, Query(max_length=64, description="Only this one's usage")] = None,
+    environment: Annotated[EnvironmentName | None, Query(description="Only this one's usage")] = None,
+    customer_id: Annotated[
+        str | None,
+        Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage"),
+    ] = None,
+    _: Annotated[str | None, Query(alias=METADATA_FILTER, description="Only usage with this value")] = None,
+    since: Annotated[DayOrTime | None, Query(alias="from", description=f"{_DAY}; 30 days ago")] = None,
+    until: Annotated[DayOrTime | None, Query(alias="to", description=f"{_DAY}; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=USAGE_ROWS_MAX, description="Of JSON; a CSV has all rows")] = USAGE_ROWS_MAX,
     cursor: Annotated[
         str | None, Query(max_length=CURSOR_CHARS_MAX, description="Of JSON; it also stands for `from` and `to`")
@@ -59,24 +90,25 @@ async def usage(
     format: Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")] = None,
     accept: AcceptHeader = "",
 ) -> Response:
-    """Sum up what was charged, by group, as JSON or CSV. Times are those of booking, so a past period never changes.
-    A preview key's usage is that of its own environment."""
+    """Sum up what was charged, by group and period, as JSON or CSV. Times are those of booking unless `by` says
+    otherwise, so a past period never changes. A preview key's usage is that of its own environment."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
     place = None if cursor is None else UsageCursor.parse(cursor)
+    zone = zone_named(tz)
     # The pages of one report are about one time, which is said with the first.
-    if place is not None:
-        since, until = since or place.since, until or place.until
-    end = instant(until, "to") if until else datetime.now(UTC) + timedelta(seconds=1)
-    begin = instant(since, "from") if since else end - timedelta(days=30)
+    end = moment(until, "to", zone) if until else place.until if place else datetime.now(UTC) + timedelta(seconds=1)
+    begin = moment(since, "from", zone) if since else place.since if place else end - timedelta(days=30)
     groups = [group for group in group_by.split(",") if group]
-    question = UsageQuestion(name, groups, begin, end, environment_for(caller, None))
+    of_environment = environment_for(caller, environment)
+    where = _filters(request, {"operation": operation, "customer_id": customer_id})
+    question = UsageQuestion(name, groups, begin, end, of_environment, None, None, granularity, tz, by, where)
     if place is not None:
         question.check(place)
     question.sql()  # refuses what can't be asked before a thread is taken
     if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
-        columns = [*groups, "uses", "quantity", "credits"]
+        columns = [*question.columns, "uses", "quantity", "credits"]
 
         def pieces(history: ClickHouse) -> Iterator[bytes]:
             # Metadata may have numbers as well as texts.
@@ -91,11 +123,30 @@ async def usage(
     return await services.reads.json(caller.name, lambda history: _report(history, paged))
 
 
+def _filters(request: Request, named: dict[str, str | None]) -> tuple[tuple[str, str], ...]:
+    """The filters of a question, each by another name: those named, and the request's `metadata.<key>`. Raises
+    Rejection."""
+    asked = [(name, value) for name, value in named.items() if value is not None]
+    asked += [(name, value) for name, value in request.query_params.multi_items() if name.startswith("metadata.")]
+    if len(asked) > _FILTERS_MAX:
+        raise Rejection("invalid_request", f"At most {_FILTERS_MAX} filters", asked[_FILTERS_MAX][0][:80])
+    names = [name for name, _ in asked]
+    for name, value in asked:
+        if names.count(name) > 1:
+            raise Rejection("invalid_request", f"A use has one {name[:80]}; filter by one value", name[:80])
+        if len(value) > _FILTER_CHARS_MAX:
+            raise Rejection("invalid_request", f"At most {_FILTER_CHARS_MAX} characters", name[:80])
+    return tuple(asked)
+
+
 def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
     rows, next_cursor = usage_page(clickhouse, question)
     return UsageReport(
         project=question.project,
-        group_by=question.group_by,
+        group_by=question.columns,
+        granularity=question.granularity,
+        tz=question.tz,
+        by=question.by,
         since=question.since,
         until=question.until,
         rows=[

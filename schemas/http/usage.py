@@ -31,12 +31,16 @@ class UsageRow(BaseModel):
 
 
 class UsageReport(BaseModel):
-    """A page of the charged usage of a project by group, booked in [since, until), in the order of the groups' values.
-    `next_cursor` asks for the next page, with the same `group_by`; null on the last."""
+    """A page of the charged usage of a project by group, in [from, to), in the order of the groups' values. With
+    `granularity` the first group is `period`: a date, a month, or a time with the zone's offset.
+    `next_cursor` asks for the next page of the same question; null on the last."""
 
     project: str
-    group_by: list[str] = at_most(GROUPS_MAX)
-    since: datetime
-    until: datetime
+    group_by: list[str] = at_most(GROUPS_MAX + 1)
+    granularity: str | None
+    tz: str
+    by: str
+    since: datetime = Field(serialization_alias="from")
+    until: datetime = Field(serialization_alias="to")
     rows: list[UsageRow] = at_most(USAGE_ROWS_MAX)
     next_cursor: str | None

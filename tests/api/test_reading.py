@@ -4,7 +4,9 @@ import csv
 import io
 import json
 import re
+from datetime import datetime, time, timedelta
 from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -146,6 +148,14 @@ def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
         ({"group_by": "a,b,c,d,e,f"}, "group_by"),
         ({"from": "2026-01-01T00:00:00"}, "from"),
         ({"from": "yesterday"}, "query.from"),
+        ({"from": "2026-13-01"}, "query.from"),
+        ({"granularity": "minute"}, "granularity"),
+        ({"granularity": "day", "group_by": "day"}, "granularity"),
+        ({"granularity": "day", "tz": "Asia/Kalkutta"}, "tz"),
+        ({"tz": "Asia/Kolkata", "group_by": "day"}, "group_by"),
+        ({"by": "noon"}, "by"),
+        ({"environment": "staging"}, "query.environment"),
+        ({"metadata.": "1"}, "metadata."),
         ({"format": "xml"}, "query.format"),
     ],
 )
@@ -153,6 +163,31 @@ def test_bad_usage_questions_name_the_field(used, parameters: dict, field: str) 
     _, client = used
     response = client.get("/v1/usage", params=parameters)
     assert (response.status_code, response.json()["field"]) == (422, field)
+
+
+def test_usage_is_by_period_of_a_zone_and_filtered(used) -> None:
+    _, client = used
+    whole = client.get("/v1/usage", params={"group_by": ""}).json()["rows"][0]
+    zone = ZoneInfo("Asia/Kathmandu")
+    today = datetime.now(zone).date()
+    asked = {"granularity": "month", "tz": zone.key, "group_by": "", "from": str(today - timedelta(days=2))}
+    page = client.get("/v1/usage", params=asked).json()
+    assert [page[name] for name in ("granularity", "tz", "by", "group_by")] == [
+        "month",
+        zone.key,
+        "booked_at",
+        ["period"],
+    ]
+    assert datetime.fromisoformat(page["from"]) == datetime.combine(today - timedelta(days=2), time(), zone)
+    assert datetime.fromisoformat(page["to"]) > datetime.fromisoformat(page["from"])
+    assert sum(row["uses"] for row in page["rows"]) == whole["uses"]
+    by_tier = client.get("/v1/usage", params={"group_by": "metadata.tier"}).json()["rows"]
+    for row in by_tier:
+        tier = row["group"]["metadata.tier"]
+        (found,) = client.get("/v1/usage", params={"group_by": "", "metadata.tier": tier}).json()["rows"]
+        assert found["uses"] == row["uses"]
+    nobody = client.get("/v1/usage", params={"operation": "' OR 1=1 --", "granularity": "day"})
+    assert (nobody.status_code, nobody.json()["rows"]) == (200, [])
 
 
 def test_metadata_keys_are_bound_and_never_sql(used) -> None:

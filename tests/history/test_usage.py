@@ -114,7 +114,7 @@ def test_usage_of_one_environment_leaves_the_other_out(history: ClickHouse) -> N
 )
 def test_a_cursor_is_of_its_own_question_only(change: dict[str, object]) -> None:
     question = UsageQuestion("prj_a", ["operation"], SINCE, UNTIL)
-    cursor = UsageCursor.parse(question.cursor_after({"operation": "image"}))
+    cursor = UsageCursor.parse(question.cursor_after(["image"]))
     question.check(cursor)
     with pytest.raises(Rejection) as refused:
         replace(question, **change).check(cursor)  # type: ignore[arg-type]
