@@ -73,10 +73,10 @@ def usage(
         typer.Option("--where", help="NAME=VALUE: only that operation, environment, customer_id or metadata.<key>."),
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--from", help="A day, or RFC 3339 with a zone; 30 days ago if left out.")
+        str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day; 30 days ago if left out.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option("--to", help="A day, or RFC 3339 with a zone; exclusive, now if left out.")
+        str | None, typer.Option("--to", help="RFC 3339 with a zone; or a day; exclusive, now if left out.")
     ] = None,
     limit: LimitOption = None,
     cursor: CursorOption = None,

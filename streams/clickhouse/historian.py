@@ -336,8 +336,7 @@ class Historian:
         self._marks.update(pending.marks)
         at_ms = now_ms()
         for written_ms in pending.written_ms:
-            # The log's clock may be ahead of this one.
-            self.on_visible(max(0, at_ms - written_ms) / 1000)
+            self.on_visible(max(0, at_ms - written_ms) / 1000)  # the log's clock may be ahead
 
 
 def marks_of(rows: Sequence[Sequence[Any]]) -> dict[int, tuple[Mark, int]]:

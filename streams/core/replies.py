@@ -59,7 +59,7 @@ def fingerprint(command: AnyCommand) -> bytes:
     asked = _encode(neutral)
     if isinstance(neutral, TopUp) and neutral.bundle_usd:
         # Without the two fields that came later: a repeat of what an older version was asked is known by it.
-        asked = _encode(msgspec.msgpack.decode(asked)[:-2])
+        asked = _encode(["top_up", *msgspec.structs.astuple(neutral)[:-2]])
     return blake2b(asked, digest_size=16).digest()
 
 
