@@ -25,6 +25,11 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes
 
+    @property
+    def timestamp(self) -> int:
+        """The time of the record, as aiokafka's records name it."""
+        return self.at_ms
+
 
 @dataclass(slots=True)
 class Log:
