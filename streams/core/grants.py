@@ -41,9 +41,8 @@ def grant_credits(
     """Grant `amount` microcredits; gives the fact's id. Items that past months left unpaid are charged at once."""
     account = booking.account
     grant_id = f"{kind}-{booking.offset}-{booking.next_index}"
-    grant = Grant(grant_id, kind, environment, amount, amount, granted_at_ms, expires_at_ms)
-    grant.contract_cents = contract_cents
-    add_grant(account, grant)
+    terms = amount, amount, granted_at_ms, expires_at_ms
+    add_grant(account, Grant(grant_id, kind, environment, *terms, contract_cents=contract_cents))
     fact_id = booking.state(
         "grant",
         environment=environment,

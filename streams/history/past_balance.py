@@ -91,8 +91,8 @@ def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms:
         # A bundle does not expire. Credits that an operator gave end when the grant says so; any other grant, one that
         # a correction made too, ends with its month.
         expires_at_ms = 0 if kind == "top_up" else stated_end_ms or renewal_after(signed_up_at_ms, granted_at_ms)
-        grants.append(Grant(grant_id, kind, environment, granted, remaining, granted_at_ms, expires_at_ms, held))
-        grants[-1].contract_cents = contract_cents
+        terms = granted, remaining, granted_at_ms, expires_at_ms, held, contract_cents
+        grants.append(Grant(grant_id, kind, environment, *terms))
     return sorted(grants, key=burn_down)
 
 
