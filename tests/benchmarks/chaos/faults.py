@@ -38,6 +38,9 @@ _KILLS = {
     "wipe_both_workers": WORKERS,
     "wipe_api": ("api",),
 }
+# A fault waits this long for something to hit. A broker that was killed while it started takes some ten seconds.
+PATIENCE_SECONDS = 30.0
+
 _ONE_WORKER_TOO = frozenset({"kill_worker", "kill_api_and_worker", "kill_broker_and_worker", "wipe_worker"})
 _WEIGHTS = {
     "kill_worker": 6,
@@ -80,6 +83,11 @@ def plan(seed: int) -> Iterator[Fault]:
         yield Fault(round(wait_seconds, 2), kind, chance.choice(WORKERS), round(chance.uniform(0.5, 4.0), 2))
 
 
+def _killed_parts(fault: Fault) -> tuple[str, ...]:
+    one_worker_too = (fault.worker,) if fault.kind in _ONE_WORKER_TOO else ()
+    return _KILLS.get(fault.kind, ()) + one_worker_too
+
+
 class Saboteur:
     """A saboteur inflicts a plan of faults while its block runs. On leaving, paused processes go on, and held ones are
     started. `inflicted` has the monotonic time of each fault, and its kind."""
@@ -119,7 +127,7 @@ class Saboteur:
     def _run(self) -> None:
         try:
             for fault in self._plan:
-                if self._wait(fault.wait_seconds):
+                if self._wait(fault.wait_seconds) or self._wait_for_something_to_hit(fault):
                     break
                 self._inflict(fault)
         except BaseException as error:
@@ -143,10 +151,18 @@ class Saboteur:
             if self._stopping.wait(max(0.0, due - now)):
                 return True
 
+    def _wait_for_something_to_hit(self, fault: Fault) -> bool:
+        """Wait until one of the processes that a fault kills runs, so that a slow machine sees the faults of its plan
+        too, only later. Returns True once it is time to stop."""
+        parts, given_up_at = _killed_parts(fault), time.monotonic() + PATIENCE_SECONDS
+        while parts and not any(map(self._running, parts)) and time.monotonic() < given_up_at:
+            if self._wait(0.05):
+                return True
+        return False
+
     def _inflict(self, fault: Fault) -> None:
         worker = fault.worker
-        if fault.kind in _KILLS:
-            parts = _KILLS[fault.kind] + ((worker,) if fault.kind in _ONE_WORKER_TOO else ())
+        if parts := _killed_parts(fault):
             killed = [part for part in parts if self._kill(part)]
             if fault.kind.startswith("wipe"):
                 for part in parts:

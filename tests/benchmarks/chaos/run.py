@@ -49,6 +49,7 @@ ZERO_FIGURES = (
     "replies_expired",
 )
 STALLED_SECONDS = 60.0
+MORE_SECONDS = 90.0
 # Production's default is 10. It is shorter here, so that a killed worker's partitions are taken over within the run.
 SESSION_TIMEOUT_SECONDS = 3.0
 
@@ -59,10 +60,16 @@ def passed(result: dict[str, Any]) -> bool:
 
 
 def measure(
-    seconds: float, seed: int, projects: int, events_per_second: float, tell: Callable[[str], None]
+    seconds: float,
+    seed: int,
+    projects: int,
+    events_per_second: float,
+    tell: Callable[[str], None],
+    least_kills: int = 0,
 ) -> dict[str, Any]:
     """Run the benchmark: `seconds` of faults, the time to drain, the checks. Data and logs are kept only of a failed
-    run."""
+    run. The faults go on for longer where fewer than `least_kills` processes were killed by then, at most for
+    MORE_SECONDS."""
     directory = Path(tempfile.mkdtemp(prefix="meterline-chaos-"))
     settings = settings_apart(directory, session_timeout_seconds=SESSION_TIMEOUT_SECONDS)
     # The load's own client logs at every try that the broker is away, which is meant to happen here.
@@ -70,7 +77,7 @@ def measure(
     keep = False
     try:
         with Stack(settings, workers=2, tell=tell) as stack:
-            result = asyncio.run(_run(stack, seconds, seed, projects, events_per_second, tell))
+            result = asyncio.run(_run(stack, seconds, seed, projects, events_per_second, tell, least_kills))
         keep = not passed(result)
     except Exception:
         keep = True
@@ -84,7 +91,13 @@ def measure(
 
 
 async def _run(
-    stack: Stack, seconds: float, seed: int, projects: int, events_per_second: float, tell: Callable[[str], None]
+    stack: Stack,
+    seconds: float,
+    seed: int,
+    projects: int,
+    events_per_second: float,
+    tell: Callable[[str], None],
+    least_kills: int,
 ) -> dict[str, Any]:
     load, prober = Load(stack, projects, events_per_second, seed), Prober(stack)
     probing: asyncio.Task[None] | None = None
@@ -95,7 +108,7 @@ async def _run(
         load.start()
         probing = asyncio.create_task(prober.run())
         began_at = time.monotonic()
-        saboteur = await _break_things(stack, load, seconds, seed, tell)
+        saboteur = await _break_things(stack, load, seconds, Saboteur(stack, seed, tell), least_kills)
         ended_at = time.monotonic()
         tell("no more faults; waiting for every answer")
         await _settled(stack, load, prober, ended_at)
@@ -140,15 +153,17 @@ async def _run(
     }
 
 
-async def _break_things(stack: Stack, load: Load, seconds: float, seed: int, tell: Callable[[str], None]) -> Saboteur:
-    saboteur = Saboteur(stack, seed, tell)
+async def _break_things(stack: Stack, load: Load, seconds: float, saboteur: Saboteur, least_kills: int) -> Saboteur:
     until = time.monotonic() + seconds
     await asyncio.to_thread(saboteur.__enter__)
     try:
-        while (left := until - time.monotonic()) > 0 and saboteur.failure is None:
+        while saboteur.failure is None:
+            left = until - time.monotonic()
+            if left <= 0 and (saboteur.kills >= least_kills or left <= -MORE_SECONDS):
+                break
             stack.check()
             load.check()
-            await asyncio.sleep(min(0.5, left))
+            await asyncio.sleep(min(0.5, max(0.05, left)))
     finally:
         await asyncio.to_thread(saboteur.__exit__, None, None, None)
     if saboteur.failure is not None:
