@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -30,6 +32,7 @@ LOOK_SECONDS = 1.0
 # While something is not ready a look is due sooner: who waits for a start should not wait for the watch.
 SOON_SECONDS = 0.2
 LOOK_SECONDS_MAX = 5.0
+LOOKS_COMPARED = 4
 NOTE_CHARS_MAX = 300
 DEAD_LETTERS_SECONDS = 15.0
 SIZES_SECONDS = 15.0
@@ -78,6 +81,8 @@ class Pipeline:
         self.topic_bytes: dict[str, int] = {}
         self.kept_replies_bytes: dict[str, int] = {}
         self._looked_at: float | None = None
+        # When the last looks began.
+        self._looks: deque[float] = deque(maxlen=LOOKS_COMPARED)
         self._sized_at: float | None = None
 
     async def run(self) -> None:
@@ -110,6 +115,24 @@ class Pipeline:
             "accounts": self._account_copies(),
             "history": self._history(at),
         }
+
+    def behind_ms(self, *stages: Sequence[str]) -> int | None:
+        """How long ago at most, in milliseconds, all that had been written to the first of these stages was through all
+        of them; None while nothing is known. A stage is the names of flows, which take what the stage before brought.
+
+        One look sees the ends of all topics first: what left a stage during the look is seen in the next stage only by
+        the look after. So each stage but the first costs the time between two looks.
+        """
+        if len(self._looks) < 2:
+            return None
+        at = time.monotonic()
+        between = max(later - earlier for earlier, later in pairwise(self._looks))
+        behind = [
+            number * between + max(waiting + between if waiting else 0.0 for waiting in waits)
+            for number, names in enumerate(stages)
+            for waits in [[self.flows[name].waiting_seconds(self._looks[-1]) for name in names]]
+        ]
+        return int(1000 * (at - self._looks[-1] + max(behind)))
 
     def _kafka(self, at: float) -> str:
         if self._looked_at is None:
@@ -205,6 +228,7 @@ class Pipeline:
 
     async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         members = await self._look_at_groups(admin)
+        began_at = time.monotonic()
         ends = await consumer.end_offsets(
             [place for reader in self._readers.values() for place in self._places(reader)]
         )
@@ -216,6 +240,7 @@ class Pipeline:
             flow.look(at, committed, {place.partition: ends[place] for place in places}, note)
         self.members.look(time.monotonic(), members)
         self._looked_at = time.monotonic()
+        self._looks.append(began_at)
 
     async def _forget_markers(self, consumer: AIOKafkaConsumer) -> None:
         """Take no marker of a transaction for a record that waits: they have offsets too."""

@@ -92,7 +92,7 @@ def operation_of(scope: MutableMapping[str, Any]) -> str:
     """The name of a call, as in "GET /v1/holds/{hold_id}": method and route, with nothing that the caller could make
     up."""
     method = scope["method"] if scope["method"] in _METHODS else "*"
-    return f"{method} {getattr(scope.get('route'), 'path', '*')}"
+    return f"{method} {getattr(scope.get('route'), 'path_format', '*')}"
 
 
 async def count(services: Services, call: Call, operation: str) -> None:

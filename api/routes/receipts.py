@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated
+from urllib.parse import unquote_to_bytes
 
 from clickhouse_connect.driver.exceptions import OperationalError
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from api.callers.keys import Caller
@@ -15,10 +16,12 @@ from api.services import Services
 from schemas.answers import Answer
 from schemas.facts import is_decision_id
 from schemas.http.common import EnvironmentName
-from schemas.http.receipts import EventReceipts, Receipt, RequestReceipt
+from schemas.http.receipts import EventReceipts, EventReport, Receipt, RequestReceipt
+from schemas.problems import Rejection
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouseError
 from streams.history.answers import answers_of, request_receipt
+from streams.history.events import event_report
 from streams.history.receipts import find_decision, receipt_of, receipts_of_event
 from streams.kafka.clock import now_ms
 
@@ -93,3 +96,48 @@ async def receipts(
     return await services.reads.json(
         caller.name, lambda history: receipts_of_event(history, prices, named, event_id, source, is_admin, environment)
     )
+
+
+_NAME_CHARS_MAX = 256
+
+
+@router.get("/events/{source:path}/{id:path}", response_model=EventReport)
+async def event(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    source: Annotated[str, Path(description="The event's `source`, percent-encoded", examples=["%2Fshop"])],
+    id: Annotated[str, Path(description="The event's `id`, percent-encoded")],
+    project: ProjectQuery = None,
+) -> Response:
+    """Tell what became of one event: decided, refused, a repeat, among the dead letters, or never seen; when, why, and
+    with its receipt.
+
+    A project's key is told of its own project's alone, and gets no dead letter's text. `not_seen` is an answer too:
+    until `as_of` nothing of it had come.
+    """
+    caller.require("content:read")
+    source, id = _event_named(request, source, id)
+    named = project if caller.project is None else project_for(caller, project)
+    environment, prices, is_admin = environment_for(caller, None), services.accounts.prices(), caller.project is None
+    behind_ms = services.pipeline.behind_ms(["usage"], ["intake"], ["journal", "dead_letters"])
+    as_of = None if behind_ms is None else utc(now_ms() - behind_ms)
+    return await services.reads.json(
+        caller.name,
+        lambda history: event_report(history, prices, source, id, named, environment, is_admin, as_of),
+    )
+
+
+def _event_named(request: Request, source: str, id: str) -> tuple[str, str]:
+    """The source and id that a path names. Both may have slashes, so they are taken from the path as it was sent; a
+    source whose slashes were not encoded is read up to the last one. Raises Rejection."""
+    sent = request.scope.get("raw_path", b"").rpartition(b"/v1/events/")[2].partition(b"?")[0]
+    if sent.count(b"/") == 1:
+        try:
+            source, id = (unquote_to_bytes(part).decode() for part in sent.split(b"/"))
+        except UnicodeDecodeError:
+            raise Rejection("invalid_request", "Percent-encode the UTF-8 of `source` and `id`", "source") from None
+    for field, text in (("source", source), ("id", id)):
+        if not 1 <= len(text) <= _NAME_CHARS_MAX:
+            raise Rejection("invalid_request", f"`{field}` has 1 to {_NAME_CHARS_MAX} characters", field)
+    return source, id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -167,7 +167,9 @@ class RefusedEvent(BaseModel):
     detail: str
     field: str
     received_at: datetime
-    event: str = Field(description="The event's text, cut at 16 KiB")
+    event: str | None = Field(
+        description="The event's text, cut at 16 KiB; null for a project's key: anyone may send it"
+    )
 
 
 class KeptAnswer(BaseModel):
@@ -202,3 +204,23 @@ class EventReceipts(BaseModel):
     decisions: list[DecisionSummary] = at_most(2 * DECISIONS_SHOWN_MAX)
     dead_letters: list[RefusedEvent] | None = at_most(DEAD_LETTERS_SHOWN_MAX)
     is_complete: bool = Field(description="False where there is more than is shown")
+
+
+class EventReport(BaseModel):
+    """What became of the event of one (source, id), whether or not it ever came."""
+
+    source: str
+    event_id: str
+    state: Literal["decided", "refused", "duplicate", "dead_lettered", "not_seen"] = Field(
+        description="duplicate: only repeats are there for this caller to see; not_seen: see `as_of`"
+    )
+    summary: str
+    at: datetime | None = Field(description="When it was decided, or became a dead letter")
+    receipt: Receipt | None = Field(description="The receipt of what was decided on it, null where nothing was")
+    repeats: int = Field(description="How many times it came again, which changed nothing, as far as they are shown")
+    decisions: list[DecisionSummary] = at_most(2 * DECISIONS_SHOWN_MAX, description="All of them, the oldest first")
+    dead_letters: list[RefusedEvent] = at_most(DEAD_LETTERS_SHOWN_MAX)
+    is_complete: bool = Field(description="False where there is more than is shown")
+    as_of: datetime | None = Field(
+        description="All that was on the log by then is here; later things may be. Null while that is not known"
+    )

@@ -142,10 +142,25 @@ def receipts_of_event(
     project: str | None,
     event_id: str,
     source: str | None,
-    with_dead_letters: bool,
+    is_admin: bool,
     environment: str | None = None,
 ) -> EventReceipts:
-    """The decisions on an event id, and, with `with_dead_letters`, why events of that id were not accepted."""
+    """The decisions on an event id, and, for an admin, why events of that id were not accepted."""
+    found, is_complete = decisions_on_event(clickhouse, event_id, source, project, environment)
+    return EventReceipts(
+        event_id=event_id,
+        source=source,
+        decisions=decision_summaries(clickhouse, prices, found),
+        dead_letters=dead_letters_of_event(clickhouse, event_id, source, project, True) if is_admin else None,
+        is_complete=is_complete,
+    )
+
+
+def decisions_on_event(
+    clickhouse: ClickHouse, event_id: str, source: str | None, project: str | None, environment: str | None
+) -> tuple[list[DecidedFacts], bool]:
+    """The decisions on an event id, the oldest first, with the releases of its holds; and whether they are all. None
+    stands for any source, project or environment."""
     conditions = ["event_id = {event:String}"]
     parameters: dict[str, Any] = {"event": event_id}
     for column, value in (("project", project), ("source", source), ("environment", environment)):
@@ -167,30 +182,29 @@ def receipts_of_event(
         places = {(each.partition, each.place) for each in found}
         found += [each for each in released if (each.partition, each.place) not in places]
     found.sort(key=lambda each: (each.facts[0].booked_at_ms, each.place))
-    return EventReceipts(
-        event_id=event_id,
-        source=source,
-        decisions=[
-            DecisionSummary(
-                id=_id_of(each),
-                project=each.facts[0].project,
-                outcome=outcome_of(each.facts),
-                summary=summary_of(
-                    prices,
-                    each.facts,
-                    _refusal(clickhouse, prices, each.facts, *_limits(clickhouse, prices, each.facts)),
-                    _hold_in(each.facts),
-                    None,
-                ),
-                environment=each.facts[0].environment,
-                amount=format_credits(sum(fact.amount for fact in each.facts)),
-                booked_at=utc(each.facts[0].booked_at_ms),
-            )
-            for each in found
-        ],
-        dead_letters=_dead_letters(clickhouse, event_id, source, project) if with_dead_letters else None,
-        is_complete=is_complete,
-    )
+    return found, is_complete
+
+
+def decision_summaries(clickhouse: ClickHouse, prices: Prices, found: Sequence[DecidedFacts]) -> list[DecisionSummary]:
+    """Sum up decisions, each in a sentence."""
+    return [
+        DecisionSummary(
+            id=_id_of(each),
+            project=each.facts[0].project,
+            outcome=outcome_of(each.facts),
+            summary=summary_of(
+                prices,
+                each.facts,
+                _refusal(clickhouse, prices, each.facts, *_limits(clickhouse, prices, each.facts)),
+                _hold_in(each.facts),
+                None,
+            ),
+            environment=each.facts[0].environment,
+            amount=format_credits(sum(fact.amount for fact in each.facts)),
+            booked_at=utc(each.facts[0].booked_at_ms),
+        )
+        for each in found
+    ]
 
 
 def entries_of(partition: int, facts: Sequence[Fact]) -> list[ReceiptEntry]:
@@ -399,21 +413,24 @@ def _first_decision(clickhouse: ClickHouse, fact: Fact) -> str | None:
     return _id_of(decided[0]) if decided else None
 
 
-def _dead_letters(clickhouse: ClickHouse, event_id: str, source: str | None, project: str | None) -> list[RefusedEvent]:
-    """The dead letters of an event id, each once, though a crash may have repeated it. One that is no JSON is found by
-    its text."""
-    conditions = [
-        "(JSONExtractString(event, 'id') = {event:String} "
-        "OR (NOT isValidJSON(event) AND position(event, {event:String}) > 0))"
-    ]
-    parameters: dict[str, Any] = {"event": event_id}
-    for name, column, value in (("source", "source", source), ("project", "subject", project)):
+def dead_letters_of_event(
+    clickhouse: ClickHouse, event_id: str, source: str | None, project: str | None, is_admin: bool
+) -> list[RefusedEvent]:
+    """The dead letters of an event id, the oldest first, each once, though a crash may have repeated it.
+
+    Anyone who can write to the topic may name a project there, so only an admin is given the text, and what is no JSON,
+    which is found by its text."""
+    named, parameters = ["event_id = {event:String}"], {"event": event_id}
+    for column, value in (("source", source), ("project", project)):
         if value is not None:
-            conditions.append(f"(JSONExtractString(event, '{column}') = {{{name}:String}} OR NOT isValidJSON(event))")
-            parameters[name] = value
+            named.append(f"{column} = {{{column}:String}}")
+            parameters[column] = value
+    condition = f"({' AND '.join(named)})"
+    if is_admin:
+        condition += " OR (event_id = '' AND NOT isValidJSON(event) AND position(event, {event:String}) > 0)"
     rows = clickhouse.query(
         "SELECT any(code), any(detail), any(field), min(received_at) AS first_at, any(event) FROM dead_letters "
-        f"WHERE {' AND '.join(conditions)} GROUP BY topic, partition, offset, position ORDER BY first_at "
+        f"WHERE {condition} GROUP BY topic, partition, offset, position ORDER BY first_at "
         f"LIMIT {DEAD_LETTERS_SHOWN_MAX}",
         parameters,
     )
@@ -423,7 +440,7 @@ def _dead_letters(clickhouse: ClickHouse, event_id: str, source: str | None, pro
             detail=detail,
             field=field,
             received_at=in_utc(received_at),
-            event=event,
+            event=event if is_admin else None,
         )
         for code, detail, field, received_at, event in rows
     ]

@@ -62,6 +62,7 @@ CALLS: dict[str, Call] = {
     "GET /v1/projects/me": Call(READ, named=_PROJECT),
     "GET /v1/items": Call(READ, named=_PROJECT),
     "GET /v1/receipts/{id}": Call(READ, named=_PROJECT),
+    "GET /v1/events/{source}/{id}": Call(READ, named=_PROJECT),
     "GET /v1/receipts": Call(READ, {"event_id": "{event}"}, named=_PROJECT),
     "POST /v1/admin/rehearsals": Call(ADMIN, body={"days": 1, "book": _BOOK}),
     "POST /v1/admin/rehearsals/limits": Call(ADMIN, body={"project": "{project}", "burst": 1}),
@@ -119,7 +120,8 @@ CALLS: dict[str, Call] = {
 PATHS: dict[str, tuple[str, ...]] = {
     "project": ("{project}",),
     "hold_id": ("{hold}",),
-    "id": ("{entry}", "{hold}", "{grant}", "recharge-{entry}", "{request}"),
+    "source": ("{source}",),
+    "id": ("{event}", "{entry}", "{hold}", "{grant}", "recharge-{entry}", "{request}"),
     "key_id": ("{key_id}",),
     "version": ("2026-01",),
     "raise_id": ("{raise}",),

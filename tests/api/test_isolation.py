@@ -131,7 +131,7 @@ def shape(response: httpx.Response, theirs: Belongings) -> tuple[int, str]:
 
     def lasting(value: Any) -> Any:
         if isinstance(value, dict):
-            return {name: lasting(each) for name, each in value.items() if name not in ("instance", "rate")}
+            return {name: lasting(each) for name, each in value.items() if name not in ("instance", "rate", "as_of")}
         return [lasting(each) for each in value] if isinstance(value, list) else value
 
     text = json.dumps(lasting(response.json()))

@@ -147,6 +147,24 @@ def history(
 
 
 @app.command()
+def freshness(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    rate: Annotated[int, typer.Option("--rate", min=20, help="Usage events a second.")] = 20_000,
+    seconds: Annotated[float, typer.Option("--seconds", min=5, help="How long they are sent.")] = 30.0,
+    projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 1_000,
+) -> None:
+    """Measure how soon what was decided can be read in the history, while events come at an even rate."""
+    from tests.benchmarks.freshness import measure
+
+    if quick:
+        rate, seconds, projects = min(rate, 2_000), min(seconds, 6.0), min(projects, 100)
+    with console.status("") as status:
+        result = measure(rate, seconds, projects, status.update)
+    _show(result, as_json)
+
+
+@app.command()
 def mutation(
     as_json: JsonOption = False,
     quick: QuickOption = False,

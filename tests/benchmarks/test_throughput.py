@@ -1,7 +1,8 @@
-"""`meterline bench throughput` measures what it says, tried on few events and without the baselines."""
+"""`meterline bench throughput` and `freshness` measure what they say, tried on few events."""
 
 import pytest
 
+from tests.benchmarks import freshness
 from tests.benchmarks.throughput import measure
 
 
@@ -18,3 +19,11 @@ def test_nothing_is_lost_and_the_bytes_and_cores_of_an_event_are_told() -> None:
     assert written["bytes_by_topic"]["worker-seen-changelog"] > 16, "a hash does not compress"
     assert written["bytes_by_topic"]["replies"] == written["bytes_by_topic"]["dead-letters"] == 0
     assert written["bytes"] == pytest.approx(sum(written["bytes_by_topic"].values()), abs=1)
+
+
+@pytest.mark.benchmark
+def test_how_soon_a_decision_is_visible_is_told() -> None:
+    result = freshness.measure(500, 6.0, 20, lambda _text: None)
+    assert 0 < result["facts_measured"] <= 3_000
+    times = result["decision_to_visible_ms"]
+    assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["p100"]

@@ -80,11 +80,11 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
     ):
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         tell(f"opening {projects:,} projects")
-        asyncio.run(_open_projects(live, workload))
+        asyncio.run(open_projects(live, workload))
         clickhouse = ClickHouse(live)
         try:
             # A project opens with two facts: that it is opened, and its first grant.
-            _wait(clickhouse, 2 * projects, tell)
+            wait_for_facts(clickhouse, 2 * projects, tell)
             stack.hold("worker-1")
             tell(f"writing {events:,} events to the usage topic")
             with Traffic(live) as traffic:
@@ -93,7 +93,7 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
                 while "worker-1" not in stack.pids():
                     time.sleep(0.05)
                 with ProcessUsage(stack.pids()) as usage:
-                    ended_at = _wait(clickhouse, 2 * projects + events, tell)
+                    ended_at = wait_for_facts(clickhouse, 2 * projects + events, tell)
             began_at, decided_at = asyncio.run(_times(live))
             tell("reconciling")
             figures = _figures(clickhouse, workload)
@@ -123,7 +123,8 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
     }
 
 
-async def _open_projects(settings: Settings, workload: Workload) -> None:
+async def open_projects(settings: Settings, workload: Workload) -> None:
+    """Open a workload's projects, each with credits for all of it."""
     publisher = Publisher(settings)
     await publisher.start()
     by_partition: dict[int, list[tuple[bytes | None, bytes]]] = {}
@@ -175,7 +176,7 @@ async def _produce_json(settings: Settings, workload: Workload) -> None:
         await publisher.stop()
 
 
-def _wait(clickhouse: ClickHouse, wanted: int, tell: Callable[[str], None]) -> float:
+def wait_for_facts(clickhouse: ClickHouse, wanted: int, tell: Callable[[str], None]) -> float:
     """Wait until ClickHouse has the `wanted` number of facts, and return the wall-clock time. It is asked seldom until
     that is near, since asking costs time too."""
     count, moved_at, pause = 0, time.monotonic(), 0.5
