@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -132,6 +133,9 @@ def history(
     facts: Annotated[int, typer.Option("--facts", min=10_000, help="Facts in the history.")] = 100_000_000,
     projects: Annotated[int, typer.Option("--projects", min=2, help="Projects; the largest has a tenth.")] = 10_000,
     runs: Annotated[int, typer.Option("--runs", min=1, help="How often each question is asked.")] = 9,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Keep the history here, and go on with what is there.")
+    ] = None,
 ) -> None:
     """Measure what analysts and customers ask of the history, beside the same asked of its rows alone. Exits with 1 if
     an answer is not that of the rows."""
@@ -140,7 +144,7 @@ def history(
     if quick:
         facts, runs = min(facts, 1_000_000), min(runs, 5)
     with console.status("") as status:
-        result = measure(facts, projects, runs, status.update)
+        result = measure(facts, projects, runs, status.update, folder)
     _show(result, as_json)
     if result["wrong"]:
         raise typer.Exit(1)

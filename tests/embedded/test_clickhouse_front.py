@@ -21,18 +21,6 @@ from tests.engine import Serve
 SECRET = "a secret of this machine"
 
 
-@pytest.fixture
-def table(embedded: ClickHouse) -> str:
-    embedded.command("CREATE TABLE facts (id UInt64, name LowCardinality(String)) ENGINE = MergeTree ORDER BY id")
-    embedded.command("INSERT INTO facts VALUES (1, 'a'), (2, 'b')")
-    return "facts"
-
-
-@pytest.fixture(scope="module")
-def url(engine: ClickHouse, serve: Serve) -> str:
-    return serve(create_front(engine))
-
-
 @pytest.fixture(scope="module")
 def writer_url(engine: ClickHouse, serve: Serve) -> str:
     return serve(create_front(engine, read_only=False))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from streams.clickhouse.client import ClickHouse, sql_literal
+from streams.errors import OperatorError
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = 90
@@ -60,11 +61,16 @@ def insert(clickhouse: ClickHouse, table: str, first: int, count: int, all_facts
     clickhouse.command(f"INSERT INTO {table} ({_COLUMNS}) {_SELECT} {_ONE_BLOCK}", parameters)
 
 
-def fill(clickhouse: ClickHouse, facts: int, projects: int, tell: Callable[[str], None]) -> None:
-    """Make a history of so many facts, the oldest first."""
-    for first in range(0, facts, BLOCK_FACTS):
+def fill(clickhouse: ClickHouse, facts: int, projects: int, tell: Callable[[str], None]) -> int:
+    """Make a history of so many facts, the oldest first, or go on with one that is there; gives how many were made.
+    Raises OperatorError for one that is larger."""
+    ((there,),) = clickhouse.query("SELECT count() FROM facts")
+    if there > facts or there % BLOCK_FACTS and there != facts:
+        raise OperatorError(f"There are {there:,} facts, which is no beginning of {facts:,}; name another folder")
+    for first in range(there, facts, BLOCK_FACTS):
         tell(f"{first:,} of {facts:,} facts made")
         insert(clickhouse, "facts", first, min(BLOCK_FACTS, facts - first), facts, projects)
+    return int(facts - there)
 
 
 def event_id(clickhouse: ClickHouse, number: int) -> str:

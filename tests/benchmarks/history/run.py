@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,15 @@ _VARIANTS: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
 )
 
 
-def measure(facts: int, projects: int, runs: int, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Make a history of so many facts and ask it each question so many times; its files are removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as folder:
-        clickhouse = ClickHouse(Settings(data_dir=Path(folder), clickhouse_url=None))
-        with closing(clickhouse):
-            return _measure(clickhouse.limited(LONG), facts, projects, runs, tell)
+def measure(
+    facts: int, projects: int, runs: int, tell: Callable[[str], None], folder: Path | None = None
+) -> dict[str, Any]:
+    """Make a history of so many facts and ask it each question so many times. Its files are removed at the end; in a
+    `folder` they stay, and the next run goes on with what is there."""
+    with ExitStack() as ends:
+        place = folder or Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="meterline-bench-")))
+        clickhouse = ends.enter_context(closing(ClickHouse(Settings(data_dir=place, clickhouse_url=None))))
+        return _measure(clickhouse.limited(LONG), facts, projects, runs, tell)
 
 
 def _measure(
@@ -59,7 +62,7 @@ def _measure(
     tell("inserting with and without projections")
     insert_us = _insert_us(clickhouse, min(facts, 10 * _INSERT_BLOCK), projects)
     began = time.monotonic()
-    fill(clickhouse, facts, projects, tell)
+    made = fill(clickhouse, facts, projects, tell)
     fill_seconds = time.monotonic() - began
     tell("waiting for merges")
     parts = _settled_parts(clickhouse)
@@ -78,7 +81,7 @@ def _measure(
         "goals_missed": _missed(answered, size, insert_us),
         **size,
         "parts": parts,
-        "facts_made_per_second": round(facts / fill_seconds),
+        "facts_made_per_second": round(made / fill_seconds),
         "insert_cpu_us_per_fact": insert_us,
         "machine": describe(),
     }
