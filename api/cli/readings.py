@@ -47,6 +47,7 @@ _LEDGER_CSV = (
     "booked_at",
     "metadata",
 )
+_SUMS = ("uses", "quantity", "credits")
 _EXPORTED_USAGE = "day,environment,operation"
 
 
@@ -72,6 +73,10 @@ def usage(
         list[str] | None,
         typer.Option("--where", help="NAME=VALUE: only that operation, environment, customer_id or metadata.<key>."),
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, max=100, help="Only so many groups, by credits, and all others as one row."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day; 30 days ago if left out.")
     ] = None,
@@ -89,7 +94,11 @@ def usage(
     Each day of India: meterline usage acme --granularity day --tz Asia/Kolkata --from 2026-03-01
 
     One customer's hours: meterline usage acme --granularity hour --where customer_id=globex
+
+    The ten customers with most credits: meterline usage acme --group-by customer_id --top 10
     """
+    if top is not None and (limit is not None or cursor is not None):
+        raise typer.BadParameter("--top shows all rows at once: it goes with no --limit and no --cursor")
     asked: dict[str, Any] = {
         **dict(map(_filter, where or [])),
         "project": project,
@@ -97,6 +106,7 @@ def usage(
         "granularity": granularity,
         "tz": tz,
         "by": by,
+        "top": top,
         "from": since,
         "to": until,
     }
@@ -105,11 +115,8 @@ def usage(
         print(Api().call("GET", "/v1/usage", **asked, format="csv").text, end="")
         return
     page = Api().call("GET", "/v1/usage", **asked, format="json", limit=limit or 100, cursor=cursor).json()
-    rows = [
-        row["group"] | {"uses": row["uses"], "quantity": row["quantity"], "credits": row["credits"]}
-        for row in page["rows"]
-    ]
-    show_page(page, rows, (*page["group_by"], "uses", "quantity", "credits"), as_json, verbose)
+    columns = [*page["group_by"], *(["other"] if top else []), *_SUMS]
+    show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
 
 
 @app.command()
@@ -180,6 +187,11 @@ def export(
         print_json({"project": project, "files": [str(folder / name) for name in names], "ledger_entries": entries})
     else:
         print("\n".join(str(folder / name) for name in names))
+
+
+def _usage_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of usage as a table shows it. All but the top groups are marked, since a group may be called other."""
+    return {**row["group"], "other": "yes" if row.get("other") else "", **{name: row[name] for name in _SUMS}}
 
 
 def _filter(given: str) -> tuple[str, str]:

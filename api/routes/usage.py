@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from api.dependencies import (
@@ -29,15 +29,16 @@ from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
+from streams.history.periods import GRANULARITIES, zone_named
 from streams.history.usage import (
     CURSOR_CHARS_MAX,
-    GRANULARITIES,
+    TOP_MAX,
     UsageCursor,
+    UsageOfGroup,
     UsageQuestion,
     usage_page,
-    usage_rows,
-    zone_named,
 )
+from streams.history.usage_files import columns_of, usage_rows
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
@@ -48,16 +49,17 @@ _FILTER_CHARS_MAX = 512
 _FILTERS_MAX = 5
 
 
-@router.get(
-    "/usage",
-    response_model=UsageReport,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
-)
-async def usage(
-    request: Request,
-    services: ServicesDep,
-    caller: CallerDep,
-    project: ProjectQuery = None,
+class _Form(NamedTuple):
+    """How usage is summed up: the fields of a UsageQuestion."""
+
+    group_by: list[str]
+    granularity: str | None
+    tz: str
+    by: str
+    top: int | None
+
+
+async def _form(
     group_by: Annotated[
         str,
         Query(
@@ -74,13 +76,48 @@ async def usage(
         str,
         Query(max_length=16, description="booked_at: past periods never change; occurred_at: late uses change them"),
     ] = "booked_at",
-    operation: Annotated[str | None, Query(max_length=64, description="Only this one's usage")] = None,
-    environment: Annotated[EnvironmentName | None, Query(description="Only this one's usage")] = None,
-    customer_id: Annotated[
-        str | None,
-        Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage"),
+    top: Annotated[
+        int | None,
+        Query(ge=1, le=TOP_MAX, description="Only so many groups, by credits, and all others as one row: `other`"),
     ] = None,
+) -> _Form:
+    return _Form([group for group in group_by.split(",") if group], granularity, tz, by, top)
+
+
+async def _filters(
+    request: Request,
+    operation: Annotated[str | None, Query(max_length=64, description="Only this one's usage")] = None,
+    customer_id: Annotated[str | None, Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage")] = None,
     _: Annotated[str | None, Query(alias=METADATA_FILTER, description="Only usage with this value")] = None,
+) -> tuple[tuple[str, str], ...]:
+    """The filters of a question, each by another name: those named, and the request's `metadata.<key>`. Raises
+    Rejection."""
+    named = {"operation": operation, "customer_id": customer_id}
+    asked = [(name, value) for name, value in named.items() if value is not None]
+    asked += [(name, value) for name, value in request.query_params.multi_items() if name.startswith("metadata.")]
+    if len(asked) > _FILTERS_MAX:
+        raise Rejection("invalid_request", f"At most {_FILTERS_MAX} filters", asked[_FILTERS_MAX][0][:80])
+    names = [name for name, _ in asked]
+    for name, value in asked:
+        if names.count(name) > 1:
+            raise Rejection("invalid_request", f"A use has one {name[:80]}; filter by one value", name[:80])
+        if len(value) > _FILTER_CHARS_MAX:
+            raise Rejection("invalid_request", f"At most {_FILTER_CHARS_MAX} characters", name[:80])
+    return tuple(asked)
+
+
+@router.get(
+    "/usage",
+    response_model=UsageReport,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+)
+async def usage(
+    services: ServicesDep,
+    caller: CallerDep,
+    form: Annotated[_Form, Depends(_form)],
+    where: Annotated[tuple[tuple[str, str], ...], Depends(_filters)],
+    project: ProjectQuery = None,
+    environment: Annotated[EnvironmentName | None, Query(description="Only this one's usage")] = None,
     since: Annotated[DayOrTime | None, Query(alias="from", description=f"{_DAY}; 30 days ago")] = None,
     until: Annotated[DayOrTime | None, Query(alias="to", description=f"{_DAY}; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=USAGE_ROWS_MAX, description="Of JSON; a CSV has all rows")] = USAGE_ROWS_MAX,
@@ -96,47 +133,32 @@ async def usage(
     name = project_for(caller, project)
     account_for(services, name)
     place = None if cursor is None else UsageCursor.parse(cursor)
-    zone = zone_named(tz)
+    zone = zone_named(form.tz)
     # The pages of one report are about one time, which is said with the first.
     end = moment(until, "to", zone) if until else place.until if place else datetime.now(UTC) + timedelta(seconds=1)
     begin = moment(since, "from", zone) if since else place.since if place else end - timedelta(days=30)
-    groups = [group for group in group_by.split(",") if group]
     of_environment = environment_for(caller, environment)
-    where = _filters(request, {"operation": operation, "customer_id": customer_id})
-    question = UsageQuestion(name, groups, begin, end, of_environment, None, None, granularity, tz, by, where)
-    if place is not None:
+    question = UsageQuestion(
+        project=name, since=begin, until=end, environment=of_environment, where=where, **form._asdict()
+    )
+    paged = replace(
+        question, limit=limit if form.top is None else USAGE_ROWS_MAX, after=place.values if place else None
+    )
+    if place is not None and form.top is None:
         question.check(place)
-    question.sql()  # refuses what can't be asked before a thread is taken
+    paged.sql()  # refuses what can't be asked before a thread is taken
     if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
-        columns = [*question.columns, "uses", "quantity", "credits"]
-
-        def pieces(history: ClickHouse) -> Iterator[bytes]:
-            # Metadata may have numbers as well as texts.
-            rows: Iterator[list[Cell]] = (
-                [*map(number_or_text, group), int(uses), int(quantity), Decimal(credits)]
-                for *group, uses, quantity, credits in usage_rows(history, question)
-            )
-            return csv_pieces(columns, rows, quotes_texts=True)
-
-        return await services.reads.csv(caller.name, f"usage-{name}", pieces)
-    paged = replace(question, limit=limit, after=None if place is None else place.values)
+        return await services.reads.csv(caller.name, f"usage-{name}", lambda history: _csv(history, question))
     return await services.reads.json(caller.name, lambda history: _report(history, paged))
 
 
-def _filters(request: Request, named: dict[str, str | None]) -> tuple[tuple[str, str], ...]:
-    """The filters of a question, each by another name: those named, and the request's `metadata.<key>`. Raises
-    Rejection."""
-    asked = [(name, value) for name, value in named.items() if value is not None]
-    asked += [(name, value) for name, value in request.query_params.multi_items() if name.startswith("metadata.")]
-    if len(asked) > _FILTERS_MAX:
-        raise Rejection("invalid_request", f"At most {_FILTERS_MAX} filters", asked[_FILTERS_MAX][0][:80])
-    names = [name for name, _ in asked]
-    for name, value in asked:
-        if names.count(name) > 1:
-            raise Rejection("invalid_request", f"A use has one {name[:80]}; filter by one value", name[:80])
-        if len(value) > _FILTER_CHARS_MAX:
-            raise Rejection("invalid_request", f"At most {_FILTER_CHARS_MAX} characters", name[:80])
-    return tuple(asked)
+def _csv(history: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
+    groups = len(question.columns)
+    # Metadata may have numbers as well as texts.
+    rows: Iterator[list[Cell]] = (
+        [*map(number_or_text, row[:groups]), *map(Decimal, row[groups:])] for row in usage_rows(history, question)
+    )
+    return csv_pieces(columns_of(question), rows, quotes_texts=True)
 
 
 def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
@@ -149,9 +171,17 @@ def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
         by=question.by,
         since=question.since,
         until=question.until,
-        rows=[
-            UsageRow(group=group, uses=uses, quantity=quantity, credits=format_credits(microcredits))
-            for group, uses, quantity, microcredits in rows
-        ],
+        top=question.top,
+        rows=list(map(_row, rows)),
         next_cursor=next_cursor,
+    )
+
+
+def _row(found: UsageOfGroup) -> UsageRow:
+    return UsageRow(
+        group=found.group,
+        uses=found.uses,
+        quantity=found.quantity,
+        credits=format_credits(found.microcredits),
+        other=found.is_other,
     )

@@ -22,17 +22,20 @@ class EventsAccepted(BaseModel):
 
 
 class UsageRow(BaseModel):
-    """The charged usage of one group: `group` has a value for each key that was grouped by."""
+    """The charged usage of one group: `group` has a value for each key that was grouped by. With `other` it is that of
+    all groups that are not among the top ones, and they read "other"; a group may have that name too."""
 
     group: dict[str, str]
     uses: int = Field(description="Charged uses")
     quantity: int
     credits: Credits
+    other: bool = Field(False, exclude_if=lambda other: not other, description="True or left out")
 
 
 class UsageReport(BaseModel):
     """A page of the charged usage of a project by group, in [from, to), in the order of the groups' values. With
     `granularity` the first group is `period`: a date, a month, or a time with the zone's offset.
+    With `top` they are in the order of their credits in the whole time, and all others come last, in each period.
     `next_cursor` asks for the next page of the same question; null on the last."""
 
     project: str
@@ -40,6 +43,7 @@ class UsageReport(BaseModel):
     granularity: str | None
     tz: str
     by: str
+    top: int | None
     since: datetime = Field(serialization_alias="from")
     until: datetime = Field(serialization_alias="to")
     rows: list[UsageRow] = at_most(USAGE_ROWS_MAX)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import base64
-import codecs
-import csv
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
@@ -20,9 +15,11 @@ from schemas.facts import USAGE_KINDS
 from schemas.http.usage import GROUPS_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import too_much
 from streams.clickhouse.promoted import BUILT_IN, promoted_keys, value_of
 from streams.core.foreign import UnreadableError, read
 from streams.history.facts import kind_in
+from streams.history.periods import GRANULARITIES, PERIOD, period_named, period_sql, zone_named
 from streams.history.quarters import booked_in_quarters, quarters_within
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
@@ -35,23 +32,10 @@ _GROUPS = {
     "day": "formatDateTime({at}, '%Y-%m-%d', 'UTC')",
     "month": "formatDateTime({at}, '%Y-%m', 'UTC')",
 }
-# Days, weeks and months begin at midnight of the zone, and are named by their date there.
-_DATES = {
-    "day": "toString(toDate({at}, {{tz:String}}))",
-    "week": "toString(toStartOfWeek({at}, 1, {{tz:String}}))",
-    "month": "formatDateTime({at}, '%Y-%m', {{tz:String}})",
-}
-# Shorter periods begin when a clock of the zone shows a full hour or quarter. An hour that comes twice, in autumn, is
-# two periods: they are told apart, and put in order, by their instant.
-_SECONDS = {"15m": 900, "hour": 3_600}
-_INSTANT = (
-    "formatDateTime(toDateTime(toUnixTimestamp({at}) - positiveModulo(toUnixTimestamp({at}) + "
-    "timeZoneOffset(toTimeZone({at}, {{tz:String}})), {seconds}), 'UTC'), '%Y-%m-%dT%H:%i:%SZ', 'UTC')"
-)
-GRANULARITIES = (*_SECONDS, *_DATES)
-# The name of the dimension that has the periods of a granularity.
-PERIOD = "period"
 _TIMES = ("hour", "day", "month")
+# The value of every group in the row that has all but the `top` ones. A field beside it tells it from a name.
+OTHER = "other"
+TOP_MAX = 100
 # What orders a use in time, and the SQL that its periods are made of. Whatever was booked is known by the quarter hour.
 _CLOCKS = {"booked_at": "t", "occurred_at": "toDateTime(occurred_at, 'UTC')"}
 # The groups that a projection has; all others are read from the rows.
@@ -101,6 +85,9 @@ class UsageQuestion:
     A correction counts at the time it was booked. `environment` None is all of the project. `granularity` makes periods
     of the time in the zone `tz` the first group. `by` "occurred_at" takes a use at the time it happened, so that a late
     one changes a past period. `where` are groups, other than times, with the one value of each that counts.
+
+    `top` leaves as many groups, those with most credits in the whole time and by their values where they have as many,
+    and makes one of all others, in each period.
     """
 
     project: str
@@ -114,6 +101,7 @@ class UsageQuestion:
     tz: str = "UTC"
     by: str = "booked_at"
     where: tuple[tuple[str, str], ...] = ()
+    top: int | None = None
 
     @property
     def columns(self) -> list[str]:
@@ -124,26 +112,59 @@ class UsageQuestion:
         """The query and its parameters; `promoted` are the metadata keys that have a column. Raises Rejection for a
         group, zone, granularity or filter that is unknown, and for those that don't go together.
 
-        What is booked in whole quarter hours comes from a projection, where it has all groups.
+        What is booked in whole quarter hours comes from a projection, where it has all groups. A row has the groups'
+        values as g0, g1, …, with `top` whether it is all others (`is_other`), and the sums in `SUMS`.
         """
         parameters: dict[str, Any] = {"project": self.project}
         expressions = self._expressions(promoted, parameters)
-        groups = ", ".join(f"g{number}" for number in range(len(expressions)))
+        names = [f"g{number}" for number in range(len(expressions))]
         conditions = self._conditions(promoted, parameters)
-        parts = [self._part(expressions, groups, [when, *conditions]) for when in self._spans(parameters)]
-        sql = (
-            f"SELECT {groups + ', ' if groups else ''}sum(u) AS uses, sum(q) AS quantity_sum, sum(m) AS microcredits "
-            f"FROM ({' UNION ALL '.join(parts)})"
-        )
-        if groups and self.after is not None:
+        parts = [self._part(expressions, names, [when, *conditions]) for when in self._spans(parameters)]
+        sums = ", ".join(f"sum({name}) AS {alias}" for name, alias in zip("uqm", self.sums, strict=True))
+        sql = f"SELECT {', '.join([*names, sums])} FROM ({' UNION ALL '.join(parts)})"
+        if names and self.after is not None:
             places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
-            sql += f" WHERE tuple({groups}) > tuple({places})"
+            sql += f" WHERE tuple({', '.join(names)}) > tuple({places})"
             parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
-        if groups:
-            sql += f" GROUP BY {groups} ORDER BY {groups}"
+        if names:
+            sql += f" GROUP BY {', '.join(names)}"
+        if self.top is not None:
+            sql = self._top_of(sql, names)
+        elif names:
+            sql += f" ORDER BY {', '.join(names)}"
         if self.limit is not None:
             sql += f" LIMIT {self.limit + 1:d}"
         return sql, parameters
+
+    @property
+    def sums(self) -> list[str]:
+        """The names of the sums of each row, in order."""
+        return ["uses", "quantity_sum", "microcredits"]
+
+    def _top_of(self, sql: str, names: list[str]) -> str:
+        """The query that leaves the top groups of another, and one of all others. Raises Rejection."""
+        assert self.top is not None
+        if not 1 <= self.top <= TOP_MAX:
+            raise Rejection("invalid_request", f"`top` is a number from 1 to {TOP_MAX}", "top")
+        if self.after is not None:
+            raise Rejection("invalid_request", "`top` gives all rows at once; leave `cursor` out", "cursor")
+        periods, ranked = (names[:1], names[1:]) if self.granularity is not None else ([], names)
+        if not ranked:
+            raise Rejection("invalid_request", "`top` leaves so many groups: name them in `group_by`", "top")
+        whole = f"sum(microcredits) OVER (PARTITION BY {', '.join(ranked)})"
+        placed = f"dense_rank() OVER (ORDER BY whole DESC, {', '.join(ranked)}) AS place"
+        sql = f"SELECT *, {placed} FROM (SELECT *, {whole} AS whole FROM ({sql}))"
+        is_other = f"place > {self.top:d}"
+        # Other names, since an alias goes before a column of the same name.
+        folded = [*periods, *(f"if({is_other}, '{OTHER}', {name}) AS h{name}" for name in ranked)]
+        sums = [f"sum({name}) AS {name}_of" for name in self.sums]
+        sql = (
+            f"SELECT {', '.join([*folded, f'{is_other} AS is_other', *sums])}, min(place) AS first FROM ({sql}) "
+            f"GROUP BY {', '.join([*periods, *(f'h{name}' for name in ranked), 'is_other'])}"
+        )
+        renamed = [*periods, *(f"h{name} AS {name}" for name in ranked), "is_other"]
+        renamed += [f"{name}_of AS {name}" for name in self.sums]
+        return f"SELECT {', '.join(renamed)} FROM ({sql}) ORDER BY {', '.join([*periods, 'first'])}"
 
     def keys(self) -> list[str]:
         """The metadata keys that it groups or filters by."""
@@ -185,8 +206,7 @@ class UsageQuestion:
             what = f"`granularity` does not go with the group {time!r}; leave one of them out"
             raise Rejection("invalid_request", what, "granularity")
         parameters["tz"] = self.tz
-        form = _DATES.get(self.granularity, _INSTANT)
-        return [form.format(at=_CLOCKS[self.by], seconds=_SECONDS.get(self.granularity))]
+        return [period_sql(self.granularity, _CLOCKS[self.by])]
 
     def _expression(
         self, name: str, parameter: str, promoted: Mapping[str, str], parameters: dict[str, Any]
@@ -234,25 +254,24 @@ class UsageQuestion:
             spans.append("booked_at >= {quarter_to:DateTime('UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}")
         return spans
 
-    def _part(self, expressions: list[str], groups: str, conditions: list[str]) -> str:
-        selected = "".join(f"{expression} AS g{number}, " for number, expression in enumerate(expressions))
+    def _part(self, expressions: list[str], names: list[str], conditions: list[str]) -> str:
+        groups = [f"{expression} AS {name}" for expression, name in zip(expressions, names, strict=True)]
+        selected = ", ".join([*groups, "sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m"])
         sql = (
-            f"SELECT {selected}sum(uses) AS u, sum(quantity) AS q, -sum(amount) AS m FROM facts "
-            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} "
-            f"AND {' AND '.join(conditions)}"
+            f"SELECT {selected} FROM facts "
+            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} AND {' AND '.join(conditions)}"
         )
-        return f"{sql} GROUP BY {groups}" if groups else sql
+        return f"{sql} GROUP BY {', '.join(names)}" if names else sql
 
     def fingerprint(self) -> bytes:
         """A fingerprint of what is asked, apart from the time and the page."""
-        asked = [self.project, self.environment, self.group_by, self.granularity, self.tz, self.by, self.where]
+        form = (self.group_by, self.granularity, self.tz, self.by, self.top)
+        asked = (self.project, self.environment, form, self.where)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=8).digest()
 
     def named(self, period: str) -> str:
-        """A period as its zone names it, of the text that the query gives: a date, or a time with its offset."""
-        if self.granularity not in _SECONDS or self.tz == "UTC":
-            return period
-        return datetime.fromisoformat(period).astimezone(zone_named(self.tz)).isoformat()
+        """A period as its zone names it, of the text that the query gives."""
+        return period if self.granularity is None else period_named(self.granularity, period, self.tz)
 
     def group_of(self, values: Iterable[str]) -> dict[str, str]:
         """The group with these values, as the query gives them."""
@@ -270,64 +289,44 @@ class UsageQuestion:
             raise _no_cursor()
 
 
-@cache
-def _zones() -> frozenset[str]:
-    # `localtime` is this machine's own, which the engine does not know.
-    return frozenset(available_timezones()) - {"localtime"}
+class UsageOfGroup(NamedTuple):
+    """The usage of one group, `microcredits` with their sign turned: what is spent is above 0. `is_other` says that it
+    is that of all groups that are not among the top ones."""
+
+    group: dict[str, str]
+    uses: int
+    quantity: int
+    microcredits: int
+    is_other: bool = False
 
 
-def zone_named(tz: str) -> ZoneInfo:
-    """The IANA zone of a name. Raises Rejection where there is none."""
-    if tz not in _zones():
-        what = f"No time zone {tz[:80]!r}; name one of the IANA database, such as Asia/Kolkata or UTC"
-        raise Rejection("invalid_request", what, "tz")
-    return ZoneInfo(tz)
+class UsagePage(NamedTuple):
+    """A page of usage, by the groups' values, and the cursor of the page after it, or None at the end."""
+
+    rows: list[UsageOfGroup]
+    next_cursor: str | None
 
 
-UsageOfGroup = tuple[dict[str, str], int, int, int]
-
-
-def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[UsageOfGroup], str | None]:
-    """The (group, uses, quantity, microcredits) of each group of a page, by their values, and the cursor of
-    the page after them, or None at the end."""
-    sql, parameters = _sql(clickhouse, question)
-    count = len(question.columns)
+def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
+    """The usage of each group of a page. Raises Rejection `too_much_history` where the top groups of all periods are
+    more than a page may have."""
+    sql, parameters = sql_of(clickhouse, question)
     rows = list(clickhouse.query(sql, parameters))
     is_last = question.limit is None or len(rows) <= question.limit
+    if not is_last and question.top is not None:
+        raise too_much(f"more than {question.limit} rows; ask for longer periods, a lower `top` or a file")
     kept = rows if is_last else rows[: question.limit]
-    found = [(question.group_of(row[:count]), row[count], row[count + 1], row[count + 2]) for row in kept]
-    return found, None if is_last else question.cursor_after(kept[-1][:count])
+    count = len(question.columns)
+    found = [_of_group(question, row[:count], row[count:]) for row in kept]
+    return UsagePage(found, None if is_last else question.cursor_after(kept[-1][:count]))
 
 
-def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
-    """The rows of usage by group, streamed, as texts: the group's values, uses, quantity, and credits as an exact
-    decimal."""
-    sql, parameters = _sql(clickhouse, question)
-    groups = "".join(f"g{number}, " for number in range(len(question.columns)))
-    pieces = clickhouse.stream_csv(
-        f"SELECT {groups}uses, quantity_sum, toDecimal128(microcredits, 6) / 1000000 FROM ({sql})", parameters
-    )
-    with closing(pieces):
-        rows = csv.reader(_lines(pieces))
-        next(rows)  # the engine's own names of the columns
-        for values in rows:
-            if question.granularity is not None:
-                values[0] = question.named(values[0])
-            yield values
+def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int]) -> UsageOfGroup:
+    is_other, sums = (False, sums) if question.top is None else (bool(sums[0]), sums[1:])
+    return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other)
 
 
-def _sql(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any]]:
+def sql_of(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any]]:
+    """The query of a question and its parameters, where the history has metadata keys of its own columns."""
     asks_metadata = not BUILT_IN.keys() >= set(question.keys())
     return question.sql(promoted_keys(clickhouse) if asks_metadata else BUILT_IN)
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, with their ends."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    rest = ""
-    for piece in pieces:
-        *lines, rest = (rest + decode(piece)).split("\n")
-        for line in lines:
-            yield f"{line}\n"
-    if rest:
-        yield rest

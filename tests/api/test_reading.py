@@ -122,6 +122,23 @@ def test_usage_as_csv_says_the_same(used) -> None:
     assert acme == {"customer_id": "acme", "operation": "image", "uses": "2", "quantity": "2", "credits": "64"}
 
 
+def test_the_top_groups_and_all_others_are_one_answer(used) -> None:
+    _, client = used
+    asked = {"group_by": "operation", "top": 2}
+    page = client.get("/v1/usage", params=asked).json()
+    assert (page["top"], page["next_cursor"]) == (2, None)
+    assert [(row["group"]["operation"], row["credits"], row.get("other")) for row in page["rows"]] == [
+        ("image", "64", None),
+        ("social_post.image", "32", None),
+        ("other", "5.06", True),
+    ]
+    rows = list(csv.DictReader(io.StringIO(client.get("/v1/usage", params={**asked, "format": "csv"}).text)))
+    assert [(row["operation"], row["other"], row["credits"]) for row in rows[1:]] == [
+        ("social_post.image", "0", "32"),
+        ("other", "1", "5.06"),
+    ]
+
+
 def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
     """The customers' ids of a usage report come from outside, and may be written to be run as formulas."""
     _, client = operator.customer("hobby")
@@ -156,6 +173,8 @@ def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
         ({"by": "noon"}, "by"),
         ({"environment": "staging"}, "query.environment"),
         ({"metadata.": "1"}, "metadata."),
+        ({"top": 0}, "query.top"),
+        ({"top": 2, "group_by": ""}, "top"),
         ({"format": "xml"}, "query.format"),
     ],
 )
