@@ -77,6 +77,10 @@ def usage(
         int | None,
         typer.Option("--top", min=1, max=100, help="Only so many groups, by credits, and all others as one row."),
     ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="previous: beside each row the sums of the time before, as long."),
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day; 30 days ago if left out.")
     ] = None,
@@ -107,6 +111,7 @@ def usage(
         "tz": tz,
         "by": by,
         "top": top,
+        "compare": compare,
         "from": since,
         "to": until,
     }
@@ -116,6 +121,8 @@ def usage(
         return
     page = Api().call("GET", "/v1/usage", **asked, format="json", limit=limit or 100, cursor=cursor).json()
     columns = [*page["group_by"], *(["other"] if top else []), *_SUMS]
+    if compare:
+        columns += [f"previous_{name}" for name in _SUMS]
     show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
 
 
@@ -191,7 +198,9 @@ def export(
 
 def _usage_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of usage as a table shows it. All but the top groups are marked, since a group may be called other."""
-    return {**row["group"], "other": "yes" if row.get("other") else "", **{name: row[name] for name in _SUMS}}
+    previous = {f"previous_{name}": each for name, each in row.get("previous", {}).items()}
+    other = "yes" if row.get("other") else ""
+    return {**row["group"], "other": other, **{name: row[name] for name in _SUMS}, **previous}
 
 
 def _filter(given: str) -> tuple[str, str]:

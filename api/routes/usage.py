@@ -25,7 +25,7 @@ from api.instants import DayOrTime, moment
 from api.negotiation import AcceptHeader, preferred
 from api.views.csv_cells import Cell, csv_pieces, number_or_text
 from schemas.http.common import EnvironmentName
-from schemas.http.usage import USAGE_ROWS_MAX, UsageReport, UsageRow
+from schemas.http.usage import USAGE_ROWS_MAX, PreviousUsage, UsageReport, UsageRow
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
@@ -57,6 +57,7 @@ class _Form(NamedTuple):
     tz: str
     by: str
     top: int | None
+    compare: bool
 
 
 async def _form(
@@ -80,8 +81,13 @@ async def _form(
         int | None,
         Query(ge=1, le=TOP_MAX, description="Only so many groups, by credits, and all others as one row: `other`"),
     ] = None,
+    compare: Annotated[
+        str | None,
+        Query(pattern="^previous$", description="previous: each row has the sums of the time before, as long in `tz`"),
+    ] = None,
 ) -> _Form:
-    return _Form([group for group in group_by.split(",") if group], granularity, tz, by, top)
+    groups = [group for group in group_by.split(",") if group]
+    return _Form(groups, granularity, tz, by, top, compare is not None)
 
 
 async def _filters(
@@ -172,16 +178,21 @@ def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
         since=question.since,
         until=question.until,
         top=question.top,
+        previous_since=question.previous[0] if question.compare else None,
+        previous_until=question.previous[1] if question.compare else None,
         rows=list(map(_row, rows)),
         next_cursor=next_cursor,
     )
 
 
 def _row(found: UsageOfGroup) -> UsageRow:
+    before = found.previous
     return UsageRow(
         group=found.group,
         uses=found.uses,
         quantity=found.quantity,
         credits=format_credits(found.microcredits),
         other=found.is_other,
+        previous=before
+        and PreviousUsage(uses=before.uses, quantity=before.quantity, credits=format_credits(before.microcredits)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -19,7 +19,15 @@ from streams.clickhouse.limits import too_much
 from streams.clickhouse.promoted import BUILT_IN, promoted_keys, value_of
 from streams.core.foreign import UnreadableError, read
 from streams.history.facts import kind_in
-from streams.history.periods import GRANULARITIES, PERIOD, period_named, period_sql, zone_named
+from streams.history.periods import (
+    GRANULARITIES,
+    PERIOD,
+    period_named,
+    period_sql,
+    shift_between,
+    span_before,
+    zone_named,
+)
 from streams.history.quarters import booked_in_quarters, quarters_within
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
@@ -36,6 +44,8 @@ _TIMES = ("hour", "day", "month")
 # The value of every group in the row that has all but the `top` ones. A field beside it tells it from a name.
 OTHER = "other"
 TOP_MAX = 100
+# Nothing was used before, and the engine knows no much earlier time.
+_EARLIEST = datetime(1971, 1, 1, tzinfo=UTC)
 # What orders a use in time, and the SQL that its periods are made of. Whatever was booked is known by the quarter hour.
 _CLOCKS = {"booked_at": "t", "occurred_at": "toDateTime(occurred_at, 'UTC')"}
 # The groups that a projection has; all others are read from the rows.
@@ -87,7 +97,9 @@ class UsageQuestion:
     one changes a past period. `where` are groups, other than times, with the one value of each that counts.
 
     `top` leaves as many groups, those with most credits in the whole time and by their values where they have as many,
-    and makes one of all others, in each period.
+    and makes one of all others, in each period. `compare` puts the sums of the time before (`previous`) beside each
+    group, also of groups that were only then. With `granularity` the first period of that time stands beside the
+    first of this, and so on; where it has more of them, the last ones stand beside periods after the end.
     """
 
     project: str
@@ -102,6 +114,7 @@ class UsageQuestion:
     by: str = "booked_at"
     where: tuple[tuple[str, str], ...] = ()
     top: int | None = None
+    compare: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -113,15 +126,21 @@ class UsageQuestion:
         group, zone, granularity or filter that is unknown, and for those that don't go together.
 
         What is booked in whole quarter hours comes from a projection, where it has all groups. A row has the groups'
-        values as g0, g1, …, with `top` whether it is all others (`is_other`), and the sums in `SUMS`.
+        values as g0, g1, …, with `top` whether it is all others (`is_other`), and its `sums`.
         """
         parameters: dict[str, Any] = {"project": self.project}
         expressions = self._expressions(promoted, parameters)
         names = [f"g{number}" for number in range(len(expressions))]
         conditions = self._conditions(promoted, parameters)
-        parts = [self._part(expressions, names, [when, *conditions]) for when in self._spans(parameters)]
-        sums = ", ".join(f"sum({name}) AS {alias}" for name, alias in zip("uqm", self.sums, strict=True))
-        sql = f"SELECT {', '.join([*names, sums])} FROM ({' UNION ALL '.join(parts)})"
+        spans = self._spans(self.since, self.until, "", parameters)
+        parts = [self._part(expressions, names, [when, *conditions], is_now=True) for when in spans]
+        if self.compare:
+            expressions = self._expressions(promoted, parameters, self._shift())
+            spans = self._spans(max(self.previous[0], _EARLIEST), self.previous[1], "previous_", parameters)
+            parts += [self._part(expressions, names, [when, *conditions], is_now=False) for when in spans]
+        sums = [f"sumIf({name}, is_now) AS {alias}" for name, alias in zip("uqm", self.sums[:3], strict=True)]
+        sums += [f"sumIf({name}, NOT is_now) AS {alias}" for name, alias in zip("uqm", self.sums[3:], strict=False)]
+        sql = f"SELECT {', '.join([*names, *sums])} FROM ({' UNION ALL '.join(parts)})"
         if names and self.after is not None:
             places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
             sql += f" WHERE tuple({', '.join(names)}) > tuple({places})"
@@ -138,8 +157,19 @@ class UsageQuestion:
 
     @property
     def sums(self) -> list[str]:
-        """The names of the sums of each row, in order."""
-        return ["uses", "quantity_sum", "microcredits"]
+        """The names of the sums of each row, in order; with `compare` those of the time before come last."""
+        sums = ["uses", "quantity_sum", "microcredits"]
+        return [*sums, *(f"previous_{name}" for name in sums)] if self.compare else sums
+
+    @property
+    def previous(self) -> tuple[datetime, datetime]:
+        """The time before, as long in the zone. Raises Rejection where there is no such zone."""
+        return span_before(self.since, self.until, zone_named(self.tz))
+
+    def _shift(self) -> int:
+        if self.granularity is None:
+            return 0
+        return shift_between(self.granularity, self.previous[0], self.since, zone_named(self.tz))
 
     def _top_of(self, sql: str, names: list[str]) -> str:
         """The query that leaves the top groups of another, and one of all others. Raises Rejection."""
@@ -171,13 +201,13 @@ class UsageQuestion:
         names = [*self.group_by, *(name for name, _ in self.where)]
         return [name.partition(".")[2] for name in names if name.startswith("metadata.")]
 
-    def _expressions(self, promoted: Mapping[str, str], parameters: dict[str, Any]) -> list[str]:
+    def _expressions(self, promoted: Mapping[str, str], parameters: dict[str, Any], shift: int = 0) -> list[str]:
         if len(self.group_by) > GROUPS_MAX:
             raise Rejection("invalid_request", f"At most {GROUPS_MAX} groups", "group_by")
         twice = next((group for number, group in enumerate(self.group_by) if group in self.group_by[:number]), None)
         if twice is not None:
             raise Rejection("invalid_request", f"`group_by` has {twice[:80]!r} twice; name each group once", "group_by")
-        expressions = self._period(parameters)
+        expressions = self._period(parameters, shift)
         for number, group in enumerate(self.group_by):
             expression = self._expression(group, f"key{number}", promoted, parameters)
             if expression is None:
@@ -189,7 +219,7 @@ class UsageQuestion:
             expressions.append(expression)
         return expressions
 
-    def _period(self, parameters: dict[str, Any]) -> list[str]:
+    def _period(self, parameters: dict[str, Any], shift: int) -> list[str]:
         """The SQL of the period that a use is in, or nothing where none is asked for. Raises Rejection."""
         zone_named(self.tz)
         if self.by not in _CLOCKS:
@@ -198,6 +228,9 @@ class UsageQuestion:
         if time is not None and self.tz != "UTC":
             what = f"The group {time!r} is of UTC; for another zone leave it out and ask for `granularity`={time}"
             raise Rejection("invalid_request", what, "group_by")
+        if time is not None and self.compare:
+            what = f"No {time} comes twice; leave the group {time!r} out and ask for `granularity`={time}"
+            raise Rejection("invalid_request", what, "compare")
         if self.granularity is None:
             return []
         if self.granularity not in GRANULARITIES:
@@ -206,7 +239,7 @@ class UsageQuestion:
             what = f"`granularity` does not go with the group {time!r}; leave one of them out"
             raise Rejection("invalid_request", what, "granularity")
         parameters["tz"] = self.tz
-        return [period_sql(self.granularity, _CLOCKS[self.by])]
+        return [period_sql(self.granularity, _CLOCKS[self.by], shift)]
 
     def _expression(
         self, name: str, parameter: str, promoted: Mapping[str, str], parameters: dict[str, Any]
@@ -236,27 +269,31 @@ class UsageQuestion:
             conditions.append(f"{expression} = {{is{number}:String}}")
         return conditions
 
-    def _spans(self, parameters: dict[str, Any]) -> list[str]:
-        """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows."""
-        parameters |= {"since": self.since, "until": self.until}
-        raw = f"{self.by} >= {{since:DateTime64(3, 'UTC')}} AND {self.by} < {{until:DateTime64(3, 'UTC')}}"
-        quarters = quarters_within(self.since, self.until)
+    def _spans(self, since: datetime, until: datetime, prefix: str, parameters: dict[str, Any]) -> list[str]:
+        """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows. The
+        names of their parameters begin with `prefix`."""
+        parameters |= {f"{prefix}since": since, f"{prefix}until": until}
+        from_since = f"{self.by} >= {{{prefix}since:DateTime64(3, 'UTC')}}"
+        to_until = f"{self.by} < {{{prefix}until:DateTime64(3, 'UTC')}}"
+        quarters = quarters_within(since, until)
         names = {*self.group_by, *(name for name, _ in self.where)}
         if quarters is None or self.by != "booked_at" or not names <= _KEPT:
-            return [raw]
+            return [f"{from_since} AND {to_until}"]
         begin, end = quarters
-        kept, bounds = booked_in_quarters(begin, end)
+        kept, bounds = booked_in_quarters(begin, end, prefix)
         parameters |= bounds
         spans = [kept]
-        if self.since < begin:
-            spans.append("booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {quarter_from:DateTime('UTC')}")
-        if end < self.until:
-            spans.append("booked_at >= {quarter_to:DateTime('UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}")
+        if since < begin:
+            spans.append(f"{from_since} AND booked_at < {{{prefix}quarter_from:DateTime('UTC')}}")
+        if end < until:
+            spans.append(f"booked_at >= {{{prefix}quarter_to:DateTime('UTC')}} AND {to_until}")
         return spans
 
-    def _part(self, expressions: list[str], names: list[str], conditions: list[str]) -> str:
+    def _part(self, expressions: list[str], names: list[str], conditions: list[str], *, is_now: bool) -> str:
         groups = [f"{expression} AS {name}" for expression, name in zip(expressions, names, strict=True)]
-        selected = ", ".join([*groups, "sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m"])
+        selected = ", ".join(
+            [*groups, "sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m", f"{is_now:d} AS is_now"]
+        )
         sql = (
             f"SELECT {selected} FROM facts "
             f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} AND {' AND '.join(conditions)}"
@@ -265,7 +302,7 @@ class UsageQuestion:
 
     def fingerprint(self) -> bytes:
         """A fingerprint of what is asked, apart from the time and the page."""
-        form = (self.group_by, self.granularity, self.tz, self.by, self.top)
+        form = (self.group_by, self.granularity, self.tz, self.by, self.top, self.compare)
         asked = (self.project, self.environment, form, self.where)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=8).digest()
 
@@ -289,15 +326,24 @@ class UsageQuestion:
             raise _no_cursor()
 
 
+class UsageSums(NamedTuple):
+    """The sums of usage; `microcredits` have their sign turned: what is spent is above 0."""
+
+    uses: int
+    quantity: int
+    microcredits: int
+
+
 class UsageOfGroup(NamedTuple):
-    """The usage of one group, `microcredits` with their sign turned: what is spent is above 0. `is_other` says that it
-    is that of all groups that are not among the top ones."""
+    """The usage of one group, as in `UsageSums`. `is_other` says that it is that of all groups that are not among the
+    top ones. `previous` is that of the time before, where it was asked for."""
 
     group: dict[str, str]
     uses: int
     quantity: int
     microcredits: int
     is_other: bool = False
+    previous: UsageSums | None = None
 
 
 class UsagePage(NamedTuple):
@@ -323,7 +369,8 @@ def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
 
 def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int]) -> UsageOfGroup:
     is_other, sums = (False, sums) if question.top is None else (bool(sums[0]), sums[1:])
-    return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other)
+    previous = UsageSums(*sums[3:]) if question.compare else None
+    return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other, previous)
 
 
 def sql_of(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any]]:

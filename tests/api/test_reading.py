@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -139,6 +139,22 @@ def test_the_top_groups_and_all_others_are_one_answer(used) -> None:
     ]
 
 
+def test_the_time_before_stands_beside_each_row(used) -> None:
+    _, client = used
+    day = datetime.now(UTC).date() + timedelta(days=2)
+    asked = {"compare": "previous", "tz": "Asia/Kolkata", "from": str(day), "to": str(day + timedelta(days=4))}
+    page = client.get("/v1/usage", params=asked).json()
+    begin = datetime.combine(day, time(), ZoneInfo("Asia/Kolkata"))
+    times = [datetime.fromisoformat(page[f"previous_{name}"]) for name in ("from", "to")]
+    assert times == [begin - timedelta(days=4), begin]
+    found = {row["group"]["operation"]: row for row in page["rows"]}
+    assert found["image"]["uses"] == 0
+    assert found["image"]["previous"] == {"uses": 2, "quantity": 2, "credits": "64"}
+    file = client.get("/v1/usage", params={**asked, "operation": "image", "format": "csv"})
+    (row,) = csv.DictReader(io.StringIO(file.text))
+    assert (row["uses"], row["previous_uses"], row["previous_credits"]) == ("0", "2", "64")
+
+
 def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
     """The customers' ids of a usage report come from outside, and may be written to be run as formulas."""
     _, client = operator.customer("hobby")
@@ -174,6 +190,8 @@ def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
         ({"environment": "staging"}, "query.environment"),
         ({"metadata.": "1"}, "metadata."),
         ({"top": 0}, "query.top"),
+        ({"compare": "next"}, "query.compare"),
+        ({"compare": "previous", "group_by": "month"}, "compare"),
         ({"top": 2, "group_by": ""}, "top"),
         ({"format": "xml"}, "query.format"),
     ],
