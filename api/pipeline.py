@@ -111,6 +111,11 @@ class Pipeline:
             "history": self._history(at),
         }
 
+    def history_lag_ms(self) -> int | None:
+        """Milliseconds since the history was last known to have all facts that were stated; None if it never was."""
+        complete_at = self.flows["journal"].complete_at
+        return None if complete_at is None else round((time.monotonic() - complete_at) * 1000)
+
     def _kafka(self, at: float) -> str:
         if self._looked_at is None:
             return "it has not answered yet"
@@ -205,13 +210,13 @@ class Pipeline:
 
     async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         members = await self._look_at_groups(admin)
+        at = time.monotonic()
         ends = await consumer.end_offsets(
             [place for reader in self._readers.values() for place in self._places(reader)]
         )
         for name, reader in self._readers.items():
             places = self._places(reader)
             committed, note = await self._committed(admin, consumer, reader, places)
-            at = time.monotonic()
             flow = self.flows[name]
             flow.look(at, committed, {place.partition: ends[place] for place in places}, note)
         self.members.look(time.monotonic(), members)

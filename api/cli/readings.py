@@ -18,7 +18,7 @@ from api.cli.options import (
     ProjectArgument,
     VerboseOption,
 )
-from api.cli.output import print_json, show_page, styled, working
+from api.cli.output import console, print_json, show_page, styled, working
 from api.cli.service import Api
 from api.views.csv_cells import Cell, csv_pieces
 from streams.errors import OperatorError
@@ -124,6 +124,9 @@ def usage(
     if compare:
         columns += [f"previous_{name}" for name in _SUMS]
     show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
+    if not as_json and page["as_of"]:
+        told = f"all that was decided {page['lag_ms'] / 1000:.1f} s before; {page['rows_read']:,} rows read"
+        console.print(styled((told, "dim")))
 
 
 @app.command()

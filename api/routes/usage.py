@@ -23,10 +23,12 @@ from api.dependencies import (
 )
 from api.instants import DayOrTime, moment
 from api.negotiation import AcceptHeader, preferred
+from api.services import Services
 from api.views.csv_cells import Cell, csv_pieces, number_or_text
 from schemas.http.common import EnvironmentName
 from schemas.http.usage import USAGE_ROWS_MAX, PreviousUsage, UsageReport, UsageRow
 from schemas.problems import Rejection
+from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits
 from streams.history.periods import GRANULARITIES, zone_named
@@ -39,6 +41,7 @@ from streams.history.usage import (
     usage_page,
 )
 from streams.history.usage_files import columns_of, usage_rows
+from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
@@ -134,7 +137,8 @@ async def usage(
     accept: AcceptHeader = "",
 ) -> Response:
     """Sum up what was charged, by group and period, as JSON or CSV. Times are those of booking unless `by` says
-    otherwise, so a past period never changes. A preview key's usage is that of its own environment."""
+    otherwise, so a past period never changes. A preview key's usage is that of its own environment. All that was
+    decided by `as_of` is counted; a CSV has that, and `lag_ms`, in headers: meterline-as-of and meterline-lag-ms."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)
@@ -153,9 +157,15 @@ async def usage(
     if place is not None and form.top is None:
         question.check(place)
     paged.sql()  # refuses what can't be asked before a thread is taken
+    # Before the history is asked, which may know more by then, and never less.
+    freshness = _freshness(services)
     if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
-        return await services.reads.csv(caller.name, f"usage-{name}", lambda history: _csv(history, question))
-    return await services.reads.json(caller.name, lambda history: _report(history, paged))
+        response = await services.reads.csv(caller.name, f"usage-{name}", lambda history: _csv(history, question))
+        if freshness.as_of is not None:
+            response.headers["meterline-as-of"] = freshness.as_of.isoformat().replace("+00:00", "Z")
+            response.headers["meterline-lag-ms"] = str(freshness.lag_ms)
+        return response
+    return await services.reads.json(caller.name, lambda history: _report(history, paged, freshness))
 
 
 def _csv(history: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
@@ -167,8 +177,19 @@ def _csv(history: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
     return csv_pieces(columns_of(question), rows, quotes_texts=True)
 
 
-def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
-    rows, next_cursor = usage_page(clickhouse, question)
+class _Freshness(NamedTuple):
+    as_of: datetime | None
+    lag_ms: int | None
+
+
+def _freshness(services: Services) -> _Freshness:
+    """Until when the history is known to be complete. The watch over Kafka knows it, and looks once a second."""
+    lag_ms = services.pipeline.history_lag_ms()
+    return _Freshness(None if lag_ms is None else utc(now_ms() - lag_ms), lag_ms)
+
+
+def _report(clickhouse: ClickHouse, question: UsageQuestion, freshness: _Freshness) -> UsageReport:
+    page = usage_page(clickhouse, question)
     return UsageReport(
         project=question.project,
         group_by=question.columns,
@@ -180,8 +201,11 @@ def _report(clickhouse: ClickHouse, question: UsageQuestion) -> UsageReport:
         top=question.top,
         previous_since=question.previous[0] if question.compare else None,
         previous_until=question.previous[1] if question.compare else None,
-        rows=list(map(_row, rows)),
-        next_cursor=next_cursor,
+        rows=list(map(_row, page.rows)),
+        next_cursor=page.next_cursor,
+        as_of=freshness.as_of,
+        lag_ms=freshness.lag_ms,
+        rows_read=page.rows_read,
     )
 
 

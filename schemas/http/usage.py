@@ -63,3 +63,6 @@ class UsageReport(BaseModel):
     previous_until: datetime | None = Field(serialization_alias="previous_to")
     rows: list[UsageRow] = at_most(USAGE_ROWS_MAX)
     next_cursor: str | None
+    as_of: datetime | None = Field(description="All that was decided by then is counted; null where that is not known")
+    lag_ms: int | None = Field(description="Milliseconds from as_of until it was asked")
+    rows_read: int | None = Field(description="Rows that ClickHouse read for it, of tables and of sums that it keeps")

@@ -82,6 +82,14 @@ class Pack(NamedTuple):
     row_count: int
 
 
+class Found(NamedTuple):
+    """What a query found. `rows_read` is how many rows of tables and projections ClickHouse read for it; None where the
+    engine is embedded in this process and does not say so."""
+
+    rows: Sequence[Sequence[Any]]
+    rows_read: int | None
+
+
 class ClickHouseError(OperatorError):
     """ClickHouse cannot be used as configured; the message names the remedy."""
 
@@ -133,8 +141,14 @@ class ClickHouse:
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
         """Run a SELECT; gives all its rows."""
+        return self.find(sql, parameters).rows
+
+    def find(self, sql: str, parameters: Parameters | None = None) -> Found:
+        """Run a SELECT; gives all its rows, and how many it read."""
         with self._client() as client, _told():
-            return client.query(sql, parameters=_bound(sql, parameters), settings=self._query_settings()).result_rows
+            result = client.query(sql, parameters=_bound(sql, parameters), settings=self._query_settings())
+            read = None if self._settings.clickhouse_url is None else result.summary.get("read_rows")
+            return Found(result.result_rows, None if read is None else int(read))
 
     def command(self, sql: str, parameters: Parameters | None = None) -> object:
         """Run a statement that returns nothing or one value, such as DDL."""

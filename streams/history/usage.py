@@ -347,24 +347,26 @@ class UsageOfGroup(NamedTuple):
 
 
 class UsagePage(NamedTuple):
-    """A page of usage, by the groups' values, and the cursor of the page after it, or None at the end."""
+    """A page of usage, by the groups' values, and the cursor of the page after it, or None at the end. `rows_read` is
+    that of `Found`."""
 
     rows: list[UsageOfGroup]
     next_cursor: str | None
+    rows_read: int | None
 
 
 def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
     """The usage of each group of a page. Raises Rejection `too_much_history` where the top groups of all periods are
     more than a page may have."""
     sql, parameters = sql_of(clickhouse, question)
-    rows = list(clickhouse.query(sql, parameters))
+    rows, rows_read = clickhouse.find(sql, parameters)
     is_last = question.limit is None or len(rows) <= question.limit
     if not is_last and question.top is not None:
         raise too_much(f"more than {question.limit} rows; ask for longer periods, a lower `top` or a file")
     kept = rows if is_last else rows[: question.limit]
     count = len(question.columns)
     found = [_of_group(question, row[:count], row[count:]) for row in kept]
-    return UsagePage(found, None if is_last else question.cursor_after(kept[-1][:count]))
+    return UsagePage(found, None if is_last else question.cursor_after(kept[-1][:count]), rows_read)
 
 
 def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int]) -> UsageOfGroup:

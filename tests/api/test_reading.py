@@ -6,6 +6,7 @@ import json
 import re
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -153,6 +154,26 @@ def test_the_time_before_stands_beside_each_row(used) -> None:
     file = client.get("/v1/usage", params={**asked, "operation": "image", "format": "csv"})
     (row,) = csv.DictReader(io.StringIO(file.text))
     assert (row["uses"], row["previous_uses"], row["previous_credits"]) == ("0", "2", "64")
+
+
+def test_usage_says_until_when_it_is_complete(operator: Operator) -> None:
+    _, client = operator.customer("hobby")
+    pages: list[Any] = []
+
+    def is_complete_since(at: datetime) -> bool:
+        pages.append(client.get("/v1/usage", params={"group_by": "hour"}).json())
+        return pages[-1]["as_of"] is not None and datetime.fromisoformat(pages[-1]["as_of"]) > at
+
+    for number in range(1, 4):
+        assert client.post("/v1/admissions", json={"operation": "read"}).status_code == 200
+        decided_at = datetime.now(UTC)
+        eventually(lambda at=decided_at: is_complete_since(at))
+        assert sum(row["uses"] for row in pages[-1]["rows"]) == number
+    asked_at = datetime.fromisoformat(pages[-1]["as_of"]) + timedelta(milliseconds=pages[-1]["lag_ms"])
+    assert abs(datetime.now(UTC) - asked_at) < timedelta(seconds=20)
+    assert 0 < pages[-1]["rows_read"] < 100
+    headers = client.get("/v1/usage", params={"format": "csv"}).headers
+    assert datetime.fromisoformat(headers["meterline-as-of"]) > decided_at and int(headers["meterline-lag-ms"]) >= 0
 
 
 def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
