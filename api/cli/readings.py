@@ -48,6 +48,7 @@ _LEDGER_CSV = (
     "metadata",
 )
 _SUMS = ("uses", "quantity", "credits")
+_FILTERS = ("operation", "environment", "customer_id", "outcome")
 _EXPORTED_USAGE = "day,environment,operation"
 
 
@@ -57,7 +58,8 @@ def usage(
     group_by: Annotated[
         str,
         typer.Option(
-            "--group-by", help="Up to five of operation, environment, customer_id, hour, day, month, metadata.<key>."
+            "--group-by",
+            help="Up to five of operation, environment, customer_id, outcome, hour, day, month, metadata.<key>.",
         ),
     ] = "operation",
     granularity: Annotated[
@@ -71,7 +73,9 @@ def usage(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="NAME=VALUE: only that operation, environment, customer_id or metadata.<key>."),
+        typer.Option(
+            "--where", help="NAME=VALUE: only that operation, environment, customer_id, outcome or metadata.<key>."
+        ),
     ] = None,
     top: Annotated[
         int | None,
@@ -208,8 +212,8 @@ def _usage_row(row: dict[str, Any]) -> dict[str, Any]:
 
 def _filter(given: str) -> tuple[str, str]:
     name, equals, value = given.partition("=")
-    if not equals or (name not in ("operation", "environment", "customer_id") and not name.startswith("metadata.")):
-        what = "NAME=VALUE, where NAME is operation, environment, customer_id or metadata.<key>"
+    if not equals or (name not in _FILTERS and not name.startswith("metadata.")):
+        what = f"NAME=VALUE, where NAME is {', '.join(_FILTERS)} or metadata.<key>"
         raise typer.BadParameter(what, param_hint="--where")
     return name, value
 

@@ -34,6 +34,7 @@ from streams.core.booking import format_credits
 from streams.history.periods import GRANULARITIES, zone_named
 from streams.history.usage import (
     CURSOR_CHARS_MAX,
+    OUTCOMES,
     TOP_MAX,
     UsageCursor,
     UsageOfGroup,
@@ -68,7 +69,8 @@ async def _form(
         str,
         Query(
             max_length=400,
-            description="Comma-separated: operation, customer_id, environment, hour, day, month, metadata.<key>",
+            description="Comma-separated: operation, customer_id, environment, outcome, hour, day, month, "
+            "metadata.<key>",
         ),
     ] = "operation",
     granularity: Annotated[
@@ -97,11 +99,15 @@ async def _filters(
     request: Request,
     operation: Annotated[str | None, Query(max_length=64, description="Only this one's usage")] = None,
     customer_id: Annotated[str | None, Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage")] = None,
+    outcome: Annotated[
+        str | None,
+        Query(max_length=16, description=f"{', '.join(OUTCOMES)}; charged where neither this nor a group `outcome` is"),
+    ] = None,
     _: Annotated[str | None, Query(alias=METADATA_FILTER, description="Only usage with this value")] = None,
 ) -> tuple[tuple[str, str], ...]:
     """The filters of a question, each by another name: those named, and the request's `metadata.<key>`. Raises
     Rejection."""
-    named = {"operation": operation, "customer_id": customer_id}
+    named = {"operation": operation, "customer_id": customer_id, "outcome": outcome}
     asked = [(name, value) for name, value in named.items() if value is not None]
     asked += [(name, value) for name, value in request.query_params.multi_items() if name.startswith("metadata.")]
     if len(asked) > _FILTERS_MAX:
@@ -138,7 +144,8 @@ async def usage(
 ) -> Response:
     """Sum up what was charged, by group and period, as JSON or CSV. Times are those of booking unless `by` says
     otherwise, so a past period never changes. A preview key's usage is that of its own environment. All that was
-    decided by `as_of` is counted; a CSV has that, and `lag_ms`, in headers: meterline-as-of and meterline-lag-ms."""
+    decided by `as_of` is counted; a CSV has that, and `lag_ms`, in headers: meterline-as-of and meterline-lag-ms.
+    Refused and limited requests are counted where `outcome` is asked for."""
     caller.require("content:read")
     name = project_for(caller, project)
     account_for(services, name)

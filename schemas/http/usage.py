@@ -34,7 +34,7 @@ class UsageRow(BaseModel):
     all groups that are not among the top ones, and they read "other"; a group may have that name too."""
 
     group: dict[str, str]
-    uses: int = Field(description="Charged uses")
+    uses: int = Field(description="Charged uses; of an outcome refused or limited, requests")
     quantity: int
     credits: Credits
     other: bool = Field(False, exclude_if=lambda other: not other, description="True or left out")

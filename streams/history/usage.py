@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from schemas.facts import USAGE_KINDS
+from schemas.facts import LIMITED_AT_EDGE, USAGE_KINDS
 from schemas.http.usage import GROUPS_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
@@ -36,6 +36,8 @@ _GROUPS = {
     "environment": "toString(environment)",
     "customer_id": "customer_id",
     "metadata.customer_id": "customer_id",
+    "outcome": "multiIf(kind != 'refusal', 'charged', "
+    f"reason IN ('rate_limited', '{LIMITED_AT_EDGE}'), 'limited', 'refused')",
     "hour": "formatDateTime({at}, '%Y-%m-%dT%H:00:00Z', 'UTC')",
     "day": "formatDateTime({at}, '%Y-%m-%d', 'UTC')",
     "month": "formatDateTime({at}, '%Y-%m', 'UTC')",
@@ -44,12 +46,14 @@ _TIMES = ("hour", "day", "month")
 # The value of every group in the row that has all but the `top` ones. A field beside it tells it from a name.
 OTHER = "other"
 TOP_MAX = 100
+_DECIDED = kind_in(*USAGE_KINDS, "refusal")
 # Nothing was used before, and the engine knows no much earlier time.
 _EARLIEST = datetime(1971, 1, 1, tzinfo=UTC)
 # What orders a use in time, and the SQL that its periods are made of. Whatever was booked is known by the quarter hour.
 _CLOCKS = {"booked_at": "t", "occurred_at": "toDateTime(occurred_at, 'UTC')"}
 # The groups that a projection has; all others are read from the rows.
-_KEPT = frozenset({"operation", "environment", "hour", "day", "month"})
+_KEPT = frozenset({"operation", "environment", "outcome", "hour", "day", "month"})
+OUTCOMES = ("charged", "refused", "limited")
 # The largest has five texts of 512 characters outside ASCII.
 CURSOR_CHARS_MAX = 16_384
 
@@ -90,7 +94,8 @@ def _no_cursor() -> Rejection:
 @dataclass(frozen=True, slots=True)
 class UsageQuestion:
     """A question for the charged usage of a project in [since, until), by group: all of it, or `limit` groups
-    after those of an earlier page.
+    after those of an earlier page. Where `outcome` is a group or a filter, the requests that were refused, or limited
+    by a request window or a cost ceiling, are counted too; they cost nothing.
 
     A correction counts at the time it was booked. `environment` None is all of the project. `granularity` makes periods
     of the time in the zone `tz` the first group. `by` "occurred_at" takes a use at the time it happened, so that a late
@@ -165,6 +170,10 @@ class UsageQuestion:
     def previous(self) -> tuple[datetime, datetime]:
         """The time before, as long in the zone. Raises Rejection where there is no such zone."""
         return span_before(self.since, self.until, zone_named(self.tz))
+
+    @property
+    def _names(self) -> set[str]:
+        return {*self.group_by, *(name for name, _ in self.where)}
 
     def _shift(self) -> int:
         if self.granularity is None:
@@ -264,7 +273,10 @@ class UsageQuestion:
         for number, (name, value) in enumerate(self.where):
             expression = self._expression(name, f"where{number}", promoted, parameters)
             if expression is None or name in _TIMES:
-                raise Rejection("invalid_request", "Filter by operation, customer_id or metadata.<key>", name[:80])
+                what = "Filter by operation, customer_id, outcome or metadata.<key>"
+                raise Rejection("invalid_request", what, name[:80])
+            if name == "outcome" and value not in OUTCOMES:
+                raise Rejection("invalid_request", f"`outcome` is one of {', '.join(OUTCOMES)}", name)
             parameters[f"is{number}"] = value
             conditions.append(f"{expression} = {{is{number}:String}}")
         return conditions
@@ -276,8 +288,7 @@ class UsageQuestion:
         from_since = f"{self.by} >= {{{prefix}since:DateTime64(3, 'UTC')}}"
         to_until = f"{self.by} < {{{prefix}until:DateTime64(3, 'UTC')}}"
         quarters = quarters_within(since, until)
-        names = {*self.group_by, *(name for name, _ in self.where)}
-        if quarters is None or self.by != "booked_at" or not names <= _KEPT:
+        if quarters is None or self.by != "booked_at" or not self._names <= _KEPT:
             return [f"{from_since} AND {to_until}"]
         begin, end = quarters
         kept, bounds = booked_in_quarters(begin, end, prefix)
@@ -291,13 +302,18 @@ class UsageQuestion:
 
     def _part(self, expressions: list[str], names: list[str], conditions: list[str], *, is_now: bool) -> str:
         groups = [f"{expression} AS {name}" for expression, name in zip(expressions, names, strict=True)]
-        selected = ", ".join(
-            [*groups, "sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m", f"{is_now:d} AS is_now"]
-        )
-        sql = (
-            f"SELECT {selected} FROM facts "
-            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} AND {' AND '.join(conditions)}"
-        )
+        sums = ["sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m"]
+        of_project = f"FROM facts WHERE project = {{project:String}} AND {' AND '.join(conditions)}"
+        if "outcome" in self._names:
+            # An API process states in one fact how many requests it refused. A refusal of no use is an unpaid month.
+            selected = ", ".join([*groups, "kind", "reason", "sum(uses) AS counted", *sums[1:]])
+            by = ", ".join([*names, "kind", "reason"])
+            sql = f"SELECT {selected} {of_project} AND {_DECIDED} GROUP BY {by}"
+            uses = f"if(kind = 'refusal' AND reason = '{LIMITED_AT_EDGE}', q, counted) AS u"
+            selected = ", ".join([*names, uses, "q", "m", f"{is_now:d} AS is_now"])
+            return f"SELECT {selected} FROM ({sql}) WHERE kind != 'refusal' OR counted != 0"
+        selected = ", ".join([*groups, *sums, f"{is_now:d} AS is_now"])
+        sql = f"SELECT {selected} {of_project} AND {kind_in(*USAGE_KINDS)}"
         return f"{sql} GROUP BY {', '.join(names)}" if names else sql
 
     def fingerprint(self) -> bytes:

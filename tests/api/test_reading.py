@@ -140,6 +140,24 @@ def test_the_top_groups_and_all_others_are_one_answer(used) -> None:
     ]
 
 
+def test_refused_requests_are_an_outcome_that_is_asked_for(operator: Operator) -> None:
+    _, client = operator.customer("hobby")
+    for operation, status in (("image", 200), ("video", 402), ("video", 402)):
+        asked = {"operation": operation, **({"tier": "premium"} if operation == "video" else {})}
+        assert client.post("/v1/admissions", json=asked).status_code == status
+    of_both = {"group_by": "outcome"}
+    eventually(lambda: len(client.get("/v1/usage", params=of_both).json()["rows"]) == 2)
+    rows = client.get("/v1/usage", params=of_both).json()["rows"]
+    assert [(row["group"]["outcome"], row["uses"], row["credits"]) for row in rows] == [
+        ("charged", 1, "32"),
+        ("refused", 2, "0"),
+    ]
+    assert [row["uses"] for row in client.get("/v1/usage").json()["rows"]] == [1]
+    (refused,) = client.get("/v1/usage", params={"group_by": "", "outcome": "refused"}).json()["rows"]
+    assert (refused["uses"], refused["credits"]) == (2, "0")
+    assert client.get("/v1/usage", params={"outcome": "lost"}).json()["field"] == "outcome"
+
+
 def test_the_time_before_stands_beside_each_row(used) -> None:
     _, client = used
     day = datetime.now(UTC).date() + timedelta(days=2)
