@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,13 @@ _LEDGER_CSV = (
 _SUMS = ("uses", "quantity", "credits")
 _FILTERS = ("operation", "environment", "customer_id", "outcome")
 _EXPORTED_USAGE = "day,environment,operation"
+
+
+class UsageFormat(StrEnum):
+    """UsageFormat is what a file of usage is written as."""
+
+    csv = "csv"
+    parquet = "parquet"
 
 
 @app.command()
@@ -160,6 +168,9 @@ def ledger(
 def export(
     project: ProjectArgument,
     folder: Annotated[Path, typer.Argument(help="The folder to write to; made where it is missing.")],
+    usage_format: Annotated[
+        UsageFormat, typer.Option("--format", help="Of the usage; the ledger is CSV.")
+    ] = UsageFormat.csv,
     as_json: JsonOption = False,
 ) -> None:
     """Export a project: its terms, both balances, the whole ledger, and all usage by day, as files in a folder.
@@ -167,7 +178,8 @@ def export(
     A file that is there already is left as it is, and nothing is written.
     """
     service = Api()
-    names = ("project.json", "balance.json", "usage.csv", "ledger.csv")
+    usage_name = f"usage.{usage_format.value}"
+    names = ("project.json", "balance.json", usage_name, "ledger.csv")
     if there := [name for name in names if (folder / name).exists()]:
         raise OperatorError(f"{folder / there[0]} is there already: name another folder")
     about = service.call("GET", f"/v1/admin/projects/{project}").json()
@@ -182,11 +194,19 @@ def export(
         "project": project,
         "group_by": _EXPORTED_USAGE,
         "from": about["signed_up_at"],
-        "format": "csv",
+        "format": usage_format.value,
     }
-    _write(folder / "usage.csv", [service.call("GET", "/v1/usage", **asked).content])
-    entries = 0
-    with working("") as status:
+    entries = size = 0
+    with working("usage") as status:
+
+        def measured() -> Iterator[bytes]:
+            nonlocal size
+            for piece in service.download("/v1/usage", **asked):
+                size += len(piece)
+                status.update(styled(f"{size / 1e6:,.1f} MB of usage"))
+                yield piece
+
+        _write(folder / usage_name, measured())
 
         def counted() -> Iterator[list[Cell]]:
             nonlocal entries

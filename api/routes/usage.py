@@ -1,4 +1,4 @@
-"""Usage: rollups of what was charged, by operation, environment, time or metadata, as pages of JSON or one CSV file."""
+"""Usage: rollups of what was charged, by operation, environment, time or metadata, as pages of JSON or one file."""
 
 from __future__ import annotations
 
@@ -41,12 +41,15 @@ from streams.history.usage import (
     UsageQuestion,
     usage_page,
 )
-from streams.history.usage_files import columns_of, usage_rows
+from streams.history.usage_files import columns_of, usage_parquet, usage_rows
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
 
 
+_JSON, _CSV, _PARQUET = _FORMS = ("application/json", "text/csv", "application/vnd.apache.parquet")
+_BYTES = {"type": "string", "format": "binary"}
+_NAMED = {"json": _JSON, "csv": _CSV, "parquet": _PARQUET}
 _DAY = "RFC 3339 with a zone, or a day, which begins at midnight in `tz`"
 # A filter is a value of metadata, of as many characters as an event may have there.
 _FILTER_CHARS_MAX = 512
@@ -124,7 +127,7 @@ async def _filters(
 @router.get(
     "/usage",
     response_model=UsageReport,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    responses={200: {"content": {_CSV: {"schema": {"type": "string"}}, _PARQUET: {"schema": _BYTES}}}},
 )
 async def usage(
     services: ServicesDep,
@@ -135,16 +138,16 @@ async def usage(
     environment: Annotated[EnvironmentName | None, Query(description="Only this one's usage")] = None,
     since: Annotated[DayOrTime | None, Query(alias="from", description=f"{_DAY}; 30 days ago")] = None,
     until: Annotated[DayOrTime | None, Query(alias="to", description=f"{_DAY}; exclusive")] = None,
-    limit: Annotated[int, Query(ge=1, le=USAGE_ROWS_MAX, description="Of JSON; a CSV has all rows")] = USAGE_ROWS_MAX,
+    limit: Annotated[int, Query(ge=1, le=USAGE_ROWS_MAX, description="Of JSON; a file has all rows")] = USAGE_ROWS_MAX,
     cursor: Annotated[
         str | None, Query(max_length=CURSOR_CHARS_MAX, description="Of JSON; it also stands for `from` and `to`")
     ] = None,
-    format: Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")] = None,
+    format: Annotated[str | None, Query(pattern="^(json|csv|parquet)$", description="Goes before Accept")] = None,
     accept: AcceptHeader = "",
 ) -> Response:
-    """Sum up what was charged, by group and period, as JSON or CSV. Times are those of booking unless `by` says
-    otherwise, so a past period never changes. A preview key's usage is that of its own environment. All that was
-    decided by `as_of` is counted; a CSV has that, and `lag_ms`, in headers: meterline-as-of and meterline-lag-ms.
+    """Sum up what was charged, by group and period, as JSON, CSV or Parquet. Times are those of booking unless `by`
+    says otherwise, so a past period never changes. A preview key's usage is that of its own environment. All that was
+    decided by `as_of` is counted; a file has that, and `lag_ms`, in headers: meterline-as-of and meterline-lag-ms.
     Refused and limited requests are counted where `outcome` is asked for."""
     caller.require("content:read")
     name = project_for(caller, project)
@@ -166,8 +169,12 @@ async def usage(
     paged.sql()  # refuses what can't be asked before a thread is taken
     # Before the history is asked, which may know more by then, and never less.
     freshness = _freshness(services)
-    if format == "csv" or (format is None and preferred(accept, ("application/json", "text/csv")) == "text/csv"):
-        response = await services.reads.csv(caller.name, f"usage-{name}", lambda history: _csv(history, question))
+    form = _NAMED[format] if format is not None else preferred(accept, _FORMS)
+    if form != _JSON:
+        kind, pieces = ("csv", _csv) if form == _CSV else ("parquet", usage_parquet)
+        response = await services.reads.file(
+            caller.name, f"usage-{name}.{kind}", form, lambda history: pieces(history, question)
+        )
         if freshness.as_of is not None:
             response.headers["meterline-as-of"] = freshness.as_of.isoformat().replace("+00:00", "Z")
             response.headers["meterline-lag-ms"] = str(freshness.lag_ms)

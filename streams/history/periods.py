@@ -59,6 +59,14 @@ def period_named(granularity: str, period: str, tz: str) -> str:
     return datetime.fromisoformat(period).astimezone(zone_named(tz)).isoformat()
 
 
+def named_sql(granularity: str, period: str, tz: str) -> str:
+    """SQL for what `period_named` gives, of the text that `period_sql` gives; `{tz:String}` is the zone."""
+    if granularity not in _SECONDS or tz == "UTC":
+        return period
+    local = f"formatDateTime(parseDateTimeBestEffort({period}, 'UTC'), '%Y-%m-%dT%H:%i:%S%z', {{tz:String}})"
+    return f"concat(substring({local}, 1, 22), ':', substring({local}, 23))"
+
+
 def span_before(since: datetime, until: datetime, zone: ZoneInfo) -> tuple[datetime, datetime]:
     """The time before [since, until), as long: of whole months of the zone as many months, of whole days as many days,
     and otherwise as many seconds."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from typing import Any
 
-from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.client import ClickHouse, sql_name
+from streams.history.periods import named_sql
 from streams.history.usage import UsageQuestion, sql_of
 
 
 def columns_of(question: UsageQuestion) -> list[str]:
-    """The names of a file's columns, in order. `other` is 1 in the rows of all groups that are not among the top
-    ones."""
+    """The names of a file's columns, in order. `other` is true, in CSV 1, in the rows of all groups that are not among
+    the top ones."""
     sums = ["uses", "quantity", "credits"]
     if question.compare:
         sums += [f"previous_{name}" for name in sums]
@@ -23,19 +25,36 @@ def columns_of(question: UsageQuestion) -> list[str]:
 def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
     """The rows of usage by group, streamed, as texts: the group's values, with `top` whether it is all others (1 or 0),
     uses, quantity, and credits as an exact decimal, then with `compare` those of the time before."""
+    values, sql, parameters = _values_of(clickhouse, question)
+    with closing(clickhouse.stream_csv(f"SELECT {', '.join(values)} FROM ({sql})", parameters)) as pieces:
+        rows = csv.reader(_lines(pieces))
+        next(rows)  # the engine's own names of the columns
+        yield from rows
+
+
+def usage_parquet(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
+    """A Parquet file of usage by group, in pieces: groups are texts, `other` a boolean, uses and quantities integers of
+    64 bits, credits Decimal(38, 6)."""
+    values, sql, parameters = _values_of(clickhouse, question)
+    columns = columns_of(question)
+    if question.top is not None:
+        values[columns.index("other")] = "toBool(is_other)"
+    # No column's value is computed from another's name, whatever a metadata key is called.
+    inner = ", ".join(f"{value} AS c{number}" for number, value in enumerate(values))
+    named = ", ".join(f"c{number} AS {sql_name(name)}" for number, name in enumerate(columns))
+    return clickhouse.stream_parquet(f"SELECT {named} FROM (SELECT {inner} FROM ({sql}))", parameters)
+
+
+def _values_of(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[str], str, dict[str, Any]]:
+    """SQL for the value of each column, and the query that it is of, with its parameters."""
     sql, parameters = sql_of(clickhouse, question)
     groups = [f"g{number}" for number in range(len(question.columns))]
+    if question.granularity is not None:
+        groups[0] = named_sql(question.granularity, groups[0], question.tz)
     if question.top is not None:
         groups.append("is_other")
     sums = [f"toDecimal128({name}, 6) / 1000000" if "microcredits" in name else name for name in question.sums]
-    pieces = clickhouse.stream_csv(f"SELECT {', '.join([*groups, *sums])} FROM ({sql})", parameters)
-    with closing(pieces):
-        rows = csv.reader(_lines(pieces))
-        next(rows)  # the engine's own names of the columns
-        for values in rows:
-            if question.granularity is not None:
-                values[0] = question.named(values[0])
-            yield values
+    return [*groups, *sums], sql, parameters
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:

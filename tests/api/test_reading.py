@@ -194,6 +194,17 @@ def test_usage_says_until_when_it_is_complete(operator: Operator) -> None:
     assert datetime.fromisoformat(headers["meterline-as-of"]) > decided_at and int(headers["meterline-lag-ms"]) >= 0
 
 
+def test_usage_is_to_be_had_as_parquet(used) -> None:
+    project, client = used
+    asked = {"group_by": "customer_id,metadata.tier", "granularity": "hour", "tz": "Asia/Kathmandu", "top": 2}
+    file = client.get("/v1/usage", params={**asked, "format": "parquet"})
+    assert (file.status_code, file.headers["content-type"]) == (200, "application/vnd.apache.parquet")
+    assert f"usage-{project}.parquet" in file.headers["content-disposition"]
+    assert file.content[:4] == file.content[-4:] == b"PAR1" and b"metadata.tier" in file.content
+    accepted = client.get("/v1/usage", headers={"accept": "application/vnd.apache.parquet"})
+    assert accepted.content[:4] == b"PAR1" and accepted.headers["meterline-lag-ms"]
+
+
 def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
     """The customers' ids of a usage report come from outside, and may be written to be run as formulas."""
     _, client = operator.customer("hobby")
