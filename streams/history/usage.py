@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -205,6 +206,20 @@ class UsageQuestion:
         renamed += [f"{name}_of AS {name}" for name in self.sums]
         return f"SELECT {', '.join(renamed)} FROM ({sql}) ORDER BY {', '.join([*periods, 'first'])}"
 
+    def narrower(self, promoted: Mapping[str, str]) -> list[str]:
+        """What would make it a smaller question, the first first."""
+        days = max(1, round((self.until - self.since).total_seconds() / 86_400))
+        ways = [f"a shorter time than {days} days (`from`, `to`)"]
+        if raw := [key for key in self.keys() if key not in promoted]:
+            ways.append(f"a promoted key ({', '.join(promoted)}) in place of metadata.{raw[0]} (`group_by`)")
+        if self.by != "booked_at":
+            ways.append("`by`=booked_at")
+        if len(self.group_by) > 1:
+            ways.append("fewer groups (`group_by`)")
+        if not self.where:
+            ways.append("one `operation` or `customer_id`")
+        return ways
+
     def keys(self) -> list[str]:
         """The metadata keys that it groups or filters by."""
         names = [*self.group_by, *(name for name, _ in self.where)]
@@ -374,8 +389,10 @@ class UsagePage(NamedTuple):
 def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
     """The usage of each group of a page. Raises Rejection `too_much_history` where the top groups of all periods are
     more than a page may have."""
-    sql, parameters = sql_of(clickhouse, question)
-    rows, rows_read = clickhouse.find(sql, parameters)
+    promoted = promoted_for(clickhouse, question)
+    sql, parameters = question.sql(promoted)
+    with narrowed(question, promoted):
+        rows, rows_read = clickhouse.find(sql, parameters)
     is_last = question.limit is None or len(rows) <= question.limit
     if not is_last and question.top is not None:
         raise too_much(f"more than {question.limit} rows; ask for longer periods, a lower `top` or a file")
@@ -391,7 +408,19 @@ def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int
     return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other, previous)
 
 
-def sql_of(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any]]:
-    """The query of a question and its parameters, where the history has metadata keys of its own columns."""
+@contextmanager
+def narrowed(question: UsageQuestion, promoted: Mapping[str, str]) -> Iterator[None]:
+    """A context in which the refusal of a question that asks too much says what to narrow."""
+    try:
+        yield
+    except Rejection as refused:
+        if refused.code != "too_much_history":
+            raise
+        ways = ", or ".join(question.narrower(promoted))
+        raise Rejection(refused.code, f"{refused.detail}. Ask for {ways}") from None
+
+
+def promoted_for(clickhouse: ClickHouse, question: UsageQuestion) -> Mapping[str, str]:
+    """The metadata keys that have a column in the history, as far as a question needs to know."""
     asks_metadata = not BUILT_IN.keys() >= set(question.keys())
-    return question.sql(promoted_keys(clickhouse) if asks_metadata else BUILT_IN)
+    return promoted_keys(clickhouse) if asks_metadata else BUILT_IN

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,9 +16,11 @@ from hypothesis import strategies as st
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import limits_of_callers
 from streams.clickhouse.migrations import migrate
 from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page
-from streams.history.usage_files import usage_rows
+from streams.history.usage_files import usage_parquet, usage_rows
+from streams.settings import Settings
 from tests.history.lives import insert_facts
 
 AT_MS = 1_760_000_000_000
@@ -128,3 +132,32 @@ def test_no_text_but_a_cursor_is_one(text: str) -> None:
         UsageCursor.parse(text)
     except Rejection as refused:
         assert refused.field == "cursor"
+
+
+@pytest.mark.parametrize("read", [usage_page, usage_rows, usage_parquet])
+def test_too_much_is_refused_at_once_and_told_what_to_narrow(history: ClickHouse, read: Any) -> None:
+    project = f"prj_{next(offsets)}"
+    insert_facts(history, [used(project, {"note": str(number)}) for number in range(20)])
+    keys = ["metadata.note", "operation"]
+    question = UsageQuestion(project, keys, SINCE, UNTIL, by="occurred_at")
+    limits = limits_of_callers(Settings())
+    limited = history.limited(limits._replace(groups=10))
+    began_at = time.monotonic()
+    with pytest.raises(Rejection) as refused:
+        list(read(limited, question))
+    assert time.monotonic() - began_at < 1
+    assert refused.value.code == "too_much_history"
+    for way in (
+        "rows",
+        "365 days",
+        "promoted key (customer_id)",
+        "metadata.note",
+        "`by`",
+        "fewer groups",
+        "customer_id",
+    ):
+        assert way in refused.value.detail
+    plain = UsageQuestion(project, ["customer_id"], SINCE, UNTIL, where=(("operation", "read"),))
+    with pytest.raises(Rejection) as refused:
+        list(read(history.limited(limits._replace(rows_read=10)), plain))
+    assert refused.value.detail.endswith("Ask for a shorter time than 365 days (`from`, `to`)")
