@@ -21,6 +21,8 @@ class Flow:
 
     records: int = 0
     note: str = ""
+    # When a look was begun at which nothing that was there waits any more; None before the first.
+    complete_at: float | None = None
     _ends: deque[tuple[float, Mapping[int, int]]] = field(default_factory=deque)
     _committed: Mapping[int, int] = field(default_factory=dict)
     _moved_at: float = 0.0
@@ -40,7 +42,7 @@ class Flow:
         if len(self._ends) > LOOKS_KEPT_MAX:
             self._ends = deque(list(self._ends)[::2])
         while self._ends and not self._waits_in(self._ends[0][1]):
-            self._ends.popleft()
+            self.complete_at, _ = self._ends.popleft()
 
     def waiting_seconds(self, at: float) -> float:
         """How long the oldest record that is not taken yet has been seen to wait; 0 where none waits."""
@@ -61,6 +63,7 @@ class Flow:
         record."""
         self._no_records_in = self._committed, self._ends[-1][1]
         self.records = 0
+        self.complete_at = self._ends[-1][0]
         self._ends.clear()
 
     def _waits_in(self, ends: Mapping[int, int]) -> bool:

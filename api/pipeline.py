@@ -7,9 +7,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -17,7 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import KafkaError
 
-from api.flows import Flow, Members, OpenTransactions
+from api.flows import LOOKS_KEPT_MAX, Flow, Members, OpenTransactions
 from schemas.http.status import WORKERS_SHOWN_MAX, WorkerStatus
 from streams.kafka.command_client import CommandClient
 from streams.kafka.log_sizes import log_bytes
@@ -32,7 +31,8 @@ LOOK_SECONDS = 1.0
 # While something is not ready a look is due sooner: who waits for a start should not wait for the watch.
 SOON_SECONDS = 0.2
 LOOK_SECONDS_MAX = 5.0
-LOOKS_COMPARED = 4
+# How many topics a record has come through before it is on one of these, of those that have readers.
+_STAGES = {"usage": 0, "intake": 1, "journal": 2, "dead_letters": 2}
 NOTE_CHARS_MAX = 300
 DEAD_LETTERS_SECONDS = 15.0
 SIZES_SECONDS = 15.0
@@ -82,7 +82,7 @@ class Pipeline:
         self.kept_replies_bytes: dict[str, int] = {}
         self._looked_at: float | None = None
         # When the last looks began.
-        self._looks: deque[float] = deque(maxlen=LOOKS_COMPARED)
+        self._looks: deque[float] = deque(maxlen=LOOKS_KEPT_MAX)
         self._sized_at: float | None = None
 
     async def run(self) -> None:
@@ -116,23 +116,26 @@ class Pipeline:
             "history": self._history(at),
         }
 
-    def behind_ms(self, *stages: Sequence[str]) -> int | None:
-        """How long ago at most, in milliseconds, all that had been written to the first of these stages was through all
-        of them; None while nothing is known. A stage is the names of flows, which take what the stage before brought.
+    def history_lag_ms(self) -> int | None:
+        """Milliseconds since the history was last known to have all facts that were stated; None if it never was."""
+        complete_at = self.flows["journal"].complete_at
+        return None if complete_at is None else round((time.monotonic() - complete_at) * 1000)
 
-        One look sees the ends of all topics first: what left a stage during the look is seen in the next stage only by
-        the look after. So each stage but the first costs the time between two looks.
+    def events_lag_ms(self) -> int | None:
+        """Milliseconds since all usage that had been sent by then was known to be in the history, decided or among the
+        dead letters; None while that is not known.
+
+        A look sees where all topics end, and then what was taken of them: what went on to the next topic in between is
+        seen there only by the look after. So each of the two later topics was complete for one look less.
         """
-        if len(self._looks) < 2:
-            return None
-        at = time.monotonic()
-        between = max(later - earlier for earlier, later in pairwise(self._looks))
-        behind = [
-            number * between + max(waiting + between if waiting else 0.0 for waiting in waits)
-            for number, names in enumerate(stages)
-            for waits in [[self.flows[name].waiting_seconds(self._looks[-1]) for name in names]]
-        ]
-        return int(1000 * (at - self._looks[-1] + max(behind)))
+        moments = [self._looks_before(looks, self.flows[name].complete_at) for name, looks in _STAGES.items()]
+        known = [moment for moment in moments if moment is not None]
+        return round((time.monotonic() - min(known)) * 1000) if len(known) == len(moments) else None
+
+    def _looks_before(self, looks: int, at: float | None) -> float | None:
+        """When the look began that was so many looks before the one at a time; None where it is not known any more."""
+        earlier = [each for each in self._looks if at is not None and each <= at]
+        return earlier[-1 - looks] if len(earlier) > looks else None
 
     def _kafka(self, at: float) -> str:
         if self._looked_at is None:
@@ -228,19 +231,18 @@ class Pipeline:
 
     async def _look(self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer) -> None:
         members = await self._look_at_groups(admin)
-        began_at = time.monotonic()
+        at = time.monotonic()
         ends = await consumer.end_offsets(
             [place for reader in self._readers.values() for place in self._places(reader)]
         )
         for name, reader in self._readers.items():
             places = self._places(reader)
             committed, note = await self._committed(admin, consumer, reader, places)
-            at = time.monotonic()
             flow = self.flows[name]
             flow.look(at, committed, {place.partition: ends[place] for place in places}, note)
         self.members.look(time.monotonic(), members)
         self._looked_at = time.monotonic()
-        self._looks.append(began_at)
+        self._looks.append(at)
 
     async def _forget_markers(self, consumer: AIOKafkaConsumer) -> None:
         """Take no marker of a transaction for a record that waits: they have offsets too."""

@@ -80,13 +80,19 @@ class HistoryReads:
 
     async def csv(self, caller: str, name: str, question: Callable[[ClickHouse], Iterable[bytes]]) -> Response:
         """The answer to a question, as a CSV file to download. It is refused whole where it meets a limit."""
+        return await self.file(caller, f"{name}.csv", "text/csv", question)
+
+    async def file(
+        self, caller: str, name: str, media_type: str, question: Callable[[ClickHouse], Iterable[bytes]]
+    ) -> Response:
+        """The answer to a question, as a file to download. It is refused whole where it meets a limit."""
         free = await self._downloads.take(caller)
         try:
             file, size = await self.ask(caller, lambda clickhouse: _spooled(question(clickhouse)))
         except BaseException:
             free()
             raise
-        return _Download(file, size, name, free)
+        return _Download(file, size, name, media_type, free)
 
     def close(self) -> None:
         """Take no more questions; those that run go on to their limits."""
@@ -140,9 +146,9 @@ class _Places:
 class _Download(Response):
     """A download of a file that is ready. One that takes too long is cut: less than its `content-length` is sent."""
 
-    def __init__(self, file: IO[bytes], size: int, name: str, free: Free) -> None:
-        disposition = f'attachment; filename="{name}.csv"'
-        super().__init__(headers={"vary": "accept", "content-disposition": disposition}, media_type="text/csv")
+    def __init__(self, file: IO[bytes], size: int, name: str, media_type: str, free: Free) -> None:
+        disposition = f'attachment; filename="{name}"'
+        super().__init__(headers={"vary": "accept", "content-disposition": disposition}, media_type=media_type)
         self.headers["content-length"] = str(size)
         self._file, self._free = file, free
 

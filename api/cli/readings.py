@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from api.cli.options import (
     ProjectArgument,
     VerboseOption,
 )
-from api.cli.output import print_json, show_page, styled, working
+from api.cli.output import console, print_json, show_page, styled, working
 from api.cli.service import Api
 from api.views.csv_cells import Cell, csv_pieces
 from streams.errors import OperatorError
@@ -47,7 +48,16 @@ _LEDGER_CSV = (
     "booked_at",
     "metadata",
 )
+_SUMS = ("uses", "quantity", "credits")
+_FILTERS = ("operation", "environment", "customer_id", "outcome")
 _EXPORTED_USAGE = "day,environment,operation"
+
+
+class UsageFormat(StrEnum):
+    """UsageFormat is what a file of usage is written as."""
+
+    csv = "csv"
+    parquet = "parquet"
 
 
 @app.command()
@@ -56,7 +66,8 @@ def usage(
     group_by: Annotated[
         str,
         typer.Option(
-            "--group-by", help="Up to five of operation, environment, customer_id, hour, day, month, metadata.<key>."
+            "--group-by",
+            help="Up to five of operation, environment, customer_id, outcome, hour, day, month, metadata.<key>.",
         ),
     ] = "operation",
     granularity: Annotated[
@@ -70,7 +81,17 @@ def usage(
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="NAME=VALUE: only that operation, environment, customer_id or metadata.<key>."),
+        typer.Option(
+            "--where", help="NAME=VALUE: only that operation, environment, customer_id, outcome or metadata.<key>."
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, max=100, help="Only so many groups, by credits, and all others as one row."),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option("--compare", help="previous: beside each row the sums of the time before, as long."),
     ] = None,
     since: Annotated[
         str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day; 30 days ago if left out.")
@@ -89,7 +110,11 @@ def usage(
     Each day of India: meterline usage acme --granularity day --tz Asia/Kolkata --from 2026-03-01
 
     One customer's hours: meterline usage acme --granularity hour --where customer_id=globex
+
+    The ten customers with most credits: meterline usage acme --group-by customer_id --top 10
     """
+    if top is not None and (limit is not None or cursor is not None):
+        raise typer.BadParameter("--top shows all rows at once: it goes with no --limit and no --cursor")
     asked: dict[str, Any] = {
         **dict(map(_filter, where or [])),
         "project": project,
@@ -97,6 +122,8 @@ def usage(
         "granularity": granularity,
         "tz": tz,
         "by": by,
+        "top": top,
+        "compare": compare,
         "from": since,
         "to": until,
     }
@@ -105,11 +132,13 @@ def usage(
         print(Api().call("GET", "/v1/usage", **asked, format="csv").text, end="")
         return
     page = Api().call("GET", "/v1/usage", **asked, format="json", limit=limit or 100, cursor=cursor).json()
-    rows = [
-        row["group"] | {"uses": row["uses"], "quantity": row["quantity"], "credits": row["credits"]}
-        for row in page["rows"]
-    ]
-    show_page(page, rows, (*page["group_by"], "uses", "quantity", "credits"), as_json, verbose)
+    columns = [*page["group_by"], *(["other"] if top else []), *_SUMS]
+    if compare:
+        columns += [f"previous_{name}" for name in _SUMS]
+    show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
+    if not as_json and page["as_of"]:
+        told = f"all that was decided {page['lag_ms'] / 1000:.1f} s before; {page['rows_read']:,} rows read"
+        console.print(styled((told, "dim")))
 
 
 @app.command()
@@ -139,6 +168,9 @@ def ledger(
 def export(
     project: ProjectArgument,
     folder: Annotated[Path, typer.Argument(help="The folder to write to; made where it is missing.")],
+    usage_format: Annotated[
+        UsageFormat, typer.Option("--format", help="Of the usage; the ledger is CSV.")
+    ] = UsageFormat.csv,
     as_json: JsonOption = False,
 ) -> None:
     """Export a project: its terms, both balances, the whole ledger, and all usage by day, as files in a folder.
@@ -146,7 +178,8 @@ def export(
     A file that is there already is left as it is, and nothing is written.
     """
     service = Api()
-    names = ("project.json", "balance.json", "usage.csv", "ledger.csv")
+    usage_name = f"usage.{usage_format.value}"
+    names = ("project.json", "balance.json", usage_name, "ledger.csv")
     if there := [name for name in names if (folder / name).exists()]:
         raise OperatorError(f"{folder / there[0]} is there already: name another folder")
     about = service.call("GET", f"/v1/admin/projects/{project}").json()
@@ -161,11 +194,19 @@ def export(
         "project": project,
         "group_by": _EXPORTED_USAGE,
         "from": about["signed_up_at"],
-        "format": "csv",
+        "format": usage_format.value,
     }
-    _write(folder / "usage.csv", [service.call("GET", "/v1/usage", **asked).content])
-    entries = 0
-    with working("") as status:
+    entries = size = 0
+    with working("usage") as status:
+
+        def measured() -> Iterator[bytes]:
+            nonlocal size
+            for piece in service.download("/v1/usage", **asked):
+                size += len(piece)
+                status.update(styled(f"{size / 1e6:,.1f} MB of usage"))
+                yield piece
+
+        _write(folder / usage_name, measured())
 
         def counted() -> Iterator[list[Cell]]:
             nonlocal entries
@@ -182,10 +223,17 @@ def export(
         print("\n".join(str(folder / name) for name in names))
 
 
+def _usage_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of usage as a table shows it. All but the top groups are marked, since a group may be called other."""
+    previous = {f"previous_{name}": each for name, each in row.get("previous", {}).items()}
+    other = "yes" if row.get("other") else ""
+    return {**row["group"], "other": other, **{name: row[name] for name in _SUMS}, **previous}
+
+
 def _filter(given: str) -> tuple[str, str]:
     name, equals, value = given.partition("=")
-    if not equals or (name not in ("operation", "environment", "customer_id") and not name.startswith("metadata.")):
-        what = "NAME=VALUE, where NAME is operation, environment, customer_id or metadata.<key>"
+    if not equals or (name not in _FILTERS and not name.startswith("metadata.")):
+        what = f"NAME=VALUE, where NAME is {', '.join(_FILTERS)} or metadata.<key>"
         raise typer.BadParameter(what, param_hint="--where")
     return name, value
 

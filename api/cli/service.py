@@ -68,6 +68,18 @@ class Api:
             time.sleep(0.3 * 2**attempt)
         raise AssertionError
 
+    def download(self, path: str, **params: Any) -> Iterator[bytes]:
+        """GET a file once, in pieces as they come. Raises OperatorError, also where less comes than was announced."""
+        sent = {name: value for name, value in params.items() if value is not None}
+        try:
+            with self._client.stream("GET", path, params=sent) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response)
+                yield from response.iter_bytes()
+        except httpx.TransportError as error:
+            raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
+
     def follow(self, path: str, body: object) -> Iterator[Any]:
         """POST a body once, and give each JSON line of the answer as it comes. Raises OperatorError."""
         headers = {"accept": "application/x-ndjson"}

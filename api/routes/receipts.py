@@ -120,8 +120,8 @@ async def event(
     source, id = _event_named(request, source, id)
     named = project if caller.project is None else project_for(caller, project)
     environment, prices, is_admin = environment_for(caller, None), services.accounts.prices(), caller.project is None
-    behind_ms = services.pipeline.behind_ms(["usage"], ["intake"], ["journal", "dead_letters"])
-    as_of = None if behind_ms is None else utc(now_ms() - behind_ms)
+    lag_ms = services.pipeline.events_lag_ms()
+    as_of = None if lag_ms is None else utc(now_ms() - lag_ms)
     return await services.reads.json(
         caller.name,
         lambda history: event_report(history, prices, source, id, named, environment, is_admin, as_of),

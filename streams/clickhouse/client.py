@@ -49,7 +49,7 @@ PING_SECONDS_MAX = 3.0
 # between two pieces of an answer.
 ANSWER_SECONDS_MAX = 10
 QUERY_SECONDS_MAX = 300
-CSV_CHUNK_BYTES = 256 * 1024
+FILE_CHUNK_BYTES = 256 * 1024
 
 # The embedded engine's users and their grants.
 EMBEDDED_CONFIG = PROJECT_ROOT / "clickhouse" / "embedded.xml"
@@ -80,6 +80,14 @@ class Pack(NamedTuple):
     shared: tuple[object, ...]
     rows: bytes
     row_count: int
+
+
+class Found(NamedTuple):
+    """What a query found. `rows_read` is how many rows of tables and projections ClickHouse read for it; None where the
+    engine is embedded in this process and does not say so."""
+
+    rows: Sequence[Sequence[Any]]
+    rows_read: int | None
 
 
 class ClickHouseError(OperatorError):
@@ -133,8 +141,14 @@ class ClickHouse:
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
         """Run a SELECT; gives all its rows."""
+        return self.find(sql, parameters).rows
+
+    def find(self, sql: str, parameters: Parameters | None = None) -> Found:
+        """Run a SELECT; gives all its rows, and how many it read."""
         with self._client() as client, _told():
-            return client.query(sql, parameters=_bound(sql, parameters), settings=self._query_settings()).result_rows
+            result = client.query(sql, parameters=_bound(sql, parameters), settings=self._query_settings())
+            read = None if self._settings.clickhouse_url is None else result.summary.get("read_rows")
+            return Found(result.result_rows, None if read is None else int(read))
 
     def command(self, sql: str, parameters: Parameters | None = None) -> object:
         """Run a statement that returns nothing or one value, such as DDL."""
@@ -197,7 +211,15 @@ class ClickHouse:
         early; it holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
         `StreamFailureError`; a server finishes the query before it sends the first byte, so it does not fail half-way.
         """
-        pieces = self._csv_pieces(sql, parameters)
+        return self._stream(sql, parameters, "CSV")
+
+    def stream_parquet(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
+        """Run a SELECT; gives a Parquet file in pieces, as `stream_csv` does. The embedded engine makes it whole first,
+        in memory."""
+        return self._stream(sql, parameters, "Parquet")
+
+    def _stream(self, sql: str, parameters: Parameters | None, data_format: str) -> Generator[bytes, None, None]:
+        pieces = self._pieces(sql, parameters, data_format)
         next(pieces)
         return pieces
 
@@ -226,11 +248,14 @@ class ClickHouse:
             raise too_much("more time than its queries may take together")
         return self._limits._replace(seconds=min(self._limits.seconds, left)).as_settings()
 
-    def _csv_pieces(self, sql: str, parameters: Parameters | None) -> Generator[bytes, None, None]:
+    def _pieces(self, sql: str, parameters: Parameters | None, data_format: str) -> Generator[bytes, None, None]:
         with self._client() as client, _told():
-            # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for by itself.
-            described = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=_bound(sql, parameters))
-            names = [str(row[0]).replace('"', '""') for row in described.result_rows]
+            head = b""
+            if data_format == "CSV":
+                # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for by itself.
+                described = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=_bound(sql, parameters))
+                names = [str(row[0]).replace('"', '""') for row in described.result_rows]
+                head = (",".join(f'"{name}"' for name in names) + "\n").encode()
             # A server that fails half-way would write its error into a body already marked 200. With this setting it
             # waits for the end first.
             settings: dict[str, Any] = {"wait_end_of_query": "1"}
@@ -240,15 +265,16 @@ class ClickHouse:
                 text += f"\nSETTINGS {_settings_clause(limits)}"
             else:
                 settings |= limits
-            stream = cast(RawIOBase, client.raw_stream(text, _bound(sql, parameters), settings, fmt="CSV"))
+            stream = cast(RawIOBase, client.raw_stream(text, _bound(sql, parameters), settings, fmt=data_format))
             try:
                 # Read before anyone may close the stream: chDB runs one that was never read to its end, then closes it.
-                piece = stream.read(CSV_CHUNK_BYTES)
+                piece = stream.read(FILE_CHUNK_BYTES)
                 yield b""
-                yield (",".join(f'"{name}"' for name in names) + "\n").encode()
+                if head:
+                    yield head
                 while piece:
                     yield piece
-                    piece = stream.read(CSV_CHUNK_BYTES)
+                    piece = stream.read(FILE_CHUNK_BYTES)
             finally:
                 stream.close()
 
@@ -319,6 +345,12 @@ def _settings_clause(settings: Mapping[str, object]) -> str:
 def sql_literal(value: str) -> str:
     """A string as SQL text."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def sql_name(name: str) -> str:
+    """A name of a column as SQL text, whatever it is."""
+    escaped = name.replace("\\", "\\\\").replace("`", "\\`")
+    return f"`{escaped}`"
 
 
 def _open_embedded(settings: Settings) -> Client:

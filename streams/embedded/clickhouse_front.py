@@ -332,7 +332,9 @@ class _Statement:
         else:
             result = connection.query(judged.sql, self.format, params=self.parameters)
             pieces = iter([result.bytes()])
-        headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
+        headers = self._headers(
+            read_rows=result.storage_rows_read(), read_bytes=result.storage_bytes_read(), seconds=result.elapsed()
+        )
         headers["X-ClickHouse-Format"] = answer_format
         # The engine's own copy of a large result goes first.
         del result
@@ -345,7 +347,9 @@ class _Statement:
             return self._insert(connection, insert, self.sql[insert.end() :])
         sql = self.sql.decode()
         result = connection.query(sql, self.format, params=self.parameters)
-        headers = self._headers(read_rows=result.rows_read(), read_bytes=result.bytes_read(), seconds=result.elapsed())
+        headers = self._headers(
+            read_rows=result.storage_rows_read(), read_bytes=result.storage_bytes_read(), seconds=result.elapsed()
+        )
         if _GIVES_ROWS.match(sql):
             headers["X-ClickHouse-Format"] = self.format
         return Response(self.pack(result.bytes()), headers=headers, media_type="text/plain; charset=utf-8")

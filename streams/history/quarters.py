@@ -15,17 +15,18 @@ def quarters_within(since: datetime, until: datetime) -> tuple[datetime, datetim
     return (begin, end) if begin < end else None
 
 
-def booked_in_quarters(begin: datetime, end: datetime) -> tuple[str, dict[str, Any]]:
-    """The SQL condition that a fact was booked in [begin, end), both on a quarter hour, and its parameters. A
-    projection serves it; the months outside are not looked at, which a condition on `t` alone does not see to."""
+def booked_in_quarters(begin: datetime, end: datetime, prefix: str = "") -> tuple[str, dict[str, Any]]:
+    """The SQL condition that a fact was booked in [begin, end), both on a quarter hour, and its parameters, whose names
+    begin with `prefix`. A projection serves it; the months outside are not looked at, which a condition on `t` alone
+    does not see to."""
     assert _floor(begin) == begin and _floor(end) == end, "quarter hours"
     sql = (
-        "t >= {quarter_from:DateTime('UTC')} AND t < {quarter_to:DateTime('UTC')} "
-        "AND _partition_id >= {month_from:String} AND _partition_id <= {month_to:String}"
+        f"t >= {{{prefix}quarter_from:DateTime('UTC')}} AND t < {{{prefix}quarter_to:DateTime('UTC')}} "
+        f"AND _partition_id >= {{{prefix}month_from:String}} AND _partition_id <= {{{prefix}month_to:String}}"
     )
     last = end - timedelta(microseconds=1)
-    months = {"month_from": _month(begin), "month_to": _month(last)}
-    return sql, {"quarter_from": begin, "quarter_to": end, **months}
+    bounds = {"quarter_from": begin, "quarter_to": end, "month_from": _month(begin), "month_to": _month(last)}
+    return sql, {f"{prefix}{name}": bound for name, bound in bounds.items()}
 
 
 def _month(at: datetime) -> str:

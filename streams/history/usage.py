@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import base64
-import codecs
-import csv
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from functools import cache
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 
-from schemas.facts import USAGE_KINDS
+from schemas.facts import LIMITED_AT_EDGE, USAGE_KINDS
 from schemas.http.usage import GROUPS_MAX
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import too_much
 from streams.clickhouse.promoted import BUILT_IN, promoted_keys, value_of
 from streams.core.foreign import UnreadableError, read
 from streams.history.facts import kind_in
+from streams.history.periods import (
+    GRANULARITIES,
+    PERIOD,
+    period_named,
+    period_sql,
+    shift_between,
+    span_before,
+    zone_named,
+)
 from streams.history.quarters import booked_in_quarters, quarters_within
 
 # The groups of usage that need no parameter; the key of `metadata.<key>` is passed as one.
@@ -31,31 +37,24 @@ _GROUPS = {
     "environment": "toString(environment)",
     "customer_id": "customer_id",
     "metadata.customer_id": "customer_id",
+    "outcome": "multiIf(kind != 'refusal', 'charged', "
+    f"reason IN ('rate_limited', '{LIMITED_AT_EDGE}'), 'limited', 'refused')",
     "hour": "formatDateTime({at}, '%Y-%m-%dT%H:00:00Z', 'UTC')",
     "day": "formatDateTime({at}, '%Y-%m-%d', 'UTC')",
     "month": "formatDateTime({at}, '%Y-%m', 'UTC')",
 }
-# Days, weeks and months begin at midnight of the zone, and are named by their date there.
-_DATES = {
-    "day": "toString(toDate({at}, {{tz:String}}))",
-    "week": "toString(toStartOfWeek({at}, 1, {{tz:String}}))",
-    "month": "formatDateTime({at}, '%Y-%m', {{tz:String}})",
-}
-# Shorter periods begin when a clock of the zone shows a full hour or quarter. An hour that comes twice, in autumn, is
-# two periods: they are told apart, and put in order, by their instant.
-_SECONDS = {"15m": 900, "hour": 3_600}
-_INSTANT = (
-    "formatDateTime(toDateTime(toUnixTimestamp({at}) - positiveModulo(toUnixTimestamp({at}) + "
-    "timeZoneOffset(toTimeZone({at}, {{tz:String}})), {seconds}), 'UTC'), '%Y-%m-%dT%H:%i:%SZ', 'UTC')"
-)
-GRANULARITIES = (*_SECONDS, *_DATES)
-# The name of the dimension that has the periods of a granularity.
-PERIOD = "period"
 _TIMES = ("hour", "day", "month")
+# The value of every group in the row that has all but the `top` ones. A field beside it tells it from a name.
+OTHER = "other"
+TOP_MAX = 100
+_DECIDED = kind_in(*USAGE_KINDS, "refusal")
+# Nothing was used before, and the engine knows no much earlier time.
+_EARLIEST = datetime(1971, 1, 1, tzinfo=UTC)
 # What orders a use in time, and the SQL that its periods are made of. Whatever was booked is known by the quarter hour.
 _CLOCKS = {"booked_at": "t", "occurred_at": "toDateTime(occurred_at, 'UTC')"}
 # The groups that a projection has; all others are read from the rows.
-_KEPT = frozenset({"operation", "environment", "hour", "day", "month"})
+_KEPT = frozenset({"operation", "environment", "outcome", "hour", "day", "month"})
+OUTCOMES = ("charged", "refused", "limited")
 # The largest has five texts of 512 characters outside ASCII.
 CURSOR_CHARS_MAX = 16_384
 
@@ -96,11 +95,17 @@ def _no_cursor() -> Rejection:
 @dataclass(frozen=True, slots=True)
 class UsageQuestion:
     """A question for the charged usage of a project in [since, until), by group: all of it, or `limit` groups
-    after those of an earlier page.
+    after those of an earlier page. Where `outcome` is a group or a filter, the requests that were refused, or limited
+    by a request window or a cost ceiling, are counted too; they cost nothing.
 
     A correction counts at the time it was booked. `environment` None is all of the project. `granularity` makes periods
     of the time in the zone `tz` the first group. `by` "occurred_at" takes a use at the time it happened, so that a late
     one changes a past period. `where` are groups, other than times, with the one value of each that counts.
+
+    `top` leaves as many groups, those with most credits in the whole time and by their values where they have as many,
+    and makes one of all others, in each period. `compare` puts the sums of the time before (`previous`) beside each
+    group, also of groups that were only then. With `granularity` the first period of that time stands beside the
+    first of this, and so on; where it has more of them, the last ones stand beside periods after the end.
     """
 
     project: str
@@ -114,6 +119,8 @@ class UsageQuestion:
     tz: str = "UTC"
     by: str = "booked_at"
     where: tuple[tuple[str, str], ...] = ()
+    top: int | None = None
+    compare: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -124,39 +131,107 @@ class UsageQuestion:
         """The query and its parameters; `promoted` are the metadata keys that have a column. Raises Rejection for a
         group, zone, granularity or filter that is unknown, and for those that don't go together.
 
-        What is booked in whole quarter hours comes from a projection, where it has all groups.
+        What is booked in whole quarter hours comes from a projection, where it has all groups. A row has the groups'
+        values as g0, g1, …, with `top` whether it is all others (`is_other`), and its `sums`.
         """
         parameters: dict[str, Any] = {"project": self.project}
         expressions = self._expressions(promoted, parameters)
-        groups = ", ".join(f"g{number}" for number in range(len(expressions)))
+        names = [f"g{number}" for number in range(len(expressions))]
         conditions = self._conditions(promoted, parameters)
-        parts = [self._part(expressions, groups, [when, *conditions]) for when in self._spans(parameters)]
-        sql = (
-            f"SELECT {groups + ', ' if groups else ''}sum(u) AS uses, sum(q) AS quantity_sum, sum(m) AS microcredits "
-            f"FROM ({' UNION ALL '.join(parts)})"
-        )
-        if groups and self.after is not None:
+        spans = self._spans(self.since, self.until, "", parameters)
+        parts = [self._part(expressions, names, [when, *conditions], is_now=True) for when in spans]
+        if self.compare:
+            expressions = self._expressions(promoted, parameters, self._shift())
+            spans = self._spans(max(self.previous[0], _EARLIEST), self.previous[1], "previous_", parameters)
+            parts += [self._part(expressions, names, [when, *conditions], is_now=False) for when in spans]
+        sums = [f"sumIf({name}, is_now) AS {alias}" for name, alias in zip("uqm", self.sums[:3], strict=True)]
+        sums += [f"sumIf({name}, NOT is_now) AS {alias}" for name, alias in zip("uqm", self.sums[3:], strict=False)]
+        sql = f"SELECT {', '.join([*names, *sums])} FROM ({' UNION ALL '.join(parts)})"
+        if names and self.after is not None:
             places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
-            sql += f" WHERE tuple({groups}) > tuple({places})"
+            sql += f" WHERE tuple({', '.join(names)}) > tuple({places})"
             parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
-        if groups:
-            sql += f" GROUP BY {groups} ORDER BY {groups}"
+        if names:
+            sql += f" GROUP BY {', '.join(names)}"
+        if self.top is not None:
+            sql = self._top_of(sql, names)
+        elif names:
+            sql += f" ORDER BY {', '.join(names)}"
         if self.limit is not None:
             sql += f" LIMIT {self.limit + 1:d}"
         return sql, parameters
+
+    @property
+    def sums(self) -> list[str]:
+        """The names of the sums of each row, in order; with `compare` those of the time before come last."""
+        sums = ["uses", "quantity_sum", "microcredits"]
+        return [*sums, *(f"previous_{name}" for name in sums)] if self.compare else sums
+
+    @property
+    def previous(self) -> tuple[datetime, datetime]:
+        """The time before, as long in the zone. Raises Rejection where there is no such zone."""
+        return span_before(self.since, self.until, zone_named(self.tz))
+
+    @property
+    def _names(self) -> set[str]:
+        return {*self.group_by, *(name for name, _ in self.where)}
+
+    def _shift(self) -> int:
+        if self.granularity is None:
+            return 0
+        return shift_between(self.granularity, self.previous[0], self.since, zone_named(self.tz))
+
+    def _top_of(self, sql: str, names: list[str]) -> str:
+        """The query that leaves the top groups of another, and one of all others. Raises Rejection."""
+        assert self.top is not None
+        if not 1 <= self.top <= TOP_MAX:
+            raise Rejection("invalid_request", f"`top` is a number from 1 to {TOP_MAX}", "top")
+        if self.after is not None:
+            raise Rejection("invalid_request", "`top` gives all rows at once; leave `cursor` out", "cursor")
+        periods, ranked = (names[:1], names[1:]) if self.granularity is not None else ([], names)
+        if not ranked:
+            raise Rejection("invalid_request", "`top` leaves so many groups: name them in `group_by`", "top")
+        whole = f"sum(microcredits) OVER (PARTITION BY {', '.join(ranked)})"
+        placed = f"dense_rank() OVER (ORDER BY whole DESC, {', '.join(ranked)}) AS place"
+        sql = f"SELECT *, {placed} FROM (SELECT *, {whole} AS whole FROM ({sql}))"
+        is_other = f"place > {self.top:d}"
+        # Other names, since an alias goes before a column of the same name.
+        folded = [*periods, *(f"if({is_other}, '{OTHER}', {name}) AS h{name}" for name in ranked)]
+        sums = [f"sum({name}) AS {name}_of" for name in self.sums]
+        sql = (
+            f"SELECT {', '.join([*folded, f'{is_other} AS is_other', *sums])}, min(place) AS first FROM ({sql}) "
+            f"GROUP BY {', '.join([*periods, *(f'h{name}' for name in ranked), 'is_other'])}"
+        )
+        renamed = [*periods, *(f"h{name} AS {name}" for name in ranked), "is_other"]
+        renamed += [f"{name}_of AS {name}" for name in self.sums]
+        return f"SELECT {', '.join(renamed)} FROM ({sql}) ORDER BY {', '.join([*periods, 'first'])}"
+
+    def narrower(self, promoted: Mapping[str, str]) -> list[str]:
+        """What would make it a smaller question, the first first."""
+        days = max(1, round((self.until - self.since).total_seconds() / 86_400))
+        ways = [f"a shorter time than {days} days (`from`, `to`)"]
+        if raw := [key for key in self.keys() if key not in promoted]:
+            ways.append(f"a promoted key ({', '.join(promoted)}) in place of metadata.{raw[0]} (`group_by`)")
+        if self.by != "booked_at":
+            ways.append("`by`=booked_at")
+        if len(self.group_by) > 1:
+            ways.append("fewer groups (`group_by`)")
+        if not self.where:
+            ways.append("one `operation` or `customer_id`")
+        return ways
 
     def keys(self) -> list[str]:
         """The metadata keys that it groups or filters by."""
         names = [*self.group_by, *(name for name, _ in self.where)]
         return [name.partition(".")[2] for name in names if name.startswith("metadata.")]
 
-    def _expressions(self, promoted: Mapping[str, str], parameters: dict[str, Any]) -> list[str]:
+    def _expressions(self, promoted: Mapping[str, str], parameters: dict[str, Any], shift: int = 0) -> list[str]:
         if len(self.group_by) > GROUPS_MAX:
             raise Rejection("invalid_request", f"At most {GROUPS_MAX} groups", "group_by")
         twice = next((group for number, group in enumerate(self.group_by) if group in self.group_by[:number]), None)
         if twice is not None:
             raise Rejection("invalid_request", f"`group_by` has {twice[:80]!r} twice; name each group once", "group_by")
-        expressions = self._period(parameters)
+        expressions = self._period(parameters, shift)
         for number, group in enumerate(self.group_by):
             expression = self._expression(group, f"key{number}", promoted, parameters)
             if expression is None:
@@ -168,7 +243,7 @@ class UsageQuestion:
             expressions.append(expression)
         return expressions
 
-    def _period(self, parameters: dict[str, Any]) -> list[str]:
+    def _period(self, parameters: dict[str, Any], shift: int) -> list[str]:
         """The SQL of the period that a use is in, or nothing where none is asked for. Raises Rejection."""
         zone_named(self.tz)
         if self.by not in _CLOCKS:
@@ -177,6 +252,9 @@ class UsageQuestion:
         if time is not None and self.tz != "UTC":
             what = f"The group {time!r} is of UTC; for another zone leave it out and ask for `granularity`={time}"
             raise Rejection("invalid_request", what, "group_by")
+        if time is not None and self.compare:
+            what = f"No {time} comes twice; leave the group {time!r} out and ask for `granularity`={time}"
+            raise Rejection("invalid_request", what, "compare")
         if self.granularity is None:
             return []
         if self.granularity not in GRANULARITIES:
@@ -185,8 +263,7 @@ class UsageQuestion:
             what = f"`granularity` does not go with the group {time!r}; leave one of them out"
             raise Rejection("invalid_request", what, "granularity")
         parameters["tz"] = self.tz
-        form = _DATES.get(self.granularity, _INSTANT)
-        return [form.format(at=_CLOCKS[self.by], seconds=_SECONDS.get(self.granularity))]
+        return [period_sql(self.granularity, _CLOCKS[self.by], shift)]
 
     def _expression(
         self, name: str, parameter: str, promoted: Mapping[str, str], parameters: dict[str, Any]
@@ -211,48 +288,58 @@ class UsageQuestion:
         for number, (name, value) in enumerate(self.where):
             expression = self._expression(name, f"where{number}", promoted, parameters)
             if expression is None or name in _TIMES:
-                raise Rejection("invalid_request", "Filter by operation, customer_id or metadata.<key>", name[:80])
+                what = "Filter by operation, customer_id, outcome or metadata.<key>"
+                raise Rejection("invalid_request", what, name[:80])
+            if name == "outcome" and value not in OUTCOMES:
+                raise Rejection("invalid_request", f"`outcome` is one of {', '.join(OUTCOMES)}", name)
             parameters[f"is{number}"] = value
             conditions.append(f"{expression} = {{is{number}:String}}")
         return conditions
 
-    def _spans(self, parameters: dict[str, Any]) -> list[str]:
-        """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows."""
-        parameters |= {"since": self.since, "until": self.until}
-        raw = f"{self.by} >= {{since:DateTime64(3, 'UTC')}} AND {self.by} < {{until:DateTime64(3, 'UTC')}}"
-        quarters = quarters_within(self.since, self.until)
-        names = {*self.group_by, *(name for name, _ in self.where)}
-        if quarters is None or self.by != "booked_at" or not names <= _KEPT:
-            return [raw]
+    def _spans(self, since: datetime, until: datetime, prefix: str, parameters: dict[str, Any]) -> list[str]:
+        """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows. The
+        names of their parameters begin with `prefix`."""
+        parameters |= {f"{prefix}since": since, f"{prefix}until": until}
+        from_since = f"{self.by} >= {{{prefix}since:DateTime64(3, 'UTC')}}"
+        to_until = f"{self.by} < {{{prefix}until:DateTime64(3, 'UTC')}}"
+        quarters = quarters_within(since, until)
+        if quarters is None or self.by != "booked_at" or not self._names <= _KEPT:
+            return [f"{from_since} AND {to_until}"]
         begin, end = quarters
-        kept, bounds = booked_in_quarters(begin, end)
+        kept, bounds = booked_in_quarters(begin, end, prefix)
         parameters |= bounds
         spans = [kept]
-        if self.since < begin:
-            spans.append("booked_at >= {since:DateTime64(3, 'UTC')} AND booked_at < {quarter_from:DateTime('UTC')}")
-        if end < self.until:
-            spans.append("booked_at >= {quarter_to:DateTime('UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}")
+        if since < begin:
+            spans.append(f"{from_since} AND booked_at < {{{prefix}quarter_from:DateTime('UTC')}}")
+        if end < until:
+            spans.append(f"booked_at >= {{{prefix}quarter_to:DateTime('UTC')}} AND {to_until}")
         return spans
 
-    def _part(self, expressions: list[str], groups: str, conditions: list[str]) -> str:
-        selected = "".join(f"{expression} AS g{number}, " for number, expression in enumerate(expressions))
-        sql = (
-            f"SELECT {selected}sum(uses) AS u, sum(quantity) AS q, -sum(amount) AS m FROM facts "
-            f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} "
-            f"AND {' AND '.join(conditions)}"
-        )
-        return f"{sql} GROUP BY {groups}" if groups else sql
+    def _part(self, expressions: list[str], names: list[str], conditions: list[str], *, is_now: bool) -> str:
+        groups = [f"{expression} AS {name}" for expression, name in zip(expressions, names, strict=True)]
+        sums = ["sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m"]
+        of_project = f"FROM facts WHERE project = {{project:String}} AND {' AND '.join(conditions)}"
+        if "outcome" in self._names:
+            # An API process states in one fact how many requests it refused. A refusal of no use is an unpaid month.
+            selected = ", ".join([*groups, "kind", "reason", "sum(uses) AS counted", *sums[1:]])
+            by = ", ".join([*names, "kind", "reason"])
+            sql = f"SELECT {selected} {of_project} AND {_DECIDED} GROUP BY {by}"
+            uses = f"if(kind = 'refusal' AND reason = '{LIMITED_AT_EDGE}', q, counted) AS u"
+            selected = ", ".join([*names, uses, "q", "m", f"{is_now:d} AS is_now"])
+            return f"SELECT {selected} FROM ({sql}) WHERE kind != 'refusal' OR counted != 0"
+        selected = ", ".join([*groups, *sums, f"{is_now:d} AS is_now"])
+        sql = f"SELECT {selected} {of_project} AND {kind_in(*USAGE_KINDS)}"
+        return f"{sql} GROUP BY {', '.join(names)}" if names else sql
 
     def fingerprint(self) -> bytes:
         """A fingerprint of what is asked, apart from the time and the page."""
-        asked = [self.project, self.environment, self.group_by, self.granularity, self.tz, self.by, self.where]
+        form = (self.group_by, self.granularity, self.tz, self.by, self.top, self.compare)
+        asked = (self.project, self.environment, form, self.where)
         return blake2b(msgspec.msgpack.encode(asked), digest_size=8).digest()
 
     def named(self, period: str) -> str:
-        """A period as its zone names it, of the text that the query gives: a date, or a time with its offset."""
-        if self.granularity not in _SECONDS or self.tz == "UTC":
-            return period
-        return datetime.fromisoformat(period).astimezone(zone_named(self.tz)).isoformat()
+        """A period as its zone names it, of the text that the query gives."""
+        return period if self.granularity is None else period_named(self.granularity, period, self.tz)
 
     def group_of(self, values: Iterable[str]) -> dict[str, str]:
         """The group with these values, as the query gives them."""
@@ -270,64 +357,70 @@ class UsageQuestion:
             raise _no_cursor()
 
 
-@cache
-def _zones() -> frozenset[str]:
-    # `localtime` is this machine's own, which the engine does not know.
-    return frozenset(available_timezones()) - {"localtime"}
+class UsageSums(NamedTuple):
+    """The sums of usage; `microcredits` have their sign turned: what is spent is above 0."""
+
+    uses: int
+    quantity: int
+    microcredits: int
 
 
-def zone_named(tz: str) -> ZoneInfo:
-    """The IANA zone of a name. Raises Rejection where there is none."""
-    if tz not in _zones():
-        what = f"No time zone {tz[:80]!r}; name one of the IANA database, such as Asia/Kolkata or UTC"
-        raise Rejection("invalid_request", what, "tz")
-    return ZoneInfo(tz)
+class UsageOfGroup(NamedTuple):
+    """The usage of one group, as in `UsageSums`. `is_other` says that it is that of all groups that are not among the
+    top ones. `previous` is that of the time before, where it was asked for."""
+
+    group: dict[str, str]
+    uses: int
+    quantity: int
+    microcredits: int
+    is_other: bool = False
+    previous: UsageSums | None = None
 
 
-UsageOfGroup = tuple[dict[str, str], int, int, int]
+class UsagePage(NamedTuple):
+    """A page of usage, by the groups' values, and the cursor of the page after it, or None at the end. `rows_read` is
+    that of `Found`."""
+
+    rows: list[UsageOfGroup]
+    next_cursor: str | None
+    rows_read: int | None
 
 
-def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[list[UsageOfGroup], str | None]:
-    """The (group, uses, quantity, microcredits) of each group of a page, by their values, and the cursor of
-    the page after them, or None at the end."""
-    sql, parameters = _sql(clickhouse, question)
-    count = len(question.columns)
-    rows = list(clickhouse.query(sql, parameters))
+def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
+    """The usage of each group of a page. Raises Rejection `too_much_history` where the top groups of all periods are
+    more than a page may have."""
+    promoted = promoted_for(clickhouse, question)
+    sql, parameters = question.sql(promoted)
+    with narrowed(question, promoted):
+        rows, rows_read = clickhouse.find(sql, parameters)
     is_last = question.limit is None or len(rows) <= question.limit
+    if not is_last and question.top is not None:
+        raise too_much(f"more than {question.limit} rows; ask for longer periods, a lower `top` or a file")
     kept = rows if is_last else rows[: question.limit]
-    found = [(question.group_of(row[:count]), row[count], row[count + 1], row[count + 2]) for row in kept]
-    return found, None if is_last else question.cursor_after(kept[-1][:count])
+    count = len(question.columns)
+    found = [_of_group(question, row[:count], row[count:]) for row in kept]
+    return UsagePage(found, None if is_last else question.cursor_after(kept[-1][:count]), rows_read)
 
 
-def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
-    """The rows of usage by group, streamed, as texts: the group's values, uses, quantity, and credits as an exact
-    decimal."""
-    sql, parameters = _sql(clickhouse, question)
-    groups = "".join(f"g{number}, " for number in range(len(question.columns)))
-    pieces = clickhouse.stream_csv(
-        f"SELECT {groups}uses, quantity_sum, toDecimal128(microcredits, 6) / 1000000 FROM ({sql})", parameters
-    )
-    with closing(pieces):
-        rows = csv.reader(_lines(pieces))
-        next(rows)  # the engine's own names of the columns
-        for values in rows:
-            if question.granularity is not None:
-                values[0] = question.named(values[0])
-            yield values
+def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int]) -> UsageOfGroup:
+    is_other, sums = (False, sums) if question.top is None else (bool(sums[0]), sums[1:])
+    previous = UsageSums(*sums[3:]) if question.compare else None
+    return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other, previous)
 
 
-def _sql(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any]]:
+@contextmanager
+def narrowed(question: UsageQuestion, promoted: Mapping[str, str]) -> Iterator[None]:
+    """A context in which the refusal of a question that asks too much says what to narrow."""
+    try:
+        yield
+    except Rejection as refused:
+        if refused.code != "too_much_history":
+            raise
+        ways = ", or ".join(question.narrower(promoted))
+        raise Rejection(refused.code, f"{refused.detail}. Ask for {ways}") from None
+
+
+def promoted_for(clickhouse: ClickHouse, question: UsageQuestion) -> Mapping[str, str]:
+    """The metadata keys that have a column in the history, as far as a question needs to know."""
     asks_metadata = not BUILT_IN.keys() >= set(question.keys())
-    return question.sql(promoted_keys(clickhouse) if asks_metadata else BUILT_IN)
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, with their ends."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    rest = ""
-    for piece in pieces:
-        *lines, rest = (rest + decode(piece)).split("\n")
-        for line in lines:
-            yield f"{line}\n"
-    if rest:
-        yield rest
+    return promoted_keys(clickhouse) if asks_metadata else BUILT_IN

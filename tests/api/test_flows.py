@@ -22,6 +22,22 @@ def test_a_record_waits_from_the_look_that_saw_it_first_until_it_is_taken() -> N
     assert (flow.records, flow.waiting_seconds(17), flow.still_seconds(17)) == (0, 0, 0)
 
 
+def test_a_flow_is_complete_up_to_the_last_look_of_which_all_is_taken() -> None:
+    flow = Flow()
+    assert flow.complete_at is None
+    flow.look(0, {0: 4}, {0: 5})
+    assert flow.complete_at is None, "record 4 has waited since before"
+    flow.look(2, {0: 5}, {0: 7})
+    assert flow.complete_at == 0
+    flow.look(4, {0: 6}, {0: 9})
+    assert flow.complete_at == 0
+    flow.look(6, {0: 9}, {0: 9})
+    assert flow.complete_at == 6
+    flow.look(8, {0: 9}, {0: 10})
+    flow.nothing_waits()
+    assert flow.complete_at == 8
+
+
 def test_a_backlog_that_shrinks_moves_though_its_records_wait() -> None:
     flow = Flow()
     for at in range(100):

@@ -294,6 +294,7 @@ def test_what_was_used_is_read_as_a_table_as_csv_and_as_files(
 
     head, line = printed("usage", project)
     assert (head.split(), line.split()) == (["operation", "uses", "quantity", "credits"], ["image", "3", "3", "96"])
+    assert printed("usage", project, "--top", "1")[1].split() == ["image", "-", "3", "3", "96"]
     assert len(printed("ledger", project, "--limit", "2")) == 3
     whole = printed("ledger", project, "--csv")
     assert len(whole) == 5 and ",-32," in whole[1] and ",'=1+1," in whole[1]
@@ -306,6 +307,8 @@ def test_what_was_used_is_read_as_a_table_as_csv_and_as_files(
     assert written["ledger.csv"].splitlines() == whole
     assert json.loads(written["balance.json"])["production"]["available"] == "154"
     assert ",3,3,96" in written["usage.csv"].splitlines()[1]
+    assert run("export", project, str(tmp_path / "columns"), "--format", "parquet")["ledger_entries"] == 4
+    assert (tmp_path / "columns" / "usage.parquet").read_bytes()[:4] == b"PAR1"
     again = CliRunner().invoke(app, ["export", project, str(tmp_path / "out")])
     assert again.exit_code == 1 and "is there already" in str(again.exception)
     (decided,) = run("events", "show", "e2", "--project", project)["decisions"]

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import re
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import httpx
@@ -122,6 +123,88 @@ def test_usage_as_csv_says_the_same(used) -> None:
     assert acme == {"customer_id": "acme", "operation": "image", "uses": "2", "quantity": "2", "credits": "64"}
 
 
+def test_the_top_groups_and_all_others_are_one_answer(used) -> None:
+    _, client = used
+    asked = {"group_by": "operation", "top": 2}
+    page = client.get("/v1/usage", params=asked).json()
+    assert (page["top"], page["next_cursor"]) == (2, None)
+    assert [(row["group"]["operation"], row["credits"], row.get("other")) for row in page["rows"]] == [
+        ("image", "64", None),
+        ("social_post.image", "32", None),
+        ("other", "5.06", True),
+    ]
+    rows = list(csv.DictReader(io.StringIO(client.get("/v1/usage", params={**asked, "format": "csv"}).text)))
+    assert [(row["operation"], row["other"], row["credits"]) for row in rows[1:]] == [
+        ("social_post.image", "0", "32"),
+        ("other", "1", "5.06"),
+    ]
+
+
+def test_refused_requests_are_an_outcome_that_is_asked_for(operator: Operator) -> None:
+    _, client = operator.customer("hobby")
+    for operation, status in (("image", 200), ("video", 402), ("video", 402)):
+        asked = {"operation": operation, **({"tier": "premium"} if operation == "video" else {})}
+        assert client.post("/v1/admissions", json=asked).status_code == status
+    of_both = {"group_by": "outcome"}
+    eventually(lambda: len(client.get("/v1/usage", params=of_both).json()["rows"]) == 2)
+    rows = client.get("/v1/usage", params=of_both).json()["rows"]
+    assert [(row["group"]["outcome"], row["uses"], row["credits"]) for row in rows] == [
+        ("charged", 1, "32"),
+        ("refused", 2, "0"),
+    ]
+    assert [row["uses"] for row in client.get("/v1/usage").json()["rows"]] == [1]
+    (refused,) = client.get("/v1/usage", params={"group_by": "", "outcome": "refused"}).json()["rows"]
+    assert (refused["uses"], refused["credits"]) == (2, "0")
+    assert client.get("/v1/usage", params={"outcome": "lost"}).json()["field"] == "outcome"
+
+
+def test_the_time_before_stands_beside_each_row(used) -> None:
+    _, client = used
+    day = datetime.now(UTC).date() + timedelta(days=2)
+    asked = {"compare": "previous", "tz": "Asia/Kolkata", "from": str(day), "to": str(day + timedelta(days=4))}
+    page = client.get("/v1/usage", params=asked).json()
+    begin = datetime.combine(day, time(), ZoneInfo("Asia/Kolkata"))
+    times = [datetime.fromisoformat(page[f"previous_{name}"]) for name in ("from", "to")]
+    assert times == [begin - timedelta(days=4), begin]
+    found = {row["group"]["operation"]: row for row in page["rows"]}
+    assert found["image"]["uses"] == 0
+    assert found["image"]["previous"] == {"uses": 2, "quantity": 2, "credits": "64"}
+    file = client.get("/v1/usage", params={**asked, "operation": "image", "format": "csv"})
+    (row,) = csv.DictReader(io.StringIO(file.text))
+    assert (row["uses"], row["previous_uses"], row["previous_credits"]) == ("0", "2", "64")
+
+
+def test_usage_says_until_when_it_is_complete(operator: Operator) -> None:
+    _, client = operator.customer("hobby")
+    pages: list[Any] = []
+
+    def is_complete_since(at: datetime) -> bool:
+        pages.append(client.get("/v1/usage", params={"group_by": "hour"}).json())
+        return pages[-1]["as_of"] is not None and datetime.fromisoformat(pages[-1]["as_of"]) > at
+
+    for number in range(1, 4):
+        assert client.post("/v1/admissions", json={"operation": "read"}).status_code == 200
+        decided_at = datetime.now(UTC)
+        eventually(lambda at=decided_at: is_complete_since(at))
+        assert sum(row["uses"] for row in pages[-1]["rows"]) == number
+    asked_at = datetime.fromisoformat(pages[-1]["as_of"]) + timedelta(milliseconds=pages[-1]["lag_ms"])
+    assert abs(datetime.now(UTC) - asked_at) < timedelta(seconds=20)
+    assert 0 < pages[-1]["rows_read"] < 100
+    headers = client.get("/v1/usage", params={"format": "csv"}).headers
+    assert datetime.fromisoformat(headers["meterline-as-of"]) > decided_at and int(headers["meterline-lag-ms"]) >= 0
+
+
+def test_usage_is_to_be_had_as_parquet(used) -> None:
+    project, client = used
+    asked = {"group_by": "customer_id,metadata.tier", "granularity": "hour", "tz": "Asia/Kathmandu", "top": 2}
+    file = client.get("/v1/usage", params={**asked, "format": "parquet"})
+    assert (file.status_code, file.headers["content-type"]) == (200, "application/vnd.apache.parquet")
+    assert f"usage-{project}.parquet" in file.headers["content-disposition"]
+    assert file.content[:4] == file.content[-4:] == b"PAR1" and b"metadata.tier" in file.content
+    accepted = client.get("/v1/usage", headers={"accept": "application/vnd.apache.parquet"})
+    assert accepted.content[:4] == b"PAR1" and accepted.headers["meterline-lag-ms"]
+
+
 def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
     """The customers' ids of a usage report come from outside, and may be written to be run as formulas."""
     _, client = operator.customer("hobby")
@@ -156,6 +239,10 @@ def test_a_spreadsheet_runs_nothing_of_the_csv(operator: Operator) -> None:
         ({"by": "noon"}, "by"),
         ({"environment": "staging"}, "query.environment"),
         ({"metadata.": "1"}, "metadata."),
+        ({"top": 0}, "query.top"),
+        ({"compare": "next"}, "query.compare"),
+        ({"compare": "previous", "group_by": "month"}, "compare"),
+        ({"top": 2, "group_by": ""}, "top"),
         ({"format": "xml"}, "query.format"),
     ],
 )

@@ -18,6 +18,11 @@ SMALL = NONE._replace(memory_bytes=2**25)
 MET = {
     "time": (ENDLESS, NONE._replace(seconds=0.2), "time"),
     "memory": ("SELECT number, count() FROM numbers(50000000) GROUP BY number", SMALL, "memory"),
+    "time as estimated": (
+        "SELECT count() FROM numbers(1000000000000) WHERE sipHash64(number) = 1",
+        NONE._replace(estimated_seconds=20),
+        "time",
+    ),
     "rows read": ("SELECT count() FROM numbers(2000) WHERE number % 2", NONE._replace(rows_read=1000), "rows"),
     "rows of the answer": ("SELECT number FROM numbers(2000)", NONE._replace(rows=1000), "rows"),
     "bytes of the answer": ("SELECT hex(sipHash128(number)) FROM numbers(5000)", NONE._replace(bytes=100_000), "rows"),
@@ -88,4 +93,4 @@ def test_what_a_failed_query_had_answered_so_far_is_in_no_later_answer(
 def test_every_limit_of_callers_is_set() -> None:
     limits = limits_of_callers(Settings())
     assert all(limits), limits
-    assert len(limits.as_settings()) == len(limits)
+    assert len(limits.as_settings()) == len(limits) + 1, "and when its time is estimated"

@@ -44,6 +44,8 @@ def test_it_answers_as_curl_asks(url: str, table: str) -> None:
     assert answer.headers["x-clickhouse-query-id"] == "mine"
     assert answer.headers["x-clickhouse-format"] == "JSONEachRow"
     assert '"read_rows": "2"' in answer.headers["x-clickhouse-summary"]
+    counted = ask(url, "SELECT sum(id) FROM facts")
+    assert '"read_rows": "2"' in counted.headers["x-clickhouse-summary"], "not the one row that it gives"
 
 
 def test_it_says_that_it_is_there(url: str) -> None:

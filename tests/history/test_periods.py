@@ -18,7 +18,9 @@ from schemas.facts import USAGE_KINDS, Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
-from streams.history.usage import GRANULARITIES, PERIOD, UsageCursor, UsageQuestion, usage_page, usage_rows, zone_named
+from streams.history.periods import GRANULARITIES, PERIOD, zone_named
+from streams.history.usage import UsageCursor, UsageQuestion, usage_page
+from streams.history.usage_files import usage_rows
 from tests.core.builders import START_MS
 from tests.history.lives import Life, insert_facts
 
@@ -96,9 +98,9 @@ def test_usage_by_period_is_that_of_its_facts(
     until = UNTIL if from_ms is None else since + timedelta(days=9, milliseconds=from_ms % 900_001)
     for granularity, tz, by in product(GRANULARITIES, ZONES, CLOCKS):
         question = UsageQuestion(project, [], since, until, granularity=granularity, tz=tz, by=by)
-        rows, _ = usage_page(history, question)
+        rows, *_ = usage_page(history, question)
         expected = summed(facts, granularity, tz, by, since, until)
-        assert {group[PERIOD]: values for group, *values in rows} == expected
+        assert {row.group[PERIOD]: list(row[1:4]) for row in rows} == expected
         instants = [group[PERIOD] for group, *_ in rows]
         if granularity in ("15m", "hour"):
             assert instants == sorted(instants, key=datetime.fromisoformat)
@@ -123,10 +125,10 @@ def test_an_hour_that_comes_twice_is_two_periods(history: ClickHouse) -> None:
 def test_pages_of_periods_are_the_whole(history: ClickHouse) -> None:
     project, _ = life_around(history, 2, CHANGES[0], 9)
     question = UsageQuestion(project, ["operation"], SINCE, UNTIL, granularity="hour", tz="Asia/Kathmandu")
-    whole, _ = usage_page(history, question)
+    whole, *_ = usage_page(history, question)
     found, after = [], None
     while True:
-        rows, cursor = usage_page(history, replace(question, limit=7, after=after))
+        rows, cursor, *_ = usage_page(history, replace(question, limit=7, after=after))
         found += rows
         if cursor is None:
             break
@@ -145,7 +147,7 @@ def test_a_filter_leaves_what_it_names(history: ClickHouse, seed: int, operation
     question = UsageQuestion(f"{project}_m", [], SINCE, UNTIL, granularity="month", where=where)
     kept = [fact for fact in marked if fact.operation == operation and team == "job"]
     expected = summed(kept, "month", "UTC", "booked_at", SINCE, UNTIL)
-    assert {group[PERIOD]: values for group, *values in usage_page(history, question)[0]} == expected
+    assert {row.group[PERIOD]: list(row[1:4]) for row in usage_page(history, question).rows} == expected
 
 
 def test_periods_of_booking_come_from_a_projection(history: ClickHouse) -> None:

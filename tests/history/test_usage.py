@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,8 +16,11 @@ from hypothesis import strategies as st
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.limits import limits_of_callers
 from streams.clickhouse.migrations import migrate
-from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page, usage_rows
+from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page
+from streams.history.usage_files import usage_parquet, usage_rows
+from streams.settings import Settings
 from tests.history.lives import insert_facts
 
 AT_MS = 1_760_000_000_000
@@ -59,7 +64,7 @@ def used(project: str, metadata: dict[str, object], environment: str = "producti
 def pages(clickhouse: ClickHouse, question: UsageQuestion, limit: int) -> list[list[UsageOfGroup]]:
     found, after = [], None
     while True:
-        rows, cursor = usage_page(clickhouse, replace(question, limit=limit, after=after))
+        rows, cursor, *_ = usage_page(clickhouse, replace(question, limit=limit, after=after))
         found.append(rows)
         if cursor is None:
             return found
@@ -81,14 +86,14 @@ def test_pages_of_usage_are_the_whole_in_order(history: ClickHouse, uses: list[d
     project = f"prj_{next(offsets)}"
     insert_facts(history, [used(project, metadata) for metadata in uses])
     question = UsageQuestion(project, ["metadata.a", "metadata.b", "operation"], SINCE, UNTIL)
-    whole, cursor = usage_page(history, question)
+    whole, cursor, *_ = usage_page(history, question)
     assert cursor is None
     found = pages(history, question, limit)
     assert all(len(page) == limit for page in found[:-1])
     assert [row for page in found for row in page] == whole
     assert sum(row[1] for row in whole) == len(uses)
     of_file = list(usage_rows(history, question))
-    assert of_file == [[*group.values(), str(count), str(quantity), "0"] for group, count, quantity, _ in whole]
+    assert of_file == [[*group.values(), str(count), str(quantity), "0"] for group, count, quantity, *_ in whole]
 
 
 def test_the_longest_names_fit_a_cursor(history: ClickHouse) -> None:
@@ -103,7 +108,7 @@ def test_the_longest_names_fit_a_cursor(history: ClickHouse) -> None:
 def test_usage_of_one_environment_leaves_the_other_out(history: ClickHouse) -> None:
     project = f"prj_{next(offsets)}"
     insert_facts(history, [used(project, {}, "production"), used(project, {}, "preview"), used(project, {}, "preview")])
-    rows, _ = usage_page(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview"))
+    rows, *_ = usage_page(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview"))
     assert [(row[0], row[1]) for row in rows] == [({"environment": "preview"}, 2)]
     found = list(usage_rows(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview")))
     assert found == [["preview", "2", "2", "0"]]
@@ -127,3 +132,32 @@ def test_no_text_but_a_cursor_is_one(text: str) -> None:
         UsageCursor.parse(text)
     except Rejection as refused:
         assert refused.field == "cursor"
+
+
+@pytest.mark.parametrize("read", [usage_page, usage_rows, usage_parquet])
+def test_too_much_is_refused_at_once_and_told_what_to_narrow(history: ClickHouse, read: Any) -> None:
+    project = f"prj_{next(offsets)}"
+    insert_facts(history, [used(project, {"note": str(number)}) for number in range(20)])
+    keys = ["metadata.note", "operation"]
+    question = UsageQuestion(project, keys, SINCE, UNTIL, by="occurred_at")
+    limits = limits_of_callers(Settings())
+    limited = history.limited(limits._replace(groups=10))
+    began_at = time.monotonic()
+    with pytest.raises(Rejection) as refused:
+        list(read(limited, question))
+    assert time.monotonic() - began_at < 1
+    assert refused.value.code == "too_much_history"
+    for way in (
+        "rows",
+        "365 days",
+        "promoted key (customer_id)",
+        "metadata.note",
+        "`by`",
+        "fewer groups",
+        "customer_id",
+    ):
+        assert way in refused.value.detail
+    plain = UsageQuestion(project, ["customer_id"], SINCE, UNTIL, where=(("operation", "read"),))
+    with pytest.raises(Rejection) as refused:
+        list(read(history.limited(limits._replace(rows_read=10)), plain))
+    assert refused.value.detail.endswith("Ask for a shorter time than 365 days (`from`, `to`)")

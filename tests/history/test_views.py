@@ -31,9 +31,9 @@ def test_views_count_and_sum_what_usage_says(embedded: ClickHouse) -> None:
     for event_id in events[:10]:
         life.correct(event_id, "void")
     assert {"charge", "correction"} <= {fact.kind for fact in life.facts}
-    rows, _ = usage_page(embedded, UsageQuestion(life.project, ["environment", "operation"], *FOREVER))
+    rows, *_ = usage_page(embedded, UsageQuestion(life.project, ["environment", "operation"], *FOREVER))
     assert rows
-    said = [(*group.values(), uses, quantity, Decimal(spent) / CREDIT) for group, uses, quantity, spent in rows]
+    said = [(*group.values(), uses, quantity, Decimal(spent) / CREDIT) for group, uses, quantity, spent, *_ in rows]
     found = embedded.query(
         "SELECT environment, operation, sum(uses), sum(quantity), sum(credits) FROM usage "
         "WHERE project = {project:String} GROUP BY environment, operation ORDER BY environment, operation",
@@ -98,8 +98,8 @@ def test_usage_of_any_time_is_that_of_its_facts(
             sums[key, "quantity"] += fact.quantity
             sums[key, "amount"] += fact.amount
     keys = sorted({key for key, _ in sums}) if groups else [()]
-    rows, _ = usage_page(engine, UsageQuestion("p1", groups, since, until))
-    assert [(tuple(group.values()), *values) for group, *values in rows] == [
+    rows, *_ = usage_page(engine, UsageQuestion("p1", groups, since, until))
+    assert [(tuple(row.group.values()), *row[1:4]) for row in rows] == [
         (key, sums[key, "uses"], sums[key, "quantity"], -sums[key, "amount"]) for key in keys
     ]
 
