@@ -96,7 +96,7 @@ def test_why_an_event_was_refused_or_is_among_the_dead_letters(operator: Operato
     assert found["dead_letters"][0]["code"] == "unknown_operation"
     assert "unknown_operation" in found["summary"] and found["at"] == found["dead_letters"][0]["received_at"]
     assert found["dead_letters"][0]["event"] is None, "anyone may send what names a project"
-    assert until_seen(operator.http, "/reports", "lost")["dead_letters"][0]["event"] == texts[0]
+    assert '"hologram"' in until_seen(operator.http, "/reports", "lost")["dead_letters"][0]["event"]
     assert until_seen(operator.http, "/reports", "broken-report")["dead_letters"][0]["code"] == "malformed_json"
     for asking, event_id in ((stranger, "lost"), (client, "broken-report")):
         assert report(asking, "/reports", event_id)["state"] == "not_seen"
