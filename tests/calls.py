@@ -74,11 +74,13 @@ class Operator:
 
 def eventually(check: Any, seconds: float = 40.0) -> Any:
     """The first truthy result of `check`, which is called again and again until then: for less than a minute, since a
-    window, a hold or a sleeping process may end by itself after that."""
-    deadline = time.monotonic() + seconds
+    window, a hold or a sleeping process may end by itself after that. Each question takes processor time from what is
+    waited for, so they come less and less often."""
+    deadline, pause = time.monotonic() + seconds, 0.03
     while not (result := check()):
         assert time.monotonic() < deadline, "this did not come true in time"
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.3 * pause, 0.25)
     return result
 
 
