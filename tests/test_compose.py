@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tomllib
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -20,9 +21,13 @@ from streams.settings import PROJECT_ROOT, Settings
 
 COMPOSE_PATH = PROJECT_ROOT / "docker-compose.yml"
 ADMIN_KEY, ADMIN_HASH = new_admin_key()
-GIVEN = {"METERLINE_CLICKHOUSE_PASSWORD": "s3cret", "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]'}
+GIVEN = {
+    "METERLINE_CLICKHOUSE_PASSWORD": "s3cret",
+    "METERLINE_GRAFANA_PASSWORD": "of-grafana",
+    "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]',
+}
 
-# The subcommand that each service runs.
+# The command that each service runs.
 ROLES = {
     "topics": "topics",
     "migrate": "migrate",
@@ -31,8 +36,9 @@ ROLES = {
     "historian": "historian",
     "cashier": "cashier",
     "api": "api",
+    "grafana-user": "analysts add grafana --rotate --password-from METERLINE_GRAFANA_PASSWORD",
 }
-ONE_SHOTS = {"topics", "migrate"}
+ONE_SHOTS = {"topics", "migrate", "grafana-user"}
 WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2", "cashier"}
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -68,23 +74,24 @@ def dockerfile() -> list[list[str]]:
 
 
 def named_volume(service: str) -> tuple[str, str]:
-    (volume,) = SERVICES[service]["volumes"]
+    (volume,) = [each for each in SERVICES[service]["volumes"] if not each.startswith("./")]
     name, path = volume.split(":")
     return name, path
 
 
 def test_every_service_is_a_server_or_a_role_of_the_command_line() -> None:
-    assert set(SERVICES) == {"kafka", "clickhouse", *ROLES}
+    assert set(SERVICES) == {"kafka", "clickhouse", "grafana", *ROLES}
     for service, command in ROLES.items():
-        assert SERVICES[service]["command"] == [command]
-        assert command in COMMANDS
+        assert SERVICES[service]["command"] == command.split()
+        assert command.split()[0] in COMMANDS
 
 
 @pytest.mark.parametrize("service", ROLES)
 def test_a_services_environment_is_valid_settings(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES[service]["environment"]
     # Settings pass over a name they do not know, and compose refuses a value that YAML takes for a boolean.
-    assert set(environment) <= {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
+    known = {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
+    assert {name for name in environment if name not in ROLES[service].split()} <= known
     assert all(isinstance(value, str) for value in environment.values())
     settings = settings_of(service, monkeypatch)
     assert settings.partitions == 12
@@ -99,7 +106,7 @@ def test_the_two_workers_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_keeps_state_keeps_it_in_a_volume_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "api"]
+    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "api", "grafana"]
     names = [named_volume(service)[0] for service in stateful]
     assert set(names) == set(yaml.safe_load(TEXT)["volumes"])
     assert len(set(names)) == len(stateful)
@@ -114,7 +121,8 @@ def test_the_api_is_published_on_the_loopback_address_and_takes_the_operators_ke
     assert SERVICES["api"]["ports"] == [f"127.0.0.1:8080:{settings.api_port}"]
     assert settings.api_host == "0.0.0.0"
     assert admin_of(ADMIN_KEY, settings.admins, settings.admin_key_hashes) is not None
-    assert not any("ports" in body for service, body in SERVICES.items() if service != "api")
+    assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
+    assert not any("ports" in body for service, body in SERVICES.items() if service not in ("api", "grafana"))
 
 
 def test_money_is_only_pretended_unless_stripe_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +176,7 @@ def test_what_should_run_is_started_again_and_what_is_done_is_not() -> None:
 def test_images_are_pinned_and_every_role_runs_the_same_one() -> None:
     assert SERVICES["kafka"]["image"] == "apache/kafka:4.1.0"
     assert re.fullmatch(r"clickhouse/clickhouse-server:2[56]\.\d+(\.\d+\.\d+)?", SERVICES["clickhouse"]["image"])
+    assert re.fullmatch(r"grafana/grafana:13\.\d+\.\d+", SERVICES["grafana"]["image"])
     assert all(SERVICES[role]["build"] == SERVICES["api"]["build"] for role in ROLES)
     assert {SERVICES[role]["image"] for role in ROLES} == {"meterline:local"}
     assert ["FROM", "python:3.12-slim"] in dockerfile()
@@ -182,6 +191,32 @@ def test_the_broker_takes_records_as_large_as_ours_and_makes_no_topic_by_itself(
     assert held_up_ms < 15_000
     assert int(environment["KAFKA_MESSAGE_MAX_BYTES"]) == 8 * 1024 * 1024
     assert environment["KAFKA_LOG_DIRS"] == named_volume("kafka")[1]
+
+
+def test_grafana_reads_the_history_as_an_analyst_from_files_that_are_here() -> None:
+    body, mounts = SERVICES["grafana"], {}
+    for volume in body["volumes"]:
+        here, path, *_ = volume.split(":")
+        mounts[path] = COMPOSE_PATH.parent / here
+        assert not here.startswith("./") or (mounts[path].is_dir() and volume.endswith(":ro"))
+    provisioning = mounts["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources/meterline.yml").read_text())["datasources"]
+    plugin, _, version = body["environment"]["GF_PLUGINS_PREINSTALL_SYNC"].partition("@")
+    assert source["type"] == plugin and re.fullmatch(r"\d+\.\d+\.\d+", version)
+    command = SERVICES["grafana-user"]["command"]
+    assert source["jsonData"]["username"] == command[2]
+    # Grafana writes its own environment's value there, which is the one that the user was made with.
+    assert source["secureJsonData"] == {"password": f"${command[-1]}"}
+    assert body["environment"][command[-1]] == SERVICES["grafana-user"]["environment"][command[-1]] == "of-grafana"
+    url = urlsplit(SERVICES["api"]["environment"]["METERLINE_CLICKHOUSE_URL"])
+    where = source["jsonData"]
+    assert (where["protocol"], where["host"], where["port"]) == (url.scheme, url.hostname, url.port)
+    assert where["defaultDatabase"] == url.path.strip("/")
+    assert SERVICES["clickhouse"]["environment"]["CLICKHOUSE_DEFAULT_ACCESS_MANAGEMENT"] == "1"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/meterline.yml").read_text())["providers"]
+    home = body["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    folder, _, name = home.rpartition("/")
+    assert folder == provider["options"]["path"] and (mounts[folder] / name).is_file()
 
 
 def test_the_image_holds_all_that_the_roles_need_and_runs_without_privileges() -> None:
