@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -182,26 +183,27 @@ def _check(name: str, project: str | None, password: str | None) -> None:
 
 
 def _asked(clickhouse: ClickHouse, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:
-    try:
+    with _told():
         return [tuple(row) for row in clickhouse.query(sql, parameters)]
-    except DatabaseError as error:
-        raise _told(error) from error
 
 
 def _run(clickhouse: ClickHouse, statement: str) -> None:
-    try:
+    with _told():
         clickhouse.command(statement)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise AnalystError where ClickHouse says that Meterline's own user may not manage users."""
+    try:
+        yield
     except DatabaseError as error:
-        raise _told(error) from error
-
-
-def _told(error: DatabaseError) -> Exception:
-    if error.code != _ACCESS_DENIED:
-        return error
-    return AnalystError(
-        "the user of METERLINE_CLICKHOUSE_URL may not manage users: give it `access_management` in ClickHouse's "
-        "configuration, or the grant ACCESS MANAGEMENT"
-    )
+        if error.code != _ACCESS_DENIED:
+            raise
+        raise AnalystError(
+            "the user of METERLINE_CLICKHOUSE_URL may not manage users: give it `access_management` in ClickHouse's "
+            "configuration, or the grant ACCESS MANAGEMENT"
+        ) from error
 
 
 def _quoted(name: str) -> str:
