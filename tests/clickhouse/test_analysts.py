@@ -1,6 +1,5 @@
-"""Analysts of a server. No server is here, and the embedded engine keeps no users that SQL makes: so their statements are
-parsed by the engine and never carried out, and what they give is tried on the engine's own user, by its configuration.
-"""
+"""Analysts of a server. No server is here, and the embedded engine keeps no users that SQL makes: so their statements
+are parsed by the engine and never carried out, and what they give is tried on its own user, by its configuration."""
 
 from __future__ import annotations
 
@@ -14,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from streams.clickhouse import client
 from streams.clickhouse.analysts import Analyst, AnalystError, Quota, statements_to_add, statements_to_remove
 from streams.clickhouse.analysts import _check as check
 from streams.clickhouse.client import ClickHouse
 from streams.settings import PROJECT_ROOT
+from tests.clickhouse import rights as asking
 from tests.command_line import Meterline
 
 PASSWORD = "a password of its own"
@@ -81,7 +80,7 @@ def test_what_an_analyst_is_given_shows_one_projects_rows_and_changes_nothing(tm
         "</default>\n    </users>", f"<databases><default>{filters}</default></databases></default></users>"
     )
     config.write_text(text)
-    command = [sys.executable, "-m", "tests.clickhouse.rights", str(config), str(tmp_path)]
+    command = [sys.executable, "-m", asking.__name__, str(config), str(tmp_path)]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -127,7 +126,7 @@ def test_a_laptop_is_told_what_it_has_instead(meterline: Meterline, tmp_path: Pa
 
 
 def test_the_commands_ask_a_server_by_http(meterline: Meterline, over_http: ClickHouse, tmp_path: Path) -> None:
-    """As far as the embedded engine goes, which is until it has nowhere to keep what it is told."""
+    """The embedded engine stands for a server until it has nowhere to keep a user."""
     here = {"METERLINE_DATA_DIR": str(tmp_path), "METERLINE_CLICKHOUSE_URL": over_http._settings.clickhouse_url or ""}
     assert json.loads(meterline("analysts", "list", "--json", **here).stdout) == {"analysts": []}
     gone = meterline("analysts", "remove", "ada", **here)
