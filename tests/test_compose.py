@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+import xml.etree.ElementTree as ElementTree
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,8 @@ from streams.clickhouse.migrations import MIGRATIONS_DIR
 from streams.settings import PROJECT_ROOT, Settings
 
 COMPOSE_PATH = PROJECT_ROOT / "docker-compose.yml"
+# Laid over it.
+CLUSTER_PATH = PROJECT_ROOT / "clickhouse" / "cluster" / "docker-compose.yml"
 ADMIN_KEY, ADMIN_HASH = new_admin_key()
 GIVEN = {
     "METERLINE_CLICKHOUSE_PASSWORD": "s3cret",
@@ -57,6 +60,13 @@ def filled(value: Any) -> Any:
 
 TEXT = COMPOSE_PATH.read_text()
 SERVICES: dict[str, dict[str, Any]] = filled(yaml.safe_load(TEXT))["services"]
+
+
+def laid_over(below: Any, above: Any) -> Any:
+    """What compose makes of two files' values: maps are merged, lists appended, and else the later one holds."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {name: laid_over(below[name], each) if name in below else each for name, each in above.items()}
+    return [*below, *above] if isinstance(below, list) and isinstance(above, list) else above
 
 
 def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
@@ -134,7 +144,7 @@ def test_money_is_only_pretended_unless_stripe_is_asked_for(monkeypatch: pytest.
 
 def test_no_secret_has_a_default() -> None:
     for name in GIVEN:
-        uses = [match for match in _VARIABLE.finditer(TEXT) if match[1] == name]
+        uses = [match for match in _VARIABLE.finditer(TEXT + CLUSTER_PATH.read_text()) if match[1] == name]
         assert uses and all(match[2] == "?" and match[3] for match in uses)
     assert SERVICES["clickhouse"]["environment"]["CLICKHOUSE_PASSWORD"] == "s3cret"
 
@@ -232,11 +242,46 @@ def test_the_image_holds_all_that_the_roles_need_and_runs_without_privileges() -
     assert user[1] not in ("root", "0")
 
 
+def test_the_cluster_has_three_replicas_that_know_each_other_and_everyone_who_asks_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = laid_over(SERVICES, filled(yaml.safe_load(CLUSTER_PATH.read_text()))["services"])
+    replicas = ["clickhouse", "clickhouse-2", "clickhouse-3"]
+    assert set(services) == {*SERVICES, *replicas}
+    configs, folders = set(), set()
+    for number, name in enumerate(replicas, start=1):
+        body = services[name]
+        assert (body["image"], body["hostname"]) == (SERVICES["clickhouse"]["image"], name)
+        assert body["environment"] == SERVICES["clickhouse"]["environment"] | {"REPLICA_NUMBER": str(number)}
+        data, config = body["volumes"]
+        folders.add(data)
+        configs.add(config)
+        assert body["restart"] == "unless-stopped" and f"http://{name}:8123/ping" in body["healthcheck"]["test"]
+        assert name in services["migrate"]["depends_on"] or name in SERVICES["migrate"]["depends_on"]
+    assert len(folders) == 3
+    (config,) = configs
+    here, _, mode = config.split(":")
+    assert mode == "ro"
+    told = ElementTree.parse(COMPOSE_PATH.parent / here).getroot()
+    (cluster,) = told.findall("remote_servers/*")
+    (shard,) = cluster.findall("shard")
+    assert shard.findtext("internal_replication") == "true"
+    for where in ("remote_servers//host", "zookeeper//host", "keeper_server//hostname"):
+        assert [each.text for each in told.findall(where)] == replicas, where
+    numbered = [told.find("macros/replica"), told.find("keeper_server/server_id")]
+    assert [each.get("from_env") for each in numbered if each is not None] == ["REPLICA_NUMBER"] * 2
+    assert [each.text for each in told.findall("keeper_server//id")] == ["1", "2", "3"]
+    asking = {name for name in ROLES if "METERLINE_CLICKHOUSE_URL" in services[name]["environment"]}
+    assert asking == {name for name in ROLES if "METERLINE_CLICKHOUSE_CLUSTER" in services[name]["environment"]}
+    monkeypatch.setattr("tests.test_compose.SERVICES", services)
+    assert {settings_of(name, monkeypatch).clickhouse_cluster for name in asking} == {cluster.tag}
+
+
 def test_compose_itself_accepts_the_file_where_it_is_installed() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode != 0:
         return
-    arguments = ["compose", "-f", str(COMPOSE_PATH), "config", "-q"]
+    arguments = ["compose", "-f", str(COMPOSE_PATH), "-f", str(CLUSTER_PATH), "config", "-q"]
     without = {name: value for name, value in os.environ.items() if name not in GIVEN}
     done = subprocess.run([docker, *arguments], env=without | GIVEN, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
