@@ -63,7 +63,7 @@ SERVICES: dict[str, dict[str, Any]] = filled(yaml.safe_load(TEXT))["services"]
 
 
 def laid_over(below: Any, above: Any) -> Any:
-    """What compose makes of two files' values: maps are merged, lists appended, and else the later one holds."""
+    """Two files' values as compose puts them together: maps merged, lists appended, and else the later one's."""
     if isinstance(below, dict) and isinstance(above, dict):
         return below | {name: laid_over(below[name], each) if name in below else each for name, each in above.items()}
     return [*below, *above] if isinstance(below, list) and isinstance(above, list) else above

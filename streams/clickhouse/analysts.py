@@ -81,6 +81,16 @@ def check_server(settings: Settings) -> None:
         )
 
 
+def check_names(name: str, project: str | None, password: str | None) -> None:
+    """Check an analyst's name, its project, and a password that is given. Raises AnalystError."""
+    if not _NAME.fullmatch(name):
+        raise AnalystError("an analyst's name is a small letter, then up to 62 small letters, digits, _ and -")
+    if project is not None and not _PROJECT.fullmatch(project):
+        raise AnalystError("a project's id has 1 to 64 letters, digits, _ and -")
+    if password is not None and len(password) < PASSWORD_CHARS_MIN:
+        raise AnalystError(f"a password has {PASSWORD_CHARS_MIN} characters at least")
+
+
 def analysts(clickhouse: ClickHouse) -> list[Analyst]:
     """The analysts of this server, by name. Raises AnalystError."""
     found = []
@@ -104,7 +114,7 @@ def add_analyst(
     With `rotate` one that is there gets a new password, the rights of this version, and a quota where one is given; it
     keeps its project. Raises AnalystError for a name that is taken, or is none.
     """
-    _check(name, project, password)
+    check_names(name, project, password)
     there = {each.name: each for each in analysts(clickhouse)}.get(name)
     if there is None:
         ((is_taken,),) = _asked(
@@ -171,15 +181,6 @@ def statements_to_remove(analyst: Analyst, database: str) -> Iterator[str]:
     for table in TABLES:
         yield f"DROP ROW POLICY IF EXISTS {mark} ON {_quoted(database)}.{table}"
     yield f"DROP QUOTA IF EXISTS {mark}"
-
-
-def _check(name: str, project: str | None, password: str | None) -> None:
-    if not _NAME.fullmatch(name):
-        raise AnalystError("an analyst's name is a small letter, then up to 62 small letters, digits, _ and -")
-    if project is not None and not _PROJECT.fullmatch(project):
-        raise AnalystError("a project's id has 1 to 64 letters, digits, _ and -")
-    if password is not None and len(password) < PASSWORD_CHARS_MIN:
-        raise AnalystError(f"a password has {PASSWORD_CHARS_MIN} characters at least")
 
 
 def _asked(clickhouse: ClickHouse, sql: str, parameters: dict[str, object]) -> list[tuple[Any, ...]]:

@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from streams.clickhouse.analysts import Analyst, AnalystError, Quota, statements_to_add, statements_to_remove
-from streams.clickhouse.analysts import _check as check
+from streams.clickhouse.analysts import (
+    Analyst,
+    AnalystError,
+    Quota,
+    check_names,
+    statements_to_add,
+    statements_to_remove,
+)
 from streams.clickhouse.client import ClickHouse
 from streams.settings import PROJECT_ROOT
 from tests.clickhouse import rights as asking
@@ -115,7 +121,7 @@ def test_what_an_analyst_is_given_shows_one_projects_rows_and_changes_nothing(tm
 )
 def test_a_name_is_of_few_characters(name: str, project: str | None, password: str | None, said: str) -> None:
     with pytest.raises(AnalystError, match=said):
-        check(name, project, password)
+        check_names(name, project, password)
 
 
 def test_a_laptop_is_told_what_it_has_instead(meterline: Meterline, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What Meterline says to a replicated ClickHouse. No cluster is here: the embedded engine parses each statement, and is
-told by HTTP what a server would be told, as far as it goes along."""
+"""A replicated ClickHouse, and what Meterline says to it. No cluster is here: the embedded engine parses each
+statement, and is told by HTTP what a server would be told, as far as it goes along."""
 
 from __future__ import annotations
 
