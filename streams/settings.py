@@ -109,6 +109,12 @@ class Settings(BaseSettings):
     clickhouse_url: str | None = Field(
         None, description="http[s]://user:password@host:port/database of a server; unset is the embedded engine"
     )
+    clickhouse_cluster: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="The cluster, in ClickHouse's remote_servers, whose replicas keep the history, from the first "
+        "migration on; unset for a single server",
+    )
     clickhouse_front_port: int = Field(
         8123, ge=0, le=65535, description="Port of the embedded ClickHouse's HTTP front; 0 takes a free one"
     )
@@ -262,7 +268,13 @@ class Settings(BaseSettings):
     )
 
     @field_validator(
-        "worker_metrics_port", "clickhouse_url", "kafka_url", "stripe_secret_key", "stripe_api_base", mode="before"
+        "worker_metrics_port",
+        "clickhouse_url",
+        "clickhouse_cluster",
+        "kafka_url",
+        "stripe_secret_key",
+        "stripe_api_base",
+        mode="before",
     )
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
@@ -299,6 +311,15 @@ class Settings(BaseSettings):
             raise OperatorError(
                 f"METERLINE_REPLIES_KEPT_HOURS is {self.replies_kept_hours}, more than the {self.dedup_days} days of "
                 "METERLINE_DEDUP_DAYS: after those a key is not known any more"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_cluster_has_servers(self) -> Self:
+        if self.clickhouse_cluster is not None and self.clickhouse_url is None:
+            raise OperatorError(
+                "METERLINE_CLICKHOUSE_CLUSTER names a cluster: set METERLINE_CLICKHOUSE_URL to its servers, or "
+                "leave both unset"
             )
         return self
 
@@ -364,6 +385,7 @@ _READ_ELSEWHERE = frozenset(
         "METERLINE_CLICKHOUSE_PASSWORD",
         "METERLINE_DAMAGE_SEEDS",
         "METERLINE_EXAMPLES",
+        "METERLINE_GRAFANA_PASSWORD",
         "METERLINE_LEDGER_STEPS",
         "METERLINE_LIFELINE",
         "METERLINE_OPENAPI_EXAMPLES",

@@ -8,7 +8,9 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+import xml.etree.ElementTree as ElementTree
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -19,10 +21,16 @@ from streams.clickhouse.migrations import MIGRATIONS_DIR
 from streams.settings import PROJECT_ROOT, Settings
 
 COMPOSE_PATH = PROJECT_ROOT / "docker-compose.yml"
+# Laid over it.
+CLUSTER_PATH = PROJECT_ROOT / "clickhouse" / "cluster" / "docker-compose.yml"
 ADMIN_KEY, ADMIN_HASH = new_admin_key()
-GIVEN = {"METERLINE_CLICKHOUSE_PASSWORD": "s3cret", "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]'}
+GIVEN = {
+    "METERLINE_CLICKHOUSE_PASSWORD": "s3cret",
+    "METERLINE_GRAFANA_PASSWORD": "of-grafana",
+    "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]',
+}
 
-# The subcommand that each service runs.
+# The command that each service runs.
 ROLES = {
     "topics": "topics",
     "migrate": "migrate",
@@ -31,8 +39,9 @@ ROLES = {
     "historian": "historian",
     "cashier": "cashier",
     "api": "api",
+    "grafana-user": "analysts add grafana --rotate --password-from METERLINE_GRAFANA_PASSWORD",
 }
-ONE_SHOTS = {"topics", "migrate"}
+ONE_SHOTS = {"topics", "migrate", "grafana-user"}
 WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2", "cashier"}
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -53,6 +62,13 @@ TEXT = COMPOSE_PATH.read_text()
 SERVICES: dict[str, dict[str, Any]] = filled(yaml.safe_load(TEXT))["services"]
 
 
+def laid_over(below: Any, above: Any) -> Any:
+    """Two files' values as compose puts them together: maps merged, lists appended, and else the later one's."""
+    if isinstance(below, dict) and isinstance(above, dict):
+        return below | {name: laid_over(below[name], each) if name in below else each for name, each in above.items()}
+    return [*below, *above] if isinstance(below, list) and isinstance(above, list) else above
+
+
 def settings_of(service: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     for name in Settings.model_fields:
         monkeypatch.delenv(f"METERLINE_{name.upper()}", raising=False)
@@ -68,23 +84,24 @@ def dockerfile() -> list[list[str]]:
 
 
 def named_volume(service: str) -> tuple[str, str]:
-    (volume,) = SERVICES[service]["volumes"]
+    (volume,) = [each for each in SERVICES[service]["volumes"] if not each.startswith("./")]
     name, path = volume.split(":")
     return name, path
 
 
 def test_every_service_is_a_server_or_a_role_of_the_command_line() -> None:
-    assert set(SERVICES) == {"kafka", "clickhouse", *ROLES}
+    assert set(SERVICES) == {"kafka", "clickhouse", "grafana", *ROLES}
     for service, command in ROLES.items():
-        assert SERVICES[service]["command"] == [command]
-        assert command in COMMANDS
+        assert SERVICES[service]["command"] == command.split()
+        assert command.split()[0] in COMMANDS
 
 
 @pytest.mark.parametrize("service", ROLES)
 def test_a_services_environment_is_valid_settings(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES[service]["environment"]
     # Settings pass over a name they do not know, and compose refuses a value that YAML takes for a boolean.
-    assert set(environment) <= {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
+    known = {f"METERLINE_{name.upper()}" for name in Settings.model_fields}
+    assert {name for name in environment if name not in ROLES[service].split()} <= known
     assert all(isinstance(value, str) for value in environment.values())
     settings = settings_of(service, monkeypatch)
     assert settings.partitions == 12
@@ -99,7 +116,7 @@ def test_the_two_workers_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_keeps_state_keeps_it_in_a_volume_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "api"]
+    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "api", "grafana"]
     names = [named_volume(service)[0] for service in stateful]
     assert set(names) == set(yaml.safe_load(TEXT)["volumes"])
     assert len(set(names)) == len(stateful)
@@ -114,7 +131,8 @@ def test_the_api_is_published_on_the_loopback_address_and_takes_the_operators_ke
     assert SERVICES["api"]["ports"] == [f"127.0.0.1:8080:{settings.api_port}"]
     assert settings.api_host == "0.0.0.0"
     assert admin_of(ADMIN_KEY, settings.admins, settings.admin_key_hashes) is not None
-    assert not any("ports" in body for service, body in SERVICES.items() if service != "api")
+    assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
+    assert not any("ports" in body for service, body in SERVICES.items() if service not in ("api", "grafana"))
 
 
 def test_money_is_only_pretended_unless_stripe_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +144,7 @@ def test_money_is_only_pretended_unless_stripe_is_asked_for(monkeypatch: pytest.
 
 def test_no_secret_has_a_default() -> None:
     for name in GIVEN:
-        uses = [match for match in _VARIABLE.finditer(TEXT) if match[1] == name]
+        uses = [match for match in _VARIABLE.finditer(TEXT + CLUSTER_PATH.read_text()) if match[1] == name]
         assert uses and all(match[2] == "?" and match[3] for match in uses)
     assert SERVICES["clickhouse"]["environment"]["CLICKHOUSE_PASSWORD"] == "s3cret"
 
@@ -168,6 +186,7 @@ def test_what_should_run_is_started_again_and_what_is_done_is_not() -> None:
 def test_images_are_pinned_and_every_role_runs_the_same_one() -> None:
     assert SERVICES["kafka"]["image"] == "apache/kafka:4.1.0"
     assert re.fullmatch(r"clickhouse/clickhouse-server:2[56]\.\d+(\.\d+\.\d+)?", SERVICES["clickhouse"]["image"])
+    assert re.fullmatch(r"grafana/grafana:13\.\d+\.\d+", SERVICES["grafana"]["image"])
     assert all(SERVICES[role]["build"] == SERVICES["api"]["build"] for role in ROLES)
     assert {SERVICES[role]["image"] for role in ROLES} == {"meterline:local"}
     assert ["FROM", "python:3.12-slim"] in dockerfile()
@@ -184,6 +203,32 @@ def test_the_broker_takes_records_as_large_as_ours_and_makes_no_topic_by_itself(
     assert environment["KAFKA_LOG_DIRS"] == named_volume("kafka")[1]
 
 
+def test_grafana_reads_the_history_as_an_analyst_from_files_that_are_here() -> None:
+    body, mounts = SERVICES["grafana"], {}
+    for volume in body["volumes"]:
+        here, path, *_ = volume.split(":")
+        mounts[path] = COMPOSE_PATH.parent / here
+        assert not here.startswith("./") or (mounts[path].is_dir() and volume.endswith(":ro"))
+    provisioning = mounts["/etc/grafana/provisioning"]
+    (source,) = yaml.safe_load((provisioning / "datasources/meterline.yml").read_text())["datasources"]
+    plugin, _, version = body["environment"]["GF_PLUGINS_PREINSTALL_SYNC"].partition("@")
+    assert source["type"] == plugin and re.fullmatch(r"\d+\.\d+\.\d+", version)
+    command = SERVICES["grafana-user"]["command"]
+    assert source["jsonData"]["username"] == command[2]
+    # Grafana writes its own environment's value there, which is the one that the user was made with.
+    assert source["secureJsonData"] == {"password": f"${command[-1]}"}
+    assert body["environment"][command[-1]] == SERVICES["grafana-user"]["environment"][command[-1]] == "of-grafana"
+    url = urlsplit(SERVICES["api"]["environment"]["METERLINE_CLICKHOUSE_URL"])
+    where = source["jsonData"]
+    assert (where["protocol"], where["host"], where["port"]) == (url.scheme, url.hostname, url.port)
+    assert where["defaultDatabase"] == url.path.strip("/")
+    assert SERVICES["clickhouse"]["environment"]["CLICKHOUSE_DEFAULT_ACCESS_MANAGEMENT"] == "1"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/meterline.yml").read_text())["providers"]
+    home = body["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    folder, _, name = home.rpartition("/")
+    assert folder == provider["options"]["path"] and (mounts[folder] / name).is_file()
+
+
 def test_the_image_holds_all_that_the_roles_need_and_runs_without_privileges() -> None:
     sources = [source for words in dockerfile() if words[0] == "COPY" for source in words[1:-1]]
     assert [source for source in sources if not (PROJECT_ROOT / source).exists()] == []
@@ -197,11 +242,46 @@ def test_the_image_holds_all_that_the_roles_need_and_runs_without_privileges() -
     assert user[1] not in ("root", "0")
 
 
+def test_the_cluster_has_three_replicas_that_know_each_other_and_everyone_who_asks_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    services = laid_over(SERVICES, filled(yaml.safe_load(CLUSTER_PATH.read_text()))["services"])
+    replicas = ["clickhouse", "clickhouse-2", "clickhouse-3"]
+    assert set(services) == {*SERVICES, *replicas}
+    configs, folders = set(), set()
+    for number, name in enumerate(replicas, start=1):
+        body = services[name]
+        assert (body["image"], body["hostname"]) == (SERVICES["clickhouse"]["image"], name)
+        assert body["environment"] == SERVICES["clickhouse"]["environment"] | {"REPLICA_NUMBER": str(number)}
+        data, config = body["volumes"]
+        folders.add(data)
+        configs.add(config)
+        assert body["restart"] == "unless-stopped" and f"http://{name}:8123/ping" in body["healthcheck"]["test"]
+        assert name in services["migrate"]["depends_on"] or name in SERVICES["migrate"]["depends_on"]
+    assert len(folders) == 3
+    (config,) = configs
+    here, _, mode = config.split(":")
+    assert mode == "ro"
+    told = ElementTree.parse(COMPOSE_PATH.parent / here).getroot()
+    (cluster,) = told.findall("remote_servers/*")
+    (shard,) = cluster.findall("shard")
+    assert shard.findtext("internal_replication") == "true"
+    for where in ("remote_servers//host", "zookeeper//host", "keeper_server//hostname"):
+        assert [each.text for each in told.findall(where)] == replicas, where
+    numbered = [told.find("macros/replica"), told.find("keeper_server/server_id")]
+    assert [each.get("from_env") for each in numbered if each is not None] == ["REPLICA_NUMBER"] * 2
+    assert [each.text for each in told.findall("keeper_server//id")] == ["1", "2", "3"]
+    asking = {name for name in ROLES if "METERLINE_CLICKHOUSE_URL" in services[name]["environment"]}
+    assert asking == {name for name in ROLES if "METERLINE_CLICKHOUSE_CLUSTER" in services[name]["environment"]}
+    monkeypatch.setattr("tests.test_compose.SERVICES", services)
+    assert {settings_of(name, monkeypatch).clickhouse_cluster for name in asking} == {cluster.tag}
+
+
 def test_compose_itself_accepts_the_file_where_it_is_installed() -> None:
     docker = shutil.which("docker")
     if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode != 0:
         return
-    arguments = ["compose", "-f", str(COMPOSE_PATH), "config", "-q"]
+    arguments = ["compose", "-f", str(COMPOSE_PATH), "-f", str(CLUSTER_PATH), "config", "-q"]
     without = {name: value for name, value in os.environ.items() if name not in GIVEN}
     done = subprocess.run([docker, *arguments], env=without | GIVEN, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -30,6 +30,7 @@ COMMANDS = {
     "topics": "api.cli.processes",
     "migrate": "api.cli.processes",
     "history": "api.cli.history",
+    "analysts": "api.cli.analysts",
     "verify": "api.cli.verify",
     "explain": "api.cli.explain",
     "rehearse": "api.cli.rehearse",

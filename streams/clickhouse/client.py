@@ -31,6 +31,7 @@ from clickhouse_connect.driver.exceptions import DatabaseError, OperationalError
 from clickhouse_connect.driver.exceptions import Error as DriverError
 from clickhouse_connect.driver.httputil import default_pool_manager
 
+from streams.clickhouse.cluster import CONSISTENT_SETTINGS, DDL_SETTINGS, QUORUM_SETTINGS, on_cluster
 from streams.clickhouse.limits import QueryLimits, limits_of_callers, refusal_of, too_much
 from streams.errors import OperatorError
 from streams.settings import PROJECT_ROOT, Settings
@@ -124,6 +125,7 @@ class ClickHouse:
         pings = not connect and urlsplit(settings.clickhouse_url or "").hostname in _LOOPBACK
         self._limits = limits_of_callers(settings)
         self._until: float | None = None
+        self._is_consistent = False
         self._pings = (
             urllib3.PoolManager(maxsize=CALLS_AT_ONCE_MAX, retries=False, timeout=PING_SECONDS_MAX) if pings else None
         )
@@ -133,10 +135,22 @@ class ClickHouse:
         self._closed = threading.Event()
         self._writer = open_client(settings) if connect else None
 
+    @property
+    def cluster(self) -> str | None:
+        """The name of the cluster whose replicas keep the history, or None for a single server."""
+        return self._settings.clickhouse_cluster
+
     def limited(self, limits: QueryLimits, until: float | None = None) -> Self:
         """The same ClickHouse with other limits for its queries: none runs on after `until`, by the monotonic clock."""
         other = copy(self)
         other._limits, other._until = limits, until
+        return other
+
+    def consistent(self) -> Self:
+        """The same ClickHouse, whose queries see all that was acknowledged: on a cluster a replica that lacks some of
+        it raises DatabaseError instead of an old answer."""
+        other = copy(self)
+        other._is_consistent = self.cluster is not None
         return other
 
     def query(self, sql: str, parameters: Parameters | None = None) -> Sequence[Sequence[Any]]:
@@ -151,9 +165,13 @@ class ClickHouse:
             return Found(result.result_rows, None if read is None else int(read))
 
     def command(self, sql: str, parameters: Parameters | None = None) -> object:
-        """Run a statement that returns nothing or one value, such as DDL."""
+        """Run a statement that returns nothing or one value, such as DDL; on a cluster all replicas carry it out."""
+        settings: dict[str, object] | None = None
+        if self.cluster is not None:
+            sql = on_cluster(sql, self.cluster)
+            settings = {**DDL_SETTINGS, **QUORUM_SETTINGS}
         with self._client() as client:
-            return client.command(sql, parameters=_bound(sql, parameters))
+            return client.command(sql, parameters=_bound(sql, parameters), settings=settings)
 
     def insert_packs(
         self,
@@ -182,10 +200,11 @@ class ClickHouse:
             return 0
         encode = msgspec.msgpack.encode
         data = b"".join(b"".join(map(encode, pack.shared)) + pack.rows for pack in packs)
-        settings = {
+        settings: dict[str, object] = {
             **INSERT_SETTINGS,
             "max_partitions_per_insert_block": partitions_max,
             "insert_deduplication_token": sha256(data).hexdigest(),
+            **(QUORUM_SETTINGS if self.cluster is not None else {}),
         }
         types = [*shared.values(), f"Array(Tuple({', '.join(columns.values())}))"]
         names = [*shared, "pack"]
@@ -241,12 +260,13 @@ class ClickHouse:
             client.close()
 
     def _query_settings(self) -> dict[str, int]:
+        consistent = CONSISTENT_SETTINGS if self._is_consistent else {}
         if self._until is None:
-            return self._limits.as_settings()
+            return {**self._limits.as_settings(), **consistent}
         left = self._until - time.monotonic()
         if left <= 0:
             raise too_much("more time than its queries may take together")
-        return self._limits._replace(seconds=min(self._limits.seconds, left)).as_settings()
+        return {**self._limits._replace(seconds=min(self._limits.seconds, left)).as_settings(), **consistent}
 
     def _pieces(self, sql: str, parameters: Parameters | None, data_format: str) -> Generator[bytes, None, None]:
         with self._client() as client, _told():

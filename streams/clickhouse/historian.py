@@ -213,7 +213,7 @@ class Historian:
         assert consumer is not None
         async with self._writing:
             assignment = self._assignment
-            clickhouse = self.clickhouse.limited(LONG)
+            clickhouse = self.clickhouse.limited(LONG).consistent()
             held = marks_of(await asyncio.to_thread(clickhouse.query, self.sink.marks_sql))
             places = list(consumer.assignment())
             check_marks(self.sink, held, await consumer.end_offsets(places) if places else {})

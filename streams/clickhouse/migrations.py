@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 ) ENGINE = MergeTree ORDER BY version
 """
 _READ_RECORD = "SELECT version, any(name), any(checksum) FROM schema_migrations GROUP BY version ORDER BY version"
+_READ_ENGINE = "SELECT engine FROM system.tables WHERE database = currentDatabase() AND name = 'schema_migrations'"
+_COUNT_SHARDS = "SELECT uniqExact(shard_num) FROM system.clusters WHERE cluster = {cluster:String}"
 _RECORD = """
 INSERT INTO schema_migrations (version, name, checksum)
 SETTINGS async_insert = 0
@@ -72,12 +74,14 @@ def migrate(clickhouse: ClickHouse, folder: Path = MIGRATIONS_DIR) -> list[str]:
     """Apply the migrations that the connection's database lacks; gives their file names, oldest first.
 
     Everything is checked before the first statement runs. Raises MigrationError for a file name that is not
-    `NNNN_name.sql`, a duplicate number or a gap, a file changed or removed after it was applied, and a statement that
-    ClickHouse refuses (those before it stay applied; correct the file and run again).
+    `NNNN_name.sql`, a duplicate number or a gap, a file changed or removed after it was applied, a statement that
+    ClickHouse refuses (those before it stay applied; correct the file and run again), a cluster that can't keep the
+    history, and a history that is a single server's where there is a cluster, or the other way round.
     """
     migrations = read_migrations(folder)
+    _check_engines(clickhouse)
     clickhouse.command(_CREATE_RECORD)
-    recorded = clickhouse.query(_READ_RECORD)
+    recorded = clickhouse.consistent().query(_READ_RECORD)
     applied = {int(version): (str(name), _text(checksum)) for version, name, checksum in recorded}
     _refuse_rewritten_history(applied, migrations, folder)
     pending = [migration for migration in migrations if migration.version not in applied]
@@ -102,6 +106,25 @@ def read_migrations(folder: Path) -> list[Migration]:
             raise MigrationError(f"{path.name}: {due:04d} is missing before it; restore that file or renumber this one")
         migrations.append(Migration(version, match[2], path.read_text(encoding="utf-8")))
     return migrations
+
+
+def _check_engines(clickhouse: ClickHouse) -> None:
+    """Raise MigrationError where the tables that are there, or the cluster that is named, are not as they must be."""
+    cluster = clickhouse.cluster
+    if cluster is not None:
+        ((shards,),) = clickhouse.query(_COUNT_SHARDS, {"cluster": cluster})
+        if shards != 1:
+            raise MigrationError(
+                f"METERLINE_CLICKHOUSE_CLUSTER is {cluster}: ClickHouse knows {shards} shards of a cluster of that "
+                "name, in its remote_servers, and the history needs one, whose replicas each have all of it"
+            )
+    engines = [row[0] for row in clickhouse.query(_READ_ENGINE)]
+    if engines and engines[0].startswith("Replicated") != (cluster is not None):
+        whose = "a single server's" if cluster is not None else "a cluster's"
+        raise MigrationError(
+            f"the history in this database is {whose}, and METERLINE_CLICKHOUSE_CLUSTER says otherwise: set it as it "
+            "was, or point METERLINE_CLICKHOUSE_URL to an empty database, where history is written anew from the log"
+        )
 
 
 def _refuse_rewritten_history(applied: dict[int, tuple[str, str]], migrations: list[Migration], folder: Path) -> None:

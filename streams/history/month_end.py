@@ -82,7 +82,7 @@ class Closing:
         sql = journal_sink(self._settings).marks_sql
         held = {
             row[0]: ((row[1], row[2]), row[3])
-            for row in await asyncio.to_thread(self._clickhouse.limited(LONG).query, sql)
+            for row in await asyncio.to_thread(self._clickhouse.limited(LONG).consistent().query, sql)
         }
         marks = {number: held.get(number, ((-1, -1), -1)) for number in firsts}
         waiting = [number for number, first in firsts.items() if marks[number][0][0] < first]

@@ -105,7 +105,7 @@ async def verify(
     """Compare accounts, journal and ClickHouse. Raises OperatorError where ClickHouse does not catch up with the
     journal, or is ahead of it."""
     began_at = time.monotonic()
-    clickhouse = clickhouse.limited(LONG)
+    clickhouse = clickhouse.limited(LONG).consistent()
     verdict = Verdict()
     await _check_timeline(settings, clickhouse)
     on_progress("reading accounts")

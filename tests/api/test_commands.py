@@ -21,6 +21,7 @@ SHORT_LISTS = {
     "keys list": "100 keys a project",
     "projects items": "10 recurring items",
     "billing months": "one line a month",
+    "analysts list": "one line an analyst",
 }
 LISTS = {"audit list", "audit keys", "billing list", "dead-letters", "holds list", "ledger", "projects list", "usage"}
 # Commands that ask first, since no other command takes back what they do.
@@ -65,10 +66,13 @@ UNDONE_BY = {
     "migrate": "it only adds",
     "history promote": "history demote",
     "history demote": "history promote",
+    "analysts add": "analysts remove",
+    "analysts remove": "analysts add, with another password",
 }
 READS = {
     "replay",
     "history promoted",
+    "analysts list",
     "verify",
     "explain",
     "rehearse",

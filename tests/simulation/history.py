@@ -41,6 +41,10 @@ class Client:
         self.calls.append((function, done))
         return await done
 
+    def consistent(self) -> Client:
+        """There is one server, which has all."""
+        return self
+
     def limited(self, _limits: object) -> Client:
         """A simulated query takes no time, so there is nothing to limit."""
         return self
