@@ -49,6 +49,7 @@ COMMANDS = {
     "ledger": "api.cli.readings",
     "export": "api.cli.readings",
     "events": "api.cli.events",
+    "erase": "api.cli.erase",
 }
 # These tell of unknown variables themselves: in their logs, or among their findings.
 _TELL_THEMSELVES = frozenset({"worker", "api", "historian", "cashier", "doctor"})

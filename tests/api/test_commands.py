@@ -35,6 +35,7 @@ ASKS = {
     "keys revoke",
     "prices announce",
     "prices withdraw",
+    "erase",
 }
 # Commands that may be tried first, and do not ask: what they do can be undone.
 TRIED = {"billing assign"}
@@ -104,6 +105,7 @@ VERBS = {
     "Export",
     "Extend",
     "End",
+    "Erase",
     "Give",
     "Grant",
     "Hold",

@@ -23,6 +23,7 @@ from schemas.commands import (
     CreateKey,
     CreateProject,
     EndRaise,
+    Erase,
     ExtendHold,
     GivenBack,
     GrantPromotional,
@@ -404,6 +405,8 @@ class Clients:
     def _set_something(self, project: str) -> None:
         rng = self.rng
         kind = rng.choice([SetBadge, SetStanding, SetBillingAccount, OpenBillingAccount, CreateKey, RevokeKey])
+        if kind is SetStanding and self.aside.random() < 0.3:
+            kind = Erase
         if kind is RevokeKey and self.aside.random() < 0.5:
             kind = RotateKey
         account, key_id = f"{BILLING_PREFIX}{rng.randrange(2)}", f"k{rng.randrange(3)}"
@@ -411,6 +414,8 @@ class Clients:
             self._ask(SetBadge, project, is_off=rng.random() < 0.7)
         elif kind is SetStanding:
             self._ask(SetStanding, project, is_good=rng.random() < 0.7, reason="")
+        elif kind is Erase:
+            self._ask(Erase, project, customer=self.aside.choice(["", "c"]), reason="")
         elif kind is SetBillingAccount:
             is_from_start = rng.random() < 0.5
             self._ask(SetBillingAccount, project, billing_account=account, is_from_month_start=is_from_start)
