@@ -33,7 +33,8 @@ def erase(
     """Erase the metadata of a project's events from the history, or of one customer's. Amounts, ids and times stay.
     Given up with Ctrl-C, ClickHouse goes on by itself; asked again, it goes on to wait."""
     if customer == "":
-        raise typer.BadParameter("name a customer; without --customer the whole project is erased", param_hint="--customer")
+        why = "name a customer; without --customer the whole project is erased"
+        raise typer.BadParameter(why, param_hint="--customer")
     body = {"customer_id": customer, "reason": reason}
     service, url = Api(), f"/v1/admin/projects/{project}/erasures"
     found = service.call("POST", url, body, dry_run=True).json()
@@ -46,7 +47,7 @@ def erase(
 
 
 def _wait(service: Api, url: str, answer: dict[str, Any]) -> dict[str, Any]:
-    """Wait until an erasure is done, with a bar on standard error. Raises OperatorError where ClickHouse can't go on."""
+    """Wait until an erasure is done, with a bar on standard error. Raises OperatorError where it can't."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         most = _left(answer)

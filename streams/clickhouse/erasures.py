@@ -1,8 +1,8 @@
 """Erasures in the history: rows keep their amounts and names, and lose what an event said of itself.
 
 The historian erases before it inserts the fact that says so. So that fact is there only once ClickHouse has taken the
-order, which it carries out by itself, also after a restart; and a history that is written anew from the journal is erased
-anew, where it was before. What an erasure is of comes before it: facts in its partition, dead letters by their time.
+order, which it carries out by itself, also after a restart; and a history that is written anew from the journal is
+erased anew, where it was before. What an erasure is of comes before it: facts in its partition, dead letters by time.
 """
 
 from __future__ import annotations
@@ -31,17 +31,22 @@ _NOTES_LEFT = (
     + ", ".join(f"{sql_literal(name)}, JSONExtractString(metadata, {sql_literal(name)})" for name in _NOTES)
     + "))"
 )
-_ERASED_METADATA = f"if(kind = {sql_literal('correction')} AND notEmpty({_NOTES_LEFT}), toJSONString({_NOTES_LEFT}), '')"
+_ERASED_METADATA = (
+    f"if(kind = {sql_literal('correction')} AND notEmpty({_NOTES_LEFT}), toJSONString({_NOTES_LEFT}), '')"
+)
 _CUSTOMER = value_of("metadata", "'customer_id'")
 
 # A dead letter is whatever came. What names it stays, where that can be read.
 _ERASED_EVENT = (
     "concat('{\"source\":', toJSONString(JSONExtractString(event, 'source')), ',\"id\":', "
-    "toJSONString(JSONExtractString(event, 'id')), ',\"subject\":', toJSONString(JSONExtractString(event, 'subject')), '}')"
+    "toJSONString(JSONExtractString(event, 'id')), ',\"subject\":', "
+    "toJSONString(JSONExtractString(event, 'subject')), '}')"
 )
 IS_ERASED_LETTER = f"event = {_ERASED_EVENT}"
 # Each value that stands behind "customer_id", as JSON: also where the text as a whole is none.
-_CUSTOMERS_OF_LETTER = """extractAll(event, '"customer_id"\\\\s*:\\\\s*("(?:[^"\\\\\\\\]|\\\\\\\\.)*"|[^\\\\s,}\\\\]"]+)')"""
+_CUSTOMERS_OF_LETTER = (
+    """extractAll(event, '"customer_id"\\\\s*:\\\\s*("(?:[^"\\\\\\\\]|\\\\\\\\.)*"|[^\\\\s,}\\\\]"]+)')"""
+)
 _TEXT = "if(startsWith(said, '\"'), JSONExtractString(concat('{\"text\":', said, '}'), 'text'), said)"
 
 
@@ -58,7 +63,7 @@ class Erasure(NamedTuple):
 
 
 class Unerased(NamedTuple):
-    """The numbers of rows that still have what an erasure takes from them."""
+    """The numbers of rows that still have what an erasure takes from them; among `facts` are backfilled uses."""
 
     facts: int
     dead_letters: int
@@ -96,49 +101,71 @@ def erase(clickhouse: ClickHouse, erasure: Erasure) -> None:
         "{customer_sha256:String}, fromUnixTimestamp64Milli({booked_at_ms:Int64}, 'UTC'))",
         erasure._asdict(),
     )
-    left = unerased(clickhouse, erasure)
-    if left.facts:
-        clickhouse.command(
-            f"ALTER TABLE facts UPDATE metadata = {_ERASED_METADATA} WHERE {_facts_of(erasure)} SETTINGS mutations_sync = 0"
-        )
-    if left.dead_letters:
-        _erase_letters(clickhouse, erasure)
+    for table, condition in (
+        ("facts", _facts_of(erasure)),
+        ("dead_letters", _letters_of(erasure)),
+        ("backfilled", _backfilled_of(erasure)),
+    ):
+        if _count(clickhouse, table, condition):
+            _erase(clickhouse, table, condition)
 
 
-def erase_late_letters(clickhouse: ClickHouse, since_ms: int) -> None:
+def erase_late_letters(clickhouse: ClickHouse, since_ms: int | None, newest: int) -> None:
     """Erase what dead letters since then say that came to the history after the erasure that they are of. Call it once
-    they are inserted."""
-    rows = clickhouse.query(
-        "SELECT project, customer_sha256, partition, offset, position, toUnixTimestamp64Milli(booked_at) "
-        "FROM erasures FINAL WHERE booked_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')",
-        {"since": since_ms},
-    )
-    for row in rows:
-        erasure = Erasure(*row)
+    they are inserted; and with None, for the `newest` of each partition, where whoever inserted them may have died."""
+    if since_ms is None and clickhouse.query("SELECT count() FROM erasures")[0][0]:
+        ((since_ms,),) = clickhouse.query(
+            "SELECT toUnixTimestamp64Milli(min(received_at)) FROM (SELECT received_at FROM dead_letters "
+            f"ORDER BY journal_offset DESC LIMIT {newest:d} BY journal_partition)"
+        )
+    for erasure in _begun(clickhouse, since_ms) if since_ms is not None else ():
         if _count(clickhouse, "dead_letters", _letters_of(erasure)):
-            _erase_letters(clickhouse, erasure)
+            _erase(clickhouse, "dead_letters", _letters_of(erasure))
+
+
+def erase_backfilled(clickhouse: ClickHouse) -> None:
+    """Erase what uses say that were backfilled after the erasure that they are of: all happened before it. Call it once
+    they are inserted."""
+    for erasure in _begun(clickhouse, 0):
+        if _count(clickhouse, "backfilled", _backfilled_of(erasure)):
+            _erase(clickhouse, "backfilled", _backfilled_of(erasure))
 
 
 def unerased(clickhouse: ClickHouse, erasure: Erasure) -> Unerased:
     """Count the rows that still have what an erasure takes."""
-    return Unerased(
-        _count(clickhouse, "facts", _facts_of(erasure)), _count(clickhouse, "dead_letters", _letters_of(erasure))
-    )
+    facts = _count(clickhouse, "facts", _facts_of(erasure))
+    old = _count(clickhouse, "backfilled", _backfilled_of(erasure))
+    return Unerased(facts + old, _count(clickhouse, "dead_letters", _letters_of(erasure)))
 
 
 def failure_of(clickhouse: ClickHouse) -> str:
     """Why ClickHouse can't go on with what it was told to erase, in its own words, or ""."""
     ((failure,),) = clickhouse.query(
         "SELECT anyIf(latest_fail_reason, latest_fail_reason != '') FROM system.mutations "
-        "WHERE database = currentDatabase() AND table IN ('facts', 'dead_letters') AND NOT is_done"
+        "WHERE database = currentDatabase() AND table IN ('facts', 'dead_letters', 'backfilled') AND NOT is_done"
     )
     return str(failure)
 
 
-def _erase_letters(clickhouse: ClickHouse, erasure: Erasure) -> None:
-    clickhouse.command(
-        f"ALTER TABLE dead_letters UPDATE event = {_ERASED_EVENT} WHERE {_letters_of(erasure)} SETTINGS mutations_sync = 0"
+def _begun(clickhouse: ClickHouse, since_ms: int) -> list[Erasure]:
+    """The erasures that were asked for since then, and begun."""
+    rows = clickhouse.query(
+        "SELECT project, customer_sha256, partition, offset, position, toUnixTimestamp64Milli(booked_at) "
+        "FROM erasures FINAL WHERE booked_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')",
+        {"since": since_ms},
     )
+    return [Erasure(*row) for row in rows]
+
+
+_ERASED = {
+    "facts": f"metadata = {_ERASED_METADATA}",
+    "dead_letters": f"event = {_ERASED_EVENT}",
+    "backfilled": "metadata = ''",
+}
+
+
+def _erase(clickhouse: ClickHouse, table: str, condition: str) -> None:
+    clickhouse.command(f"ALTER TABLE {table} UPDATE {_ERASED[table]} WHERE {condition} SETTINGS mutations_sync = 0")
 
 
 def _count(clickhouse: ClickHouse, table: str, condition: str) -> int:
@@ -152,6 +179,11 @@ def _facts_of(erasure: Erasure) -> str:
         f"AND (offset, position) < ({erasure.offset:d}, {erasure.position:d}) "
         f"AND {_FROM_EVENTS} AND metadata != '' AND metadata != {_ERASED_METADATA}"
     )
+    return condition if not erasure.customer_sha256 else f"{condition} AND {_is_customer(_CUSTOMER, erasure)}"
+
+
+def _backfilled_of(erasure: Erasure) -> str:
+    condition = f"project = {sql_literal(erasure.project)} AND metadata != ''"
     return condition if not erasure.customer_sha256 else f"{condition} AND {_is_customer(_CUSTOMER, erasure)}"
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -85,8 +85,9 @@ class Sink:
     Every row gets the partition and offset of its record (`shared`), and has `columns` itself; both are names with
     their types. A row's mark follows from its record and the row; its booking time, in Unix milliseconds, is its field
     number `time_field`. `witness_sql` gives, for each partition, what the row at the mark has in the fields of these
-    numbers: the log must have the same there, but for what is None. `erasure_of` gives the erasure that a row asks for; `has_erasure` says of
-    rows undecoded whether one of them may. `after_insert` hears of each block the booking time of its oldest row.
+    numbers: the log must have the same there, but for what is None. `erasure_of` gives the erasure that a row asks for;
+    `has_erasure` says of rows undecoded whether one of them may. `after_insert` hears of each block the booking time of
+    its oldest row; and None before the first, since it may not have heard of the last before that.
     """
 
     topic: str
@@ -101,7 +102,7 @@ class Sink:
     time_field: int
     has_erasure: Callable[[bytes], bool] = lambda rows: False
     erasure_of: Callable[[int, Row], Erasure | None] = lambda partition, row: None
-    after_insert: Callable[[ClickHouse, int], None] | None = None
+    after_insert: Callable[[ClickHouse, int | None], None] | None = None
 
 
 @dataclass(slots=True)
@@ -226,6 +227,8 @@ class Historian:
             check_marks(self.sink, held, await consumer.end_offsets(places) if places else {})
             parameters = _as_parameters(held)
             rows = await asyncio.to_thread(clickhouse.query, self.sink.witness_sql, parameters) if held else ()
+            if self.sink.after_insert is not None:
+                await asyncio.to_thread(self.sink.after_insert, clickhouse, None)
             witnesses = {row[0]: (held[row[0]][1], held[row[0]][0], list(row[1:])) for row in rows}
             if assignment != self._assignment:
                 return  # and so another resume follows
@@ -530,7 +533,7 @@ def dead_letter_sink(settings: Settings) -> Sink:
         part_of=_dead_letter_part,
         mark_of=lambda record, row: (record.offset, 0),
         time_field=7,
-        after_insert=erase_late_letters,
+        after_insert=partial(erase_late_letters, newest=settings.historian_rows_max),
     )
 
 

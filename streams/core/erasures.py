@@ -1,4 +1,4 @@
-"""Erasures: what events say of themselves, their metadata, is to leave the history, for a project or one customer of it.
+"""Erasures: what events say of themselves, their metadata, leaves the history, for a project or one customer of it.
 
 The fact says so, and whoever writes the history does it where the fact comes (docs/decisions/0058). No entry goes, and
 no amount changes.

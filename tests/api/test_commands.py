@@ -64,6 +64,7 @@ UNDONE_BY = {
     "keys admin": "the key counts only once its hash is set",
     "topics": "it makes what is missing, and no more",
     "migrate": "it only adds",
+    "backfill": "it only adds to the history, and each use once",
     "history promote": "history demote",
     "history demote": "history promote",
 }

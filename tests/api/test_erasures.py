@@ -23,13 +23,15 @@ def test_a_customer_is_erased_from_a_live_history(
 ) -> None:
     monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
     project, client = operator.customer("hobby")
-    ann, bob = (f"{name}'s \"{secrets.token_hex(4)}\" ✓" for name in ("ann", "bob"))
+    ann, bob = (f'{name}\'s "{secrets.token_hex(4)}" ✓' for name in ("ann", "bob"))
     for number, name in enumerate([ann, bob, ann]):
         use = {"operation": "image", "source": "/t", "id": f"e{number}", "metadata": {"customer_id": name}}
         assert client.post("/v1/admissions", json=use).json()["allowed"]
     job = {"operation": "image", "source": "/t", "id": "job", "job_id": "j", "hold": True}
     held = client.post("/v1/admissions", json=job | {"metadata": {"customer_id": ann}}).json()["hold_id"]
-    wrong = [json.dumps(event(project, name, "nothing", metadata={"customer_id": name})).encode() for name in (ann, bob)]
+    wrong = [
+        json.dumps(event(project, name, "nothing", metadata={"customer_id": name})).encode() for name in (ann, bob)
+    ]
 
     async def send() -> None:
         publisher = Publisher(stack.settings)

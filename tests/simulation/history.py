@@ -72,7 +72,16 @@ class Client:
             letters = {
                 (row["journal_partition"], row["journal_offset"], 0): row for row in self.tables.rows["dead_letters"]
             }
-            return [(at[0], *(letters[at][name] for name in ("code", "topic", "partition", "offset", "position", "event", "received_at"))) for at in places]
+            return [
+                (
+                    at[0],
+                    *(
+                        letters[at][name]
+                        for name in ("code", "topic", "partition", "offset", "position", "event", "received_at")
+                    ),
+                )
+                for at in places
+            ]
         facts = {(row["partition"], row["offset"], row["position"]): row for row in self.tables.rows["facts"]}
         return [(at[0], *(facts[at][name] for name in ("project", "kind", "booked_at"))) for at in places]
 

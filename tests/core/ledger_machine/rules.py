@@ -440,7 +440,16 @@ class LedgerMachine(Callers):
     @rule(
         project=st.sampled_from((*PROJECTS * 3, "nobody")),
         what=st.sampled_from(
-            ("create", "badge", "badge", *["standing"] * 4, "erase", *["join"] * 4, "billing account", "billing account")
+            (
+                "create",
+                "badge",
+                "badge",
+                *["standing"] * 4,
+                "erase",
+                *["join"] * 4,
+                "billing account",
+                "billing account",
+            )
         ),
         number=numbers,
         is_so=often,
