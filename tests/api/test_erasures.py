@@ -44,7 +44,6 @@ def test_a_customer_is_erased_from_a_live_history(
     eventually(lambda: operator.rows(stack.clickhouse_url, letters) == [["2"]])
     sums = f"SELECT operation, kind, sum(amount), sum(quantity), count() FROM facts WHERE project = '{project}' "
     sums += "AND kind != 'request' AND kind != 'erasure' GROUP BY ALL ORDER BY ALL"
-    before = operator.rows(stack.clickhouse_url, sums)
 
     def erase(*options: str) -> Any:
         done = meterline("erase", "--project", project, *options, "--json")
@@ -52,7 +51,8 @@ def test_a_customer_is_erased_from_a_live_history(
         return json.loads(done.stdout)
 
     told = erase("--customer", ann, "--dry-run")
-    assert (told["entry_id"], told["facts_left"], told["dead_letters_left"], told["done"]) == (None, 4, 1, False)
+    assert (told["entry_id"], told["facts_left"], told["dead_letters_left"], told["done"]) == (None, 3, 1, False)
+    before = operator.rows(stack.clickhouse_url, sums)
     done = erase("--customer", ann, "--reason", "asked to", "--yes")
     assert (done["facts_left"], done["dead_letters_left"], done["done"]) == (0, 0, True) and done["entry_id"]
     assert erase("--customer", ann)["entry_id"] is None, "nothing is left to erase, so nobody is asked"
@@ -67,7 +67,7 @@ def test_a_customer_is_erased_from_a_live_history(
     # As event ids they stay: they name the event. A customer's name does not belong there.
     assert rows.count(ann.split('"')[1]) == 1 and rows.count(bob.split('"')[1]) == 2
     groups = client.get("/v1/usage", params={"group_by": "customer_id"}).json()
-    assert {row["group"]["customer_id"]: row["uses"] for row in groups["groups"]} == {"": 3, bob: 1}
+    assert {row["group"]["customer_id"]: row["uses"] for row in groups["rows"]} == {"": 3, bob: 1}
     receipt = client.get("/v1/receipts", params={"event_id": "e0"}).json()
     assert ann not in json.dumps(receipt)
     entries = operator.http.get("/v1/audit", params={"project": project, "kind": "projects"}).json()["entries"]
@@ -81,7 +81,7 @@ def test_a_customer_is_erased_from_a_live_history(
     for options, code, sentence in (
         (["--project", project, "--customer", "nobody", "--yes"], 1, "names this customer"),
         (["--project", "prj_nowhere", "--yes"], 1, "prj_nowhere"),
-        (["--project", project, "--customer", "", "--yes"], 2, "the whole project"),
+        (["--project", project, "--customer", "", "--yes"], 2, "name a customer"),
         (["--project", project], 2, "--yes"),
     ):
         failed = meterline("erase", *options)
