@@ -21,7 +21,7 @@ app = typer.Typer(help=WHERE)
 
 @app.command("erase")
 def erase(
-    project: Annotated[str, typer.Option("--project", help="The project's id.")],
+    project: Annotated[str, typer.Option("--project", help="A project's id.")],
     customer: Annotated[
         str | None, typer.Option("--customer", help="Only of the customer whom the metadata names so in customer_id.")
     ] = None,

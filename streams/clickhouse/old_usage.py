@@ -201,7 +201,7 @@ def _check(clickhouse: ClickHouse, file: Path, data_format: str) -> None:
     faults = _faults(data_format)
     found = ", ".join(f"{condition}, {number}" for number, (_, _, condition) in enumerate(faults, 1))
     sql = (
-        f"SELECT line, multiIf({found}, 0) AS fault FROM {_STAGED} LEFT JOIN ({_OPENED}) ON project = opened "
+        f"SELECT line, multiIf({found}, 0) AS fault FROM {_STAGED} LEFT JOIN ({_OPENED}) AS known ON project = opened "
         "WHERE fault"
     )
     ((wrong,),) = clickhouse.query(f"SELECT count() FROM ({sql}) SETTINGS {_CHECKING}")

@@ -131,6 +131,7 @@ class UsageQuestion:
         groups = ", ".join(f"g{number}" for number in range(len(expressions)))
         conditions = self._conditions(promoted, parameters)
         parts = [self._part(expressions, groups, [when, *conditions]) for when in self._spans(parameters)]
+        parts.append(self._backfilled(groups, parameters))
         sql = (
             f"SELECT {groups + ', ' if groups else ''}sum(u) AS uses, sum(q) AS quantity_sum, sum(m) AS microcredits "
             f"FROM ({' UNION ALL '.join(parts)})"
@@ -216,14 +217,18 @@ class UsageQuestion:
             conditions.append(f"{expression} = {{is{number}:String}}")
         return conditions
 
+    @property
+    def _when(self) -> str:
+        """The SQL condition that a row counts in [since, until)."""
+        return f"{self.by} >= {{since:DateTime64(3, 'UTC')}} AND {self.by} < {{until:DateTime64(3, 'UTC')}}"
+
     def _spans(self, parameters: dict[str, Any]) -> list[str]:
         """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows."""
         parameters |= {"since": self.since, "until": self.until}
-        raw = f"{self.by} >= {{since:DateTime64(3, 'UTC')}} AND {self.by} < {{until:DateTime64(3, 'UTC')}}"
         quarters = quarters_within(self.since, self.until)
         names = {*self.group_by, *(name for name, _ in self.where)}
         if quarters is None or self.by != "booked_at" or not names <= _KEPT:
-            return [raw]
+            return [self._when]
         begin, end = quarters
         kept, bounds = booked_in_quarters(begin, end)
         parameters |= bounds
@@ -234,10 +239,16 @@ class UsageQuestion:
             spans.append("booked_at >= {quarter_to:DateTime('UTC')} AND booked_at < {until:DateTime64(3, 'UTC')}")
         return spans
 
-    def _part(self, expressions: list[str], groups: str, conditions: list[str]) -> str:
+    def _backfilled(self, groups: str, parameters: dict[str, Any]) -> str:
+        """The SQL of the part that comes from before Meterline. It is small beside the rest, and has no columns of
+        promoted keys."""
+        expressions, conditions = self._expressions(BUILT_IN, parameters), self._conditions(BUILT_IN, parameters)
+        return self._part(expressions, groups, [self._when, *conditions], "backfilled")
+
+    def _part(self, expressions: list[str], groups: str, conditions: list[str], table: str = "facts") -> str:
         selected = "".join(f"{expression} AS g{number}, " for number, expression in enumerate(expressions))
         sql = (
-            f"SELECT {selected}sum(uses) AS u, sum(quantity) AS q, -sum(amount) AS m FROM facts "
+            f"SELECT {selected}sum(uses) AS u, sum(quantity) AS q, -sum(amount) AS m FROM {table} "
             f"WHERE project = {{project:String}} AND {kind_in(*USAGE_KINDS)} "
             f"AND {' AND '.join(conditions)}"
         )

@@ -111,6 +111,7 @@ VERBS = {
     "Grant",
     "Hold",
     "List",
+    "Load",
     "Make",
     "Open",
     "Print",
