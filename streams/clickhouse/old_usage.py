@@ -21,6 +21,7 @@ from schemas.events import METADATA_VALUE_CHARS_MAX, PROJECT_ID_PATTERN
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.clickhouse.erasures import erase_backfilled
 from streams.clickhouse.limits import LONG
+from streams.core.foreign import UnreadableError, read
 from streams.errors import OperatorError
 
 ROWS_A_PART = 200_000
@@ -69,7 +70,7 @@ class OldUsageError(OperatorError):
 
 
 class Loaded(NamedTuple):
-    """What became of a file: its rows, those that were loaded now, and those that were known before or came twice."""
+    """The outcome for a file: its rows, those that were loaded now, and those that were known before or came twice."""
 
     rows: int
     loaded: int
@@ -109,10 +110,10 @@ def _columns_of(file: Path) -> list[str]:
     """The columns of a CSV file. Raises OldUsageError for a header that is not right."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), [])
+            header = read(lambda lines: next(csv.reader(lines), []), lines)
     except OSError as error:
         raise OldUsageError(f"{file} can't be read: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnreadableError as error:
         raise OldUsageError(f"{file.name} is no CSV in UTF-8: {error}") from None
     for name in header:
         if name not in COLUMNS:

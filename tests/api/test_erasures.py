@@ -11,9 +11,8 @@ import pytest
 
 from api.stack import Stack
 from streams.clickhouse.client import ClickHouse
-from streams.kafka.publisher import Publisher
-from streams.kafka.topics import topics_of
 from streams.reconcile.verify import verify
+from tests.api.test_dead_letters import send
 from tests.calls import Operator, event, eventually
 from tests.command_line import Meterline
 
@@ -33,13 +32,7 @@ def test_a_customer_is_erased_from_a_live_history(
         json.dumps(event(project, name, "nothing", metadata={"customer_id": name})).encode() for name in (ann, bob)
     ]
 
-    async def send() -> None:
-        publisher = Publisher(stack.settings)
-        await publisher.start()
-        await publisher.send_all(topics_of(stack.settings).usage, 0, [(None, value) for value in wrong])
-        await publisher.stop()
-
-    asyncio.run(send())
+    send(stack, *wrong)
     letters = f"SELECT count() FROM dead_letters WHERE project = '{project}'"
     eventually(lambda: operator.rows(stack.clickhouse_url, letters) == [["2"]])
     sums = f"SELECT operation, kind, sum(amount), sum(quantity), count() FROM facts WHERE project = '{project}' "
