@@ -17,7 +17,7 @@ _ALL_OFFSETS = (1 << 63) - 1
 
 def erasable(clickhouse: ClickHouse, project: str, customer: str, partition: int) -> ErasureProgress:
     """The rows that an erasure would change now, of a project in this partition, or of one customer of it where
-    `customer` is not "". Raises Rejection `unknown_customer` for one whom nothing names, and of whom none was erased."""
+    `customer` is not "". Raises Rejection `unknown_customer` for one whom nothing names or ever named."""
     name = customer_hash(project, customer) if customer else ""
     found = _progress(clickhouse, Erasure(project, name, partition, _ALL_OFFSETS, 0, now_ms() + DAY_MS), None)
     if found.done and customer and not _was_erased(clickhouse, project, name):
