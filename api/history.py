@@ -18,8 +18,9 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram, PlatformColle
 
 from api.connections import ConnectionLimits, Connections
 from api.server import listen, until_one_ends
+from streams.clickhouse.answer_sink import answer_sink
 from streams.clickhouse.client import ClickHouse
-from streams.clickhouse.historian import Historian, answer_sink, dead_letter_sink, journal_sink
+from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
 from streams.clickhouse.retention import keep_passing_facts
 from streams.collector import tune_collector

@@ -138,6 +138,14 @@ class SetStanding(Command, tag="standing", array_like=True, frozen=True, kw_only
     reason: str
 
 
+class Erase(Command, tag="erase", array_like=True, frozen=True, kw_only=True):
+    """Take the metadata of a project's events, or of those of one `customer` of it, out of the history. A `customer` of
+    "" is all of the project. `reason` is kept with the fact."""
+
+    customer: str
+    reason: str
+
+
 class SetBadge(Command, tag="badge", array_like=True, frozen=True, kw_only=True):
     """Turn a project's "Built with" badge off, or on again; a free project shows it whatever is set."""
 
@@ -323,6 +331,7 @@ AnyCommand = (
     | GrantPromotional
     | ChangePlan
     | SetStanding
+    | Erase
     | SetBadge
     | Admit
     | CountRequest

@@ -33,6 +33,7 @@ Kind = Literal[
     "recharge",
     "price_book",
     "price_withdrawal",
+    "erasure",
 ]
 # The reasons that have a name of their own; "" is none. All others are of one of the sets below.
 Reason = Literal[
@@ -71,6 +72,8 @@ Reason = Literal[
     "booked",
     "cap_reached",
     "limited_at_edge",
+    "customer",
+    "project",
 ]
 # `schemas.problems` has the codes, `streams.core.plans` the plans, `streams.core.grants` the kinds of grants; a price
 # book's version is its own.
@@ -349,6 +352,11 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         reasons={},
         reasons_from="price version",
         stated_by=("price_announcements",),
+    ),
+    "erasure": FactKind(
+        says="The metadata of events before it is taken out of the history",
+        reasons={"customer": "that of one customer", "project": "all of the project's"},
+        stated_by=("erasures",),
     ),
 }
 

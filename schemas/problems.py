@@ -129,6 +129,9 @@ CODES: dict[str, ProblemCode] = {
         "Unknown receipt",
         "Take the entry_id of an answer or of GET /v1/ledger, or the x-request-id of a refusal within 24 hours.",
     ),
+    "unknown_customer": ProblemCode(
+        404, "Unknown customer", "Correct the `customer_id`: nothing in the history names it."
+    ),
     "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(

@@ -65,6 +65,8 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     f"POST {_PROJECT}/limit-raises": _SUPPORT,
     f"DELETE {_PROJECT}/limit-raises/{{raise_id}}": _SUPPORT,
     f"POST {_PROJECT}/corrections": _FINANCE,
+    f"POST {_PROJECT}/erasures": _OWNER,
+    f"GET {_PROJECT}/erasures/{{entry_id}}": _ALL,
     f"PUT {_PROJECT}/billing-account": _FINANCE,
     "GET /v1/admin/dead-letters": _ALL,
     "GET /v1/admin/dead-letters/{dead_letter_id}": _ALL,

@@ -50,6 +50,8 @@ COMMANDS = {
     "ledger": "api.cli.readings",
     "export": "api.cli.readings",
     "events": "api.cli.events",
+    "erase": "api.cli.erase",
+    "backfill": "api.cli.backfill",
 }
 # These tell of unknown variables themselves: in their logs, or among their findings.
 _TELL_THEMSELVES = frozenset({"worker", "api", "historian", "cashier", "doctor"})

@@ -41,6 +41,7 @@ _REMEDIES = {
     "wrong_project": "Set METERLINE_ADMIN_KEY to an admin key, or name the project that the key is of.",
     "wrong_environment": "Set METERLINE_ADMIN_KEY to an admin key, or name the environment that the key is of.",
     "unknown_project": "`meterline projects list` shows the projects; `projects create` opens one.",
+    "unknown_customer": "Correct --customer: nothing in the history names it.",
     "unknown_key": "`meterline projects show` lists the project's keys.",
     "not_found": "Is METERLINE_API_URL the API's, and of this version?",
     "method_not_allowed": "Is METERLINE_API_URL the API's, and of this version?",

@@ -223,6 +223,24 @@ class ClickHouse:
             with from_file(f"{sql} SETTINGS {_settings_clause(settings)}", "MsgPack", data) as statement:
                 self._writer.command(statement)
 
+    def insert_file(self, sql: str, path: Path, data_format: str, settings: Mapping[str, object]) -> None:
+        """Run `INSERT … SELECT … FROM input('structure')` on a file, piece by piece: the embedded engine reads it, a
+        server is sent it."""
+        with self._client() as client:
+            if self._settings.clickhouse_url is None:
+                source = f"FROM file({sql_literal(str(path.resolve()))}, {data_format}, "
+                statement = _INPUT.sub(lambda _: source, sql, count=1)
+                client.command(f"{statement} SETTINGS {_settings_clause(settings)}")
+                return
+
+            def pieces() -> Generator[bytes, None, None]:
+                yield f"{sql} FORMAT {data_format}\n".encode()
+                with path.open("rb") as file:
+                    while piece := file.read(CSV_CHUNK_BYTES):
+                        yield piece
+
+            cast(Any, client).raw_insert(insert_block=pieces(), settings=dict(settings))
+
     def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
         """Run a SELECT; gives CSV with a header line, in pieces, without holding the result in memory.
 

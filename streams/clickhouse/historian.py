@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -20,18 +20,18 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
-from schemas.answers import Answer
 from schemas.events import TIME_MS_MAX
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.erasures import IS_ERASED_LETTER, Erasure, erase, erase_late_letters, erasure_of, may_erase
 from streams.clickhouse.limits import LONG
 from streams.collector import CycleCollector
 from streams.core.acceptance import dead_letter
 from streams.core.foreign import UnreadableError
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import decode_answers, decode_dead_letter
+from streams.kafka.codecs import decode_dead_letter
 from streams.kafka.formats import FormatError
 from streams.kafka.pace import FetchPace
 from streams.kafka.stored import BrokenRecordError, TimelineError, raw_pack_of
@@ -60,14 +60,14 @@ _RESTORE = (
     "`clickhouse` in METERLINE_DATA_DIR, and start again"
 )
 
-_encode = msgspec.msgpack.Encoder().encode
+encode_rows = msgspec.msgpack.Encoder().encode
 _decode_rows = msgspec.msgpack.Decoder(list[Row]).decode
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
     """A record, or the part of it that goes into one insert: rows as a MessagePack array of arrays, and what they
-    span."""
+    span. `erasure` is to be carried out before it is inserted."""
 
     first: Mark
     last: Mark
@@ -75,6 +75,7 @@ class Part:
     booked_to_ms: int
     count: int
     rows: bytes
+    erasure: Erasure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,9 @@ class Sink:
     Every row gets the partition and offset of its record (`shared`), and has `columns` itself; both are names with
     their types. A row's mark follows from its record and the row; its booking time, in Unix milliseconds, is its field
     number `time_field`. `witness_sql` gives, for each partition, what the row at the mark has in the fields of these
-    numbers: the log must have the same there.
+    numbers: the log must have the same there, but for what is None. `erasure_of` gives the erasure that a row asks for;
+    `has_erasure` says of rows undecoded whether one of them may. `after_insert` hears of each block the booking time of
+    its oldest row; and None before the first, since it may not have heard of the last before that.
     """
 
     topic: str
@@ -97,13 +100,18 @@ class Sink:
     part_of: Callable[[Any], Part]
     mark_of: Callable[[Any, Row], Mark]
     time_field: int
+    has_erasure: Callable[[bytes], bool] = lambda rows: False
+    erasure_of: Callable[[int, Row], Erasure | None] = lambda partition, row: None
+    after_insert: Callable[[ClickHouse, int | None], None] | None = None
 
 
 @dataclass(slots=True)
 class _Block:
-    """Packs of one calendar month that will be one insert."""
+    """Packs of one calendar month that will be one insert; `erasure` is carried out before it."""
 
     month: int
+    from_ms: int
+    erasure: Erasure | None = None
     packs: list[Pack] = field(default_factory=list)
     count: int = 0
 
@@ -219,6 +227,8 @@ class Historian:
             check_marks(self.sink, held, await consumer.end_offsets(places) if places else {})
             parameters = _as_parameters(held)
             rows = await asyncio.to_thread(clickhouse.query, self.sink.witness_sql, parameters) if held else ()
+            if self.sink.after_insert is not None:
+                await asyncio.to_thread(self.sink.after_insert, clickhouse, None)
             witnesses = {row[0]: (held[row[0]][1], held[row[0]][0], list(row[1:])) for row in rows}
             if assignment != self._assignment:
                 return  # and so another resume follows
@@ -293,9 +303,11 @@ class Historian:
             month = _month(part.booked_from_ms // DAY_MS)
             # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
             block = pending.blocks[-1] if pending.blocks else None
-            if block is None or block.month != month or block.count + part.count > self.settings.historian_rows_max:
-                block = _Block(month)
+            full = block is not None and block.count + part.count > self.settings.historian_rows_max
+            if block is None or block.month != month or full or part.erasure is not None:
+                block = _Block(month, part.booked_from_ms, part.erasure)
                 pending.blocks.append(block)
+            block.from_ms = min(block.from_ms, part.booked_from_ms)
             block.packs.append(Pack((tp.partition, record.offset), part.rows, part.count))
             block.count += part.count
 
@@ -309,7 +321,8 @@ class Historian:
             return
         rows = _decode_rows(self.sink.part_of(record).rows)
         found = next((row for row in rows if self.sink.mark_of(record, row) == mark), None)
-        if found is None or [found[number] for number in self.sink.witness_fields] != witness:
+        told = zip(self.sink.witness_fields, witness, strict=True)
+        if found is None or any(value not in (None, found[number]) for number, value in told):
             raise TimelineError(
                 f"{record.topic}-{record.partition} at offset {offset} is not the record that ClickHouse's table "
                 f"{self.sink.table} has from there: {_RESTORE}"
@@ -330,9 +343,13 @@ class Historian:
         pending, self._pending = self._pending, _Pending()
         sink = self.sink
         for block in pending.blocks:
+            if block.erasure is not None:
+                await asyncio.to_thread(erase, self.clickhouse.limited(LONG), block.erasure)
             self.rows_written += await asyncio.to_thread(
                 self.clickhouse.insert_packs, sink.table, sink.shared, sink.columns, block.packs
             )
+            if sink.after_insert is not None:
+                await asyncio.to_thread(sink.after_insert, self.clickhouse.limited(LONG), block.from_ms)
         self._marks.update(pending.marks)
         at_ms = now_ms()
         for written_ms in pending.written_ms:
@@ -381,19 +398,29 @@ async def stop_notes(admin: AIOKafkaAdminClient, group: str) -> dict[TopicPartit
 
 
 def _parts(sink: Sink, record: Any, mark: Mark) -> list[Part]:
-    """The rows of a record after `mark`, cut where the month changes: nearly always the whole record as it is."""
+    """The rows of a record after `mark`, cut where the month changes and before each erasure: nearly always the whole
+    record as it is."""
     whole = sink.part_of(record)
     if whole.last <= mark:
         return []  # a batch that the owner repeated
-    if whole.first > mark and _month(whole.booked_from_ms // DAY_MS) == _month(whole.booked_to_ms // DAY_MS):
+    of_one_month = _month(whole.booked_from_ms // DAY_MS) == _month(whole.booked_to_ms // DAY_MS)
+    if whole.first > mark and of_one_month and not sink.has_erasure(whole.rows):
         return [whole]
+    erasures = 0
+
+    def piece_of(row: Row) -> tuple[int, int]:
+        nonlocal erasures
+        erasures += sink.erasure_of(record.partition, row) is not None
+        return erasures, _month(row[sink.time_field] // DAY_MS)
+
     parts = []
     rows = (row for row in _decode_rows(whole.rows) if sink.mark_of(record, row) > mark)
-    for _, of_month in groupby(rows, key=lambda row: _month(row[sink.time_field] // DAY_MS)):
-        found = list(of_month)
+    for _, of_piece in groupby(rows, key=piece_of):
+        found = list(of_piece)
         times = [row[sink.time_field] for row in found]
         first, last = sink.mark_of(record, found[0]), sink.mark_of(record, found[-1])
-        parts.append(Part(first, last, min(times), max(times), len(found), _encode(found)))
+        erasure = sink.erasure_of(record.partition, found[0])
+        parts.append(Part(first, last, min(times), max(times), len(found), encode_rows(found), erasure))
     return parts
 
 
@@ -452,25 +479,7 @@ _DEAD_LETTER_COLUMNS = {
 }
 
 
-_ANSWER_COLUMNS = {
-    "position": "UInt32",
-    "request_id": "String",
-    "answered_at": "DateTime64(3, 'UTC')",
-    "kept_until": "DateTime64(3, 'UTC')",
-    "operation": "String",
-    "status": "UInt16",
-    "project": "String",
-    "environment": "String",
-    "key_id": "String",
-    "code": "String",
-    "reply": "String",
-    "entry_ids": "Array(String)",
-}
-# An answer's fields are written as the columns behind the first, by place.
-assert [name.removesuffix("_ms") for name in Answer.__struct_fields__] == list(_ANSWER_COLUMNS)[1:]
-
-
-def _mark_of(partition: str) -> str:
+def mark_sql(partition: str) -> str:
     """SQL for the mark of a row's partition, of those that are given as parameters."""
     return (
         f"(transform({partition}, {{partitions:Array(UInt16)}}, {{offsets:Array(UInt64)}}, toUInt64(0)), "
@@ -492,12 +501,14 @@ def journal_sink(settings: Settings) -> Sink:
         ),
         witness_sql=(
             "SELECT partition, project, kind, toUnixTimestamp64Milli(booked_at) FROM facts WHERE "
-            f"(offset, position) = {_mark_of('partition')} AND partition IN {{partitions:Array(UInt16)}}"
+            f"(offset, position) = {mark_sql('partition')} AND partition IN {{partitions:Array(UInt16)}}"
         ),
         witness_fields=tuple(map(Fact.__struct_fields__.index, ("project", "kind", "booked_at_ms"))),
         part_of=_facts_part,
         mark_of=lambda record, row: (row[0], row[1]),
         time_field=Fact.__struct_fields__.index("booked_at_ms"),
+        has_erasure=may_erase,
+        erasure_of=erasure_of,
     )
 
 
@@ -513,36 +524,16 @@ def dead_letter_sink(settings: Settings) -> Sink:
             "GROUP BY journal_partition"
         ),
         witness_sql=(
-            "SELECT journal_partition, code, event, toUnixTimestamp64Milli(received_at) FROM dead_letters WHERE "
-            f"(journal_offset, 0) = {_mark_of('journal_partition')} "
+            f"SELECT journal_partition, code, topic, partition, offset, position, if({IS_ERASED_LETTER}, NULL, event), "
+            "toUnixTimestamp64Milli(received_at) FROM dead_letters WHERE "
+            f"(journal_offset, 0) = {mark_sql('journal_partition')} "
             "AND journal_partition IN {partitions:Array(UInt16)}"
         ),
-        witness_fields=(0, 8, 7),
+        witness_fields=(0, 3, 4, 5, 6, 8, 7),
         part_of=_dead_letter_part,
         mark_of=lambda record, row: (record.offset, 0),
         time_field=7,
-    )
-
-
-def answer_sink(settings: Settings) -> Sink:
-    """The sink of answers, exact by their record's offset and their place in it."""
-    return Sink(
-        topic=topics_of(settings).answers,
-        table="answers",
-        shared={"partition": "UInt16", "log_offset": "UInt64"},
-        columns=_ANSWER_COLUMNS,
-        marks_sql=(
-            "SELECT partition, tupleElement(mark, 1), tupleElement(mark, 2), tupleElement(mark, 1) FROM "
-            "(SELECT partition, max((log_offset, position)) AS mark FROM answers GROUP BY partition)"
-        ),
-        witness_sql=(
-            "SELECT partition, request_id, operation, toUnixTimestamp64Milli(answered_at) FROM answers WHERE "
-            f"(log_offset, position) = {_mark_of('partition')} AND partition IN {{partitions:Array(UInt16)}}"
-        ),
-        witness_fields=tuple(map(list(_ANSWER_COLUMNS).index, ("request_id", "operation", "answered_at"))),
-        part_of=_answers_part,
-        mark_of=lambda record, row: (record.offset, row[0]),
-        time_field=list(_ANSWER_COLUMNS).index("answered_at"),
+        after_insert=partial(erase_late_letters, newest=settings.historian_rows_max),
     )
 
 
@@ -571,26 +562,7 @@ def _dead_letter_part(record: Any) -> Part:
         letter.event,
     ]
     mark = (record.offset, 0)
-    return Part(mark, mark, letter.received_at_ms, letter.received_at_ms, 1, _encode([row]))
-
-
-def _answers_part(record: Any) -> Part:
-    try:
-        answers = decode_answers(record.value)
-    except UnreadableError as error:
-        # Nothing follows from an answer, so those behind it are not kept waiting by one of another version.
-        log.error("%s-%s at offset %s is no answers: %s", record.topic, record.partition, record.offset, error)
-        answers = []
-    if not answers:
-        at_ms = min(max(record.timestamp, 0), TIME_MS_MAX)
-        answers = [Answer("", at_ms, at_ms, "", 0, code="unreadable_record")]
-    for each in answers:
-        each.answered_at_ms = min(max(each.answered_at_ms, 0), TIME_MS_MAX)
-        each.kept_until_ms = min(max(each.kept_until_ms, 0), TIME_MS_MAX)
-    times = [each.answered_at_ms for each in answers]
-    rows = [[position, *msgspec.structs.astuple(each)] for position, each in enumerate(answers)]
-    last = (record.offset, len(rows) - 1)
-    return Part((record.offset, 0), last, min(times), max(times), len(rows), _encode(rows))
+    return Part(mark, mark, letter.received_at_ms, letter.received_at_ms, 1, encode_rows([row]))
 
 
 @lru_cache(maxsize=64)

@@ -34,7 +34,7 @@ KINDS: dict[AuditKind, str] = {
     "limits": kind_in("limits"),
     "prices": f"{kind_in('price_book', 'price_withdrawal')} AND partition = 0",
     "grants": f"{kind_in('refund', 'correction')} OR ({kind_in('grant')} AND reason != 'allowance')",
-    "projects": kind_in("project", "plan", "standing", "item"),
+    "projects": kind_in("project", "plan", "standing", "item", "erasure"),
     "keys": kind_in("key"),
     "billing": kind_in("billing_account", "transfer"),
     "recharge": kind_in("recharge"),
@@ -240,6 +240,9 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             if fact.reason != "joined":
                 return fact.project.removeprefix(BILLING_PREFIX)
             return f"{metadata.get('before') or 'its own'} to {fact.billing_account or 'its own'}"
+        case "erasure":
+            whose = "one customer's" if fact.reason == "customer" else "all"
+            return f"{whose} metadata of events until then{why}"
         case "transfer":
             way = "taken off" if fact.reason == "moved_out" else "put on"
             return f"{format_usd(fact.cents)} of this month {way} {fact.billing_account or 'its own'}"

@@ -41,6 +41,7 @@ _OTHERWISE: dict[Kind, str] = {
     "recharge": "recharge {reason}",
     "price_book": "price book",
     "price_withdrawal": "price book withdrawn",
+    "erasure": "{reason} erased",
 }
 
 

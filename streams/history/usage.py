@@ -140,10 +140,12 @@ class UsageQuestion:
         conditions = self._conditions(promoted, parameters)
         spans = self._spans(self.since, self.until, "", parameters)
         parts = [self._part(expressions, names, [when, *conditions], is_now=True) for when in spans]
+        parts.append(self._backfilled(names, "", parameters, is_now=True))
         if self.compare:
             expressions = self._expressions(promoted, parameters, self._shift())
             spans = self._spans(max(self.previous[0], _EARLIEST), self.previous[1], "previous_", parameters)
             parts += [self._part(expressions, names, [when, *conditions], is_now=False) for when in spans]
+            parts.append(self._backfilled(names, "previous_", parameters, is_now=False))
         sums = [f"sumIf({name}, is_now) AS {alias}" for name, alias in zip("uqm", self.sums[:3], strict=True)]
         sums += [f"sumIf({name}, NOT is_now) AS {alias}" for name, alias in zip("uqm", self.sums[3:], strict=False)]
         sql = f"SELECT {', '.join([*names, *sums])} FROM ({' UNION ALL '.join(parts)})"
@@ -300,8 +302,7 @@ class UsageQuestion:
         """SQL conditions that divide [since, until): what a projection serves, and what is read from the rows. The
         names of their parameters begin with `prefix`."""
         parameters |= {f"{prefix}since": since, f"{prefix}until": until}
-        from_since = f"{self.by} >= {{{prefix}since:DateTime64(3, 'UTC')}}"
-        to_until = f"{self.by} < {{{prefix}until:DateTime64(3, 'UTC')}}"
+        from_since, to_until = self._bounds(prefix)
         quarters = quarters_within(since, until)
         if quarters is None or self.by != "booked_at" or not self._names <= _KEPT:
             return [f"{from_since} AND {to_until}"]
@@ -315,10 +316,26 @@ class UsageQuestion:
             spans.append(f"booked_at >= {{{prefix}quarter_to:DateTime('UTC')}} AND {to_until}")
         return spans
 
-    def _part(self, expressions: list[str], names: list[str], conditions: list[str], *, is_now: bool) -> str:
+    def _bounds(self, prefix: str) -> tuple[str, str]:
+        """SQL conditions that a row is not before a time, and not after its end."""
+        return (
+            f"{self.by} >= {{{prefix}since:DateTime64(3, 'UTC')}}",
+            f"{self.by} < {{{prefix}until:DateTime64(3, 'UTC')}}",
+        )
+
+    def _backfilled(self, names: list[str], prefix: str, parameters: dict[str, Any], *, is_now: bool) -> str:
+        """The SQL of the part that comes from before Meterline. It is small beside the rest, and has no columns of
+        promoted keys."""
+        expressions = self._expressions(BUILT_IN, parameters, 0 if is_now else self._shift())
+        conditions = [*self._bounds(prefix), *self._conditions(BUILT_IN, parameters)]
+        return self._part(expressions, names, conditions, is_now=is_now, table="backfilled")
+
+    def _part(
+        self, expressions: list[str], names: list[str], conditions: list[str], *, is_now: bool, table: str = "facts"
+    ) -> str:
         groups = [f"{expression} AS {name}" for expression, name in zip(expressions, names, strict=True)]
         sums = ["sum(uses) AS u", "sum(quantity) AS q", "-sum(amount) AS m"]
-        of_project = f"FROM facts WHERE project = {{project:String}} AND {' AND '.join(conditions)}"
+        of_project = f"FROM {table} WHERE project = {{project:String}} AND {' AND '.join(conditions)}"
         if "outcome" in self._names:
             # An API process states in one fact how many requests it refused. A refusal of no use is an unpaid month.
             selected = ", ".join([*groups, "kind", "reason", "sum(uses) AS counted", *sums[1:]])

@@ -66,7 +66,7 @@ class Format:
 # One for each shape. `oldest` is raised with `number` only where the new shape can't read the old one's bytes.
 ACCOUNTS = Format("accounts", 6, 2)
 FACTS = Format("facts", 1, UNMARKED)
-INTAKE = Format("intake records", 6, UNMARKED)
+INTAKE = Format("intake records", 7, UNMARKED)
 REPLIES = Format("replies", 2, UNMARKED)
 KEPT_REPLIES = Format("kept replies", 2, UNMARKED)
 # On a topic that is open to producers: there another version's record is a dead letter, and stops nobody.

@@ -98,6 +98,8 @@ CALLS: dict[str, Call] = {
     "POST /v1/admin/projects/{project}/corrections": Call(
         ADMIN, body={"source": "{source}", "id": "{event}", "action": "void"}
     ),
+    "POST /v1/admin/projects/{project}/erasures": Call(ADMIN, body={}),
+    "GET /v1/admin/projects/{project}/erasures/{entry_id}": Call(ADMIN),
     "GET /v1/admin/status": Call(ADMIN),
     "GET /v1/admin/dead-letters": Call(ADMIN),
     "GET /v1/admin/dead-letters/{dead_letter_id}": Call(ADMIN),
@@ -125,6 +127,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "key_id": ("{key_id}",),
     "version": ("2026-01",),
     "raise_id": ("{raise}",),
+    "entry_id": ("{entry}",),
     "item": ("chat.message",),
     "dead_letter_id": ("meterline.usage:0:0:0",),
     "billing_account": ("{billing_account}",),

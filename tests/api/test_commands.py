@@ -36,6 +36,7 @@ ASKS = {
     "keys revoke",
     "prices announce",
     "prices withdraw",
+    "erase",
 }
 # Commands that may be tried first, and do not ask: what they do can be undone.
 TRIED = {"billing assign"}
@@ -64,6 +65,7 @@ UNDONE_BY = {
     "keys admin": "the key counts only once its hash is set",
     "topics": "it makes what is missing, and no more",
     "migrate": "it only adds",
+    "backfill": "it only adds to the history, and each use once",
     "history promote": "history demote",
     "history demote": "history promote",
     "analysts add": "analysts remove",
@@ -108,10 +110,12 @@ VERBS = {
     "Export",
     "Extend",
     "End",
+    "Erase",
     "Give",
     "Grant",
     "Hold",
     "List",
+    "Load",
     "Make",
     "Open",
     "Print",

@@ -27,6 +27,7 @@ from schemas.commands import (
     CreateProject,
     EndRaise,
     Envelope,
+    Erase,
     ExtendHold,
     GivenBack,
     GrantPromotional,
@@ -375,6 +376,9 @@ def bought(story: Story) -> None:
     say(SetStanding, "b", is_good=False, reason="chargeback")
     say(RefundTopUp, "b", grant_id=mine, reason="asked")
     say(SetStanding, "b", is_good=True, reason="")
+    say(Erase, "b", customer="", reason="the contract ended")
+    say(Erase, "b", customer="cus_1", reason="")
+    say(Erase, "nobody", customer="cus_1", reason="")
     say(RefundTopUp, "b", grant_id=mine, reason="asked")
     say(RefundTopUp, "b", grant_id=bundle.id, reason="asked")
     for grant in list(story.accounts["b"].grants):

@@ -17,6 +17,7 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     Envelope,
+    Erase,
     PublishPrices,
     RaiseLimits,
     SetLimits,
@@ -336,6 +337,7 @@ commands = st.one_of(
         st.booleans(),
     ),
     st.just(SetStanding(project="p1", is_good=False, reason="", **addressed())),
+    st.builds(lambda name: Erase(project="p1", customer=name, reason="", **addressed()), st.sampled_from(["", "c"])),
     st.just(CreateKey(project="p2", key_id="k", key_hash=b"", environment="preview", scopes=[], **addressed())),
 )
 

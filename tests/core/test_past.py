@@ -23,6 +23,7 @@ from schemas.commands import (
     CreateProject,
     EndRaise,
     Envelope,
+    Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
@@ -140,6 +141,7 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
     ],
     SetStanding: [({"is_good": False, "reason": ""}, "")],
     SetBadge: [({"is_off": True}, "")],
+    Erase: [({"customer": "", "reason": ""}, "")],
     Admit: [
         ({"usage": usage("new", **AFTER)}, "project_closed"),
         ({"usage": usage("new", operation="read", **AFTER)}, "project_closed"),

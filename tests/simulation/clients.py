@@ -23,6 +23,7 @@ from schemas.commands import (
     CreateKey,
     CreateProject,
     EndRaise,
+    Erase,
     ExtendHold,
     GivenBack,
     GrantPromotional,
@@ -275,9 +276,8 @@ class Clients:
         rng = self.rng
         event = self._event()
         usage = accept_event(json.dumps(event).encode(), self.world.now_ms, FIRST_PRICE_BOOK.rates)
-        usage = msgspec.structs.replace(
-            usage, job_id=rng.choice(["", "j1", f"j-{usage.event_id}", f"j-{usage.event_id}"])
-        )
+        job_id = rng.choice(["", "j1", f"j-{usage.event_id}", f"j-{usage.event_id}"])
+        usage = msgspec.structs.replace(usage, job_id=job_id)
         self._ask(Admit, usage.project, usage=usage, hold_seconds=rng.choice([1, 60, 3_600, 86_400, 7 * 86_400]))
         if self._together is None and rng.random() < 0.4:
             # The job's service reports what it did, of as much as was held or not, whether or not anybody captures it.
@@ -327,9 +327,7 @@ class Clients:
         starts_at_ms = rng.choice([0, 0, now_ms + 500, now_ms + DAY_MS])
         ends_at_ms = now_ms + rng.choice([1_000, 3_000, 3_000, 2 * DAY_MS, 400 * DAY_MS])
         limits = Limits(rng.choice([0, 4, 40]), rng.choice([0, 9]), rng.choice([0, 50, 900]) * _CREDIT)
-        self._ask(
-            RaiseLimits, project, limits=limits, starts_at_ms=starts_at_ms, ends_at_ms=ends_at_ms, reason="launch"
-        )
+        self._ask(RaiseLimits, project, limits=limits, starts_at_ms=starts_at_ms, ends_at_ms=ends_at_ms, reason="go")
 
     def _end_raise(self) -> None:
         """End a raise that was asked for, and may be planned, on, over, or refused."""
@@ -409,6 +407,8 @@ class Clients:
         account, key_id = f"{BILLING_PREFIX}{rng.randrange(2)}", f"k{rng.randrange(3)}"
         if kind is SetBadge:
             self._ask(SetBadge, project, is_off=rng.random() < 0.7)
+        elif kind is SetStanding and self.aside.random() < 0.3:
+            self._ask(Erase, project, customer=self.aside.choice(["", "c"]), reason="")
         elif kind is SetStanding:
             self._ask(SetStanding, project, is_good=rng.random() < 0.7, reason="")
         elif kind is SetBillingAccount:

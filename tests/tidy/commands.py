@@ -33,6 +33,11 @@ WAYS: Mapping[str, Way] = {
     "ChangePlan": Way("api/routes/projects.py", f"PUT {_PROJECT}/plan", "projects plan"),
     "SetStanding": Way("api/routes/projects.py", f"PUT {_PROJECT}/standing", "projects standing"),
     "SetBadge": Way("api/routes/projects.py", f"PUT {_PROJECT}/badge", "projects badge"),
+    "Erase": Way(
+        "api/routes/erasures.py",
+        f"POST {_PROJECT}/erasures",
+        why_none="`meterline erase` is no command of a group, and waits until ClickHouse has done it",
+    ),
     "CreateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys", "keys create"),
     "RevokeKey": Way("api/routes/keys.py", f"DELETE {_PROJECT}/keys/{{key_id}}", "keys revoke"),
     "RotateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys/{{key_id}}/rotation", "keys rotate"),

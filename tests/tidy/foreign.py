@@ -26,6 +26,8 @@ DECODERS = frozenset(
 OURS = {
     "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
     "streams/core/waits.py": "an account, encoded in the same line to have a copy of it",
+    "streams/clickhouse/erasures.py": "metadata of facts, as the owner encoded it",
+    "streams/core/erasures.py": "metadata of an open hold, as it was encoded when its event was accepted",
     "streams/clickhouse/historian.py": "rows of a pack that has been decoded",
     "streams/embedded/front/native_blocks.py": "what the embedded engine says of its own columns",
     "streams/embedded/clickhouse_front.py": "an analyst's statement, which goes to the engine as it came",

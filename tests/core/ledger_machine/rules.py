@@ -19,6 +19,7 @@ from schemas.commands import (
     CreateProject,
     EndRaise,
     Envelope,
+    Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
@@ -439,7 +440,16 @@ class LedgerMachine(Callers):
     @rule(
         project=st.sampled_from((*PROJECTS * 3, "nobody")),
         what=st.sampled_from(
-            ("create", "badge", "badge", *["standing"] * 4, *["join"] * 4, "billing account", "billing account")
+            (
+                "create",
+                "badge",
+                "badge",
+                *["standing"] * 4,
+                "erase",
+                *["join"] * 4,
+                "billing account",
+                "billing account",
+            )
         ),
         number=numbers,
         is_so=often,
@@ -456,6 +466,8 @@ class LedgerMachine(Callers):
             self.send(SetBadge, project, is_off=is_so)
         elif what == "standing":
             self.send(SetStanding, project, is_good=is_so, reason="")
+        elif what == "erase":
+            self.send(Erase, project, customer=pick(("", "c"), number), reason="")
         elif what == "join":
             account = pick(("", account, account), number)
             self.send(SetBillingAccount, project, billing_account=account, is_from_month_start=is_so)

@@ -14,6 +14,7 @@ from schemas.commands import (
     CreateKey,
     CreateProject,
     EndRaise,
+    Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
@@ -68,6 +69,8 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
         case SetStanding():
             project.is_in_good_standing = command.is_good
             return partition.done(project, "standing", reason="good" if command.is_good else "bad")
+        case Erase():
+            return partition.done(project, "erasure", reason="customer" if command.customer else "project")
         case SetBadge():
             if command.is_off and project.plan == "free":
                 raise Refused("plan_required")
