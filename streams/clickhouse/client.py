@@ -236,7 +236,7 @@ class ClickHouse:
             def pieces() -> Generator[bytes, None, None]:
                 yield f"{sql} FORMAT {data_format}\n".encode()
                 with path.open("rb") as file:
-                    while piece := file.read(CSV_CHUNK_BYTES):
+                    while piece := file.read(FILE_CHUNK_BYTES):
                         yield piece
 
             cast(Any, client).raw_insert(insert_block=pieces(), settings=dict(settings))
