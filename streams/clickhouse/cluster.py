@@ -30,7 +30,7 @@ _ON_CLUSTER = re.compile(
     rf"|(?:CREATE|ALTER|DROP) (?:OR REPLACE )?(?:TABLE|VIEW|USER|ROW POLICY|QUOTA) {_THERE}{_NAME}"
 )
 _LEFT_ALONE = re.compile(r"(?:INSERT|SELECT|WITH|TRUNCATE)\b")
-_ENGINE = re.compile(r"\bENGINE = MergeTree\b")
+_ENGINE = re.compile(r"\bENGINE = (\w*MergeTree)\b")
 _WINDOW = re.compile(r"\bnon_replicated_deduplication_window\b")
 
 
@@ -44,4 +44,4 @@ def on_cluster(statement: str, cluster: str) -> str:
     if found is None:
         raise ValueError(f"how does a cluster carry this out: {text[:60]}")
     rest = _WINDOW.sub("replicated_deduplication_window", text[found.end() :])
-    return f"{found[0]} ON CLUSTER `{cluster}`{_ENGINE.sub('ENGINE = ReplicatedMergeTree', rest)}"
+    return f"{found[0]} ON CLUSTER `{cluster}`{_ENGINE.sub(r'ENGINE = Replicated\1', rest)}"

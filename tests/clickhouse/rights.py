@@ -25,6 +25,8 @@ QUESTIONS = {
     "usage": "SELECT project, sum(credits) FROM usage GROUP BY project",
     "charges": "SELECT project, count() FROM charges GROUP BY project",
     "ledger_entries": "SELECT project, sum(amount) FROM ledger_entries GROUP BY project",
+    "backfilled": "SELECT project, count() FROM backfilled GROUP BY project",
+    "erasures": "SELECT count() FROM erasures",
     "dead_letters": "SELECT project, count() FROM dead_letters GROUP BY project",
     # What projections have: one by project, one without it, and the marks.
     "by_project": "SELECT project, t, sum(amount) FROM facts GROUP BY project, t",
@@ -53,6 +55,8 @@ def main(config: Path, directory: Path) -> None:
         _insert(clickhouse, journal_sink, fact | {"project": project, "offset": number, "booked_at": at_ms}, number)
         letter = {"event": json.dumps({"subject": project}), "received_at": at_ms, "offset": number}
         _insert(clickhouse, dead_letter_sink, letter, number)
+        old = "INSERT INTO backfilled (project, quantity, amount, occurred_at) VALUES"
+        clickhouse.command(f"{old} ('{project}', 1, -7000000, '2020-01-01')")
     connection = clickhouse.engine_connection()
     connection.query("SET ROLE NONE")
     answers: dict[str, object] = {}

@@ -44,7 +44,7 @@ def test_the_statements_are_clickhouses_and_give_no_more_than_reading(engine: Cl
     grants = [each for each in made if each.startswith("GRANT")]
     assert grants == [
         f"GRANT SELECT ON meter.{name} TO ada"
-        for name in ("facts", "dead_letters", "usage", "charges", "ledger_entries")
+        for name in ("facts", "backfilled", "dead_letters", "usage", "charges", "ledger_entries")
     ]
     # Until its policies and its quota are there, it may read nothing.
     assert made[-len(grants) :] == grants
@@ -58,6 +58,7 @@ def test_the_statements_are_clickhouses_and_give_no_more_than_reading(engine: Cl
     assert formatted(engine, list(statements_to_remove(ADA, "meter"))) == [
         "DROP USER IF EXISTS ada",
         "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.facts",
+        "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.backfilled",
         "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.dead_letters",
         "DROP QUOTA IF EXISTS `meterline_analyst_ada@acme`",
     ]
@@ -94,7 +95,8 @@ def test_what_an_analyst_is_given_shows_one_projects_rows_and_changes_nothing(tm
         "facts": [["acme"]],
         "count": [[1]],
         "newest": [[1]],
-        "usage": [["acme", 32]],
+        "backfilled": [["acme", 1]],
+        "usage": [["acme", 39]],
         "charges": [["acme", 1]],
         "ledger_entries": [["acme", -32000000]],
         "dead_letters": [["acme", 1]],

@@ -34,6 +34,7 @@ OTHERS = [
     "ALTER TABLE facts ADD COLUMN IF NOT EXISTS `metadata_campaign` String MATERIALIZED metadata CODEC(ZSTD)",
     "ALTER TABLE facts MATERIALIZE COLUMN `metadata_campaign` SETTINGS mutations_sync = 0",
     "ALTER TABLE facts DROP COLUMN IF EXISTS `metadata_campaign` SETTINGS mutations_sync = 0",
+    "ALTER TABLE facts UPDATE metadata = '' WHERE project = 'acme' SETTINGS mutations_sync = 0",
 ]
 
 
@@ -51,12 +52,13 @@ def test_every_statement_is_for_all_replicas_and_else_as_it_was(engine: ClickHou
         ((as_it_was,),) = engine.query(FORMAT, {"sql": statement})
         ((found,),) = engine.query(FORMAT, {"sql": on_cluster(statement, CLUSTER)})
         assert found.count(f" ON CLUSTER {CLUSTER}") == 1, found
-        assert ("CREATE TABLE" in found) == ("ENGINE = ReplicatedMergeTree" in found)
-        assert "ENGINE = MergeTree" not in found
-        replicated += "ReplicatedMergeTree" in found
-        back = found.replace(f" ON CLUSTER {CLUSTER}", "").replace("ReplicatedMergeTree", "MergeTree")
+        engines = re.findall(r"ENGINE = (\w+)", found)
+        assert ("CREATE TABLE" in found) == bool(engines)
+        assert all(each.startswith("Replicated") for each in engines), found
+        replicated += len(engines)
+        back = found.replace(f" ON CLUSTER {CLUSTER}", "").replace("ENGINE = Replicated", "ENGINE = ")
         assert re.sub(r"\breplicated_dedup", "non_replicated_dedup", back) == as_it_was
-    assert replicated == 4
+    assert replicated == 6
 
 
 def test_rows_are_left_alone_and_what_is_not_known_is_refused() -> None:
