@@ -44,4 +44,5 @@ def on_cluster(statement: str, cluster: str) -> str:
     if found is None:
         raise ValueError(f"how does a cluster carry this out: {text[:60]}")
     rest = _WINDOW.sub("replicated_deduplication_window", text[found.end() :])
-    return f"{found[0]} ON CLUSTER `{cluster}`{_ENGINE.sub(r'ENGINE = Replicated\1', rest)}"
+    rest = _ENGINE.sub(r"ENGINE = Replicated\1", rest)
+    return f"{found[0]} ON CLUSTER `{cluster}`{rest}"
