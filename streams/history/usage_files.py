@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from streams.clickhouse.client import ClickHouse, sql_name
@@ -21,16 +19,16 @@ def columns_of(question: UsageQuestion) -> list[str]:
     return [*question.columns, *(["other"] if question.top is not None else []), *sums]
 
 
-def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
-    """The rows of usage by group, streamed, as texts: the group's values, with `top` whether it is all others (1 or 0),
-    uses, quantity, and credits as an exact decimal, then with `compare` those of the time before."""
+def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
+    """The lines of a CSV of usage by group, in pieces, without a header: the group's values in quotes, with `top`
+    whether it is all others (1 or 0), uses, quantity, and credits as an exact decimal, then with `compare` those of the
+    time before. Texts are as they are, also those that a spreadsheet would run."""
     promoted = promoted_for(clickhouse, question)
     sql, parameters = question.sql(promoted)
     sql = f"SELECT {', '.join(_values_of(question))} FROM ({sql})"
-    with narrowed(question, promoted), closing(clickhouse.stream_csv(sql, parameters)) as pieces:
-        rows = csv.reader(_lines(pieces))
-        next(rows)  # the engine's own names of the columns
-        yield from rows
+    with narrowed(question, promoted), closing(clickhouse.stream_csv(sql, parameters, crlf=True)) as pieces:
+        next(pieces)  # the engine's own names of the columns
+        yield from pieces
 
 
 def usage_parquet(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
@@ -58,15 +56,3 @@ def _values_of(question: UsageQuestion) -> list[str]:
         groups.append("is_other")
     sums = [f"toDecimal128({name}, 6) / 1000000" if "microcredits" in name else name for name in question.sums]
     return [*groups, *sums]
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, with their ends."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    rest = ""
-    for piece in pieces:
-        *lines, rest = (rest + decode(piece)).split("\n")
-        for line in lines:
-            yield f"{line}\n"
-    if rest:
-        yield rest
