@@ -144,14 +144,17 @@ class UsageQuestion:
             expressions = self._expressions(promoted, parameters, self._shift())
             spans = self._spans(max(self.previous[0], _EARLIEST), self.previous[1], "previous_", parameters)
             parts += [self._part(expressions, names, [when, *conditions], is_now=False) for when in spans]
-        sums = [f"sumIf({name}, is_now) AS {alias}" for name, alias in zip("uqm", self.sums[:3], strict=True)]
+        # One part is summed up by group already, but for outcomes.
+        is_summed = len(parts) == 1 and "outcome" not in self._names
+        form = "{} AS {}" if is_summed else "sumIf({}, is_now) AS {}"
+        sums = [form.format(name, alias) for name, alias in zip("uqm", self.sums[:3], strict=True)]
         sums += [f"sumIf({name}, NOT is_now) AS {alias}" for name, alias in zip("uqm", self.sums[3:], strict=False)]
         sql = f"SELECT {', '.join([*names, *sums])} FROM ({' UNION ALL '.join(parts)})"
         if names and self.after is not None:
             places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
             sql += f" WHERE tuple({', '.join(names)}) > tuple({places})"
             parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
-        if names:
+        if names and not is_summed:
             sql += f" GROUP BY {', '.join(names)}"
         if self.top is not None:
             sql = self._top_of(sql, names)

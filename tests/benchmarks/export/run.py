@@ -17,7 +17,7 @@ from typing import Any
 
 from api.views.usage import usage_csv
 from streams.clickhouse.client import ClickHouse
-from streams.clickhouse.limits import LONG
+from streams.clickhouse.limits import LONG, limits_of_callers
 from streams.clickhouse.migrations import migrate
 from streams.history.usage import UsageQuestion
 from streams.history.usage_files import usage_parquet
@@ -30,8 +30,9 @@ GROWTH_MB_GOAL = 50
 # Of a hundred facts, so many are charged or corrected, and nearly all of these are a row.
 _USES_OF_100 = 89
 _MB = 1e6
-# As a caller's question may have. ClickHouse sorts and sums up what is more on disk.
-_LIMITS = LONG._replace(memory_bytes=512 * 1024 * 1024)
+# The memory that a caller's question may have.
+_OF_CALLERS = limits_of_callers(Settings(query_memory_mb_max=512))
+_LIMITS = LONG._replace(memory_bytes=_OF_CALLERS.memory_bytes, spill_bytes=_OF_CALLERS.spill_bytes)
 _QUESTION = UsageQuestion(
     LARGEST,
     ["customer_id", "operation"],
