@@ -136,7 +136,7 @@ def usage(
     if compare:
         columns += [f"previous_{name}" for name in _SUMS]
     show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
-    if not as_json and page["as_of"]:
+    if not as_json and page["as_of"] and (verbose or console.is_terminal):
         told = f"all that was decided {page['lag_ms'] / 1000:.1f} s before; {page['rows_read']:,} rows read"
         console.print(styled((told, "dim")))
 
@@ -196,14 +196,15 @@ def export(
         "from": about["signed_up_at"],
         "format": usage_format.value,
     }
-    entries = size = 0
+    entries = rows = size = 0
     with working("usage") as status:
 
         def measured() -> Iterator[bytes]:
-            nonlocal size
+            nonlocal size, rows
             for piece in service.download("/v1/usage", **asked):
-                size += len(piece)
-                status.update(styled(f"{size / 1e6:,.1f} MB of usage"))
+                size, rows = size + len(piece), rows + piece.count(b"\n")
+                is_csv = usage_format is UsageFormat.csv
+                status.update(styled(f"{rows:,} rows of usage" if is_csv else f"{size / 1e6:,.1f} MB of usage"))
                 yield piece
 
         _write(folder / usage_name, measured())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -24,7 +22,7 @@ from api.dependencies import (
 from api.instants import DayOrTime, moment
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
-from api.views.csv_cells import Cell, csv_pieces, number_or_text
+from api.views.usage import usage_csv
 from schemas.http.common import EnvironmentName
 from schemas.http.usage import USAGE_ROWS_MAX, PreviousUsage, UsageReport, UsageRow
 from schemas.problems import Rejection
@@ -41,7 +39,7 @@ from streams.history.usage import (
     UsageQuestion,
     usage_page,
 )
-from streams.history.usage_files import columns_of, usage_parquet, usage_rows
+from streams.history.usage_files import usage_parquet
 from streams.kafka.clock import now_ms
 
 router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 406, 422, 503))
@@ -171,7 +169,7 @@ async def usage(
     freshness = _freshness(services)
     media_type = _NAMED[format] if format is not None else preferred(accept, _FORMS)
     if media_type != _JSON:
-        kind, pieces = ("csv", _csv) if media_type == _CSV else ("parquet", usage_parquet)
+        kind, pieces = ("csv", usage_csv) if media_type == _CSV else ("parquet", usage_parquet)
         response = await services.reads.file(
             caller.name, f"usage-{name}.{kind}", media_type, lambda history: pieces(history, question)
         )
@@ -180,15 +178,6 @@ async def usage(
             response.headers["meterline-lag-ms"] = str(freshness.lag_ms)
         return response
     return await services.reads.json(caller.name, lambda history: _report(history, paged, freshness))
-
-
-def _csv(history: ClickHouse, question: UsageQuestion) -> Iterator[bytes]:
-    groups = len(question.columns)
-    # Metadata may have numbers as well as texts.
-    rows: Iterator[list[Cell]] = (
-        [*map(number_or_text, row[:groups]), *map(Decimal, row[groups:])] for row in usage_rows(history, question)
-    )
-    return csv_pieces(columns_of(question), rows, quotes_texts=True)
 
 
 class _Freshness(NamedTuple):

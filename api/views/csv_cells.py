@@ -69,6 +69,47 @@ def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[Cell]], quotes_te
     yield file.getvalue().encode()
 
 
+# Texts that are left as they are, as `harmless` leaves them; all others are looked at one by one. Nothing is tried a
+# second time (`*+`): a piece is read once, whatever is in it.
+_TEXT = rb'"(?:[A-Za-z0-9][^"]*+(?:""[^"]*+)*+)?+"'
+_PLAIN = rb"-?\d++(?:\.\d++)?+"
+_CELL = rb'(?:"(?:[^"]++|"")*+"|[^",\r\n]*+)'
+
+
+def checked_csv(columns: Sequence[str], texts: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """A CSV file, in pieces: a header, and rows that ClickHouse wrote as CSV with CRLF, in pieces of any length. The
+    first `texts` cells of a row are texts. It is what `csv_pieces` would make of the same cells, with `quotes_texts`
+    and `number_or_text`."""
+    yield next(csv_pieces(columns, [], quotes_texts=True))
+    numbers = len(columns) - texts
+    safe = re.compile(rb"(?:" + b",".join([_TEXT] * texts + [_PLAIN] * numbers) + rb"\r\n)*+")
+    # Where one is not left as it is, the next ones seldom are.
+    others = re.compile(rb"(?:" + b",".join([_CELL] * len(columns)) + rb"\r\n){1,%d}+" % _ROWS_A_PIECE)
+    rest = b""
+    for piece in pieces:
+        rest, at = rest + piece, 0
+        while True:
+            found = safe.match(rest, at)
+            assert found is not None, "also no line is a match"
+            if found.end() > at:
+                yield rest[at : found.end()]
+            looked_at = others.match(rest, found.end())
+            if looked_at is None:
+                rest = rest[found.end() :]
+                break
+            at = looked_at.end()
+            rows = csv.reader(io.StringIO(looked_at[0].decode("utf-8", "replace"), newline=""), strict=True)
+            yield _lines([*map(number_or_text, row[:texts]), *map(Decimal, row[texts:])] for row in rows)
+    assert not rest, "the last line has an end"
+
+
+def _lines(rows: Iterable[Iterable[Cell]]) -> bytes:
+    file = io.StringIO(newline="")
+    writer = csv.writer(file, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows(map(_written, row) for row in rows)
+    return file.getvalue().encode()
+
+
 def _written(cell: Cell) -> Cell:
     return harmless(cell) if isinstance(cell, str) and not isinstance(cell, Number) else cell
 

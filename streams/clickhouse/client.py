@@ -241,22 +241,27 @@ class ClickHouse:
 
             cast(Any, client).raw_insert(insert_block=pieces(), settings=dict(settings))
 
-    def stream_csv(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
-        """Run a SELECT; gives CSV with a header line, in pieces, without holding the result in memory.
+    def stream_csv(
+        self, sql: str, parameters: Parameters | None = None, *, crlf: bool = False
+    ) -> Generator[bytes, None, None]:
+        """Run a SELECT; gives CSV with a header line, in pieces, without holding the result in memory. The header is a
+        piece of its own. With `crlf` the other lines end as RFC 4180 has it.
 
         The first rows are read before this returns, so a mistake in the query is raised here. The result may be closed
         early; it holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
         `StreamFailureError`; a server finishes the query before it sends the first byte, so it does not fail half-way.
         """
-        return self._stream(sql, parameters, "CSV")
+        return self._stream(sql, parameters, "CSV", crlf)
 
     def stream_parquet(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
         """Run a SELECT; gives a Parquet file in pieces, as `stream_csv` does. The embedded engine makes it whole first,
         in memory."""
         return self._stream(sql, parameters, "Parquet")
 
-    def _stream(self, sql: str, parameters: Parameters | None, data_format: str) -> Generator[bytes, None, None]:
-        pieces = self._pieces(sql, parameters, data_format)
+    def _stream(
+        self, sql: str, parameters: Parameters | None, data_format: str, crlf: bool = False
+    ) -> Generator[bytes, None, None]:
+        pieces = self._pieces(sql, parameters, data_format, crlf)
         next(pieces)
         return pieces
 
@@ -286,7 +291,9 @@ class ClickHouse:
             raise too_much("more time than its queries may take together")
         return {**self._limits._replace(seconds=min(self._limits.seconds, left)).as_settings(), **consistent}
 
-    def _pieces(self, sql: str, parameters: Parameters | None, data_format: str) -> Generator[bytes, None, None]:
+    def _pieces(
+        self, sql: str, parameters: Parameters | None, data_format: str, crlf: bool
+    ) -> Generator[bytes, None, None]:
         with self._client() as client, _told():
             head = b""
             if data_format == "CSV":
@@ -297,7 +304,7 @@ class ClickHouse:
             # A server that fails half-way would write its error into a body already marked 200. With this setting it
             # waits for the end first.
             settings: dict[str, Any] = {"wait_end_of_query": "1"}
-            text, limits = sql, self._query_settings()
+            text, limits = sql, self._query_settings() | {"output_format_csv_crlf_end_of_line": int(crlf)}
             if self._settings.clickhouse_url is None:
                 # The driver would hold the whole result in memory for chDB's settings, unless they are in the text.
                 text += f"\nSETTINGS {_settings_clause(limits)}"

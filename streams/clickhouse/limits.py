@@ -21,7 +21,7 @@ GROUPS_MAX = 2_000_000
 class QueryLimits(NamedTuple):
     """The limits of a query. 0 leaves one to ClickHouse's own settings. `rows_read` are those that the engine looks at,
     `rows` and `bytes` those of its answer. A query that has run for a second, and by what it has read so far would take
-    more than `estimated_seconds`, is ended then."""
+    more than `estimated_seconds`, is ended then. What it sums up or sorts beyond `spill_bytes` goes to disk."""
 
     seconds: float
     memory_bytes: int = 0
@@ -30,6 +30,7 @@ class QueryLimits(NamedTuple):
     bytes: int = 0
     groups: int = 0
     estimated_seconds: float = 0
+    spill_bytes: int = 0
 
     def as_settings(self) -> dict[str, int]:
         """The limits as ClickHouse's settings. Its overflow modes are `throw` by default: no answer is cut short."""
@@ -42,6 +43,8 @@ class QueryLimits(NamedTuple):
             "max_result_bytes": self.bytes,
             "max_rows_to_group_by": self.groups,
             "max_estimated_execution_time": math.ceil(self.estimated_seconds),
+            "max_bytes_before_external_group_by": self.spill_bytes,
+            "max_bytes_before_external_sort": self.spill_bytes,
         }
         if self.estimated_seconds:
             settings["timeout_before_checking_execution_speed"] = _SECONDS_UNTIL_ESTIMATED
@@ -51,6 +54,8 @@ class QueryLimits(NamedTuple):
 _SECONDS_UNTIL_ESTIMATED = 1
 # What a query reads first may be slow to come: one that seems to take a little too long runs on to its limit.
 _ESTIMATE_FACTOR = 2
+# So that the memory for a large file is that for a small one.
+_SPILLED_PART = 8
 
 # For what Meterline asks on its own account: the historian, proofs, rehearsals, the end of a month. Nobody waits for
 # the answer, and no row may be left out. As long as the embedded engine's front lets a query run.
@@ -67,6 +72,7 @@ def limits_of_callers(settings: Settings) -> QueryLimits:
         ANSWER_BYTES_MAX,
         GROUPS_MAX,
         _ESTIMATE_FACTOR * settings.query_seconds_max,
+        settings.query_memory_mb_max * 1024 * 1024 // _SPILLED_PART,
     )
 
 

@@ -127,12 +127,13 @@ class UsageQuestion:
         """The names of the groups of each row, in order."""
         return self.group_by if self.granularity is None else [PERIOD, *self.group_by]
 
-    def sql(self, promoted: Mapping[str, str] = BUILT_IN) -> tuple[str, dict[str, Any]]:
+    def sql(self, promoted: Mapping[str, str] = BUILT_IN, *, has_backfilled: bool = True) -> tuple[str, dict[str, Any]]:
         """The query and its parameters; `promoted` are the metadata keys that have a column. Raises Rejection for a
         group, zone, granularity or filter that is unknown, and for those that don't go together.
 
         What is booked in whole quarter hours comes from a projection, where it has all groups. A row has the groups'
-        values as g0, g1, …, with `top` whether it is all others (`is_other`), and its `sums`.
+        values as g0, g1, …, with `top` whether it is all others (`is_other`), and its `sums`. Without `has_backfilled`
+        what was used before Meterline is left out, where there is none.
         """
         parameters: dict[str, Any] = {"project": self.project}
         expressions = self._expressions(promoted, parameters)
@@ -140,20 +141,25 @@ class UsageQuestion:
         conditions = self._conditions(promoted, parameters)
         spans = self._spans(self.since, self.until, "", parameters)
         parts = [self._part(expressions, names, [when, *conditions], is_now=True) for when in spans]
-        parts.append(self._backfilled(names, "", parameters, is_now=True))
+        if has_backfilled:
+            parts.append(self._backfilled(names, "", parameters, is_now=True))
         if self.compare:
             expressions = self._expressions(promoted, parameters, self._shift())
             spans = self._spans(max(self.previous[0], _EARLIEST), self.previous[1], "previous_", parameters)
             parts += [self._part(expressions, names, [when, *conditions], is_now=False) for when in spans]
-            parts.append(self._backfilled(names, "previous_", parameters, is_now=False))
-        sums = [f"sumIf({name}, is_now) AS {alias}" for name, alias in zip("uqm", self.sums[:3], strict=True)]
+            if has_backfilled:
+                parts.append(self._backfilled(names, "previous_", parameters, is_now=False))
+        # One part is summed up by group already, but for outcomes.
+        is_summed = len(parts) == 1 and "outcome" not in self._names
+        form = "{} AS {}" if is_summed else "sumIf({}, is_now) AS {}"
+        sums = [form.format(name, alias) for name, alias in zip("uqm", self.sums[:3], strict=True)]
         sums += [f"sumIf({name}, NOT is_now) AS {alias}" for name, alias in zip("uqm", self.sums[3:], strict=False)]
         sql = f"SELECT {', '.join([*names, *sums])} FROM ({' UNION ALL '.join(parts)})"
         if names and self.after is not None:
             places = ", ".join(f"{{after{number}:String}}" for number in range(len(self.after)))
             sql += f" WHERE tuple({', '.join(names)}) > tuple({places})"
             parameters |= {f"after{number}": value for number, value in enumerate(self.after)}
-        if names:
+        if names and not is_summed:
             sql += f" GROUP BY {', '.join(names)}"
         if self.top is not None:
             sql = self._top_of(sql, names)
@@ -407,7 +413,7 @@ def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
     """The usage of each group of a page. Raises Rejection `too_much_history` where the top groups of all periods are
     more than a page may have."""
     promoted = promoted_for(clickhouse, question)
-    sql, parameters = question.sql(promoted)
+    sql, parameters = question.sql(promoted, has_backfilled=has_backfilled(clickhouse, question.project))
     with narrowed(question, promoted):
         rows, rows_read = clickhouse.find(sql, parameters)
     is_last = question.limit is None or len(rows) <= question.limit
@@ -423,6 +429,12 @@ def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int
     is_other, sums = (False, sums) if question.top is None else (bool(sums[0]), sums[1:])
     previous = UsageSums(*sums[3:]) if question.compare else None
     return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other, previous)
+
+
+def has_backfilled(clickhouse: ClickHouse, project: str) -> bool:
+    """Whether usage of a project from before Meterline was loaded."""
+    rows = clickhouse.query("SELECT 1 FROM backfilled WHERE project = {project:String} LIMIT 1", {"project": project})
+    return bool(rows)
 
 
 @contextmanager

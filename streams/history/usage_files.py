@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import closing
 
 from streams.clickhouse.client import ClickHouse, sql_name
 from streams.history.periods import named_sql
-from streams.history.usage import UsageQuestion, narrowed, promoted_for
+from streams.history.usage import UsageQuestion, has_backfilled, narrowed, promoted_for
 
 
 def columns_of(question: UsageQuestion) -> list[str]:
@@ -21,23 +19,23 @@ def columns_of(question: UsageQuestion) -> list[str]:
     return [*question.columns, *(["other"] if question.top is not None else []), *sums]
 
 
-def usage_rows(clickhouse: ClickHouse, question: UsageQuestion) -> Iterator[list[str]]:
-    """The rows of usage by group, streamed, as texts: the group's values, with `top` whether it is all others (1 or 0),
-    uses, quantity, and credits as an exact decimal, then with `compare` those of the time before."""
+def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
+    """The lines of a CSV of usage by group, in pieces, without a header: the group's values in quotes, with `top`
+    whether it is all others (1 or 0), uses, quantity, and credits as an exact decimal, then with `compare` those of the
+    time before. Texts are as they are, also those that a spreadsheet would run."""
     promoted = promoted_for(clickhouse, question)
-    sql, parameters = question.sql(promoted)
+    sql, parameters = question.sql(promoted, has_backfilled=has_backfilled(clickhouse, question.project))
     sql = f"SELECT {', '.join(_values_of(question))} FROM ({sql})"
-    with narrowed(question, promoted), closing(clickhouse.stream_csv(sql, parameters)) as pieces:
-        rows = csv.reader(_lines(pieces))
-        next(rows)  # the engine's own names of the columns
-        yield from rows
+    with narrowed(question, promoted), closing(clickhouse.stream_csv(sql, parameters, crlf=True)) as pieces:
+        next(pieces)  # the engine's own names of the columns
+        yield from pieces
 
 
 def usage_parquet(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
     """A Parquet file of usage by group, in pieces: groups are texts, `other` a boolean, uses and quantities integers of
     64 bits, credits Decimal(38, 6)."""
     promoted = promoted_for(clickhouse, question)
-    sql, parameters = question.sql(promoted)
+    sql, parameters = question.sql(promoted, has_backfilled=has_backfilled(clickhouse, question.project))
     values, columns = _values_of(question), columns_of(question)
     if question.top is not None:
         values[columns.index("other")] = "toBool(is_other)"
@@ -58,15 +56,3 @@ def _values_of(question: UsageQuestion) -> list[str]:
         groups.append("is_other")
     sums = [f"toDecimal128({name}, 6) / 1000000" if "microcredits" in name else name for name in question.sums]
     return [*groups, *sums]
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    """The lines of a text that comes in pieces, with their ends."""
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    rest = ""
-    for piece in pieces:
-        *lines, rest = (rest + decode(piece)).split("\n")
-        for line in lines:
-            yield f"{line}\n"
-    if rest:
-        yield rest

@@ -10,6 +10,8 @@ import json
 import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ import streams
 from api.cli.main import app
 from api.openapi_document import document
 from api.stack import Stack
-from api.views.csv_cells import Number, as_csv, csv_pieces, harmless, number_or_text
+from api.views.csv_cells import Number, as_csv, checked_csv, csv_pieces, harmless, number_or_text
 from tests.calls import Operator, eventually
 
 SIGNS = "=+-@＝＋－＠﹦﹢﹣﹫⁺⁼₊₌−"
@@ -69,6 +71,24 @@ def test_every_cell_is_read_back_as_it_was_or_behind_an_apostrophe(columns: list
         for cell, was in zip(line, given_cells, strict=True):
             assert cell in (was, f"'{was}")
             assert first_seen(cell) not in {*"=+-@−", *CONTROLS} - {""}, repr(cell)
+
+
+@given(
+    st.lists(st.tuples(cells, cells, st.integers(-5, 5), st.decimals(-9, 9, places=6)), max_size=12),
+    st.lists(st.integers(0, 400), max_size=6),
+)
+@example([("a\r\n", '"', 1, Decimal(2))], [3, 4, 5, 6])
+def test_what_the_engine_wrote_becomes_what_would_have_been_written_here(
+    rows: list[tuple[str, str, int, Decimal]], cuts: list[int]
+) -> None:
+    columns = ["one", "other", "uses", "credits"]
+    quoted = [[f'"{text}"' for text in (each.replace('"', '""') for each in row[:2])] for row in rows]
+    written = [",".join([*texts, str(row[2]), f"{row[3]:f}"]) for texts, row in zip(quoted, rows, strict=True)]
+    whole = "".join(f"{line}\r\n" for line in written).encode()
+    places = [0, *sorted(min(cut, len(whole)) for cut in cuts), len(whole)]
+    pieces = [whole[begin:end] for begin, end in pairwise(places)]
+    expected = csv_pieces(columns, [[*map(number_or_text, row[:2]), *row[2:]] for row in rows], quotes_texts=True)
+    assert b"".join(checked_csv(columns, 2, pieces)) == b"".join(expected)
 
 
 @pytest.mark.parametrize("unseen", ["", *UNSEEN, UNSEEN, "\ufeff \xa0"])

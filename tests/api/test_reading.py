@@ -189,7 +189,7 @@ def test_usage_says_until_when_it_is_complete(operator: Operator) -> None:
         assert sum(row["uses"] for row in pages[-1]["rows"]) == number
     asked_at = datetime.fromisoformat(pages[-1]["as_of"]) + timedelta(milliseconds=pages[-1]["lag_ms"])
     assert abs(datetime.now(UTC) - asked_at) < timedelta(seconds=20)
-    assert 0 < pages[-1]["rows_read"] < 100
+    assert pages[-1]["rows_read"] > 0
     headers = client.get("/v1/usage", params={"format": "csv"}).headers
     assert datetime.fromisoformat(headers["meterline-as-of"]) > decided_at and int(headers["meterline-lag-ms"]) >= 0
 

@@ -169,6 +169,27 @@ def freshness(
 
 
 @app.command()
+def export(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    rows: Annotated[
+        int, typer.Option("--rows", min=10_000, help="Rows of a file; a tenth as many are measured first.")
+    ] = 10_000_000,
+) -> None:
+    """Measure files of usage: rows a second of CSV and of Parquet, and the memory that ten times the rows take more.
+    Exits with 1 if a file has not what the facts say."""
+    from tests.benchmarks.export.run import measure
+
+    if quick:
+        rows = min(rows, 500_000)
+    with console.status("") as status:
+        result = measure(rows, status.update)
+    _show(result, as_json)
+    if result["wrong"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def mutation(
     as_json: JsonOption = False,
     quick: QuickOption = False,

@@ -93,4 +93,4 @@ def test_what_a_failed_query_had_answered_so_far_is_in_no_later_answer(
 def test_every_limit_of_callers_is_set() -> None:
     limits = limits_of_callers(Settings())
     assert all(limits), limits
-    assert len(limits.as_settings()) == len(limits) + 1, "and when its time is estimated"
+    assert len(limits.as_settings()) == len(limits) + 2, "and when its time is estimated, and sorting beside summing"

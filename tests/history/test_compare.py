@@ -18,7 +18,8 @@ from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
 from streams.history.periods import PERIOD, span_before
 from streams.history.usage import UsageQuestion, usage_page
-from streams.history.usage_files import columns_of, usage_rows
+from streams.history.usage_files import columns_of
+from tests.history.csv_rows import usage_rows
 from tests.history.lives import insert_facts
 from tests.history.test_periods import CHANGES, life_around, period
 

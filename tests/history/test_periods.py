@@ -20,8 +20,8 @@ from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
 from streams.history.periods import GRANULARITIES, PERIOD, zone_named
 from streams.history.usage import UsageCursor, UsageQuestion, usage_page
-from streams.history.usage_files import usage_rows
 from tests.core.builders import START_MS
+from tests.history.csv_rows import usage_rows
 from tests.history.lives import Life, insert_facts
 
 ZONES = ["UTC", "Asia/Kolkata", "Asia/Kathmandu", "America/New_York"]

@@ -18,7 +18,8 @@ from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
 from streams.history.usage import OTHER, UsageOfGroup, UsageQuestion, usage_page
-from streams.history.usage_files import columns_of, usage_rows
+from streams.history.usage_files import columns_of
+from tests.history.csv_rows import usage_rows
 from tests.history.lives import insert_facts
 
 BEGIN = datetime(2026, 2, 27, 23, tzinfo=UTC)
@@ -103,7 +104,7 @@ def test_the_top_groups_and_all_others_are_those_of_the_facts(
         found = {key_of(row, granularity is not None): list(row[1:4]) for row in rows}
         assert cursor is None and len(found) == len(rows)
         assert list(found.items()) == list(expected(made, group_by, top, granularity is not None).items())
-        of_file = list(usage_rows(history, question))
+        of_file = usage_rows(history, question)
         assert [row[-4:-1] for row in of_file] == [[str(int(row.is_other)), *map(str, row[1:3])] for row in rows]
         assert columns_of(question) == [*question.columns, "other", "uses", "quantity", "credits"]
         whole, *_ = usage_page(history, replace(question, top=None))

@@ -19,8 +19,9 @@ from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.limits import limits_of_callers
 from streams.clickhouse.migrations import migrate
 from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page
-from streams.history.usage_files import usage_parquet, usage_rows
+from streams.history.usage_files import usage_parquet
 from streams.settings import Settings
+from tests.history.csv_rows import usage_rows
 from tests.history.lives import insert_facts
 
 AT_MS = 1_760_000_000_000
@@ -92,7 +93,7 @@ def test_pages_of_usage_are_the_whole_in_order(history: ClickHouse, uses: list[d
     assert all(len(page) == limit for page in found[:-1])
     assert [row for page in found for row in page] == whole
     assert sum(row[1] for row in whole) == len(uses)
-    of_file = list(usage_rows(history, question))
+    of_file = usage_rows(history, question)
     assert of_file == [[*group.values(), str(count), str(quantity), "0"] for group, count, quantity, *_ in whole]
 
 
@@ -110,7 +111,7 @@ def test_usage_of_one_environment_leaves_the_other_out(history: ClickHouse) -> N
     insert_facts(history, [used(project, {}, "production"), used(project, {}, "preview"), used(project, {}, "preview")])
     rows, *_ = usage_page(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview"))
     assert [(row[0], row[1]) for row in rows] == [({"environment": "preview"}, 2)]
-    found = list(usage_rows(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview")))
+    found = usage_rows(history, UsageQuestion(project, ["environment"], SINCE, UNTIL, "preview"))
     assert found == [["preview", "2", "2", "0"]]
 
 

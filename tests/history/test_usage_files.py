@@ -11,7 +11,8 @@ import pytest
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
 from streams.history.usage import UsageQuestion
-from streams.history.usage_files import columns_of, usage_parquet, usage_rows
+from streams.history.usage_files import columns_of, usage_parquet
+from tests.history.csv_rows import usage_rows
 from tests.history.test_periods import CHANGES, SINCE, UNTIL, life_around
 
 
@@ -46,4 +47,4 @@ def test_a_parquet_file_has_stable_columns_and_what_the_pages_have(history: Clic
             expected = "Decimal(38, 6)" if name.endswith("credits") else "Int64" if is_sum else "String"
             assert kind == ("Bool" if name == "other" else expected), name
         found = [list(map(text_of, row)) for row in history.query(f"SELECT * FROM file('{file}')")]
-        assert found and found == list(usage_rows(history, question))
+        assert found and found == usage_rows(history, question)

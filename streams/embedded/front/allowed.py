@@ -59,6 +59,7 @@ LIMITS: Mapping[str, float | None] = {
     "max_result_bytes": 256 * MIB,
     "max_rows_to_read": 10_000_000_000,
     "max_temporary_data_on_disk_size_for_query": 4096 * MIB,
+    **dict.fromkeys(("max_bytes_before_external_group_by", "max_bytes_before_external_sort")),
     **dict.fromkeys(("max_estimated_execution_time", "timeout_before_checking_execution_speed")),
     **dict.fromkeys(("max_bytes_to_read", "max_rows_to_group_by", "max_rows_to_sort", "max_bytes_to_sort")),
     **dict.fromkeys(("max_rows_in_set", "max_bytes_in_set", "max_rows_in_join", "max_bytes_in_join")),
