@@ -20,6 +20,7 @@ from schemas.http.receipts import EventReceipts, EventReport, Receipt, RequestRe
 from schemas.problems import Rejection
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouseError
+from streams.core.foreign import UnreadableError, read
 from streams.history.answers import answers_of, request_receipt
 from streams.history.events import event_report
 from streams.history.receipts import find_decision, receipt_of, receipts_of_event
@@ -134,8 +135,8 @@ def _event_named(request: Request, source: str, id: str) -> tuple[str, str]:
     sent = request.scope.get("raw_path", b"").rpartition(b"/v1/events/")[2].partition(b"?")[0]
     if sent.count(b"/") == 1:
         try:
-            source, id = (unquote_to_bytes(part).decode() for part in sent.split(b"/"))
-        except UnicodeDecodeError:
+            source, id = (read(bytes.decode, unquote_to_bytes(part)) for part in sent.split(b"/"))
+        except UnreadableError:
             raise Rejection("invalid_request", "Percent-encode the UTF-8 of `source` and `id`", "source") from None
     for field, text in (("source", source), ("id", id)):
         if not 1 <= len(text) <= _NAME_CHARS_MAX:

@@ -207,7 +207,7 @@ class EventReceipts(BaseModel):
 
 
 class EventReport(BaseModel):
-    """What became of the event of one (source, id), whether or not it ever came."""
+    """A report on what became of the event of one (source, id), whether or not it ever came."""
 
     source: str
     event_id: str

@@ -1,4 +1,4 @@
-"""What became of an event: decided, refused, repeated, among the dead letters, or never seen."""
+"""Reports on what became of an event: decided, refused, repeated, among the dead letters, or never seen."""
 
 from __future__ import annotations
 

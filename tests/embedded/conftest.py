@@ -1,4 +1,4 @@
-"""What the tests of the embedded engine's front share: a small table, and the front's URL."""
+"""Fixtures that the tests of the embedded engine's front share: a small table, and the front's URL."""
 
 from __future__ import annotations
 
