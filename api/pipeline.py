@@ -133,8 +133,8 @@ class Pipeline:
         return round((time.monotonic() - min(known)) * 1000) if len(known) == len(moments) else None
 
     def _looks_before(self, looks: int, at: float | None) -> float | None:
-        """The time at which the look began that was so many looks before the one at `at`; None where it is not known any
-        more."""
+        """The time at which the look began that was so many looks before the one at `at`; None where it is not known
+        any more."""
         earlier = [each for each in self._looks if at is not None and each <= at]
         return earlier[-1 - looks] if len(earlier) > looks else None
 

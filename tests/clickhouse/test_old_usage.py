@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +15,11 @@ from streams.clickhouse.erasures import Erasure, erase
 from streams.clickhouse.migrations import migrate
 from streams.clickhouse.old_usage import OldUsageError, load_old_usage
 from streams.core.erasures import customer_hash
+from streams.embedded.clickhouse_front import create_front
 from streams.history.usage import UsageQuestion, usage_page
 from tests.clickhouse.test_erasures import MARKS, SUMS, fact, wait_for_mutations
+from tests.command_line import Meterline
+from tests.engine import Serve
 from tests.history.lives import insert_facts
 
 HEADER = "project,source,id,time,operation,credits,quantity,environment,customer_id,metadata\n"
@@ -181,3 +185,20 @@ def test_parquet_is_read_by_the_engine_and_its_types_are_understood(history: Cli
     )
     with pytest.raises(OldUsageError, match="row 1: `time` is missing"):
         load_old_usage(history, path, quiet)
+
+
+def test_the_command_says_what_was_loaded_or_what_is_wrong(
+    embedded: ClickHouse, serve: Serve, meterline: Meterline, tmp_path: Path
+) -> None:
+    migrate(embedded)
+    insert_facts(embedded, [fact(1, None, "project", "p1", reason="free", source="", amount=0, quantity=0)])
+    url = serve(create_front(embedded, read_only=False, token="let me in")).replace("://", "://default:let%20me%20in@")
+    path = write(tmp_path, "p1,/old,a,2026-05-01T00:00:00Z,image,32,,,ann,\n")
+    for loaded in (1, 0):
+        done = meterline("backfill", str(path), "--json", METERLINE_CLICKHOUSE_URL=f"{url}/default")
+        assert done.returncode == 0, done.stderr
+        told = {"file": "old.csv", "rows": 1, "loaded": loaded, "known": 1 - loaded}
+        assert json.loads(done.stdout) == told
+    wrong = write(tmp_path, "p1,/old,b,2026-05-01T00:00:00Z,image,much,,,,\n")
+    done = meterline("backfill", str(wrong), METERLINE_CLICKHOUSE_URL=f"{url}/default")
+    assert (done.returncode, done.stdout) == (1, "") and "line 2: `credits` are no decimal" in done.stderr
