@@ -98,7 +98,7 @@ def show_billing_account(account: Annotated[str, typer.Argument()], as_json: Jso
 def invoice(
     account: Annotated[str, typer.Argument(help="The billing account's id")],
     month: Annotated[str, typer.Argument(help="YYYY-MM")],
-    form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
+    form: Annotated[str, typer.Option("--format", help="The format; json, csv or html")] = "json",
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file.")] = None,
 ) -> None:
     """Print a billing account's invoice for a month, as JSON, CSV or an HTML page."""
@@ -109,7 +109,7 @@ def invoice(
 def statement(
     project: ProjectArgument,
     month: Annotated[str, typer.Argument(help="YYYY-MM")],
-    form: Annotated[str, typer.Option("--format", help="json, csv or html")] = "json",
+    form: Annotated[str, typer.Option("--format", help="The format; json, csv or html")] = "json",
     out: Annotated[Path | None, typer.Option("--out", help="Write it to this file.")] = None,
 ) -> None:
     """Print a project's own part of a month, whichever invoice it is on."""

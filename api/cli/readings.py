@@ -169,7 +169,7 @@ def export(
     project: ProjectArgument,
     folder: Annotated[Path, typer.Argument(help="The folder to write to; made where it is missing.")],
     usage_format: Annotated[
-        UsageFormat, typer.Option("--format", help="Of the usage; the ledger is CSV.")
+        UsageFormat, typer.Option("--format", help="The format; csv or parquet, of the usage.")
     ] = UsageFormat.csv,
     as_json: JsonOption = False,
 ) -> None:
