@@ -113,8 +113,7 @@ def usage(
 
     The ten customers with most credits: meterline usage acme --group-by customer_id --top 10
     """
-    if top is not None and (limit is not None or cursor is not None):
-        raise typer.BadParameter("--top shows all rows at once: it goes with no --limit and no --cursor")
+    _check_top(top, limit, cursor)
     asked: dict[str, Any] = {
         **dict(map(_filter, where or [])),
         "project": project,
@@ -128,17 +127,10 @@ def usage(
         "to": until,
     }
     if as_csv:
-        _check_whole(limit, cursor, as_json)
-        print(Api().call("GET", "/v1/usage", **asked, format="csv").text, end="")
+        _print_whole(asked, limit, cursor, as_json)
         return
     page = Api().call("GET", "/v1/usage", **asked, format="json", limit=limit or 100, cursor=cursor).json()
-    columns = [*page["group_by"], *(["other"] if top else []), *_SUMS]
-    if compare:
-        columns += [f"previous_{name}" for name in _SUMS]
-    show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
-    if not as_json and page["as_of"] and (verbose or console.is_terminal):
-        told = f"all that was decided {page['lag_ms'] / 1000:.1f} s before; {page['rows_read']:,} rows read"
-        console.print(styled((told, "dim")))
+    _show_usage(page, as_json, verbose)
 
 
 @app.command()
@@ -224,6 +216,21 @@ def export(
         print("\n".join(str(folder / name) for name in names))
 
 
+def _print_whole(asked: dict[str, Any], limit: int | None, cursor: str | None, as_json: bool) -> None:
+    _check_whole(limit, cursor, as_json)
+    print(Api().call("GET", "/v1/usage", **asked, format="csv").text, end="")
+
+
+def _show_usage(page: dict[str, Any], as_json: bool, verbose: bool) -> None:
+    columns = [*page["group_by"], *(["other"] if page["top"] else []), *_SUMS]
+    if page["previous_from"]:
+        columns += [f"previous_{name}" for name in _SUMS]
+    show_page(page, list(map(_usage_row, page["rows"])), tuple(columns), as_json, verbose)
+    if not as_json and page["as_of"] and (verbose or console.is_terminal):
+        told = f"all that was decided {page['lag_ms'] / 1000:.1f} s before; {page['rows_read']:,} rows read"
+        console.print(styled((told, "dim")))
+
+
 def _usage_row(row: dict[str, Any]) -> dict[str, Any]:
     """A row of usage as a table shows it. All but the top groups are marked, since a group may be called other."""
     previous = {f"previous_{name}": each for name, each in row.get("previous", {}).items()}
@@ -237,6 +244,11 @@ def _filter(given: str) -> tuple[str, str]:
         what = f"NAME=VALUE, where NAME is {', '.join(_FILTERS)} or metadata.<key>"
         raise typer.BadParameter(what, param_hint="--where")
     return name, value
+
+
+def _check_top(top: int | None, limit: int | None, cursor: str | None) -> None:
+    if top is not None and (limit is not None or cursor is not None):
+        raise typer.BadParameter("--top shows all rows at once: it goes with no --limit and no --cursor")
 
 
 def _check_whole(limit: int | None, cursor: str | None, as_json: bool) -> None:

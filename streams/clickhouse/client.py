@@ -84,8 +84,8 @@ class Pack(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a query found. `rows_read` is how many rows of tables and projections ClickHouse read for it; None where the
-    engine is embedded in this process and does not say so."""
+    """The rows that a query found. `rows_read` is how many rows of tables and projections ClickHouse read for it; None
+    where the engine is embedded in this process and does not say so."""
 
     rows: Sequence[Sequence[Any]]
     rows_read: int | None

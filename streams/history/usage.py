@@ -215,7 +215,7 @@ class UsageQuestion:
         return f"SELECT {', '.join(renamed)} FROM ({sql}) ORDER BY {', '.join([*periods, 'first'])}"
 
     def narrower(self, promoted: Mapping[str, str]) -> list[str]:
-        """What would make it a smaller question, the first first."""
+        """The ways in which less can be asked for, in words, the best first."""
         days = max(1, round((self.until - self.since).total_seconds() / 86_400))
         ways = [f"a shorter time than {days} days (`from`, `to`)"]
         if raw := [key for key in self.keys() if key not in promoted]:
