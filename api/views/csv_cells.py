@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import islice
 from typing import Literal
 
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
@@ -56,17 +57,10 @@ def _is_seen(character: str) -> bool:
 def csv_pieces(columns: Sequence[str], rows: Iterable[Iterable[Cell]], quotes_texts: bool = False) -> Iterator[bytes]:
     """A CSV file as RFC 4180 has it, in pieces: a header and these rows, lines ended by CRLF. Each text is made
     harmless; a number stays as it is. With `quotes_texts` every text is in quotes, also one that needs none."""
-    file = io.StringIO(newline="")
-    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if quotes_texts else csv.QUOTE_MINIMAL
-    writer = csv.writer(file, lineterminator="\r\n", quoting=quoting)
-    writer.writerow(map(harmless, columns))
-    for number, row in enumerate(rows, 1):
-        writer.writerow(map(_written, row))
-        if not number % _ROWS_A_PIECE:
-            yield file.getvalue().encode()
-            file.seek(0)
-            file.truncate()
-    yield file.getvalue().encode()
+    yield _lines([columns], quotes_texts)
+    left = iter(rows)
+    while piece := list(islice(left, _ROWS_A_PIECE)):
+        yield _lines(piece, quotes_texts)
 
 
 # Texts that are left as they are, as `harmless` leaves them; all others are looked at one by one. Nothing is tried a
@@ -99,13 +93,17 @@ def checked_csv(columns: Sequence[str], texts: int, pieces: Iterable[bytes]) -> 
                 break
             at = looked_at.end()
             rows = csv.reader(io.StringIO(looked_at[0].decode("utf-8", "replace"), newline=""), strict=True)
-            yield _lines([*map(number_or_text, row[:texts]), *map(Decimal, row[texts:])] for row in rows)
+            cells: Iterator[list[Cell]] = (
+                [*map(number_or_text, row[:texts]), *map(Decimal, row[texts:])] for row in rows
+            )
+            yield _lines(cells, quotes_texts=True)
     assert not rest, "the last line has an end"
 
 
-def _lines(rows: Iterable[Iterable[Cell]]) -> bytes:
+def _lines(rows: Iterable[Iterable[Cell]], quotes_texts: bool) -> bytes:
     file = io.StringIO(newline="")
-    writer = csv.writer(file, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if quotes_texts else csv.QUOTE_MINIMAL
+    writer = csv.writer(file, lineterminator="\r\n", quoting=quoting)
     writer.writerows(map(_written, row) for row in rows)
     return file.getvalue().encode()
 
