@@ -37,7 +37,7 @@ _GROUPS = {
     "environment": "toString(environment)",
     "customer_id": "customer_id",
     "metadata.customer_id": "customer_id",
-    "outcome": "multiIf(kind != 'refusal', 'charged', "
+    "outcome": f"multiIf(NOT ({kind_in('refusal')}), 'charged', "
     f"reason IN ('rate_limited', '{LIMITED_AT_EDGE}'), 'limited', 'refused')",
     "hour": "formatDateTime({at}, '%Y-%m-%dT%H:00:00Z', 'UTC')",
     "day": "formatDateTime({at}, '%Y-%m-%d', 'UTC')",
@@ -347,9 +347,9 @@ class UsageQuestion:
             selected = ", ".join([*groups, "kind", "reason", "sum(uses) AS counted", *sums[1:]])
             by = ", ".join([*names, "kind", "reason"])
             sql = f"SELECT {selected} {of_project} AND {_DECIDED} GROUP BY {by}"
-            uses = f"if(kind = 'refusal' AND reason = '{LIMITED_AT_EDGE}', q, counted) AS u"
+            uses = f"if({kind_in('refusal')} AND reason = '{LIMITED_AT_EDGE}', q, counted) AS u"
             selected = ", ".join([*names, uses, "q", "m", f"{is_now:d} AS is_now"])
-            return f"SELECT {selected} FROM ({sql}) WHERE kind != 'refusal' OR counted != 0"
+            return f"SELECT {selected} FROM ({sql}) WHERE NOT ({kind_in('refusal')}) OR counted != 0"
         selected = ", ".join([*groups, *sums, f"{is_now:d} AS is_now"])
         sql = f"SELECT {selected} {of_project} AND {kind_in(*USAGE_KINDS)}"
         return f"{sql} GROUP BY {', '.join(names)}" if names else sql

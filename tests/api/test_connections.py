@@ -261,7 +261,7 @@ def test_a_request_that_is_given_up_is_told_with_the_id_of_its_answer(
 def test_a_body_that_goes_on_after_its_answer_is_ended_too(served: Served) -> None:
     with closing(served.connect()) as connection:
         said = trickled(connection, POST.replace(b"/echo", b"/early"), lambda _: b"a", BODY + 2.5)
-    assert said.startswith(b"HTTP/1.1 429 ") and b"408" not in said
+    assert said.startswith(b"HTTP/1.1 429 ") and said.count(b"HTTP/1.1 ") == 1
     # One whose body ends after its answer rests then, and no timer of uvicorn's runs for it.
     whole = b"POST /early HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n"
     with closing(served.connect()) as connection:

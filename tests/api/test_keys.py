@@ -1,5 +1,8 @@
 """Keys may do what their scopes say and no more, and projects are walled off from each other."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.calls import Operator, event, eventually
@@ -117,12 +120,13 @@ def test_no_secret_is_kept_or_shown(operator: Operator, stack) -> None:
         text = log.read_text(errors="replace")
         assert secret not in text
         assert stack.admin_key not in text
-    for path in stack.settings.data_dir.rglob("*"):
+    # `os.walk` goes on where the engine has merged a directory away meanwhile.
+    for path in (Path(folder, name) for folder, _, names in os.walk(stack.settings.data_dir) for name in names):
         if path.is_file() and path.name != "admin-key":
             try:
                 content = path.read_bytes()
             except FileNotFoundError:
-                continue  # merged away by its engine meanwhile
+                continue  # this one, too
             assert secret.encode() not in content, path
             assert stack.admin_key.encode() not in content, path
     assert (stack.settings.data_dir / "admin-key").stat().st_mode & 0o077 == 0

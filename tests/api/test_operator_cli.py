@@ -297,7 +297,7 @@ def test_what_was_used_is_read_as_a_table_as_csv_and_as_files(
     assert (head.split(), line.split()) == (["operation", "uses", "quantity", "credits"], ["image", "3", "3", "96"])
     assert printed("usage", project, "--top", "1")[1].split() == ["image", "-", "3", "3", "96"]
     told = CliRunner().invoke(app, ["usage", project, "-v"], catch_exceptions=False)
-    assert re.search(r"all that was decided \d+\.\d s before; \d+ rows read", told.output)
+    assert re.search(r"all that was decided \d+\.\d s before; [\d,]+ rows read", told.output)
     assert len(printed("ledger", project, "--limit", "2")) == 3
     whole = printed("ledger", project, "--csv")
     assert len(whole) == 5 and ",-32," in whole[1] and ",'=1+1," in whole[1]

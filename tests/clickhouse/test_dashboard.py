@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -89,7 +89,11 @@ def refusals() -> list[tuple[Any, ...]]:
 
 Answer = list[tuple[Any, ...]]
 ANSWERS: dict[str, tuple[dict[str, Any], Callable[[Answer], object], object]] = {
-    "Newest decision": ({}, lambda rows: 3600 <= rows[0][0] < 3600 + 600, True),
+    "Newest decision": (
+        {},
+        lambda rows: 3600 <= rows[0][0] < 3600 + (datetime.now(UTC) - NOW).total_seconds() + 60,
+        True,
+    ),
     "Used in this time": ({}, list, [(Decimal("171.06"), 11, 4)]),
     "Credits by day and operation": ({}, list, credits_by_day()),
     "Top projects": (
