@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from schemas.facts import USAGE_KINDS, Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.erasures import Erasure, erase
 from streams.clickhouse.migrations import migrate
+from streams.core.booking import balance
 from streams.history.periods import GRANULARITIES, PERIOD, zone_named
 from streams.history.usage import UsageCursor, UsageQuestion, usage_page
+from tests.clickhouse.test_erasures import wait_for_mutations
 from tests.core.builders import START_MS
 from tests.history.csv_rows import usage_rows
 from tests.history.lives import Life, insert_facts
@@ -106,6 +109,45 @@ def test_usage_by_period_is_that_of_its_facts(
             assert instants == sorted(instants, key=datetime.fromisoformat)
         else:
             assert instants == sorted(instants)
+
+
+def test_usage_is_rows_ledger_and_balance_also_after_repeats_and_an_erase(history: ClickHouse) -> None:
+    number = next(numbers)
+    life = Life(11, f"prj_periods_{number}")
+    life.live(80)
+    facts = [
+        msgspec.structs.replace(fact, metadata='{"customer_id":"ann"}')
+        if fact.kind == "charge" and fact.source
+        else fact
+        for fact in life.facts
+        if fact.project == life.project
+    ]
+    balances = {environment: balance(life.account, environment) for environment in ("preview", "production")}
+    named = f"SELECT count() FROM facts WHERE project = '{life.project}' AND customer_id = 'ann'"
+
+    def check() -> None:
+        amounts = "SELECT toInt64(-sum(amount)) FROM {} WHERE project = '{}' AND kind IN ('charge', 'correction')"
+        ((rows,),) = history.query(amounts.format("facts", life.project))
+        ((entries,),) = history.query(amounts.format("ledger_entries", life.project))
+        usage = f"SELECT toInt64(sum(credits) * 1000000) FROM usage WHERE project = '{life.project}'"
+        assert rows == entries == history.query(usage)[0][0]
+        for granularity, tz, by in product(["15m", "day", "month"], ZONES, CLOCKS):
+            question = UsageQuestion(life.project, [], SINCE, UNTIL, granularity=granularity, tz=tz, by=by)
+            assert sum(row.microcredits for row in usage_page(history, question).rows) == rows
+        ledger = (
+            f"SELECT environment, toInt64(sum(amount)) FROM ledger_entries WHERE project = '{life.project}' GROUP BY 1"
+        )
+        assert {**dict.fromkeys(balances, 0), **dict(history.query(ledger))} == balances
+
+    for _ in range(2):
+        insert_facts(history, facts, partition=number)
+    check()
+    assert history.query(named)[0][0] > 10
+    last = facts[-1]
+    erase(history, Erasure(life.project, "", number, last.offset + 1, 0, last.booked_at_ms + 1))
+    wait_for_mutations(history)
+    assert history.query(named) == [(0,)]
+    check()
 
 
 def test_an_hour_that_comes_twice_is_two_periods(history: ClickHouse) -> None:
