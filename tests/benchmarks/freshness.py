@@ -7,25 +7,22 @@ again and again, so what is told is at most one look too long. The first seconds
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from api.stack import Stack, settings_apart
 from streams.clickhouse.client import ClickHouse
 from streams.client.kafka_producer import KafkaProducer
 from streams.kafka.stored import raw_pack_of
 from streams.kafka.topics import kafka_client_settings, topics_of
 from streams.settings import Settings
 from tests.benchmarks.machine import ProcessUsage, describe
-from tests.benchmarks.throughput import open_projects, wait_for_facts
+from tests.benchmarks.throughput import opened, wait_for_facts
 from tests.benchmarks.workload import Workload
 
 LOOK_SECONDS = 0.02
@@ -34,31 +31,21 @@ WARM_SECONDS = 3.0
 PACK = 100
 LINGER_MS = 20
 
+# When it was looked, in Unix milliseconds, and the newest journal offset of each partition that was seen.
 Sight = tuple[float, dict[int, int]]
 
 
 def measure(rate: int, seconds: float, projects: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run the benchmark with `rate` events a second for `seconds`, and return its figures. Times are milliseconds."""
     workload = Workload(int(rate * seconds), projects)
-    with (
-        tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
-        Stack(settings_apart(Path(directory)), tell=tell) as stack,
-    ):
-        live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
-        tell(f"opening {projects:,} projects")
-        asyncio.run(open_projects(live, workload))
-        clickhouse = ClickHouse(live)
-        try:
-            wait_for_facts(clickhouse, 2 * projects, tell)
-            texts = [text for _, text in workload]
-            began_at = time.time()
-            with _Watch(live) as watch, ProcessUsage(stack.pids()) as usage:
-                tell(f"sending {rate:,} events a second")
-                sent_in, behind = asyncio.run(_send(live, texts, rate))
-                ended_at = wait_for_facts(clickhouse, 2 * projects + len(texts), tell)
-            waits = asyncio.run(_waits(live, watch.sights, 1000 * (began_at + WARM_SECONDS)))
-        finally:
-            clickhouse.close()
+    with opened(workload, tell) as (stack, live, clickhouse):
+        texts = [text for _, text in workload]
+        began_at = time.time()
+        with _Watch(live) as watch, ProcessUsage(stack.pids()) as usage:
+            tell(f"sending {rate:,} events a second")
+            sent_in, behind = asyncio.run(_send(live, texts, rate))
+            ended_at = wait_for_facts(clickhouse, 2 * projects + len(texts), tell)
+        waits = asyncio.run(_waits(live, watch.sights, 1000 * (began_at + WARM_SECONDS)))
     looks = [later[0] - earlier[0] for earlier, later in pairwise(watch.sights)]
     return {
         "events_per_second_wanted": rate,
@@ -70,7 +57,7 @@ def measure(rate: int, seconds: float, projects: int, tell: Callable[[str], None
         "facts_measured": sum(count for _, count in waits),
         "decision_to_visible_ms": {f"p{percent}": _percentile(waits, percent) for percent in (50, 90, 99, 100)},
         "looks": len(watch.sights),
-        "look_ms": {"mean": round(1000 * sum(looks) / len(looks), 1), "max": round(1000 * max(looks), 1)},
+        "look_ms": {"mean": round(sum(looks) / len(looks), 1), "max": round(max(looks), 1)},
         "cpu_seconds_by_process": usage.cpu_seconds,
         "machine": describe(),
     }

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,32 +75,20 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
     """Run the benchmark without the baselines, and return its figures. The usage is packed, as our own producers send
     it, or JSON."""
     workload = Workload(events, projects)
-    with (
-        tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
-        Stack(settings_apart(Path(directory)), tell=tell) as stack,
-    ):
-        live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
-        tell(f"opening {projects:,} projects")
-        asyncio.run(open_projects(live, workload))
-        clickhouse = ClickHouse(live)
-        try:
-            # A project opens with two facts: that it is opened, and its first grant.
-            wait_for_facts(clickhouse, 2 * projects, tell)
-            stack.hold("worker-1")
-            tell(f"writing {events:,} events to the usage topic")
-            with Traffic(live) as traffic:
-                asyncio.run(_produce(live, workload) if packed else _produce_json(live, workload))
-                stack.let_go("worker-1")
-                while "worker-1" not in stack.pids():
-                    time.sleep(0.05)
-                with ProcessUsage(stack.pids()) as usage:
-                    ended_at = wait_for_facts(clickhouse, 2 * projects + events, tell)
-            began_at, decided_at = asyncio.run(_times(live))
-            tell("reconciling")
-            figures = _figures(clickhouse, workload)
-            verdict = asyncio.run(verify(live, clickhouse))
-        finally:
-            clickhouse.close()
+    with opened(workload, tell) as (stack, live, clickhouse):
+        stack.hold("worker-1")
+        tell(f"writing {events:,} events to the usage topic")
+        with Traffic(live) as traffic:
+            asyncio.run(_produce(live, workload) if packed else _produce_json(live, workload))
+            stack.let_go("worker-1")
+            while "worker-1" not in stack.pids():
+                time.sleep(0.05)
+            with ProcessUsage(stack.pids()) as usage:
+                ended_at = wait_for_facts(clickhouse, 2 * projects + events, tell)
+        began_at, decided_at = asyncio.run(_times(live))
+        tell("reconciling")
+        figures = _figures(clickhouse, workload)
+        verdict = asyncio.run(verify(live, clickhouse))
     seconds = ended_at - began_at
     cpu = {name: round(spent / events * 1e6, 2) for name, spent in usage.cpu_seconds.items()}
     return {
@@ -123,8 +112,24 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
     }
 
 
-async def open_projects(settings: Settings, workload: Workload) -> None:
-    """Open a workload's projects, each with credits for all of it."""
+@contextmanager
+def opened(workload: Workload, tell: Callable[[str], None]) -> Iterator[tuple[Stack, Settings, ClickHouse]]:
+    """A stack of its own in which a workload's projects are open, each with credits for all of it; gives it with its
+    settings and its history."""
+    with (
+        tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
+        Stack(settings_apart(Path(directory)), tell=tell) as stack,
+    ):
+        live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
+        tell(f"opening {workload.projects:,} projects")
+        asyncio.run(_open_projects(live, workload))
+        with closing(ClickHouse(live)) as clickhouse:
+            # A project opens with two facts: that it is opened, and its first grant.
+            wait_for_facts(clickhouse, 2 * workload.projects, tell)
+            yield stack, live, clickhouse
+
+
+async def _open_projects(settings: Settings, workload: Workload) -> None:
     publisher = Publisher(settings)
     await publisher.start()
     by_partition: dict[int, list[tuple[bytes | None, bytes]]] = {}
