@@ -467,7 +467,7 @@ class LedgerMachine(Callers):
         elif what == "standing":
             self.send(SetStanding, project, is_good=is_so, reason="")
         elif what == "erase":
-            self.send(Erase, project, customer=pick(("", "c"), number), reason="")
+            self.send(Erase, project if is_so else "nobody", customer=pick(("", "c"), number), reason="")
         elif what == "join":
             account = pick(("", account, account), number)
             self.send(SetBillingAccount, project, billing_account=account, is_from_month_start=is_so)
