@@ -23,6 +23,7 @@ from api.instants import DayOrTime, moment
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
 from api.views.usage import usage_csv
+from schemas.events import METADATA_VALUE_CHARS_MAX
 from schemas.http.common import EnvironmentName
 from schemas.http.usage import USAGE_ROWS_MAX, PreviousUsage, UsageReport, UsageRow
 from schemas.problems import Rejection
@@ -49,8 +50,6 @@ _JSON, _CSV, _PARQUET = _FORMS = ("application/json", "text/csv", "application/v
 _BYTES = {"type": "string", "format": "binary"}
 _NAMED = {"json": _JSON, "csv": _CSV, "parquet": _PARQUET}
 _DAY = "RFC 3339 with a zone, or a day, which begins at midnight in `tz`"
-# A filter is a value of metadata, of as many characters as an event may have there.
-_FILTER_CHARS_MAX = 512
 _FILTERS_MAX = 5
 
 
@@ -99,7 +98,9 @@ async def _form(
 async def _filters(
     request: Request,
     operation: Annotated[str | None, Query(max_length=64, description="Only this one's usage")] = None,
-    customer_id: Annotated[str | None, Query(max_length=_FILTER_CHARS_MAX, description="Only this one's usage")] = None,
+    customer_id: Annotated[
+        str | None, Query(max_length=METADATA_VALUE_CHARS_MAX, description="Only this one's usage")
+    ] = None,
     outcome: Annotated[
         str | None,
         Query(max_length=16, description=f"{', '.join(OUTCOMES)}; charged where neither this nor a group `outcome` is"),
@@ -117,8 +118,8 @@ async def _filters(
     for name, value in asked:
         if names.count(name) > 1:
             raise Rejection("invalid_request", f"A use has one {name[:80]}; filter by one value", name[:80])
-        if len(value) > _FILTER_CHARS_MAX:
-            raise Rejection("invalid_request", f"At most {_FILTER_CHARS_MAX} characters", name[:80])
+        if len(value) > METADATA_VALUE_CHARS_MAX:
+            raise Rejection("invalid_request", f"At most {METADATA_VALUE_CHARS_MAX} characters", name[:80])
     return tuple(asked)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from clickhouse_connect.driver.exceptions import DatabaseError
 
 from schemas.events import PROJECT_ID_PATTERN
-from streams.clickhouse.client import ClickHouse, sql_literal
+from streams.clickhouse.client import ClickHouse, sql_literal, sql_name
 from streams.errors import OperatorError
 from streams.settings import Settings
 
@@ -154,7 +154,7 @@ def statements_to_add(analyst: Analyst, password: str, database: str, own_user: 
     The password goes as a salted SHA-256, so it stands in no log. Where a table has a row policy for anyone, a server
     may be set to show nothing to those who have none: so Meterline's `own_user` has one too.
     """
-    user, mark, own = map(_quoted, (analyst.name, analyst.mark, _OWN_PREFIX + own_user))
+    user, mark, own = map(sql_name, (analyst.name, analyst.mark, _OWN_PREFIX + own_user))
     bounds = "queries = {}, read_rows = {}, execution_time = {}".format(*map(int, analyst.quota))
     quota = f"CREATE QUOTA OR REPLACE {mark} FOR INTERVAL 1 hour MAX {bounds}"
     salt = secrets.token_hex(16)
@@ -163,23 +163,23 @@ def statements_to_add(analyst: Analyst, password: str, database: str, own_user: 
     yield quota
     yield (
         f"CREATE USER OR REPLACE {user} IDENTIFIED WITH sha256_hash BY '{digest}' SALT '{salt}' "
-        f"DEFAULT DATABASE {_quoted(database)} GRANTEES NONE SETTINGS {_SETTINGS}"
+        f"DEFAULT DATABASE {sql_name(database)} GRANTEES NONE SETTINGS {_SETTINGS}"
     )
     for table in TABLES:
-        on = f"{_quoted(database)}.{table}"
-        yield f"CREATE ROW POLICY IF NOT EXISTS {own} ON {on} USING 1 AS PERMISSIVE TO {_quoted(own_user)}"
+        on = f"{sql_name(database)}.{table}"
+        yield f"CREATE ROW POLICY IF NOT EXISTS {own} ON {on} USING 1 AS PERMISSIVE TO {sql_name(own_user)}"
         yield f"CREATE ROW POLICY OR REPLACE {mark} ON {on} USING {which} AS PERMISSIVE TO {user}"
     yield f"{quota} TO {user}"
     for readable in (*TABLES, *VIEWS):
-        yield f"GRANT SELECT ON {_quoted(database)}.{readable} TO {user}"
+        yield f"GRANT SELECT ON {sql_name(database)}.{readable} TO {user}"
 
 
 def statements_to_remove(analyst: Analyst, database: str) -> Iterator[str]:
     """Yield the statements that remove an analyst of `database`."""
-    mark = _quoted(analyst.mark)
-    yield f"DROP USER IF EXISTS {_quoted(analyst.name)}"
+    mark = sql_name(analyst.mark)
+    yield f"DROP USER IF EXISTS {sql_name(analyst.name)}"
     for table in TABLES:
-        yield f"DROP ROW POLICY IF EXISTS {mark} ON {_quoted(database)}.{table}"
+        yield f"DROP ROW POLICY IF EXISTS {mark} ON {sql_name(database)}.{table}"
     yield f"DROP QUOTA IF EXISTS {mark}"
 
 
@@ -205,8 +205,3 @@ def _told() -> Iterator[None]:
             "the user of METERLINE_CLICKHOUSE_URL may not manage users: give it `access_management` in ClickHouse's "
             "configuration, or the grant ACCESS MANAGEMENT"
         ) from error
-
-
-def _quoted(name: str) -> str:
-    """A name as SQL text."""
-    return "`" + name.replace("\\", "\\\\").replace("`", "\\`") + "`"

@@ -106,8 +106,7 @@ def erase(clickhouse: ClickHouse, erasure: Erasure) -> None:
         ("dead_letters", _letters_of(erasure)),
         ("backfilled", _backfilled_of(erasure)),
     ):
-        if _count(clickhouse, table, condition):
-            _erase(clickhouse, table, condition)
+        _erase(clickhouse, table, condition)
 
 
 def erase_late_letters(clickhouse: ClickHouse, since_ms: int | None, newest: int) -> None:
@@ -119,16 +118,14 @@ def erase_late_letters(clickhouse: ClickHouse, since_ms: int | None, newest: int
             f"ORDER BY journal_offset DESC LIMIT {newest:d} BY journal_partition)"
         )
     for erasure in _begun(clickhouse, since_ms) if since_ms is not None else ():
-        if _count(clickhouse, "dead_letters", _letters_of(erasure)):
-            _erase(clickhouse, "dead_letters", _letters_of(erasure))
+        _erase(clickhouse, "dead_letters", _letters_of(erasure))
 
 
 def erase_backfilled(clickhouse: ClickHouse) -> None:
     """Erase what uses say that were backfilled after the erasure that they are of: all happened before it. Call it once
     they are inserted."""
     for erasure in _begun(clickhouse, 0):
-        if _count(clickhouse, "backfilled", _backfilled_of(erasure)):
-            _erase(clickhouse, "backfilled", _backfilled_of(erasure))
+        _erase(clickhouse, "backfilled", _backfilled_of(erasure))
 
 
 def unerased(clickhouse: ClickHouse, erasure: Erasure) -> Unerased:
@@ -165,7 +162,9 @@ _ERASED = {
 
 
 def _erase(clickhouse: ClickHouse, table: str, condition: str) -> None:
-    clickhouse.command(f"ALTER TABLE {table} UPDATE {_ERASED[table]} WHERE {condition} SETTINGS mutations_sync = 0")
+    """Give the order, unless there is nothing to erase: parts would be gone through for it all the same."""
+    if _count(clickhouse, table, condition):
+        clickhouse.command(f"ALTER TABLE {table} UPDATE {_ERASED[table]} WHERE {condition} SETTINGS mutations_sync = 0")
 
 
 def _count(clickhouse: ClickHouse, table: str, condition: str) -> int:

@@ -412,8 +412,7 @@ class UsagePage(NamedTuple):
 def usage_page(clickhouse: ClickHouse, question: UsageQuestion) -> UsagePage:
     """The usage of each group of a page. Raises Rejection `too_much_history` where the top groups of all periods are
     more than a page may have."""
-    promoted = promoted_for(clickhouse, question)
-    sql, parameters = question.sql(promoted, has_backfilled=has_backfilled(clickhouse, question.project))
+    sql, parameters, promoted = asked(clickhouse, question)
     with narrowed(question, promoted):
         rows, rows_read = clickhouse.find(sql, parameters)
     is_last = question.limit is None or len(rows) <= question.limit
@@ -431,12 +430,6 @@ def _of_group(question: UsageQuestion, values: Sequence[str], sums: Sequence[int
     return UsageOfGroup(question.group_of(values), sums[0], sums[1], sums[2], is_other, previous)
 
 
-def has_backfilled(clickhouse: ClickHouse, project: str) -> bool:
-    """Whether usage of a project from before Meterline was loaded."""
-    rows = clickhouse.query("SELECT 1 FROM backfilled WHERE project = {project:String} LIMIT 1", {"project": project})
-    return bool(rows)
-
-
 @contextmanager
 def narrowed(question: UsageQuestion, promoted: Mapping[str, str]) -> Iterator[None]:
     """A context in which the refusal of a question that asks too much says what to narrow."""
@@ -449,7 +442,12 @@ def narrowed(question: UsageQuestion, promoted: Mapping[str, str]) -> Iterator[N
         raise Rejection(refused.code, f"{refused.detail}. Ask for {ways}") from None
 
 
-def promoted_for(clickhouse: ClickHouse, question: UsageQuestion) -> Mapping[str, str]:
-    """The metadata keys that have a column in the history, as far as a question needs to know."""
+def asked(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any], Mapping[str, str]]:
+    """The query of a question and its parameters, by what this history has; and the metadata keys that have a column
+    in it, as far as the question needs to know."""
     asks_metadata = not BUILT_IN.keys() >= set(question.keys())
-    return promoted_keys(clickhouse) if asks_metadata else BUILT_IN
+    promoted = promoted_keys(clickhouse) if asks_metadata else BUILT_IN
+    rows = clickhouse.query(
+        "SELECT 1 FROM backfilled WHERE project = {project:String} LIMIT 1", {"project": question.project}
+    )
+    return *question.sql(promoted, has_backfilled=bool(rows)), promoted

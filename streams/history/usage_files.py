@@ -7,7 +7,7 @@ from contextlib import closing
 
 from streams.clickhouse.client import ClickHouse, sql_name
 from streams.history.periods import named_sql
-from streams.history.usage import UsageQuestion, has_backfilled, narrowed, promoted_for
+from streams.history.usage import UsageQuestion, asked, narrowed
 
 
 def columns_of(question: UsageQuestion) -> list[str]:
@@ -23,8 +23,7 @@ def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[by
     """The lines of a CSV of usage by group, in pieces, without a header: the group's values in quotes, with `top`
     whether it is all others (1 or 0), uses, quantity, and credits as an exact decimal, then with `compare` those of the
     time before. Texts are as they are, also those that a spreadsheet would run."""
-    promoted = promoted_for(clickhouse, question)
-    sql, parameters = question.sql(promoted, has_backfilled=has_backfilled(clickhouse, question.project))
+    sql, parameters, promoted = asked(clickhouse, question)
     sql = f"SELECT {', '.join(_values_of(question))} FROM ({sql})"
     with narrowed(question, promoted), closing(clickhouse.stream_csv(sql, parameters, crlf=True)) as pieces:
         next(pieces)  # the engine's own names of the columns
@@ -34,8 +33,7 @@ def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[by
 def usage_parquet(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
     """A Parquet file of usage by group, in pieces: groups are texts, `other` a boolean, uses and quantities integers of
     64 bits, credits Decimal(38, 6)."""
-    promoted = promoted_for(clickhouse, question)
-    sql, parameters = question.sql(promoted, has_backfilled=has_backfilled(clickhouse, question.project))
+    sql, parameters, promoted = asked(clickhouse, question)
     values, columns = _values_of(question), columns_of(question)
     if question.top is not None:
         values[columns.index("other")] = "toBool(is_other)"
