@@ -23,10 +23,10 @@ DDL_SETTINGS: Mapping[str, int] = {"ignore_on_cluster_for_replicated_access_enti
 
 _NAME = r"(?:`(?:[^`\\]|\\.)+`|\w+)(?:\.(?:`(?:[^`\\]|\\.)+`|\w+))?"
 _THERE = r"(?:IF NOT EXISTS |IF EXISTS |OR REPLACE )?"
-# Statements that every replica has to carry out. ON CLUSTER stands behind the name of what they are about; a grant has
-# none, and a policy that is dropped names its table first.
+# Statements that every replica has to carry out. ON CLUSTER stands behind the name of what they are about; a grant and
+# the end of a mutation have none, and a policy that is dropped names its table first.
 _ON_CLUSTER = re.compile(
-    rf"GRANT|DROP ROW POLICY {_THERE}{_NAME} ON {_NAME}"
+    rf"GRANT|KILL MUTATION|DROP ROW POLICY {_THERE}{_NAME} ON {_NAME}"
     rf"|(?:CREATE|ALTER|DROP) (?:OR REPLACE )?(?:TABLE|VIEW|USER|ROW POLICY|QUOTA) {_THERE}{_NAME}"
 )
 _LEFT_ALONE = re.compile(r"(?:INSERT|SELECT|WITH|TRUNCATE)\b")

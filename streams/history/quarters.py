@@ -1,5 +1,5 @@
-"""Quarter hours: questions about whole quarters of an hour are answered from sums that ClickHouse keeps (`by_project`,
-`by_operation`), and what is left of their time at both ends is read row by row."""
+"""Quarter hours: questions about whole quarters of an hour are answered from sums that ClickHouse keeps
+(`sums_by_project`, `sums_by_operation`), and what is left of their time at both ends is read row by row."""
 
 from __future__ import annotations
 

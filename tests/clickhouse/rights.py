@@ -36,7 +36,7 @@ QUESTIONS = {
     "answers": "SELECT count() FROM answers",
     "schema_migrations": "SELECT count() FROM schema_migrations",
     "merge": "SELECT count() FROM merge('default', 'facts')",
-    "projection": "SELECT * FROM mergeTreeProjection('default', 'facts', 'by_project')",
+    "projection": "SELECT * FROM mergeTreeProjection('default', 'facts', 'sums_by_project')",
     "insert": "INSERT INTO facts (project) VALUES ('beta')",
     "delete": "ALTER TABLE facts DELETE WHERE 1",
     "drop": "DROP TABLE facts",

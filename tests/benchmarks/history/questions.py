@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from schemas.facts import USAGE_KINDS
 from streams.clickhouse.client import sql_literal
 from streams.clickhouse.promoted import value_of
 from streams.history.facts import kind_in
+from streams.history.ledger import LedgerQuestion
 from streams.history.quarters import booked_in_quarters
-from tests.benchmarks.history.facts import LARGEST, MEDIAN, OTHER_KEY, PROMOTED_KEY, day, month
+from tests.benchmarks.history.facts import BEGIN, DAYS, LARGEST, MEDIAN, OTHER_KEY, PROMOTED_KEY, day, month
 
 _SUMS = "sum(uses), sum(quantity), -sum(amount)"
 _RAW_SUMS = "toInt64(countIf(quantity > 0)) - toInt64(countIf(quantity < 0)), sum(quantity), -sum(amount)"
@@ -46,11 +47,7 @@ def questions(event_id: str) -> list[Question]:
         _rows("largest_project_month_by_promoted_key", f"metadata_{PROMOTED_KEY}", value, of_month, 1000, LARGEST),
         _rows("largest_project_month_by_customer", "customer_id", "customer_id", of_month, 1000, LARGEST),
         _rows("largest_project_month_by_other_key", name, name, of_month, 3000, LARGEST),
-        _same(
-            "ledger_page",
-            f"SELECT partition, offset, position, amount, balance FROM ledger_entries WHERE project = '{LARGEST}' "
-            "ORDER BY booked_at DESC, partition DESC, offset DESC, position DESC LIMIT 100",
-        ),
+        _ledger_page(),
         _same(
             "event_look_up",
             f"SELECT kind, offset, amount FROM facts WHERE project = '{LARGEST}' "
@@ -99,6 +96,13 @@ def _rows(
         goal_ms,
         parameters=parameters,
     )
+
+
+def _ledger_page() -> Question:
+    page = LedgerQuestion(LARGEST, 100)
+    end_ms = round((BEGIN + timedelta(days=DAYS)).timestamp() * 1000)
+    (sql, parameters), (raw, _) = page.sql(end_ms), page.sql()
+    return Question("ledger_page", sql, f"{raw} {ROWS_ONLY}", 20, parameters=parameters)
 
 
 def _same(name: str, sql: str) -> Question:
