@@ -81,6 +81,16 @@ def span_before(since: datetime, until: datetime, zone: ZoneInfo) -> tuple[datet
     return _begin(first - (end - first), zone), since
 
 
+def period_begin(granularity: str, at: datetime, zone: ZoneInfo) -> datetime:
+    """The begin of the period of a granularity that a time is in, UTC."""
+    if granularity in _SECONDS:
+        return datetime.fromtimestamp(_first_second(at, granularity, zone), UTC)
+    day = at.astimezone(zone).date()
+    if granularity == "week":
+        day -= timedelta(days=day.weekday())
+    return _begin(day.replace(day=1) if granularity == "month" else day, zone)
+
+
 def shift_between(granularity: str, earlier: datetime, later: datetime, zone: ZoneInfo) -> int:
     """How far the period of `later` is behind that of `earlier`, as `period_sql` takes it."""
     if granularity in _SECONDS:

@@ -442,12 +442,26 @@ def narrowed(question: UsageQuestion, promoted: Mapping[str, str]) -> Iterator[N
         raise Rejection(refused.code, f"{refused.detail}. Ask for {ways}") from None
 
 
-def asked(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any], Mapping[str, str]]:
-    """The query of a question and its parameters, by what this history has; and the metadata keys that have a column
-    in it, as far as the question needs to know."""
+class UsageSources(NamedTuple):
+    """Sources of usage that change how it is asked for: the metadata keys that have a column, as far as the
+    question needs to know, and whether the project has uses of before Meterline."""
+
+    promoted: Mapping[str, str]
+    has_backfilled: bool
+
+
+def usage_sources(clickhouse: ClickHouse, question: UsageQuestion) -> UsageSources:
+    """The sources of usage that this history has for a question."""
     asks_metadata = not BUILT_IN.keys() >= set(question.keys())
     promoted = promoted_keys(clickhouse) if asks_metadata else BUILT_IN
     rows = clickhouse.query(
         "SELECT 1 FROM backfilled WHERE project = {project:String} LIMIT 1", {"project": question.project}
     )
-    return *question.sql(promoted, has_backfilled=bool(rows)), promoted
+    return UsageSources(promoted, bool(rows))
+
+
+def asked(clickhouse: ClickHouse, question: UsageQuestion) -> tuple[str, dict[str, Any], Mapping[str, str]]:
+    """The query of a question and its parameters, by what this history has; and the metadata keys that have a column
+    in it, as far as the question needs to know."""
+    known = usage_sources(clickhouse, question)
+    return *question.sql(known.promoted, has_backfilled=known.has_backfilled), known.promoted

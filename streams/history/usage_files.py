@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from streams.clickhouse.client import ClickHouse, sql_name
-from streams.history.periods import named_sql
-from streams.history.usage import UsageQuestion, asked, narrowed
+from streams.history.periods import named_sql, period_begin, zone_named
+from streams.history.usage import UsageQuestion, UsageSources, asked, narrowed, usage_sources
+
+SPAN_BYTES = 8 * 1024 * 1024
+# The first span is so small a part of the time, and each is so many times as long as the one before at most.
+_SPANS_FIRST = 64
+_GROWTH_MAX = 8.0
 
 
 def columns_of(question: UsageQuestion) -> list[str]:
@@ -22,10 +29,46 @@ def columns_of(question: UsageQuestion) -> list[str]:
 def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
     """The lines of a CSV of usage by group, in pieces, without a header: the group's values in quotes, with `top`
     whether it is all others (1 or 0), uses, quantity, and credits as an exact decimal, then with `compare` those of the
-    time before. Texts are as they are, also those that a spreadsheet would run."""
-    sql, parameters, promoted = asked(clickhouse, question)
+    time before. Texts are as they are, also those that a spreadsheet would run.
+
+    Periods are asked for a few at a time, so many that their lines have some SPAN_BYTES: the engine puts in order, and
+    has in memory, no more than those.
+    """
+    known = usage_sources(clickhouse, question)
+    since, seconds = question.since, (question.until - question.since).total_seconds() / _SPANS_FIRST
+    with narrowed(question, known.promoted):
+        while True:
+            until = _end_of_span(question, since, seconds)
+            size = 0
+            for piece in _lines(clickhouse, replace(question, since=since, until=until), known):
+                size += len(piece)
+                yield piece
+            seconds = (until - since).total_seconds() * min(_GROWTH_MAX, SPAN_BYTES / max(size, 1))
+            since = until
+            if since >= question.until:
+                return
+
+
+def _end_of_span(question: UsageQuestion, since: datetime, seconds: float) -> datetime:
+    """The end of the periods from `since` on that are asked for together: of about so many seconds, one at least."""
+    granularity = question.granularity
+    # Rows lie in the order of `booked_at`; what is compared, or is not among the top, is known at the end only.
+    if granularity is None or question.by != "booked_at" or question.compare or question.top is not None:
+        return question.until
+    zone = zone_named(question.tz)
+    wanted = timedelta(seconds=max(seconds, 1))
+    while since + wanted < question.until:
+        end = period_begin(granularity, since + wanted, zone)
+        if end > since:
+            return end
+        wanted *= 2
+    return question.until
+
+
+def _lines(clickhouse: ClickHouse, question: UsageQuestion, known: UsageSources) -> Generator[bytes, None, None]:
+    sql, parameters = question.sql(known.promoted, has_backfilled=known.has_backfilled)
     sql = f"SELECT {', '.join(_values_of(question))} FROM ({sql})"
-    with narrowed(question, promoted), closing(clickhouse.stream_csv(sql, parameters, crlf=True)) as pieces:
+    with closing(clickhouse.stream_csv(sql, parameters, crlf=True)) as pieces:
         next(pieces)  # the engine's own names of the columns
         yield from pieces
 

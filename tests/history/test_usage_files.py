@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
-from streams.history.usage import UsageQuestion
-from streams.history.usage_files import columns_of, usage_parquet
+from streams.history import usage_files
+from streams.history.periods import GRANULARITIES
+from streams.history.usage import UsageQuestion, usage_sources
+from streams.history.usage_files import columns_of, usage_lines, usage_parquet
 from tests.history.csv_rows import usage_rows
 from tests.history.test_periods import CHANGES, SINCE, UNTIL, life_around
 
@@ -27,6 +31,27 @@ def text_of(cell: object) -> str:
     if isinstance(cell, Decimal):
         return f"{cell.normalize():f}"
     return str(int(cell)) if isinstance(cell, bool) else str(cell)
+
+
+def test_lines_asked_for_a_few_periods_at_a_time_are_those_of_all_at_once(
+    history: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[UsageQuestion] = []
+    of_span = usage_files._lines
+    monkeypatch.setattr(usage_files, "_lines", lambda *of: asked.append(of[1]) or of_span(*of))
+    for change in CHANGES:
+        project, _ = life_around(history, 6, change, 10)
+        # Not at the begin of any period, and across a change of clocks.
+        since, until = change - timedelta(days=9, minutes=7), change + timedelta(days=30, seconds=1)
+        for granularity, tz in product(GRANULARITIES, ("UTC", "Asia/Kathmandu", "America/New_York")):
+            question = UsageQuestion(project, ["operation"], since, until, granularity=granularity, tz=tz)
+            whole = b"".join(of_span(history, question, usage_sources(history, question)))
+            asked.clear()
+            monkeypatch.setattr(usage_files, "SPAN_BYTES", 1_000)
+            assert b"".join(usage_lines(history, question)) == whole and whole
+            assert [each.until for each in asked[:-1]] == [each.since for each in asked[1:]]
+            assert (asked[0].since, asked[-1].until) == (since, until)
+            assert len(asked) >= (2 if granularity == "month" else 3)
 
 
 def test_a_parquet_file_has_stable_columns_and_what_the_pages_have(history: ClickHouse, tmp_path: Path) -> None:
