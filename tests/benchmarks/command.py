@@ -25,6 +25,7 @@ def throughput(
     events: Annotated[int, typer.Option("--events", min=1000, help="Usage events.")] = 5_000_000,
     projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 10_000,
     packed: Annotated[bool, typer.Option(help="Usage as KafkaProducer packs it, or JSON as others send it.")] = True,
+    projections: Annotated[bool, typer.Option(help="With the sums of use that ClickHouse keeps, or without.")] = True,
 ) -> None:
     """Measure how many events a second one worker carries, from usage to ClickHouse."""
     from tests.benchmarks.throughput import compare, measure, ratios
@@ -32,7 +33,7 @@ def throughput(
     if quick:
         events, projects = min(events, 100_000), min(projects, 1_000)
     with console.status("") as status:
-        result = measure(events, projects, status.update, packed=packed)
+        result = measure(events, projects, status.update, packed=packed, projections=projections)
         compared = compare(quick, status.update)
     result["baselines"] = [each.summary() for each in compared]
     result["ratios"] = ratios(result["events_per_second"], compared)

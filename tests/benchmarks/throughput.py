@@ -12,7 +12,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from api.stack import Stack, settings_apart
 from schemas.commands import CreateProject
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.migrations import migrate
 from streams.client.kafka_producer import KafkaProducer
 from streams.embedded.broker import EmbeddedBroker
 from streams.errors import OperatorError
@@ -29,6 +30,7 @@ from streams.kafka.publisher import Publisher
 from streams.kafka.topics import kafka_client_settings, partition_of, topics_of
 from streams.reconcile.verify import verify
 from streams.settings import Settings
+from tests.benchmarks.history.run import PROJECTIONS
 from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals.faust_app import faust_baseline
 from tests.benchmarks.rivals.postgres import postgres_baseline
@@ -71,11 +73,13 @@ def ratios(events_per_second: float, baselines: list[BaselineResult]) -> dict[st
     }
 
 
-def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: bool = True) -> dict[str, Any]:
+def measure(
+    events: int, projects: int, tell: Callable[[str], None], *, packed: bool = True, projections: bool = True
+) -> dict[str, Any]:
     """Run the benchmark without the baselines, and return its figures. The usage is packed, as our own producers send
-    it, or JSON."""
+    it, or JSON. Without `projections` ClickHouse keeps no sums of use."""
     workload = Workload(events, projects)
-    with opened(workload, tell) as (stack, live, clickhouse):
+    with opened(workload, tell, projections=projections) as (stack, live, clickhouse):
         stack.hold("worker-1")
         tell(f"writing {events:,} events to the usage topic")
         with Traffic(live) as traffic:
@@ -95,6 +99,7 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
         "events": events,
         "projects": projects,
         "usage": "packed" if packed else "JSON",
+        "projections": projections,
         "seconds": round(seconds, 2),
         "events_per_second": round(events / seconds, 1),
         "events_per_second_to_journal": round(events / (decided_at - began_at), 1),
@@ -113,13 +118,20 @@ def measure(events: int, projects: int, tell: Callable[[str], None], *, packed: 
 
 
 @contextmanager
-def opened(workload: Workload, tell: Callable[[str], None]) -> Iterator[tuple[Stack, Settings, ClickHouse]]:
+def opened(
+    workload: Workload, tell: Callable[[str], None], *, projections: bool = True
+) -> Iterator[tuple[Stack, Settings, ClickHouse]]:
     """A stack of its own in which a workload's projects are open, each with credits for all of it; gives it with its
-    settings and its history."""
-    with (
-        tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory,
-        Stack(settings_apart(Path(directory)), tell=tell) as stack,
-    ):
+    settings and its history, which keeps no sums of use without `projections`."""
+    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory, ExitStack() as ends:
+        settings = settings_apart(Path(directory))
+        if not projections:
+            # While the stack runs, nobody may change a table but the historian.
+            with closing(ClickHouse(settings)) as embedded:
+                migrate(embedded)
+                for name in PROJECTIONS:
+                    embedded.command(f"ALTER TABLE facts DROP PROJECTION {name}")
+        stack = ends.enter_context(Stack(settings, tell=tell))
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         tell(f"opening {workload.projects:,} projects")
         asyncio.run(_open_projects(live, workload))

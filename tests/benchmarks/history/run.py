@@ -33,13 +33,13 @@ DISK_BYTES_GOAL = 70
 INSERT_GOAL_US = 3.0
 _INSERT_BLOCK = 50_000
 _MERGES_SECONDS_MAX = 1800.0
-_PROJECTIONS = ("sums_by_project", "sums_by_operation")
+PROJECTIONS = ("sums_by_project", "sums_by_operation")
 _INDEXES = ("event_ids", "job_ids")
 # What a try of inserts leaves out.
 _VARIANTS: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
     ("all", (), ()),
-    ("no_projections", _PROJECTIONS, ()),
-    ("neither", _PROJECTIONS, _INDEXES),
+    ("no_projections", PROJECTIONS, ()),
+    ("neither", PROJECTIONS, _INDEXES),
 )
 
 
