@@ -35,6 +35,8 @@ from api.routes import (
     ledger,
     limit_rehearsals,
     limits,
+    notices,
+    platform_webhooks,
     prices,
     projects,
     receipts,
@@ -42,6 +44,7 @@ from api.routes import (
     status,
     usage,
     usage_events,
+    webhooks,
 )
 from api.services import running_services
 from api.unpacking import Unpacking
@@ -86,7 +89,10 @@ _ROUTERS = (
     corrections.router,
     erasures.router,
     audit.router,
+    notices.router,
     dead_letters.router,
+    webhooks.router,
+    platform_webhooks.router,
     invoices.router,
     status.router,
     docs.router,

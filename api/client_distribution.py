@@ -68,6 +68,8 @@ both.
         decision = await admissions.admit("acme", "image", id="req-42", source="/shop")
         if decision.allowed: ...
 
+`verify_webhook` says whether a webhook is Meterline's, and what it tells.
+
 `meterline-client[kafka]` has KafkaAdmissions and KafkaProducer, `meterline-client[gateway]` the ASGI middleware
 Gateway. Version {version} is of the same release as the server's {version}.
 """

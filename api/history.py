@@ -20,6 +20,7 @@ from api.connections import ConnectionLimits, Connections
 from api.server import listen, until_one_ends
 from streams.clickhouse.answer_sink import answer_sink
 from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.delivery_sink import delivery_sink
 from streams.clickhouse.historian import Historian, dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
 from streams.clickhouse.retention import keep_passing_facts
@@ -140,11 +141,13 @@ def _is_stopped(historian: Historian) -> int:
 
 
 def historians_of(settings: Settings, clickhouse: ClickHouse) -> list[Historian]:
-    """The historians of one history: one writes the journal, one the dead letters, one the answers."""
+    """The historians of one history: one writes the journal, one the dead letters, one the answers, one the
+    deliveries."""
     return [
         Historian(settings, clickhouse, journal_sink(settings)),
         Historian(settings, clickhouse, dead_letter_sink(settings)),
         Historian(settings, clickhouse, answer_sink(settings)),
+        Historian(settings, clickhouse, delivery_sink(settings)),
     ]
 
 

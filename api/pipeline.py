@@ -59,6 +59,7 @@ class Pipeline:
         self._worker_group = topics.worker_app
         self._historian_group = topics.historian_group_of("facts")
         self._cashier_group = topics.cashier_group
+        self._courier_group = topics.courier_group
         self._intake = topics.intake
         self._topics = list(topics.configs())
         self._readers = {
@@ -66,11 +67,13 @@ class Pipeline:
             "intake": Reader(topics.worker_app, topics.intake),
             "journal": Reader(topics.historian_group_of("facts"), topics.journal),
             "dead_letters": Reader(topics.historian_group_of("dead_letters"), topics.dead_letters),
+            # The journal again, as the couriers read it.
+            "notices": Reader(topics.courier_group, topics.journal),
         }
         self.flows = {name: Flow() for name in self._readers}
         self.members = Members()
         self.workers: list[WorkerStatus] = []
-        self.historians = self.cashiers = 0
+        self.historians = self.cashiers = self.couriers = 0
         self.transactions = OpenTransactions()
         self.dead_letters: dict[str, int] = {}
         self._changelogs_of_replies = {
@@ -194,7 +197,7 @@ class Pipeline:
                 await admin.start()
                 await consumer.start()
                 await uncommitted.start()
-                places = [place for reader in self._readers.values() for place in self._places(reader)]
+                places = list({place for reader in self._readers.values() for place in self._places(reader)})
                 consumer.assign(places)
                 consumer.pause(*places)
             while True:
@@ -256,7 +259,7 @@ class Pipeline:
 
     async def _look_at_groups(self, admin: AIOKafkaAdminClient) -> frozenset[str]:
         """Look who is in which group; gives the ids of the workers."""
-        wanted = [self._worker_group, self._historian_group, self._cashier_group]
+        wanted = [self._worker_group, self._historian_group, self._cashier_group, self._courier_group]
         # aiokafka can't read an answer about several groups. (error, group, state, protocol type, protocol, members, …)
         asked = await asyncio.gather(*(admin.describe_consumer_groups([group]) for group in wanted))
         members = {group[1]: group[5] for (answer,) in asked for group in answer.groups}
@@ -264,6 +267,7 @@ class Pipeline:
         self.workers = [self._worker_of(member) for member in workers][:WORKERS_SHOWN_MAX]
         self.historians = len(members.get(self._historian_group, ()))
         self.cashiers = len(members.get(self._cashier_group, ()))
+        self.couriers = len(members.get(self._courier_group, ()))
         return frozenset(member[0] for member in workers)
 
     def _worker_of(self, member: tuple[Any, ...]) -> WorkerStatus:

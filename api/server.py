@@ -1,4 +1,5 @@
-"""The processes behind `meterline api` and `meterline cashier`, and how a process of ours runs until its end."""
+"""The processes behind `meterline api`, `meterline cashier` and `meterline courier`, and how a process of ours runs
+until its end."""
 
 from __future__ import annotations
 
@@ -7,22 +8,30 @@ import logging
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 
 import uvicorn
+import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.app import create_app
+from api.courier_metrics import serve_courier_metrics
 from api.ports import ByPort, metrics_app
 from streams.cashier.payments import payments_of
 from streams.cashier.purchases import Cashier
 from streams.collector import tune_collector
+from streams.courier.courier import Courier
+from streams.courier.outgoing import Senders
 from streams.errors import OperatorError
 from streams.kafka.command_client import CommandClient
 from streams.kafka.publisher import Publisher
 from streams.kafka.stored import check_stored
 from streams.kafka.topic_creation import create_topics
+from streams.kafka.topics import topics_of
 from streams.open_files import OPEN_FILES_OWN, raise_open_files
 from streams.settings import Settings
+from streams.state.accounts_view import AccountsView
+from streams.worker.membership import leave_for_predecessor, lock
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +123,37 @@ async def _buy(settings: Settings) -> None:
             await commands.stop()
     finally:
         await publisher.stop()
+
+
+def run_courier(settings: Settings) -> None:
+    """Deliver notices to endpoints until SIGTERM or SIGINT. Raises OperatorError where another courier has its name."""
+    with lock(settings.courier_dir, "courier"):
+        settings.courier_dir.mkdir(parents=True, exist_ok=True)
+        raise_open_files()
+        tune_collector()
+        uvloop.run(_deliver(settings))
+
+
+async def _deliver(settings: Settings) -> None:
+    senders = Senders(settings)
+    await create_topics(settings)
+    await check_stored(settings, "accounts", "journal", "replies", "deliveries")
+    await leave_for_predecessor(settings, settings.courier_dir, topics_of(settings).courier_group)
+    publisher = Publisher(settings)
+    commands = CommandClient(settings, publisher)
+    accounts = AccountsView(settings, settings.courier_dir / "accounts")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(senders.close)
+        await publisher.start()
+        stack.push_async_callback(publisher.stop)
+        await commands.start()
+        stack.push_async_callback(commands.stop)
+        stack.push_async_callback(accounts.stop)
+        await accounts.start()
+        courier = Courier(settings, senders, publisher, commands, accounts)
+        if settings.courier_metrics_port is not None:
+            serve_courier_metrics(settings, courier)
+        await until_one_ends([asyncio.create_task(courier.run())])
 
 
 async def until_one_ends(tasks: Sequence[asyncio.Task[None]]) -> None:

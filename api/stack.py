@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
@@ -12,12 +13,14 @@ import time
 from collections.abc import Callable, Container
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from api.callers.keys import hash_key, new_admin_key
 from streams.embedded import lifeline
@@ -37,6 +40,7 @@ _RESTART_SECONDS_MAX = 5.0
 # Records that wait are not being taken once none was for so long.
 _STILL_SECONDS_MAX = 30.0
 _TOLD_EVERY_SECONDS = 10.0
+_LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
 class StackError(OperatorError):
@@ -113,6 +117,11 @@ class Stack:
                 "127.0.0.1", settings.clickhouse_front_port, "METERLINE_CLICKHOUSE_FRONT_PORT"
             )
         self.admin_key = _admin_key(settings.data_dir / "admin-key")
+        if settings.webhook_key is None:
+            settings.webhook_key = SecretStr(_kept_secret(settings.data_dir / "webhook-key", _new_webhook_key))
+        if not settings.webhook_networks and settings.api_host in _LOOPBACK_HOSTS:
+            # Whoever may ask this API is on this machine anyway, and may try a receiver of their own.
+            settings.webhook_networks = [ip_network(each) for each in ("127.0.0.0/8", "::1/128")]
         settings.admin_key_hashes = [*settings.admin_key_hashes, hash_key(self.admin_key).hex()]
         if settings.kafka_url is None:
             # Members import, and wait for Kafka, while it starts.
@@ -148,10 +157,12 @@ class Stack:
     def _start_members(self) -> None:
         # History first: its engine takes longest to load.
         history = [self._member("history", ["historian"], {})] if self.settings.clickhouse_url is None else []
-        self._members = [*history, self._member("api", ["api"], {})] + [
+        workers = [
             self._member(f"worker-{number}", ["worker"], {"METERLINE_WORKER_NAME": f"worker-{number}"})
             for number in range(1, self._workers + 1)
         ]
+        # The courier last: nothing waits for it.
+        self._members = [*history, self._member("api", ["api"], {}), *workers, self._member("courier", ["courier"], {})]
         for member in self._members:
             self._start(member)
 
@@ -368,10 +379,19 @@ def _make_private(data_dir: Path) -> None:
 
 
 def _admin_key(path: Path) -> str:
-    """The admin key of this data directory. It is made at its first use, in a file that its owner alone can read."""
+    """The admin key of this data directory."""
+    return _kept_secret(path, lambda: new_admin_key()[0])
+
+
+def _new_webhook_key() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def _kept_secret(path: Path, make: Callable[[], str]) -> str:
+    """The secret in this file. It is made at its first use, and its owner alone can read the file."""
     if path.exists() and (known := path.read_text().strip()):
         return known
-    key, _ = new_admin_key()
+    key = make()
     # A file that found no space for its key would be an empty key from then on.
     draft = path.with_name(f"{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

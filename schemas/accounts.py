@@ -200,6 +200,58 @@ class ApiKey(msgspec.Struct, array_like=True):
     ends_at_ms: int = 0
 
 
+class Endpoint(msgspec.Struct, array_like=True):
+    """An endpoint hears of notices: `kind` is webhook, slack or email, and `target` a URL, or an address. `event_types`
+    are names, "project.*" and the like, or "*" for all; `environments` those it hears of, [] all. With `is_ordered` the
+    next notice waits for the one before it.
+
+    Its signing secret is stored nowhere, but follows from its id and `secret_version`; the version before counts for a
+    day after `rotated_at_ms`. `state` is active, paused (by its owner) or disabled (it failed for too long).
+    """
+
+    id: str
+    kind: str
+    target: str
+    event_types: list[str]
+    environments: list[str]
+    is_ordered: bool
+    created_at_ms: int
+    secret_version: int = 1
+    rotated_at_ms: int = 0
+    state: str = "active"
+    description: str = ""
+
+
+class NoticeRule(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A notice rule of a project's own: tell it when an environment's available credits fall to `threshold`, in
+    microcredits, or in percent of what the plan grants a month."""
+
+    id: str
+    environment: str
+    is_percent: bool
+    threshold: int
+
+
+class Watch(msgspec.Struct, array_like=True):
+    """A watch over an environment's available credits. `crossed` has the ids of the rules whose threshold they have
+    fallen to and are not above again; `is_told` says that people were told of one. Nothing is to be told while
+    `falls_to` < available, and available <= `rises_above` where any is crossed. It takes some 20 bytes.
+
+    `spent` are the microcredits of each hour from `first_hour` (of Unix time) on, 25 at most. They are looked at next
+    at `look_at_ms`, 0 being never; `is_told_dry` says that the last look found that they end before the renewal.
+    """
+
+    environment: str
+    crossed: list[str]
+    falls_to: int = -1
+    rises_above: int = 0
+    is_told: bool = False
+    first_hour: int = 0
+    spent: list[int] = []
+    look_at_ms: int = 0
+    is_told_dry: bool = False
+
+
 class Account(msgspec.Struct, array_like=True):
     """An account holds all that a decision about one project consults. `grants` stand in burn-down order.
 
@@ -211,10 +263,12 @@ class Account(msgspec.Struct, array_like=True):
     has begun, whose allowance is granted and whose price is due. `limits` are the contract's, over the plan's. Nothing
     happens by itself before `due_at_ms`. `past` has what the project was before, the oldest first; it ends where its
     present plan and state begin. `billed` is what the project was billed by invoice in `billed_month` (year * 100 +
-    month, UTC), the latest in which money was due.
+    month, UTC), the latest in which money was due. `watches` has one watch for each environment that had credits once.
+    `endpoints` hear of its notices, the oldest first.
 
     Billing accounts and price lists are no projects, but are kept as accounts too, under ids that no project can have
-    (docs/decisions/0013): a billing account has a name and an `email`, and a partition's price list has `books`.
+    (docs/decisions/0013): a billing account has a name and an `email`, and a partition's price list has `books`. So is
+    the platform, whose `endpoints` hear of every project.
     """
 
     project: str
@@ -251,3 +305,6 @@ class Account(msgspec.Struct, array_like=True):
     past: list[PastSpan] = []
     billed_month: int = 0
     billed: list[Billed] = []
+    notice_rules: list[NoticeRule] = []
+    watches: list[Watch] = []
+    endpoints: list[Endpoint] = []

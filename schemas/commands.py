@@ -13,6 +13,8 @@ from schemas.replies import Reply
 ADMISSION_SOURCE = "/admissions"
 HOLD_SECONDS_MAX = 7 * 86_400
 HOLD_SECONDS_DEFAULT = 3_600
+# Notice rules of one's own, for each environment.
+RULES_MAX = 10
 
 
 class Envelope(msgspec.Struct, tag="usage", array_like=True, frozen=True):
@@ -264,6 +266,13 @@ class SetBillingAccount(Command, tag="billing.set", array_like=True, frozen=True
     is_from_month_start: bool = False
 
 
+class SetNoticeRules(Command, tag="notice_rules.set", array_like=True, frozen=True, kw_only=True):
+    """Set the notice rules of one's own in one environment: each (is it in percent, percent or microcredits)."""
+
+    environment: str
+    rules: list[tuple[bool, int]]
+
+
 class OpenBillingAccount(Command, tag="billing.open", array_like=True, frozen=True, kw_only=True):
     """Open a billing account, or, where `is_change`, change the name and address of one. `project` is `billing:` and
     its id."""
@@ -319,6 +328,70 @@ class Correct(Command, tag="correct", array_like=True, frozen=True, kw_only=True
     refused_offset: int = -1
 
 
+class PutEndpoint(Command, tag="endpoint.put", array_like=True, frozen=True, kw_only=True):
+    """Make an endpoint that hears of notices, or, where `is_change`, change what of it is not None here. `project` is
+    `platform:` for one that hears of every project. The fields are those of `schemas.accounts.Endpoint`; the `kind` is
+    never changed, and a `state` is "active" or "paused"."""
+
+    endpoint_id: str
+    is_change: bool = False
+    kind: str | None = None
+    target: str | None = None
+    event_types: list[str] | None = None
+    environments: list[str] | None = None
+    is_ordered: bool | None = None
+    description: str | None = None
+    state: str | None = None
+
+
+class RotateEndpoint(Command, tag="endpoint.rotate", array_like=True, frozen=True, kw_only=True):
+    """Give a webhook the next secret; the one before signs too for a day."""
+
+    endpoint_id: str
+
+
+class DeleteEndpoint(Command, tag="endpoint.delete", array_like=True, frozen=True, kw_only=True):
+    """Delete an endpoint: it hears of nothing more."""
+
+    endpoint_id: str
+
+
+class DisableEndpoint(Command, tag="endpoint.disable", array_like=True, frozen=True, kw_only=True):
+    """Disable an endpoint that failed for too long, or that asked for no more. The courier sends it; `reason` is kept
+    with the fact."""
+
+    endpoint_id: str
+    reason: str
+
+
+class TestEndpoint(Command, tag="endpoint.test", array_like=True, frozen=True, kw_only=True):
+    """Send a test notice to one endpoint alone."""
+
+    # Not a test of pytest's.
+    __test__ = False
+
+    endpoint_id: str
+
+
+class ReplayNotices(Command, tag="endpoint.replay", array_like=True, frozen=True, kw_only=True):
+    """Send notices to an endpoint again: that of an id, or, where `notice_id` is "", all since `since_ms`, or of these
+    only those that it never took (`only_failed`)."""
+
+    endpoint_id: str
+    since_ms: int = 0
+    only_failed: bool = False
+    notice_id: str = ""
+
+
+class BillDelivery(Command, tag="delivery", array_like=True, frozen=True, kw_only=True):
+    """Charge a project the retry of a webhook, once for each `attempt_id`. The courier sends it before the attempt.
+    `environment` is the notice's, or "" for production."""
+
+    environment: str
+    attempt_id: str
+    endpoint_id: str
+
+
 AnyCommand = (
     CreateProject
     | CloseProject
@@ -346,10 +419,18 @@ AnyCommand = (
     | SetAutoRecharge
     | SettleRecharge
     | SetBillingAccount
+    | SetNoticeRules
     | OpenBillingAccount
     | PublishPrices
     | WithdrawPrices
     | Correct
+    | PutEndpoint
+    | RotateEndpoint
+    | DeleteEndpoint
+    | DisableEndpoint
+    | TestEndpoint
+    | ReplayNotices
+    | BillDelivery
 )
 
 

@@ -34,6 +34,8 @@ Kind = Literal[
     "price_book",
     "price_withdrawal",
     "erasure",
+    "endpoint",
+    "notice",
 ]
 # The reasons that have a name of their own; "" is none. All others are of one of the sets below.
 Reason = Literal[
@@ -74,6 +76,17 @@ Reason = Literal[
     "limited_at_edge",
     "customer",
     "project",
+    "paused",
+    "resumed",
+    "deleted",
+    "disabled",
+    "tested",
+    "replayed",
+    "credits_low",
+    "credits_exhausted",
+    "credits_recovered",
+    "time_to_empty",
+    "rules",
 ]
 # `schemas.problems` has the codes, `streams.core.plans` the plans, `streams.core.grants` the kinds of grants; a price
 # book's version is its own.
@@ -357,6 +370,32 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         says="The metadata of events before it is taken out of the history",
         reasons={"customer": "that of one customer", "project": "all of the project's"},
         stated_by=("erasures",),
+    ),
+    "endpoint": FactKind(
+        says="An endpoint that hears of notices is made, or something is done to it",
+        reasons={
+            "created": "it hears of notices from now on, of a test notice first",
+            "changed": "it has another target, or hears of others",
+            "rotated": "it has another secret",
+            "paused": "it hears of nothing for now",
+            "resumed": "it hears of notices again",
+            "deleted": "it is gone",
+            "disabled": "it failed for too long, or asked for no more",
+            "tested": "a test notice goes to it",
+            "replayed": "notices go to it again",
+        },
+        stated_by=("endpoints",),
+    ),
+    "notice": FactKind(
+        says="A project is told how its available credits stand",
+        reasons={
+            "credits_low": "they have fallen to a threshold",
+            "credits_exhausted": "there are none",
+            "credits_recovered": "they are above all thresholds again",
+            "time_to_empty": "at the rate of the last 24 hours nothing is left before the renewal",
+            "rules": "at which thresholds it is told has changed",
+        },
+        stated_by=("crossings", "spending"),
     ),
 }
 

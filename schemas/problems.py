@@ -133,6 +133,13 @@ CODES: dict[str, ProblemCode] = {
         404, "Unknown customer", "Correct the `customer_id`: nothing in the history names it."
     ),
     "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
+    "unknown_endpoint": ProblemCode(404, "Unknown endpoint", "GET /v1/webhook-endpoints lists those that there are."),
+    "endpoint_exists": ProblemCode(409, "Endpoint exists", f"Look at the one that is there; for another, {_ASK_ANEW}"),
+    "too_many_endpoints": ProblemCode(409, "Too many endpoints", f"Delete one first; {_ASK_ANEW}"),
+    "endpoint_inactive": ProblemCode(409, "Endpoint not active", f"Resume the endpoint first; {_ASK_ANEW}"),
+    "kind_not_set_up": ProblemCode(
+        409, "Kind not set up", f"Ask the operator to set it up, or take another kind; {_ASK_ANEW}"
+    ),
     "no_traffic": ProblemCode(404, "Nothing recorded", "Take more days, or more projects."),
     "unknown_billing_account": ProblemCode(
         404, "Unknown billing account", f"Open the billing account first; {_ASK_ANEW}"

@@ -60,6 +60,7 @@ _LISTS = {
     "admins": '[{"name": "ada", "role": "finance", "key_hash": "…"}]',
     "admin_key_hashes": '["…"]',
     "trusted_proxies": '["10.0.0.0/8"]',
+    "webhook_networks": '["10.0.0.0/8"]',
     "invoice_issuer": '["Acme Ltd", "1 High Street, London"]',
     "invoice_taxes": '[{"name": "VAT", "percent": "19"}]',
 }
@@ -206,6 +207,13 @@ class Settings(BaseSettings):
         le=65535,
         description="Where a worker has /healthz and /metrics, on metrics_host; nowhere unless set, 0 takes any",
     )
+    courier_name: str = Field("courier-1", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Its data directory's name")
+    courier_metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Where a courier has /healthz and /metrics, on metrics_host; nowhere unless set, 0 takes any",
+    )
     session_timeout_seconds: float = Field(10.0, ge=1)
     stall_seconds: float = Field(
         60.0, ge=1, description="A worker ends that takes no record for this long while some wait"
@@ -250,6 +258,26 @@ class Settings(BaseSettings):
     stripe_secret_key: SecretStr | None = Field(None, description="sk_… or, restricted to PaymentIntents, rk_…")
     stripe_api_base: str | None = Field(None, description="Another address than Stripe's own, for tests")
 
+    webhook_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="The secrets of webhooks follow from it, at the API and the courier; `meterline up` makes one",
+    )
+    webhook_networks: Annotated[list[IPvAnyNetwork], NoDecode] = Field(
+        default_factory=list,
+        max_length=100,
+        description="JSON list of private addresses or networks that webhooks may reach, by http too; else none",
+    )
+    webhook_proxy: SecretStr | None = Field(
+        None,
+        description="http[s]://[user:password@]host:port of a forward proxy that webhooks go through; it looks their "
+        "names up, and has to refuse private addresses",
+    )
+    smtp_url: SecretStr | None = Field(
+        None, description="smtp[s]://user:password@host:port of the server for email; none is sent unless set"
+    )
+    smtp_from: str | None = Field(None, max_length=320, description="The sender's address of email")
+
     invoice_issuer: Annotated[list[InvoiceText], NoDecode] = Field(
         default_factory=list,
         max_length=11,
@@ -269,11 +297,16 @@ class Settings(BaseSettings):
 
     @field_validator(
         "worker_metrics_port",
+        "courier_metrics_port",
         "clickhouse_url",
         "clickhouse_cluster",
         "kafka_url",
         "stripe_secret_key",
         "stripe_api_base",
+        "webhook_key",
+        "webhook_proxy",
+        "smtp_url",
+        "smtp_from",
         mode="before",
     )
     @classmethod
@@ -331,13 +364,28 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("webhook_proxy", mode="after")
+    @classmethod
+    def _a_proxy_is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/]+/?", value.get_secret_value()):
+            raise OperatorError("METERLINE_WEBHOOK_PROXY is no URL such as http://user:password@proxy.example:3128")
+        return value
+
+    @model_validator(mode="after")
+    def _email_has_a_sender(self) -> Self:
+        if self.smtp_url is not None and not re.fullmatch(r"[^@<>\r\n]*<?[^@\s<>]+@[^@\s<>]+>?", self.smtp_from or ""):
+            raise OperatorError(
+                "METERLINE_SMTP_URL is set: set METERLINE_SMTP_FROM to the address that email comes from, as in "
+                "'Meterline <billing@example.com>'"
+            )
+        return self
+
     def as_environment(self) -> dict[str, str]:
-        """The settings as environment variables, for a child process."""
+        """The settings as environment variables, for a child process: its secrets are in the clear."""
         values = self.model_dump(mode="json", exclude_none=True, exclude={"admin_key"})
-        if self.kafka_sasl_secret is not None:
-            values["kafka_sasl_password"] = self.kafka_sasl_secret
-        if self.stripe_secret_key is not None:
-            values["stripe_secret_key"] = self.stripe_secret_key.get_secret_value()
+        for name in values:
+            if isinstance(secret := getattr(self, name), SecretStr):
+                values[name] = secret.get_secret_value()
         return {
             f"METERLINE_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in values.items()
@@ -362,6 +410,11 @@ class Settings(BaseSettings):
     def api_dir(self) -> Path:
         """The one directory that the API process of this name keeps its copy of the accounts in."""
         return self.data_dir / "api" / self.api_name
+
+    @cached_property
+    def courier_dir(self) -> Path:
+        """The one directory that the courier of this name keeps its deliveries and its copy of the accounts in."""
+        return self.data_dir / "couriers" / self.courier_name
 
     @cached_property
     def payments_path(self) -> Path:

@@ -110,6 +110,7 @@ def stack(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> I
         ready_grace_seconds=4.0,
         # Nor this: a call that goes on uncounted reads a copy as it is.
         count_wait_seconds=4.0,
+        webhook_key="the secrets of the tests' webhooks",
         # Trusted, so that a test may call from an address of its own.
         trusted_proxies=["127.0.0.1"],
         admins=[Admin(name=f"{role}-1", role=role, key_hash=hash_key(key).hex()) for role, key in ADMIN_KEYS.items()],

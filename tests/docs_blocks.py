@@ -35,6 +35,7 @@ READING_ORDER = (
     "README.md",
     "docs/producers.md",
     "docs/gateways.md",
+    "docs/webhooks.md",
     "docs/internals.md",
     "docs/scaling.md",
     "docs/scopes.md",
@@ -211,6 +212,7 @@ class Reader:
         self.api_url = f"http://127.0.0.1:{env['METERLINE_API_PORT']}"
         self.clickhouse_url = f"http://127.0.0.1:{env['METERLINE_CLICKHOUSE_FRONT_PORT']}/"
         self._service_port = str(lifeline.free_port())
+        self._receiver_port = str(lifeline.free_port())
         self._terminal = Terminal(self._checkout, env, self._scratch)
         self._running: list[_Running] = []
         self._printed: dict[str, list[str]] = {}
@@ -243,6 +245,11 @@ class Reader:
     def file(self, name: str) -> str:
         """The text of a file that a block has written."""
         return (self._checkout / name).read_text()
+
+    def log_of(self, program: str) -> str:
+        """The log so far of the running block that has this text."""
+        (found,) = [each.log for each in self._running if program in each.block.text]
+        return found.read_text()
 
     def close(self) -> None:
         """Stop the programs that still run, the newest first. Raises AssertionError where one of them does not end
@@ -277,6 +284,8 @@ class Reader:
             # Chosen as late as can be: until then somebody else may take it.
             self._service_port = str(lifeline.free_port())
             return self._start(block, "Uvicorn running", "Application shutdown complete")
+        if "uvicorn receiver:app" in block.text:
+            return self._start(block, "Uvicorn running", "Application shutdown complete")
         # A person types more slowly than this: let the history catch up first.
         for document, mark, sql, expected in _AFTER:
             if block.document == document and mark in block.text:
@@ -306,13 +315,17 @@ class Reader:
             "8080": self._env["METERLINE_API_PORT"],
             "8123": self._env["METERLINE_CLICKHOUSE_FRONT_PORT"],
             "9000": self._service_port,
+            "9100": self._receiver_port,
         }
-        return re.sub(r"\b(8080|8123|9000)\b", lambda found: ports[found[1]], text)
+        return re.sub(r"\b(8080|8123|9000|9100)\b", lambda found: ports[found[1]], text)
 
 
 def is_answer(shown: str, printed: str) -> bool:
     """Whether a command printed what its document shows; `...` stands for anything, and runs of spaces are alike."""
     return doctest.OutputChecker().check_output(f"{shown}\n", printed, _ANSWER_FLAGS)
+
+
+_TAKEN = "SELECT count() > 0 FROM deliveries WHERE status = 200 AND is_delivered"
 
 
 def _charges_of(project: str) -> str:
@@ -328,6 +341,7 @@ _AFTER: tuple[tuple[str, str, str, str], ...] = (
         "SELECT count() FROM facts WHERE source = '/chat' AND kind IN ('charge', 'refusal')",
         "1000\n",
     ),
+    ("docs/webhooks.md", "/taken", _TAKEN, "1\n"),
     ("docs/platform.md", "events show req-1", _charges_of("shop"), "1\n"),
     ("docs/analysts.md", "queries/usage_by_customer.sql", _charges_of("bakery"), "3\n"),
     ("docs/finance.md", "credits amend", _charges_of("studio"), "1\n"),

@@ -26,6 +26,7 @@ LONG = (
     # It rehearses all projects there are, so it comes while the lane's stack has few.
     "tests/api/test_rehearsals.py",
     "tests/cashier/test_purchases.py",
+    "tests/courier/test_courier.py",
     "tests/api/test_openapi_contract.py",
     "tests/worker/test_crashes.py",
     "tests/api/test_conformance_times.py",

@@ -27,6 +27,7 @@ ADMIN_KEY, ADMIN_HASH = new_admin_key()
 GIVEN = {
     "METERLINE_CLICKHOUSE_PASSWORD": "s3cret",
     "METERLINE_GRAFANA_PASSWORD": "of-grafana",
+    "METERLINE_WEBHOOK_KEY": "of-webhooks-" * 3,
     "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]',
 }
 
@@ -38,11 +39,12 @@ ROLES = {
     "worker-2": "worker",
     "historian": "historian",
     "cashier": "cashier",
+    "courier": "courier",
     "api": "api",
     "grafana-user": "analysts add grafana --rotate --password-from METERLINE_GRAFANA_PASSWORD",
 }
 ONE_SHOTS = {"topics", "migrate", "grafana-user"}
-WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2", "cashier"}
+WITHOUT_CLICKHOUSE = {"topics", "worker-1", "worker-2", "cashier", "courier"}
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
@@ -116,11 +118,11 @@ def test_the_two_workers_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_keeps_state_keeps_it_in_a_volume_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "api", "grafana"]
+    stateful = ["kafka", "clickhouse", "worker-1", "worker-2", "cashier", "courier", "api", "grafana"]
     names = [named_volume(service)[0] for service in stateful]
     assert set(names) == set(yaml.safe_load(TEXT)["volumes"])
     assert len(set(names)) == len(stateful)
-    for service in ("worker-1", "worker-2", "cashier", "api"):
+    for service in ("worker-1", "worker-2", "cashier", "courier", "api"):
         assert str(settings_of(service, monkeypatch).data_dir) == named_volume(service)[1]
 
 
@@ -167,8 +169,8 @@ def test_every_server_and_whatever_the_api_can_see_has_a_check_of_its_work(monke
         assert "ready" in COMMANDS
         assert settings_of(service, monkeypatch).api_url == f"http://api:{settings_of('api', monkeypatch).api_port}"
     assert "/readyz" in SERVICES["api"]["healthcheck"]["test"][-1]
-    # A cashier that is away keeps nothing from being decided; its supervisor starts it again.
-    assert {name for name in SERVICES if "healthcheck" not in SERVICES[name]} == ONE_SHOTS | {"cashier"}
+    # A cashier or a courier that is away keeps nothing from being decided; its supervisor starts it again.
+    assert {name for name in SERVICES if "healthcheck" not in SERVICES[name]} == ONE_SHOTS | {"cashier", "courier"}
 
 
 def test_the_figures_are_for_the_network_of_the_services_and_not_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

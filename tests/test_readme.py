@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from schemas.notices import NOTICE_TYPES
 from streams.core.plans import PLANS
 from streams.settings import PROJECT_ROOT
 from tests.calls import eventually
@@ -65,6 +66,8 @@ def test_the_main_job(home: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
     for seen in ("44,317 events", "drift", "Balances of three projects", "by customer", '"out_of_credits"', "/docs"):
         assert seen in done.stdout
+    for told in ("webhook.test", "project.credits_low", "project.credits_exhausted"):
+        assert re.search(rf"^{re.escape(told)} ", done.stdout, re.MULTILINE), f"a receiver hears {told}, verified"
 
 
 def test_the_test_command_is_the_one_ci_runs() -> None:
@@ -123,6 +126,18 @@ def test_gateways(reader: Reader) -> None:
     authorization = {"authorization": f"Bearer {reader.admin_key}"}
     with httpx.Client(base_url=reader.api_url, headers=authorization) as admin:
         eventually(lambda: balance() == ("214", "0"))
+
+
+def test_webhooks(reader: Reader) -> None:
+    assert set(table_of("docs/webhooks.md", "type")) == {f"`{name}`" for name in NOTICE_TYPES}
+    # The reader has compared what the receiver verified with what the page shows.
+    made, _, _, _, rotated, deliveries, replayed, slack, _ = reader.read("docs/webhooks.md")
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", json.loads(made)["secret"])
+    assert "whsec_" in rotated and json.loads(made)["secret"] not in rotated
+    assert "webhook.test" in deliveries
+    assert "entry_id" in replayed
+    assert json.loads(slack)["target"].endswith("/…")
+    eventually(lambda: "A test notice for acme" in reader.log_of("receiver:app"))
 
 
 def test_clickhouse(reader: Reader) -> None:

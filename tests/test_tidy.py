@@ -341,7 +341,7 @@ def test_processes_start_without_the_operators_half_of_the_command_line() -> Non
         "for name in sys.argv[1:]: app([name, '--help'], standalone_mode=False)\n"
         "print('===', *sys.modules)"
     )
-    processes = ["worker", "api", "historian", "cashier"]
+    processes = ["worker", "api", "historian", "cashier", "courier"]
     done = subprocess.run([sys.executable, "-c", program, *processes], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.rpartition("===")[2].split())

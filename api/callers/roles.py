@@ -14,6 +14,16 @@ _SUPPORT: Final[frozenset[Role]] = _OWNER | {"support"}
 _ALL: Final[frozenset[Role]] = _FINANCE | _SUPPORT | {"read-only"}
 _PROJECT = "/v1/admin/projects/{project}"
 _BILLING = "/v1/admin/billing-accounts"
+_ASKED = ("rotate", "test", "replay")
+
+
+def _endpoints(prefix: str, changing: frozenset[Role]) -> dict[str, frozenset[Role]]:
+    """The calls about endpoints, which everybody may look at."""
+    one = f"{prefix}/{{endpoint_id}}"
+    looks = (f"GET {prefix}", f"GET {one}", f"GET {one}/deliveries")
+    changes = (f"POST {prefix}", f"PATCH {one}", f"DELETE {one}", *(f"POST {one}/{each}" for each in _ASKED))
+    return dict.fromkeys(looks, _ALL) | dict.fromkeys(changes, changing)
+
 
 # Money and credits are finance's; access, jobs and limits are support's. What concerns all customers at once, or ends
 # what a customer pays for, is an owner's alone.
@@ -34,6 +44,9 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     "GET /v1/events/{source}/{id}": _ALL,
     "GET /v1/receipts": _ALL,
     "GET /v1/receipts/{id}": _ALL,
+    "GET /v1/notices": _ALL,
+    "GET /v1/notice-rules": _ALL,
+    "PUT /v1/notice-rules": _SUPPORT,
     "GET /v1/audit": _ALL,
     "GET /v1/audit/keys": _ALL,
     "GET /v1/invoices": _ALL,
@@ -68,6 +81,8 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     f"POST {_PROJECT}/erasures": _OWNER,
     f"GET {_PROJECT}/erasures/{{entry_id}}": _ALL,
     f"PUT {_PROJECT}/billing-account": _FINANCE,
+    **_endpoints("/v1/webhook-endpoints", _SUPPORT),
+    **_endpoints("/v1/admin/webhook-endpoints", _OWNER),
     "GET /v1/admin/dead-letters": _ALL,
     "GET /v1/admin/dead-letters/{dead_letter_id}": _ALL,
     f"POST {_BILLING}": _FINANCE,

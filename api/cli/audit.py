@@ -40,7 +40,9 @@ def list_audit(
     project: AuditedProject = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="refusals, shadow, limits, prices, grants, projects, keys, billing or recharge"),
+        typer.Option(
+            "--kind", help="refusals, shadow, limits, prices, grants, projects, keys, billing, recharge or endpoints"
+        ),
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,

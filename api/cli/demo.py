@@ -61,6 +61,7 @@ def _replay(
     file: Path, as_json: bool, stay: bool, data_dir: Path | None, projects: int, rounds: int, *, spoil: bool
 ) -> None:
     from api.demo.display import Display, print_report
+    from api.demo.listener import Listener
     from api.demo.replay import Progress, Target
     from api.demo.replay import replay as run
     from api.demo.trace import read_trace
@@ -98,6 +99,7 @@ def _replay(
                     started_at=started_at,
                     progress=progress,
                     on_progress=on_progress,
+                    listener=cleanup.enter_context(Listener()),
                 )
             )
             display.stop()

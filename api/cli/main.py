@@ -27,6 +27,7 @@ COMMANDS = {
     "api": "api.cli.processes",
     "historian": "api.cli.processes",
     "cashier": "api.cli.processes",
+    "courier": "api.cli.processes",
     "topics": "api.cli.processes",
     "migrate": "api.cli.processes",
     "history": "api.cli.history",
@@ -44,7 +45,9 @@ COMMANDS = {
     "limits": "api.cli.limits",
     "prices": "api.cli.prices",
     "audit": "api.cli.audit",
+    "notices": "api.cli.notices",
     "dead-letters": "api.cli.dead_letters",
+    "webhooks": "api.cli.webhooks",
     "billing": "api.cli.billing",
     "usage": "api.cli.readings",
     "ledger": "api.cli.readings",
@@ -54,7 +57,7 @@ COMMANDS = {
     "backfill": "api.cli.backfill",
 }
 # These tell of unknown variables themselves: in their logs, or among their findings.
-_TELL_THEMSELVES = frozenset({"worker", "api", "historian", "cashier", "doctor"})
+_TELL_THEMSELVES = frozenset({"worker", "api", "historian", "cashier", "courier", "doctor"})
 # Commands that are there only in a checkout: the production image has no tests.
 CHECKOUT_COMMANDS = {
     "bench": "tests.benchmarks.command",

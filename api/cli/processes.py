@@ -59,6 +59,16 @@ def cashier() -> None:
     run_cashier(settings)
 
 
+@app.command()
+def courier() -> None:
+    """Run a courier: it delivers notices to webhooks and other endpoints, and tries again where they fail."""
+    from api.server import run_courier
+
+    settings = Settings()
+    logs.configure(settings, settings.courier_name)
+    run_courier(settings)
+
+
 def _principal(role: str) -> Any:
     return typer.Option(f"--{role}", help=f"With --acls: the principal of the {role}, as in {PRINCIPAL}.")
 
@@ -73,6 +83,7 @@ def topics(
     api: Annotated[str, _principal("api")] = f"{PRINCIPAL}api",
     historian: Annotated[str, _principal("historian")] = f"{PRINCIPAL}historian",
     cashier: Annotated[str, _principal("cashier")] = f"{PRINCIPAL}cashier",
+    courier: Annotated[str, _principal("courier")] = f"{PRINCIPAL}courier",
     operator: Annotated[str, _principal("operator")] = f"{PRINCIPAL}operator",
     producer: Annotated[str, _principal("producer")] = f"{PRINCIPAL}producer",
     gateway: Annotated[
@@ -94,6 +105,7 @@ def topics(
             "api": api,
             "historian": historian,
             "cashier": cashier,
+            "courier": courier,
             "operator": operator,
             "producer": producer,
             "gateway": gateway,

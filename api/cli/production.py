@@ -29,6 +29,8 @@ IN_SYNC_MIN = 2
 # Clocks that time servers set are closer by far.
 CLOCKS_APART_MS_MAX = 5_000
 SECONDS_MAX = 20.0
+# Of 32 random hex digits fewer than 8 are different once in ten million times.
+KEY_CHARACTERS_MIN = 8
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _RIGHTS = ("SELECT", "INSERT", "ALTER", "CREATE TABLE", "CREATE VIEW")
@@ -37,6 +39,7 @@ _RIGHTS = ("SELECT", "INSERT", "ALTER", "CREATE TABLE", "CREATE VIEW")
 def production_checks(settings: Settings) -> Iterator[tuple[str, Callable[[Settings], Seen]]]:
     """Yield the checks of what production needs. Without addresses, those that need them say so."""
     yield "admin keys", admin_keys
+    yield "webhook key", webhook_key
     yield "payments", payments
     for name, ask in (
         ("encryption", _encryption),
@@ -69,6 +72,19 @@ def admin_keys(settings: Settings) -> Seen:
     if len(set(hashes)) < len(hashes):
         return False, "METERLINE_ADMIN_KEY_HASHES has a hash twice", "Name each once."
     return True, f"{len(hashes)} known by their hashes", ""
+
+
+def webhook_key(settings: Settings) -> Seen:
+    """Check that there is a key that the secrets of webhooks follow from, and that it is no word or pattern."""
+    remedy = (
+        "Set METERLINE_WEBHOOK_KEY, the same at every API and courier, to what `openssl rand -hex 32` prints; another "
+        "one changes the secret of every endpoint."
+    )
+    if settings.webhook_key is None:
+        return False, "METERLINE_WEBHOOK_KEY is not set", remedy
+    if len(set(settings.webhook_key.get_secret_value())) < KEY_CHARACTERS_MIN:
+        return False, "METERLINE_WEBHOOK_KEY can be guessed: it has few different characters", remedy
+    return True, "webhooks are signed", ""
 
 
 def payments(settings: Settings) -> Seen:

@@ -54,7 +54,10 @@ def status_text(told: dict[str, Any]) -> str:
             for each in told["workers"]
         ],
     )
-    lines.append(f"historians: {told['historians']}, cashiers: {told['cashiers']}, partitions: {told['partitions']}")
+    lines.append(
+        f"historians: {told['historians']}, cashiers: {told['cashiers']}, couriers: {told['couriers']}, "
+        f"partitions: {told['partitions']}"
+    )
     lines.append("")
     lines += _columns(
         ("waits in", "records", "oldest", "stands still"),

@@ -66,6 +66,11 @@ _REMEDIES = {
     "unknown_event": "Correct the source and the id: nothing was charged for it.",
     "unknown_receipt": "Take the id of an answer, of an entry or of a hold.",
     "unknown_dead_letter": "Take its id from `meterline dead-letters`.",
+    "unknown_endpoint": "`meterline webhooks list` shows a project's endpoints with --project, or else the platform's.",
+    "endpoint_exists": "`meterline webhooks list` shows it; for another one give another --idempotency-key.",
+    "too_many_endpoints": f"Remove one (`meterline webhooks remove`); {_ANEW}",
+    "endpoint_inactive": f"Resume it (`meterline webhooks resume`); {_ANEW}",
+    "kind_not_set_up": f"Set the variable that is named, for the API and the courier alike; {_ANEW}",
     "unknown_billing_account": f"Open it first (`meterline billing create`); {_ANEW}",
     "billing_account_exists": "Choose another id, or use `meterline billing change`.",
     "key_shown_before": "Its secret can't be shown again: revoke it, and make another.",
@@ -100,6 +105,11 @@ _OTHER_NAMES = {
     "hold_seconds": ("seconds",),
     "cost_ceiling": ("ceiling",),
     "Idempotency-Key": ("idempotency_key",),
+    "event_types": ("event_type",),
+    "environments": ("environment",),
+    "since": ("from",),
+    "notice_id": ("notice",),
+    "endpoint_id": ("endpoint",),
 }
 _QUOTED = re.compile(r"`([A-Za-z_][\w.-]*)`")
 

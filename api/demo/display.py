@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -103,6 +104,14 @@ def print_report(console: Console, report: Report, url: str) -> None:
     if report.first_refusal is not None:
         console.print(Text("\nWhat the first project that ran out of credits is answered", "bold"))
         console.print_json(json.dumps(report.first_refusal))
+    if report.notices:
+        console.print(Text(f"\nWhat a webhook of {report.usage_project} heard, each verified", "bold"))
+        notices = _plain_table("notice", "available", "at", "seconds to arrive")
+        for told in report.notices:
+            at = datetime.fromisoformat(told["timestamp"])
+            seconds = f"{told['heard_at'] - at.timestamp():.1f}"
+            notices.add_row(told["type"], str(told["data"].get("available", "")), f"{at:%H:%M:%S}", seconds)
+        console.print(notices)
     console.print(
         f"\nFirst charge {report.seconds_to_first_charge:.1f} s after the start. The API was at {url}, its documents "
         f"at {url}/docs; `meterline demo --stay` keeps them up.",

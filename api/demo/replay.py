@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import orjson
 
+from api.demo.listener import Listener
 from api.demo.trace import Trace, events_of, projects_of
 from schemas.events import UsageEvent
 from streams.clickhouse.client import ClickHouse
@@ -25,6 +26,9 @@ from streams.reconcile.verify import verify
 from streams.settings import Settings
 
 STALLED_SECONDS = 120.0
+NOTICE_SECONDS_MAX = 15.0
+# What a project's endpoint has heard once nothing is left.
+TOLD_WHEN_EMPTY = ("project.credits_low", "project.credits_exhausted")
 
 
 class ReplayError(OperatorError):
@@ -67,6 +71,7 @@ class Report:
     balances: list[dict[str, Any]] = field(default_factory=list)
     usage_by_customer: list[dict[str, Any]] = field(default_factory=list)
     usage_project: str = ""
+    notices: list[dict[str, Any]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """The report as one JSON object."""
@@ -93,9 +98,10 @@ async def replay(
     started_at: float,
     progress: Progress,
     on_progress: Callable[[], None],
+    listener: Listener | None = None,
 ) -> Report:
     """Replay a trace: open the projects, charge once by HTTP, send the trace by Kafka, wait until all of it is in
-    ClickHouse, and report.
+    ClickHouse, and report. A `listener` hears the notices of the first project.
 
     `spoil` adds a malformed event to every 200 good ones. `started_at` is the `time.monotonic()` from which the first
     charge is timed. Raises ReplayError where events stop arriving.
@@ -116,6 +122,7 @@ async def replay(
             await _first_charge(client, projects[0])
             report.seconds_to_first_charge = round(time.monotonic() - started_at, 3)
             await _open_projects(client, named[1:], on_progress)
+            endpoint = "" if listener is None else await _listen(client, projects[0], listener)
             progress.stage = "sending"
             before = await _counts(clickhouse, trace.name)
             events = events_of(trace, projects, datetime.now(UTC), rounds)
@@ -141,9 +148,35 @@ async def replay(
             report.usage_project = projects[0]
             usage = await _get(client, "/v1/usage", project=projects[0], group_by="customer_id")
             report.usage_by_customer = usage.json()["rows"]
+            if listener is not None and endpoint:
+                await _heard(client, projects[0], listener)
+                report.notices = list(listener.heard.values())
+                await client.delete(f"/v1/webhook-endpoints/{endpoint}", params={"project": projects[0]})
     finally:
         await asyncio.to_thread(clickhouse.close)
     return report
+
+
+async def _listen(client: httpx.AsyncClient, project: str, listener: Listener) -> str:
+    """Make the listener an endpoint of a project; gives its id, or "" where endpoints on this machine are not
+    delivered to."""
+    asked = {"target": listener.url, "event_types": ["project.*"], "description": "A demo's listener"}
+    made = await client.post("/v1/webhook-endpoints", params={"project": project}, json=asked)
+    if made.status_code != 201:
+        return ""
+    listener.trust(made.json()["secret"])
+    return str(made.json()["id"])
+
+
+async def _heard(client: httpx.AsyncClient, project: str, listener: Listener) -> None:
+    """Wait until the listener has heard what its project has to be told, where that is without credits; not for long:
+    the report says what came."""
+    balance = (await _get(client, "/v1/balance", project=project)).json()
+    deadline = time.monotonic() + NOTICE_SECONDS_MAX
+    while balance["available"] == "0" and not set(TOLD_WHEN_EMPTY) <= set(listener.types()):
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(0.05)
 
 
 NOT_JSON = b'{"specversion": "1.0", "id": '

@@ -15,7 +15,7 @@ from schemas.times import utc
 from streams.core.booking import format_credits
 from streams.core.price_list import NOTICE_DAYS
 from streams.kafka.clock import now_ms
-from streams.rehearsals.prices import Outcome, Rehearsal, rehearse
+from streams.rehearsals.prices import PriceOutcome, Rehearsal, rehearse
 
 router = APIRouter(
     prefix="/v1/admin",
@@ -73,7 +73,7 @@ def result_of(version: str, days: int, rehearsal: Rehearsal) -> RehearsalResult:
     )
 
 
-def _project(outcome: Outcome) -> RehearsedProject:
+def _project(outcome: PriceOutcome) -> RehearsedProject:
     return RehearsedProject.model_validate(
         {
             "project": outcome.project,

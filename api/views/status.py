@@ -51,6 +51,7 @@ def system_status(services: Services, clickhouse_version: str | None, disks: lis
         workers=sorted(pipeline.workers, key=lambda worker: worker.name),
         historians=pipeline.historians,
         cashiers=1 if services.cashier is not None else pipeline.cashiers,
+        couriers=pipeline.couriers,
         partitions=settings.partitions,
         lags=[
             LagStatus(

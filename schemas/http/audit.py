@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 from schemas.http.common import at_most
 
 AUDIT_ROWS_MAX = 10_000
-AuditKind = Literal["refusals", "shadow", "limits", "prices", "grants", "projects", "keys", "billing", "recharge"]
+AuditKind = Literal[
+    "refusals", "shadow", "limits", "prices", "grants", "projects", "keys", "billing", "recharge", "endpoints"
+]
 
 
 class AuditEntry(BaseModel):

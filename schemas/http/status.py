@@ -33,7 +33,7 @@ class WorkerStatus(BaseModel):
 class LagStatus(BaseModel):
     """A topic's readers: how many records they have yet to take, and for how long."""
 
-    topic: str = Field(examples=["usage", "intake", "journal", "dead_letters"])
+    topic: str = Field(examples=["usage", "intake", "journal", "dead_letters", "notices"])
     records: int
     oldest_seconds: int = Field(description="How long the oldest of them has waited")
     still_seconds: int = Field(description="How long none was taken while some wait")
@@ -60,6 +60,7 @@ class SystemStatus(BaseModel):
     workers: list[WorkerStatus] = at_most(WORKERS_SHOWN_MAX)
     historians: int = Field(description="Members of the group that writes the journal into ClickHouse")
     cashiers: int
+    couriers: int
     partitions: int
     lags: list[LagStatus] = at_most(PARTS_MAX)
     accounts_lag_seconds: int = Field(description="How old this process's copy of the accounts may be")

@@ -22,7 +22,7 @@ from streams.errors import OperatorError
 from streams.settings import Settings
 
 # What an analyst may read: the tables with the rows of projects, and the views over them.
-TABLES = ("facts", "backfilled", "dead_letters")
+TABLES = ("facts", "backfilled", "dead_letters", "deliveries")
 VIEWS = ("usage", "charges", "ledger_entries")
 
 PASSWORD_CHARS_MIN = 12

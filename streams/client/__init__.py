@@ -1,4 +1,4 @@
-"""The client: the one import for a service that embeds Meterline. It has producers, admissions and the gateway.
+"""The client: the one import for a service that embeds Meterline. It has producers, admissions, a gateway, webhooks.
 
 Each name is loaded when it is first asked for: Kafka's client and Starlette need only be there for who uses them.
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streams.client.kafka_settings import KafkaSettings
     from streams.client.producer import EventPlace, EventRejection, Producer, ProducerError, Sent, usage_event
     from streams.client.routes import Route
+    from streams.client.webhooks import WebhookError, verify_webhook
 
 __all__ = [
     "Admissions",
@@ -44,7 +45,9 @@ __all__ = [
     "Rejection",
     "Route",
     "Sent",
+    "WebhookError",
     "usage_event",
+    "verify_webhook",
 ]
 
 # The module of each name, from this package.
@@ -69,7 +72,9 @@ _HOMES = {
     "Rejection": "arguments",
     "Route": "routes",
     "Sent": "producer",
+    "WebhookError": "webhooks",
     "usage_event": "producer",
+    "verify_webhook": "webhooks",
 }
 # What has to be installed beside the client for some names, and the extra of the distribution that brings it.
 _EXTRAS = {"aiokafka": "kafka", "starlette": "gateway"}

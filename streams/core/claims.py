@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from schemas.commands import Admit, AnyCommand, CaptureHold, Correct, SettleRecharge, TopUp
+from schemas.commands import Admit, AnyCommand, BillDelivery, CaptureHold, Correct, SettleRecharge, TopUp
 from schemas.replies import Reply
 from streams.core import holds
 from streams.core.acceptance import dedup_hash
+from streams.core.deliveries import delivery_hash, delivery_of
 from streams.core.marks import mark_of, mark_of_entry
 
 
 def claims(command: AnyCommand) -> list[bytes]:
     """The hashes of acts that may be done only once: bill an event, charge a job, capture a hold, make an event's nth
-    correction, book a payment.
+    correction, book a payment, bill a delivery.
 
     An act that an earlier record has claimed is not done again. A command that succeeds claims its acts (`claimed`).
     """
@@ -30,6 +31,8 @@ def claims(command: AnyCommand) -> list[bytes]:
         return [mine]
     if isinstance(command, TopUp) or (isinstance(command, SettleRecharge) and command.is_paid):
         return [payment_hash(command.project, command.reference)] if command.reference else []
+    if isinstance(command, BillDelivery):
+        return [delivery_hash(command)]
     return []
 
 
@@ -55,4 +58,6 @@ def claimed(command: AnyCommand, reply: Reply) -> list[tuple[bytes, bytes]]:
         return [(mine, b""), *((each, mark) for each in event)]
     if isinstance(command, TopUp | SettleRecharge):
         return [(each, mark_of_entry(reply.entry_id)) for each in claims(command)]
+    if isinstance(command, BillDelivery):
+        return [(each, mark_of(delivery_of(command, 0))) for each in claims(command)]
     return []

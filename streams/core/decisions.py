@@ -12,6 +12,7 @@ from schemas.accounts import Account
 from schemas.commands import (
     Admit,
     AnyCommand,
+    BillDelivery,
     CaptureHold,
     ChangePlan,
     CloseProject,
@@ -20,25 +21,32 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
+    DeleteEndpoint,
+    DisableEndpoint,
     EndRaise,
     Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
+    ReplayNotices,
     RevokeKey,
+    RotateEndpoint,
     RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
     SetItem,
     SetLimits,
+    SetNoticeRules,
     SetStanding,
     SettleRecharge,
+    TestEndpoint,
     TopUp,
     WithdrawPrices,
 )
@@ -48,6 +56,9 @@ from schemas.replies import Reply, refusal
 from streams.core import (
     admission,
     corrections,
+    crossings,
+    deliveries,
+    endpoints,
     erasures,
     grants,
     holds,
@@ -58,6 +69,7 @@ from streams.core import (
     recharge,
 )
 from streams.core.booking import Booking
+from streams.core.endpoints import PLATFORM_ID
 from streams.core.past import check_open
 from streams.core.price_list import PRICES_ID, Prices
 
@@ -84,7 +96,10 @@ def open_account(
     match command:
         case CreateProject():
             account = projects.new_project(command, offset, at_ms)
-            return account, projects.open_project(booking_of(account))
+            booking = booking_of(account)
+            reply = projects.open_project(booking)
+            crossings.look(booking)
+            return account, reply
         case OpenBillingAccount():
             account = projects.new_billing_account(command, offset, at_ms)
             return account, projects.open_billing_account(booking_of(account))
@@ -94,6 +109,9 @@ def open_account(
         case WithdrawPrices():
             account = projects.account_of_no_project(PRICES_ID, offset, at_ms)
             return account, price_announcements.withdraw(booking_of(account), command)
+        case PutEndpoint() if command.project == PLATFORM_ID:
+            account = projects.account_of_no_project(PLATFORM_ID, offset, at_ms)
+            return account, endpoints.put(booking_of(account), command)
     raise Rejection("unknown_project", f"There is no project {command.project!r}")
 
 
@@ -101,11 +119,21 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
     """Decide a command on an open account. `already_decided` says that one of its claims was made before (see
     `claims`).
 
-    A refusal is a reply, never an exception.
+    A refusal is a reply, never an exception. What the command has crossed is stated after all else, except where it is
+    one of TELL_NOTHING: then the next step states it.
     """
+    reply = _reply(booking, command, already_decided)
+    if type(command) not in TELL_NOTHING:
+        crossings.look(booking)
+    return reply
+
+
+def _reply(booking: Booking, command: AnyCommand, already_decided: bool) -> Reply:
     try:
         if isinstance(command, Admit):
             return admission.admit(booking, command, already_decided)
+        if isinstance(command, BillDelivery):
+            return deliveries.bill(booking, command, already_decided)
         if isinstance(command, Correct) and already_decided:
             raise Rejection("already_corrected", "This event was decided or corrected meanwhile; look again")
         if can_charge_from_now_on(command):
@@ -115,10 +143,14 @@ def command_reply(booking: Booking, command: AnyCommand, already_decided: bool) 
         return refusal(rejection)
 
 
+# What they cost raises no notice by itself.
+TELL_NOTHING: frozenset[type] = frozenset({BillDelivery})
+
 # They charge a use, or a job that was queued, and are judged as of it: `past.check_use`.
 CHARGE_A_USE = frozenset({Admit, Correct, CaptureHold})
 CHARGE_NOTHING = frozenset(
     {
+        SetNoticeRules,
         CreateProject,
         CloseProject,
         ReopenProject,
@@ -141,10 +173,18 @@ CHARGE_NOTHING = frozenset(
         OpenBillingAccount,
         PublishPrices,
         WithdrawPrices,
+        PutEndpoint,
+        RotateEndpoint,
+        DeleteEndpoint,
+        DisableEndpoint,
+        TestEndpoint,
+        ReplayNotices,
     }
 )
+# Charges what comes of earlier uses, in a closed project too.
+CHARGES_ANYWAY = frozenset({BillDelivery})
 
-_UNGUARDED = CHARGE_A_USE | CHARGE_NOTHING
+_UNGUARDED = CHARGE_A_USE | CHARGE_NOTHING | CHARGES_ANYWAY
 
 
 def can_charge_from_now_on(command: AnyCommand) -> bool:
@@ -174,6 +214,7 @@ _DECISIONS: Mapping[type, Callable[[Booking, Any], Reply]] = {
     SetStanding: projects.set_standing,
     SetBadge: projects.set_badge,
     Erase: erasures.erase,
+    SetNoticeRules: crossings.set_rules,
     SetBillingAccount: projects.set_billing_account,
     OpenBillingAccount: projects.change_billing_account,
     CreateKey: projects.create_key,
@@ -191,4 +232,10 @@ _DECISIONS: Mapping[type, Callable[[Booking, Any], Reply]] = {
     Correct: corrections.correct,
     PublishPrices: price_announcements.publish,
     WithdrawPrices: price_announcements.withdraw,
+    PutEndpoint: endpoints.put,
+    RotateEndpoint: endpoints.rotate,
+    DeleteEndpoint: endpoints.delete,
+    DisableEndpoint: endpoints.disable,
+    TestEndpoint: endpoints.test,
+    ReplayNotices: endpoints.replay,
 }

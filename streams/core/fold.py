@@ -23,6 +23,7 @@ from schemas.commands import (
     IntakeRecord,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     Tick,
     WithdrawPrices,
 )
@@ -34,12 +35,15 @@ from streams.core.acceptance import dead_letter
 from streams.core.admission import count_repeat
 from streams.core.booking import Booking
 from streams.core.claims import claimed, claims
-from streams.core.decisions import command_reply, open_account
+from streams.core.crossings import look_after_use
+from streams.core.decisions import TELL_NOTHING, command_reply, open_account
+from streams.core.endpoints import PLATFORM_ID, no_endpoint
 from streams.core.holds import open_for
 from streams.core.ledger import capture_for, charge, reschedule, settle, state_again
 from streams.core.marks import Claim, Seen, is_charged_in_part, mark_of
 from streams.core.price_list import PRICES_ID, Prices, places_of, prices_from
 from streams.core.replies import Kept, decides, fingerprint, is_reply_kept, key_hash, request_hash
+from streams.core.spending import note_spent
 
 
 class UnforeseenError(Exception):
@@ -248,6 +252,7 @@ class _Batch:
                     state_again(booking, usage, first)
                     continue
                 held = open_for(account, usage, by_job=False) if account.holds else None
+                since = len(facts)
                 if held is None:
                     code, _ = charge(booking, usage)
                     seen[dedup] = seen_written[dedup] = Claim(offset, mark_of(usage, code))
@@ -256,6 +261,8 @@ class _Batch:
                     for name, mark in capture_for(booking, usage, held):
                         seen[name] = seen_written[name] = Claim(offset, mark)
                         fresh.add(name)
+                look_after_use(booking)
+                note_spent(booking, since)
         except Exception:
             self.slot = slot
             raise
@@ -314,7 +321,7 @@ class _Batch:
         self, item: IntakeItem, slot: int, command: AnyCommand, facts: list[Fact]
     ) -> tuple[Account, Reply] | Reply:
         """The account that a command opens, with its reply; a refusal alone where the command opens none."""
-        if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices | WithdrawPrices):
+        if not isinstance(command, CreateProject | OpenBillingAccount | PublishPrices | WithdrawPrices | PutEndpoint):
             return _no_project(command)
         try:
             prices = self._prices_at(item.offset, slot)
@@ -337,7 +344,10 @@ class _Batch:
             self._applied(account, item)
             return reply
         booking.made = [self._made(item, command, claim) for claim in claims(command)]
+        since = len(booking.facts)
         reply = command_reply(booking, command, any(booking.made))
+        if type(command) not in TELL_NOTHING:
+            note_spent(booking, since)
         reschedule(account)
         self._remember(item, command, account, reply)
         return reply
@@ -524,4 +534,7 @@ def _repeated(command: AnyCommand, stored: KeptReply) -> Reply:
 
 
 def _no_project(command: AnyCommand) -> Reply:
+    if command.project == PLATFORM_ID:
+        # It is opened by its first endpoint.
+        return refusal(no_endpoint(PLATFORM_ID, getattr(command, "endpoint_id", "")))
     return Reply(404, "unknown_project", f"There is no project {command.project!r}", 0, 0, "")

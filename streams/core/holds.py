@@ -238,13 +238,15 @@ def _give_back(booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: st
     account = booking.account
     account.holds.remove(hold)
     grants = {grant.id: grant for grant in account.grants}
+    total = sum(part.amount for part in hold.parts)
     stated = False
     for part in hold.parts:
         if not part.amount:
             continue
         grant = grants[part.grant_id]
         grant.held -= part.amount
-        _state_release(booking, hold, reason, at_ms, why, grant.id, -part.amount)
+        whole = total if reason == "expired" and not stated else None
+        _state_release(booking, hold, reason, at_ms, why, grant.id, -part.amount, whole)
         stated = True
         if grant.expires_at_ms and grant.expires_at_ms <= at_ms:
             grant.remaining -= part.amount
@@ -257,7 +259,7 @@ def _give_back(booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: st
                 occurred_at_ms=at_ms,
             )
     if not stated and reason != "captured":
-        _state_release(booking, hold, reason, at_ms, why, "", 0)
+        _state_release(booking, hold, reason, at_ms, why, "", 0, 0 if reason == "expired" else None)
     drop_spent(account, at_ms)
     if account.items:
         bill_due(booking, at_ms)
@@ -266,11 +268,19 @@ def _give_back(booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: st
 
 
 def _state_release(
-    booking: Booking, hold: Hold, reason: Reason, at_ms: int, why: str, grant_id: str, held: int
+    booking: Booking,
+    hold: Hold,
+    reason: Reason,
+    at_ms: int,
+    why: str,
+    grant_id: str,
+    held: int,
+    whole: int | None = None,
 ) -> None:
     """State the release of held credits. The fact has no source and event, so it counts from its own time.
 
-    See `EFFECTIVE_AT` in `streams.history.facts`.
+    See `EFFECTIVE_AT` in `streams.history.facts`. `whole` is all that the hold kept; only the first release of a hold
+    that expired tells it, so that one notice follows from them.
     """
     booking.state(
         "release",
@@ -282,7 +292,7 @@ def _state_release(
         job_id=hold.job_id,
         key_id=hold.key_id,
         occurred_at_ms=at_ms,
-        metadata=note(hold=hold.id, why=why),
+        metadata=note(hold=hold.id, why=why, held_microcredits=whole),
         held=held,
     )
 

@@ -6,10 +6,10 @@ from msgspec.structs import replace
 
 from schemas.accounts import Account, Hold, Line
 from schemas.events import Usage
-from schemas.facts import Fact
+from schemas.facts import Fact, entry_id
 from schemas.prices import PriceBook
 from schemas.problems import Rejection
-from streams.core import holds
+from streams.core import crossings, holds
 from streams.core.booking import Booking, available, balance, drop_spent, format_credits
 from streams.core.items import bill_month
 from streams.core.limits import raises_due_at_ms, turn_raises
@@ -19,6 +19,7 @@ from streams.core.plans import renewal_after
 from streams.core.price_list import Prices
 from streams.core.projects import begin_month, move_to_plan
 from streams.core.recharge import recharge_if_low
+from streams.core.spending import look_at_spending, look_due_at_ms
 
 
 def settle(booking: Booking) -> None:
@@ -39,10 +40,15 @@ def settle(booking: Booking) -> None:
             bill_month(booking)
         elif account.raises and raises_due_at_ms(account) <= due_at_ms:
             turn_raises(booking, due_at_ms)
+        elif due_at_ms == look_due_at_ms(account):
+            look_at_spending(booking, due_at_ms)
         elif due_at_ms == _end_of_grants_ms(account):
             _end_grants(booking, due_at_ms)
         else:
             _renew(booking)
+        if _due_at_ms(account) != due_at_ms:
+            # What ends and what begins at the same instant is one step: an allowance that is renewed was never gone.
+            crossings.look(booking, due_at_ms)
     account.due_at_ms = due_at_ms
     if is_anything_due:
         recharge_if_low(booking)
@@ -104,6 +110,19 @@ def charge(booking: Booking, usage: Usage, cost_left: int | None = None, cost_ce
     if account.auto_recharge is not None:
         recharge_if_low(booking)
     return "", ""
+
+
+def charge_if_covered(booking: Booking, usage: Usage) -> tuple[str, int]:
+    """Charge a use that comes about whatever stands against it: whole, or, where credits do not cover it, by an entry
+    of 0. Gives the id of its first entry, and the microcredits charged. It asks for no recharge: the next use does."""
+    account = booking.account
+    book = booking.prices.at(usage.occurred_at_ms)
+    total = book.rates.get(usage.operation, 0) * usage.quantity
+    if total > available(account, usage.environment):
+        total = 0
+    fact_id = entry_id(booking.partition, booking.offset, booking.next_index)
+    _charge_line(booking, usage, book, usage.operation, total, balance(account, usage.environment))
+    return fact_id, total
 
 
 def hold(
@@ -182,6 +201,8 @@ def _due_at_ms(account: Account) -> int:
         due = min(due, *(each.expires_at_ms for each in account.holds))
     if account.raises:
         due = min(due, raises_due_at_ms(account))
+    if (look_at_ms := look_due_at_ms(account)) is not None:
+        due = min(due, look_at_ms)
     ends_at_ms = _end_of_grants_ms(account)
     return due if ends_at_ms is None or ends_at_ms > due else ends_at_ms
 

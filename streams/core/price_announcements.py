@@ -6,7 +6,7 @@ from schemas.accounts import AnnouncedBook
 from schemas.commands import PublishPrices, WithdrawPrices
 from schemas.prices import PriceBook
 from schemas.replies import Reply
-from streams.core.booking import FACTS_PER_SLOT, Booking
+from streams.core.booking import FACTS_PER_SLOT, Booking, note
 from streams.core.price_list import check_book, check_withdrawal
 
 
@@ -18,7 +18,8 @@ def publish(booking: Booking, command: PublishPrices) -> Reply:
     check_book(command.book, booking.prices, command.after)
     _announced(booking, command.book)
     version = command.book.version
-    return _done(booking.state("price_book", reason=version, price_version=version))
+    said = note(effective_at_ms=command.book.effective_at_ms)
+    return _done(booking.state("price_book", reason=version, price_version=version, metadata=said))
 
 
 def withdraw(booking: Booking, command: WithdrawPrices) -> Reply:

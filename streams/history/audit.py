@@ -19,6 +19,7 @@ from schemas.problems import CODES, Rejection
 from schemas.times import in_utc, utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import FACTS_PER_SLOT, format_credits
+from streams.core.endpoints import PLATFORM_ID
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.history.cursor import decode_cursor, encode_cursor
@@ -38,6 +39,7 @@ KINDS: dict[AuditKind, str] = {
     "keys": kind_in("key"),
     "billing": kind_in("billing_account", "transfer"),
     "recharge": kind_in("recharge"),
+    "endpoints": kind_in("endpoint"),
 }
 _LIMIT_ACTIONS = {
     "raise_planned": "raise.planned",
@@ -166,7 +168,7 @@ def key_use_page(clickhouse: ClickHouse, question: KeyUseQuestion) -> tuple[list
 def entry_of(partition: int, fact: Fact) -> AuditEntry:
     """The audit entry that shows a fact."""
     metadata = _note(fact)
-    is_ones_own = fact.project == PRICES_ID or fact.project.startswith(BILLING_PREFIX)
+    is_ones_own = fact.project in (PRICES_ID, PLATFORM_ID) or fact.project.startswith(BILLING_PREFIX)
     return AuditEntry(
         entry_id=entry_id(partition, fact.offset, fact.index),
         at=utc(fact.booked_at_ms),
@@ -243,6 +245,8 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
         case "erasure":
             whose = "one customer's" if fact.reason == "customer" else "all"
             return f"{whose} metadata of events until then{why}"
+        case "endpoint":
+            return f"{metadata.get('kind', 'endpoint')} {metadata.get('endpoint_id', '')}{why}"
         case "transfer":
             way = "taken off" if fact.reason == "moved_out" else "put on"
             return f"{format_usd(fact.cents)} of this month {way} {fact.billing_account or 'its own'}"

@@ -42,6 +42,8 @@ _OTHERWISE: dict[Kind, str] = {
     "price_book": "price book",
     "price_withdrawal": "price book withdrawn",
     "erasure": "{reason} erased",
+    "endpoint": "endpoint {reason}",
+    "notice": "{reason}",
 }
 
 

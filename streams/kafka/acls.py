@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from streams.kafka.topics import Topics
 
-Role = Literal["worker", "api", "historian", "cashier", "operator", "producer", "gateway"]
+Role = Literal["worker", "api", "historian", "cashier", "courier", "operator", "producer", "gateway"]
 Resource = Literal["topic", "group", "cluster", "transactional-id"]
 
 # A gateway is one that asks by Kafka: it writes intake, and so could forge a top-up. An operator runs
 # `meterline topics`, `verify` and `doctor`.
 # These look at every topic before they start: are all there, with the right partitions?
-CHECKING: tuple[Role, ...] = ("worker", "api", "historian", "cashier", "operator")
+CHECKING: tuple[Role, ...] = ("worker", "api", "historian", "cashier", "courier", "operator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +64,30 @@ def topic_uses(topics: Topics) -> list[TopicUse]:
         TopicUse(
             topics.intake,
             ("worker", "operator"),
-            ("worker", "api", "cashier", "gateway"),
+            ("worker", "api", "cashier", "courier", "gateway"),
             "what is here is decided: a top-up forged here needs no key",
         ),
         TopicUse(
             topics.journal,
-            ("worker", "api", "historian", "cashier", "operator"),
+            ("worker", "api", "historian", "cashier", "courier", "operator"),
             ("worker",),
             "facts: what is forged here is in the history and on invoices",
         ),
-        TopicUse(topics.replies, ("api", "cashier", "gateway"), ("worker",), "answers to commands, with balances"),
+        TopicUse(
+            topics.replies, ("api", "cashier", "courier", "gateway"), ("worker",), "answers to commands, with balances"
+        ),
         TopicUse(topics.dead_letters, ("historian", "operator"), ("worker",), "refused events, with their texts"),
         TopicUse(topics.answers, ("historian",), ("api",), "what callers were told, with balances"),
+        TopicUse(topics.deliveries, ("historian",), ("courier",), "attempts to deliver notices, with answers"),
+        TopicUse(
+            topics.courier_changelog,
+            ("courier",),
+            ("courier",),
+            "notices that wait: what is forged here is sent, and signed",
+        ),
         TopicUse(
             topics.accounts_changelog,
-            ("worker", "api", "operator"),
+            ("worker", "api", "courier", "operator"),
             ("worker",),
             "every account: what is forged here is a balance",
         ),
@@ -96,7 +105,9 @@ def group_uses(topics: Topics) -> list[tuple[str, tuple[Role, ...], tuple[Role, 
         (f"{topics.historian_group}-facts", ("historian",), onlookers),
         (f"{topics.historian_group}-dead_letters", ("historian",), onlookers),
         (f"{topics.historian_group}-answers", ("historian",), onlookers),
+        (f"{topics.historian_group}-deliveries", ("historian",), onlookers),
         (topics.cashier_group, ("cashier",), onlookers),
+        (topics.courier_group, ("courier",), onlookers),
     ]
 
 

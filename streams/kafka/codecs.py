@@ -1,5 +1,5 @@
 """Codecs between the schemas and the bytes on Kafka: MessagePack behind the number of its format, but JSON for dead
-letters and answers.
+letters, answers and attempts at deliveries.
 
 Every function here that decodes raises UnreadableError for bytes that can't be read, FormatError for those of a version
 that is not read here, and nothing else.
@@ -16,13 +16,15 @@ import msgspec
 from schemas.accounts import Account
 from schemas.answers import Answer
 from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
+from schemas.courier import CourierRecord
 from schemas.events import DeadLetter, PackedUsage, Usage
 from schemas.facts import Fact, FactPack
+from schemas.notices import DeliveryAttempt
 from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
 from streams.core.packed_usage import pack, unpack
 from streams.core.price_list import Prices, prices_from
-from streams.kafka.formats import ACCOUNTS, FACTS, HEAD_BYTES, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED, USAGE
+from streams.kafka.formats import ACCOUNTS, COURIER, FACTS, HEAD_BYTES, INTAKE, KEPT_REPLIES, REPLIES, UNMARKED, USAGE
 
 _encoder = msgspec.msgpack.Encoder()
 
@@ -31,6 +33,8 @@ T = TypeVar("T")
 encode = _encoder.encode
 encode_json = msgspec.json.Encoder().encode
 decode_answers: Callable[[bytes], list[Answer]] = partial(read, msgspec.json.Decoder(list[Answer]).decode)
+decode_attempt: Callable[[bytes], DeliveryAttempt] = partial(read, msgspec.json.Decoder(DeliveryAttempt).decode)
+encode_attempt: Callable[[DeliveryAttempt], bytes] = encode_json
 decode_dead_letter: Callable[[bytes], DeadLetter] = partial(read, msgspec.json.Decoder(DeadLetter).decode)
 
 _decode_intake: Callable[[memoryview], IntakeRecord] = msgspec.msgpack.Decoder(IntakeRecord).decode
@@ -38,6 +42,7 @@ _decode_replies = msgspec.msgpack.Decoder(Replies).decode
 _decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
 _decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
+_decode_courier: Callable[[memoryview], CourierRecord] = msgspec.msgpack.Decoder(CourierRecord).decode
 _decode_kept_reply = msgspec.msgpack.Decoder(KeptReply).decode
 _decode_kept_replies = msgspec.msgpack.Decoder(list[tuple[bytes, msgspec.Raw]]).decode
 
@@ -200,3 +205,24 @@ def decode_raw_pack(value: bytes) -> FactPack[msgspec.Raw]:
 
 
 VERSION_BYTES = 8
+
+
+def encode_courier(record: CourierRecord, epoch: int) -> bytes:
+    """The bytes of a record of the courier behind its epoch, big-endian: the newer of two values shows without
+    decoding."""
+    return epoch.to_bytes(VERSION_BYTES, "big") + COURIER.head + encode(record)
+
+
+def decode_courier(value: bytes) -> CourierRecord:
+    """The record in a value that `encode_courier` gave."""
+    return read(_decode_courier, COURIER.body(value, VERSION_BYTES))
+
+
+def check_courier(value: bytes) -> None:
+    """Raise FormatError where a courier's value is of a format that is not read here."""
+    COURIER.check(value, VERSION_BYTES)
+
+
+def epoch_of(value: bytes) -> int:
+    """The epoch of a value that `encode_courier` gave."""
+    return int.from_bytes(value[:VERSION_BYTES], "big")

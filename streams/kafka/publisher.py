@@ -60,7 +60,9 @@ class Publisher:
         sender = self._producer._sender.sender_task
         return sender is not None and not sender.done()
 
-    async def send(self, topic: str, partition: int, value: bytes, key: bytes | None = None) -> asyncio.Future[int]:
+    async def send(
+        self, topic: str, partition: int, value: bytes | None, key: bytes | None = None
+    ) -> asyncio.Future[int]:
         """Queue one record, behind those of its partition that came before; the future gives its offset once the record
         is acknowledged."""
         return asyncio.ensure_future(_offset(await self._queue(topic, partition, value, key)))
@@ -71,9 +73,11 @@ class Publisher:
         metadata = await (await self._queue(topic, partition, value))
         return metadata.offset, metadata.timestamp
 
-    async def send_all(self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes]]) -> int | None:
+    async def send_all(
+        self, topic: str, partition: int, records: Iterable[tuple[bytes | None, bytes | None]]
+    ) -> int | None:
         """Send records, in order, in as few batches as they fit in. Returns the last offset once all are
-        acknowledged."""
+        acknowledged. A value of None is a tombstone of its key."""
         producer = self._started()
         last: int | None = None
         batch = producer.create_batch()
@@ -96,7 +100,7 @@ class Publisher:
         return last
 
     async def _queue(
-        self, topic: str, partition: int, value: bytes, key: bytes | None = None
+        self, topic: str, partition: int, value: bytes | None, key: bytes | None = None
     ) -> asyncio.Future[RecordMetadata]:
         async with self._turns[topic, partition]:
             sent: asyncio.Future[RecordMetadata] = await self._started().send(

@@ -15,7 +15,14 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from schemas.facts import Fact, FactPack
 from streams.errors import LastingError, OperatorError
-from streams.kafka.codecs import VERSION_BYTES, check_account, check_intake, decode_facts, decode_raw_pack
+from streams.kafka.codecs import (
+    VERSION_BYTES,
+    check_account,
+    check_courier,
+    check_intake,
+    decode_facts,
+    decode_raw_pack,
+)
 from streams.kafka.formats import FACTS, KEPT_REPLIES, REPLIES, FormatError
 from streams.kafka.topics import FETCH_BYTES, Topics, kafka_client_settings, topics_of
 from streams.settings import Settings
@@ -24,7 +31,7 @@ CHECK_SECONDS_MAX = 60.0
 _POLL_MS = 200
 
 T = TypeVar("T")
-StoredTopic = Literal["accounts", "journal", "intake", "replies", "kept replies", "recent replies"]
+StoredTopic = Literal["accounts", "journal", "intake", "replies", "kept replies", "recent replies", "deliveries"]
 Records = dict[TopicPartition, Any]
 
 
@@ -83,6 +90,7 @@ async def check_stored(settings: Settings, *names: StoredTopic) -> None:
         "replies": (topics.replies, REPLIES.check),
         "kept replies": (topics.replies_changelog, KEPT_REPLIES.check),
         "recent replies": (topics.recent_replies_changelog, KEPT_REPLIES.check),
+        "deliveries": (topics.courier_changelog, check_courier),
     }
     checks = dict(known[name] for name in names)
     places = [TopicPartition(topic, number) for topic in checks for number in range(settings.partitions)]

@@ -90,6 +90,11 @@ class Topics:
         return f"{self.prefix}.answers"
 
     @property
+    def deliveries(self) -> str:
+        """Attempts to deliver notices, and what came of them."""
+        return f"{self.prefix}.deliveries"
+
+    @property
     def worker_app(self) -> str:
         """The Faust app's id, which is its consumer group too."""
         return f"{self.prefix}-worker"
@@ -107,6 +112,16 @@ class Topics:
     def cashier_group(self) -> str:
         """The cashier's consumer group."""
         return f"{self.prefix}-cashier"
+
+    @property
+    def courier_group(self) -> str:
+        """The couriers' consumer group."""
+        return f"{self.prefix}-courier"
+
+    @property
+    def courier_changelog(self) -> str:
+        """The couriers' records of deliveries and endpoints, the newest value of each."""
+        return f"{self.courier_group}-deliveries-changelog"
 
     @property
     def accounts_changelog(self) -> str:
@@ -138,7 +153,9 @@ class Topics:
             self.replies: {"retention.ms": str(HOUR_MS)},
             self.dead_letters: {"retention.ms": str(90 * DAY_MS)},
             self.answers: {"retention.ms": str(kept_for.key_ms), "retention.bytes": str(ANSWERS_BYTES_MAX)},
+            self.deliveries: {"retention.ms": str(30 * DAY_MS)},
             self.accounts_changelog: {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)},
+            self.courier_changelog: {"cleanup.policy": "compact", "segment.ms": str(DAY_MS)},
             # A record of the dedup index is needed until its day is past the window, and no longer.
             self.seen_changelog: {"retention.ms": str((dedup_days + 2) * DAY_MS), "segment.ms": str(DAY_MS)},
             self.replies_changelog: _expiring(kept_for.key_ms),

@@ -46,7 +46,7 @@ EventName = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Outcome:
+class PriceOutcome:
     """The outcome for one project, or for all: microcredits charged, and uses refused, as it was and under the
     proposal.
 
@@ -81,8 +81,8 @@ class Rehearsal:
     until_ms: int
     projects: int = 0
     projects_hurt: int = 0
-    total: Outcome = field(default_factory=Outcome)
-    worst: list[Outcome] = field(default_factory=list)
+    total: PriceOutcome = field(default_factory=PriceOutcome)
+    worst: list[PriceOutcome] = field(default_factory=list)
     needs_notice: list[str] = field(default_factory=list)
 
 
@@ -104,7 +104,7 @@ def rehearse(
     since_ms = now_ms - days * DAY_MS
     rehearsal = Rehearsal(since_ms, now_ms, needs_notice=increases(prices.books, book))
     projects = _projects(clickhouse, since_ms)
-    worst: list[tuple[tuple[int, int, str], Outcome]] = []
+    worst: list[tuple[tuple[int, int, str], PriceOutcome]] = []
     total = rehearsal.total
     for number, project in enumerate(projects, 1):
         outcome = rehearse_project(clickhouse, project, book, since_ms, now_ms)
@@ -129,7 +129,7 @@ def rehearse(
 
 def rehearse_project(
     clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
-) -> Outcome | None:
+) -> PriceOutcome | None:
     """Rehearse (since, until] of a project under a book; gives None where the project was opened later. A project that
     was opened in that time begins with its first allowance."""
     replayed = replay_project(clickhouse, project, book, since_ms, until_ms)
@@ -138,7 +138,7 @@ def rehearse_project(
 
 def replay_project(
     clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
-) -> tuple[Outcome, Account] | None:
+) -> tuple[PriceOutcome, Account] | None:
     """Rehearse a project as `rehearse_project` does; gives also the account as it would be at the end."""
     opened = opened_at(clickhouse, project)
     if opened is None or opened[0] > until_ms:
@@ -178,7 +178,7 @@ class _PriceReplay:
         account.allowance = 0
         account.last_at_ms = 0
         self.account = account
-        self.outcome = Outcome(account.project)
+        self.outcome = PriceOutcome(account.project)
         self._prices = Prices([msgspec.structs.replace(book, effective_at_ms=_ALWAYS_MS)])
         self._book = book
         self._facts: list[Fact] = []

@@ -171,7 +171,7 @@ def run_worker(settings: Settings) -> NoReturn:
 
     Raises TopicError where the topics are not as they must be.
     """
-    held = lock(settings)
+    held = lock(settings.worker_dir, "worker")
     asyncio.run(_prepare(settings))
     uvloop.install()
     app = create_app(settings)
@@ -205,7 +205,7 @@ async def _prepare(settings: Settings) -> None:
     await check_stored(settings, "accounts", "journal", "intake", "kept replies", "recent replies")
     await claim(settings.worker_dir, settings)
     await check_clocks(settings)
-    await leave_for_predecessor(settings)
+    await leave_for_predecessor(settings, settings.worker_dir, topics_of(settings).worker_app)
 
 
 async def _or_exit(running: Any, settings: Settings) -> None:

@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.protocol.group import LeaveGroupRequest
 
 from streams.errors import OperatorError
-from streams.kafka.topics import kafka_client_settings, topics_of
+from streams.kafka.topics import kafka_client_settings
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS_MAX = 15.0
 
 
-def lock(settings: Settings) -> IO[str]:
-    """Lock the worker's directory for this process. The lock lasts as long as the returned file is kept.
+def lock(directory: Path, what: str) -> IO[str]:
+    """Lock a process's directory; `what` is worker or courier. The lock lasts as long as the returned file is kept.
 
     Raises OperatorError where another process goes on holding it.
     """
-    path = settings.worker_dir.with_name(f"{settings.worker_dir.name}.lock")
+    path = directory.with_name(f"{directory.name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a")
     deadline = time.monotonic() + LOCK_SECONDS_MAX
@@ -41,7 +41,7 @@ def lock(settings: Settings) -> IO[str]:
             if time.monotonic() > deadline:
                 file.close()
                 raise OperatorError(
-                    f"Another worker runs on {settings.worker_dir}: give each its own METERLINE_WORKER_NAME"
+                    f"Another {what} runs on {directory}: give each its own METERLINE_{what.upper()}_NAME"
                 ) from None
             time.sleep(0.05)
         else:
@@ -49,19 +49,18 @@ def lock(settings: Settings) -> IO[str]:
 
 
 def note_member(directory: Path, member_id: str) -> None:
-    """Note on disk which member of the group this worker is, for its successor."""
+    """Note on disk which member of the group this process is, for its successor."""
     fresh = directory / "member.new"
     fresh.write_text(member_id)
     fresh.replace(directory / "member")
 
 
-async def leave_for_predecessor(settings: Settings) -> None:
+async def leave_for_predecessor(settings: Settings, directory: Path, group: str) -> None:
     """Take the member that last ran on this directory out of the group. The caller holds the lock, so
     that member is dead."""
-    note = settings.worker_dir / "member"
+    note = directory / "member"
     if not note.exists():
         return
-    group = topics_of(settings).worker_app
     admin = AIOKafkaAdminClient(**kafka_client_settings(settings))
     await admin.start()
     try:
@@ -70,7 +69,7 @@ async def leave_for_predecessor(settings: Settings) -> None:
     except KafkaError as error:
         # The dead member's session times out all the same, only later. A member that left by itself is no error: the
         # answer is not read.
-        log.warning("the last worker on %s could not be taken out of its group: %s", settings.worker_dir, error)
+        log.warning("the last process on %s could not be taken out of its group: %s", directory, error)
     finally:
         await admin.close()
     note.unlink()

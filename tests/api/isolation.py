@@ -11,7 +11,8 @@ from typing import Any
 
 OPEN, ADMIN = "", "admin"
 READ, WRITE, BILLING, AUDIT = "content:read", "content:write", "billing:read", "audit:read"
-SCOPES = (READ, WRITE, BILLING, AUDIT, "other:read")
+HOOKS_READ, HOOKS_WRITE = "webhooks:read", "webhooks:write"
+SCOPES = (READ, WRITE, BILLING, AUDIT, HOOKS_READ, HOOKS_WRITE, "other:read")
 
 _USE = {"operation": "chat.message", "id": "{event}", "source": "{source}", "job_id": "{job}"}
 _EVENT = {
@@ -39,6 +40,26 @@ class Call:
 
 
 _PROJECT = {"query": {"project": "{project}"}}
+
+_ENDPOINT = {"kind": "slack", "target": "https://{secret}.example/hook"}
+_ENDPOINTS, _PLATFORMS = "/v1/webhook-endpoints", "/v1/admin/webhook-endpoints"
+
+
+def _of_endpoints(prefix: str, read: str, write: str, named: Mapping[str, Any]) -> dict[str, Call]:
+    """The calls about endpoints: those of projects, or the platform's."""
+    one = f"{prefix}/{{endpoint_id}}"
+    return {
+        f"POST {prefix}": Call(write, body=_ENDPOINT, named=named),
+        f"GET {prefix}": Call(read, named=named),
+        f"GET {one}": Call(read, named=named),
+        f"PATCH {one}": Call(write, body={"state": "paused"}, named=named),
+        f"DELETE {one}": Call(write, named=named),
+        f"POST {one}/rotate": Call(write, named=named),
+        f"POST {one}/test": Call(write, named=named),
+        f"POST {one}/replay": Call(write, body={"notice_id": "ntc-0-1-0"}, named=named),
+        f"GET {one}/deliveries": Call(read, named=named),
+    }
+
 
 CALLS: dict[str, Call] = {
     "POST /v1/admissions": Call(WRITE, body=_USE, named={"body": {**_USE, "project": "{project}"}}),
@@ -103,6 +124,9 @@ CALLS: dict[str, Call] = {
     "GET /v1/admin/status": Call(ADMIN),
     "GET /v1/admin/dead-letters": Call(ADMIN),
     "GET /v1/admin/dead-letters/{dead_letter_id}": Call(ADMIN),
+    "GET /v1/notices": Call(READ, named=_PROJECT),
+    "GET /v1/notice-rules": Call(READ, named=_PROJECT),
+    "PUT /v1/notice-rules": Call(WRITE, body={"rules": [{"percent": 50}]}, named=_PROJECT),
     "GET /v1/audit": Call(AUDIT, named=_PROJECT),
     "GET /v1/audit/keys": Call(AUDIT, named=_PROJECT),
     "POST /v1/admin/billing-accounts": Call(ADMIN, body={"id": "{billing_account}", **_TERMS}),
@@ -114,6 +138,8 @@ CALLS: dict[str, Call] = {
     "GET /v1/admin/billing-accounts/{billing_account}/invoices/{month}": Call(ADMIN),
     "GET /v1/invoices": Call(BILLING, named=_PROJECT),
     "GET /v1/invoices/{month}": Call(BILLING, named=_PROJECT),
+    **_of_endpoints(_ENDPOINTS, HOOKS_READ, HOOKS_WRITE, _PROJECT),
+    **_of_endpoints(_PLATFORMS, ADMIN, ADMIN, {}),
     "GET /healthz": Call(OPEN),
     "GET /readyz": Call(OPEN),
 }
@@ -132,6 +158,7 @@ PATHS: dict[str, tuple[str, ...]] = {
     "dead_letter_id": ("meterline.usage:0:0:0",),
     "billing_account": ("{billing_account}",),
     "month": ("{month}",),
+    "endpoint_id": ("{endpoint}",),
 }
 
 

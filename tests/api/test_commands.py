@@ -11,7 +11,7 @@ from tests.api.test_cli_failures import leaves
 LEAVES = {" ".join(words): command for words, command in leaves()}
 
 # Commands that print no answer: they run until they are stopped.
-RUN_ON = {"up", "worker", "api", "historian", "cashier"}
+RUN_ON = {"up", "worker", "api", "historian", "cashier", "courier"}
 # Commands whose --format has JSON among others.
 WITH_FORMAT = {"billing invoice", "billing statement"}
 # Lists without pages, and what bounds them.
@@ -20,10 +20,23 @@ SHORT_LISTS = {
     "prices changelog": "200 price books, read page by page",
     "keys list": "100 keys a project",
     "projects items": "10 recurring items",
+    "notices rules": "24 rules",
     "billing months": "one line a month",
     "analysts list": "one line an analyst",
+    "webhooks list": "8 endpoints",
 }
-LISTS = {"audit list", "audit keys", "billing list", "dead-letters", "holds list", "ledger", "projects list", "usage"}
+LISTS = {
+    "notices list",
+    "audit list",
+    "audit keys",
+    "billing list",
+    "dead-letters",
+    "holds list",
+    "ledger",
+    "projects list",
+    "usage",
+}
+LISTS |= {"webhooks deliveries"}
 # Commands that ask first, since no other command takes back what they do.
 ASKS = {
     "credits refund",
@@ -58,6 +71,7 @@ UNDONE_BY = {
     "limits shadow": "limits shadow --end",
     "limits raise": "limits end-raise",
     "limits end-raise": "limits raise",
+    "notices set-rules": "notices set-rules",
     "billing create": "it has no project, and costs nothing",
     "billing assign": "billing assign",
     "billing change": "billing change",
@@ -68,6 +82,14 @@ UNDONE_BY = {
     "backfill": "it only adds to the history, and each use once",
     "history promote": "history demote",
     "history demote": "history promote",
+    "webhooks add": "webhooks remove",
+    "webhooks change": "webhooks change",
+    "webhooks pause": "webhooks resume",
+    "webhooks resume": "webhooks pause",
+    "webhooks rotate": "for a day the secret before it signs too",
+    "webhooks remove": "webhooks add, with another secret",
+    "webhooks test": "it tells nothing, and costs nothing",
+    "webhooks replay": "each notice has the id that it had, by which its receiver knows it",
     "analysts add": "analysts remove",
     "analysts remove": "analysts add, with another password",
 }
@@ -85,6 +107,7 @@ READS = {
     "prices changelog",
     "projects show",
     "projects items",
+    "notices rules",
     "credits balance",
     "keys list",
     "billing show",
@@ -93,6 +116,8 @@ READS = {
     "billing months",
     "export",
     "events show",
+    "webhooks show",
+    "webhooks list",
     "status",
     *LISTS,
 }
@@ -118,6 +143,7 @@ VERBS = {
     "Load",
     "Make",
     "Open",
+    "Pause",
     "Print",
     "Put",
     "Raise",
@@ -125,12 +151,15 @@ VERBS = {
     "Reconcile",
     "Refund",
     "Release",
+    "Remove",
     "Reopen",
     "Replay",
+    "Resume",
     "Revoke",
     "Rotate",
     "Run",
     "Say",
+    "Send",
     "Set",
     "Show",
     "Start",

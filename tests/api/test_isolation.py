@@ -19,7 +19,21 @@ from api.openapi_document import document
 from streams.kafka.topics import partition_of
 from streams.settings import PROJECT_ROOT, Settings
 from streams.state.accounts_view import read_accounts
-from tests.api.isolation import ADMIN, AUDIT, BILLING, CALLS, OPEN, PATHS, READ, SCOPES, WRITE, Call, filled
+from tests.api.isolation import (
+    ADMIN,
+    AUDIT,
+    BILLING,
+    CALLS,
+    HOOKS_READ,
+    HOOKS_WRITE,
+    OPEN,
+    PATHS,
+    READ,
+    SCOPES,
+    WRITE,
+    Call,
+    filled,
+)
 from tests.calls import Operator, eventually
 
 Belongings = dict[str, str]
@@ -56,6 +70,11 @@ def belongings_in(operator: Operator, project: str, environment: str) -> Belongi
         operator.http.put(f"{url}/billing-account", json={"billing_account": billing["id"]}),
         post(f"{url}/top-ups", json=top_up),
         raising := post(f"{url}/limit-raises", json=raised),
+        endpoint := post(
+            "/v1/webhook-endpoints",
+            params={"project": project},
+            json={"kind": "slack", "target": f"https://{secret}.example/hook"},
+        ),
         charge := client.post("/v1/admissions", json=use | {"id": f"ev-{secret}"}, headers={"idempotency-key": key}),
         # A request is a fact, too: the hold is the last of them all.
         balance := client.get("/v1/balance"),
@@ -77,6 +96,7 @@ def belongings_in(operator: Operator, project: str, environment: str) -> Belongi
         "grant": bundle["grant_id"],
         "key_id": key_id,
         "raise": raising.json()["id"],
+        "endpoint": endpoint.json()["id"],
         "billing_account": billing["id"],
         "month": f"{datetime.now(UTC):%Y-%m}",
     }
@@ -94,6 +114,7 @@ def ghost_of(mine: Belongings) -> Belongings:
         "entry": nowhere,
         "request": f"req_{secrets.token_hex(8)}",
         "raise": nowhere,
+        "endpoint": f"whe_{secrets.token_hex(8)}",
         "grant": "top_up-999999999999-0",
     }
 
@@ -245,7 +266,7 @@ def test_a_preview_key_sees_and_spends_its_own_environment_alone(operator: Opera
             response = client.request(**request)
             if names := told(response, request, secret, bodies):
                 wrong.append(f"{operation} {request['params']} tells of {names}: {response.text[:300]}")
-            if call.scope in (ADMIN, BILLING, AUDIT) and response.status_code != 403:
+            if call.scope in (ADMIN, BILLING, AUDIT, HOOKS_READ, HOOKS_WRITE) and response.status_code != 403:
                 wrong.append(f"{operation}: {response.status_code}")
     for path in ("/v1/balance", "/v1/ledger"):
         response = client.get(path, params={"environment": "production"})

@@ -16,6 +16,7 @@ from api.cli.production import (
     clickhouse_schema,
     payments,
     production_checks,
+    webhook_key,
 )
 from api.stack import Stack
 from streams.clickhouse.client import ClickHouse
@@ -43,6 +44,13 @@ def test_admin_keys_are_known_by_what_can_be_their_hash(hashes: list[str], is_ok
     found = admin_keys(Settings(admin_key_hashes=hashes))
     assert found[:2] == (is_ok, told)
     assert "mtl_admin_x" not in " ".join(map(str, found))
+
+
+def test_a_webhook_key_is_set_and_is_no_pattern_and_is_not_shown() -> None:
+    for key, is_ok in ((None, False), ("ab" * 20, False), ("changeme" * 4, False), (GOOD, True)):
+        found = webhook_key(Settings.model_validate({"webhook_key": key}))
+        assert found[0] is is_ok
+        assert key is None or key not in " ".join(map(str, found))
 
 
 def test_payments_that_are_pretended_are_told() -> None:
@@ -96,6 +104,7 @@ def test_every_check_of_a_laptop_s_kafka_says_what_production_has_instead(stack:
     well = {"admin keys", "historians", "kafka's clock"}
     for name, remedy in (
         ("variables", "Rename or remove them."),
+        ("webhook key", "openssl rand -hex 32"),
         ("payments", "METERLINE_PAYMENTS=stripe"),
         ("encryption", "METERLINE_KAFKA_SECURITY_PROTOCOL=SASL_SSL"),
         ("access lists", "meterline topics --acls"),

@@ -100,6 +100,7 @@ def test_partitions_stand_together_and_what_is_wrong_comes_first() -> None:
         "workers": [worker(0, 1, 2, 5, 7, 8).model_dump()],
         "historians": 0,
         "cashiers": 0,
+        "couriers": 0,
         "partitions": 12,
         "lags": [{"topic": "intake", "records": 7, "oldest_seconds": 12, "still_seconds": 11}],
         "accounts_lag_seconds": 0,

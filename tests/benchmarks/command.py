@@ -191,6 +191,23 @@ def export(
 
 
 @app.command()
+def courier(
+    as_json: JsonOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: ends within a minute.")] = False,
+) -> None:
+    """Measure deliveries to 1,000 endpoints, one of them slow, one failing, one at its cap: how soon the first attempt
+    is made, and how many a second. Then kill the courier 20 times. Exits with 1 if a notice was lost or billed twice,
+    or an endpoint got more than 100 in any second."""
+    from tests.benchmarks.courier.run import FULL, QUICK, measure, passed
+
+    with console.status("") as status:
+        result = measure(QUICK if quick else FULL, status.update)
+    _show(result, as_json)
+    if not passed(result):
+        raise typer.Exit(1)
+
+
+@app.command()
 def mutation(
     as_json: JsonOption = False,
     quick: QuickOption = False,

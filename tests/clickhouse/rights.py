@@ -14,8 +14,10 @@ import msgspec
 
 from streams.clickhouse import client
 from streams.clickhouse.client import ClickHouse, Pack
+from streams.clickhouse.delivery_sink import delivery_sink
 from streams.clickhouse.historian import dead_letter_sink, journal_sink
 from streams.clickhouse.migrations import migrate
+from streams.kafka.clock import now_ms
 from streams.settings import Settings
 
 QUESTIONS = {
@@ -28,6 +30,7 @@ QUESTIONS = {
     "backfilled": "SELECT project, count() FROM backfilled GROUP BY project",
     "erasures": "SELECT count() FROM erasures",
     "dead_letters": "SELECT project, count() FROM dead_letters GROUP BY project",
+    "deliveries": "SELECT project, count() FROM deliveries GROUP BY project",
     # What projections have: one by project, one without it, and the marks.
     "by_project": "SELECT project, t, sum(amount) FROM facts GROUP BY project, t",
     "by_operation": "SELECT t, operation, sum(amount) FROM facts GROUP BY t, operation",
@@ -55,6 +58,8 @@ def main(config: Path, directory: Path) -> None:
         _insert(clickhouse, journal_sink, fact | {"project": project, "offset": number, "booked_at": at_ms}, number)
         letter = {"event": json.dumps({"subject": project}), "received_at": at_ms, "offset": number}
         _insert(clickhouse, dead_letter_sink, letter, number)
+        attempt = {"id": f"whe_1.ntc-0-1-0.{number}", "project": project, "sent_at": now_ms() - number}
+        _insert(clickhouse, delivery_sink, attempt, number)
         old = "INSERT INTO backfilled (project, quantity, amount, occurred_at) VALUES"
         clickhouse.command(f"{old} ('{project}', 1, -7000000, '2020-01-01')")
     connection = clickhouse.engine_connection()

@@ -44,7 +44,7 @@ def test_the_statements_are_clickhouses_and_give_no_more_than_reading(engine: Cl
     grants = [each for each in made if each.startswith("GRANT")]
     assert grants == [
         f"GRANT SELECT ON meter.{name} TO ada"
-        for name in ("facts", "backfilled", "dead_letters", "usage", "charges", "ledger_entries")
+        for name in ("facts", "backfilled", "dead_letters", "deliveries", "usage", "charges", "ledger_entries")
     ]
     # Until its policies and its quota are there, it may read nothing.
     assert made[-len(grants) :] == grants
@@ -60,6 +60,7 @@ def test_the_statements_are_clickhouses_and_give_no_more_than_reading(engine: Cl
         "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.facts",
         "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.backfilled",
         "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.dead_letters",
+        "DROP ROW POLICY IF EXISTS `meterline_analyst_ada@acme` ON meter.deliveries",
         "DROP QUOTA IF EXISTS `meterline_analyst_ada@acme`",
     ]
     everyone = formatted(engine, list(statements_to_add(Analyst("bob", "", Quota()), PASSWORD, "a`b'c", "o'w")))
@@ -100,6 +101,7 @@ def test_what_an_analyst_is_given_shows_one_projects_rows_and_changes_nothing(tm
         "charges": [["acme", 1]],
         "ledger_entries": [["acme", -32000000]],
         "dead_letters": [["acme", 1]],
+        "deliveries": [["acme", 1]],
         "by_project": [["acme", "2026-01-06 11:45:00", -32000000]],
         "by_operation": [["2026-01-06 11:45:00", "image", -32000000]],
         "marks": [[0, [0, 0]]],

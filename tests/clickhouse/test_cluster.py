@@ -58,7 +58,7 @@ def test_every_statement_is_for_all_replicas_and_else_as_it_was(engine: ClickHou
         replicated += len(engines)
         back = found.replace(f" ON CLUSTER {CLUSTER}", "").replace("ENGINE = Replicated", "ENGINE = ")
         assert re.sub(r"\breplicated_dedup", "non_replicated_dedup", back) == as_it_was
-    assert replicated == 6
+    assert replicated == 7
 
 
 def test_rows_are_left_alone_and_what_is_not_known_is_refused() -> None:

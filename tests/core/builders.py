@@ -4,6 +4,7 @@ from typing import Any
 
 from schemas.commands import Admit, CreateProject, TopUp
 from schemas.events import Usage
+from schemas.facts import Fact
 from streams.core.acceptance import dedup_hash
 
 CREDIT = 1_000_000
@@ -49,3 +50,8 @@ def top_up(usd: int = 20, project: str = "p1", environment: str = "production", 
 
 def admit(event: Usage, correlation: str = "a1", key: str = "", hold_seconds: int = 0) -> Admit:
     return Admit(project=event.project, usage=event, hold_seconds=hold_seconds, **addressed(correlation, key))
+
+
+def untold(facts: list[Fact]) -> list[Fact]:
+    """The facts but those that tell of a crossing."""
+    return [fact for fact in facts if fact.kind != "notice"]

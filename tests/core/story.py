@@ -17,6 +17,7 @@ from schemas.accounts import Account, Grant, Limits
 from schemas.commands import (
     Admit,
     AnyCommand,
+    BillDelivery,
     CaptureHold,
     ChangePlan,
     CloseProject,
@@ -25,6 +26,8 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
+    DeleteEndpoint,
+    DisableEndpoint,
     EndRaise,
     Envelope,
     Erase,
@@ -33,19 +36,24 @@ from schemas.commands import (
     GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
+    ReplayNotices,
     RevokeKey,
+    RotateEndpoint,
     RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
     SetItem,
     SetLimits,
+    SetNoticeRules,
     SetStanding,
     SettleRecharge,
+    TestEndpoint,
     Tick,
     TopUp,
     WithdrawPrices,
@@ -76,7 +84,7 @@ class Story:
     def wait(self, seconds: float) -> None:
         self.at_ms += round(seconds * 1000)
 
-    def say(self, kind: type[AnyCommand], project: str = "a", key: str = "", **fields: Any) -> None:
+    def say(self, kind: type[AnyCommand], /, project: str = "a", key: str = "", **fields: Any) -> None:
         """A command comes."""
         self.tell(kind(project=project, actor="key_1", **addressed(f"c{self.offset}", key), **fields))
 
@@ -137,7 +145,7 @@ def text_of(value: msgspec.Struct) -> str:
 def told() -> str:
     """The story in text."""
     story = Story()
-    for part in (opened, charged, held, limited, renewed, corrected, bought, priced, closed):
+    for part in (opened, charged, held, limited, renewed, corrected, bought, priced, closed, delivered):
         story.lines += ["", f"# {(part.__doc__ or '').strip()}"]
         part(story)
     return "\n".join(story.lines).lstrip() + "\n"
@@ -377,6 +385,8 @@ def bought(story: Story) -> None:
     say(RefundTopUp, "b", grant_id=mine, reason="asked")
     say(SetStanding, "b", is_good=True, reason="")
     say(Erase, "b", customer="", reason="the contract ended")
+    say(SetNoticeRules, "b", environment="production", rules=[(True, 90), (False, 40 * 1_000_000)])
+    say(SetNoticeRules, "b", environment="preview", rules=[(True, 20)])
     say(Erase, "b", customer="cus_1", reason="")
     say(Erase, "nobody", customer="cus_1", reason="")
     say(RefundTopUp, "b", grant_id=mine, reason="asked")
@@ -436,6 +446,71 @@ def closed(story: Story) -> None:
     story.use(story.usage("z4", "image", ago=15), story.usage("z5", "image"))
     story.wait(40 * DAY)
     story.tell(Tick(["a", "b", "c"]))
+
+
+def delivered(story: Story) -> None:
+    """Endpoints hear of notices, and their retries are charged."""
+    say, platform = story.say, "platform:"
+    hook = {"endpoint_id": "whe_1", "kind": "webhook", "target": "https://acme.example/hook?key=secret"}
+    say(PutEndpoint, **hook, event_types=["project.*", "hold.expired", "project.*"], environments=["production"])
+    say(PutEndpoint, **hook)
+    say(PutEndpoint, **(hook | {"endpoint_id": "whe_2", "kind": "slack"}), is_ordered=True, description="ops")
+    for wrong in (
+        {"kind": "fax"},
+        {"target": ""},
+        {"target": "h" * 513},
+        {"kind": None},
+        {"target": None},
+        {"event_types": []},
+        {"event_types": ["webhook.test"]},
+        {"environments": ["staging"]},
+        {"description": "d" * 201},
+        {"state": "disabled"},
+    ):
+        say(PutEndpoint, **(hook | {"endpoint_id": "whe_3"} | wrong))
+    for number in range(3, 10):
+        say(PutEndpoint, **(hook | {"endpoint_id": f"whe_{number}"}))
+    for change in (
+        {"kind": "email"},
+        {"target": "https://acme.example/other", "event_types": ["*"], "environments": [], "is_ordered": True},
+        {"description": "d", "state": "paused"},
+        {"state": "paused"},
+    ):
+        say(PutEndpoint, endpoint_id="whe_1", is_change=True, **change)
+    notices: dict[str, Any] = {"endpoint_id": "whe_1", "since_ms": story.at_ms - 60_000}
+    for endpoint_id in ("whe_1", "whe_2", "nowhere"):
+        say(TestEndpoint, endpoint_id=endpoint_id)
+        say(RotateEndpoint, endpoint_id=endpoint_id)
+    say(ReplayNotices, **notices)
+    say(PutEndpoint, endpoint_id="whe_1", is_change=True, state="active")
+    for change in (
+        {},
+        {"only_failed": True},
+        {"since_ms": 0, "notice_id": "ntc-0-7-1"},
+        {"notice_id": "ntc-0-7-1"},
+        {"since_ms": 0, "notice_id": "seven"},
+        {"since_ms": story.at_ms + 1},
+        {"since_ms": story.at_ms - 31 * DAY * 1000},
+    ):
+        say(ReplayNotices, **(notices | change))
+    for endpoint_id in ("whe_1", "whe_1", "nowhere"):
+        say(DisableEndpoint, endpoint_id=endpoint_id, reason="410 Gone")
+    for endpoint_id in ("whe_1", "whe_1"):
+        say(DeleteEndpoint, endpoint_id=endpoint_id)
+    say(DeleteEndpoint, platform, endpoint_id="whe_1")
+    say(PutEndpoint, platform, endpoint_id="whe_1", is_change=True)
+    say(PutEndpoint, platform, **hook)
+    say(PutEndpoint, "nobody", **hook)
+    for attempt, environment, project in (
+        ("whe_2.ntc-0-7-1.2", "", "a"),
+        ("whe_2.ntc-0-7-1.2", "", "a"),
+        ("whe_2.ntc-0-7-1.3", "preview", "a"),
+        ("", "", "a"),
+        ("whe_2.ntc-0-7-1.2", "", "nobody"),
+    ):
+        say(BillDelivery, project, attempt_id=attempt, environment=environment, endpoint_id="whe_2")
+    say(CloseProject, reason="over")
+    say(BillDelivery, attempt_id="whe_2.ntc-0-7-1.4", environment="production", endpoint_id="whe_2")
 
 
 def steps() -> Iterator[str]:

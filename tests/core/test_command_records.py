@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from schemas.accounts import Limits
 from schemas.commands import (
     AnyCommand,
+    BillDelivery,
     CaptureHold,
     Commands,
     CountRequest,
@@ -19,6 +20,7 @@ from schemas.commands import (
     Envelope,
     Erase,
     PublishPrices,
+    PutEndpoint,
     RaiseLimits,
     SetLimits,
     SetStanding,
@@ -313,6 +315,7 @@ def test_a_record_of_many_commands_that_comes_again_is_answered_to_the_last() ->
     assert told(asked_again) == [("3", 200, "", 4_000 * CREDIT)]
 
 
+ENDPOINT = {"kind": "webhook", "target": "https://acme.example/hook"}
 commands = st.one_of(
     st.builds(
         lambda event, project, key, seconds: admit(
@@ -338,6 +341,20 @@ commands = st.one_of(
     ),
     st.just(SetStanding(project="p1", is_good=False, reason="", **addressed())),
     st.builds(lambda name: Erase(project="p1", customer=name, reason="", **addressed()), st.sampled_from(["", "c"])),
+    st.builds(
+        lambda number, change: PutEndpoint(
+            project="p1", endpoint_id=f"e{number}", **(ENDPOINT if change is None else change), **addressed()
+        ),
+        st.integers(1, 2),
+        st.sampled_from([None, {"is_change": True, "state": "paused"}]),
+    ),
+    st.builds(
+        lambda project, attempt: BillDelivery(
+            project=f"p{project}", environment="", attempt_id=f"e1.n.{attempt}", endpoint_id="e1", **addressed()
+        ),
+        st.integers(1, 2),
+        st.integers(2, 3),
+    ),
     st.just(CreateKey(project="p2", key_id="k", key_hash=b"", environment="preview", scopes=[], **addressed())),
 )
 

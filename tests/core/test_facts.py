@@ -13,6 +13,7 @@ import pytest
 from schemas.facts import ENTRY_KINDS, FACT_KINDS, USAGE_KINDS, Fact, FactKind, Kind, Reason
 from schemas.http.invoices import LineKind
 from schemas.problems import CODES
+from streams.core.endpoints import KINDS as ENDPOINT_KINDS
 from streams.core.plans import PLANS
 from streams.kafka.codecs import decode_facts, encode_facts
 from streams.settings import PROJECT_ROOT
@@ -20,8 +21,8 @@ from tests.core.stated import GRANT_KINDS, check_stated, may_bear, stated_in_cor
 
 KINDS = frozenset(get_args(Kind))
 REASONS = frozenset(get_args(Reason)) | CODES.keys() | PLANS.keys() | GRANT_KINDS
-# What else has a `kind` in Python: grants and the lines of invoices.
-KINDS_OF_ALL = KINDS | GRANT_KINDS | frozenset(get_args(LineKind))
+# What else has a `kind` in Python: grants, the lines of invoices and endpoints.
+KINDS_OF_ALL = KINDS | GRANT_KINDS | frozenset(ENDPOINT_KINDS) | frozenset(get_args(LineKind))
 
 README = (PROJECT_ROOT / "clickhouse" / "README.md").read_text()
 PYTHON = sorted(path for package in ("streams", "api") for path in (PROJECT_ROOT / package).rglob("*.py"))

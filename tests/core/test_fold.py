@@ -144,7 +144,7 @@ def test_a_repeat_whose_dedup_index_knows_a_later_record_decides_the_same() -> N
     ]
     batch.append(item(3, Envelope([usage("a", operation="image")])))
     lost = state.fold(*batch)
-    assert kinds(lost) == ["charge", "refusal", "refusal"]
+    assert kinds(lost) == ["charge", "notice", "refusal", "refusal"]
     state.seen |= lost.seen
     assert state.fold(*batch).facts == lost.facts
 

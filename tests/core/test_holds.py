@@ -25,7 +25,7 @@ from streams.core.decisions import command_reply
 from streams.core.fold import IntakeItem, fold
 from streams.core.replies import Kept
 from streams.kafka.publisher import REQUEST_BYTES_MAX
-from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, untold, usage
 from tests.core.test_ledger import Bench
 
 WEEK_SECONDS = 7 * 86_400
@@ -173,7 +173,7 @@ def test_a_hold_that_nobody_resolves_expires_at_its_time_whenever_that_is_notice
     assert state(bench.account) == (250, 240, 10)
     bench.booking(START_MS + 9 * HOUR_MS)
     assert state(bench.account) == (250, 0, 250)
-    fact = bench.facts[-1]
+    fact = untold(bench.facts)[-1]
     assert (fact.kind, fact.reason, fact.held, fact.occurred_at_ms) == (
         "release",
         "expired",

@@ -14,7 +14,7 @@ from streams.core.fold import IntakeItem, fold
 from streams.core.items import UNITS_MAX, metered, unpaid
 from streams.core.price_list import HOURLY_RATE_MAX, PRICES_ID, Prices
 from streams.core.replies import Kept
-from tests.core.builders import CREDIT, addressed, admit, create_project, usage
+from tests.core.builders import CREDIT, addressed, admit, create_project, untold, usage
 from tests.core.test_ledger import Bench
 
 
@@ -101,7 +101,7 @@ def test_the_balance_may_not_go_below_zero_for_a_bill_and_the_rest_is_paid_when_
     set_item(bench, "account", 50, JUNE)
     bench.booking(JULY)
     assert bills(bench.facts) == [("account", 50 * 720, -250 * CREDIT, "hours")]
-    assert bench.facts[-1].reason == "out_of_credits"
+    assert untold(bench.facts)[-1].reason == "out_of_credits"
     assert unpaid(bench.account.items) == 470 * CREDIT
     assert bench.charge("chat.message", at_ms=JULY).code == "out_of_credits"
     bench.top_up(20, at_ms=JULY + DAY_MS)

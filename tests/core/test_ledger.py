@@ -34,7 +34,7 @@ class Bench:
         self.account.last_at_ms = booking.at_ms
         return booking
 
-    def do(self, kind: type[Any], at_ms: int = START_MS, *, already_decided: bool = False, **fields: Any) -> Reply:
+    def do(self, kind: type[Any], /, at_ms: int = START_MS, *, already_decided: bool = False, **fields: Any) -> Reply:
         """Decide a command on the project; what time has brought by `at_ms` is booked first."""
         command = kind(project="p1", **fields, **addressed())
         return command_reply(self.booking(at_ms), command, already_decided)

@@ -13,6 +13,7 @@ from schemas.accounts import Account, Limits, PastSpan
 from schemas.commands import (
     Admit,
     AnyCommand,
+    BillDelivery,
     CaptureHold,
     ChangePlan,
     CloseProject,
@@ -21,6 +22,8 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
+    DeleteEndpoint,
+    DisableEndpoint,
     EndRaise,
     Envelope,
     Erase,
@@ -28,19 +31,24 @@ from schemas.commands import (
     GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
+    ReplayNotices,
     RevokeKey,
+    RotateEndpoint,
     RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
     SetItem,
     SetLimits,
+    SetNoticeRules,
     SetStanding,
     SettleRecharge,
+    TestEndpoint,
     TopUp,
     WithdrawPrices,
 )
@@ -87,7 +95,7 @@ class Log:
             return effects.replies[0][1].code
         return next((fact.reason for fact in effects.facts if fact.kind == "refusal"), "")
 
-    def do(self, kind: type[Any], at_ms: int | None = None, **fields: Any) -> str:
+    def do(self, kind: type[Any], /, at_ms: int | None = None, **fields: Any) -> str:
         self.at_ms = self.at_ms if at_ms is None else at_ms
         return self.apply(kind(project="p1", **fields, **addressed(f"c{self.offset}")))
 
@@ -112,6 +120,7 @@ def late(used: Usage, correlation: str = "late", **changes: Any) -> Correct:
 CLOSED_MS = START_MS + 2 * HOUR_MS
 TERMS = {"threshold": 4_000 * CREDIT, "bundle_usd": 20, "cap_cents": 20_00, "payment_method": "card"}
 LIMITS = {"limits": Limits(900, 0, 0), "reason": "launch"}
+ENDPOINT = {"endpoint_id": "e1", "kind": "webhook", "target": "https://acme.example/hook"}
 BEFORE = {"occurred_at_ms": CLOSED_MS - 1}
 AFTER = {"occurred_at_ms": CLOSED_MS}
 
@@ -139,6 +148,7 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
         ({"plan": "scale", "contract_allowance": 0}, "project_closed"),
         ({"plan": "free", "contract_allowance": 0}, "project_closed"),
     ],
+    SetNoticeRules: [({"environment": "production", "rules": []}, "")],
     SetStanding: [({"is_good": False, "reason": ""}, "")],
     SetBadge: [({"is_off": True}, "")],
     Erase: [({"customer": "", "reason": ""}, "")],
@@ -170,6 +180,13 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
     OpenBillingAccount: [({"name": "", "email": "", "is_change": True}, "")],
     PublishPrices: [({"book": HOURLY}, "price_version_exists")],
     WithdrawPrices: [({"book": HOURLY}, "price_book_in_force")],
+    PutEndpoint: [({"endpoint_id": "e2", "kind": "email", "target": "a@b.example"}, "")],
+    RotateEndpoint: [({"endpoint_id": "e1"}, "")],
+    DeleteEndpoint: [({"endpoint_id": "e1"}, "")],
+    DisableEndpoint: [({"endpoint_id": "e1", "reason": ""}, "")],
+    TestEndpoint: [({"endpoint_id": "e1"}, "")],
+    ReplayNotices: [({"endpoint_id": "e1", "notice_id": "ntc-0-1-0"}, "")],
+    BillDelivery: [({"environment": "", "attempt_id": "e1.ntc-0-1-0.2", "endpoint_id": "e1"}, "")],
     Correct: [
         ({"usage": usage("late", **AFTER)}, "project_closed"),
         ({"usage": usage("late", **BEFORE)}, ""),
@@ -182,6 +199,7 @@ def closed_project() -> tuple[Log, dict[str, str]]:
     log = Log("hobby")
     log.do(TopUp, environment="preview", bundle_usd=20, reference="")
     log.do(CreateKey, key_id="k1", key_hash=b"", environment="production", scopes=[])
+    log.do(PutEndpoint, **ENDPOINT)
     log.do(SetItem, operation="domain", quantity=1)
     log.apply(admit(usage("job", operation="image", job_id="job"), hold_seconds=7 * 86_400))
     log.do(RaiseLimits, **LIMITS, starts_at_ms=0, ends_at_ms=START_MS + 9 * DAY_MS)
@@ -203,8 +221,9 @@ def closed_project() -> tuple[Log, dict[str, str]]:
 
 def test_every_command_there_is_has_its_line_in_the_table() -> None:
     assert set(TOLD_WHILE_CLOSED) == set(COMMANDS)
-    named = decisions.CHARGE_A_USE | decisions.CHARGE_NOTHING
-    assert named < set(COMMANDS) and not decisions.CHARGE_A_USE & decisions.CHARGE_NOTHING
+    sets = (decisions.CHARGE_A_USE, decisions.CHARGE_NOTHING, decisions.CHARGES_ANYWAY)
+    named = frozenset().union(*sets)
+    assert named < set(COMMANDS) and len(named) == sum(len(each) for each in sets)
     # Whatever is not named is refused, so that what is forgotten here charges nothing.
     charging = {kind for kind, told in TOLD_WHILE_CLOSED.items() if "project_closed" in {code for _, code in told}}
     assert set(COMMANDS) - named == charging - {Admit, Correct, CloseProject}
@@ -227,7 +246,9 @@ def test_nothing_that_can_charge_is_taken_by_a_closed_project(kind: type, fields
     assert log.apply(command) == code
     account, stated = log.account, log.facts[first:]
     spent = [fact for fact in stated if fact.kind in ("charge", "correction", "hold", "subscription")]
-    if kind not in (CaptureHold, ExtendHold, ReopenProject) and not (kind in (Admit, Correct) and not code):
+    if kind not in (CaptureHold, ExtendHold, ReopenProject, BillDelivery) and not (
+        kind in (Admit, Correct) and not code
+    ):
         assert not spent
     if code:
         assert [fact.kind for fact in stated] == (["refusal"] if kind is Admit else [])

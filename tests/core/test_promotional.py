@@ -23,7 +23,7 @@ from streams.core.booking import available
 from streams.core.grants import PROMOTIONAL_DAYS_MAX, PROMOTIONAL_GRANTS_MAX
 from streams.core.ledger import reschedule
 from streams.core.price_list import Prices
-from tests.core.builders import CREDIT, START_MS
+from tests.core.builders import CREDIT, START_MS, untold
 from tests.core.test_ledger import Bench
 
 DAYS_MAX_MS = PROMOTIONAL_DAYS_MAX * DAY_MS
@@ -135,7 +135,7 @@ def test_what_is_left_at_the_end_expires_at_that_very_time() -> None:
     bench.booking(START_MS + DAY_MS - 1)
     assert available(bench.account, "production") == 60 * CREDIT
     bench.booking(START_MS + 3 * DAY_MS)
-    fact = bench.facts[-1]
+    fact = untold(bench.facts)[-1]
     assert (fact.kind, fact.reason, fact.amount) == ("expiry", "promotional", -60 * CREDIT)
     assert (fact.occurred_at_ms, fact.booked_at_ms) == (START_MS + DAY_MS, START_MS + 3 * DAY_MS)
     assert available(bench.account, "production") == bench.entries_sum() == 0

@@ -11,7 +11,7 @@ from streams.core import recharge
 from streams.core.booking import available
 from streams.core.plans import BUNDLES
 from streams.kafka.codecs import encode_account
-from tests.core.builders import CREDIT, START_MS
+from tests.core.builders import CREDIT, START_MS, untold
 from tests.core.test_ledger import Bench
 
 
@@ -84,7 +84,7 @@ def test_a_purchase_is_granted_once() -> None:
     recharge_id = requested(bench)
     reply = settle_purchase(bench, recharge_id)
     assert (reply.amount, reply.available) == (4_000 * CREDIT, 4_010 * CREDIT)
-    grant = bench.facts[-1]
+    grant = untold(bench.facts)[-1]
     assert (grant.kind, grant.reason, grant.cents) == ("grant", "top_up", 2_000)
     for is_paid in (True, False):
         assert settle_purchase(bench, recharge_id, is_paid).code == "recharge_settled"

@@ -18,11 +18,13 @@ from msgspec import inspect
 
 from schemas.accounts import Account
 from schemas.commands import AnyCommand, Commands, IntakeRecord, Replies
+from schemas.courier import CourierRecord
 from schemas.events import PackedUsage
 from schemas.facts import Fact, FactPack
 from schemas.replies import KeptReply, Reply
 from streams.kafka.codecs import (
     decode_account,
+    decode_courier,
     decode_facts,
     decode_intake,
     decode_kept_replies,
@@ -31,6 +33,7 @@ from streams.kafka.codecs import (
     decode_usage,
     encode,
     encode_account,
+    encode_courier,
     encode_facts,
     encode_intake,
     encode_kept_replies,
@@ -38,7 +41,7 @@ from streams.kafka.codecs import (
     encode_usage,
     replies_to,
 )
-from streams.kafka.formats import ACCOUNTS, FACTS, INTAKE, KEPT_REPLIES, REPLIES, USAGE, Format
+from streams.kafka.formats import ACCOUNTS, COURIER, FACTS, INTAKE, KEPT_REPLIES, REPLIES, USAGE, Format
 
 FOLDER = Path(__file__).parent.parent / "golden" / "formats"
 
@@ -65,6 +68,10 @@ def _commands() -> list[bytes]:
 
 def _others() -> list[Any]:
     return [sample(each) for each in inspect.type_info(IntakeRecord).types if each.cls.__name__ in ("Envelope", "Tick")]
+
+
+def _courier() -> list[bytes]:
+    return [encode_courier(sample(each), 7) for each in inspect.type_info(CourierRecord).types]
 
 
 def _kept_replies() -> list[bytes]:
@@ -98,6 +105,7 @@ GOLDEN = (
         lambda: [replies_to("instance")([("correlation", sample(inspect.type_info(Reply)))])],
         decode_replies,
     ),
+    Golden("courier", COURIER, (CourierRecord,), _courier, decode_courier),
     Golden("kept-replies", KEPT_REPLIES, (KeptReply,), _kept_replies, _read_kept_replies),
     Golden("usage-packed", USAGE, (PackedUsage,), _usage, decode_usage),
 )

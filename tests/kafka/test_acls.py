@@ -28,7 +28,7 @@ from tests.calls import event, eventually
 from tests.command_line import Meterline
 from tests.conftest import SESSION_TIMEOUT_SECONDS
 
-ROLES: tuple[Role, ...] = ("worker", "api", "historian", "cashier", "operator", "producer", "gateway")
+ROLES: tuple[Role, ...] = ("worker", "api", "historian", "cashier", "courier", "operator", "producer", "gateway")
 # Kafka's own numbers.
 RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8}
@@ -98,6 +98,7 @@ def test_every_process_has_all_that_it_needs(
         "clickhouse_url": over_http._settings.clickhouse_url,
         "api_port": port,
         "admin_key_hashes": [hash_key(key).hex()],
+        "webhook_key": "k" * 40,
     }
 
     def environment(role: Role) -> dict[str, str]:
@@ -109,7 +110,7 @@ def test_every_process_has_all_that_it_needs(
     assert done.returncode == 1 and "Traceback" not in done.stderr
     with ExitStack() as running:
         logs = {}
-        for role in ("worker", "historian", "cashier", "api"):
+        for role in ("worker", "historian", "cashier", "courier", "api"):
             logs[role] = tmp_path / f"{role}.log"
             command = [sys.executable, "-m", "api.cli", role]
             child = lifeline.start(role, command, log_path=logs[role], env=environment(role))
@@ -148,7 +149,7 @@ def test_every_process_has_all_that_it_needs(
         assert (seen["historians"], seen["kafka's clock"][:4]) == ("True 1 write history", "True"), seen
         told = client.get("/v1/admin/status").json()
         assert [each["name"] for each in told["workers"]] == ["worker-1"], told
-        assert told["historians"] == told["cashiers"] == 1
+        assert told["historians"] == told["cashiers"] == told["couriers"] == 1
         for role, log in logs.items():
             assert "uthorizationFailed" not in log.read_text(), f"{role}: {log.read_text()[-2000:]}"
 
@@ -204,7 +205,7 @@ def test_the_command_prints_what_it_says_and_names_the_principals_given(meterlin
     assert "--allow-principal 'User:CN=the worker' --operation Read" in lines[0]
     assert "producer" not in done.stdout and "gateway" not in done.stdout
     writers = [line for line in lines if "Write" in line and line.endswith("--topic meterline.intake")]
-    assert len(writers) == 3, "worker, API and cashier"
+    assert len(writers) == 4, "worker, API, cashier and courier"
     rules = json.loads(meterline("topics", "--acls", "--json", "--transactions").stdout)
     assert rules[-1]["resource"] == "transactional-id" and rules[-1]["is_prefix"] is True
 

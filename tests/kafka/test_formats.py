@@ -37,7 +37,7 @@ NEWER = 200
 def marked(golden: Golden, number: int | None) -> bytes:
     """The first of a shape's values as a version would write it that has this format's number; None bears none."""
     value = golden.written()[0]
-    start = VERSION_BYTES if golden.name == "accounts" else 0
+    start = VERSION_BYTES if golden.name in ("accounts", "courier") else 0
     head = b"" if number is None else MARK + bytes([number])
     return value[:start] + head + value[start + HEAD_BYTES :]
 
@@ -125,7 +125,7 @@ def test_an_older_format_is_refused_once_it_is_not_read_any_more(monkeypatch: py
 @given(st.binary(max_size=64))
 def test_bytes_without_the_mark_are_never_taken_for_another_versions(value: bytes) -> None:
     for golden in GOLDEN:
-        start = VERSION_BYTES if golden.name == "accounts" else 0
+        start = VERSION_BYTES if golden.name in ("accounts", "courier") else 0
         try:
             golden.decoded(value)
         except FormatError:
@@ -142,6 +142,7 @@ READS = {
     "api": ("accounts", "facts", "replies"),
     "historian": ("facts",),
     "cashier": ("facts", "replies"),
+    "courier": ("accounts", "facts", "replies", "courier"),
     "verify": ("accounts", "facts"),
 }
 
@@ -153,6 +154,7 @@ def topic_of(settings: Settings, shape: str) -> str:
         "facts": topics.journal,
         "intake": topics.intake,
         "replies": topics.replies,
+        "courier": topics.courier_changelog,
         "kept-replies": topics.recent_replies_changelog,
     }[shape]
 
@@ -174,7 +176,7 @@ def golden_of(shape: str) -> Golden:
 def test_a_process_refuses_at_its_start_what_a_newer_version_wrote(
     process: str, shape: str, settings_for: Callable[..., Settings], meterline: Meterline
 ) -> None:
-    settings = settings_for(clickhouse_url="http://127.0.0.1:1", api_port=0)
+    settings = settings_for(clickhouse_url="http://127.0.0.1:1", api_port=0, webhook_key="k" * 40)
 
     async def prepare() -> None:
         await create_topics(settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,6 +39,7 @@ from schemas.commands import (
     SetBillingAccount,
     SetItem,
     SetLimits,
+    SetNoticeRules,
     SetStanding,
     SettleRecharge,
     Tick,
@@ -55,8 +55,10 @@ from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, encode_usage, packed
 from streams.kafka.topics import partition_of
+from tests.simulation.endpoint_clients import EndpointAsks
 
 if TYPE_CHECKING:
+    from tests.simulation.requests import Request
     from tests.simulation.world import World
 
 _OPERATIONS: list[dict[str, Any]] = [
@@ -109,20 +111,8 @@ _CHOICES = {
 # Kinds that can't share a record of commands.
 _NO_COMMANDS = ("usage", "http", "tick", "malformed", "junk")
 _CREDIT = 1_000_000
+_NOTICE_RULES = ((True, 20), (True, 90), (True, 35), (False, 100 * _CREDIT))
 _PAYMENTS = ("", "", "", "payment-1", "payment-2")
-
-
-@dataclass(slots=True)
-class Request:
-    """A request is a command that someone wants an answer to; each attempt has a correlation of its own."""
-
-    command: AnyCommand
-    # The partition of its project; a price book goes to every partition, by a request for each.
-    partition: int
-    correlations: list[str] = field(default_factory=list)
-    # The intake offset of its first attempt, and the index of the first fact that it may leave.
-    offset: int = -1
-    index: int = 0
 
 
 class Clients:
@@ -133,6 +123,7 @@ class Clients:
         self.rng = world.rng
         # Draws what few worlds have, so that all others stay as they were: some break a rule that few worlds try.
         self.aside = random.Random(world.seed)
+        self.endpoints = EndpointAsks(world.seed)
         self.projects = [f"p{number}" for number in range(self.rng.randint(1, 4))]
         self.events: list[dict[str, Any]] = []
         self.requests: list[Request] = []
@@ -176,8 +167,7 @@ class Clients:
         elif choice == "refund":
             self._refund()
         elif choice == "plan":
-            plan = rng.choice(["free", "hobby", "build"])
-            self._request(ChangePlan(project=project, plan=plan, contract_allowance=0, **self._addressed(self._key())))
+            self._ask(ChangePlan, project, plan=rng.choice(["free", "hobby", "build"]), contract_allowance=0)
         elif choice == "close":
             self._request(CloseProject(project=project, reason="", **self._addressed(self._key())))
         elif choice == "open":
@@ -261,8 +251,7 @@ class Clients:
         if asked:
             request = self.rng.choice(asked)
             grant_id = f"top_up-{request.offset}-{request.index + self.rng.choice([0, 0, 0, 1])}"
-            project = request.command.project
-            self._request(RefundTopUp(project=project, grant_id=grant_id, reason="", **self._addressed(self._key())))
+            self._ask(RefundTopUp, request.command.project, grant_id=grant_id, reason="")
 
     def _admit(self) -> None:
         event = self._event()
@@ -406,9 +395,17 @@ class Clients:
             kind = RotateKey
         account, key_id = f"{BILLING_PREFIX}{rng.randrange(2)}", f"k{rng.randrange(3)}"
         if kind is SetBadge:
-            self._ask(SetBadge, project, is_off=rng.random() < 0.7)
+            is_off = rng.random()
+            if is_off < 0.8:
+                kind, project, fields = self.endpoints.next(project, self.world.now_ms)
+                self._ask(kind, project, **fields)
+            else:
+                self._ask(SetBadge, project, is_off=is_off < 0.95)
         elif kind is SetStanding and self.aside.random() < 0.3:
             self._ask(Erase, project, customer=self.aside.choice(["", "c"]), reason="")
+        elif kind is SetStanding and self.aside.random() < 0.5:
+            rules = self.aside.sample(_NOTICE_RULES, self.aside.randrange(3))
+            self._ask(SetNoticeRules, project, environment=self.aside.choice(["production", "preview"]), rules=rules)
         elif kind is SetStanding:
             self._ask(SetStanding, project, is_good=rng.random() < 0.7, reason="")
         elif kind is SetBillingAccount:
@@ -468,17 +465,11 @@ class Clients:
         else:
             # Another request under the same key.
             command = request.command
-            self._request(
-                TopUp(
-                    project=command.project,
-                    environment="preview",
-                    bundle_usd=100,
-                    reference="other",
-                    **self._addressed(command.idempotency_key),
-                )
-            )
+            terms = {"environment": "preview", "bundle_usd": 100, "reference": "other"}
+            addressed = self._addressed(command.idempotency_key)
+            self._request(TopUp(project=command.project, **terms, **addressed))
 
-    def _ask(self, kind: type[AnyCommand], project: str, **fields: Any) -> None:
+    def _ask(self, kind: type[AnyCommand], /, project: str, **fields: Any) -> None:
         self._request(kind(project=project, **fields, **self._addressed(self._key())))
 
     def _request(self, command: AnyCommand, partition: int | None = None) -> None:

@@ -25,6 +25,7 @@ class Way(NamedTuple):
 
 
 _PROJECT = "/v1/admin/projects/{project}"
+_ENDPOINT = "/v1/webhook-endpoints/{endpoint_id}"
 
 WAYS: Mapping[str, Way] = {
     "CreateProject": Way("api/routes/projects.py", "POST /v1/admin/projects", "projects create"),
@@ -42,6 +43,7 @@ WAYS: Mapping[str, Way] = {
     "RevokeKey": Way("api/routes/keys.py", f"DELETE {_PROJECT}/keys/{{key_id}}", "keys revoke"),
     "RotateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys/{{key_id}}/rotation", "keys rotate"),
     "TopUp": Way("api/routes/credits.py", f"POST {_PROJECT}/top-ups", "credits top-up"),
+    "SetNoticeRules": Way("api/routes/notices.py", "PUT /v1/notice-rules", "notices set-rules"),
     "RefundTopUp": Way("api/routes/credits.py", f"POST {_PROJECT}/refunds", "credits refund"),
     "GrantPromotional": Way("api/routes/credits.py", f"POST {_PROJECT}/grants", "credits grant"),
     "SetAutoRecharge": Way("api/routes/credits.py", f"PUT {_PROJECT}/auto-recharge", "credits auto-recharge"),
@@ -63,6 +65,13 @@ WAYS: Mapping[str, Way] = {
     "WithdrawPrices": Way(
         "streams/state/price_broadcast.py", "DELETE /v1/admin/price-books/{version}", "prices withdraw"
     ),
+    "PutEndpoint": Way("api/routes/webhooks.py", "POST /v1/webhook-endpoints", "webhooks add"),
+    "RotateEndpoint": Way("api/routes/webhooks.py", f"POST {_ENDPOINT}/rotate", "webhooks rotate"),
+    "DeleteEndpoint": Way("api/routes/webhooks.py", f"DELETE {_ENDPOINT}", "webhooks remove"),
+    "TestEndpoint": Way("api/routes/webhooks.py", f"POST {_ENDPOINT}/test", "webhooks test"),
+    "ReplayNotices": Way("api/routes/webhooks.py", f"POST {_ENDPOINT}/replay", "webhooks replay"),
+    "DisableEndpoint": Way("streams/courier/deliverer.py", why_none="the courier alone knows how an endpoint fares"),
+    "BillDelivery": Way("streams/courier/deliverer.py", why_none="the courier sends it for each of its retries"),
 }
 
 SHAPES = "schemas/commands.py"
@@ -70,6 +79,8 @@ DECISIONS = "streams/core/decisions.py"
 RULES = "tests/core/ledger_machine/rules.py"
 MODEL = "tests/simulation/model/decisions.py"
 CLIENTS = "tests/simulation/clients.py"
+# What the machine and the simulation both ask about endpoints.
+ENDPOINT_ASKS = "tests/simulation/endpoint_clients.py"
 DOCUMENT = "api/openapi.json"
 TABLE = "tests/tidy/commands.py"
 
@@ -104,7 +115,8 @@ def _missing(root: Path, command: str, way: Way | None) -> Iterator[str]:
         (MODEL, "a case of the model for"),
         (CLIENTS, "a client of the simulation that sends"),
     ):
-        if command not in names_used(parsed(read(root, path))):
+        asks = read(root, ENDPOINT_ASKS) if path in (RULES, CLIENTS) else ""
+        if command not in names_used(parsed(read(root, path))) | names_used(parsed(asks)):
             yield f"{path} lacks {what} {command}"
     if way is None:
         yield f"{TABLE} lacks the way of {command}: who sends it, its route and its CLI command, or why it has none"

@@ -101,7 +101,7 @@ def test_killed_workers_bill_nothing_twice_and_lose_nothing(fleet: Stack) -> Non
     report = run(fleet, part_of_trace("bbbbbbbbbbbb"), kill_both, rounds=3)
     assert report.events_billed + report.events_refused == 3 * EVENTS
     assert report.balance_drift_microcredits == 0
-    assert set(fleet.pids()) == {"api", "history", "worker-1", "worker-2"}
+    assert set(fleet.pids()) == {"api", "courier", "history", "worker-1", "worker-2"}
 
 
 def test_a_worker_that_lost_its_disk_recovers_from_the_changelogs(fleet: Stack) -> None:

@@ -90,8 +90,8 @@ def test_one_worker_at_a_time_runs_on_a_directory(
 ) -> None:
     monkeypatch.setattr("streams.worker.membership.LOCK_SECONDS_MAX", 0.1)
     settings = settings_for()
-    with lock(settings):
+    with lock(settings.worker_dir, "worker"):
         with pytest.raises(OperatorError, match="METERLINE_WORKER_NAME"):
-            lock(settings)
-        lock(settings_for(worker_name="worker-2")).close()
-    lock(settings).close()
+            lock(settings.worker_dir, "worker")
+        lock(settings_for(worker_name="worker-2").worker_dir, "worker").close()
+    lock(settings.worker_dir, "worker").close()

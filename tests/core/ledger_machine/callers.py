@@ -32,7 +32,7 @@ class Callers(FoldedPartition):
         self.recharges: list[tuple[str, str]] = []
         self.raises: list[tuple[str, str]] = []
 
-    def send(self, kind: type[Any], project: str, **fields: Any) -> None:
+    def send(self, kind: type[Any], /, project: str, **fields: Any) -> None:
         """Send a command, with a key mostly."""
         correlation, before = self.correlation(), len(self.model.lines)
         key = f"k{self.sent}" if self.sent % 4 and kind not in (CountRequest, CountRefused) else ""

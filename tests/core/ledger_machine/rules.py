@@ -24,6 +24,7 @@ from schemas.commands import (
     GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     RaiseLimits,
     RefundTopUp,
     ReleaseHold,
@@ -35,6 +36,7 @@ from schemas.commands import (
     SetBillingAccount,
     SetItem,
     SetLimits,
+    SetNoticeRules,
     SetStanding,
     SettleRecharge,
     Tick,
@@ -46,6 +48,7 @@ from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
 from tests.core.builders import CREDIT, addressed
 from tests.core.ledger_machine.callers import DAY_MS, HOUR_MS, Callers, pick
+from tests.simulation.endpoint_clients import EndpointAsks
 
 PROJECTS = ("a", "b")
 OPERATIONS = ("chat.message", "image", "website", "blog_post", "video.premium", "read", "webhook.delivery", "no.price")
@@ -474,6 +477,18 @@ class LedgerMachine(Callers):
         else:
             self.send(OpenBillingAccount, account, name="n", email="e", is_change=is_so)
 
+    @rule(
+        project=projects,
+        environment=environments,
+        rules=st.lists(
+            st.sampled_from(((True, 90), (True, 50), (True, 20), (True, 1), (False, 1), (False, 40 * CREDIT))),
+            max_size=4,
+        ),
+    )
+    def set_notice_rules(self, project: str, environment: str, rules: list[tuple[bool, int]]) -> None:
+        self.step()
+        self.send(SetNoticeRules, project, environment=environment, rules=rules)
+
     @rule(project=projects, key=st.sampled_from("xyz"), is_new=st.booleans(), environment=environments)
     def set_key(self, project: str, key: str, is_new: bool, environment: str) -> None:
         self.step()
@@ -537,6 +552,18 @@ class LedgerMachine(Callers):
             rates |= {name: rate * factor // 2 for name, rate in rates.items()}
             hourly |= {name: rate * factor // 2 for name, rate in hourly.items()}
         self.send(PublishPrices, PRICES_ID, book=book)
+
+    @rule(project=projects, number=numbers, is_known=often)
+    def something_about_an_endpoint(self, project: str, number: int, is_known: bool) -> None:
+        """Ask about an endpoint of a project, or of the platform, or bill an attempt: the same again now and then."""
+        self.step()
+        asks = EndpointAsks(f"{number} {self.sent}", 2 if is_known else 40)
+        if is_known:
+            made = {"endpoint_id": "whe_0", "kind": "webhook", "target": "https://acme.example"}
+            self.send(PutEndpoint, project, **made)
+        for _ in range(5):
+            kind, whose, fields = asks.next(project, self.at_ms)
+            self.send(kind, whose, **fields)
 
     # What goes wrong.
 

@@ -128,6 +128,17 @@ class Project:
         self.billed: Counter[tuple[str, str]] = Counter()
         self.keys: dict[str, str] = {}
         self.key_ends: dict[str, int] = {}
+        self.endpoints: dict[str, Any] = {}
+        # Own notice thresholds by environment, as asked for; those that are crossed, by environment that had credits
+        # once; the environments in which people were told of one.
+        self.rules: dict[str, list[tuple[bool, int]]] = {}
+        self.below: dict[str, set[tuple[bool, int]]] = {}
+        self.told: set[str] = set()
+        # What was charged, as (environment, when, how much); when each environment is looked at next; which were told
+        # that they run dry.
+        self.spent: list[tuple[str, int, int]] = []
+        self.looks: dict[str, int] = {}
+        self.dry: set[str] = set()
         self.answers: dict[tuple[str, str], tuple[int, Any, Answer]] = {}
 
     @property
@@ -154,13 +165,14 @@ class Project:
         return Ceilings(requests, burst, max([held.cost, *(each.cost_ceiling for each in raised)]))
 
     def next_due(self) -> tuple[int, int, int]:
-        """The next thing that time brings: (when, which of the five kinds, which hold or raise)."""
+        """The next thing that time brings: (when, which of the six kinds, which hold or raise)."""
         due = [(hold.expires_at_ms, 0, number) for number, hold in enumerate(self.holds)]
         if self.month_end_ms is not None:
             due.append((self.month_end_ms, 1, 0))
         due += [(each.ends_ms if each.is_on else each.starts_ms, 2, number) for number, each in enumerate(self.raises)]
-        due += [(each.expires_at_ms, 3, 0) for each in self.grants if each.expires_at_ms and not each.is_over]
-        return min([*due, (self.renews_at_ms(), 4, 0)])
+        due += [(at_ms, 3, 0) for at_ms in self.looks.values()]
+        due += [(each.expires_at_ms, 4, 0) for each in self.grants if each.expires_at_ms and not each.is_over]
+        return min([*due, (self.renews_at_ms(), 5, 0)])
 
     def due_at_ms(self) -> int:
         """The time at which something happens by itself next."""

@@ -12,6 +12,7 @@ STATUS = {
     "plan_required": 402,
     "project_closed": 403,
     "unknown_project": 404,
+    "unknown_endpoint": 404,
     "unknown_grant": 404,
     "unknown_hold": 404,
     "unknown_key": 404,

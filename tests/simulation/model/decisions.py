@@ -5,6 +5,7 @@ from __future__ import annotations
 from schemas.commands import (
     Admit,
     AnyCommand,
+    BillDelivery,
     CaptureHold,
     ChangePlan,
     CloseProject,
@@ -13,38 +14,47 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
+    DeleteEndpoint,
+    DisableEndpoint,
     EndRaise,
     Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     RaiseLimits,
     RefundTopUp,
     ReleaseHold,
     ReopenProject,
+    ReplayNotices,
     RevokeKey,
+    RotateEndpoint,
     RotateKey,
     SetAutoRecharge,
     SetBadge,
     SetBillingAccount,
     SetItem,
     SetLimits,
+    SetNoticeRules,
     SetStanding,
     SettleRecharge,
+    TestEndpoint,
     TopUp,
     WithdrawPrices,
 )
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.corrections import correct
+from tests.simulation.model.endpoints import bill_delivery, do_to_endpoint, put_endpoint
 from tests.simulation.model.grants import give_promotional
 from tests.simulation.model.holds import capture, extend, release
 from tests.simulation.model.items import set_item
 from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
+from tests.simulation.model.notices import set_rules
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.prices import publish, why_not, withdraw_once
-from tests.simulation.model.projects import change_plan, close, put_on, reopen, set_key
+from tests.simulation.model.projects import change_plan, close, put_on, reopen, set_badge, set_key
 from tests.simulation.model.purchases import refund, settle_recharge, top_up
 from tests.simulation.model.recharge import set_recharge
 from tests.simulation.model.uses import admit, count_refused, count_request
@@ -71,11 +81,10 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             return partition.done(project, "standing", reason="good" if command.is_good else "bad")
         case Erase():
             return partition.done(project, "erasure", reason="customer" if command.customer else "project")
+        case SetNoticeRules():
+            return set_rules(partition, project, command)
         case SetBadge():
-            if command.is_off and project.plan == "free":
-                raise Refused("plan_required")
-            project.badge_off = command.is_off
-            return partition.done(project, "project", reason="badge_off" if command.is_off else "badge_on")
+            return set_badge(partition, project, command)
         case SetBillingAccount():
             return put_on(partition, project, command)
         case OpenBillingAccount():
@@ -118,4 +127,15 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             return publish(partition, project, command)
         case WithdrawPrices():
             return withdraw_once(partition, project, command)
+    return _decide_on_endpoint(partition, project, command)
+
+
+def _decide_on_endpoint(partition: Partition, project: Project, command: AnyCommand) -> Answer:
+    match command:
+        case PutEndpoint():
+            return put_endpoint(partition, project, command)
+        case RotateEndpoint() | DeleteEndpoint() | DisableEndpoint() | TestEndpoint() | ReplayNotices():
+            return do_to_endpoint(partition, project, command)
+        case BillDelivery():
+            return bill_delivery(partition, project, command)
     raise AssertionError(f"the model does not know {command}")

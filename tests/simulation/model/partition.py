@@ -10,7 +10,7 @@ from schemas.replies import KeptFor
 from tests.simulation.model.accounts import Grant, Hold, Project
 from tests.simulation.model.answers import Answer
 from tests.simulation.model.lines import Line
-from tests.simulation.model.times import DAY_MS, month_of
+from tests.simulation.model.times import DAY_MS, HOUR_MS, month_of
 
 
 class Partition:
@@ -94,6 +94,9 @@ class Partition:
             source, event_id = source or usage.source, event_id or usage.event_id
             job_id, key_id, occurred_at_ms = usage.job_id, usage.key_id, usage.occurred_at_ms
         project.billed[month_of(now_ms), project.billing_account] += cents
+        if kind == "charge" and amount and reason != "recurring" and source != "/webhooks":
+            project.spent.append((environment, now_ms, -amount))
+            project.looks.setdefault(environment, now_ms - now_ms % HOUR_MS + HOUR_MS)
         self.lines.append(
             Line(
                 self.offset,

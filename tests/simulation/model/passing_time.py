@@ -7,9 +7,11 @@ from tests.simulation.model.grants import end_grants
 from tests.simulation.model.holds import let_go
 from tests.simulation.model.items import count_hours, pay_bills
 from tests.simulation.model.limits import begin_raise, end_raise
+from tests.simulation.model.notices import look
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.projects import renew
 from tests.simulation.model.recharge import recharge_if_low
+from tests.simulation.model.spending import look_at_spending
 from tests.simulation.model.times import month_end_after
 
 
@@ -31,8 +33,12 @@ def settle(partition: Partition, project: Project) -> None:
         elif what == 2:
             begin_raise(partition, project, project.raises[which])
         elif what == 3:
+            look_at_spending(partition, project, due_ms)
+        elif what == 4:
             end_grants(partition, project, due_ms)
         else:
             renew(partition, project, due_ms)
+        if project.due_at_ms() != due_ms:
+            look(partition, project, due_ms)
     if is_anything_due:
         recharge_if_low(partition, project)

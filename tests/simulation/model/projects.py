@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.commands import ChangePlan, CreateKey, RevokeKey, RotateKey, SetBillingAccount
+from schemas.commands import ChangePlan, CreateKey, RevokeKey, RotateKey, SetBadge, SetBillingAccount
 from tests.simulation.model.accounts import Project
 from tests.simulation.model.answers import Answer, Refused
 from tests.simulation.model.grants import give
@@ -62,6 +62,13 @@ def change_plan(partition: Partition, project: Project, command: ChangePlan) -> 
     if more:
         give(partition, project, "allowance", "production", more, now_ms, project.renews_at_ms())
     return partition.answer(project, "production", more, index)
+
+
+def set_badge(partition: Partition, project: Project, command: SetBadge) -> Answer:
+    if command.is_off and project.plan == "free":
+        raise Refused("plan_required")
+    project.badge_off = command.is_off
+    return partition.done(project, "project", reason="badge_off" if command.is_off else "badge_on")
 
 
 def put_on(partition: Partition, project: Project, command: SetBillingAccount) -> Answer:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 from schemas.commands import (
     Admit,
     AnyCommand,
+    BillDelivery,
     Commands,
     Correct,
     CountRefused,
@@ -15,15 +16,19 @@ from schemas.commands import (
     Envelope,
     OpenBillingAccount,
     PublishPrices,
+    PutEndpoint,
     Tick,
     WithdrawPrices,
 )
 from schemas.events import Usage
+from streams.core.endpoints import PLATFORM_ID
 from tests.simulation.model.accounts import Grant, Project
 from tests.simulation.model.answers import STATUS, Answer, Refused
 from tests.simulation.model.decisions import decide
+from tests.simulation.model.endpoints import put_endpoint
 from tests.simulation.model.holds import capture_by_event, hold_of
 from tests.simulation.model.identities import asked_for, claims_of, content_of
+from tests.simulation.model.notices import look
 from tests.simulation.model.partition import Partition
 from tests.simulation.model.passing_time import settle
 from tests.simulation.model.plans import PLANS, terms
@@ -81,6 +86,7 @@ class Model(Partition):
             else:
                 code = self._use(project, usage)
                 self.mark(event, content_of(usage), code)
+            look(self, project)
         for project in touched:
             self._touch(project)
 
@@ -116,6 +122,8 @@ class Model(Partition):
         except Refused as refused:
             code = str(refused)
             answer = Answer(STATUS.get(code, 409), code, 0, 0, "")
+        if not isinstance(command, BillDelivery):
+            look(self, project)
         return self._answered(project, command, answer)
 
     def _given(self, project: Project, command: AnyCommand) -> Answer | None:
@@ -141,6 +149,7 @@ class Model(Partition):
             project.billing_account = command.billing_account
             self.state(project, "project", reason=command.plan)
             begin_month(self, project, self.at_ms)
+            look(self, project)
             answer = Answer(201, "", allowance, allowance, self.entry_id(index))
         elif isinstance(command, OpenBillingAccount):
             if command.is_change:
@@ -158,8 +167,16 @@ class Model(Partition):
                 return Answer(STATUS.get(code, 409), code, 0, 0, "")
             project = Project(command.project, self.at_ms)
             answer = withdraw(self, project, command)
+        elif isinstance(command, PutEndpoint) and command.project == PLATFORM_ID:
+            project = Project(command.project, self.at_ms)
+            try:
+                answer = put_endpoint(self, project, command)
+            except Refused as refused:
+                code = str(refused)
+                return Answer(STATUS.get(code, 409), code, 0, 0, "")
         else:
-            return Answer(404, "unknown_project", 0, 0, "")
+            code = "unknown_endpoint" if command.project == PLATFORM_ID else "unknown_project"
+            return Answer(404, code, 0, 0, "")
         self.projects[command.project] = project
         return self._answered(project, command, answer)
 

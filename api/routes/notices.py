@@ -1,0 +1,147 @@
+"""Notices: what a project was told of, and the thresholds at which it is told of its available credits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from api.dependencies import (
+    CallerDep,
+    IdempotencyKey,
+    ProjectQuery,
+    ServicesDep,
+    account_for,
+    decided,
+    environment_for,
+    problems,
+    project_for,
+)
+from schemas.accounts import Account
+from schemas.commands import SetNoticeRules
+from schemas.http.common import EnvironmentName
+from schemas.http.notices import (
+    NewNoticeRules,
+    NoticeInfo,
+    NoticePage,
+    NoticeRuleInfo,
+    NoticeRuleList,
+    RuleThreshold,
+)
+from schemas.problems import Rejection
+from schemas.times import utc
+from streams.clickhouse.client import ClickHouse
+from streams.core.booking import available, format_credits, parse_credits
+from streams.core.crossings import EXHAUSTED, LOW, LOW_PERCENT, thresholds
+from streams.core.ledger import settled
+from streams.history.notices import NoticeQuestion, notice_page
+from streams.kafka.clock import now_ms
+
+router = APIRouter(prefix="/v1", tags=["notices"], responses=problems(401, 403, 404, 409, 422, 503))
+
+
+@router.get("/notices", response_model=NoticePage)
+async def notices(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    environment: EnvironmentName | None = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """List a project's notices, newest first: crossings of its thresholds, expired holds, purchases, changes of plan.
+    A preview key's are those of its own environment. A page may be shorter than `limit`, and have one after it."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account_for(services, name)
+    question = NoticeQuestion(name, environment_for(caller, environment), limit, cursor)
+    question.condition()  # refuses a bad cursor before a thread is taken
+    return await services.reads.json(caller.name, lambda history: _page(history, question))
+
+
+@router.get("/notice-rules", response_model=NoticeRuleList)
+async def notice_rules(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    environment: EnvironmentName | None = None,
+) -> NoticeRuleList:
+    """List the thresholds at which a project is told of its available credits: those of every project, and its own."""
+    caller.require("content:read")
+    account = account_for(services, project_for(caller, project))
+    settled(account, now_ms(), services.accounts.prices())
+    return _rule_list(account, environment_for(caller, environment))
+
+
+@router.put("/notice-rules", response_model=NoticeRuleList)
+async def set_notice_rules(
+    services: ServicesDep,
+    caller: CallerDep,
+    asked: NewNoticeRules,
+    project: ProjectQuery = None,
+    idempotency_key: IdempotencyKey = "",
+) -> NoticeRuleList:
+    """Set an environment's own thresholds, in place of those that it has. Each project is told at 20 percent of what
+    its plan grants a month, and when nothing is available, whatever is set here."""
+    caller.require("content:write")
+    name = project_for(caller, project)
+    environment = environment_for(caller, asked.environment) or asked.environment
+    command = SetNoticeRules(
+        project=name,
+        environment=environment,
+        rules=[_threshold_of(rule) for rule in asked.rules],
+        **services.commands.addressing(idempotency_key, caller.key_id),
+    )
+    await decided(services, command)
+    return _rule_list(account_for(services, name), environment)
+
+
+def _threshold_of(rule: RuleThreshold) -> tuple[bool, int]:
+    """(is it in percent, percent or microcredits). Raises Rejection."""
+    if (rule.percent is None) == (rule.credits is None):
+        raise Rejection("invalid_request", "A rule has either `percent` or `credits`", "rules")
+    if rule.percent is not None:
+        return True, rule.percent
+    assert rule.credits is not None
+    return False, parse_credits(rule.credits, "rules")
+
+
+def _rule_list(account: Account, only: str | None) -> NoticeRuleList:
+    percents = {LOW: LOW_PERCENT} | {rule.id: rule.threshold for rule in account.notice_rules if rule.is_percent}
+    environments: tuple[EnvironmentName, ...] = ("production", "preview")
+    return NoticeRuleList(
+        project=account.project,
+        rules=[
+            NoticeRuleInfo(
+                id=rule,
+                environment=environment,
+                percent=percents.get(rule),
+                threshold=format_credits(amount),
+                is_default=rule in (LOW, EXHAUSTED),
+                is_crossed=available(account, environment) <= amount,
+            )
+            for environment in environments
+            if only in (None, environment)
+            for amount, rule in thresholds(account, environment)
+        ],
+    )
+
+
+def _page(clickhouse: ClickHouse, question: NoticeQuestion) -> NoticePage:
+    found, next_cursor = notice_page(clickhouse, question)
+    return NoticePage(
+        notices=[
+            NoticeInfo(
+                id=notice.id,
+                type=notice.type,
+                project=notice.project,
+                environment=notice.environment,
+                at=utc(notice.at_ms),
+                data=msgspec.json.decode(notice.data) if notice.data else {},
+            )
+            for notice in found
+        ],
+        next_cursor=next_cursor,
+    )

@@ -1,0 +1,192 @@
+"""Posts to strangers' URLs: to checked addresses only, with a limit on all that a stranger may do to the asker.
+
+An attempt has a connection of its own, by httpcore: it follows no redirect, has no cookies, unpacks nothing and reads
+no proxy from the environment. See docs/decisions/0064.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import ssl
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpcore
+import httpx
+
+from streams.courier.addresses import ForbiddenError, Network, Place, Resolve, Resolver
+
+SECONDS_MAX = 15.0
+ANSWER_BYTES_MAX = 4096
+BODY_BYTES_MAX = 20_000
+RETRY_AFTER_SECONDS_MAX = 86_400
+# Of a host with many addresses so many are tried, and none but the last for longer than this.
+ADDRESSES_TRIED_MAX = 3
+CONNECT_SECONDS_MAX = 4.0
+_WAIT_STATUSES = (429, 503)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The outcome of an attempt. `status` is the answer's, 0 where none came, and `error` says why then. `answer` has
+    the first 4,096 bytes. `retry_after_seconds` is what a 429 or 503 asked for. `is_delivered` says that the endpoint
+    took the notice: any 2xx."""
+
+    status: int
+    ms: int
+    answer: bytes = b""
+    retry_after_seconds: float | None = None
+    error: str = ""
+    is_delivered: bool = False
+
+
+class Posts:
+    """Posts go to public addresses by https, to `networks` by http too, and through a `proxy` where there is one: then
+    the proxy looks names up, and has to check their addresses. TLS trusts who the system's or `SSL_CERT_FILE` does,
+    unless `tls` says otherwise."""
+
+    def __init__(
+        self,
+        networks: Sequence[Network] = (),
+        proxy: str | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        look_up: Resolve | None = None,
+        network: httpcore.AsyncNetworkBackend | None = None,
+        seconds_max: float = SECONDS_MAX,
+    ) -> None:
+        self._network = network or httpcore.AnyIOBackend()
+        self._resolver = Resolver(networks, look_up)
+        self._proxy = None if proxy is None else httpx.URL(proxy)
+        self._tls = tls or httpx.create_ssl_context()
+        self._seconds_max = seconds_max
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
+        """Post a body, and give what came of it. Raises nothing but CancelledError."""
+        began_at = time.monotonic()
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                return await self._post(url, body, headers, began_at)
+        except TimeoutError:
+            error = f"no answer within {self._seconds_max:g} seconds"
+        except ForbiddenError as forbidden:
+            error = f"not sent: {forbidden}"
+        except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as failed:
+            error = _in_words(failed)
+        except (httpcore.ProtocolError, httpcore.ProxyError, httpcore.UnsupportedProtocol) as failed:
+            error = f"no answer in HTTP: {_short(failed)}"
+        except Exception as failed:
+            # Whatever a stranger's bytes bring about in a library is a failed attempt, and no more.
+            error = f"the attempt failed: {type(failed).__name__}"
+        return Outcome(status=0, ms=_since(began_at), error=error)
+
+    async def close(self) -> None:
+        """Give back what posting takes."""
+        self._resolver.close()
+
+    async def _post(self, url: str, body: bytes, headers: Mapping[str, str], began_at: float) -> Outcome:
+        if len(body) >= BODY_BYTES_MAX:
+            raise ForbiddenError(f"a body has less than {BODY_BYTES_MAX:,} bytes")
+        place = await self._resolver.place_of(url, is_proxied=self._proxy is not None)
+        request = httpcore.Request("POST", _url(place), headers=_headers(place, body, headers), content=body)
+        connection = self._connection(place)
+        try:
+            response = await connection.handle_async_request(request)
+            answer = b""
+            async for part in response.aiter_stream():
+                answer += part
+                if len(answer) >= ANSWER_BYTES_MAX:
+                    break
+        finally:
+            # What was not read is not wanted: the connection ends here, whatever the other side does.
+            await connection.aclose()
+        given = {name.lower(): value for name, value in response.headers}
+        return Outcome(
+            status=response.status,
+            ms=_since(began_at),
+            answer=answer[:ANSWER_BYTES_MAX],
+            retry_after_seconds=retry_after(given.get(b"retry-after")) if response.status in _WAIT_STATUSES else None,
+            is_delivered=200 <= response.status < 300,
+        )
+
+    def _connection(self, place: Place) -> httpcore.AsyncHTTPConnection | httpcore.AsyncHTTPProxy:
+        if (given := self._proxy) is not None:
+            proxy = httpcore.URL(scheme=given.scheme, host=given.raw_host, port=given.port, target="/")
+            user = (given.username, given.password) if given.userinfo else None
+            return httpcore.AsyncHTTPProxy(proxy, proxy_auth=user, ssl_context=self._tls, max_connections=1)
+        backend = _Checked(self._network, place.addresses[:ADDRESSES_TRIED_MAX])
+        return httpcore.AsyncHTTPConnection(_url(place).origin, ssl_context=self._tls, network_backend=backend)
+
+
+class _Checked(httpcore.AsyncNetworkBackend):
+    """A network that has only the addresses that were checked, whatever name is asked for."""
+
+    def __init__(self, network: httpcore.AsyncNetworkBackend, addresses: Sequence[str]) -> None:
+        self._network = network
+        self._addresses = addresses
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        *others, last = self._addresses
+        connect = self._network.connect_tcp
+        for address in others:
+            try:
+                return await connect(address, port, CONNECT_SECONDS_MAX, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                continue
+        return await connect(last, port, timeout, local_address, socket_options)
+
+
+def retry_after(value: bytes | None) -> float | None:
+    """The seconds that a Retry-After header asks to wait, at most a day; None where it can't be read."""
+    text = (value or b"").decode("latin-1").strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text[:9]), RETRY_AFTER_SECONDS_MAX))
+    try:
+        at = email.utils.parsedate_to_datetime(text)
+        seconds = (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), float(RETRY_AFTER_SECONDS_MAX))
+
+
+def _url(place: Place) -> httpcore.URL:
+    return httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=place.path)
+
+
+def _headers(place: Place, body: bytes, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+    is_usual = place.port == {"https": 443, "http": 80}[place.scheme]
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    own = {"host": host if is_usual else f"{host}:{place.port}", "content-length": str(len(body))}
+    return [*own.items(), ("connection", "close"), *headers.items()]
+
+
+def _in_words(failed: Exception) -> str:
+    """Why no connection came about, as its owner can use it."""
+    cause: BaseException | None = failed
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"the certificate is not good: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return "TLS failed: the other side speaks none, or none that is safe"
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(failed, httpcore.ConnectError | httpcore.ConnectTimeout):
+        return "no connection: nobody answers at the URL's host and port"
+    return "the connection broke before an answer came"
+
+
+def _short(failed: Exception) -> str:
+    return "".join(each if " " <= each <= "~" else "?" for each in str(failed))[:200]
+
+
+def _since(began_at: float) -> int:
+    return round((time.monotonic() - began_at) * 1000)

@@ -1,0 +1,157 @@
+"""Crossings: a threshold is told of once when the available credits fall to it, and armed again above it."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+
+from schemas.accounts import Account
+from schemas.commands import CloseProject, Envelope, GrantPromotional, ReleaseHold, SetNoticeRules
+from schemas.times import DAY_MS
+from streams.core import decisions
+from streams.core.booking import available
+from streams.core.dry_run import dry_run
+from streams.core.fold import IntakeItem, fold
+from streams.core.replies import Kept
+from streams.kafka.codecs import encode_account
+from tests.core.builders import CREDIT, START_MS, addressed, create_project, usage
+from tests.core.test_ledger import Bench
+
+LOW, EXHAUSTED, RECOVERED = "credits_low", "credits_exhausted", "credits_recovered"
+
+
+def told(bench: Bench, environment: str = "production") -> list[tuple[str, str]]:
+    """The notices of an environment: (reason, rule)."""
+    facts = [fact for fact in bench.facts if fact.kind == "notice" and fact.environment == environment]
+    return [(fact.reason, json.loads(fact.metadata).get("rule", "")) for fact in facts if fact.reason != "rules"]
+
+
+def test_low_is_told_once_at_a_fifth_of_the_allowance_and_none_left_is_told_apart() -> None:
+    bench = Bench()
+    bench.charge("chat.message", 199)
+    assert told(bench) == []
+    bench.charge("chat.message", 1)
+    assert json.loads(bench.facts[-1].metadata) == {
+        "rule": "low",
+        "threshold_microcredits": 50 * CREDIT,
+        "available_microcredits": 50 * CREDIT,
+    }
+    bench.charge("chat.message", 49)
+    assert told(bench) == [(LOW, "low")]
+    bench.charge("chat.message", 1)
+    assert bench.charge("chat.message", 1).code == "out_of_credits"
+    assert told(bench) == [(LOW, "low"), (EXHAUSTED, "exhausted")]
+
+
+def test_one_charge_may_cross_all_and_a_purchase_tells_that_it_is_over() -> None:
+    bench = Bench()
+    bench.charge("chat.message", 250)
+    bench.top_up()
+    bench.charge("chat.message", 3_950)
+    assert told(bench) == [(LOW, "low"), (EXHAUSTED, "exhausted"), (RECOVERED, ""), (LOW, "low")]
+
+
+def test_a_hold_crosses_like_a_charge_and_its_release_or_expiry_is_a_recovery_of_its_own_time() -> None:
+    bench = Bench()
+    placed = bench.hold("website")
+    assert told(bench) == [(LOW, "low")]
+    bench.do(ReleaseHold, hold_id=placed.entry_id, environment="", reason="")
+    bench.hold("website", seconds=600)
+    bench.booking(START_MS + DAY_MS)
+    assert told(bench) == [(LOW, "low"), (RECOVERED, "")] * 2
+    assert bench.facts[-1].occurred_at_ms == START_MS + 600_000
+
+
+def test_a_renewal_is_one_step_so_an_allowance_that_ends_and_comes_again_was_never_gone() -> None:
+    bench = Bench()
+    bench.booking(START_MS + 400 * DAY_MS)
+    assert told(bench) == []
+    bench.do(CloseProject, START_MS + 400 * DAY_MS, reason="")
+    bench.booking(START_MS + 500 * DAY_MS)
+    assert told(bench) == [(LOW, "low"), (EXHAUSTED, "exhausted")]
+
+
+def test_environments_are_apart_and_first_credits_are_no_recovery() -> None:
+    bench = Bench()
+    bench.do(SetNoticeRules, environment="preview", rules=[(False, 3_990 * CREDIT)])
+    bench.top_up(environment="preview")
+    assert told(bench, "preview") == []
+    bench.charge("chat.message", 10, environment="preview")
+    assert told(bench, "preview") == [(LOW, "credits-3990")]
+    assert told(bench) == []
+
+
+def test_rules_of_ones_own_cross_beside_the_default_ones_and_one_that_is_crossed_already_waits() -> None:
+    bench = Bench()
+    bench.charge("chat.message", 100)
+    bench.do(SetNoticeRules, environment="production", rules=[(True, 90), (True, 40), (False, 20_500_000)])
+    assert told(bench) == []
+    bench.charge("chat.message", 50)
+    bench.charge("chat.message", 80)
+    assert told(bench) == [(LOW, "percent-40"), (LOW, "low"), (LOW, "credits-20.5")]
+    bench.do(SetNoticeRules, environment="production", rules=[])
+    bench.top_up()
+    assert told(bench)[3:] == [(RECOVERED, "")]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [[(True, 20)], [(True, 5), (True, 5)], [(True, 101)], [(True, 0)], [(False, 10**15 + 1)]]
+    + [[(False, number + 1) for number in range(11)]],
+)
+def test_bad_rules_are_refused_and_change_nothing(rules: list[tuple[bool, int]]) -> None:
+    bench = Bench()
+    bench.do(SetNoticeRules, environment="production", rules=[(True, 1)])
+    before = encode_account(bench.account)
+    assert bench.do(SetNoticeRules, environment="production", rules=rules).code == "invalid_request"
+    assert encode_account(bench.account) == before
+
+
+def test_a_command_that_tells_nothing_leaves_its_crossing_to_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    monkeypatch.setattr(decisions, "TELL_NOTHING", frozenset({decisions.Admit}))
+    bench.charge("chat.message", 250)
+    assert told(bench) == []
+    monkeypatch.undo()
+    assert bench.charge("chat.message").code == "out_of_credits"
+    assert told(bench) == [(LOW, "low"), (EXHAUSTED, "exhausted")]
+
+
+def test_events_of_one_record_cross_one_by_one_and_a_repeat_tells_the_same() -> None:
+    accounts: dict[str, Account] = {}
+    opened = IntakeItem(0, START_MS, create_project())
+    events = [usage(f"e{number}", operation="chat.message", quantity=70) for number in range(4)]
+    last = IntakeItem(1, START_MS, Envelope(events))
+    facts = fold(0, [opened, last], accounts, {}, Kept(), "intake").facts
+    assert [fact.kind for fact in facts if fact.offset] == ["charge"] * 3 + ["notice", "refusal"]
+    assert all((one.offset, one.index) < (other.offset, other.index) for one, other in pairwise(facts))
+    notice = next(fact for fact in facts if fact.kind == "notice")
+    assert (notice.index, notice.balance) == (2 * 4096 + 1, 40 * CREDIT)
+
+
+def test_an_account_of_an_older_version_is_watched_from_its_first_event_on() -> None:
+    accounts: dict[str, Account] = {}
+    fold(0, [IntakeItem(0, START_MS, create_project())], accounts, {}, Kept(), "intake")
+    accounts["p1"].watches = []
+    events = [usage(f"e{number}", operation="chat.message", quantity=100) for number in range(2)]
+    used = [IntakeItem(1 + number, START_MS, Envelope([event])) for number, event in enumerate(events)]
+    facts = fold(0, used, accounts, {}, Kept(), "intake").facts
+    assert [fact.kind for fact in facts] == ["charge", "charge", "notice"]
+
+
+def test_a_dry_run_says_what_would_be_told() -> None:
+    bench = Bench()
+    bench.charge("chat.message", 250)
+    command = GrantPromotional(
+        project="p1",
+        environment="production",
+        amount=CREDIT,
+        expires_at_ms=START_MS + DAY_MS,
+        reason="x",
+        **addressed(),
+    )
+    outcome = dry_run(bench.account, command, 0, START_MS, bench.prices)
+    assert [fact.kind for fact in outcome.facts] == ["grant"]
+    assert available(bench.account, "production") == 0

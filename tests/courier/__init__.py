@@ -1,0 +1,1 @@
+"""Tests of the courier: its pure parts, and on a real broker with a real receiver."""

@@ -1,0 +1,64 @@
+"""A lane says which delivery is next, and the cap holds at the receiver, however long attempts take to reach it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.courier.lanes import FLYING_MAX, RATE_MS, Lane, RateCap
+
+
+def test_the_earliest_is_next_and_so_many_fly_at_once() -> None:
+    lane = Lane()
+    for number in range(FLYING_MAX + 5):
+        lane.put(f"n{number:02}", (number, 0), 1000 - number)
+    assert lane.next_at_ms() == 1000 - FLYING_MAX - 4
+    taken = [lane.take() for _ in range(FLYING_MAX)]
+    assert taken[:2] == [f"n{FLYING_MAX + 4:02}", f"n{FLYING_MAX + 3:02}"]
+    assert lane.next_at_ms() is None
+    lane.end(taken[0])
+    lane.put(taken[1], (0, 0), 1)
+    assert (lane.next_at_ms(), lane.take(), len(lane)) == (1, taken[1], FLYING_MAX + 4)
+
+
+def test_in_order_a_notice_waits_for_the_one_before_it_whatever_becomes_of_that() -> None:
+    lane = Lane()
+    lane.put("b", (2, 0), 5)
+    lane.put("a", (1, 0), 9)
+    lane.order(True)
+    assert (lane.next_at_ms(), lane.take(), lane.next_at_ms()) == (9, "a", None)
+    lane.put("a", (1, 0), 700)
+    assert (lane.next_at_ms(), lane.take()) == (700, "a")
+    lane.end("a")
+    assert (lane.next_at_ms(), lane.take(), len(lane), "a" in lane) == (5, "b", 1, False)
+    lane.put("b", (2, 0), 8)
+    lane.put("c", (3, 0), 6)
+    lane.order(False)
+    assert (lane.take(), lane.take(), lane.next_at_ms()) == ("c", "b", None)
+
+
+@given(
+    st.integers(1, 5),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 2000)), min_size=1, max_size=60),
+    st.data(),
+)
+def test_no_more_than_the_cap_reach_an_endpoint_in_any_second(
+    limit: int, attempts: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    cap, now = RateCap(limit), 0.0
+    ends: list[float] = []
+    arrivals: list[float] = []
+    for wait_ms, took_ms in attempts:
+        now += wait_ms
+        while True:
+            for end in sorted(each for each in ends if each <= now):
+                ends.remove(end)
+                cap.end(end)
+            free_at = cap.free_at(now)
+            if free_at == now:
+                break
+            now = free_at if free_at is not None and free_at <= min(ends, default=free_at) else min(ends)
+        cap.start()
+        ends.append(now + took_ms)
+        arrivals.append(now + data.draw(st.integers(0, took_ms)))
+    arrivals.sort()
+    for first, last in zip(arrivals, arrivals[limit:], strict=False):
+        assert last - first >= RATE_MS
