@@ -41,7 +41,8 @@ def list_audit(
     kind: Annotated[
         str | None,
         typer.Option(
-            "--kind", help="refusals, shadow, limits, prices, grants, projects, keys, billing, recharge or endpoints"
+            "--kind",
+            help="refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints or notices",
         ),
     ] = None,
     since: SinceOption = None,

@@ -55,7 +55,8 @@ async def audit(
 
     `kind`: `refusals` (402, 403, 429 and every other refusal), `shadow` (requests that limits on trial would have
     refused), `limits`, `prices`, `grants` (bundles, refunds, corrections), `projects` (opened, closed, plan, standing,
-    badge, items), `keys` (made, revoked), `billing`, `recharge`. GET /v1/audit/keys says what keys were used for.
+    badge, items), `keys` (made, revoked), `billing`, `recharge`, `endpoints`, `notices` (their rules). GET
+    /v1/audit/keys says what keys were used for.
     """
     named = _named(services, caller, project)
     begin, end = _period(since, until)

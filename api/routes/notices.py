@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
@@ -36,6 +35,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.core.booking import available, format_credits, parse_credits
 from streams.core.crossings import EXHAUSTED, LOW, LOW_PERCENT, thresholds
 from streams.core.ledger import settled
+from streams.courier.words import data_of
 from streams.history.notices import NoticeQuestion, notice_page
 from streams.kafka.clock import now_ms
 
@@ -139,7 +139,7 @@ def _page(clickhouse: ClickHouse, question: NoticeQuestion) -> NoticePage:
                 project=notice.project,
                 environment=notice.environment,
                 at=utc(notice.at_ms),
-                data=msgspec.json.decode(notice.data) if notice.data else {},
+                data=data_of(notice),
             )
             for notice in found
         ],

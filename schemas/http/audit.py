@@ -11,7 +11,17 @@ from schemas.http.common import at_most
 
 AUDIT_ROWS_MAX = 10_000
 AuditKind = Literal[
-    "refusals", "shadow", "limits", "prices", "grants", "projects", "keys", "billing", "recharge", "endpoints"
+    "refusals",
+    "shadow",
+    "limits",
+    "prices",
+    "grants",
+    "projects",
+    "keys",
+    "billing",
+    "recharge",
+    "endpoints",
+    "notices",
 ]
 
 

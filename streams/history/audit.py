@@ -40,6 +40,7 @@ KINDS: dict[AuditKind, str] = {
     "billing": kind_in("billing_account", "transfer"),
     "recharge": kind_in("recharge"),
     "endpoints": kind_in("endpoint"),
+    "notices": f"({kind_in('notice')} AND reason = 'rules')",
 }
 _LIMIT_ACTIONS = {
     "raise_planned": "raise.planned",
@@ -201,6 +202,8 @@ def _action(fact: Fact, metadata: dict[str, Any]) -> str:
             return f"{fact.reason}.{'granted' if fact.kind == 'grant' else 'refunded'}"
         case "project":
             return _PROJECT_ACTIONS.get(fact.reason, "project.opened")
+        case "notice":
+            return "notice_rules.set"
         case "plan":
             return "plan.planned" if fact.occurred_at_ms > fact.booked_at_ms else "plan.changed"
         case kind:
@@ -247,6 +250,8 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
             return f"{whose} metadata of events until then{why}"
         case "endpoint":
             return f"{metadata.get('kind', 'endpoint')} {metadata.get('endpoint_id', '')}{why}"
+        case "notice":
+            return ", ".join(metadata.get("rules", ())) or "none of its own"
         case "transfer":
             way = "taken off" if fact.reason == "moved_out" else "put on"
             return f"{format_usd(fact.cents)} of this month {way} {fact.billing_account or 'its own'}"
