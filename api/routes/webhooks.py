@@ -347,7 +347,12 @@ def _check_target(settings: Settings, kind: str, target: str) -> None:
         url, literal = place_of(target)
     except ForbiddenError as error:
         raise Rejection("invalid_request", f"This can't be a target: {error}", "target") from None
-    is_named = any(literal in network for network in networks) if literal is not None else bool(networks)
+    if literal is not None:
+        is_named = any(literal in network for network in networks)
+    else:
+        # A name of another machine leads to no loopback address, which is all that a laptop's own networks are.
+        is_here = url.host.removesuffix(".").lower().rpartition(".")[2] == "localhost"
+        is_named = any(network.is_loopback == is_here for network in networks)
     if literal is not None and not (is_named or is_public(literal)):
         raise Rejection("invalid_request", "A target has a public address", "target")
     if url.scheme != "https" and not is_named:

@@ -23,7 +23,14 @@ ELSEWHERE = {"bench", "test", "demo"}
 # Commands that need nothing outside: they may well succeed.
 ALONE = {("keys", "admin")}
 # Commands that say something else: a table of checks, or what is wrong with what they are given here.
-OTHERWISE = {("doctor",), ("replay",), ("limits", "set"), ("limits", "shadow"), ("billing", "months")}
+OTHERWISE = {
+    ("doctor",),
+    ("replay",),
+    ("limits", "set"),
+    ("limits", "shadow"),
+    ("billing", "months"),
+    ("notices", "set-rules"),
+}
 
 
 def leaves() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -76,6 +83,7 @@ def test_a_command_whose_parts_are_away_says_so_in_one_sentence(
         "METERLINE_ADMIN_KEY": "mtl_admin_x",
         "METERLINE_API_PORT": "0",
         "METERLINE_CLICKHOUSE_FRONT_PORT": "0",
+        "METERLINE_WEBHOOK_KEY": "a key of no deployment, long enough",
     }
     done = meterline(*words, *arguments(command, tmp_path), **environment)
     said = done.stdout + done.stderr

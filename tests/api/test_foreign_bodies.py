@@ -108,7 +108,7 @@ def test_no_body_of_any_bytes_is_answered_with_a_500(stack: Stack, operator: Ope
     is_admin = path.startswith("/v1/admin")
     project, client = (operator.project(), operator.http) if is_admin else operator.customer("scale")
     names = {"project": project, "item": "storage", "hold_id": "h-0-1-1", "billing_account": "b1", "version": "v"}
-    url = path.format_map(names | {"key_id": "k", "raise_id": "r"})
+    url = path.format_map(names | {"key_id": "k", "raise_id": "r", "endpoint_id": "whe_0"})
     media_type = next(iter(DOCUMENT["paths"][path][method.lower()]["requestBody"]["content"]))
     if "price-books" in path or "rehearsals" in path:
         # A price book that is taken would be the stack's for all other tests, and each rehearsal reads all of history.

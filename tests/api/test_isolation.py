@@ -75,6 +75,10 @@ def belongings_in(operator: Operator, project: str, environment: str) -> Belongi
             params={"project": project},
             json={"kind": "slack", "target": f"https://{secret}.example/hook"},
         ),
+        # The retries of what nobody takes would be charged while others look whether anything changes.
+        operator.http.patch(
+            f"/v1/webhook-endpoints/{endpoint.json()['id']}", params={"project": project}, json={"state": "paused"}
+        ),
         charge := client.post("/v1/admissions", json=use | {"id": f"ev-{secret}"}, headers={"idempotency-key": key}),
         # A request is a fact, too: the hold is the last of them all.
         balance := client.get("/v1/balance"),

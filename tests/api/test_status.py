@@ -63,7 +63,7 @@ def test_a_running_system_is_told_whole(operator: Operator, stack: Stack, meterl
     assert only["partitions"] == list(range(stack.settings.partitions))
     assert (report["historians"], report["cashiers"], report["partitions"]) == (1, 1, stack.settings.partitions)
     assert {each["name"] for each in report["parts"]} == {"kafka", "worker", "accounts", "history"}
-    assert {each["topic"] for each in report["lags"]} == {"usage", "intake", "journal", "dead_letters"}
+    assert {each["topic"] for each in report["lags"]} == {"usage", "intake", "journal", "dead_letters", "notices"}
     assert report["last_decision_seconds"] <= 60
     assert report["clickhouse_version"]
     eventually(lambda: {"api", "kafka"} <= {each["name"] for each in told()["disks"]})

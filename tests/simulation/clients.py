@@ -56,9 +56,9 @@ from streams.core.projects import BILLING_PREFIX
 from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, encode_usage, packed
 from streams.kafka.topics import partition_of
 from tests.simulation.endpoint_clients import EndpointAsks
+from tests.simulation.requests import Request
 
 if TYPE_CHECKING:
-    from tests.simulation.requests import Request
     from tests.simulation.world import World
 
 _OPERATIONS: list[dict[str, Any]] = [
