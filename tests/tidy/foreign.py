@@ -24,7 +24,6 @@ DECODERS = frozenset(
 
 # Files that decode what no stranger wrote, and why that holds.
 OURS = {
-    "api/routes/notices.py": "metadata of facts, as the owner encoded it",
     "streams/core/notices.py": "metadata of facts, as the owner encoded it",
     "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
     "streams/core/waits.py": "an account, encoded in the same line to have a copy of it",
