@@ -49,10 +49,10 @@ def test_quick_measures_every_part_and_says_what_is_not_installed() -> None:
         assert level["answers"] == {"200": level["decisions"]}
         assert level["asked"] >= level["decisions"]
     assert [level["callers"] for level in result["http"]] == [64]
-    assert set(result["idle_percent_of_a_core"]) == {"api", "history", "kafka", "worker-1"}
+    assert set(result["idle_percent_of_a_core"]) == {"api", "courier", "history", "kafka", "worker-1"}
     assert result["idle_worker_and_api_percent"] > 0
     assert result["overspent_microcredits"] == result["unspendable_microcredits"] == 0
-    assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "history", "kafka", "worker-1"}
+    assert set(result["cpu_microseconds_per_decision"]["http"]) == {"api", "courier", "history", "kafka", "worker-1"}
     for row in result["redis"]:
         assert_measured_or_not_installed(row)
     assert_compared_with_the_floor(result)
