@@ -22,7 +22,7 @@ from streams.core.booking import FACTS_PER_SLOT, format_credits
 from streams.core.endpoints import PLATFORM_ID
 from streams.core.price_list import PRICES_ID
 from streams.core.projects import BILLING_PREFIX
-from streams.history.cursor import decode_cursor, encode_cursor
+from streams.history.cursor import after_cursor, encode_cursor
 from streams.history.fact_words import code_of, second_text
 from streams.history.facts import REFUSED, REQUESTS, USED, kind_in, newest_facts
 from streams.history.invoice_words import format_usd
@@ -82,12 +82,9 @@ def audit_page(clickhouse: ClickHouse, question: AuditQuestion) -> tuple[list[Au
         conditions.append("project = {project:String}")
         parameters["project"] = question.project
     if question.cursor is not None:
-        at_ms, partition, offset, position = decode_cursor(question.cursor)
-        conditions.append(
-            "(booked_at, partition, offset, position) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
-            "{partition:UInt16}, {offset:UInt64}, {position:UInt32})"
-        )
-        parameters |= {"at": at_ms, "partition": partition, "offset": offset, "position": position}
+        after, place = after_cursor(question.cursor)
+        conditions.append(after)
+        parameters |= place
     condition = " AND ".join(f"({each})" for each in conditions)
     found = newest_facts(clickhouse, condition, parameters, question.limit + 1)
     shown = found[: question.limit]

@@ -1,8 +1,9 @@
-"""Page cursors of the ledger: opaque text outside, a fact's place inside."""
+"""Page cursors of facts, the newest first: opaque text outside, a fact's place inside."""
 
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 from schemas.problems import Rejection
 
@@ -24,3 +25,13 @@ def decode_cursor(cursor: str) -> tuple[int, int, int, int]:
     except Exception:
         raise Rejection("invalid_request", "`cursor` is not one that a page gave", "cursor") from None
     return at_ms, partition, offset, position
+
+
+def after_cursor(cursor: str) -> tuple[str, dict[str, Any]]:
+    """The SQL condition that a fact comes after a cursor's, among those of which the newest come first, and its
+    parameters. Raises Rejection."""
+    at_ms, partition, offset, position = decode_cursor(cursor)
+    return (
+        "(booked_at, partition, offset, position) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
+        "{partition:UInt16}, {offset:UInt64}, {position:UInt32})"
+    ), {"at": at_ms, "partition": partition, "offset": offset, "position": position}

@@ -10,7 +10,7 @@ from typing import Any
 from schemas.facts import ENTRY_KINDS, entry_id
 from schemas.times import DAY_MS
 from streams.clickhouse.client import ClickHouse
-from streams.history.cursor import decode_cursor, encode_cursor
+from streams.history.cursor import after_cursor, encode_cursor
 from streams.history.facts import kind_in
 from streams.kafka.clock import now_ms
 
@@ -44,14 +44,11 @@ class LedgerQuestion:
             conditions.append("environment = {environment:String}")
             parameters["environment"] = self.environment
         if self.cursor:
-            at_ms, partition, offset, position = decode_cursor(self.cursor)
-            now = min(now, at_ms) if now is not None else None
+            after, place = after_cursor(self.cursor)
+            now = min(now, place["at"]) if now is not None else None
             conditions.append("booked_at <= fromUnixTimestamp64Milli({at:Int64}, 'UTC')")
-            conditions.append(
-                "(booked_at, partition, offset, position) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
-                "{partition:UInt16}, {offset:UInt64}, {position:UInt32})"
-            )
-            parameters |= {"at": at_ms, "partition": partition, "offset": offset, "position": position}
+            conditions.append(after)
+            parameters |= place
         if now is not None:
             conditions.append("booked_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')")
             parameters["since"] = max(0, now - days * DAY_MS)

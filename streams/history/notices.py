@@ -9,7 +9,7 @@ from schemas.facts import FACT_KINDS
 from schemas.notices import Notice
 from streams.clickhouse.client import ClickHouse, sql_literal
 from streams.core.notices import NOTICE_FACTS, notice_of
-from streams.history.cursor import decode_cursor, encode_cursor
+from streams.history.cursor import after_cursor, encode_cursor
 from streams.history.facts import kind_in, newest_facts
 
 # The facts that may be a notice. Some are none (`streams.core.notices.notice_of`), so a page may be shorter than its
@@ -39,12 +39,9 @@ class NoticeQuestion:
             conditions.append("environment = {environment:String}")
             parameters["environment"] = self.environment
         if self.cursor is not None:
-            at_ms, partition, offset, position = decode_cursor(self.cursor)
-            conditions.append(
-                "(booked_at, partition, offset, position) < (fromUnixTimestamp64Milli({at:Int64}, 'UTC'), "
-                "{partition:UInt16}, {offset:UInt64}, {position:UInt32})"
-            )
-            parameters |= {"at": at_ms, "partition": partition, "offset": offset, "position": position}
+            condition, place = after_cursor(self.cursor)
+            conditions.append(condition)
+            parameters |= place
         return " AND ".join(f"({each})" for each in conditions), parameters
 
 
