@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from api.callers.roles import MAY
 from api.dashboard import pages
-from api.dashboard.asking import OwnApi, ShownProblem, ApiAnswer
+from api.dashboard.asking import ApiAnswer, OwnApi, ShownProblem
 from api.dashboard.figures import shown_time
 from api.dashboard.navigation import places_for
 from api.dashboard.sessions import Session, Sessions, caller_of_session, is_loopback, session_of
