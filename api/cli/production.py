@@ -88,8 +88,8 @@ def webhook_key(settings: Settings) -> Seen:
 def session_key(settings: Settings) -> Seen:
     """Check that there is a key that signs the sessions of the dashboard, and that it is no word or pattern."""
     remedy = (
-        "Set METERLINE_SESSION_KEY, the same at every API, to what `openssl rand -hex 32` prints; without one a session "
-        "ends with its API, and other APIs do not know it. Another one ends all sessions."
+        "Set METERLINE_SESSION_KEY, the same at every API, to what `openssl rand -hex 32` prints; without one, a "
+        "session ends with its API, and other APIs do not know it. Another one ends all sessions."
     )
     return _key("METERLINE_SESSION_KEY", settings.session_key, "sessions are signed", remedy)
 
