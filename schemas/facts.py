@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -399,7 +399,9 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
     ),
 }
 
-ENTRY_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_entry)
+EntryKind = Literal["charge", "grant", "expiry", "refund", "correction"]
+ENTRY_KINDS: Final[tuple[EntryKind, ...]] = get_args(EntryKind)
+assert [*ENTRY_KINDS] == [kind for kind, each in FACT_KINDS.items() if each.is_entry]
 USAGE_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_usage)
 PASSING_KINDS: Final = tuple(kind for kind, each in FACT_KINDS.items() if each.is_passing)
 
