@@ -133,7 +133,7 @@ def shown_entry(row: dict[str, Any]) -> LedgerEntry:
 
 def entry_of_row(project: str, row: dict[str, Any]) -> LiveEntry:
     """The entry of a row of the history, as a stream tells of it."""
-    named: dict[str, Any] = {name: row[name] for name in Fact.__struct_fields__ if name in row}
-    times = {f"{name}_ms": round(in_utc(row[name]).timestamp() * 1000) for name in ("occurred_at", "booked_at")}
-    fact = Fact(**named, **times, index=row["position"], project=project, key_id="")
-    return LiveEntry(row["partition"], fact)
+    fields: dict[str, Any] = {name: row[name] for name in Fact.__struct_fields__ if name in row}
+    for name in ("occurred_at", "booked_at"):
+        fields[f"{name}_ms"] = round(in_utc(row[name]).timestamp() * 1000)
+    return LiveEntry(row["partition"], Fact(**fields, index=row["position"], project=project, key_id=""))
