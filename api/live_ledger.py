@@ -41,7 +41,7 @@ STREAM_BYTES_MIN = 32 * 1024
 # How many entries a stream that comes back may have missed.
 MISSED_MAX = 1000
 _MISSED_PAGE = 250
-MISSED_SECONDS_MAX = 10.0
+MISSED_SECONDS_MAX = 30.0
 _CHECK_SECONDS = 0.5
 # A stream that has told something rests: all of them together write about so often in a second.
 _WRITES_A_SECOND = 1500
@@ -170,7 +170,13 @@ class LedgerStream:
         until = None if seconds is None else loop.time() + seconds
         yield Turn(place=self._place_id())
         if self._after is not None:
-            missed = await self._ledger.missed(self, self._after)
+            reading = asyncio.ensure_future(self._ledger.missed(self, self._after))
+            try:
+                while not (await asyncio.wait([reading], timeout=heartbeat_seconds))[0]:
+                    yield Turn(place=self._place_id())
+            finally:
+                reading.cancel()
+            missed = reading.result()
             if missed is None:
                 # What came since it was opened waits to be told.
                 self.place = max(self.place, self._begun_at)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.following import follow_ledger
 from api.cli.options import (
     ENVIRONMENT_HELP,
     CursorOption,
@@ -149,13 +150,20 @@ def ledger(
     until: Annotated[
         str | None, typer.Option("--to", help="Booked before: RFC 3339 with a zone; or a day, UTC.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new entries as they are decided, until Ctrl-C.")
+    ] = False,
     limit: LimitOption = None,
     cursor: CursorOption = None,
     as_csv: CsvOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the entries of a project's ledger, the newest first."""
+    """Show the entries of a project's ledger, the newest first.
+
+    With --follow the oldest is first: the last ten (--limit), and then each new one. It comes back by itself where the
+    connection is lost, and misses none. With --json each entry is a line.
+    """
     asked: dict[str, Any] = {
         "project": project,
         "environment": environment,
@@ -165,6 +173,11 @@ def ledger(
         "from": since,
         "to": until,
     }
+    if follow:
+        if as_csv or cursor or since or until or verbose:
+            raise typer.BadParameter("--follow goes with no --csv, --cursor, --from, --to and --verbose")
+        follow_ledger(Api(), asked, 10 if limit is None else limit, _LEDGER, as_json)
+        return
     if as_csv:
         _check_whole(limit, cursor, as_json)
         for piece in csv_pieces(_LEDGER_CSV, map(_cells, _entries(Api(), asked))):

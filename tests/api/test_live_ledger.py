@@ -213,15 +213,15 @@ def test_whoever_comes_back_misses_and_doubles_nothing_also_while_a_worker_is_ki
     def flow() -> int:
         nonlocal number
         while not is_over.is_set():
-            send(client, [use(project, number + each) for each in range(20)])
-            number += 20
-            time.sleep(0.05)
+            send(client, [use(project, number + each) for each in range(10)])
+            number += 10
+            time.sleep(0.1)
         return number
 
     def follow() -> None:
         draw = random.Random(7)
         while not is_over.is_set():
-            leaves_after = len(reader.events) + draw.randrange(1, 400)
+            leaves_after = len(reader.events) + draw.randrange(1, 200)
             reader.open(lambda it, after=leaves_after: len(it.events) >= after or is_over.is_set())
             reader.close()
 
@@ -238,11 +238,10 @@ def test_whoever_comes_back_misses_and_doubles_nothing_also_while_a_worker_is_ki
         sent.result(), followed.result()
     # All that was sent is decided, and told to whoever comes back once more.
     ledger = eventually(lambda: len(found := whole_ledger(client)) == number + 2 and found, 55)
-    reader.open(lambda it: it.entries[-1:] == ledger[-1:])
+    reader.open(lambda it: it.entries[-1:] == ledger[-1:] or bool(it.gaps))
     reader.close()
     assert reader.gaps == []
-    told, booked = [each["entry_id"] for each in reader.entries], [each["entry_id"] for each in ledger[2:]]
-    print(len(told), len(set(told)), len(booked), [x for x in booked if x not in told][:50], [x for x in told if x not in booked][:20], [each.id for each in reader.events if each.name!="message"])
+    told, booked = ([each["entry_id"] for each in entries] for entries in (reader.entries, ledger[2:]))
     assert told == booked
     assert sorted(map(place, reader.entries)) == list(map(place, reader.entries))
 
