@@ -35,9 +35,9 @@ from streams.state.journal_tail import NOWHERE, JournalTail
 log = logging.getLogger(__name__)
 
 # What waits for one reader, and for all of them; some entries wait for each, whatever the others do.
-STREAM_BYTES_MAX = 1024 * 1024
+STREAM_BYTES_MAX = 4 * 1024 * 1024
 QUEUED_BYTES_MAX = 64 * 1024 * 1024
-STREAM_BYTES_MIN = 32 * 1024
+STREAM_BYTES_MIN = 64 * 1024
 # How many entries a stream that comes back may have missed.
 MISSED_MAX = 1000
 _MISSED_PAGE = 250
