@@ -281,6 +281,12 @@ class Settings(BaseSettings):
         description="http[s]://[user:password@]host:port of a forward proxy that webhooks go through; it looks their "
         "names up, and has to refuse private addresses",
     )
+    session_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Signs the sessions of the dashboard, the same at all APIs; `meterline up` makes one. Unset, each "
+        "API makes one when it starts",
+    )
     smtp_url: SecretStr | None = Field(
         None, description="smtp[s]://user:password@host:port of the server for email; none is sent unless set"
     )
@@ -312,6 +318,7 @@ class Settings(BaseSettings):
         "stripe_secret_key",
         "stripe_api_base",
         "webhook_key",
+        "session_key",
         "webhook_proxy",
         "smtp_url",
         "smtp_from",
