@@ -20,5 +20,7 @@ async def receipt(view: ViewDep, id: Annotated[str, Path(max_length=128)]) -> Re
     answer = await view.get(api_path("/v1/receipts/{id}", id=id))
     if answer.problem is not None:
         return view.error(answer.problem)
+    if "inputs" in answer.data:
+        view.environment = answer.data["inputs"]["environment"] or view.environment
     template = "request_receipt.html" if "request_id" in answer.data else "receipt.html"
     return view.page(template, receipt=answer.data, grants=GRANTS)
