@@ -17,7 +17,14 @@ class MenuPlace:
     of_project: bool = True
 
 
-PLACES: Final = (MenuPlace("/dashboard", "Overview"),)
+PLACES: Final = (
+    MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/holds", "Holds"),
+    MenuPlace("/dashboard/invoices", "Invoices"),
+    MenuPlace("/dashboard/alerts", "Alerts", "Tell me"),
+    MenuPlace("/dashboard/webhooks", "Webhooks", "Tell me"),
+    MenuPlace("/dashboard/prices", "Price list", "Prices"),
+)
 
 
 def places_for(*, is_admin: bool, has_project: bool) -> list[tuple[str, list[MenuPlace]]]:
