@@ -101,9 +101,7 @@ async def test(view: ProjectViewDep) -> Response:
     return led_to(view, _HERE, done="tested")
 
 
-async def _alerts(
-    view: View, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None
-) -> Response:
+async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None) -> Response:
     rules, balance, endpoints = await asyncio.gather(
         view.get("/v1/notice-rules", environment=view.environment),
         view.get("/v1/balance", environment=view.environment),

@@ -36,6 +36,7 @@ EXTENSIONS: Final = (
     (900, "15 minutes"), (3_600, "1 hour"), (21_600, "6 hours"), (86_400, "1 day"), (604_800, "7 days"),
 )  # fmt: skip
 
+
 @dataclass(frozen=True, slots=True)
 class SettledHold:
     """A hold that was captured or has expired: the entry that says so, what its job was charged, and what expired."""
