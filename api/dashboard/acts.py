@@ -13,6 +13,13 @@ from api.dashboard.view import View
 PAGE_ROWS = 50
 
 
+class Fields(dict[str, str]):
+    """The fields of a form; one that was not sent is empty."""
+
+    def __missing__(self, name: str) -> str:
+        return ""
+
+
 def new_key() -> str:
     """A new idempotency key for a form: sent twice, the form acts once."""
     return f"dashboard-{secrets.token_hex(12)}"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api.dashboard.acts import PAGE_ROWS, done_of, key_of, led_to, new_key
+from api.dashboard.acts import Fields, PAGE_ROWS, done_of, key_of, led_to, new_key
 from api.dashboard.asking import ShownProblem, api_path
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.commands import RULES_MAX
@@ -123,7 +123,7 @@ async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: Sh
         endpoints_problem=endpoints.problem,
         types=LISTED_TYPES,
         filters={name: view.query.get(name, "") for name in ("type", "from", "to")},
-        fields=fields or {},
+        fields=Fields(fields or {}),
         wrong=wrong,
         new_key=new_key,
         done=done_of(view, _DONE),

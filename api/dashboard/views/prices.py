@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -224,8 +225,8 @@ def _calculated(
 
 
 def _micro(credits: str) -> int:
-    sign = -1 if credits.startswith("-") else 1
-    return sign * parse_credits(credits.removeprefix("-"), "credits")
+    """Microcredits of the API's own decimal strings, of any sign and length."""
+    return int(Decimal(credits).scaleb(6))
 
 
 def _difference(credits: str, less: str) -> str:

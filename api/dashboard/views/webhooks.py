@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from api.dashboard.acts import done_of, key_of, led_to, new_key
+from api.dashboard.acts import Fields, done_of, key_of, led_to, new_key
 from api.dashboard.asking import ApiAnswer, ShownProblem, api_path
 from api.dashboard.view import PageRoute, View, ViewDep
 from streams.core.endpoints import HEARD_OF
@@ -141,7 +141,7 @@ async def _endpoints(
         endpoints=asked.data["endpoints"],
         may_make=_may(view, "POST", ""),
         heard_of=HEARD_OF,
-        fields=fields if fields is not None else {"kind": "webhook", "hears-*": "on"},
+        fields=Fields(fields if fields is not None else {"kind": "webhook", "hears-*": "on"}),
         wrong=wrong,
         new_key=new_key,
         done=done_of(view, _DONE),
@@ -161,8 +161,8 @@ async def _endpoint(
         status=wrong.status if wrong is not None else 200,
         endpoint=known,
         heard_of=HEARD_OF,
-        fields=fields or {},
-        changed=fields if is_changing else _fields_of(known),
+        fields=Fields(fields or {}),
+        changed=Fields(fields or {} if is_changing else _fields_of(known)),
         is_changing=is_changing,
         wrong=wrong,
         may_change=_may(view, "PATCH", "/{endpoint_id}"),
