@@ -119,6 +119,8 @@ async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: Sh
         own_count=sum(not each["is_default"] for each in shown),
         own_max=RULES_MAX,
         balance=balance.data,
+        as_of=balance.data["as_of"] if balance else None,
+        lag_ms=balance.data["lag_ms"] if balance else None,
         endpoints=[_with_heard(each, view.environment) for each in endpoints.data["endpoints"]] if endpoints else [],
         endpoints_problem=endpoints.problem,
         types=LISTED_TYPES,
@@ -135,6 +137,9 @@ def said_of(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     told = []
     for name, value in data.items():
         text = str(value)
+        if name == "cents":
+            told.append(("paid", "dollars", text))
+            continue
         kind = "time" if name.endswith("_at") else "figure" if _is_figure(text) and name != "price_version" else "text"
         told.append((name.replace("_", " "), kind, text))
     return told

@@ -60,7 +60,9 @@ async def holds(
     page: Annotated[int, Query(ge=1, le=1000)] = 1,
 ) -> Response:
     """Show the open holds of an environment, those of a job alone where one is searched for."""
-    asked = await view.get("/v1/holds", limit=_HOLDS_READ)
+    asked, balance = await asyncio.gather(
+        view.get("/v1/holds", limit=_HOLDS_READ), view.get("/v1/balance", environment=view.environment)
+    )
     if asked.problem is not None:
         return view.error(asked.problem)
     every = [each for each in asked.data["holds"] if each["environment"] == view.environment]
@@ -82,6 +84,8 @@ async def holds(
         pages=-(-len(found) // PAGE_ROWS),
         seconds_left=lambda hold: (instant(hold["expires_at"]) - now).total_seconds(),
         done=done_of(view, _DONE),
+        as_of=balance.data["as_of"] if balance else None,
+        lag_ms=balance.data["lag_ms"] if balance else None,
     )
 
 
@@ -96,7 +100,14 @@ async def settled(view: ProjectViewDep) -> Response:
         if asked.problem is not None:
             return view.error(asked.problem)
     ended = [
-        SettledHold("captured", each["entry_id"], each["booked_at"], each["job_id"], each["operation"], each["amount"])
+        SettledHold(
+            "captured",
+            each["entry_id"],
+            each["booked_at"],
+            each["job_id"],
+            each["operation"],
+            each["amount"].removeprefix("-"),
+        )
         for each in ledger.data["entries"]
         if each["kind"] == "charge" and each["reason"] == "captured"
     ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -205,9 +206,20 @@ def _rows(book: BookPrices, announced: Sequence[BookPrices]) -> list[dict[str, A
             "is_hourly": any(operation in each.hourly for each in every),
             "plan": book.plans.get(operation, ""),
             "prices": [each.cost(operation, 1) for each in every],
+            "moves": ["", *(_move(before, after, operation) for before, after in pairwise(every))],
         }
         for operation in sorted({name for each in every for name in each.rates})
     ]
+
+
+def _move(before: BookPrices, after: BookPrices, operation: str) -> str:
+    """How the price of an operation moves from one book to the next, in a word; "" where it stays."""
+    old, new = before.rates.get(operation), after.rates.get(operation)
+    if old == new:
+        return ""
+    if old is None or new is None:
+        return "new" if old is None else "gone"
+    return "dearer" if new > old else "cheaper"
 
 
 def _calculated(

@@ -52,6 +52,17 @@ async def create(view: ViewDep) -> Response:
     return view.page("webhook_secret.html", endpoint=made.data, secret=made.data["secret"], previous_until=None)
 
 
+@router.get("/cards")
+async def cards(view: ViewDep) -> Response:
+    """Answer with the part of the page that has a card for each endpoint, with its health from the history."""
+    asked = await view.get(_base(view))
+    if asked.problem is not None:
+        return view.error(asked.problem)
+    # One after the other: a reader has few places for questions to the history.
+    healths = {each["id"]: await view.get(_one(view, each["id"]) + "/health") for each in asked.data["endpoints"]}
+    return view.fragment("partials/webhook_cards.html", endpoints=asked.data["endpoints"], healths=healths)
+
+
 @router.get("/{endpoint_id}")
 async def endpoint(view: ViewDep, endpoint_id: EndpointIdPath) -> Response:
     """Show one endpoint, its health and its attempts, and what can be done with it."""
