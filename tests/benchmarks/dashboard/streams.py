@@ -48,7 +48,7 @@ def measure(quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
 
 def measure_on(stack: Stack, live: Settings, quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
     """Measure on a stack in which the workload's projects are open. Shares are of one core, in percent."""
-    rate, streams, seconds = (2_000, 50, 4.0) if quick else (RATE, STREAMS, 15.0)
+    rate, streams, seconds = (2_000, 50, 4.0) if quick else (RATE, STREAMS, 10.0)
     address = stack.url.removeprefix("http://")
     callers = LoadPlan("http", [CALLERS], seconds, PROJECTS, 7, address)
     api = psutil.Process(stack.pids()["api"])
