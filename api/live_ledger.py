@@ -119,6 +119,7 @@ class LedgerStream:
         self.reader, self.project, self.partition, self.wanted = reader, project, partition, wanted
         self._ledger = ledger
         self._after = after
+        self._wants_all = wanted == Wanted()
         self.place = NOWHERE
         self._begun_at = NOWHERE
         self._is_begun = False
@@ -137,17 +138,18 @@ class LedgerStream:
 
     def offer(self, entry: LiveEntry) -> None:
         """Have an entry told, if it is wanted."""
-        if not self._is_begun or entry.place <= self.place or not self.wanted.has(entry):
+        if not self._is_begun or entry.place <= self.place or not (self._wants_all or self.wanted.has(entry)):
             return
-        size = entry.size
-        is_crowded = self._ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
+        ledger, size = self._ledger, entry.size
+        is_crowded = ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
         if is_crowded or self._bytes + size > STREAM_BYTES_MAX:
             self._forget()
             self.lose("too_slow")
+        if not self._queue:
+            self._has_news.set()
         self._queue.append(entry)
         self._bytes += size
-        self._ledger.queued_bytes += size
-        self._has_news.set()
+        ledger.queued_bytes += size
 
     def lose(self, reason: GapReason) -> None:
         """Note that entries are missing before what comes next."""
