@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import ledger, overview, receipts, sign_in, static
+from api.dashboard.views import alerts, holds, invoices, ledger, overview, prices, receipts, sign_in, static, webhooks
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -25,6 +25,11 @@ ROUTERS = (
     overview.router,
     ledger.router,
     receipts.router,
+    holds.router,
+    invoices.router,
+    alerts.router,
+    webhooks.router,
+    prices.router,
     sign_in.router,
     static.router,
     _elsewhere,

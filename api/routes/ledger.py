@@ -77,7 +77,7 @@ async def ledger(
     return await services.reads.json(caller.name, lambda history: _page(history, question))
 
 
-@router.get("/ledger/stream", response_class=EventStream)
+@router.get("/ledger/stream", response_class=EventStream, status_code=200)
 async def ledger_stream(
     services: ServicesDep,
     caller: CallerDep,
