@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -15,12 +15,13 @@ from schemas.http.credits import LedgerEntry
 from schemas.problems import Rejection
 from schemas.times import in_utc, utc
 from streams.core.booking import format_credits
+from streams.core.foreign import read
 
 Place = tuple[int, int]
 
 _ENTRY_ID = re.compile(r"(\d{1,5})-(\d{1,18})-(\d{1,9})", re.ASCII)
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.decode
+_decode_metadata = partial(read, msgspec.json.decode)
 
 
 class _EntryJson(msgspec.Struct, frozen=True, gc=False):
@@ -54,7 +55,7 @@ class _Named(msgspec.Struct, gc=False):
     customer_id: Any = ""
 
 
-_decode_named = msgspec.json.Decoder(_Named).decode
+_decode_named = partial(read, msgspec.json.Decoder(_Named).decode)
 
 
 class LiveEntry:
@@ -87,7 +88,7 @@ class LiveEntry:
         return self._customer_id
 
     def once(self, make: Callable[[LiveEntry], bytes]) -> bytes:
-        """What `make` makes of the entry; it is asked once."""
+        """Give what `make` makes of the entry; it is asked once."""
         made = self._made.get(make)
         if made is None:
             made = self._made[make] = make(self)
@@ -144,7 +145,7 @@ def shown_entry(row: dict[str, Any]) -> LedgerEntry:
         | {
             "amount": format_credits(row["amount"]),
             "balance": format_credits(row["balance"]),
-            "metadata": _decode(row["metadata"]) if row["metadata"] else {},
+            "metadata": _decode_metadata(row["metadata"]) if row["metadata"] else {},
             "occurred_at": in_utc(row["occurred_at"]),
             "booked_at": in_utc(row["booked_at"]),
         }

@@ -34,9 +34,9 @@ class ReadPlan(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What was told: how many entries, gaps and refusals, and how many milliseconds after its decision half of the
-    entries, and 95 %, were there."""
+class ToldEntries(msgspec.Struct, frozen=True):
+    """The figures of what was told: how many entries, gaps and refusals, and how many milliseconds after their decision
+    half of the entries, and 95 %, were there."""
 
     entries: int
     gaps: int
@@ -68,7 +68,7 @@ class _Reader(asyncio.Protocol):
             self._waits_ms.append(1000 * (now - booked_at))
 
 
-async def _read(plan: ReadPlan, directory: Path) -> Told:
+async def _read(plan: ReadPlan, directory: Path) -> ToldEntries:
     host, _, port = plan.address.rpartition(":")
     waits_ms = array("d")
 
@@ -91,7 +91,7 @@ async def _read(plan: ReadPlan, directory: Path) -> Told:
     ordered = sorted(waits_ms)
     refused, gaps = sum(each.is_refused for each in readers), sum(each.gaps for each in readers)
     at = [round(ordered[len(ordered) * percent // 100], 1) if ordered else 0.0 for percent in (50, 95)]
-    return Told(len(ordered), gaps, refused, *at)
+    return ToldEntries(len(ordered), gaps, refused, *at)
 
 
 if __name__ == "__main__":
