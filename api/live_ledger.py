@@ -55,8 +55,8 @@ _GAPS: dict[GapReason, str] = {
 }
 
 
-class Reader(Protocol):
-    """A Reader is whoever opens a stream: an admin, or a key of a project."""
+class StreamReader(Protocol):
+    """A StreamReader is whoever opens a stream: an admin, or a key of a project."""
 
     @property
     def name(self) -> str:
@@ -73,8 +73,8 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which of a project's entries a stream tells of: all of them, or those with this environment, operation, customer
-    or kind."""
+    """The entries of a project that a stream is to tell of: all, or those with this environment, operation, customer or
+    kind."""
 
     environment: str | None = None
     operation: str | None = None
@@ -94,9 +94,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a stream has to tell at a time: a gap, before the entries, where some before them are not told; and entries,
-    the oldest first. Neither is a heartbeat. `place` names how far it is then, or is ""; `ended` says why it is the
-    last."""
+    """A Turn is what a stream has to tell at a time: entries, the oldest first, and before them a gap, where some are
+    not told. With neither it is a heartbeat. `place` names how far the stream is then, or is ""; `ended` says why it is
+    the last turn."""
 
     entries: Sequence[LiveEntry] = ()
     gap: GapReason | None = None
@@ -114,11 +114,18 @@ class LedgerStream:
     too slow is dropped, and a gap says so."""
 
     def __init__(
-        self, ledger: LiveLedger, reader: Reader, project: str, partition: int, wanted: Wanted, after: Place | None
+        self,
+        ledger: LiveLedger,
+        reader: StreamReader,
+        project: str,
+        partition: int,
+        wanted: Wanted,
+        after: Place | None,
     ) -> None:
         self.reader, self.project, self.partition, self.wanted = reader, project, partition, wanted
         self._ledger = ledger
         self._after = after
+        self._wants_all = wanted == Wanted()
         self.place = NOWHERE
         self._begun_at = NOWHERE
         self._is_begun = False
@@ -137,17 +144,18 @@ class LedgerStream:
 
     def offer(self, entry: LiveEntry) -> None:
         """Have an entry told, if it is wanted."""
-        if not self._is_begun or entry.place <= self.place or not self.wanted.has(entry):
+        if not self._is_begun or entry.place <= self.place or not (self._wants_all or self.wanted.has(entry)):
             return
-        size = entry.size
-        is_crowded = self._ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
+        ledger, size = self._ledger, entry.size
+        is_crowded = ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
         if is_crowded or self._bytes + size > STREAM_BYTES_MAX:
             self._forget()
             self.lose("too_slow")
+        if not self._queue:
+            self._has_news.set()
         self._queue.append(entry)
         self._bytes += size
-        self._ledger.queued_bytes += size
-        self._has_news.set()
+        ledger.queued_bytes += size
 
     def lose(self, reason: GapReason) -> None:
         """Note that entries are missing before what comes next."""
@@ -164,7 +172,7 @@ class LedgerStream:
         self._has_news.set()
 
     async def turns(self, heartbeat_seconds: float, seconds: float | None = None) -> AsyncIterator[Turn]:
-        """What there is to tell, turn by turn, until the stream ends, or for so many seconds. A stream that came back
+        """Tell what there is, turn by turn, until the stream ends, or for so many seconds. A stream that came back
         is told first what it missed."""
         loop = asyncio.get_running_loop()
         until = None if seconds is None else loop.time() + seconds
@@ -252,7 +260,7 @@ class LiveLedger:
 
     @asynccontextmanager
     async def stream(
-        self, reader: Reader, project: str, wanted: Wanted, after: Place | None = None
+        self, reader: StreamReader, project: str, wanted: Wanted, after: Place | None = None
     ) -> AsyncIterator[LedgerStream]:
         """Open a stream of a project's entries that were booked after a place, or from now on. It ends once the
         reader's key has. Raises Rejection `too_many_streams`, or `not_ready` where the journal can't be read."""
@@ -342,7 +350,7 @@ class LiveLedger:
             question = replace(question, cursor=cursor)
         return None
 
-    def check_room(self, reader: Reader) -> None:
+    def check_room(self, reader: StreamReader) -> None:
         """Raise Rejection where no more streams may be opened, by anybody or by this reader."""
         settings, key = self._settings, (reader.name, reader.key_id)
         if self._is_over:

@@ -10,6 +10,7 @@ from array import array
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import uvloop
@@ -20,6 +21,7 @@ from tests.benchmarks.rivals.rival import write_note
 from tests.benchmarks.workload import Workload
 
 OPENED, RESULT = "opened", "result"
+_OPENED_AT_ONCE = 50
 _BOOKED_AT = re.compile(rb'"booked_at":"([^"]+)Z"')
 
 
@@ -32,9 +34,9 @@ class ReadPlan(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Told(msgspec.Struct, frozen=True):
-    """What was told: how many entries, gaps and refusals, and how many milliseconds after its decision half of the
-    entries, and 95 %, were there."""
+class ToldEntries(msgspec.Struct, frozen=True):
+    """The figures of what was told: how many entries, gaps and refusals, and how many milliseconds after their decision
+    half of the entries, and 95 %, were there."""
 
     entries: int
     gaps: int
@@ -50,9 +52,8 @@ class _Reader(asyncio.Protocol):
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._request)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         if not self.is_open.done():
@@ -67,26 +68,30 @@ class _Reader(asyncio.Protocol):
             self._waits_ms.append(1000 * (now - booked_at))
 
 
-async def _read(plan: ReadPlan, directory: Path) -> Told:
+async def _read(plan: ReadPlan, directory: Path) -> ToldEntries:
     host, _, port = plan.address.rpartition(":")
     waits_ms = array("d")
-    readers = []
-    for project in Workload(0, plan.projects).project_ids()[: plan.streams]:
+
+    async def opened(project: str) -> _Reader:
         request = (
             f"GET /v1/ledger/stream HTTP/1.1\r\nhost: {plan.address}\r\nauthorization: Bearer {key_of(project)}\r\n\r\n"
         ).encode()
-        _, reader = await asyncio.get_running_loop().create_connection(
-            partial(_Reader, request, waits_ms), host, int(port)
-        )
+        loop = asyncio.get_running_loop()
+        _, reader = await loop.create_connection(partial(_Reader, request, waits_ms), host, int(port))
         await reader.is_open
-        readers.append(reader)
+        return reader
+
+    readers = list[_Reader]()
+    projects = Workload(0, plan.projects).project_ids()[: plan.streams]
+    for first in range(0, len(projects), _OPENED_AT_ONCE):
+        readers += await asyncio.gather(*map(opened, projects[first : first + _OPENED_AT_ONCE]))
     write_note(directory, OPENED, "")
     del waits_ms[:]
     await asyncio.sleep(plan.seconds)
     ordered = sorted(waits_ms)
     refused, gaps = sum(each.is_refused for each in readers), sum(each.gaps for each in readers)
     at = [round(ordered[len(ordered) * percent // 100], 1) if ordered else 0.0 for percent in (50, 95)]
-    return Told(len(ordered), gaps, refused, *at)
+    return ToldEntries(len(ordered), gaps, refused, *at)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What many open live ledgers cost while events flow: the API's processor time, how soon an entry is told, and how much
-later an admission is answered beside them."""
+"""The price of many open live ledgers while events flow: the API's processor time, how soon an entry is told, and how
+much later an admission is answered beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streams.settings import Settings
 from tests.benchmarks.admission.callers import LoadPlan, run_callers
 from tests.benchmarks.admission.run import open_projects
 from tests.benchmarks.dashboard import stream_readers
-from tests.benchmarks.dashboard.stream_readers import ReadPlan, Told
+from tests.benchmarks.dashboard.stream_readers import ReadPlan, ToldEntries
 from tests.benchmarks.rivals.rival import BenchChild
 from tests.benchmarks.workload import Workload
 
@@ -48,12 +48,12 @@ def measure(quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
 
 def measure_on(stack: Stack, live: Settings, quick: bool, tell: Callable[[str], None]) -> dict[str, Any]:
     """Measure on a stack in which the workload's projects are open. Shares are of one core, in percent."""
-    rate, streams, seconds = (2_000, 50, 4.0) if quick else (RATE, STREAMS, 15.0)
+    rate, streams, seconds = (2_000, 50, 4.0) if quick else (RATE, STREAMS, 10.0)
     address = stack.url.removeprefix("http://")
     callers = LoadPlan("http", [CALLERS], seconds, PROJECTS, 7, address)
     api = psutil.Process(stack.pids()["api"])
     shares, levels = {}, {}
-    told: Told | None = None
+    told: ToldEntries | None = None
     with _flow(live, rate):
         tell(f"{rate:,} events a second")
         run_callers(live, msgspec.structs.replace(callers, seconds=_WARM_SECONDS, seed=6))
@@ -67,7 +67,7 @@ def measure_on(stack: Stack, live: Settings, quick: bool, tell: Callable[[str], 
             child.result(stream_readers.OPENED, 60.0)
             shares["with streams"] = _share(api, seconds)
             levels["with streams"] = run_callers(live, msgspec.structs.replace(callers, seed=8))[0]
-            told = msgspec.json.decode(child.result(stream_readers.RESULT, 4 * seconds), type=Told)
+            told = msgspec.json.decode(child.result(stream_readers.RESULT, 4 * seconds), type=ToldEntries)
     share = round(shares["with streams"] - shares["without streams"], 1)
     ratio = round(levels["with streams"].p99_ms / levels["without streams"].p99_ms, 3)
     return {
