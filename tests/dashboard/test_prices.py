@@ -52,7 +52,7 @@ def test_an_announced_book_is_shown_with_what_it_would_cost(stack: Stack, operat
     assert announced.status_code == 201, announced.text
     try:
         page = text_of(reader.open(PRICES))
-        assert version in page and "image any 32 40.5 dearer" in page and "translation any 7 6.5 cheaper" in page
+        assert version in page and "image any 32 dearer 40.5" in page and "translation any 7 cheaper 6.5" in page
         assert "image 32 → 40.5" in page
         part = eventually(
             lambda: (told := text_of(reader.open(f"{PRICES}/cost", is_part=True))) and "translation 10" in told and told

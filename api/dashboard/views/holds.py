@@ -16,6 +16,7 @@ from api.dashboard.asking import ShownProblem, api_path
 from api.dashboard.figures import credits_sum, instant
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.facts import PLACE_ID
+from schemas.problems import Rejection
 
 router = APIRouter(prefix="/holds", include_in_schema=False, route_class=PageRoute)
 
@@ -60,6 +61,7 @@ async def holds(
     page: Annotated[int, Query(ge=1, le=1000)] = 1,
 ) -> Response:
     """Show the open holds of an environment, those of a job alone where one is searched for."""
+    _check_environment(view)
     asked, balance = await asyncio.gather(
         view.get("/v1/holds", limit=_HOLDS_READ), view.get("/v1/balance", environment=view.environment)
     )
@@ -92,6 +94,7 @@ async def holds(
 @router.get("/settled")
 async def settled(view: ProjectViewDep) -> Response:
     """Answer with the part of the page that tells of holds that were captured or have expired lately."""
+    _check_environment(view)
     ledger, expired = await asyncio.gather(
         view.get("/v1/ledger", environment=view.environment, limit=_ENTRIES_READ),
         view.get("/v1/notices", environment=view.environment, type="hold.expired", limit=_SETTLED_SHOWN),
@@ -157,7 +160,7 @@ async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
     bodies: dict[str, Any] = {
         "capture": {"credits": _plain(fields["credits"])} if fields.get("credits", "").strip() else {},
         "release": {"reason": fields.get("reason", "")},
-        "extend": {"seconds": int(fields["seconds"]) if fields.get("seconds", "").isdecimal() else 0},
+        "extend": {"seconds": int(fields["seconds"][:9]) if fields.get("seconds", "").isdecimal() else 0},
     }
     if what not in bodies:
         what = "release"
@@ -191,6 +194,13 @@ async def _hold(
         keys={name: new_key() for name in ("capture", "release", "extend")},
         done=done_of(view, _DONE),
     )
+
+
+def _check_environment(view: View) -> None:
+    """Check that a key looks at its own environment, whose holds alone it is shown. Raises Rejection."""
+    if not view.is_admin and view.environment != view.caller.environment:
+        detail = f"This key sees the holds of {view.caller.environment}, not of {view.environment}"
+        raise Rejection("wrong_environment", detail, "environment")
 
 
 def _plain(credits: str) -> str:
