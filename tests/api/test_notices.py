@@ -149,9 +149,9 @@ def test_notices_are_asked_for_by_type_and_time_and_price_books_are_among_them(
         operator.http.delete(f"/v1/admin/price-books/{version}")
     for question, field in (
         ({"type": "webhook.test"}, "type"),
-        ({"type": "nothing"}, "type"),
+        ({"type": "nothing"}, "query.type"),
         ({"from": "2026-01-01T00:00:00"}, "from"),
-        ({"to": "soon"}, "to"),
+        ({"to": "soon"}, "query.to"),
     ):
         refused = client.get(NOTICES, params=question)
         assert (refused.status_code, refused.json()["field"]) == (422, field), refused.text

@@ -141,7 +141,8 @@ async def story(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
     """Answer with the part of a hold's page that tells what happened to it, from the history."""
     placed = await view.get(api_path("/v1/receipts/{id}", id=hold_id))
     if placed.problem is not None:
-        return view.error(placed.problem)
+        is_open = placed.problem.code == "unknown_receipt" and await view.get(_path(hold_id))
+        return view.fragment("partials/hold_story.html", placed=None) if is_open else view.error(placed.problem)
     inputs = placed.data.get("inputs")
     decisions: list[dict[str, Any]] = []
     if inputs and inputs["event_id"]:
@@ -166,8 +167,7 @@ async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
         what = "release"
         wrong = ShownProblem(422, "invalid_request", "Nothing was done", "Choose to capture, release or extend.")
         return await _hold(view, hold_id, fields, wrong)
-    path = api_path(f"/v1/holds/{{hold_id}}/{what}", hold_id=hold_id)
-    answer = await view.call("POST", path, bodies[what], key_of(fields))
+    answer = await view.call("POST", f"{_path(hold_id)}/{what}", bodies[what], key_of(fields))
     if answer.problem is not None:
         return await _hold(view, hold_id, fields, answer.problem)
     done = "captured_before" if answer.data["already_decided"] else answer.data["outcome"]
@@ -177,7 +177,7 @@ async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
 async def _hold(
     view: View, hold_id: str, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None
 ) -> Response:
-    asked = await view.get(api_path("/v1/holds/{hold_id}", hold_id=hold_id))
+    asked = await view.get(_path(hold_id))
     if asked.problem is not None and asked.problem.code != "unknown_hold":
         return view.error(asked.problem)
     hold = asked.data
@@ -194,6 +194,10 @@ async def _hold(
         keys={name: new_key() for name in ("capture", "release", "extend")},
         done=done_of(view, _DONE),
     )
+
+
+def _path(hold_id: str) -> str:
+    return api_path("/v1/holds/{hold_id}", hold_id=hold_id)
 
 
 def _check_environment(view: View) -> None:
