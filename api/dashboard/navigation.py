@@ -19,6 +19,7 @@ class MenuPlace:
 
 PLACES: Final = (
     MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/ledger", "Ledger"),
     MenuPlace("/dashboard/holds", "Holds"),
     MenuPlace("/dashboard/invoices", "Invoices"),
     MenuPlace("/dashboard/alerts", "Alerts", "Tell me"),
