@@ -40,7 +40,7 @@ EXTENSIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SettledHold:
-    """A hold that was captured or has expired: the entry that says so, what its job was charged, and what expired."""
+    """A hold that was captured or has expired: an id that leads to it, what its job was charged, and what expired."""
 
     outcome: str
     entry_id: str
@@ -117,7 +117,7 @@ async def settled(view: ProjectViewDep) -> Response:
     ended += [
         SettledHold(
             "expired",
-            each["id"].removeprefix("ntc-"),
+            str(each["data"].get("hold") or each["id"].removeprefix("ntc-")),
             each["at"],
             str(each["data"].get("job_id", "")),
             str(each["data"].get("operation", "")),
