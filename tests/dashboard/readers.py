@@ -39,5 +39,5 @@ class DashboardReader:
 
 
 def text_of(page: str) -> str:
-    """What a page says, without its tags and with single spaces; digits of a figure stand together."""
+    """The text of a page, without its tags and with single spaces; digits of a figure stand together."""
     return " ".join(html.unescape(_TAGS.sub(" ", page.replace("<i></i>", ""))).split())

@@ -133,7 +133,7 @@ async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: Sh
 
 
 def said_of(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What a notice's data tells: (name, kind, value), where a kind is a figure, a time or a text."""
+    """The (name, kind, value) triples that a notice's data tells; a kind is figure, dollars, time or text."""
     told = []
     for name, value in data.items():
         text = str(value)
