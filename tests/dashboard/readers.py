@@ -38,6 +38,13 @@ class DashboardReader:
         raise AssertionError(f"no form has {holding!r}")
 
 
+def token_of(page: str) -> str:
+    """The token that a form of a page has."""
+    found = re.search(r'name="csrf" value="([^"]+)"', page)
+    assert found is not None
+    return found[1]
+
+
 def text_of(page: str) -> str:
     """The text of a page, without its tags and with single spaces; digits of a figure stand together."""
     return " ".join(html.unescape(_TAGS.sub(" ", page.replace("<i></i>", ""))).split())

@@ -193,7 +193,7 @@ def _one(view: View, endpoint_id: str) -> str:
 
 
 def _may(view: View, method: str, rest: str) -> bool:
-    return view.may(f"{method} {_base(view)}{rest}")
+    return view.may(f"{method} {_base(view)}{rest}", "webhooks:write")
 
 
 def _terms(fields: Mapping[str, str]) -> dict[str, Any]:
