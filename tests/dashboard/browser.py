@@ -112,7 +112,9 @@ class Looker:
         return found
 
     def _note_console(self, message: ConsoleMessage) -> None:
-        # The browser's own line about an answer that is no success: of a page that is to be one, the test knows.
+        # What the browser itself says when one signs out, and the server has it forget all it has kept.
+        if message.type == "info" and message.text.startswith("Clear-Site-Data header on "):
+            return
         self.faults.append(f"console {message.type}: {message.text}")
 
     def _note_request(self, request: Request) -> None:

@@ -183,9 +183,7 @@ def _dead_letter(stack: Stack, operator: Operator) -> str:
     return str(listed[0]["id"])
 
 
-def _seen_in_history(
-    client: httpx.Client, admin: httpx.Client, project: str, endpoints: list[str]
-) -> dict[str, str]:
+def _seen_in_history(client: httpx.Client, admin: httpx.Client, project: str, endpoints: list[str]) -> dict[str, str]:
     """Wait until the history has all of it: what was billed, the notices, and attempts of both endpoints."""
     uses = sum(times for _, times, _ in _USES)
     question = {"limit": 1000, "project": project}

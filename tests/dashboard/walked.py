@@ -1,0 +1,89 @@
+"""The table of the pages that a browser walks. A page that a route has and this table lacks is a failure.
+
+Whoever adds a view adds its pages here: an address as a reader would have it, who looks, and what must be on the page.
+Names of the story stand in braces, as in "/dashboard/holds?project={project}"; see `Story`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from fastapi.routing import APIRoute
+
+from api.dashboard.routes import ROUTERS
+
+PREFIX = "/dashboard"
+Who = Literal["nobody", "key", "preview", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class WalkedPage:
+    """A page of the walk: its address, who looks at it, and texts that must be on it, names of the story in braces.
+
+    `route` is the route that answers it, where that has parameters in its path. `parts` are the routes of the parts
+    that the page asks for by itself; `is_picked` says that there is a picture of it in `docs/`.
+    """
+
+    path: str
+    who: Who
+    shows: tuple[str, ...] = ()
+    route: str = ""
+    parts: tuple[str, ...] = ()
+    status: int = 200
+
+    @property
+    def name(self) -> str:
+        """The name of the page's test and of its pictures."""
+        return f"{self.who}:{self.path.removeprefix(PREFIX) or '/'}"
+
+    @property
+    def of_route(self) -> str:
+        """The route that answers the page."""
+        return self.route or self.path.partition("?")[0]
+
+
+WALKED: tuple[WalkedPage, ...] = (
+    WalkedPage("/dashboard/sign-in", "nobody", ("API key", "Sign in")),
+    WalkedPage("/dashboard/sign-in?why=You+were+signed+out.&next=%2Fdashboard", "nobody", ("You were signed out.",)),
+    WalkedPage("/dashboard", "key", ("{project}", "Available credits", "Allowance", "Promotional", "Bundles")),
+    WalkedPage("/dashboard", "preview", ("{project}", "preview", "Available credits")),
+    WalkedPage("/dashboard", "admin", ("No project is chosen.",)),
+    WalkedPage("/dashboard?project={project}", "admin", ("{project}", "Available credits")),
+    WalkedPage("/dashboard?project={project}&environment=preview", "admin", ("{project}",)),
+    WalkedPage("/dashboard?project=nobody-has-this", "admin", ("no project",), status=404),
+    WalkedPage("/dashboard/no-such-page", "key", ("no page",), route="/dashboard/{path:path}", status=404),
+)
+
+# Routes that answer with no page: each with the test that looks at what they give.
+NO_PAGES: dict[str, str] = {
+    "/dashboard/static/{asked}/{name:path}": "tests/dashboard/test_vendored.py",
+}
+
+
+def get_routes() -> set[str]:
+    """The paths of the dashboard's routes that are asked with GET."""
+    return {
+        PREFIX + route.path
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ())
+    }
+
+
+def unwalked(pages: tuple[WalkedPage, ...], others: dict[str, str], routes: set[str]) -> list[str]:
+    """The faults of a table of pages: routes that nobody looks at, and pages of no route."""
+    walked = {each.of_route for each in pages} | {part for each in pages for part in each.parts}
+    complaints = [f"{route} is walked by nobody: add a page of it" for route in routes - walked - set(others)]
+    complaints += [f"{route} is in the table, and no route" for route in (walked | set(others)) - routes]
+    complaints += [
+        f"{page.name} is for {page.who}, who is nobody known" for page in pages if page.who not in get_args(Who)
+    ]
+    return sorted(complaints)
+
+
+def is_of(route: str, path: str) -> bool:
+    """Whether a route answers a path."""
+    pattern = re.sub(r"\\\{\w+:path\\\}", ".+", re.escape(route))
+    return re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", pattern), path) is not None
