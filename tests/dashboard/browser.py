@@ -162,5 +162,5 @@ def weight_of(loaded: list[tuple[str, int, int]]) -> int:
 
 
 def rows_of(loaded: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
-    """What a page has loaded, for a report."""
+    """The files that a page has loaded, for a report."""
     return [{"path": path, "transferred": over_the_wire, "body": body} for path, over_the_wire, body in loaded]

@@ -34,7 +34,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def signed_in(browser: Browser, stack: Stack, story: Story) -> dict[Who, StorageState]:
-    """What a browser keeps of each who has signed in."""
+    """The state that a browser keeps of each who has signed in."""
     kept: dict[Who, StorageState] = {}
     keys: dict[Who, str] = {"key": story.key, "preview": story.preview_key, "admin": story.admin_key}
     for who, key in keys.items():

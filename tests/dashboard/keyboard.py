@@ -15,7 +15,9 @@ _NOTE_USABLE = """
   const all = "a[href], button, input, select, textarea, summary, [tabindex], [contenteditable]";
   const look = (each) => {
     const style = getComputedStyle(each);
-    return [style.outlineStyle, style.outlineWidth, style.boxShadow, style.borderColor, style.backgroundColor,
+    // An outline of no style has a width all the same.
+    const outline = style.outlineStyle === "none" ? "" : style.outlineWidth;
+    return [outline, style.boxShadow, style.borderColor, style.backgroundColor,
             style.textDecorationLine].join();
   };
   const groups = new Set();

@@ -1,6 +1,6 @@
 """A story: one project to which most things have happened that a page can show, through the whole stack.
 
-`tell` takes a few seconds. What is asked of Meterline is asked as anybody would, so each page has what it shows in life.
+`tell` takes a few seconds. Meterline is asked as anybody would, so each page has what it shows in life.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What others wrote and we ship is what its manifest says, and pages load nothing from anywhere else."""
+"""Files that others wrote and we ship are those that their manifest names, and pages load nothing from anywhere else."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def announced(operator: Operator, story: Story) -> Iterator[Story]:
 
 @pytest.fixture(scope="module")
 def weights() -> Iterator[dict[str, int]]:
-    """What each page weighs, written to a file at the end."""
+    """The weights of all pages, written to a file at the end."""
     found: dict[str, int] = {}
     yield found
     OUTPUT.mkdir(parents=True, exist_ok=True)

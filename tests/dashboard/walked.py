@@ -23,7 +23,7 @@ class WalkedPage:
     """A page of the walk: its address, who looks at it, and texts that must be on it, names of the story in braces.
 
     `route` is the route that answers it, where that has parameters in its path. `parts` are the routes of the parts
-    that the page asks for by itself; `is_picked` says that there is a picture of it in `docs/`.
+    that the page asks for by itself, `status` what it is answered with.
     """
 
     path: str
