@@ -1,4 +1,4 @@
-"""Files that others wrote and we ship are those that their manifest names, and pages load nothing from anywhere else."""
+"""Files that others wrote and we ship are those that their manifest names, and pages load no others but ours."""
 
 from __future__ import annotations
 
