@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from playwright.sync_api import Browser
-from playwright.sync_api._generated import StorageState
+from playwright.sync_api import Browser, StorageState
 
 from api.stack import Stack
 from tests.dashboard.browser import Looker, launched, looking
