@@ -56,4 +56,5 @@ def look(browser: Browser, stack: Stack, signed_in: dict[Who, StorageState]) -> 
             return looker
 
         yield begin
-        assert [fault for looker in lookers for fault in looker.faults] == []
+        faults = [fault for looker in lookers for fault in looker.faults]
+        assert not faults, "\n".join(faults)

@@ -95,7 +95,8 @@ def tell(stack: Stack, operator: Operator, receiver_url: str, project: str = "")
     client = operator.client(made["key"])
     _done(admin.post(f"{of_project}/top-ups", json={"bundle_usd": 20}))
     gift = {"amount": "500.5", "reason": "sorry for the outage", "expires_at": _in(timedelta(days=9))}
-    _done(admin.post(f"{of_project}/grants", json=gift))
+    for amount, environment in ((gift["amount"], "production"), ("200", "preview")):
+        _done(admin.post(f"{of_project}/grants", json=gift | {"amount": amount, "environment": environment}))
     endpoints = [
         _done(client.post("/v1/webhook-endpoints", json={"target": f"{receiver_url}/{path}"}))["id"]
         for path in ("taken", "failing")
@@ -148,7 +149,7 @@ def _uses(client: httpx.Client) -> tuple[httpx.Response, httpx.Response]:
 def _preview_uses(client: httpx.Client) -> None:
     for number in range(3):
         metadata = {"customer_id": CUSTOMERS[number]}
-        client.post("/v1/admissions", json={"operation": "chat.message", "metadata": metadata})
+        _done(client.post("/v1/admissions", json={"operation": "chat.message", "metadata": metadata}))
 
 
 def _holds(client: httpx.Client) -> str:
