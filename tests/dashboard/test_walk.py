@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from streams.settings import PROJECT_ROOT
 from tests.calls import Operator
 from tests.dashboard.browser import OUTPUT, Looker, file_name, weight_of
 from tests.dashboard.conftest import Look
@@ -64,6 +65,7 @@ def weights() -> Iterator[dict[str, int]]:
 def test_every_route_of_the_dashboard_is_walked() -> None:
     assert unwalked(WALKED, NO_PAGES, get_routes()) == []
     assert len({each.name for each in WALKED}) == len(WALKED), "each page once"
+    assert [test for test in NO_PAGES.values() if not (PROJECT_ROOT / test).exists()] == []
     page = WalkedPage("/dashboard/b/1?c=2", "key", route="/dashboard/b/{b}", parts=("/dashboard/part",))
     found = unwalked((page,), {"/dashboard/file": "a test"}, {"/dashboard/b/{b}", "/dashboard/new", "/dashboard/file"})
     assert found == [

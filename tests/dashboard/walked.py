@@ -55,12 +55,51 @@ WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard?project={project}", "admin", ("{project}", "Available credits")),
     WalkedPage("/dashboard?project={project}&environment=preview", "admin", ("{project}",)),
     WalkedPage("/dashboard?project=nobody-has-this", "admin", ("no project",), status=404),
+    WalkedPage(
+        "/dashboard/ledger",
+        "key",
+        ("Entries", "image", "globex", "live"),
+        parts=("/dashboard/ledger/rows", "/dashboard/ledger/stream"),
+    ),
+    WalkedPage("/dashboard/ledger", "preview", ("chat.message",)),
+    WalkedPage("/dashboard/ledger?project={project}&operation=image", "admin", ("image",)),
+    WalkedPage("/dashboard/ledger?project={project}&operation=nothing", "admin", ("No entry is like this",)),
+    WalkedPage("/dashboard/ledger?kind=nonsense", "key", ("kind",), part_status=422),
+    WalkedPage("/dashboard/receipts/{entry_id}", "key", ("image", "globex"), route="/dashboard/receipts/{id}"),
+    WalkedPage("/dashboard/receipts/{request_id}", "key", ("{request_id}",), route="/dashboard/receipts/{id}"),
+    WalkedPage("/dashboard/receipts/{refused_request_id}", "key", ("402",), route="/dashboard/receipts/{id}"),
+    WalkedPage("/dashboard/receipts/nothing-0", "key", route="/dashboard/receipts/{id}", status=404),
+    WalkedPage("/dashboard/holds", "key", ("job-open", "job-waiting"), parts=("/dashboard/holds/settled",)),
+    WalkedPage("/dashboard/holds?job=no-such-job", "key"),
+    WalkedPage("/dashboard/holds/{hold_id}", "key", ("job-open", "60"), parts=("/dashboard/holds/{hold_id}/story",)),
+    WalkedPage("/dashboard/alerts", "key", parts=("/dashboard/alerts/notices",)),
+    WalkedPage("/dashboard/alerts", "preview"),
+    WalkedPage("/dashboard/alerts?project={project}", "admin"),
+    WalkedPage("/dashboard/webhooks", "key", ("127.0.0.1",), parts=("/dashboard/webhooks/cards",)),
+    WalkedPage("/dashboard/webhooks?project={project}", "admin", ("127.0.0.1",)),
+    WalkedPage("/dashboard/webhooks", "admin"),
+    WalkedPage(
+        "/dashboard/webhooks/{endpoint_id}",
+        "key",
+        ("{endpoint_id}",),
+        parts=("/dashboard/webhooks/{endpoint_id}/health", "/dashboard/webhooks/{endpoint_id}/attempts"),
+    ),
+    WalkedPage("/dashboard/webhooks/{failing_endpoint_id}", "key", ("500",), route="/dashboard/webhooks/{endpoint_id}"),
+    WalkedPage("/dashboard/prices", "key", ("image", "{price_version}"), parts=("/dashboard/prices/cost",)),
+    WalkedPage("/dashboard/prices?operation=image&quantity=5", "key", ("160",)),
+    WalkedPage("/dashboard/prices", "admin", ("image",)),
+    WalkedPage("/dashboard/invoices?project={project}", "admin", parts=("/dashboard/invoices/months",)),
+    WalkedPage("/dashboard/invoices", "key", ("Invoices",)),
+    WalkedPage("/dashboard/invoices?billing_account={billing_account}", "admin"),
+    WalkedPage("/dashboard/invoices/{month}?billing_account={billing_account}", "admin", ("{project}",)),
     WalkedPage("/dashboard/no-such-page", "key", ("no page",), route="/dashboard/{path:path}", status=404),
 )
 
 # Routes that answer with no page: each with the test that looks at what they give.
 NO_PAGES: dict[str, str] = {
     "/dashboard/static/{asked}/{name:path}": "tests/dashboard/test_vendored.py",
+    "/dashboard/invoices/{month}/csv": "tests/dashboard/test_invoice_files.py",
+    "/dashboard/invoices/{month}/page": "tests/dashboard/test_invoice_files.py",
 }
 
 
