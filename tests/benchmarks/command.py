@@ -144,9 +144,9 @@ def dashboard(
     as_json: JsonOption = False,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes: ends within two minutes.")] = False,
 ) -> None:
-    """Measure the dashboard in a real browser: first paint with data at 1,000,000 rows of one project, what pages weigh,
-    how soon a decision is a row; and what 500 open live ledgers cost. Exits with 1 if a page was refused or had a
-    fault, or a decision never became a row."""
+    """Measure the dashboard in a real browser: first paint with data at 1,000,000 rows of one project, what pages
+    weigh, how soon a decision is a row; and what 500 open live ledgers cost. Exits with 1 if a page was refused or had
+    a fault, or a decision never became a row."""
     from tests.benchmarks.dashboard.run import FULL, QUICK, measure, passed
 
     with console.status("") as status:

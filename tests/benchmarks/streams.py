@@ -1,14 +1,19 @@
 """Open streams: so many readers of live ledgers, each of a project of its own. This module, run, is the child process
 that they are in.
 
-A reader asks GET /v1/ledger/stream with its project's key and counts what it is told, without looking at it: the server
-is what is measured.
+A reader asks GET /v1/ledger/stream with its project's key, counts what it is told, and notes how long after its
+decision each entry came, by the time of its fact, which is the broker's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
+import time
+from array import array
+from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Self, cast
 
@@ -26,15 +31,22 @@ _OPENED, _TOLD = "opened", "told"
 _OPEN_SECONDS_MAX = 60.0
 _AT_ONCE = 50
 _TELL_SECONDS = 0.25
-_MESSAGE = b"\ndata:"
+_BOOKED_AT = re.compile(rb'"booked_at":"([^"]+)Z"')
+_GAP = b"event: gap"
+# Waits are counted by the millisecond; longer ones are taken for so long.
+_WAIT_MS_MAX = 60_000
 
 
 class StreamCounts(msgspec.Struct):
-    """The counts of all readers so far: how many are open, how many were ended, and the messages that they got."""
+    """The counts of all readers so far: how many were opened, and ended; the entries and the gaps that they were told,
+    and within how many milliseconds half of the entries came, and 95%."""
 
     open: int = 0
     ended: int = 0
-    messages: int = 0
+    entries: int = 0
+    gaps: int = 0
+    p50_ms: int = 0
+    p95_ms: int = 0
 
 
 class OpenStreams:
@@ -66,12 +78,12 @@ class OpenStreams:
         return msgspec.json.decode(self._child.note(_TOLD) or b"{}", type=StreamCounts)
 
 
-class _Reader(asyncio.Protocol):
+class _StreamReader(asyncio.Protocol):
     """A reader of one stream. Its `opened` is done once the server has begun to answer well."""
 
-    def __init__(self, request: bytes, counts: StreamCounts) -> None:
-        self._request, self._counts = request, counts
-        self._tail = b""
+    def __init__(self, request: bytes, counts: StreamCounts, waits: array[int]) -> None:
+        self._request, self._counts, self._waits = request, counts, waits
+        self._rest = b""
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -79,7 +91,7 @@ class _Reader(asyncio.Protocol):
         cast(asyncio.Transport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
-        """Count the messages; a mark may come in two pieces."""
+        """Count what has come whole."""
         if not self.opened.done():
             line = data.split(b"\r\n", 1)[0]
             if not line.startswith(b"HTTP/1.1 200 "):
@@ -87,9 +99,13 @@ class _Reader(asyncio.Protocol):
                 return
             self._counts.open += 1
             self.opened.set_result(None)
-        data = self._tail + data
-        self._counts.messages += data.count(_MESSAGE)
-        self._tail = data[1 - len(_MESSAGE) :]
+        now_ms = 1000 * time.time()
+        whole, _, self._rest = (self._rest + data).rpartition(b"\n\n")
+        self._counts.gaps += whole.count(_GAP)
+        for found in _BOOKED_AT.finditer(whole):
+            booked_ms = 1000 * datetime.fromisoformat(f"{found[1].decode()}+00:00").timestamp()
+            self._waits[min(_WAIT_MS_MAX, max(0, int(now_ms - booked_ms)))] += 1
+            self._counts.entries += 1
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the stream has ended."""
@@ -101,6 +117,7 @@ class _Reader(asyncio.Protocol):
 
 async def _read(directory: Path, address: str, count: int, projects: int) -> None:
     counts, loop = StreamCounts(), asyncio.get_running_loop()
+    waits = array("q", bytes(8 * (_WAIT_MS_MAX + 1)))
     host, _, port = address.rpartition(":")
     turns = asyncio.Semaphore(_AT_ONCE)
 
@@ -110,7 +127,9 @@ async def _read(directory: Path, address: str, count: int, projects: int) -> Non
             "accept: text/event-stream\r\n\r\n"
         )
         async with turns:
-            _, reader = await loop.create_connection(lambda: _Reader(request.encode(), counts), host, int(port))
+            _, reader = await loop.create_connection(
+                lambda: _StreamReader(request.encode(), counts, waits), host, int(port)
+            )
             await reader.opened
 
     async with asyncio.TaskGroup() as tasks:
@@ -118,8 +137,14 @@ async def _read(directory: Path, address: str, count: int, projects: int) -> Non
             tasks.create_task(begin(project))
     write_note(directory, _OPENED, "")
     while True:
+        counts.p50_ms, counts.p95_ms = (_within(waits, share * counts.entries) for share in (0.5, 0.95))
         write_note(directory, _TOLD, msgspec.json.encode(counts).decode())
         await asyncio.sleep(_TELL_SECONDS)
+
+
+def _within(waits: array[int], count: float) -> int:
+    """The milliseconds within which so many of the entries came."""
+    return next((ms for ms, reached in enumerate(accumulate(waits)) if reached >= count), _WAIT_MS_MAX)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def test_balances_are_looked_up_beside_a_bare_route() -> None:
     assert worker[0] > worker[1]
     beside = result["beside_streams_and_events"]
     assert set(beside["levels"]) == {f"{way}, {how}" for way in ("counted", "uncounted") for how in ("alone", "beside")}
-    assert beside["messages_told"] > 0 and beside["events_per_second_sent"] > 0
+    assert beside["told"]["entries"] > 0 and beside["events_per_second_sent"] > 0
     assert len(result["targets"]) == 3
 
 

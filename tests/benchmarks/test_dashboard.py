@@ -25,7 +25,11 @@ def test_pages_rows_and_streams_are_measured(chromium: str) -> None:
     rows = result["decision_to_row"]
     assert rows["rows_seen"] == QUICK.decisions and 0 < rows["ms"]["p50"] <= rows["ms"]["p95"] <= rows["ms"]["p100"]
     streams = result["streams"]
-    assert streams["open"] == QUICK.streams and streams["messages_told"] > 0 and streams["decisions_per_second"] > 50
+    assert streams["open"] == QUICK.streams
+    assert list(streams["told"]) == list(streams["api_percent_of_a_core"]) == ["idle", "flowing", "flowing fast"]
+    idle, flowing, _ = streams["told"].values()
+    assert idle["entries"] == idle["events_per_second"] == 0 < flowing["entries"]
+    assert flowing["events_per_second"] > 50 and 0 < flowing["p50_ms"] <= flowing["p95_ms"]
     for level in result["admissions"]["levels"].values():
         assert set(level["answers"]) == {"200"} and 0 < level["p50_ms"] <= level["p99_ms"]
 
@@ -38,8 +42,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
         "page_bytes": {"key:/": PAGE_BYTES_GOAL},
         "decision_to_row": {"missed": 0, "ms": {"p95": 999.9}},
         "streams": {
-            "idle_percent_of_a_core": {"by_streams": 19.9},
-            "flowing_percent_of_a_core": {"by_streams": 19.9},
+            "api_percent_of_a_core": {"idle": {"by_streams": 19.9}, "flowing": {"by_streams": 19.9}},
         },
         "admissions": {"p99 with/without": 1.1},
         **changes,

@@ -115,7 +115,7 @@ def _beside(
         sent, told = flow.counts(), opened.counts()
     return {
         "streams": streams,
-        "messages_told": told.messages,
+        "told": msgspec.to_builtins(told),
         "events_per_second_wanted": events,
         "events_per_second_sent": sent.per_second,
         "sender_behind_ms_max": sent.behind_ms_max,
