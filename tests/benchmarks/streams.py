@@ -13,6 +13,7 @@ import sys
 import time
 from array import array
 from datetime import datetime
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Self, cast
@@ -126,10 +127,9 @@ async def _read(directory: Path, address: str, count: int, projects: int) -> Non
             f"GET /v1/ledger/stream HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {key_of(project)}\r\n"
             "accept: text/event-stream\r\n\r\n"
         )
+        made = partial(_StreamReader, request.encode(), counts, waits)
         async with turns:
-            _, reader = await loop.create_connection(
-                lambda: _StreamReader(request.encode(), counts, waits), host, int(port)
-            )
+            _, reader = await loop.create_connection(made, host, int(port))
             await reader.opened
 
     async with asyncio.TaskGroup() as tasks:

@@ -77,7 +77,7 @@ def test_style_sheets_and_our_scripts_load_nothing_from_elsewhere() -> None:
 
 
 def test_no_icon_of_pico_is_left_which_the_policy_would_block() -> None:
-    pico, ours = ((PAGES / "static" / name).read_text() for name in ("vendor/pico.min.css", "icons.css"))
+    pico, ours = ((PAGES / "static" / name).read_text() for name in ("vendor/pico.min.css", "meterline.css"))
     with_data = set(re.findall(r"(--pico-icon-[a-z]+):url\(", pico))
     assert with_data and with_data == set(re.findall(r"(--pico-icon-[a-z]+): none", ours))
     # Where Pico uses no variable for an address, it would be loaded all the same.
