@@ -63,10 +63,10 @@ class Story:
 
 
 @contextmanager
-def told(stack: Stack) -> Iterator[Story]:
+def told(stack: Stack, project: str = "") -> Iterator[Story]:
     """A story that has been told to a stack. A receiver of its webhooks listens while the block runs."""
     with _receiver() as url:
-        yield tell(stack, Operator(stack), url)
+        yield tell(stack, Operator(stack), url, project)
 
 
 @contextmanager
