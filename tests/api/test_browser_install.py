@@ -12,7 +12,10 @@ from api.cli.test import NO_BROWSER, provide_browser
 # An apt-get that notes what it is asked for, and installs an empty browser.
 _APT = """#!/bin/sh
 echo "$@" >> {log}
-case "$1" in {failing}) exit 100;; install) printf '#!/bin/sh' > {folder}/chromium; /bin/chmod +x {folder}/chromium;; esac
+case "$1" in
+  {failing}) exit 100;;
+  install) printf '#!/bin/sh' > {folder}/chromium; /bin/chmod +x {folder}/chromium;;
+esac
 """
 
 
