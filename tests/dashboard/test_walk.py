@@ -82,8 +82,8 @@ def test_a_page_is_whole_however_it_is_looked_at(
 ) -> None:
     looker, path, name = look(page.who), announced.filled(page.path), file_name(page.name)
     _first_visit(looker, page, path, announced, weights)
-    found: dict[str, list[Any]] = {"light: axe": looker.axe(), "keyboard": faults_of_tabbing(looker.page)}
     looker.picture(f"{name}-light")
+    found: dict[str, list[Any]] = {"light: axe": looker.axe(), "keyboard": faults_of_tabbing(looker.page)}
     looker.show(dark=True)
     _open(looker, path, page)
     found["kept"] = [each for each, over_the_wire, _ in looker.loaded() if _STATIC in each and over_the_wire]
