@@ -1,4 +1,4 @@
-"""What `meterline bench dashboard` says of open streams, tried for some seconds."""
+"""`meterline bench dashboard` measures open streams, tried for some seconds."""
 
 import pytest
 
