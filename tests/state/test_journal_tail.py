@@ -49,7 +49,7 @@ def record(*facts: Fact) -> bytes:
 
 
 class Told:
-    """What a tail has told."""
+    """A note of what a tail has told."""
 
     def __init__(self, settings: Settings, projects: set[str]) -> None:
         self.places: list[tuple[int, int, int]] = []
