@@ -50,8 +50,8 @@ PICTURES = (
     Picture("overview", "/dashboard"),
     Picture("usage", "/dashboard/usage?group=customer_id"),
     Picture("ledger", "/dashboard/ledger", dark=True),
-    Picture("limits", "/dashboard/limits"),
-    Picture("projects", "/dashboard/projects/{project}", is_admin=True),
+    Picture("prices", "/dashboard/prices"),
+    Picture("webhooks", "/dashboard/webhooks?project={project}", is_admin=True),
     Picture("phone", "/dashboard", phone=True),
 )
 
