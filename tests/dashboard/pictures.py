@@ -48,10 +48,10 @@ class Picture:
 
 PICTURES = (
     Picture("overview", "/dashboard"),
-    Picture("usage", "/dashboard/usage?group_by=customer_id"),
+    Picture("usage", "/dashboard/usage?group=customer_id"),
     Picture("ledger", "/dashboard/ledger", dark=True),
-    Picture("limits", "/dashboard/limits"),
-    Picture("projects", "/dashboard/projects/{project}", is_admin=True),
+    Picture("prices", "/dashboard/prices"),
+    Picture("webhooks", "/dashboard/webhooks?project={project}", is_admin=True),
     Picture("phone", "/dashboard", phone=True),
 )
 
