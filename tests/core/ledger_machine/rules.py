@@ -17,12 +17,14 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
+    EndPortals,
     EndRaise,
     Envelope,
     Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
+    OpenPortal,
     PublishPrices,
     PutEndpoint,
     RaiseLimits,
@@ -476,6 +478,19 @@ class LedgerMachine(Callers):
             self.send(SetBillingAccount, project, billing_account=account, is_from_month_start=is_so)
         else:
             self.send(OpenBillingAccount, account, name="n", email="e", is_change=is_so)
+
+    @rule(project=projects, environment=environments, age=st.integers(0, 3), minutes=st.sampled_from((15, 15, 15, 0)))
+    def open_portal(self, project: str, environment: str, age: int, minutes: int) -> None:
+        self.step()
+        made = {"session_id": "s", "customer_sha256": "", "known_offset": self.offset - age}
+        ends_ms = self.at_ms + minutes * 60_000
+        self.send(OpenPortal, project, environment=environment, expires_at_ms=ends_ms, **made)
+
+    @rule(project=projects, is_so=often)
+    def end_portals(self, project: str, is_so: bool) -> None:
+        self.step()
+        if not is_so:
+            self.send(EndPortals, project, reason="")
 
     @rule(
         project=projects,
