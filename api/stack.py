@@ -118,7 +118,9 @@ class Stack:
             )
         self.admin_key = _admin_key(settings.data_dir / "admin-key")
         if settings.webhook_key is None:
-            settings.webhook_key = SecretStr(_kept_secret(settings.data_dir / "webhook-key", _new_webhook_key))
+            settings.webhook_key = SecretStr(_kept_secret(settings.data_dir / "webhook-key", _new_secret))
+        if settings.session_key is None:
+            settings.session_key = SecretStr(_kept_secret(settings.data_dir / "session-key", _new_secret))
         if not settings.webhook_networks and settings.api_host in _LOOPBACK_HOSTS:
             # Whoever may ask this API is on this machine anyway, and may try a receiver of their own.
             settings.webhook_networks = [ip_network(each) for each in ("127.0.0.0/8", "::1/128")]
@@ -383,7 +385,7 @@ def _admin_key(path: Path) -> str:
     return _kept_secret(path, lambda: new_admin_key()[0])
 
 
-def _new_webhook_key() -> str:
+def _new_secret() -> str:
     return secrets.token_urlsafe(48)
 
 

@@ -139,6 +139,12 @@ class Settings(BaseSettings):
     api_url: str | None = Field(
         None, description="Where the operator's commands find the API; a running `meterline up`"
     )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+$",
+        description="Where browsers reach the API, as in https://usage.acme.example, for the links that it makes; the "
+        "address that the link was asked for at, unless set",
+    )
     admin_key: SecretStr | None = Field(None, description="The admin key that the operator's commands use")
     reply_timeout_seconds: float = Field(5.0, gt=0, description="How long the API waits for a decision")
     count_wait_seconds: float = Field(
@@ -273,6 +279,12 @@ class Settings(BaseSettings):
         description="http[s]://[user:password@]host:port of a forward proxy that webhooks go through; it looks their "
         "names up, and has to refuse private addresses",
     )
+    session_key: SecretStr | None = Field(
+        None,
+        min_length=32,
+        description="Signs the sessions of the dashboard, the same at all APIs; `meterline up` makes one. Unset, each "
+        "API makes one when it starts",
+    )
     smtp_url: SecretStr | None = Field(
         None, description="smtp[s]://user:password@host:port of the server for email; none is sent unless set"
     )
@@ -304,6 +316,7 @@ class Settings(BaseSettings):
         "stripe_secret_key",
         "stripe_api_base",
         "webhook_key",
+        "session_key",
         "webhook_proxy",
         "smtp_url",
         "smtp_from",

@@ -24,18 +24,22 @@ DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project."""
+    """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project, or somebody who
+    has opened a portal link (`is_portal`), and sees one project, or one `customer` of it."""
 
     project: str | None
     key_id: str
     environment: str
     scopes: tuple[str, ...]
     role: Role | None = None
+    is_portal: bool = False
+    customer: str | None = None
 
     @property
     def name(self) -> str:
-        """The caller whose keys share limits: a project, or an admin key."""
-        return self.project or self.key_id
+        """The caller whose keys share limits: a project, or an admin key. The portals of a project share theirs, apart
+        from its keys'."""
+        return f"portal:{self.project}" if self.is_portal else self.project or self.key_id
 
     def require(self, scope: str) -> None:
         """Require this scope of the caller. Raises Rejection `missing_scope` unless one of the caller's covers it."""
@@ -83,6 +87,17 @@ def admin_of(key: str, admins: Iterable[Admin], owner_hashes: Iterable[str]) -> 
     return found
 
 
+def admin_with_id(key_id: str, admins: Iterable[Admin], owner_hashes: Iterable[str]) -> Caller | None:
+    """The admin of this id, as facts name it; None where there is none any more."""
+    for known in owner_hashes:
+        if key_id == f"admin:{known[:8]}":
+            return Caller(None, key_id, "production", ("*",), "owner")
+    for admin in admins:
+        if key_id == f"admin:{admin.name}":
+            return Caller(None, key_id, "production", ("*",), admin.role)
+    return None
+
+
 def project_of_key(key: str) -> str | None:
     """The project that a key names, or None where it is not in the form of a project's key."""
     for prefix in PREFIXES.values():
@@ -100,9 +115,19 @@ def caller_of(account: Account, key: str, now_ms: int) -> Caller:
     for known in account.keys:
         if hmac.compare_digest(known.hash, digest):
             found = known
-    if found is None:
+    return _caller(account, found, now_ms)
+
+
+def key_with_id(account: Account, key_id: str, now_ms: int) -> Caller:
+    """The caller that the key of this id of a project's account belongs to. Raises Rejection `unauthenticated` or
+    `key_revoked`."""
+    return _caller(account, next((key for key in account.keys if key.id == key_id), None), now_ms)
+
+
+def _caller(account: Account, key: ApiKey | None, now_ms: int) -> Caller:
+    if key is None:
         raise Rejection("unauthenticated", "The key is not known")
-    if has_ended(found, now_ms):
-        how = "was revoked" if found.revoked_at_ms else "ended, since another took its place"
-        raise Rejection("key_revoked", f"Key {found.id} {how}")
-    return Caller(account.project, found.id, found.environment, tuple(found.scopes))
+    if has_ended(key, now_ms):
+        how = "was revoked" if key.revoked_at_ms else "ended, since another took its place"
+        raise Rejection("key_revoked", f"Key {key.id} {how}")
+    return Caller(account.project, key.id, key.environment, tuple(key.scopes))

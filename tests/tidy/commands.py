@@ -39,6 +39,8 @@ WAYS: Mapping[str, Way] = {
         f"POST {_PROJECT}/erasures",
         why_none="`meterline erase` is no command of a group, and waits until ClickHouse has done it",
     ),
+    "OpenPortal": Way("api/dashboard/views/portal.py", why_none="whoever has a portal link opens it in a browser"),
+    "EndPortals": Way("api/routes/portals.py", f"DELETE {_PROJECT}/portal-links", "portals end"),
     "CreateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys", "keys create"),
     "RevokeKey": Way("api/routes/keys.py", f"DELETE {_PROJECT}/keys/{{key_id}}", "keys revoke"),
     "RotateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys/{{key_id}}/rotation", "keys rotate"),
