@@ -133,9 +133,7 @@ CODES: dict[str, ProblemCode] = {
         404, "Unknown customer", "Correct the `customer_id`: nothing in the history names it."
     ),
     "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
-    "portal_not_set_up": ProblemCode(
-        409, "Portals not set up", f"Ask the operator to set METERLINE_SESSION_KEY; {_ASK_ANEW}"
-    ),
+    "portal_not_set_up": ProblemCode(409, "Portals not set up", "Ask the operator to set METERLINE_SESSION_KEY."),
     "not_in_portal": ProblemCode(403, "Not in this portal", "Ask whoever gave you the link to these pages."),
     "portal_link_expired": ProblemCode(410, "Portal link expired", "Ask for another link, and open it in time."),
     "portal_link_used": ProblemCode(410, "Portal link used", "Ask for another link: each opens once."),

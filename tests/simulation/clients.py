@@ -21,14 +21,12 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
-    EndPortals,
     EndRaise,
     Erase,
     ExtendHold,
     GivenBack,
     GrantPromotional,
     OpenBillingAccount,
-    OpenPortal,
     PublishPrices,
     RaiseLimits,
     RefundTopUp,
@@ -58,6 +56,7 @@ from streams.core.projects import BILLING_PREFIX
 from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, encode_usage, packed
 from streams.kafka.topics import partition_of
 from tests.simulation.endpoint_clients import EndpointAsks
+from tests.simulation.portal_clients import next_of_portals
 from tests.simulation.requests import Request
 
 if TYPE_CHECKING:
@@ -416,7 +415,9 @@ class Clients:
         elif kind is OpenBillingAccount:
             self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}", is_change=rng.random() < 0.5)
         elif kind is CreateKey and self.aside.random() < 0.5:
-            self._open_or_end_portals(project)
+            newest = self.world.kafka.log(self.world.topics.intake, 0).end
+            kind, fields = next_of_portals(self.aside.random(), newest, self.world.now_ms)
+            self._ask(kind, project, **fields)
         elif kind is CreateKey:
             self._ask(CreateKey, project, key_id=key_id, key_hash=b"", environment="preview", scopes=[])
         elif kind is RotateKey:
@@ -424,22 +425,6 @@ class Clients:
             self._ask(RotateKey, project, key_id=key_id, new_key_id=new_key_id, key_hash=b"", grace_ms=grace_ms)
         else:
             self._ask(RevokeKey, project, key_id=key_id)
-
-    def _open_or_end_portals(self, project: str) -> None:
-        """Open one of a few links, which were made now or before, or end all of them."""
-        rng = self.aside
-        if rng.random() < 0.2:
-            self._ask(EndPortals, project, reason="")
-            return
-        fields = {
-            "environment": rng.choice(["production", "preview"]),
-            "session_id": f"s{rng.randrange(9)}",
-            "customer_sha256": rng.choice(["", "c"]),
-            "known_offset": rng.randrange(self.world.kafka.log(self.world.topics.intake, 0).end + 9),
-            "expires_at_ms": self.world.now_ms + rng.choice([900_000, 900_000, 900_000, 0, -1]),
-        }
-        key = rng.choice(["", *["link-1", "link-2", "link-3"] * 3])
-        self._request(OpenPortal(project=project, **fields, **self._addressed(key)))
 
     def _publish(self, in_ms: Sequence[int] = (0, 1_000, DAY_MS, 31 * DAY_MS)) -> None:
         """Announce a price book to every partition, or only to some, since the one who announces may die halfway."""

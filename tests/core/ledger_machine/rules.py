@@ -17,14 +17,12 @@ from schemas.commands import (
     CountRequest,
     CreateKey,
     CreateProject,
-    EndPortals,
     EndRaise,
     Envelope,
     Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
-    OpenPortal,
     PublishPrices,
     PutEndpoint,
     RaiseLimits,
@@ -51,6 +49,7 @@ from streams.core.projects import BILLING_PREFIX
 from tests.core.builders import CREDIT, addressed
 from tests.core.ledger_machine.callers import DAY_MS, HOUR_MS, Callers, pick
 from tests.simulation.endpoint_clients import EndpointAsks
+from tests.simulation.portal_clients import next_of_portals
 
 PROJECTS = ("a", "b")
 OPERATIONS = ("chat.message", "image", "website", "blog_post", "video.premium", "read", "webhook.delivery", "no.price")
@@ -450,7 +449,7 @@ class LedgerMachine(Callers):
                 "badge",
                 "badge",
                 *["standing"] * 4,
-                "erase",
+                *["erase", "portal", "portal"],
                 *["join"] * 4,
                 "billing account",
                 "billing account",
@@ -473,24 +472,15 @@ class LedgerMachine(Callers):
             self.send(SetStanding, project, is_good=is_so, reason="")
         elif what == "erase":
             self.send(Erase, project if is_so else "nobody", customer=pick(("", "c"), number), reason="")
+        elif what == "portal":
+            for asked in range(3):
+                kind, fields = next_of_portals(f"{number} {self.sent} {asked}", self.offset, self.at_ms)
+                self.send(kind, project, **fields)
         elif what == "join":
             account = pick(("", account, account), number)
             self.send(SetBillingAccount, project, billing_account=account, is_from_month_start=is_so)
         else:
             self.send(OpenBillingAccount, account, name="n", email="e", is_change=is_so)
-
-    @rule(project=projects, environment=environments, age=st.integers(0, 3), minutes=st.sampled_from((15, 15, 15, 0)))
-    def open_portal(self, project: str, environment: str, age: int, minutes: int) -> None:
-        self.step()
-        made = {"session_id": "s", "customer_sha256": "", "known_offset": self.offset - age}
-        ends_ms = self.at_ms + minutes * 60_000
-        self.send(OpenPortal, project, environment=environment, expires_at_ms=ends_ms, **made)
-
-    @rule(project=projects, is_so=often)
-    def end_portals(self, project: str, is_so: bool) -> None:
-        self.step()
-        if not is_so:
-            self.send(EndPortals, project, reason="")
 
     @rule(
         project=projects,
