@@ -14,6 +14,7 @@ from api import errors
 from api.busyness import Busyness
 from api.callers.calls import keep_refusal
 from api.connections import ConnectionLimits, Connections
+from api.dashboard import routes as dashboard
 from api.lean import LeanRoutes
 from api.metrics import registry_of
 from api.middleware import Front
@@ -136,6 +137,7 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)
+    dashboard.install(app, settings)
     # The last layer added is the outermost.
     app.add_middleware(LeanRoutes, routes=[route for router in _ROUTERS for route in router.routes])
     app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)

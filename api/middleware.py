@@ -15,12 +15,14 @@ from api.callers.calls import (
     begin_call,
     count,
     find_full,
+    is_inner,
     keep_answer,
     known_rate,
     operation_of,
     refuse_at_edge,
 )
 from api.callers.keys import hash_key
+from api.dashboard.sessions import Session, find_session
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
 from schemas.accounts import Limits
@@ -37,6 +39,12 @@ from streams.settings import Settings
 
 # How long a request waits depends on what it costs, and each of a batch is refused by itself.
 JUDGED_BY_BODY = frozenset({"/v1/admissions", "/v1/admissions/batch"})
+
+
+# Where a session's cookie is looked for.
+DASHBOARD_PATHS = ("/dashboard",)
+# Requests of one session.
+SESSION_LIMITS = Limits(600, 1200, cost_ceiling=0)
 
 
 class Front:
@@ -65,10 +73,11 @@ class Front:
         self._addresses = AddressLimits(
             Limits(settings.public_requests_per_minute, settings.public_burst, cost_ceiling=0)
         )
+        self._sessions = AddressLimits(SESSION_LIMITS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or is_inner(scope):
             await self.app(scope, receive, send)
             return
         request_id, headers, call = request_id_for(scope), _first_of_each(scope), begin_call(scope)
@@ -111,6 +120,10 @@ class Front:
         except Rejection as rejection:
             # Which of several is meant can't be told, so it is nobody's call.
             key, call.refusal = "", rejection
+        if not key and scope["path"].startswith(DASHBOARD_PATHS):
+            session = find_session(scope, scope["app"].state.sessions, headers)
+            if session is not None:
+                return self._count_session(call, session)
         is_suspect = not key or self._addresses.was_refused(address, key_hash)
         if is_suspect and (limited := self._count_address(scope, call, address)) is not None:
             return limited
@@ -130,6 +143,15 @@ class Front:
             self._addresses.refuse(address, key_hash)
             return limited
         return None
+
+    def _count_session(self, call: Call, session: Session) -> Rejection | None:
+        """Count a request for a page. A page asks for several things, and none of them is a request of its project."""
+        rate = self._sessions.count(session.id, now_ms(), False)
+        if not rate.retry_at_ms:
+            return None
+        call.rate = rate
+        seconds = retry_after_seconds(rate)
+        return Rejection("rate_limited", f"This session asks for too many pages. Retry after {seconds} seconds")
 
     def _refused_at_edge(self, scope: Scope, call: Call) -> Rejection | None:
         path = scope["path"]

@@ -66,6 +66,7 @@ CODES: dict[str, ProblemCode] = {
     "unauthenticated": ProblemCode(401, "Not authenticated", "Send `Authorization: Bearer mtl_…` with a valid key."),
     "key_revoked": ProblemCode(401, "Key revoked", "Use another key, or have a new one made."),
     "missing_scope": ProblemCode(403, "Missing scope", "Use a key that has the scope that is named."),
+    "forged_form": ProblemCode(403, "Not a form of yours", "Load the page again, and send its form."),
     "missing_role": ProblemCode(403, "Not of this role", "Ask an admin who has one of the roles that are named."),
     "wrong_project": ProblemCode(403, "Another project's id", "Use a key of the project that is named."),
     "wrong_environment": ProblemCode(403, "Another environment's budget", "Use a key of that environment."),

@@ -131,7 +131,9 @@ def test_gateways(reader: Reader) -> None:
 def test_webhooks(reader: Reader) -> None:
     assert set(table_of("docs/webhooks.md", "type")) == {f"`{name}`" for name in NOTICE_TYPES}
     # The reader has compared what the receiver verified with what the page shows.
-    made, _, _, _, rotated, deliveries, replayed, slack, _ = reader.read("docs/webhooks.md")
+    read = reader.read("docs/webhooks.md")
+    _, rules, _, made, _, _, _, rotated, deliveries, replayed, slack, _ = read
+    assert "500" in [each["threshold"] for each in json.loads(rules)["rules"]]
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", json.loads(made)["secret"])
     assert "whsec_" in rotated and json.loads(made)["secret"] not in rotated
     assert "webhook.test" in deliveries

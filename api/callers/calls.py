@@ -76,6 +76,19 @@ def begin_call(scope: MutableMapping[str, Any]) -> Call:
     return call
 
 
+def begin_inner_call(scope: MutableMapping[str, Any], caller: Caller) -> Call:
+    """Put a call into the scope of a request that this process makes to itself for a caller, whom it has found and
+    whose request it has counted."""
+    call = scope[_SCOPE_KEY] = Call(caller=caller, is_counted=True)
+    _current.set(call)
+    return call
+
+
+def is_inner(scope: MutableMapping[str, Any]) -> bool:
+    """Whether this process makes a request to itself: nothing that comes over a connection can be one."""
+    return _SCOPE_KEY in scope
+
+
 def note_entry(entry_id: str) -> None:
     """Note the first fact of a decision in the call that is being handled: its request's id leads there."""
     if entry_id and (call := _current.get()) is not None:

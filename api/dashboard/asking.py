@@ -1,0 +1,139 @@
+"""Questions of a page to this process's own API: the same routes, scopes, roles and walls as for anybody else, and no
+connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, unquote, urlencode
+
+import orjson
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.callers.calls import begin_inner_call
+from api.callers.keys import Caller
+from streams.core.foreign import read
+from streams.http_answers import request_id_for
+
+
+@dataclass(frozen=True, slots=True)
+class ShownProblem:
+    """The problem that the API answered with, as a page tells it: a title, what is wrong and how to mend it, the code,
+    the request's id."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    field: str = ""
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAnswer:
+    """An answer of the API: `data` of JSON, or a `problem`. True where it has data."""
+
+    status: int
+    data: Any = None
+    problem: ShownProblem | None = None
+
+    def __bool__(self) -> bool:
+        return self.problem is None
+
+
+class OwnApi:
+    """The API, asked by a page for its caller. Paths are those of the API, with their parameters filled in by
+    `api_path`; None leaves a query parameter out."""
+
+    def __init__(self, app: ASGIApp, outer: Scope, caller: Caller) -> None:
+        self._app, self._outer, self._caller = app, outer, caller
+
+    async def get(self, path: str, **query: Any) -> ApiAnswer:
+        """Ask for what is at a path. A parameter whose name is a keyword or has a dot comes in a dict, by `**`."""
+        return await self.call("GET", path, query)
+
+    async def call(
+        self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None, key: str = ""
+    ) -> ApiAnswer:
+        """Make a call, with a body as JSON where there is one, under an Idempotency-Key where `key` is one."""
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        headers = {"accept": "application/json"} | ({"idempotency-key": key} if key else {})
+        content = b"" if body is None else orjson.dumps(body)
+        if body is not None:
+            headers["content-type"] = "application/json"
+        scope = self._scope(method, path, query or {}, headers)
+        await self._app(scope, _receive(content), send)
+        status: int = sent[0]["status"]
+        answer = b"".join(each.get("body", b"") for each in sent[1:])
+        data = read(orjson.loads, answer) if answer else None
+        if status < 400:
+            return ApiAnswer(status, data)
+        return ApiAnswer(status, problem=_problem(status, data if isinstance(data, dict) else {}))
+
+    def passed_on(self, path: str, query: Mapping[str, Any], accept: str) -> Response:
+        """The API's answer to a GET as the answer to the page's own request: a file, as it comes."""
+        return _PassedOn(self._app, self._scope("GET", path, query, {"accept": accept}))
+
+    def _scope(self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str]) -> Scope:
+        given = [(name, _text(value)) for name, value in query.items() if value not in (None, "")]
+        scope: Scope = {
+            "type": "http",
+            "asgi": self._outer.get("asgi", {"version": "3.0"}),
+            "http_version": "1.1",
+            "method": method,
+            "scheme": self._outer.get("scheme", "http"),
+            "path": unquote(path),
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": urlencode(given).encode(),
+            "headers": [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()],
+            "client": self._outer.get("client"),
+            "server": self._outer.get("server"),
+        }
+        request_id_for(scope)
+        begin_inner_call(scope, self._caller)
+        return scope
+
+
+class _PassedOn(Response):
+    def __init__(self, app: ASGIApp, inner: Scope) -> None:
+        super().__init__()
+        self._app, self._inner = app, inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(self._inner, receive, send)
+
+
+def api_path(template: str, **parameters: str) -> str:
+    """A path of the API with its parameters filled in, each as one segment."""
+    return template.format(**{name: quote(value, safe="") for name, value in parameters.items()})
+
+
+def _receive(content: bytes) -> Receive:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    return receive
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _problem(status: int, data: Mapping[str, Any]) -> ShownProblem:
+    title = data.get("title") or HTTPStatus(status).phrase
+    return ShownProblem(
+        status,
+        str(data.get("code", "")),
+        str(title),
+        str(data.get("detail", "")),
+        str(data.get("field") or ""),
+        str(data.get("instance", "")),
+    )

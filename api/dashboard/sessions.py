@@ -1,0 +1,129 @@
+"""Sessions of the dashboard: a signed cookie that says who signed in, and holds no key.
+
+The caller behind a session is looked up at each request, so a key that is revoked ends its sessions at once
+(docs/decisions/0066).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import MutableMapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from itsdangerous import BadSignature, Signer, URLSafeSerializer
+
+from api.callers.keys import Caller, admin_with_id, key_with_id
+from api.dependencies import account_for
+from api.services import Services
+from schemas.problems import Rejection
+from streams.kafka.clock import now_ms
+
+SESSION_SECONDS_MAX = 12 * 3600
+# With this prefix a browser takes a cookie only from this very host, over TLS.
+COOKIE, SECURE_COOKIE = "meterline_session", "__Host-meterline_session"
+_COOKIE_CHARS_MAX = 2048
+_LOOPBACK = {"127.0.0.1", "localhost", "[::1]"}
+_SCOPE_KEY = "meterline.session"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session of somebody who signed in: with a project's key, or, with `project` None, as an admin. `key_id` is the
+    key's id, or the admin's; `expires_at` a Unix second; `zone` the reader's time zone."""
+
+    id: str
+    project: str | None
+    key_id: str
+    environment: str
+    expires_at: int
+    zone: str = "UTC"
+
+    @property
+    def tz(self) -> ZoneInfo:
+        """The reader's time zone."""
+        return ZoneInfo(self.zone)
+
+
+class Sessions:
+    """Sessions are sealed into cookies, opened again, and given tokens against forged requests, all with one key. With
+    none, each process makes one of its own, and a restart ends all sessions."""
+
+    def __init__(self, key: str | None) -> None:
+        secret = key or secrets.token_urlsafe(48)
+        signing = {"digest_method": sha256, "key_derivation": "hmac"}
+        self._seal = URLSafeSerializer(secret, salt="meterline session", signer_kwargs=signing)
+        self._csrf = Signer(secret, salt="meterline form", **signing)  # type: ignore[arg-type]
+
+    def begin(self, caller: Caller, zone: str) -> Session:
+        """A new session for a caller who has just shown a key; its id was never used before."""
+        known = zone if zone in available_timezones() else "UTC"
+        ends = int(time.time()) + SESSION_SECONDS_MAX
+        return Session(secrets.token_urlsafe(16), caller.project, caller.key_id, caller.environment, ends, known)
+
+    def sealed(self, session: Session) -> str:
+        """The session as the value of a cookie."""
+        value = self._seal.dumps(asdict(session))
+        return value if isinstance(value, str) else value.decode()
+
+    def opened(self, value: str) -> Session | None:
+        """The session of a cookie's value; None where we did not seal it, or it has expired."""
+        if not value or len(value) > _COOKIE_CHARS_MAX:
+            return None
+        try:
+            session = Session(**self._seal.loads(value))
+        except (BadSignature, TypeError):
+            return None
+        return session if session.expires_at > time.time() else None
+
+    def form_token(self, session: Session) -> str:
+        """A token for the forms of a session's pages: new each time, so that compression tells nothing of it."""
+        nonce = secrets.token_urlsafe(8)
+        return f"{nonce}.{self._signature(session, nonce)}"
+
+    def is_form_token(self, session: Session, token: str) -> bool:
+        """Whether a token is one of this session's."""
+        nonce, dot, signature = token[:200].partition(".")
+        return bool(dot) and secrets.compare_digest(signature.encode(), self._signature(session, nonce).encode())
+
+    def _signature(self, session: Session, nonce: str) -> str:
+        return self._csrf.get_signature(f"{session.id}.{nonce}").decode()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine itself, to which a browser may speak without TLS."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    return name in _LOOPBACK
+
+
+def find_session(scope: MutableMapping[str, Any], sessions: Sessions, headers: dict[bytes, bytes]) -> Session | None:
+    """Find the session of a request by its cookie, and put it into the request's scope."""
+    name = COOKIE if is_loopback(headers.get(b"host", b"").decode("latin-1")) else SECURE_COOKIE
+    try:
+        cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
+    except CookieError:
+        cookies = SimpleCookie()
+    session = sessions.opened(cookies[name].value) if name in cookies else None
+    scope[_SCOPE_KEY] = session
+    return session
+
+
+def session_of(scope: MutableMapping[str, Any]) -> Session | None:
+    """The session of a request, from its scope."""
+    session: Session | None = scope.get(_SCOPE_KEY)
+    return session
+
+
+def caller_of_session(services: Services, session: Session) -> Caller:
+    """The caller behind a session, as the key or the admin is now. Raises Rejection `key_revoked`, `unauthenticated`,
+    `unknown_project` or `not_ready`."""
+    if session.project is None:
+        admin = admin_with_id(session.key_id, services.settings.admins, services.settings.admin_key_hashes)
+        if admin is None:
+            raise Rejection("unauthenticated", "This admin's key is not known any more")
+        return admin
+    return key_with_id(account_for(services, session.project), session.key_id, now_ms())

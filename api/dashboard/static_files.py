@@ -1,0 +1,58 @@
+"""Files of the pages: style sheets and scripts, ours and vendored ones, under an address that changes with them."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+PREFIX = "/dashboard/static"
+MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file: its content, the same compressed, and its media type."""
+
+    content: bytes
+    compressed: bytes
+    media_type: str
+
+
+@cache
+def static_files() -> Mapping[str, StaticFile]:
+    """The files by their names, as in "vendor/htmx.min.js"; only those of known types are there for a browser."""
+    found = {}
+    for name, file in _walk(files("api.dashboard") / "static", ""):
+        media_type = MEDIA_TYPES.get(f".{name.rpartition('.')[2]}")
+        if media_type is not None:
+            content = file.read_bytes()
+            found[name] = StaticFile(content, gzip.compress(content, 9, mtime=0), media_type)
+    return found
+
+
+@cache
+def version() -> str:
+    """The version of all files together, by their contents: a browser keeps each for as long as it has this."""
+    digest = sha256()
+    for name, file in sorted(static_files().items()):
+        digest.update(name.encode() + b"\0" + sha256(file.content).digest())
+    return digest.hexdigest()[:12]
+
+
+def static_path(name: str) -> str:
+    """The path of a file, for a page. Raises KeyError where there is none of this name."""
+    static_files()[name]
+    return f"{PREFIX}/{version()}/{name}"
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
+    for each in folder.iterdir():
+        if each.is_dir():
+            yield from _walk(each, f"{prefix}{each.name}/")
+        else:
+            yield prefix + each.name, each
