@@ -38,6 +38,7 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     "POST /v1/holds/{hold_id}/extend": _SUPPORT,
     "GET /v1/balance": _ALL,
     "GET /v1/ledger": _ALL,
+    "GET /v1/ledger/stream": _ALL,
     "GET /v1/usage": _ALL,
     "GET /v1/projects/me": _ALL,
     "GET /v1/items": _ALL,
