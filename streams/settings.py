@@ -293,6 +293,12 @@ class Settings(BaseSettings):
         description="Signs the sessions of the dashboard, the same at all APIs; `meterline up` makes one. Unset, each "
         "API makes one when it starts",
     )
+    brand_name: str = Field(
+        "Meterline", min_length=1, max_length=60, description="The name that the dashboard and portals bear"
+    )
+    brand_logo: Path | None = Field(
+        None, description="A PNG or JPEG file of at most 256 KB, which the dashboard and portals have at their head"
+    )
     smtp_url: SecretStr | None = Field(
         None, description="smtp[s]://user:password@host:port of the server for email; none is sent unless set"
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
+from api.callers.links import PortalLink
 from schemas.accounts import Account, ApiKey
 from schemas.problems import Rejection
 from streams.core.projects import has_ended
@@ -25,15 +26,24 @@ DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project, or somebody who
-    has opened a portal link (`is_portal`), and sees one project, or one `customer` of it."""
+    has opened a portal link, and sees one project, or one `customer` of it."""
 
     project: str | None
     key_id: str
     environment: str
     scopes: tuple[str, ...]
     role: Role | None = None
-    is_portal: bool = False
-    customer: str | None = None
+    portal: PortalLink | None = None
+
+    @property
+    def is_portal(self) -> bool:
+        """Whether the caller has opened a portal link, and may look at some things alone."""
+        return self.portal is not None
+
+    @property
+    def customer(self) -> str | None:
+        """The one customer whom the caller may look at; None is no such bound."""
+        return self.portal.customer or None if self.portal is not None else None
 
     @property
     def name(self) -> str:

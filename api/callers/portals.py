@@ -1,32 +1,28 @@
-"""Portal links, and what may be seen with one: a few calls that read, of one project or of one customer of it.
+"""Portals: what may be seen by whoever has opened a portal link.
 
-A link is a signed text that says what it shows, who made it and until when it can be opened; nothing of it is stored
-before it is opened (docs/decisions/0066).
+It is a few calls that read, of one project or of one customer of it (docs/decisions/0066).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from hashlib import sha256
 from typing import Final
 
-from itsdangerous import BadSignature, URLSafeSerializer
-
 from api.callers.keys import Caller, admin_with_id, key_with_id
+from api.callers.links import PortalLink
 from api.callers.roles import MAY
 from schemas.accounts import Account
 from schemas.problems import Rejection
 from streams.core.portals import has_ended
 from streams.core.projects import check_not_closed
+from streams.kafka.clock import now_ms
 from streams.settings import Settings
 
 SCOPE: Final = "portal:write"
-TOKEN_CHARS_MAX = 2048
 _MAKING = "POST /v1/portal-links"
 
 # What a portal's session may ask for; what is not listed here is refused. The customer's own are narrowed to the
 # customer by their routes (`only_of`).
-OF_CUSTOMER: Final = frozenset({"GET /v1/usage", "GET /v1/ledger"})
+OF_CUSTOMER: Final = frozenset({"GET /v1/usage", "GET /v1/ledger", "GET /v1/ledger/stream"})
 OF_PROJECT: Final = OF_CUSTOMER | {
     "GET /v1/balance",
     "GET /v1/items",
@@ -37,52 +33,7 @@ OF_PROJECT: Final = OF_CUSTOMER | {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PortalLink:
-    """A link to a project's pages, or, with a `customer`, to those of one customer. `maker` is the id of the key or
-    admin that made it, who knew the account as of the intake record at `known_offset`. `expires_at` is a Unix second.
-    """
-
-    id: str
-    project: str
-    environment: str
-    customer: str
-    maker: str
-    known_offset: int
-    expires_at: int
-
-
-class PortalLinks:
-    """The signer of portal links, all APIs' with the same key."""
-
-    def __init__(self, key: str) -> None:
-        signing = {"digest_method": sha256, "key_derivation": "hmac"}
-        self._seal = URLSafeSerializer(key, salt="meterline portal link", signer_kwargs=signing)
-
-    @classmethod
-    def of(cls, settings: Settings) -> PortalLinks:
-        """The signer that the settings have the key of. Raises Rejection `portal_not_set_up` where they have none."""
-        if settings.session_key is None:
-            raise Rejection("portal_not_set_up", "Portal links need METERLINE_SESSION_KEY, the same at all APIs")
-        return cls(settings.session_key.get_secret_value())
-
-    def token(self, link: PortalLink) -> str:
-        """The signed text of a link."""
-        value = self._seal.dumps(list(asdict(link).values()))
-        return value if isinstance(value, str) else value.decode()
-
-    def link(self, token: str) -> PortalLink:
-        """The link of a token that we have signed, whether it can still be opened or not. Raises Rejection
-        `portal_link_invalid`."""
-        try:
-            if len(token) > TOKEN_CHARS_MAX:
-                raise BadSignature("")
-            return PortalLink(*self._seal.loads(token))
-        except (BadSignature, TypeError):
-            raise Rejection("portal_link_invalid", "This is no link of ours, or not all of it") from None
-
-
-def portal_caller(settings: Settings, account: Account, link: PortalLink, now_ms: int) -> Caller:
+def portal_caller(settings: Settings, account: Account, link: PortalLink, at_ms: int) -> Caller:
     """The caller behind a link that was opened, as things are now: whoever made it has to be able to make it still.
     Raises Rejection: `portal_ended`, `project_closed`, `key_revoked`, `unauthenticated`, `missing_scope` or
     `missing_role`."""
@@ -96,21 +47,39 @@ def portal_caller(settings: Settings, account: Account, link: PortalLink, now_ms
         if admin.role not in MAY[_MAKING]:
             raise Rejection("missing_role", "Whoever made the link may not make such links any more")
     else:
-        key_with_id(account, link.maker, now_ms).require(SCOPE)
+        key_with_id(account, link.maker, at_ms).require(SCOPE)
     is_whole = not link.customer and link.environment == "production"
     return Caller(
         account.project,
         f"portal:{link.id}",
         link.environment,
         ("content:read", "billing:read") if is_whole else ("content:read",),
-        is_portal=True,
-        customer=link.customer or None,
+        portal=link,
     )
 
 
+def caller_of_portal(settings: Settings, account: Account, link: PortalLink, at_ms: int) -> Caller:
+    """The caller behind a link, as `portal_caller` has it, for somebody who need not know who made the link, nor why it
+    is of no use any more. Raises Rejection `portal_ended`."""
+    try:
+        return portal_caller(settings, account, link, at_ms)
+    except Rejection:
+        raise Rejection("portal_ended", "These pages are not shown any more") from None
+
+
+def check_portal(settings: Settings, link: PortalLink, account: Account) -> None:
+    """Check that a portal that was opened has not ended. Raises Rejection `portal_ended`."""
+    caller_of_portal(settings, account, link, now_ms())
+
+
+def is_shown(caller: Caller, operation: str) -> bool:
+    """Whether a portal shows what a call asks for, as in "GET /v1/usage"."""
+    return operation in (OF_PROJECT if caller.customer is None else OF_CUSTOMER)
+
+
 def require_shown(caller: Caller, operation: str) -> None:
-    """Require that a portal shows what a call asks for, as in "GET /v1/usage". Raises Rejection `not_in_portal`."""
-    if operation not in (OF_PROJECT if caller.customer is None else OF_CUSTOMER):
+    """Require that a portal shows what a call asks for. Raises Rejection `not_in_portal`."""
+    if not is_shown(caller, operation):
         raise Rejection("not_in_portal", f"A portal does not show {operation}")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
+from api.dashboard.brand import Brand
+from api.dashboard.pages import templates
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import overview, sign_in, static
+from api.dashboard.views import brand, overview, portal, sign_in, static
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -24,6 +26,8 @@ async def nothing_there(view: ViewDep, path: str) -> Response:
 ROUTERS = (
     overview.router,
     sign_in.router,
+    portal.router,
+    brand.router,
     static.router,
     _elsewhere,
 )
@@ -31,6 +35,7 @@ ROUTERS = (
 
 def install(app: FastAPI, settings: Settings) -> None:
     """Put the dashboard into an app."""
+    app.state.brand = templates().globals["brand"] = Brand.of(settings)
     key = settings.session_key
     app.state.sessions = Sessions(key.get_secret_value() if key is not None else None)
     for router in ROUTERS:

@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Request
 
 from api.callers.keys import Caller
-from api.callers.portals import SCOPE, PortalLink, PortalLinks, portal_caller
+from api.callers.links import PortalLink, PortalLinks
+from api.callers.portals import SCOPE, portal_caller
 from api.dependencies import (
     AdminDep,
     CurrentCallerDep,
@@ -30,7 +31,7 @@ from streams.core.acceptance import dedup_hash
 from streams.kafka.clock import now_ms
 
 # Where a browser opens a link.
-OPEN_PATH = "/portal"
+OPEN_PATH = "/dashboard/portal"
 
 router = APIRouter(prefix="/v1/portal-links", tags=["portals"], responses=problems(401, 403, 404, 409, 422, 503))
 admin_router = APIRouter(

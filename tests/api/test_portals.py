@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from api.callers.keys import Caller
-from api.callers.portals import OF_CUSTOMER, OF_PROJECT, PortalLink, PortalLinks, only_of, portal_caller, require_shown
+from api.callers.links import PortalLink, PortalLinks
+from api.callers.portals import OF_CUSTOMER, OF_PROJECT, only_of, portal_caller, require_shown
 from api.callers.roles import MAY
 from api.cli.main import app
 from api.stack import Stack
@@ -53,7 +54,7 @@ def test_a_link_says_what_it_shows_who_made_it_and_until_when_and_its_url_is_new
     client = operator.client(key["key"])
     asked = {"customer_id": "Zoë", "environment": "preview", "minutes": 1}
     made = answered(client.post(URL, json=asked), 201)
-    assert made["url"].startswith(f"{operator.url}/portal?token=")
+    assert made["url"].startswith(f"{operator.url}/dashboard/portal?token=")
     link = link_of(stack, made["url"])
     assert (link.project, link.customer, link.environment, link.maker) == (project, "Zoë", "preview", key["key_id"])
     assert (made["id"], made["customer_id"], made["environment"]) == (link.id, "Zoë", "preview")
@@ -114,7 +115,7 @@ def test_the_commands_make_a_link_and_end_all(
     assert done.exit_code == 0, done.output
     assert link_of(stack, json.loads(done.stdout)["url"]).customer == "cus_1"
     told = run(app, ["portals", "link", project])
-    assert token_of(next(line for line in told.stdout.split() if "/portal?token=" in line))
+    assert token_of(next(line for line in told.stdout.split() if "/dashboard/portal?token=" in line))
     ended = run(app, ["portals", "end", project, "--reason", "over", "--json"])
     assert json.loads(ended.stdout)["project"] == project
 
