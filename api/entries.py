@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -10,11 +11,13 @@ import msgspec
 
 from schemas.facts import Fact, entry_id
 from schemas.http.credits import LedgerEntry
+from schemas.problems import Rejection
 from schemas.times import in_utc, utc
 from streams.core.booking import format_credits
 
 Place = tuple[int, int]
 
+_ENTRY_ID = re.compile(r"(\d{1,5})-(\d{1,18})-(\d{1,9})", re.ASCII)
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 
@@ -123,6 +126,14 @@ def entry_json(entry: LiveEntry) -> bytes:
             msgspec.Raw(fact.metadata.encode() or b"{}"),
         )
     )
+
+
+def place_in(given: str, field: str, partition: int) -> Place:
+    """The place of an entry of a partition, by its id, which a caller gave in `field`. Raises Rejection."""
+    found = _ENTRY_ID.fullmatch(given)
+    if found is None or int(found[1]) != partition:
+        raise Rejection("invalid_request", f"`{field}` is no id of an entry of this project", field)
+    return int(found[2]), int(found[3])
 
 
 def shown_entry(row: dict[str, Any], *, is_of_customer: bool = False) -> LedgerEntry:

@@ -283,7 +283,7 @@ class LiveLedger:
         """Open a stream of a project's entries that were booked after a place, or from now on. It ends once the
         reader's key has. Raises Rejection `too_many_streams`, or `not_ready` where the journal can't be read."""
         key = (reader.name, reader.key_id)
-        self._check_room(key)
+        self.check_room(reader)
         partition = partition_of(project, self._settings.partitions)
         stream = LedgerStream(self, reader, project, partition, wanted, after)
         self._of_keys[key] += 1
@@ -368,8 +368,9 @@ class LiveLedger:
             question = replace(question, cursor=cursor)
         return None
 
-    def _check_room(self, key: tuple[str, str]) -> None:
-        settings = self._settings
+    def check_room(self, reader: Reader) -> None:
+        """Raise Rejection where no more streams may be opened, by anybody or by this reader."""
+        settings, key = self._settings, (reader.name, reader.key_id)
         if self._is_over:
             raise Rejection("not_ready", "This process is about to stop")
         if self._of_keys[key] >= settings.ledger_streams_per_key_max:

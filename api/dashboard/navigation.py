@@ -19,7 +19,10 @@ class MenuPlace:
     of_project: bool = True
 
 
-PLACES: Final = (MenuPlace("/dashboard", "Overview"),)
+PLACES: Final = (
+    MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/ledger", "Ledger"),
+)
 
 
 # The pages that a portal shows, of one customer or of a project, with all that is below them but for the first one. A

@@ -9,7 +9,7 @@ from api.dashboard.brand import Brand
 from api.dashboard.pages import templates
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import brand, overview, portal, sign_in, static
+from api.dashboard.views import brand, ledger, overview, portal, receipts, sign_in, static
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -25,6 +25,8 @@ async def nothing_there(view: ViewDep, path: str) -> Response:
 # The last one takes what no other has.
 ROUTERS = (
     overview.router,
+    ledger.router,
+    receipts.router,
     sign_in.router,
     portal.router,
     brand.router,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 from zoneinfo import ZoneInfo
 
@@ -19,7 +18,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
-from api.entries import Place, shown_entry
+from api.entries import place_in, shown_entry
 from api.event_stream import EventStream, json_events
 from api.instants import DayOrTime, moment
 from api.live_ledger import Wanted
@@ -27,7 +26,6 @@ from schemas.events import METADATA_VALUE_CHARS_MAX
 from schemas.facts import EntryKind
 from schemas.http.common import EnvironmentName
 from schemas.http.credits import LedgerPage
-from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.history.ledger import LedgerQuestion, ledger_page
 from streams.kafka.topics import partition_of
@@ -43,7 +41,6 @@ CustomerQuery = Annotated[
 KindQuery = Annotated[EntryKind | None, Query(description="Only entries of this kind")]
 _UTC = ZoneInfo("UTC")
 _PLACE_CHARS_MAX = 64
-_ENTRY_ID = re.compile(r"(\d{1,5})-(\d{1,18})-(\d{1,9})", re.ASCII)
 _DAY = "RFC 3339 with a zone, or a day, which begins at midnight UTC"
 
 
@@ -82,7 +79,7 @@ async def ledger(
     return await services.reads.json(caller.name, lambda history: _page(history, question, is_of_customer))
 
 
-@router.get("/ledger/stream", response_class=EventStream)
+@router.get("/ledger/stream", status_code=200, response_class=EventStream)
 async def ledger_stream(
     services: ServicesDep,
     caller: CallerDep,
@@ -114,17 +111,9 @@ async def ledger_stream(
     place = None
     if given:
         field = "Last-Event-ID" if last_event_id else "after"
-        place = _place_in(given, field, partition_of(name, services.settings.partitions))
+        place = place_in(given, field, partition_of(name, services.settings.partitions))
     opened = services.live_ledger.stream(caller, name, wanted, place)
     return EventStream(opened, json_events, services.settings.stream_heartbeat_seconds, seconds)
-
-
-def _place_in(given: str, field: str, partition: int) -> Place:
-    """The place of an entry of a partition, by its id. Raises Rejection."""
-    found = _ENTRY_ID.fullmatch(given)
-    if found is None or int(found[1]) != partition:
-        raise Rejection("invalid_request", f"`{field}` is no id of an entry of this project", field)
-    return int(found[2]), int(found[3])
 
 
 def _page(clickhouse: ClickHouse, question: LedgerQuestion, is_of_customer: bool) -> LedgerPage:
