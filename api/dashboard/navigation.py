@@ -27,8 +27,8 @@ PLACES: Final = (
 
 # The pages that a portal shows, of one customer or of a project, with all that is below them but for the first one. A
 # page that is not listed is refused, as is a call of the API (`api.callers.portals`).
-_OVERVIEW = "/dashboard"
-_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/ledger", "/dashboard/sign-out"})
+_OVERVIEW, _SIGN_OUT = "/dashboard", "/dashboard/sign-out"
+_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/ledger"})
 _OF_PROJECT: Final = _OF_CUSTOMER | {"/dashboard/prices", "/dashboard/invoices", "/dashboard/receipts"}
 
 
@@ -37,8 +37,12 @@ def pages_of_portal(caller: Caller) -> frozenset[str]:
     return _OF_PROJECT if caller.customer is None else _OF_CUSTOMER
 
 
-def is_page_of_portal(caller: Caller, path: str) -> bool:
-    """Whether a path is of a page that a portal shows."""
+def is_page_of_portal(caller: Caller, method: str, path: str) -> bool:
+    """Whether a request is for a page that a portal shows: it looks, or signs out."""
+    if path == _SIGN_OUT:
+        return True
+    if method not in ("GET", "HEAD"):
+        return False
     shown = pages_of_portal(caller)
     return path in shown or any(path.startswith(f"{each}/") for each in shown - {_OVERVIEW})
 

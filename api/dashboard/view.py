@@ -148,7 +148,7 @@ async def _view(request: Request, services: ServicesDep) -> View:
             raise
         is_portal = session.portal is not None
         raise NotSignedInError(f"You were signed out: {rejection.detail}.", is_portal=is_portal) from None
-    if view.caller.is_portal and not is_page_of_portal(view.caller, request.url.path):
+    if view.caller.is_portal and not is_page_of_portal(view.caller, request.method, request.url.path):
         raise Rejection("not_in_portal", "A portal does not show this page")
     if view.project is not None and not _is_project(view.project):
         raise Rejection("unknown_project", f"There is no project {view.project[:64]!r}", "project")

@@ -167,7 +167,7 @@ def test_a_form_from_elsewhere_opens_no_link_and_ends_no_session(operator: Opera
     assert press(reader, token, **{"origin": "null", "sec-fetch-site": "same-origin"}).status_code == 303
     others = opened(operator.url, token_of(link_url(client, customer_id=mine)))
     out, page = "/dashboard/sign-out", reader.get("/dashboard").text
-    for data in ({}, {"csrf": ""}, {"csrf": "a.b"}, {"csrf": csrf_of(others.get("/dashboard").text)}):
+    for data in ({"x": ""}, {"csrf": ""}, {"csrf": "a.b"}, {"csrf": csrf_of(others.get("/dashboard").text)}):
         assert reader.post(out, data=data).status_code == 403, data
     own = {"csrf": csrf_of(page)}
     for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
