@@ -22,6 +22,12 @@ class MenuPlace:
 PLACES: Final = (
     MenuPlace("/dashboard", "Overview"),
     MenuPlace("/dashboard/ledger", "Ledger"),
+    MenuPlace("/dashboard/holds", "Holds"),
+    MenuPlace("/dashboard/invoices", "Invoices"),
+    MenuPlace("/dashboard/alerts", "Alerts", "Tell me"),
+    MenuPlace("/dashboard/webhooks", "Webhooks", "Tell me"),
+    MenuPlace("/dashboard/prices", "Price list", "Prices"),
+    MenuPlace("/dashboard/webhooks", "Platform's webhooks", "Operate", of_project=False),
 )
 
 
@@ -53,7 +59,10 @@ def places_for(
     """The groups of the menu with their places, in order, that there are for a reader; in a portal those that are
     `shown`."""
     groups: dict[str, list[MenuPlace]] = {}
+    # The platform's own of what projects have too is found where no project is chosen.
+    taken = {place.path for place in PLACES if place.of_project and has_project}
     for place in PLACES:
-        if (has_project if place.of_project else is_admin) and (shown is None or place.path in shown):
+        is_there = has_project if place.of_project else is_admin and place.path not in taken
+        if is_there and (shown is None or place.path in shown):
             groups.setdefault(place.group, []).append(place)
     return list(groups.items())

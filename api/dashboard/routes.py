@@ -9,7 +9,20 @@ from api.dashboard.brand import Brand
 from api.dashboard.pages import templates
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import brand, ledger, overview, portal, receipts, sign_in, static
+from api.dashboard.views import (
+    alerts,
+    brand,
+    holds,
+    invoices,
+    ledger,
+    overview,
+    portal,
+    prices,
+    receipts,
+    sign_in,
+    static,
+    webhooks,
+)
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -27,6 +40,11 @@ ROUTERS = (
     overview.router,
     ledger.router,
     receipts.router,
+    holds.router,
+    invoices.router,
+    alerts.router,
+    webhooks.router,
+    prices.router,
     sign_in.router,
     portal.router,
     brand.router,

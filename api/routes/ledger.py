@@ -79,7 +79,7 @@ async def ledger(
     return await services.reads.json(caller.name, lambda history: _page(history, question, is_of_customer))
 
 
-@router.get("/ledger/stream", status_code=200, response_class=EventStream)
+@router.get("/ledger/stream", response_class=EventStream, status_code=200)
 async def ledger_stream(
     services: ServicesDep,
     caller: CallerDep,

@@ -57,6 +57,7 @@ def _of_endpoints(prefix: str, read: str, write: str, named: Mapping[str, Any]) 
         f"POST {one}/rotate": Call(write, named=named),
         f"POST {one}/test": Call(write, named=named),
         f"POST {one}/replay": Call(write, body={"notice_id": "ntc-0-1-0"}, named=named),
+        f"GET {one}/health": Call(read, named=named),
         f"GET {one}/deliveries": Call(read, named=named),
     }
 
