@@ -63,13 +63,15 @@ class LiveEntry:
     made once for all. `place` is its place in its partition: what was decided later has a higher one. `size` is about
     how many bytes of memory it takes."""
 
-    __slots__ = ("_customer_id", "_made", "fact", "partition", "place", "size")
+    __slots__ = ("_customer_id", "_made", "_of_customer", "fact", "is_of_customer", "partition", "place", "size")
 
-    def __init__(self, partition: int, fact: Fact) -> None:
+    def __init__(self, partition: int, fact: Fact, *, is_of_customer: bool = False) -> None:
         self.partition = partition
         self.fact = fact
         self.place: Place = (fact.offset, fact.index)
         self.size = 1024 + len(fact.metadata)
+        self.is_of_customer = is_of_customer
+        self._of_customer: LiveEntry | None = None
         self._customer_id: str | None = None
         self._made: dict[Callable[[LiveEntry], bytes], bytes] = {}
 
@@ -94,6 +96,12 @@ class LiveEntry:
             made = self._made[make] = make(self)
         return made
 
+    def of_customer(self) -> LiveEntry:
+        """The entry as its customer sees it, without what is the whole project's; the same for all who ask."""
+        if self._of_customer is None:
+            self._of_customer = LiveEntry(self.partition, self.fact, is_of_customer=True)
+        return self._of_customer
+
     def shown(self) -> LedgerEntry:
         """The entry as the API shows it."""
         return LedgerEntry.model_validate_json(entry_json(self))
@@ -110,8 +118,8 @@ def entry_json(entry: LiveEntry) -> bytes:
             fact.operation,
             fact.quantity,
             _credits(fact.amount),
-            format_credits(fact.balance),
-            fact.grant_id,
+            "" if entry.is_of_customer else format_credits(fact.balance),
+            "" if entry.is_of_customer else fact.grant_id,
             fact.reason,
             fact.price_version,
             fact.source,
@@ -138,13 +146,14 @@ def place_in(given: str, field: str, partition: int) -> Place:
     return int(found[2]), int(found[3])
 
 
-def shown_entry(row: dict[str, Any]) -> LedgerEntry:
-    """The entry of a row of the history."""
+def shown_entry(row: dict[str, Any], *, is_of_customer: bool = False) -> LedgerEntry:
+    """The entry of a row of the history; as its customer sees it, it is without what is the whole project's."""
     return LedgerEntry.model_validate(
         row
         | {
             "amount": format_credits(row["amount"]),
-            "balance": format_credits(row["balance"]),
+            "balance": "" if is_of_customer else format_credits(row["balance"]),
+            "grant_id": "" if is_of_customer else row["grant_id"],
             "metadata": _decode_metadata(row["metadata"]) if row["metadata"] else {},
             "occurred_at": in_utc(row["occurred_at"]),
             "booked_at": in_utc(row["booked_at"]),

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from api.entries import LiveEntry, Place, entry_of_row
 from api.reads import HistoryReads
-from schemas.accounts import ApiKey
+from schemas.accounts import Account, ApiKey
 from schemas.facts import ENTRY_KINDS, EntryKind, Fact, entry_id
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
@@ -58,8 +58,20 @@ _GAPS: dict[GapReason, str] = {
 }
 
 
+class Portal(Protocol):
+    """A Portal is a portal link that was opened: what it shows bounds a stream, whatever is asked for."""
+
+    @property
+    def environment(self) -> str:
+        """The environment that it shows."""
+
+    @property
+    def customer(self) -> str:
+        """The customer that it shows, or "" for all of the project."""
+
+
 class StreamReader(Protocol):
-    """A StreamReader is whoever opens a stream: an admin, or a key of a project."""
+    """A StreamReader is whoever opens a stream: an admin, a key of a project, or whoever has opened a portal link."""
 
     @property
     def name(self) -> str:
@@ -73,6 +85,10 @@ class StreamReader(Protocol):
     def key_id(self) -> str:
         """The key's id."""
 
+    @property
+    def portal(self) -> Portal | None:
+        """The portal that the reader looks through; None for all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -83,6 +99,10 @@ class Wanted:
     operation: str | None = None
     customer_id: str | None = None
     kind: EntryKind | None = None
+
+    def within(self, portal: Portal) -> Wanted:
+        """What is wanted within the bounds of a portal."""
+        return replace(self, environment=portal.environment, customer_id=portal.customer or self.customer_id)
 
     def has(self, entry: LiveEntry) -> bool:
         """Whether an entry is one of them."""
@@ -125,10 +145,12 @@ class LedgerStream:
         wanted: Wanted,
         after: Place | None,
     ) -> None:
-        self.reader, self.project, self.partition, self.wanted = reader, project, partition, wanted
+        self.reader, self.project, self.partition = reader, project, partition
+        self.wanted = wanted if reader.portal is None else wanted.within(reader.portal)
+        self._is_of_customer = reader.portal is not None and bool(reader.portal.customer)
         self._ledger = ledger
         self._after = after
-        self._wants_all = wanted == Wanted()
+        self._wants_all = self.wanted == Wanted()
         self.place = NOWHERE
         self._begun_at = NOWHERE
         self._is_begun = False
@@ -223,6 +245,8 @@ class LedgerStream:
         news = [entry for entry in entries if entry.place > self.place]
         if news:
             self.place = news[-1].place
+        if self._is_of_customer:
+            news = [entry.of_customer() for entry in news]
         return Turn(news, gap, self._place_id())
 
     def _place_id(self) -> str:
@@ -259,6 +283,8 @@ class LiveLedger:
         self._is_over = False
         self.queued_bytes = 0
         self.gaps = Counter[GapReason]()
+        # Raises Rejection where a portal has ended. Until it is set, none is open.
+        self.check_portal: Callable[[Any, Account], object] = _no_portal
 
     @property
     def count(self) -> int:
@@ -375,7 +401,12 @@ class LiveLedger:
 
     def _check_keys(self, project: str) -> bool:
         """End the streams of a project's keys that have ended. Gives whether that took a look at its account."""
-        streams = [stream for stream in self._streams.get(project, ()) if stream.reader.project is not None]
+        self._check_portals(project)
+        streams = [
+            stream
+            for stream in self._streams.get(project, ())
+            if stream.reader.project is not None and stream.reader.portal is None
+        ]
         if not streams:
             return False
         known, now = self._keys.setdefault(project, _ProjectKeys()), time.monotonic()
@@ -392,6 +423,17 @@ class LiveLedger:
             if key is None or has_ended(key, now_ms()):
                 stream.end(Rejection("key_revoked", f"Key {stream.reader.key_id} was revoked, or has ended"))
         return is_due
+
+    def _check_portals(self, project: str) -> None:
+        of_portals = [stream for stream in self._streams.get(project, ()) if stream.reader.portal is not None]
+        account = self._accounts.get(project) if of_portals else None
+        if account is None:
+            return
+        for stream in of_portals:
+            try:
+                self.check_portal(stream.reader.portal, account)
+            except Rejection as why:
+                stream.end(why)
 
     def _tell(self, partition: int, facts: Sequence[Fact]) -> None:
         for fact in facts:
@@ -415,3 +457,7 @@ class LiveLedger:
 
 def _page(question: LedgerQuestion, clickhouse: ClickHouse) -> tuple[list[dict[str, Any]], str | None]:
     return ledger_page(clickhouse.consistent(), question)
+
+
+def _no_portal(portal: object, account: Account) -> object:
+    raise Rejection("portal_ended", "No portals are open here")

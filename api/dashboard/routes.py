@@ -5,9 +5,24 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 
+from api.dashboard.brand import Brand
+from api.dashboard.pages import templates
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import alerts, holds, invoices, ledger, overview, prices, receipts, sign_in, static, webhooks
+from api.dashboard.views import (
+    alerts,
+    brand,
+    holds,
+    invoices,
+    ledger,
+    overview,
+    portal,
+    prices,
+    receipts,
+    sign_in,
+    static,
+    webhooks,
+)
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -31,6 +46,8 @@ ROUTERS = (
     webhooks.router,
     prices.router,
     sign_in.router,
+    portal.router,
+    brand.router,
     static.router,
     _elsewhere,
 )
@@ -38,6 +55,7 @@ ROUTERS = (
 
 def install(app: FastAPI, settings: Settings) -> None:
     """Put the dashboard into an app."""
+    app.state.brand = templates().globals["brand"] = Brand.of(settings)
     key = settings.session_key
     app.state.sessions = Sessions(key.get_secret_value() if key is not None else None)
     for router in ROUTERS:
