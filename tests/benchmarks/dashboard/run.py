@@ -38,7 +38,8 @@ from tests.benchmarks.workload import Workload
 from tests.calls import Operator
 from tests.dashboard.browser import launched
 from tests.dashboard.story import told, with_announced_prices
-from tests.dashboard.walked import WALKED, Who, get_routes
+from tests.dashboard.visitors import all_signed_in
+from tests.dashboard.walked import WALKED, get_routes
 
 PAINT_MS_GOAL, PAGE_BYTES_GOAL, ROW_MS_GOAL = 500.0, 60 * 1024, 1000.0
 STREAMS_PERCENT_GOAL, P99_RATIO_GOAL = 20.0, 1.1
@@ -138,9 +139,7 @@ def _measure_screen(stack: Stack, chromium: str, sizes: DashboardSizes, tell: Ca
             tell(f"opening {path} {sizes.opens} times")
             pages.append(painted(browser, stack.url, watching, path, sizes.opens))
         tell("weighing all pages")
-        keys: dict[Who, str] = {"key": story.key, "preview": story.preview_key, "admin": story.admin_key}
-        kept = {who: kept_of(browser, stack.url, each) for who, each in keys.items()}
-        page_bytes = weights(browser, stack.url, kept, WALKED, story)
+        page_bytes = weights(browser, stack.url, all_signed_in(browser, stack.url, story), WALKED, story)
         tell(f"watching {sizes.decisions} decisions become rows")
         rows = rows_on_screen(browser, stack.url, watching, key, sizes.decisions)
     return {"pages": pages, "page_bytes": page_bytes, "decision_to_row": rows}
