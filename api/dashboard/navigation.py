@@ -17,7 +17,18 @@ class MenuPlace:
     of_project: bool = True
 
 
-PLACES: Final = (MenuPlace("/dashboard", "Overview"),)
+_OPERATE: Final = "Operate"
+PLACES: Final = (
+    MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/projects", "Projects", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/price-books", "Price books", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/limit-rehearsal", "Limit rehearsal", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/events", "Events", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/dead-letters", "Dead letters", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/audit", "Audit", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/billing", "Billing accounts", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/system", "System", _OPERATE, of_project=False),
+)
 
 
 def places_for(*, is_admin: bool, has_project: bool) -> list[tuple[str, list[MenuPlace]]]:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import overview, sign_in, static
+from api.dashboard.views import (
+    acts,
+    audit,
+    billing,
+    dead_letters,
+    events,
+    limit_rehearsal,
+    overview,
+    price_books,
+    projects,
+    sign_in,
+    static,
+    system,
+)
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -25,12 +42,27 @@ ROUTERS = (
     overview.router,
     sign_in.router,
     static.router,
+    projects.router,
+    acts.router,
+    price_books.router,
+    limit_rehearsal.router,
+    events.router,
+    dead_letters.router,
+    audit.router,
+    billing.router,
+    system.router,
     _elsewhere,
 )
 
 
-def install(app: FastAPI, settings: Settings) -> None:
-    """Put the dashboard into an app."""
+def install(app: FastAPI, settings: Settings, api_routes: Iterable[BaseRoute]) -> None:
+    """Put the dashboard into an app, beside the routes of the API."""
+    app.state.operations = {
+        f"{method} {route.path}": route
+        for route in api_routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    }
     key = settings.session_key
     app.state.sessions = Sessions(key.get_secret_value() if key is not None else None)
     for router in ROUTERS:

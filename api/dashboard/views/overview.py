@@ -31,7 +31,7 @@ class BalancePart:
 async def overview(view: ViewDep) -> Response:
     """Show the overview of a project; an admin who has named none is led to the projects."""
     if view.project is None:
-        return view.page("welcome.html")
+        return view.led_to("/dashboard/projects")
     return await _overview(view)
 
 
