@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -103,9 +103,7 @@ def form_of_act(act: Act, route: APIRoute, known: Mapping[str, Any]) -> ActForm:
     has_body_dry_run = any(each.name == "dry_run" for each in fields)
     hidden = {"dry_run", *act.left_out, *act.fixed}
     return ActForm(
-        tuple(
-            replace(each, kind=act.kinds.get(each.name, each.kind)) for each in fields if each.name not in hidden
-        ),
+        tuple(replace(each, kind=act.kinds.get(each.name, each.kind)) for each in fields if each.name not in hidden),
         schema is not None,
         any(each.name == "dry_run" for each in route.dependant.query_params),
         has_body_dry_run,
@@ -113,8 +111,8 @@ def form_of_act(act: Act, route: APIRoute, known: Mapping[str, Any]) -> ActForm:
 
 
 def _body_schema(route: APIRoute) -> Mapping[str, Any] | None:
-    if route.body_field is not None:
-        return TypeAdapter(route.body_field.field_info.annotation).json_schema()
+    if route.body_field is not None and route.body_field.field_info.annotation is not None:
+        return TypeAdapter[Any](route.body_field.field_info.annotation).json_schema()
     content = (route.openapi_extra or {}).get("requestBody", {}).get("content", {})
     schema: Mapping[str, Any] | None = content.get("application/json", {}).get("schema")
     return schema
@@ -132,9 +130,7 @@ def _key_label(key: Mapping[str, Any]) -> str:
 
 def _raise_choices(facts: ActFacts) -> Choices:
     raises = (facts["limits"] or {}).get("raises", ())
-    return {
-        "raise_id": [(each["id"], f"{each['id']} · {'on' if each['is_on'] else 'planned'}") for each in raises]
-    }
+    return {"raise_id": [(each["id"], f"{each['id']} · {'on' if each['is_on'] else 'planned'}") for each in raises]}
 
 
 def _grant_choices(facts: ActFacts) -> Choices:
@@ -151,9 +147,7 @@ def _item_choices(facts: ActFacts) -> Choices:
     priced = (facts["prices"] or {}).get("hourly", ())
     has = {each["item"]: each["quantity"] for each in (facts["items"] or {}).get("items", ())}
     return {
-        "item": [
-            (each["operation"], f"{each['operation']} · {has.get(each['operation'], 0)} now") for each in priced
-        ]
+        "item": [(each["operation"], f"{each['operation']} · {has.get(each['operation'], 0)} now") for each in priced]
     }
 
 
@@ -232,7 +226,8 @@ PROJECT_ACTS: Final[tuple[Act, ...]] = (
             fixed={"closed": False}, left_out=("reason",), is_offered=lambda project: project["closed_at"] is not None,
         ),
         Act(
-            "standing", f"PUT {PROJECT}/standing", "Set its standing", "A project not in good standing gets no refunds.",
+            "standing", f"PUT {PROJECT}/standing", "Set its standing",
+            "Whoever is not in good standing gets no refunds.",
             asks=("project",), present=_present("project", "good_standing"),
         ),
         Act(

@@ -16,6 +16,7 @@ from api.dashboard.form_fields import FormField, body_of, shown_value
 from api.dashboard.view import View
 from schemas.problems import Rejection
 
+
 @dataclass(frozen=True, slots=True)
 class ActPage:
     """A page of an act: `known` are the parameters of its path that the page is about, `back` where it leads after,

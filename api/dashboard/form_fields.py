@@ -108,6 +108,20 @@ def shown_value(each: FormField, value: Any, zone: ZoneInfo) -> str:
             return str(value)
 
 
+def instant_text(text: str, zone: ZoneInfo) -> str:
+    """A time that a form has, in UTC: in the reader's zone, unless it says one. What is no time stays as it is, for the
+    API to refuse."""
+
+    def parsed(text: str) -> str:
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+    try:
+        return read(parsed, text)
+    except UnreadableError:
+        return text
+
+
 def _fields(
     schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, *, is_optional: bool
 ) -> Iterator[FormField]:
@@ -192,7 +206,9 @@ def _help(schema: Mapping[str, Any], kind: FieldKind) -> str:
     if kind == "words":
         return f"{told} Separated by spaces".strip()
     if kind == "thresholds":
-        return f'One a line: "20%" of what the plan grants a month, or credits such as "500". At most {schema["maxItems"]}'
+        return (
+            f'One a line: "20%" of what the plan grants a month, or credits such as "500". At most {schema["maxItems"]}'
+        )
     return told
 
 
@@ -205,7 +221,7 @@ def _value(each: FormField, text: str, zone: ZoneInfo) -> Any:
         case "number":
             return int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else text
         case "time":
-            return _instant(text, zone)
+            return instant_text(text, zone)
         case "words":
             return text.replace(",", " ").split()
         case "thresholds":
@@ -217,17 +233,6 @@ def _value(each: FormField, text: str, zone: ZoneInfo) -> Any:
                 raise Rejection("invalid_request", f"`{each.name}` is not JSON", each.name) from None
         case _:
             return text
-
-
-def _instant(text: str, zone: ZoneInfo) -> str:
-    def parsed(text: str) -> str:
-        at = datetime.fromisoformat(text)
-        return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-    try:
-        return read(parsed, text)
-    except UnreadableError:
-        return text
 
 
 def _threshold(line: str) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def install(app: FastAPI, settings: Settings, api_routes: Iterable[BaseRoute]) -
         f"{method} {route.path}": route
         for route in api_routes
         if isinstance(route, APIRoute)
-        for method in route.methods
+        for method in route.methods or ()
     }
     key = settings.session_key
     app.state.sessions = Sessions(key.get_secret_value() if key is not None else None)

@@ -31,6 +31,8 @@ async def do_act(view: AdminViewDep, project: str, name: str) -> Response:
     answer = await page.done(await view.form())
     if not isinstance(answer, ApiAnswer):
         return answer
+    if entry_id := name == "erasure" and answer.data["entry_id"]:
+        return view.led_to(f"{page.back}/erasures/{entry_id}")
     return page.answered(answer) if page.act.has_answer else page.led_back()
 
 

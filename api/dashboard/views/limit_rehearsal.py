@@ -1,0 +1,66 @@
+"""The rehearsal of limits: what other limits would have done to the recorded requests, with its progress."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response, StreamingResponse
+
+from api.dashboard import pages
+from api.dashboard.acts import operations_of
+from api.dashboard.asking import ApiAnswer, problem_of_answer
+from api.dashboard.form_fields import FormField, body_of, fields_of
+from api.dashboard.view import AdminViewDep, PageRoute, View
+from schemas.http.rehearsals import NewLimitRehearsal
+
+router = APIRouter(include_in_schema=False, route_class=PageRoute)
+_PATH = "/v1/admin/rehearsals/limits"
+
+
+@router.get("/limit-rehearsal")
+async def limit_rehearsal(view: AdminViewDep) -> Response:
+    """Show the form for a rehearsal; where the address has one, the page runs it."""
+    fields = _fields()
+    is_asked = any(view.query.get(each.name) for each in fields if each.name not in ("days", "with_events", "plan"))
+    shown = {each.name: view.query.get(each.name, "" if is_asked else each.default) for each in fields}
+    return view.page(
+        "limit_rehearsal.html",
+        fields=fields,
+        shown=shown,
+        is_asked=is_asked,
+        wrong_field="",
+        zone=view.session.zone,
+        here=view.url("/dashboard/limit-rehearsal/run", **{each.name: view.query.get(each.name) for each in fields}),
+    )
+
+
+@router.get("/limit-rehearsal/run")
+async def run(view: AdminViewDep) -> Response:
+    """Run the rehearsal that the address names: a stream of fragments, its progress and at last its result."""
+    asked = body_of(_fields(), view.query, view.session.tz) | {"worst_max": 50}
+    assert f"POST {_PATH}" in operations_of(view.request.app)
+    lines = await view.api.lines("POST", _PATH, asked)
+    if isinstance(lines, ApiAnswer):
+        assert lines.problem is not None
+        return view.error(lines.problem)
+    return StreamingResponse(_fragments(view, lines), 200, pages.HEADERS, "text/event-stream")
+
+
+async def _fragments(view: View, lines: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for line in lines:
+        problem = problem_of_answer(line["problem"]) if line.get("problem") else None
+        text = view.rendered(
+            "partials/limit_rehearsal.html",
+            done=line.get("done", 0),
+            all=line.get("all", 0),
+            result=line.get("result"),
+            problem=problem,
+        )
+        yield b"".join(b"data: " + part.encode() + b"\n" for part in text.splitlines()) + b"\n"
+
+
+def _fields() -> list[FormField]:
+    hidden = ("worst_max",)
+    return [each for each in fields_of(NewLimitRehearsal.model_json_schema()) if each.name not in hidden]
