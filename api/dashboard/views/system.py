@@ -41,4 +41,4 @@ async def failing_endpoints(view: AdminViewDep) -> Response:
 
 async def _state(view: View) -> dict[str, Any]:
     answer = await view.get("/v1/admin/status")
-    return {"status": answer.data, "problem": answer.problem, "as_of": datetime.now(UTC)}
+    return {"told": answer.data, "problem": answer.problem, "as_of": datetime.now(UTC)}
