@@ -200,16 +200,19 @@ def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> FieldKin
 
 
 def _help(schema: Mapping[str, Any], kind: FieldKind) -> str:
+    """The help that a schema has, without what a field of a form shows by itself: how a time or an amount is written."""
     told = str(schema.get("description", ""))
+    if kind == "time":
+        told = told.removeprefix("RFC 3339 with a zone").lstrip(":;, ")
+    if kind == "credits":
+        told = told.replace(" as a decimal string", "")
     if kind == "number" and "maximum" in schema and not told:
         return f"{schema.get('minimum', 0):,} to {schema['maximum']:,}"
     if kind == "words":
-        return f"{told} Separated by spaces".strip()
+        told = f"{told} Separated by spaces".strip()
     if kind == "thresholds":
-        return (
-            f'One a line: "20%" of what the plan grants a month, or credits such as "500". At most {schema["maxItems"]}'
-        )
-    return told
+        told = f'One a line: "20%" of a month\'s allowance, or credits such as "500"; at most {schema["maxItems"]}'
+    return told[:1].upper() + told[1:]
 
 
 def _value(each: FormField, text: str, zone: ZoneInfo) -> Any:

@@ -17,6 +17,8 @@ from api.dashboard.views.acts import acts_offered
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _PAGE = 50
+# What was refused would hide what was done.
+_LOOKED_AT = 200
 _FILTERS = ("search", "plan", "state", "balance_below")
 
 
@@ -99,13 +101,13 @@ async def project_keys(view: AdminViewDep, project: str) -> Response:
 
 @router.get("/projects/{project}/parts/past")
 async def project_past(view: AdminViewDep, project: str) -> Response:
-    """Give the part of the page with what happened last: notices, and the audit log."""
-    notices, audit = await asyncio.gather(view.get("/v1/notices", limit=8), view.get("/v1/audit", limit=12))
+    """Give the part of the page with what happened last: notices, and what was done, without requests."""
+    notices, audit = await asyncio.gather(view.get("/v1/notices", limit=8), view.get("/v1/audit", limit=_LOOKED_AT))
     return view.fragment(
         "partials/project_past.html",
         notices=_rows(notices, "notices"),
         notices_problem=notices.problem,
-        audit=_rows(audit, "entries"),
+        audit=[each for each in _rows(audit, "entries") if not each["action"].startswith("request.")][:12],
         audit_problem=audit.problem,
     )
 
