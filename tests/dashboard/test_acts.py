@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -17,6 +16,7 @@ from api.dashboard.acts import (
     OPEN_PROJECT,
     PROJECT,
     PROJECT_ACTS,
+    SOURCES,
     WITHDRAW_BOOK,
     form_of_act,
     operations_of,
@@ -31,14 +31,6 @@ from tests.dashboard.admin_pages import AdminBrowser
 
 _COMING = {f"POST {PROJECT}/portal-links"}
 _APP = create_app(Settings())
-
-
-@pytest.fixture(scope="module")
-def admin(stack: Stack) -> Iterator[AdminBrowser]:
-    """An owner's browser."""
-    browser = AdminBrowser(stack.url, ADMIN_KEYS["owner"])
-    yield browser
-    browser.http.close()
 
 
 def _path(project: str, act: str) -> str:
@@ -66,8 +58,7 @@ def test_every_act_has_the_fields_that_its_route_takes_and_says_what_it_needs() 
         # JSON by hand is for what has any shape: an event's metadata.
         assert [each.name for each in form.fields if each.kind == "json"] in ([], ["data.metadata"])
         assert form.has_dry_run or not act.is_grave, f"{act.name} can't be taken back, and shows nothing first"
-        for source in act.asks:
-            assert source in act.__class__.__name__ or source
+        assert set(act.asks) <= set(SOURCES)
 
 
 def test_a_form_has_bounds_choices_help_and_defaults_from_the_schema() -> None:
@@ -185,9 +176,8 @@ def test_an_act_that_is_grave_shows_what_it_does_and_asks_for_the_projects_name(
     page = admin.page(closed.headers["location"])
     assert "Close the project." in page and "Reopen the project" in page and _path(project, "close") not in page
     assert operator.http.get(f"/v1/admin/projects/{project}").json()["closed_at"] is not None
-    assert admin.act(_path(project, "reopen")).status_code == 200
-    tried = admin.send(_path(project, "reopen"), admin.form(admin.page(_path(project, "reopen"))), step="do")
-    assert tried.status_code == 303
+    assert admin.act(_path(project, "reopen")).status_code == 303
+    assert operator.http.get(f"/v1/admin/projects/{project}").json()["closed_at"] is None
 
 
 def test_forms_show_what_holds_now_and_put_it_back(admin: AdminBrowser, operator: Operator) -> None:
@@ -200,25 +190,22 @@ def test_forms_show_what_holds_now_and_put_it_back(admin: AdminBrowser, operator
         "notice-rules": {"rules": "50%\n900"},
         "preview-notice-rules": {"rules": "10%"},
         "auto-recharge": {"on": "on", "threshold": "100", "cap_usd": "200", "payment_method": "cus_1/pm_1"},
-        "item": {"item": "connected_account", "quantity": "3"},
         "standing": {"good_standing": "", "reason": "late"},
         "badge": {"shown": ""},
     }.items():
         answer = admin.act(_path(project, act), **fields)
-        assert answer.status_code in (200, 303) and "Done" in (answer.text or "Done"), (act, answer.text)
+        assert answer.status_code in (200, 303), (act, answer.text)
     limits = operator.http.get(f"/v1/admin/projects/{project}/limits").json()
     assert limits["contract"] == {"requests_per_minute": 77, "burst": 99, "cost_ceiling": "1234.5"}
     assert limits["shadow"]["requests_per_minute"] == 55 and len(limits["raises"]) == 1
     shown = admin.form(admin.page(_path(project, "limits")))
     assert (shown["requests_per_minute"], shown["burst"], shown["cost_ceiling"]) == ("77", "99", "1234.5")
-    assert admin.form(admin.page(_path(project, "notice-rules")))["rules"].split() == ["900", "50%"] or admin.form(
-        admin.page(_path(project, "notice-rules"))
-    )["rules"].split() == ["50%", "900"]
+    assert set(admin.form(admin.page(_path(project, "notice-rules")))["rules"].split()) == {"50%", "900"}
     assert admin.form(admin.page(_path(project, "preview-notice-rules")))["rules"] == "10%"
     assert admin.form(admin.page(_path(project, "auto-recharge")))["threshold"] == "100"
     assert "good_standing" not in admin.form(admin.page(_path(project, "standing")))
     page = admin.page(f"/dashboard/projects/{project}")
-    for text in ("Not in good standing", "connected_account", "On trial", "Contract", "Raise"):
+    for text in ("Not in good standing", "On trial", "Contract", "Raise"):
         assert text in page, text
     assert admin.act(_path(project, "end-limit-raise"), raise_id=limits["raises"][0]["id"]).status_code == 303
     assert operator.http.get(f"/v1/admin/projects/{project}/limits").json()["raises"] == []
