@@ -200,7 +200,7 @@ def _kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> FieldKin
 
 
 def _help(schema: Mapping[str, Any], kind: FieldKind) -> str:
-    """The help that a schema has, without what a field of a form shows by itself: how a time or an amount is written."""
+    """The help that a schema has, without how a time or an amount is written: the field shows that."""
     told = str(schema.get("description", ""))
     if kind == "time":
         told = told.removeprefix("RFC 3339 with a zone").lstrip(":;, ")

@@ -67,6 +67,5 @@ class AdminBrowser:
         return self.http.post(path, data=fields | changes)
 
     def act(self, path: str, **changes: str) -> httpx.Response:
-        """Open an act's page, fill in its form, and do it; where it shows first what would change, go on from there."""
-        answer = self.send(path, self.form(self.page(path)), **{"step": "do", **changes})
-        return answer
+        """Open an act's page, fill in its form, and do it at once."""
+        return self.send(path, self.form(self.page(path)), **{"step": "do", **changes})

@@ -188,7 +188,7 @@ def test_forms_show_what_holds_now_and_put_it_back(admin: AdminBrowser, operator
         "limit-trial": {"requests_per_minute": "55"},
         "limit-raise": {"burst": "500", "ends_at": ends_at, "reason": "launch"},
         "notice-rules": {"rules": "50%\n900"},
-        "preview-notice-rules": {"rules": "10%"},
+        "preview-notice-rules": {"rules": "7.5"},
         "auto-recharge": {"on": "on", "threshold": "100", "cap_usd": "200", "payment_method": "cus_1/pm_1"},
         "standing": {"good_standing": "", "reason": "late"},
         "badge": {"shown": ""},
@@ -201,7 +201,7 @@ def test_forms_show_what_holds_now_and_put_it_back(admin: AdminBrowser, operator
     shown = admin.form(admin.page(_path(project, "limits")))
     assert (shown["requests_per_minute"], shown["burst"], shown["cost_ceiling"]) == ("77", "99", "1234.5")
     assert set(admin.form(admin.page(_path(project, "notice-rules")))["rules"].split()) == {"50%", "900"}
-    assert admin.form(admin.page(_path(project, "preview-notice-rules")))["rules"] == "10%"
+    assert admin.form(admin.page(_path(project, "preview-notice-rules")))["rules"] == "7.5"
     assert admin.form(admin.page(_path(project, "auto-recharge")))["threshold"] == "100"
     assert "good_standing" not in admin.form(admin.page(_path(project, "standing")))
     page = admin.page(f"/dashboard/projects/{project}")
@@ -242,7 +242,8 @@ def test_a_projects_key_sees_no_page_for_admins(stack: Stack, operator: Operator
     for path in (
         "projects", "new-project", f"projects/{project}", f"projects/{project}/acts/key", "price-books",
         f"projects/{project}/parts/keys", "price-books/announce", "limit-rehearsal", "limit-rehearsal/run?burst=1",
-        "events", "dead-letters", "dead-letters/x", "audit", "audit/keys", "billing", "billing/x", "new-billing-account",
+        "events", "dead-letters", "dead-letters/x", "audit", "audit/keys", "billing", "billing/x",
+        "new-billing-account",
         "billing/x/invoices/2026-01", "system", "system/now", "system/endpoints",
     ):  # fmt: skip
         assert customer.http.get(f"/dashboard/{path}").status_code == 403, path
