@@ -165,7 +165,7 @@ def _rules_of(environment: str) -> Callable[[ActFacts], Mapping[str, Any]]:
 
 
 def _present(source: str, *names: str) -> Callable[[ActFacts], Mapping[str, Any]]:
-    """What a source says now of some names; of all, where none is named."""
+    """Take the members of these names from what a source says now; all of them, where none is named."""
 
     def present(facts: ActFacts) -> Mapping[str, Any]:
         told = facts[source] or {}

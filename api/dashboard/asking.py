@@ -162,7 +162,7 @@ async def _lines_of(pieces: asyncio.Queue[Message], running: asyncio.Future[None
             piece = await pieces.get()
             *lines, rest = (rest + piece.get("body", b"")).split(b"\n")
             for line in lines:
-                yield orjson.loads(line)
+                yield read(orjson.loads, line)
             if not piece.get("more_body", False):
                 return
     finally:

@@ -18,10 +18,11 @@ def test_an_event_of_any_name_is_found_with_its_receipt(admin: AdminBrowser, ope
     for _ in range(2):
         assert client.post("/v1/events", json=sent, headers=_HEADERS).status_code == 202
 
-    eventually(
-        lambda: "Decided" in (page := admin.page("/dashboard/events", source=source, id=id)) and "Came again" in page
-    )
-    page = admin.page("/dashboard/events", source=source, id=id)
+    def came_again() -> str:
+        page = admin.page("/dashboard/events", source=source, id=id)
+        return page if "Decided" in page and "Came again" in page else ""
+
+    page = eventually(came_again)
     assert "&lt;script&gt;" in page and "<script>&" not in page and "<b>?x" not in page
     assert (
         "Its receipt" in page

@@ -15,11 +15,11 @@ def test_the_system_is_shown_and_its_part_is_asked_for_again(admin: AdminBrowser
     part = admin.page("/dashboard/system/now")
     assert "<html" not in part
     for text in (page, part):
-        assert ("All is well." in text) or "wrong." in text
+        assert ("All is well." in text) == (not told["wrong"])
         for lag in told["lags"]:
             assert f'id="lag-{lag["topic"]}"' in text
         assert all(worker["name"] in text for worker in told["workers"])
-    assert told["drifting_projects"] == 0 and told["balances_checked"] >= 0
+    assert told["drifting_projects"] == 0
     # Whatever changes has an id that stays, so that the reader's focus stays on it.
     ids = re.findall(r'id="([^"]+)"', part)
     assert ids == re.findall(r'id="([^"]+)"', admin.page("/dashboard/system/now")) and len(set(ids)) == len(ids)
