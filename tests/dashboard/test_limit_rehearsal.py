@@ -32,7 +32,7 @@ def test_a_rehearsal_streams_to_its_result(admin: AdminBrowser, operator: Operat
 def test_what_is_wrong_is_told_where_the_result_would_be(admin: AdminBrowser, operator: Operator) -> None:
     project = operator.project()
     nothing = admin.http.get(_RUN, params={"project": project, "burst": "99"})
-    assert nothing.status_code == 200 and 'role="alert"' in nothing.text and "No traffic" in nothing.text
+    assert nothing.status_code == 200 and 'role="alert"' in nothing.text and "Nothing recorded" in nothing.text
     wrong = admin.http.get(_RUN, params={"project": project}, headers={"hx-request": "true"})
     assert wrong.status_code == 422 and "Say which limit is to be another" in wrong.text and "<html" not in wrong.text
     first = admin.page("/dashboard/limit-rehearsal")
