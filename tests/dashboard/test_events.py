@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from html import unescape
 
 from tests.calls import Operator, event, eventually
 from tests.dashboard.admin_pages import AdminBrowser
