@@ -69,3 +69,9 @@ class AdminBrowser:
     def act(self, path: str, **changes: str) -> httpx.Response:
         """Open an act's page, fill in its form, and do it at once."""
         return self.send(path, self.form(self.page(path)), **{"step": "do", **changes})
+
+
+def fragment_of(streamed: httpx.Response) -> str:
+    """The last fragment of a stream of server-sent events."""
+    last = streamed.text.strip().split("\n\n")[-1]
+    return "\n".join(line.removeprefix("data: ") for line in last.splitlines())

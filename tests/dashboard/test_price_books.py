@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from api.stack import Stack
 from tests.admins import ADMIN_KEYS
 from tests.calls import Operator
-from tests.dashboard.admin_pages import AdminBrowser
+from tests.dashboard.admin_pages import AdminBrowser, fragment_of
 
 _ANNOUNCE, _REHEARSE = "/dashboard/price-books/announce", "/dashboard/price-books/rehearsal"
 
@@ -32,7 +32,8 @@ def test_a_book_is_rehearsed_announced_once_and_withdrawn(admin: AdminBrowser, o
     assert f"Announce {version}" not in checked.text
     result = admin.send(_REHEARSE, {"csrf": form["csrf"], "book": book, "days": "2"})
     assert result.status_code == 200 and "would have been hurt" in result.text and f"Announce {version}" in result.text
-    announcing = admin.form(result.text) | {"step": "announce"}
+    assert result.headers["content-type"].startswith("text/event-stream")
+    announcing = admin.form(fragment_of(result)) | {"step": "announce"}
     for _ in range(2):
         announced = admin.send(_ANNOUNCE, announcing)
         assert (announced.status_code, announced.headers.get("location")) == (

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
-
 from fastapi import APIRouter
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from api.dashboard import pages
-from api.dashboard.acts import operations_of
-from api.dashboard.asking import ApiAnswer, problem_of_answer
 from api.dashboard.form_fields import FormField, body_of, fields_of
-from api.dashboard.view import AdminViewDep, PageRoute, View
+from api.dashboard.rehearsing import rehearsed
+from api.dashboard.view import AdminViewDep, PageRoute
 from schemas.http.rehearsals import NewLimitRehearsal
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-_PATH = "/v1/admin/rehearsals/limits"
 
 
 @router.get("/limit-rehearsal")
@@ -40,25 +34,7 @@ async def limit_rehearsal(view: AdminViewDep) -> Response:
 async def run(view: AdminViewDep) -> Response:
     """Run the rehearsal that the address names: a stream of fragments, its progress and at last its result."""
     asked = body_of(_fields(), view.query, view.session.tz) | {"worst_max": 50}
-    assert f"POST {_PATH}" in operations_of(view.request.app)
-    lines = await view.api.lines("POST", _PATH, asked)
-    if isinstance(lines, ApiAnswer):
-        assert lines.problem is not None
-        return view.error(lines.problem)
-    return StreamingResponse(_fragments(view, lines), 200, pages.HEADERS, "text/event-stream")
-
-
-async def _fragments(view: View, lines: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    async for line in lines:
-        problem = problem_of_answer(line["problem"]) if line.get("problem") else None
-        text = view.rendered(
-            "partials/limit_rehearsal.html",
-            done=line.get("done", 0),
-            all=line.get("all", 0),
-            result=line.get("result"),
-            problem=problem,
-        )
-        yield b"".join(b"data: " + part.encode() + b"\n" for part in text.splitlines()) + b"\n"
+    return await rehearsed(view, "/v1/admin/rehearsals/limits", asked, "partials/limit_rehearsal.html")
 
 
 def _fields() -> list[FormField]:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from api.dashboard.acts import WITHDRAW_BOOK
 from api.dashboard.asking import ApiAnswer, ShownProblem
 from api.dashboard.doing import ActPage
+from api.dashboard.rehearsing import rehearsed
 from api.dashboard.view import AdminViewDep, PageRoute, View
 from schemas.problems import Rejection
 from streams.core.foreign import UnreadableError, read
@@ -79,11 +80,11 @@ async def rehearsal(view: AdminViewDep) -> Response:
     if isinstance(book, ShownProblem):
         return view.error(book)
     asked = {"book": book, "days": int(days) if days.isdecimal() and len(days) < 9 else days, "worst_max": 50}
-    result = await view.call("POST", "/v1/admin/rehearsals", asked)
-    return view.fragment(
+    return await rehearsed(
+        view,
+        "/v1/admin/rehearsals",
+        asked,
         "partials/price_rehearsal.html",
-        result=result.data,
-        problem=result.problem,
         text=text,
         days=days,
         key=secrets.token_urlsafe(16),
