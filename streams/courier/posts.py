@@ -1,7 +1,7 @@
 """Posts to strangers' URLs: to checked addresses only, with a limit on all that a stranger may do to the asker.
 
-An attempt has a connection of its own, by httpcore: it follows no redirect, has no cookies, unpacks nothing and reads
-no proxy from the environment. See docs/decisions/0064.
+They go by httpcore: no redirect is followed, no cookie kept, nothing unpacked, and no proxy of the environment read. The
+next post to the same URL may go on the same connection. See docs/decisions/0064 and 0071.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import httpcore
 import httpx
 
 from streams.courier.addresses import ForbiddenError, Network, Place, Resolve, Resolver
+from streams.courier.kept import Connection, KeptConnections
 
 SECONDS_MAX = 15.0
 ANSWER_BYTES_MAX = 4096
@@ -33,7 +34,8 @@ _WAIT_STATUSES = (429, 503)
 class Outcome:
     """The outcome of an attempt. `status` is the answer's, 0 where none came, and `error` says why then. `answer` has
     the first 4,096 bytes. `retry_after_seconds` is what a 429 or 503 asked for. `is_delivered` says that the endpoint
-    took the notice: any 2xx."""
+    took the notice: any 2xx. One that is `is_void` was no attempt: the other side had hung up on a kept connection, and
+    it is to be made again."""
 
     status: int
     ms: int
@@ -41,6 +43,7 @@ class Outcome:
     retry_after_seconds: float | None = None
     error: str = ""
     is_delivered: bool = False
+    is_void: bool = False
 
 
 class Posts:
@@ -60,6 +63,7 @@ class Posts:
     ) -> None:
         self._network = network or httpcore.AnyIOBackend()
         self._resolver = Resolver(networks, look_up)
+        self._kept = KeptConnections()
         self._proxy = None if proxy is None else httpx.URL(proxy)
         self._tls = tls or httpx.create_ssl_context()
         self._seconds_max = seconds_max
@@ -72,6 +76,8 @@ class Posts:
                 return await self._post(url, body, headers, began_at)
         except TimeoutError:
             error = f"no answer within {self._seconds_max:g} seconds"
+        except _HungUpError:
+            return Outcome(status=0, ms=_since(began_at), error="the connection was closed meanwhile", is_void=True)
         except ForbiddenError as forbidden:
             error = f"not sent: {forbidden}"
         except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as failed:
@@ -86,39 +92,53 @@ class Posts:
     async def close(self) -> None:
         """Give back what posting takes."""
         self._resolver.close()
+        await self._kept.close()
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], began_at: float) -> Outcome:
         if len(body) >= BODY_BYTES_MAX:
             raise ForbiddenError(f"a body has less than {BODY_BYTES_MAX:,} bytes")
-        place = await self._resolver.place_of(url, is_proxied=self._proxy is not None)
-        request = httpcore.Request("POST", _url(place), headers=_headers(place, body, headers), content=body)
-        connection = self._connection(place)
+        if self._proxy is not None:
+            return await self._post_by_proxy(self._proxy, url, body, headers, began_at)
+        connection = self._kept.take(url)
+        if connection is None:
+            place = await self._resolver.place_of(url)
+            backend = _Checked(self._network, place.addresses[:ADDRESSES_TRIED_MAX])
+            origin = _url(place).origin
+            http = httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, network_backend=backend)
+            connection = Connection(url, place, http, time.monotonic())
+        request = _request(connection.place, body, headers)
         try:
-            response = await connection.handle_async_request(request)
-            answer = b""
-            async for part in response.aiter_stream():
-                answer += part
-                if len(answer) >= ANSWER_BYTES_MAX:
-                    break
-        finally:
-            # What was not read is not wanted: the connection ends here, whatever the other side does.
-            await connection.aclose()
-        given = {name.lower(): value for name, value in response.headers}
-        return Outcome(
-            status=response.status,
-            ms=_since(began_at),
-            answer=answer[:ANSWER_BYTES_MAX],
-            retry_after_seconds=retry_after(given.get(b"retry-after")) if response.status in _WAIT_STATUSES else None,
-            is_delivered=200 <= response.status < 300,
-        )
+            response = await connection.http.handle_async_request(request)
+            outcome = await _read(response, began_at)
+            await response.aclose()
+        except (httpcore.NetworkError, httpcore.RemoteProtocolError) as failed:
+            await connection.http.aclose()
+            if connection.is_used:
+                self._kept.shun(url)
+                raise _HungUpError from failed
+            raise
+        except BaseException:
+            await connection.http.aclose()
+            raise
+        self._kept.keep(connection)
+        return outcome
 
-    def _connection(self, place: Place) -> httpcore.AsyncHTTPConnection | httpcore.AsyncHTTPProxy:
-        if (given := self._proxy) is not None:
-            proxy = httpcore.URL(scheme=given.scheme, host=given.raw_host, port=given.port, target="/")
-            user = (given.username, given.password) if given.userinfo else None
-            return httpcore.AsyncHTTPProxy(proxy, proxy_auth=user, ssl_context=self._tls, max_connections=1)
-        backend = _Checked(self._network, place.addresses[:ADDRESSES_TRIED_MAX])
-        return httpcore.AsyncHTTPConnection(_url(place).origin, ssl_context=self._tls, network_backend=backend)
+    async def _post_by_proxy(
+        self, given: httpx.URL, url: str, body: bytes, headers: Mapping[str, str], began_at: float
+    ) -> Outcome:
+        place = await self._resolver.place_of(url, is_proxied=True)
+        proxy = httpcore.URL(scheme=given.scheme, host=given.raw_host, port=given.port, target="/")
+        user = (given.username, given.password) if given.userinfo else None
+        http = httpcore.AsyncHTTPProxy(proxy, proxy_auth=user, ssl_context=self._tls, max_connections=1)
+        try:
+            request = _request(place, body, {"connection": "close", **headers})
+            return await _read(await http.handle_async_request(request), began_at)
+        finally:
+            await http.aclose()
+
+
+class _HungUpError(Exception):
+    """The other side had hung up on a kept connection, or did so without an answer."""
 
 
 class _Checked(httpcore.AsyncNetworkBackend):
@@ -159,6 +179,27 @@ def retry_after(value: bytes | None) -> float | None:
     return min(max(seconds, 0.0), float(RETRY_AFTER_SECONDS_MAX))
 
 
+async def _read(response: httpcore.Response, began_at: float) -> Outcome:
+    """Read an answer as far as it is wanted. What is left ends the connection, whatever the other side does."""
+    answer = b""
+    async for part in response.aiter_stream():
+        answer += part
+        if len(answer) >= ANSWER_BYTES_MAX:
+            break
+    given = {name.lower(): value for name, value in response.headers}
+    return Outcome(
+        status=response.status,
+        ms=_since(began_at),
+        answer=answer[:ANSWER_BYTES_MAX],
+        retry_after_seconds=retry_after(given.get(b"retry-after")) if response.status in _WAIT_STATUSES else None,
+        is_delivered=200 <= response.status < 300,
+    )
+
+
+def _request(place: Place, body: bytes, headers: Mapping[str, str]) -> httpcore.Request:
+    return httpcore.Request("POST", _url(place), headers=_headers(place, body, headers), content=body)
+
+
 def _url(place: Place) -> httpcore.URL:
     return httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=place.path)
 
@@ -167,7 +208,7 @@ def _headers(place: Place, body: bytes, headers: Mapping[str, str]) -> list[tupl
     is_usual = place.port == {"https": 443, "http": 80}[place.scheme]
     host = f"[{place.host}]" if ":" in place.host else place.host
     own = {"host": host if is_usual else f"{host}:{place.port}", "content-length": str(len(body))}
-    return [*own.items(), ("connection", "close"), *headers.items()]
+    return [*own.items(), *headers.items()]
 
 
 def _in_words(failed: Exception) -> str:
