@@ -262,11 +262,17 @@ class Courier:
         assignment = self._assignment
         found = await consumer.getmany(timeout_ms=self._pace.wait_ms, max_records=_RECORDS_MAX)
         self._pace.note(consumer, bool(found))
-        for tp, records in found.items():
-            if assignment != self._assignment:
-                return  # some partitions may be another's now; records of those still ours are read again
-            if (desk := self.deliverer.desks.get(tp.partition)) is not None:
-                await self._take(desk, records, assignment)
+        if assignment != self._assignment:
+            return  # some partitions may be another's now; records of those still ours are read again
+        desks = self.deliverer.desks
+        # Each partition waits for its own writes and accounts, and for no other's.
+        taking = [
+            self._take(desks[tp.partition], some, assignment) for tp, some in found.items() if tp.partition in desks
+        ]
+        failures = [each for each in await asyncio.gather(*taking, return_exceptions=True) if each is not None]
+        # What can't be read by this version ends the process, whatever else has failed.
+        for failure in sorted(failures, key=lambda each: not isinstance(each, FormatError)):
+            raise failure
         if found:
             self._collector.tick()
         if assignment == self._assignment:

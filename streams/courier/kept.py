@@ -26,7 +26,8 @@ _SWEEP_SECONDS = 1.0
 
 @dataclass(slots=True, eq=False)
 class Connection:
-    """A connection to a URL's receiver, at the place that was checked. `made_at` and `kept_at` are of the monotonic clock."""
+    """A connection to a URL's receiver, at the place that was checked. `made_at` and `kept_at` are of the monotonic
+    clock."""
 
     url: str
     place: Place

@@ -1,6 +1,6 @@
 """Posts to strangers' URLs: to checked addresses only, with a limit on all that a stranger may do to the asker.
 
-They go by httpcore: no redirect is followed, no cookie kept, nothing unpacked, and no proxy of the environment read. The
+They go by httpcore: no redirect is followed, no cookie kept, nothing unpacked, no proxy of the environment read. The
 next post to the same URL may go on the same connection. See docs/decisions/0064 and 0071.
 """
 
@@ -19,6 +19,7 @@ import httpx
 
 from streams.courier.addresses import ForbiddenError, Network, Place, Resolve, Resolver
 from streams.courier.kept import Connection, KeptConnections
+from streams.courier.network import TcpNetwork
 
 SECONDS_MAX = 15.0
 ANSWER_BYTES_MAX = 4096
@@ -61,7 +62,7 @@ class Posts:
         network: httpcore.AsyncNetworkBackend | None = None,
         seconds_max: float = SECONDS_MAX,
     ) -> None:
-        self._network = network or httpcore.AnyIOBackend()
+        self._network = network or TcpNetwork()
         self._resolver = Resolver(networks, look_up)
         self._kept = KeptConnections()
         self._proxy = None if proxy is None else httpx.URL(proxy)
