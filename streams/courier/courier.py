@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -58,7 +59,7 @@ from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.slices import in_slices
 from streams.state.accounts_view import AccountsView, decoded_account
-from streams.worker.lease import Lease
+from streams.worker.lease import AssignmentEndedError, Lease, LeaseLostError
 from streams.worker.membership import note_member
 
 if TYPE_CHECKING:
@@ -166,6 +167,10 @@ class Courier:
                     log.error("notices wait: %s", error)
                     self.interrupt()
                     await asyncio.sleep(_UNREADABLE_PAUSE_SECONDS)
+                except (AssignmentEndedError, LeaseLostError) as error:
+                    log.warning("the partitions are another courier's by now: %s", error)
+                    self.interrupt()
+                    await asyncio.sleep(_POLL_MS / 1000)
                 except Exception:
                     log.exception("notices could not be read or noted; going on from what is noted")
                     self.interrupt()
@@ -221,14 +226,14 @@ class Courier:
             await asyncio.sleep(_POLL_MS / 1000)
             return
         sends_from = time.monotonic() + _HANDOVER_SECONDS
-        stores = {number: DeliveryStore(self.settings, self._publisher, number) for number in partitions}
+        check = partial(self.lease.check, generation)
+        stores = {number: DeliveryStore(self.settings, self._publisher, number, check) for number in partitions}
         desks: list[DeliveryDesk] = []
         try:
             await recover(self.settings, list(stores.values()))
             for partition, store in stores.items():
                 if assignment != self._assignment:
                     return  # and so another resume follows
-                self.lease.check(generation)
                 mark = await store.claim()
                 desk = DeliveryDesk(partition, store, generation, sends_from)
                 desk.health |= await in_slices(store.health())
