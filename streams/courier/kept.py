@@ -10,9 +10,8 @@ import asyncio
 import time
 from dataclasses import dataclass
 
-import httpcore
-
 from streams.courier.addresses import Place
+from streams.courier.exchanges import HttpConnection
 
 KEPT_MAX = 1_000
 # Servers of several frameworks hang up after 5 seconds: a post should not meet that.
@@ -31,7 +30,7 @@ class Connection:
 
     url: str
     place: Place
-    http: httpcore.AsyncHTTPConnection
+    http: HttpConnection
     made_at: float
     kept_at: float = 0.0
     # Whether a post has gone on it before.
@@ -59,8 +58,7 @@ class KeptConnections:
         while (there := self._by_url.get(url)) is not None:
             connection = there[-1]
             self._forget(connection)
-            # It can be read from where the other side has hung up.
-            if _is_young(connection, now) and connection.http.is_available() and not connection.http.has_expired():
+            if _is_young(connection, now) and connection.http.is_free:
                 return connection
             self._close(connection)
         return None
@@ -69,7 +67,7 @@ class KeptConnections:
         """Keep a connection whose answer was read to its end, or close it."""
         now = connection.kept_at = time.monotonic()
         connection.is_used = True
-        if not connection.http.is_idle() or not _is_young(connection, now) or self._shy.get(connection.url, 0.0) > now:
+        if not connection.http.is_free or not _is_young(connection, now) or self._shy.get(connection.url, 0.0) > now:
             self._close(connection)
             return
         self._by_url.setdefault(connection.url, []).append(connection)
@@ -116,7 +114,7 @@ class KeptConnections:
             del self._by_url[connection.url]
 
     def _close(self, connection: Connection) -> None:
-        task = asyncio.create_task(connection.http.aclose())
+        task = asyncio.create_task(connection.http.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

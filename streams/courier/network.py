@@ -7,6 +7,7 @@ has hung up: here the end is noticed when it comes.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import Iterable
 from typing import Any
@@ -138,5 +139,13 @@ class _Stream(httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
-            return self._wire.is_over or bool(self._wire.come) or self._transport.is_closing()
+            is_known = self._wire.is_over or bool(self._wire.come) or self._transport.is_closing()
+            return is_known or _has_come(self._transport.get_extra_info("socket").fileno())
         return self._transport.get_extra_info(info)
+
+
+def _has_come(descriptor: int) -> bool:
+    """Whether there is something at a socket that the loop has not come to yet, if only the end."""
+    looked_at = select.poll()
+    looked_at.register(descriptor, select.POLLIN)
+    return bool(looked_at.poll(0))

@@ -1,7 +1,7 @@
 """Posts to strangers' URLs: to checked addresses only, with a limit on all that a stranger may do to the asker.
 
-They go by httpcore: no redirect is followed, no cookie kept, nothing unpacked, no proxy of the environment read. The
-next post to the same URL may go on the same connection. See docs/decisions/0064 and 0071.
+No redirect is followed, no cookie kept, nothing unpacked, no proxy of the environment read. The next post to the
+same URL may go on the same connection. See docs/decisions/0064 and 0071.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import email.utils
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +19,7 @@ import httpcore
 import httpx
 
 from streams.courier.addresses import ForbiddenError, Network, Place, Resolve, Resolver
+from streams.courier.exchanges import HttpConnection
 from streams.courier.kept import Connection, KeptConnections
 from streams.courier.network import TcpNetwork
 
@@ -67,6 +69,7 @@ class Posts:
         self._kept = KeptConnections()
         self._proxy = None if proxy is None else httpx.URL(proxy)
         self._tls = tls or httpx.create_ssl_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
         self._seconds_max = seconds_max
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
@@ -102,27 +105,38 @@ class Posts:
             return await self._post_by_proxy(self._proxy, url, body, headers, began_at)
         connection = self._kept.take(url)
         if connection is None:
-            place = await self._resolver.place_of(url)
-            backend = _Checked(self._network, place.addresses[:ADDRESSES_TRIED_MAX])
-            origin = _url(place).origin
-            http = httpcore.AsyncHTTPConnection(origin, ssl_context=self._tls, network_backend=backend)
-            connection = Connection(url, place, http, time.monotonic())
-        request = _request(connection.place, body, headers)
+            connection = await self._connect(url)
+        place = connection.place
         try:
-            response = await connection.http.handle_async_request(request)
-            outcome = await _read(response, began_at)
-            await response.aclose()
+            head, answer = await connection.http.post(
+                place.path, _headers(place, body, headers), body, ANSWER_BYTES_MAX
+            )
         except (httpcore.NetworkError, httpcore.RemoteProtocolError) as failed:
-            await connection.http.aclose()
+            await connection.http.close()
             if connection.is_used:
                 self._kept.shun(url)
                 raise _HungUpError from failed
             raise
         except BaseException:
-            await connection.http.aclose()
+            await connection.http.close()
             raise
         self._kept.keep(connection)
-        return outcome
+        return _outcome(head.status_code, head.headers, answer, began_at)
+
+    async def _connect(self, url: str) -> Connection:
+        """Connect to a URL's receiver, at an address that was checked."""
+        place = await self._resolver.place_of(url)
+        made_at = time.monotonic()
+        *others, last = place.addresses[:ADDRESSES_TRIED_MAX]
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                stream = await self._network.connect_tcp(address, place.port, CONNECT_SECONDS_MAX)
+                break
+        else:
+            stream = await self._network.connect_tcp(last, place.port)
+        if place.scheme == "https":
+            stream = await stream.start_tls(self._tls, place.host)
+        return Connection(url, place, HttpConnection(stream), made_at)
 
     async def _post_by_proxy(
         self, given: httpx.URL, url: str, body: bytes, headers: Mapping[str, str], began_at: float
@@ -131,40 +145,23 @@ class Posts:
         proxy = httpcore.URL(scheme=given.scheme, host=given.raw_host, port=given.port, target="/")
         user = (given.username, given.password) if given.userinfo else None
         http = httpcore.AsyncHTTPProxy(proxy, proxy_auth=user, ssl_context=self._tls, max_connections=1)
+        url_of_place = httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=place.path)
+        own = {"connection": "close", **headers}
+        request = httpcore.Request("POST", url_of_place, headers=_headers(place, body, own), content=body)
+        answer = b""
         try:
-            request = _request(place, body, {"connection": "close", **headers})
-            return await _read(await http.handle_async_request(request), began_at)
+            response = await http.handle_async_request(request)
+            async for part in response.aiter_stream():
+                answer += part
+                if len(answer) >= ANSWER_BYTES_MAX:
+                    break
+            return _outcome(response.status, response.headers, answer[:ANSWER_BYTES_MAX], began_at)
         finally:
             await http.aclose()
 
 
 class _HungUpError(Exception):
     """The other side had hung up on a kept connection, or did so without an answer."""
-
-
-class _Checked(httpcore.AsyncNetworkBackend):
-    """A network that has only the addresses that were checked, whatever name is asked for."""
-
-    def __init__(self, network: httpcore.AsyncNetworkBackend, addresses: Sequence[str]) -> None:
-        self._network = network
-        self._addresses = addresses
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        *others, last = self._addresses
-        connect = self._network.connect_tcp
-        for address in others:
-            try:
-                return await connect(address, port, CONNECT_SECONDS_MAX, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await connect(last, port, timeout, local_address, socket_options)
 
 
 def retry_after(value: bytes | None) -> float | None:
@@ -180,29 +177,15 @@ def retry_after(value: bytes | None) -> float | None:
     return min(max(seconds, 0.0), float(RETRY_AFTER_SECONDS_MAX))
 
 
-async def _read(response: httpcore.Response, began_at: float) -> Outcome:
-    """Read an answer as far as it is wanted. What is left ends the connection, whatever the other side does."""
-    answer = b""
-    async for part in response.aiter_stream():
-        answer += part
-        if len(answer) >= ANSWER_BYTES_MAX:
-            break
-    given = {name.lower(): value for name, value in response.headers}
+def _outcome(status: int, headers: Iterable[tuple[bytes, bytes]], answer: bytes, began_at: float) -> Outcome:
+    given = {name.lower(): value for name, value in headers} if status in _WAIT_STATUSES else {}
     return Outcome(
-        status=response.status,
+        status=status,
         ms=_since(began_at),
-        answer=answer[:ANSWER_BYTES_MAX],
-        retry_after_seconds=retry_after(given.get(b"retry-after")) if response.status in _WAIT_STATUSES else None,
-        is_delivered=200 <= response.status < 300,
+        answer=answer,
+        retry_after_seconds=retry_after(given.get(b"retry-after")) if given else None,
+        is_delivered=200 <= status < 300,
     )
-
-
-def _request(place: Place, body: bytes, headers: Mapping[str, str]) -> httpcore.Request:
-    return httpcore.Request("POST", _url(place), headers=_headers(place, body, headers), content=body)
-
-
-def _url(place: Place) -> httpcore.URL:
-    return httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=place.path)
 
 
 def _headers(place: Place, body: bytes, headers: Mapping[str, str]) -> list[tuple[str, str]]:
