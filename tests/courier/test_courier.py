@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from schemas.commands import ChangePlan, DeleteEndpoint, PutEndpoint, ReplayNotices, TestEndpoint
 from streams.core.endpoints import PLATFORM_ID
-from streams.courier import schedule
+from streams.courier import kept, schedule
 from streams.courier.deliverer import LOOK_SECONDS
 from streams.courier.signatures import secret_of
 from streams.kafka.clock import now_ms
@@ -20,6 +20,7 @@ from streams.settings import PROJECT_ROOT
 from tests.cashier.test_purchases import Worker, at_once, until
 from tests.core.builders import CREDIT
 from tests.courier.post import KEY, Post, run
+from tests.courier.receiver import HANGS_UP
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -102,6 +103,31 @@ def test_a_failure_is_tried_again_billed_once_an_attempt_and_replayed_when_all_a
             assert (await post.attempts(failing))[-1].number == 7
             await post.decide(ReplayNotices, project, endpoint_id=failing, notice_id=lost[0])
             await until(lambda: at_once([name for name, _ in post.got(failing)].count(lost[0]) == 8))
+
+    run(worker, scenario)
+
+
+def test_who_hangs_up_as_a_notice_comes_gets_it_again_at_once_and_is_billed_nothing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as a busy machine may take for the next notice.
+    monkeypatch.setattr(kept, "IDLE_SECONDS_MAX", 60.0)
+
+    async def scenario(post: Post) -> None:
+        project = await post.customer()
+        async with post.open() as courier:
+            endpoint_id = await post.endpoint(project, is_ordered=True)
+            await post.arrived(endpoint_id, ["webhook.test"])
+            await until(lambda: at_once(not courier.deliverer.waiting))
+            post.receiver.plans[f"/{endpoint_id}"] = [HANGS_UP]
+            await post.decide(ChangePlan, project, plan="hobby", contract_allowance=0)
+            await post.arrived(endpoint_id, ["webhook.test", "plan.changed", "plan.changed"])
+            await until(lambda: at_once(not courier.deliverer.waiting))
+            assert courier.deliverer.attempts == {"delivered": 2}
+        _, first, again = [name for name, _ in post.got(endpoint_id)]
+        assert first == again
+        assert [(each.number, each.status) for each in await post.attempts(endpoint_id)] == [(1, 200), (1, 200)]
+        assert await post.billed(endpoint_id) == []
 
     run(worker, scenario)
 
