@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -24,8 +25,8 @@ from tests.courier.post import Post, run
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
-async def in_each_partition(post: Post, count: int) -> dict[str, str]:
-    """So many projects of each partition, each with an endpoint: its id by its project's."""
+async def in_each_partition(post: Post, count: int, **values: Any) -> dict[str, str]:
+    """So many projects of each partition, each with an endpoint of these values: its id by its project's."""
     made: dict[str, str] = {}
     counts: Counter[int] = Counter()
     while min(counts[number] for number in range(post.settings.partitions)) < count:
@@ -33,7 +34,7 @@ async def in_each_partition(post: Post, count: int) -> dict[str, str]:
         number = partition_of(project, post.settings.partitions)
         if counts[number] < count:
             counts[number] += 1
-            made[project] = await post.endpoint(project)
+            made[project] = await post.endpoint(project, **values)
     return made
 
 
@@ -41,9 +42,9 @@ async def change(post: Post, projects: dict[str, str], plan: str) -> None:
     await asyncio.gather(*(post.decide(ChangePlan, each, plan=plan, contract_allowance=0) for each in projects))
 
 
-def taken(post: Post, endpoint_id: str) -> list[str]:
-    """The notices that came at an endpoint, each once, in order."""
-    return list(dict.fromkeys(name for name, _ in post.got(endpoint_id)))
+def taken(post: Post, endpoint_id: str) -> dict[str, str]:
+    """The notices that came at an endpoint, each once, in order: its type by its id."""
+    return dict(post.got(endpoint_id))
 
 
 def test_a_courier_that_is_killed_leaves_its_partitions_to_the_other(worker: Worker) -> None:
@@ -76,12 +77,13 @@ def test_a_courier_that_is_killed_leaves_its_partitions_to_the_other(worker: Wor
             with post.beside("one") as again:
                 await until(lambda: again.has(1))
                 await until(lambda: two.has(1))
-                counts = {each: len(post.got(each)) for each in made.values()}
+                before = len(post.receiver.receipts)
                 await change(post, made, "scale")
-                await until(lambda: at_once(all(len(post.got(each)) > counts[each] for each in made.values())))
+                await until(lambda: at_once(all(len(taken(post, each)) == 4 for each in made.values())))
                 await until(again.is_done)
                 await until(two.is_done)
-                assert {each: len(post.got(each)) - 1 for each in made.values()} == counts
+                known = {each.notice_id for each in post.receiver.receipts[:before]}
+                assert not known & {each.notice_id for each in post.receiver.receipts[before:]}
 
     run(worker, scenario)
 
@@ -139,25 +141,25 @@ def test_a_price_book_is_told_once_to_each_endpoint_that_asks_for_it(worker: Wor
             with post.beside("one") as one, post.beside("two") as two:
                 await until(lambda: one.has(1))
                 await until(lambda: two.has(1))
-                made = await in_each_partition(post, 2)
-                deaf = await post.endpoint(next(iter(made)), event_types=["plan.*"])
+                # In order: what came before the last one has come.
+                made = await in_each_partition(post, 2, is_ordered=True)
+                deaf = await post.endpoint(next(iter(made)), event_types=["plan.*"], is_ordered=True)
                 platform = await post.endpoint(PLATFORM_ID, event_types=["price.announced"])
                 hears = [*made.values(), platform]
-                await until(lambda: at_once(all(len(post.got(each)) == 1 for each in [*hears, deaf])))
+                await until(lambda: at_once(all(post.got(each) for each in [*hears, deaf])))
                 await until(lambda: at_once(accounts.is_ready))
                 rates, required = FIRST_PRICE_BOOK.rates | {"op.new": CREDIT}, FIRST_PRICE_BOOK.plan_required
                 book = PriceBook("2027-01", now_ms() + 1, rates, required, {}, now_ms())
                 await PriceBroadcast(post.commands, accounts, post.settings.partitions).announce(book, "")
-                await until(lambda: at_once(all(len(post.got(each)) == 2 for each in hears)))
-                # A notice that came after it on each partition has come: no other is on its way.
+                await until(lambda: at_once(all(len(taken(post, each)) == 2 for each in hears)))
                 await change(post, made, "hobby")
-                await until(lambda: at_once(all(len(post.got(each)) == 3 for each in made.values())))
-                await until(one.is_done)
-                await until(two.is_done)
+                told = ["webhook.test", "price.announced", "plan.changed"]
+                await until(lambda: at_once(all(len(taken(post, each)) == 3 for each in made.values())))
+                await until(lambda: at_once(len(taken(post, deaf)) == 2))
             for each in made.values():
-                assert [kind for _, kind in post.got(each)] == ["webhook.test", "price.announced", "plan.changed"]
-            assert [kind for _, kind in post.got(platform)] == ["webhook.test", "price.announced"]
-            assert [kind for _, kind in post.got(deaf)] == ["webhook.test", "plan.changed"]
+                assert list(taken(post, each).values()) == told
+            assert list(taken(post, platform).values()) == told[:2]
+            assert list(taken(post, deaf).values()) == [told[0], told[2]]
         finally:
             await accounts.stop()
 
