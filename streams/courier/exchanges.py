@@ -47,8 +47,8 @@ class HttpConnection:
 
     async def _exchange(self, request: h11.Request, body: bytes, answer_bytes_max: int) -> tuple[h11.Response, bytes]:
         http, stream = self._http, self._stream
-        for event in (request, h11.Data(data=body), h11.EndOfMessage()):
-            await stream.write(http.send(event) or b"")
+        for part in (request, h11.Data(data=body), h11.EndOfMessage()):
+            await stream.write(http.send(part) or b"")
         head: h11.Response | None = None
         answer = b""
         while True:

@@ -57,8 +57,8 @@ class RateCap:
 
 class Width:
     """The Width of an endpoint's lanes is how many attempts each may have under way: one more with each that is taken
-    soon, and half as many with each that takes long, whatever its answer. So an endpoint that does not answer holds few
-    of the places that all endpoints share; one that refuses at once holds none for long."""
+    soon, and half as many with each that takes long, down to one where it is not even taken then. So an endpoint that
+    does not answer holds few of the places that all endpoints share; one that refuses at once holds none for long."""
 
     def __init__(self) -> None:
         self.now = FLYING_FIRST
@@ -72,7 +72,10 @@ class Width:
     def note(self, took_ms: int, is_delivered: bool) -> None:
         """Note how an attempt ended."""
         self.is_slow = took_ms > SLOW_MS
-        if self.is_slow:
+        if self.is_slow and is_delivered:
+            # It works, if slowly: it has as many as a new one.
+            self.now = max(self.now // 2, min(FLYING_FIRST, self.now + 1))
+        elif self.is_slow:
             self.now = max(1, self.now // 2)
         elif is_delivered:
             self.now = min(FLYING_MAX, self.now + 1)

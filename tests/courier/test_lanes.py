@@ -35,13 +35,19 @@ def test_who_takes_long_is_tried_less_at_once_until_it_is_quick_again() -> None:
     width.note(5, False)
     assert (width.now, width.is_as_new) == (FLYING_FIRST, True)
     for expected in (2, 1, 1):
-        width.note(SLOW_MS + 1, expected == 2)
+        width.note(SLOW_MS + 1, False)
         assert (width.now, width.is_slow, width.is_as_new) == (expected, True, False)
+    for expected in (2, 3, 4, 4):
+        width.note(SLOW_MS + 1, True)
+        assert (width.now, width.is_slow) == (expected, True)
     width.note(SLOW_MS, True)
-    assert (width.now, width.is_slow, width.is_as_new) == (2, False, False)
+    assert (width.now, width.is_slow, width.is_as_new) == (5, False, True)
     for _ in range(FLYING_MAX):
         width.note(5, True)
     assert (width.now, width.is_as_new) == (FLYING_MAX, True)
+    for expected in (16, 8, 4, 4):
+        width.note(SLOW_MS + 1, True)
+        assert width.now == expected
 
 
 def test_in_order_a_notice_waits_for_the_one_before_it_whatever_becomes_of_that() -> None:
