@@ -71,7 +71,7 @@ class _Wire(asyncio.Protocol):
         self._wake()
 
     async def read(self, bytes_max: int) -> bytes:
-        """What has come since the last time; b"" at the end. Raises httpcore.ReadError."""
+        """Read what has come since the last time; b"" at the end. Raises httpcore.ReadError."""
         if not self.come and not self.is_over:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
