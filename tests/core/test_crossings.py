@@ -19,7 +19,7 @@ from streams.core.dry_run import dry_run
 from streams.core.fold import IntakeItem, fold
 from streams.core.replies import Kept
 from streams.kafka.codecs import encode_account
-from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, usage
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 from tests.core.test_ledger import Bench
 
 LOW, EXHAUSTED, RECOVERED = "credits_low", "credits_exhausted", "credits_recovered"
@@ -172,15 +172,16 @@ def test_what_crosses_by_itself_is_told_as_of_its_own_time() -> None:
 
 def test_events_beside_a_hold_cross_by_what_it_leaves_and_at_nothing_left_no_event_crosses_again() -> None:
     accounts: dict[str, Account] = {}
-    # 250 credits, of which a hold keeps some.
+    # 250 credits, of which a hold keeps some; those of preview are another's.
     held = admit(usage("h", operation="image"), hold_seconds=3_600)
-    fold(0, [IntakeItem(0, START_MS, create_project()), IntakeItem(1, START_MS, held)], accounts, {}, Kept(), "intake")
+    before = [create_project(), held, top_up(environment="preview")]
+    fold(0, [IntakeItem(at, START_MS, each) for at, each in enumerate(before)], accounts, {}, Kept(), "intake")
     left = available(accounts["p1"], "production")
     assert left < 250 * CREDIT
     kinds: list[list[str]] = []
     for number, credits in enumerate([left // CREDIT - 50, left // CREDIT - (left // CREDIT - 50), 1, 1]):
         event = usage(f"e{number}", operation="chat.message", quantity=credits)
-        facts = fold(0, [IntakeItem(2 + number, START_MS, Envelope([event]))], accounts, {}, Kept(), "intake").facts
+        facts = fold(0, [IntakeItem(3 + number, START_MS, Envelope([event]))], accounts, {}, Kept(), "intake").facts
         kinds.append([fact.kind for fact in facts])
     assert kinds == [["charge", "notice"], ["charge", "notice"], ["refusal"], ["refusal"]]
 
