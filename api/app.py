@@ -140,9 +140,10 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)
-    dashboard.install(app, settings)
+    api_routes = [route for router in _ROUTERS for route in router.routes]
+    dashboard.install(app, settings, api_routes)
     # The last layer added is the outermost.
-    app.add_middleware(LeanRoutes, routes=[route for router in _ROUTERS for route in router.routes])
+    app.add_middleware(LeanRoutes, routes=api_routes)
     app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(Front, settings=settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

@@ -19,15 +19,26 @@ class MenuPlace:
     of_project: bool = True
 
 
+_TELL, _OPERATE = "Tell me", "Operate"
 PLACES: Final = (
     MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/usage", "Usage"),
     MenuPlace("/dashboard/ledger", "Ledger"),
+    MenuPlace("/dashboard/limits", "Limits"),
     MenuPlace("/dashboard/holds", "Holds"),
     MenuPlace("/dashboard/invoices", "Invoices"),
-    MenuPlace("/dashboard/alerts", "Alerts", "Tell me"),
-    MenuPlace("/dashboard/webhooks", "Webhooks", "Tell me"),
+    MenuPlace("/dashboard/alerts", "Alerts", _TELL),
+    MenuPlace("/dashboard/webhooks", "Webhooks", _TELL),
     MenuPlace("/dashboard/prices", "Price list", "Prices"),
-    MenuPlace("/dashboard/webhooks", "Platform's webhooks", "Operate", of_project=False),
+    MenuPlace("/dashboard/projects", "Projects", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/price-books", "Price books", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/limit-rehearsal", "Limit rehearsal", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/events", "Events", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/dead-letters", "Dead letters", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/audit", "Audit", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/billing", "Billing accounts", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/webhooks", "Platform's webhooks", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/system", "System", _OPERATE, of_project=False),
 )
 
 

@@ -53,7 +53,8 @@ class View:
         self.api = OwnApi(request.app, request.scope, self.caller)
         self.query = dict(request.query_params)
         self.is_admin = self.caller.project is None
-        self.project = self.caller.project or self.query.get("project") or None
+        named = request.path_params.get("project") or self.query.get("project")
+        self.project: str | None = self.caller.project or named or None
         asked = self.query.get("environment", "")
         self.environment = "preview" if "preview" in (asked, self.caller.environment) else "production"
         if self.caller.is_portal:
@@ -89,8 +90,9 @@ class View:
         """The address of a page: this one's, with parameters changed, or another's, about the same project and
         environment. None takes a parameter out."""
         kept = self.query if path is None else {}
+        names_project = "project" in self.request.path_params and path in (None, self.request.url.path)
         about = {
-            "project": self.project if self.is_admin else None,
+            "project": self.project if self.is_admin and not names_project else None,
             "environment": self.environment if self.environment != self.caller.environment else None,
         }
         asked = {name: str(value) for name, value in (kept | about | changes).items() if value not in (None, "")}
@@ -112,6 +114,10 @@ class View:
         """Answer with the problem: within a page, or as the fragment that a page asked for."""
         template = "partials/problem.html" if "hx-request" in self.request.headers else "error.html"
         return self.page(template, status=problem.status, problem=problem)
+
+    def led_to(self, url: str) -> Response:
+        """Lead to another page, as after a form that was sent."""
+        return Response(None, 303, pages.HEADERS | {"location": url})
 
     def token(self) -> str:
         """A token for a form."""

@@ -9,6 +9,8 @@ import pytest
 from playwright.sync_api import Browser, StorageState
 
 from api.stack import Stack
+from tests.admins import ADMIN_KEYS
+from tests.dashboard.admin_pages import AdminBrowser
 from tests.dashboard.browser import Looker, launched, looking
 from tests.dashboard.story import Story, told
 from tests.dashboard.visitors import all_signed_in
@@ -53,3 +55,11 @@ def look(browser: Browser, stack: Stack, signed_in: dict[Who, StorageState]) -> 
         yield begin
         faults = [fault for looker in lookers for fault in looker.faults]
         assert not faults, "\n".join(faults)
+
+
+@pytest.fixture(scope="module")
+def admin(stack: Stack) -> Iterator[AdminBrowser]:
+    """An owner's browser."""
+    browser = AdminBrowser(stack.url, ADMIN_KEYS["owner"])
+    yield browser
+    browser.http.close()

@@ -32,7 +32,7 @@ class BalancePart:
 async def overview(view: ViewDep) -> Response:
     """Show the overview of a project; an admin who has named none is led to the projects."""
     if view.project is None:
-        return view.page("welcome.html")
+        return view.led_to("/dashboard/projects")
     if view.caller.customer is not None:
         return await customer_overview(view)
     return await _overview(view)
