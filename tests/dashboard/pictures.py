@@ -48,7 +48,7 @@ class Picture:
 
 PICTURES = (
     Picture("overview", "/dashboard"),
-    Picture("usage", "/dashboard/usage?group=customer_id"),
+    Picture("project", "/dashboard/projects/{project}", is_admin=True),
     Picture("ledger", "/dashboard/ledger", dark=True),
     Picture("prices", "/dashboard/prices"),
     Picture("webhooks", "/dashboard/webhooks?project={project}", is_admin=True),

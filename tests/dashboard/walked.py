@@ -47,6 +47,9 @@ class WalkedPage:
         return self.route or self.path.partition("?")[0]
 
 
+_ACT = "/dashboard/projects/{project}/acts/{name}"
+_WITHDRAWAL = "/dashboard/price-books/{version}/withdrawal"
+
 WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/sign-in", "nobody", ("API key", "Sign in")),
     WalkedPage("/dashboard/sign-in?why=You+were+signed+out.&next=%2Fdashboard", "nobody", ("You were signed out.",)),
@@ -93,6 +96,39 @@ WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/invoices", "key", ("Invoices",)),
     WalkedPage("/dashboard/invoices?billing_account={billing_account}", "admin"),
     WalkedPage("/dashboard/invoices/{month}?billing_account={billing_account}", "admin", ("{project}",)),
+    WalkedPage("/dashboard/projects", "admin", ("acme",)),
+    WalkedPage("/dashboard/projects?search=no-such-project", "admin"),
+    WalkedPage("/dashboard/new-project", "admin"),
+    WalkedPage(
+        "/dashboard/projects/{project}",
+        "admin",
+        ("{project}", "{billing_account}"),
+        parts=("/dashboard/projects/{project}/parts/keys", "/dashboard/projects/{project}/parts/past"),
+    ),
+    *(
+        WalkedPage(f"/dashboard/projects/{{project}}/acts/{act}", "admin", route=_ACT)
+        for act in ("plan", "limits", "grant", "key", "erasure")
+    ),
+    WalkedPage("/dashboard/price-books", "admin", ("{price_version}",)),
+    WalkedPage("/dashboard/price-books/announce", "admin"),
+    WalkedPage("/dashboard/price-books/{price_version}/withdrawal", "admin", route=_WITHDRAWAL),
+    WalkedPage("/dashboard/limit-rehearsal", "admin"),
+    WalkedPage("/dashboard/events", "admin"),
+    WalkedPage("/dashboard/events?source={source}&id={event_id}", "admin", ("{event_id}",)),
+    WalkedPage("/dashboard/dead-letters", "admin"),
+    WalkedPage("/dashboard/dead-letters/{dead_letter_id}", "admin"),
+    WalkedPage("/dashboard/audit?project={project}", "admin", ("limit",)),
+    WalkedPage("/dashboard/audit/keys?project={project}", "admin"),
+    WalkedPage("/dashboard/billing", "admin", ("{billing_account}",)),
+    WalkedPage("/dashboard/new-billing-account", "admin"),
+    WalkedPage(
+        "/dashboard/billing/{billing_account}",
+        "admin",
+        ("{project}",),
+        parts=("/dashboard/billing/{billing_account}/parts/invoices",),
+    ),
+    WalkedPage("/dashboard/billing/{billing_account}/terms", "admin"),
+    WalkedPage("/dashboard/system", "admin", parts=("/dashboard/system/endpoints",)),
     WalkedPage("/dashboard/portal", "nobody", ("open the link that you were given",)),
     WalkedPage("/dashboard", "portal", ("{project}",)),
     WalkedPage("/dashboard", "customer", ("globex", "image", "chat.message")),
@@ -104,6 +140,10 @@ WALKED: tuple[WalkedPage, ...] = (
 # Routes that answer with no page: each with the test that looks at what they give.
 NO_PAGES: dict[str, str] = {
     "/dashboard/static/{asked}/{name:path}": "tests/dashboard/test_vendored.py",
+    "/dashboard/limit-rehearsal/run": "tests/dashboard/test_limit_rehearsal.py",
+    "/dashboard/system/now": "tests/dashboard/test_system.py",
+    "/dashboard/projects/{project}/erasures/{entry_id}": "tests/dashboard/test_acts.py",
+    "/dashboard/billing/{billing_account}/invoices/{month}": "tests/dashboard/test_billing.py",
     "/dashboard/brand/{name}": "tests/dashboard/test_portals.py",
     "/dashboard/invoices/{month}/csv": "tests/dashboard/test_invoice_files.py",
     "/dashboard/invoices/{month}/page": "tests/dashboard/test_invoice_files.py",
