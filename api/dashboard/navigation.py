@@ -17,7 +17,11 @@ class MenuPlace:
     of_project: bool = True
 
 
-PLACES: Final = (MenuPlace("/dashboard", "Overview"),)
+PLACES: Final = (
+    MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/usage", "Usage"),
+    MenuPlace("/dashboard/limits", "Limits"),
+)
 
 
 def places_for(*, is_admin: bool, has_project: bool) -> list[tuple[str, list[MenuPlace]]]:

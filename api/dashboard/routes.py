@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import overview, sign_in, static
+from api.dashboard.views import limits, overview, sign_in, static, usage
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -23,6 +23,8 @@ async def nothing_there(view: ViewDep, path: str) -> Response:
 # The last one takes what no other has.
 ROUTERS = (
     overview.router,
+    usage.router,
+    limits.router,
     sign_in.router,
     static.router,
     _elsewhere,

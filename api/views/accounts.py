@@ -76,17 +76,7 @@ def balance_of(
         environment=environment,
         available=format_credits(left),
         held=format_credits(held(account, environment)),
-        allowance=AllowanceAnswer(
-            # Of an ended month there is what jobs hold, which was granted then.
-            granted=format_credits(
-                sum(grant.granted if grant.expires_at_ms > now_ms else grant.remaining for grant in allowances)
-            ),
-            remaining=_remaining(allowances),
-            held=_held(allowances),
-            renews_at=utc(account.renews_at_ms),
-        )
-        if allowances
-        else None,
+        allowance=_allowance(account, allowances, now_ms),
         promotional=[
             PromotionalAnswer(
                 grant_id=grant.id,
@@ -122,6 +112,19 @@ def balance_of(
         as_of=utc(now_ms - max(lag_ms, 0)),
         lag_ms=lag_ms,
         offset=account.last_offset,
+    )
+
+
+def _allowance(account: Account, allowances: list[Grant], now_ms: int) -> AllowanceAnswer | None:
+    """The allowance of a budget, where it has any. Of an ended month it is what jobs hold, which was granted then."""
+    if not allowances:
+        return None
+    granted = sum(grant.granted if grant.expires_at_ms > now_ms else grant.remaining for grant in allowances)
+    return AllowanceAnswer(
+        granted=format_credits(granted),
+        remaining=_remaining(allowances),
+        held=_held(allowances),
+        renews_at=utc(account.renews_at_ms),
     )
 
 
