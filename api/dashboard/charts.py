@@ -12,7 +12,9 @@ SERIES_MAX = 5
 # A narrow space that does not break: SVG has no margins within a text.
 THIN = "\N{NARROW NO-BREAK SPACE}"
 _TICKS_MAX = 4
-_LABELS_MAX = 8
+_LABELS_MAX, _LABELS_NARROW_MAX = 8, 5
+# More bars than these stand side by side, with no space between.
+DENSE_ABOVE = 100
 _SHARE_OF_SLOT = 0.66
 # The widest digits of 11 px, and the space beside the plot.
 _DIGIT_PX, _AXIS_MARGIN_PX = 6.6, 10
@@ -46,7 +48,8 @@ class BarPiece:
 
 @dataclass(frozen=True, slots=True)
 class DrawnBar:
-    """A drawn bar: `x` and `width` of it, and of the `slot` that is its own, in percent of the plot."""
+    """A drawn bar: `x` and `width` of it, and of the `slot` that is its own, in percent of the plot. A label that
+    `is_spare` is left out where there is little room."""
 
     x: str
     width: str
@@ -55,6 +58,7 @@ class DrawnBar:
     middle: str
     pieces: list[BarPiece]
     label: str
+    is_spare: bool
     title: str
     href: str
     before_y: int | None
@@ -76,6 +80,7 @@ class BarChart:
     ticks: list[AxisTick]
     height: int
     axis_px: int
+    is_dense: bool
 
 
 def bar_chart(
@@ -95,11 +100,13 @@ def bar_chart(
         return max(1, (value * height + top // 2) // top) if value > 0 else 0
 
     ticks = [AxisTick(height - pixels(value), thin(shown(value))) for value in steps]
-    every = -(-len(columns) // _LABELS_MAX) or 1
+    labelled = [number for number, column in enumerate(columns) if column.label]
+    shown_labels = labelled[:: -(-len(labelled) // _LABELS_MAX) or 1]
+    share = _SHARE_OF_SLOT if len(columns) <= DENSE_ABOVE else 1
     bars = []
     for number, column in enumerate(columns):
         slot, left = 100 / len(columns), 100 * number / len(columns)
-        inset = slot * (1 - _SHARE_OF_SLOT) / 2
+        inset = slot * (1 - share) / 2
         bars.append(
             DrawnBar(
                 x=_percent(left + inset),
@@ -108,14 +115,15 @@ def bar_chart(
                 slot_width=_percent(slot),
                 middle=_percent(left + slot / 2),
                 pieces=_pieces(column.values, pixels, height),
-                label=column.label if number % every == 0 else "",
+                label=column.label if number in shown_labels else "",
+                is_spare=number in shown_labels[1::2] and len(shown_labels) > _LABELS_NARROW_MAX,
                 title=_title(column, series, shown, unit),
                 href=column.href,
-                before_y=None if column.before is None else height - pixels(column.before),
+                before_y=height - pixels(column.before) if column.before else None,
             )
         )
     widest = max((len(tick.label) for tick in ticks), default=1)
-    return BarChart(bars, ticks, height, int(widest * _DIGIT_PX) + _AXIS_MARGIN_PX)
+    return BarChart(bars, ticks, height, int(widest * _DIGIT_PX) + _AXIS_MARGIN_PX, len(columns) > DENSE_ABOVE)
 
 
 def tick_values(highest: int) -> list[int]:

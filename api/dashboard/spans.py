@@ -85,7 +85,8 @@ def _shown(granularity: str, begin: datetime, end: datetime, zone: ZoneInfo, day
     here, there = begin.astimezone(zone), end.astimezone(zone)
     if granularity in ("minute", "15m", "hour"):
         key = period_named(granularity, begin.strftime("%Y-%m-%dT%H:%M:%SZ"), zone.key)
-        label = _day(here.date()) if days > 2 and here.time() == time() else f"{here:%H:%M}"
+        # Of many days their midnights are told.
+        label = f"{here:%H:%M}" if days <= 2 else _day(here.date()) if here.time() == time() else ""
         name = f"{here:%a} {_day(here.date())} {here:%H:%M}–{there:%H:%M}"
         return ShownPeriod(key, label, name, here.isoformat(), there.isoformat())
     since, until = here.date().isoformat(), there.date().isoformat()

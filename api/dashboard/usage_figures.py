@@ -49,8 +49,10 @@ def usage_chart(
     measure: str,
     link: Callable[[ShownPeriod], str] = lambda period: "",
     height: int = 170,
+    coloured: Mapping[str, int] | None = None,
 ) -> UsageChart:
-    """The chart of a usage report by period, in credits or uses (`measure`): the groups with most lowest."""
+    """The chart of a usage report by period, in credits or uses (`measure`): the groups with most lowest. `coloured`
+    gives groups their colours by name, where these mean something."""
     names = [name for name in report["group_by"] if name != "period"]
     sums: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     totals: dict[str, int] = defaultdict(int)
@@ -87,7 +89,10 @@ def usage_chart(
     shown, unit = (format_credits, "credits") if measure == "credits" else (str, "uses")
     chart = bar_chart(columns, named, shown, unit, height)
     # All others are grey, however few the groups beside them.
-    colours = [SERIES_MAX if name in others or name == OTHERS else number for number, name in enumerate(named, 1)]
+    colours = [
+        SERIES_MAX if name in others or name == OTHERS else (coloured or {}).get(name, number)
+        for number, name in enumerate(named, 1)
+    ]
     chart = _recoloured(chart, colours)
     rows = [_figures(each, link(each), figures[each.key], is_compared=is_compared) for each in periods]
     return UsageChart(chart, list(zip(named, colours, strict=True)), rows, not report["rows"])

@@ -17,6 +17,8 @@ from api.dashboard.view import PageRoute, ProjectViewDep
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
+_COLOURS = {"limited": 2, "refused": 4}
+
 
 @router.get("/limits")
 async def limits(view: ProjectViewDep) -> Response:
@@ -54,7 +56,7 @@ async def refusals(view: ProjectViewDep) -> Response:
         if each.problem is not None:
             return view.error(each.problem)
     report = found[0].data | {"rows": [row for each in found for row in each.data["rows"]]}
-    chart = usage_chart(report, periods_in("minute", since, now, zone), "uses", height=90)
+    chart = usage_chart(report, periods_in("minute", since, now, zone), "uses", height=90, coloured=_COLOURS)
     return view.fragment("partials/refusals.html", usage=chart, count=sum(row["uses"] for row in report["rows"]))
 
 
