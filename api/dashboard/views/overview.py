@@ -147,8 +147,9 @@ async def _is_unused(view: View) -> bool:
 async def _first_operation(view: View) -> str:
     """The name of an operation that the price list has, for a first call."""
     prices = await view.get("/v1/prices")
-    rates = prices.data["rates"] if prices else {}
-    return _FIRST_USE if _FIRST_USE in rates else next(iter(rates), _FIRST_USE)
+    listed = prices.data["prices"] if prices else []
+    names = [each["operation"] for each in listed if each["plan_required"] is None]
+    return _FIRST_USE if _FIRST_USE in names or not names else names[0]
 
 
 def _base(view: View) -> str:
