@@ -35,8 +35,8 @@ def used(operator: Operator) -> tuple[str, httpx.Client]:
     ]
     assert client.post("/v1/events", content=json.dumps(batch), headers=BATCH).json()["accepted"] == 90
     held = {"operation": "website", "job_id": "j1", "hold": True}
-    assert eventually(lambda: client.post("/v1/admissions", json=held)).status_code == 200
-    eventually(lambda: len(client.get("/v1/ledger", params={"limit": 1000}).json()["entries"]) >= 94)
+    assert client.post("/v1/admissions", json=held).status_code == 200
+    eventually(lambda: len(client.get("/v1/ledger", params={"limit": 1000}).json().get("entries", ())) >= 94)
     return project, signed_in(operator, operator.key(project)["key"], "Europe/Berlin")
 
 

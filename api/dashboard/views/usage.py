@@ -279,7 +279,9 @@ def _too_much(view: View, asked: AskedUsage, problem: ShownProblem) -> Response:
             ways.append((f"by {asked.groups[0]} alone", links.to(group2=None)))
         if any(name.startswith("metadata.") for name in asked.groups):
             ways.append(("by customer_id", links.to(group="customer_id", group2=None)))
-    return view.page("partials/usage_problem.html", status=problem.status, problem=problem, ways=ways)
+    # A browser writes an answer above 399 to its console; of a part of a page that tells what is wrong it need not.
+    status = 200 if "hx-request" in view.request.headers else problem.status
+    return view.page("partials/usage_problem.html", status=status, problem=problem, ways=ways)
 
 
 def _is_shorter(preset: str, since: datetime) -> bool:
