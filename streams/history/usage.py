@@ -232,6 +232,8 @@ class UsageQuestion:
             ways.append(f"a promoted key ({', '.join(promoted)}) in place of metadata.{raw[0]} (`group_by`)")
         if self.by != "booked_at":
             ways.append("`by`=booked_at")
+        if self.granularity in _SHORT:
+            ways.append("`granularity`=15m or longer")
         if len(self.group_by) > 1:
             ways.append("fewer groups (`group_by`)")
         if not self.where:

@@ -19,6 +19,6 @@ def signed_in(operator: Operator, key: str, zone: str = "UTC") -> httpx.Client:
 
 
 def text_of(page: httpx.Response | str) -> str:
-    """What a page says: its text without tags, in one line."""
+    """The text of a page, without tags, in one line."""
     html = page if isinstance(page, str) else page.text
     return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", "", re.sub(r"</(td|th|p|div|li|dt|dd|h\d)>", " ", html))))

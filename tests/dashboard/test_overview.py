@@ -86,7 +86,7 @@ def test_before_the_first_use_it_says_what_to_do_and_the_call_works(operator: Op
     assert "Nothing was spent in the last 24 hours" in text_of(browser.get("/dashboard"))
     steps = browser.get("/dashboard/overview/operations").text
     (said,) = re.findall(r'<code id="first-call">(.*?)</code>', steps, re.DOTALL)
-    curl, url, *rest = shlex.split(unescape(said).replace("$METERLINE_KEY", key))
+    curl, url, *rest = shlex.split(unescape(said).replace("\\\n", "").replace("$METERLINE_KEY", key))
     assert curl == "curl" and rest[::2] == ["-H", "-H", "-d"]
     headers = dict(each.split(": ", 1) for each in rest[1:4:2])
     answer = httpx.post(url, headers=headers, content=rest[-1])

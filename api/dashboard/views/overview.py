@@ -62,7 +62,7 @@ async def overview_now(view: ProjectViewDep) -> Response:
 
 
 async def _now(view: View) -> dict[str, Any] | Response:
-    """What a project has and how it stands in its limits, or the answer that tells what is wrong."""
+    """The state of a project, its balance and how it stands in its limits; or the answer that tells what is wrong."""
     balance, me, limits = await asyncio.gather(
         view.get("/v1/balance", environment=view.environment, limit=1000),
         view.get("/v1/projects/me"),

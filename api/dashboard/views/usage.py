@@ -47,7 +47,7 @@ ZONES = (
 
 @dataclass(frozen=True, slots=True)
 class AskedUsage:
-    """What a page of usage is asked for: the fields of its form, as its address has them, and what follows from them.
+    """A question for usage: the fields of its form, as its address has them, and what follows from them.
     `since` and `until` are None where they can't be read; the API says then what is wrong with them."""
 
     fields: Mapping[str, str]
@@ -118,7 +118,7 @@ async def usage_csv(view: ProjectViewDep) -> Response:
 
 
 def asked_usage(view: View) -> AskedUsage:
-    """What a page is asked for, from its address. What makes no sense is left to the API, which refuses it by name."""
+    """The question of a page, from its address. Whatever makes no sense is left to the API, which refuses it by name."""
     given = view.query
     names = ("from", "to", "granularity", "group", "group2", "operation", "customer_id", "outcome", "key", "value")
     fields = {name: given.get(name, "").strip()[:512] for name in names}
