@@ -118,7 +118,7 @@ async def usage_csv(view: ProjectViewDep) -> Response:
 
 
 def asked_usage(view: View) -> AskedUsage:
-    """The question of a page, from its address. Whatever makes no sense is left to the API, which refuses it by name."""
+    """The question of a page, from its address. The API refuses by name whatever of it makes no sense."""
     given = view.query
     names = ("from", "to", "granularity", "group", "group2", "operation", "customer_id", "outcome", "key", "value")
     fields = {name: given.get(name, "").strip()[:512] for name in names}
