@@ -112,6 +112,7 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
         async with running_services(settings) as services:
             app.state.services = services
             connections.on_refused = partial(keep_refusal, services.answers)
+            connections.on_shutdown = services.live_ledger.end_all
             app.state.metrics = registry_of(services, connections, busyness)
             watching = [asyncio.create_task(each.run()) for each in (connections, busyness)]
             try:

@@ -117,6 +117,8 @@ class Connections:
         # Told of each request that is refused here, beside the app: its scope as far as there is one, where it came
         # from, and the status and body of the answer.
         self.on_refused: Callable[[MutableMapping[str, Any], str, int, bytes], None] | None = None
+        # Told when the server begins to stop: it waits for answers under way, and some would go on for ever.
+        self.on_shutdown: Callable[[], None] = lambda: None
         self._open: dict[str, dict[GuardedProtocol, None]] = {}
         self._untold = 0
         self._told_at = -_TOLD_EVERY_SECONDS
@@ -240,6 +242,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.part is Awaited.RESTING:
             self.since = time.monotonic()
+
+    def shutdown(self) -> None:
+        """Let the answer under way be the last."""
+        self.guard.on_shutdown()
+        super().shutdown()
 
     def pause_writing(self) -> None:
         """Note that the client does not read as fast as we write."""

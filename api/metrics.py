@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 if TYPE_CHECKING:
     from api.busyness import Busyness
     from api.connections import Connections
+    from api.live_ledger import LiveLedger
     from api.services import Services
     from streams.cashier.purchases import Cashier
 
@@ -79,6 +80,7 @@ class _Parts(Collector):
             "Answers that a request's id does not lead to, since there were too many at once",
             services.answers.not_kept,
         )
+        yield from _streams(services.live_ledger)
         if services.cashier is not None:
             yield from _purchases(services.cashier)
         drift = services.drift
@@ -142,6 +144,19 @@ def _flows(services: Services) -> Iterator[Metric]:
         yield GaugeMetricFamily(
             "meterline_last_decision_age_seconds", "Since a decision was last seen here", now - max(decided)
         )
+
+
+def _streams(ledger: LiveLedger) -> Iterator[Metric]:
+    yield GaugeMetricFamily("meterline_ledger_streams", "Live ledgers that are open", ledger.count)
+    yield GaugeMetricFamily(
+        "meterline_ledger_streams_queued_bytes", "What waits to be told to their readers, about", ledger.queued_bytes
+    )
+    gaps = CounterMetricFamily(
+        "meterline_ledger_stream_gaps", "Times that a live ledger was not told of all, and why", labels=["reason"]
+    )
+    for reason, count in ledger.gaps.items():
+        gaps.add_metric([reason], count)
+    yield gaps
 
 
 def _purchases(cashier: Cashier) -> Iterator[Metric]:

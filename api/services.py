@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from api.answers import KeptAnswers
 from api.invoice_logo import logo_url
+from api.live_ledger import LiveLedger
 from api.pipeline import Pipeline
 from api.reads import HistoryReads
 from api.refusals import DecidedKeys, Refusals
@@ -55,6 +56,7 @@ class Services:
     pipeline: Pipeline = field(init=False)
     closing: Closing = field(init=False)
     reads: HistoryReads = field(init=False)
+    live_ledger: LiveLedger = field(init=False)
     refusals: Refusals = field(init=False)
     answers: KeptAnswers = field(init=False)
     invoice_logo: str = field(init=False)
@@ -65,6 +67,7 @@ class Services:
     def __post_init__(self) -> None:
         self.closing = Closing(self.settings, self.clickhouse)
         self.reads = HistoryReads(self.settings, self.clickhouse)
+        self.live_ledger = LiveLedger(self.settings, self.accounts, self.reads)
         self.pipeline = Pipeline(self.settings, self.commands, self.accounts)
         self.refusals = Refusals(self.commands)
         self.answers = KeptAnswers(self.settings, self.publisher, self.commands.reply_partition)
@@ -145,6 +148,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 asyncio.create_task(services.pipeline.count_dead_letters(services.dead_letters_by_code)),
                 asyncio.create_task(services.refusals.run()),
                 asyncio.create_task(services.answers.run()),
+                asyncio.create_task(services.live_ledger.run()),
             ]
             tune_collector()
             try:
@@ -155,6 +159,7 @@ async def running_services(settings: Settings) -> AsyncIterator[Services]:
                 await services.refusals.tell_all()
                 await services.answers.send()
         finally:
+            await services.live_ledger.stop()
             services.reads.close()
             await services.end_embedded()
             await services.accounts.stop()

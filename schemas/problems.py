@@ -178,6 +178,9 @@ CODES: dict[str, ProblemCode] = {
     "already_running": ProblemCode(
         409, "Already running", "Wait for the answer to the first request with this Idempotency-Key."
     ),
+    "too_many_streams": ProblemCode(
+        429, "Too many streams", "Close a stream that nobody looks at, then open this one again."
+    ),
     # We are at fault, or busy.
     "admission_unavailable": ProblemCode(
         503, "Admission unavailable", "Retry after a moment, with the same Idempotency-Key."

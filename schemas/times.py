@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def in_utc(at: datetime) -> datetime:

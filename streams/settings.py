@@ -184,6 +184,14 @@ class Settings(BaseSettings):
     )
     queries_at_once_max: int = Field(8, ge=1, le=12, description="Requests of all callers that ask the history at once")
 
+    ledger_streams_max: int = Field(
+        1000, ge=1, le=10_000, description="Live ledgers that an API process has open at once, in all"
+    )
+    ledger_streams_per_key_max: int = Field(50, ge=1, le=10_000, description="The same, of one key")
+    stream_heartbeat_seconds: float = Field(
+        15.0, ge=0.05, le=300, description="A live ledger that has nothing to tell says so this often"
+    )
+
     ready_grace_seconds: float = Field(
         10.0, gt=0, description="How long Kafka may be silent, or no worker be there, before /readyz says so"
     )

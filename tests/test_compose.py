@@ -28,6 +28,7 @@ GIVEN = {
     "METERLINE_CLICKHOUSE_PASSWORD": "s3cret",
     "METERLINE_GRAFANA_PASSWORD": "of-grafana",
     "METERLINE_WEBHOOK_KEY": "of-webhooks-" * 3,
+    "METERLINE_SESSION_KEY": "of-sessions-" * 3,
     "METERLINE_ADMIN_KEY_HASHES": f'["{ADMIN_HASH}"]',
 }
 

@@ -20,7 +20,7 @@ _ASKED = ("rotate", "test", "replay")
 def _endpoints(prefix: str, changing: frozenset[Role]) -> dict[str, frozenset[Role]]:
     """The calls about endpoints, which everybody may look at."""
     one = f"{prefix}/{{endpoint_id}}"
-    looks = (f"GET {prefix}", f"GET {one}", f"GET {one}/deliveries")
+    looks = (f"GET {prefix}", f"GET {one}", f"GET {one}/health", f"GET {one}/deliveries")
     changes = (f"POST {prefix}", f"PATCH {one}", f"DELETE {one}", *(f"POST {one}/{each}" for each in _ASKED))
     return dict.fromkeys(looks, _ALL) | dict.fromkeys(changes, changing)
 
@@ -38,6 +38,7 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     "POST /v1/holds/{hold_id}/extend": _SUPPORT,
     "GET /v1/balance": _ALL,
     "GET /v1/ledger": _ALL,
+    "GET /v1/ledger/stream": _ALL,
     "GET /v1/usage": _ALL,
     "GET /v1/projects/me": _ALL,
     "GET /v1/limits": _ALL,

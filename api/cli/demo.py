@@ -33,7 +33,13 @@ RoundsOption = Annotated[
 @app.command()
 def demo(
     as_json: JsonOption = False,
-    stay: Annotated[bool, typer.Option("--stay", help="Keep everything up after the report, until Ctrl-C.")] = False,
+    stay: Annotated[
+        bool,
+        typer.Option(
+            "--stay",
+            help="Keep everything up after the report, until Ctrl-C, with a project to watch in the dashboard.",
+        ),
+    ] = False,
     data_dir: DataDirOption = None,
     projects: ProjectsOption = 300,
     rounds: RoundsOption = 5,
@@ -41,7 +47,7 @@ def demo(
     """Start everything, replay a real trace through it, and report what came of it."""
     from api.demo.trace import BUNDLED_TRACE
 
-    _replay(BUNDLED_TRACE, as_json, stay, data_dir, projects, rounds, spoil=True)
+    _replay(BUNDLED_TRACE, as_json, stay, data_dir, projects, rounds, is_demo=True)
 
 
 @app.command()
@@ -54,16 +60,17 @@ def replay(
     rounds: RoundsOption = 1,
 ) -> None:
     """Start everything and replay a trace of yours. The same file sent twice to one --data-dir bills once."""
-    _replay(file, as_json, stay, data_dir, projects, rounds, spoil=False)
+    _replay(file, as_json, stay, data_dir, projects, rounds, is_demo=False)
 
 
 def _replay(
-    file: Path, as_json: bool, stay: bool, data_dir: Path | None, projects: int, rounds: int, *, spoil: bool
+    file: Path, as_json: bool, stay: bool, data_dir: Path | None, projects: int, rounds: int, *, is_demo: bool
 ) -> None:
     from api.demo.display import Display, print_report
     from api.demo.listener import Listener
     from api.demo.replay import Progress, Target
     from api.demo.replay import replay as run
+    from api.demo.shop import Shop
     from api.demo.trace import read_trace
     from api.stack import Stack
     from streams.embedded.running import asking_history
@@ -95,7 +102,7 @@ def _replay(
                     trace,
                     project_count=projects,
                     rounds=rounds,
-                    spoil=spoil,
+                    spoil=is_demo,
                     started_at=started_at,
                     progress=progress,
                     on_progress=on_progress,
@@ -109,6 +116,9 @@ def _replay(
                 print_report(results(), report, stack.url)
             if stay:
                 tell_where(stack, None)
+                if is_demo:
+                    shop = cleanup.enter_context(Shop(stack.url, stack.admin_key))
+                    console.print(f"  to watch    {stack.url}/dashboard    sign in with {shop.key}", soft_wrap=True)
                 while True:
                     stack.check()
                     time.sleep(0.25)

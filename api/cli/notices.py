@@ -31,6 +31,11 @@ _RULE_COLUMNS = ("id", "environment", "percent", "threshold", "is_default", "is_
 def list_notices(
     project: ProjectArgument,
     environment: Annotated[str | None, typer.Option("--environment", help=ENVIRONMENT_HELP)] = None,
+    notice_type: Annotated[
+        str | None, typer.Option("--type", help="Only this type, such as project.credits_low; all if left out.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; all if left out.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone; exclusive.")] = None,
     limit: LimitOption = None,
     cursor: CursorOption = None,
     verbose: VerboseOption = False,
@@ -40,6 +45,9 @@ def list_notices(
     asked: dict[str, Any] = {
         "project": project,
         "environment": environment,
+        "type": notice_type,
+        "from": since,
+        "to": until,
         "limit": limit or 100,
         "cursor": cursor,
     }

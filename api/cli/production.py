@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from aiokafka.errors import ClusterAuthorizationFailedError, for_code
+from pydantic import SecretStr
 
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import MIGRATIONS_DIR, read_migrations
@@ -40,6 +41,7 @@ def production_checks(settings: Settings) -> Iterator[tuple[str, Callable[[Setti
     """Yield the checks of what production needs. Without addresses, those that need them say so."""
     yield "admin keys", admin_keys
     yield "webhook key", webhook_key
+    yield "session key", session_key
     yield "payments", payments
     for name, ask in (
         ("encryption", _encryption),
@@ -80,11 +82,24 @@ def webhook_key(settings: Settings) -> Seen:
         "Set METERLINE_WEBHOOK_KEY, the same at every API and courier, to what `openssl rand -hex 32` prints; another "
         "one changes the secret of every endpoint."
     )
-    if settings.webhook_key is None:
-        return False, "METERLINE_WEBHOOK_KEY is not set", remedy
-    if len(set(settings.webhook_key.get_secret_value())) < KEY_CHARACTERS_MIN:
-        return False, "METERLINE_WEBHOOK_KEY can be guessed: it has few different characters", remedy
-    return True, "webhooks are signed", ""
+    return _key("METERLINE_WEBHOOK_KEY", settings.webhook_key, "webhooks are signed", remedy)
+
+
+def session_key(settings: Settings) -> Seen:
+    """Check that there is a key that signs the sessions of the dashboard, and that it is no word or pattern."""
+    remedy = (
+        "Set METERLINE_SESSION_KEY, the same at every API, to what `openssl rand -hex 32` prints; without one, a "
+        "session ends with its API, and other APIs do not know it. Another one ends all sessions."
+    )
+    return _key("METERLINE_SESSION_KEY", settings.session_key, "sessions are signed", remedy)
+
+
+def _key(name: str, key: SecretStr | None, good: str, remedy: str) -> Seen:
+    if key is None:
+        return False, f"{name} is not set", remedy
+    if len(set(key.get_secret_value())) < KEY_CHARACTERS_MIN:
+        return False, f"{name} can be guessed: it has few different characters", remedy
+    return True, good, ""
 
 
 def payments(settings: Settings) -> Seen:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from api.cli.following import follow_ledger
 from api.cli.options import (
     ENVIRONMENT_HELP,
     CursorOption,
@@ -22,6 +23,7 @@ from api.cli.options import (
 from api.cli.output import console, print_json, show_page, styled, working
 from api.cli.service import Api
 from api.views.csv_cells import Cell, csv_pieces
+from schemas.facts import ENTRY_KINDS
 from streams.errors import OperatorError
 
 app = typer.Typer()
@@ -139,20 +141,49 @@ def ledger(
     environment: Annotated[
         str | None, typer.Option("--environment", help=f"{ENVIRONMENT_HELP}; both if left out.")
     ] = None,
+    operation: Annotated[str | None, typer.Option("--operation", help="Only entries of this operation.")] = None,
+    customer: Annotated[str | None, typer.Option("--customer", help="Only entries of this customer_id.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=f"Only these: {', '.join(ENTRY_KINDS)}.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Booked since: RFC 3339 with a zone; or a day, UTC.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="Booked before: RFC 3339 with a zone; or a day, UTC.")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new entries as they are decided, until Ctrl-C.")
+    ] = False,
     limit: LimitOption = None,
     cursor: CursorOption = None,
     as_csv: CsvOption = False,
     verbose: VerboseOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the entries of a project's ledger, the newest first."""
+    """Show the entries of a project's ledger, the newest first.
+
+    With --follow the oldest is first: the last ten (--limit), and then each new one. It comes back by itself where the
+    connection is lost, and misses none. With --json each entry is a line.
+    """
+    asked: dict[str, Any] = {
+        "project": project,
+        "environment": environment,
+        "operation": operation,
+        "customer_id": customer,
+        "kind": kind,
+        "from": since,
+        "to": until,
+    }
+    if follow:
+        if as_csv or cursor or since or until or verbose:
+            raise typer.BadParameter("--follow goes with no --csv, --cursor, --from, --to and --verbose")
+        follow_ledger(Api(), asked, 10 if limit is None else limit, _LEDGER, as_json)
+        return
     if as_csv:
         _check_whole(limit, cursor, as_json)
-        for piece in csv_pieces(_LEDGER_CSV, map(_cells, _entries(Api(), project, environment))):
+        for piece in csv_pieces(_LEDGER_CSV, map(_cells, _entries(Api(), asked))):
             print(piece.decode(), end="")
         return
-    asked: dict[str, Any] = {"project": project, "environment": environment, "limit": limit or 100, "cursor": cursor}
-    page = Api().call("GET", "/v1/ledger", **asked).json()
+    page = Api().call("GET", "/v1/ledger", **asked, limit=limit or 100, cursor=cursor).json()
     show_page(page, page["entries"], _LEDGER, as_json, verbose)
 
 
@@ -203,7 +234,7 @@ def export(
 
         def counted() -> Iterator[list[Cell]]:
             nonlocal entries
-            for entry in _entries(service, project, None):
+            for entry in _entries(service, {"project": project}):
                 entries += 1
                 if not entries % _PAGE_ENTRIES:
                     status.update(styled(f"{entries:,} ledger entries"))
@@ -256,17 +287,11 @@ def _check_whole(limit: int | None, cursor: str | None, as_json: bool) -> None:
         raise typer.BadParameter("--csv prints all there is: it goes with no --limit, no --cursor and no --json")
 
 
-def _entries(service: Api, project: str, environment: str | None) -> Iterator[dict[str, Any]]:
-    """Every entry of a ledger, the newest first, read a page at a time."""
+def _entries(service: Api, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every entry of a ledger that is asked for, the newest first, read a page at a time."""
     cursor = None
     while True:
-        asked: dict[str, Any] = {
-            "project": project,
-            "environment": environment,
-            "limit": _PAGE_ENTRIES,
-            "cursor": cursor,
-        }
-        page = service.call("GET", "/v1/ledger", **asked).json()
+        page = service.call("GET", "/v1/ledger", **asked, limit=_PAGE_ENTRIES, cursor=cursor).json()
         yield from page["entries"]
         cursor = page["next_cursor"]
         if cursor is None:

@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,33 @@ class Api:
             raise OperatorError(f"{self.url} answers what is no JSON: {error}") from None
         except httpx.TransportError as error:
             raise OperatorError(f"{self.url} can't be reached: {error}. Is `meterline up` running?") from None
+
+    def events(self, path: str, last_id: str, **params: Any) -> Iterator[SentEvent]:
+        """GET a stream of server-sent events once, after the event of this id, and give each event as it comes. Raises
+        ApiError where it is refused, and httpx.TransportError where it is cut."""
+        headers = {"last-event-id": last_id} if last_id else {}
+        sent = {name: value for name, value in params.items() if value is not None}
+        with self._client.stream("GET", path, params=sent, headers=headers) as response:
+            if not response.is_success:
+                response.read()
+                raise _error(response)
+            event = {"id": last_id}
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name:
+                    event[name] = value
+                    continue
+                yield SentEvent(event.get("event", "message"), event["id"], event.get("data", ""))
+                event = {"id": event["id"]}
+
+
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """A server-sent event: its name, the id to come back with, and its data, which is "" where only the id is new."""
+
+    name: str
+    id: str
+    data: str
 
 
 def _check_key(key: str) -> None:

@@ -42,6 +42,7 @@ def tell_where(stack: Any, seconds: float | None) -> None:
     if seconds is not None:
         console.print(f"Meterline is up ({seconds:.1f} s)")
     console.print(f"  API         {stack.url}    docs {stack.url}/docs", soft_wrap=True)
+    console.print(f"  dashboard   {stack.url}/dashboard", soft_wrap=True)
     console.print(f"  ClickHouse  {stack.clickhouse_url}    (curl '{stack.clickhouse_url}/?query=...')", soft_wrap=True)
     if sys.platform != "linux":  # elsewhere the kernel does not tell who asks
         console.print(

@@ -141,6 +141,12 @@ def test_endpoint(
     tell(answer, ("id", "entry_id"), as_json, verbose)
 
 
+@app.command("health")
+def show_health(endpoint: EndpointArgument, project: WhoseOption = None, as_json: JsonOption = False) -> None:
+    """Show whether an endpoint takes what is sent to it, when it is tried again, and why it was disabled."""
+    show(_call("GET", f"/v1/webhook-endpoints/{endpoint}/health", project), as_json)
+
+
 @app.command("deliveries")
 def list_deliveries(
     endpoint: EndpointArgument,

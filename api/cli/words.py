@@ -43,6 +43,7 @@ _REMEDIES = {
     "unknown_project": "`meterline projects list` shows the projects; `projects create` opens one.",
     "unknown_customer": "Correct --customer: nothing in the history names it.",
     "unknown_key": "`meterline projects show` lists the project's keys.",
+    "too_many_streams": "End a `meterline ledger --follow` that nobody looks at, and run the command again.",
     "not_found": "Is METERLINE_API_URL the API's, and of this version?",
     "method_not_allowed": "Is METERLINE_API_URL the API's, and of this version?",
     "too_much_history": "Ask for less: a shorter time, one project, or a smaller page.",

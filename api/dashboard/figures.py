@@ -57,6 +57,7 @@ def instant(value: Any) -> datetime:
 _FORMATS = {
     "clock": "%H:%M:%S",
     "minute": "%d %b %H:%M",
+    "stamp": "%d %b %H:%M:%S",
     "day": "%d %b %Y",
     "moment": "%d %b %Y %H:%M:%S",
     "exact": "%H:%M:%S.%f",

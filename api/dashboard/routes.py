@@ -7,7 +7,20 @@ from starlette.responses import Response
 
 from api.dashboard.sessions import Sessions
 from api.dashboard.view import PageRoute, ViewDep
-from api.dashboard.views import limits, overview, sign_in, static, usage
+from api.dashboard.views import (
+    alerts,
+    holds,
+    invoices,
+    ledger,
+    limits,
+    overview,
+    prices,
+    receipts,
+    sign_in,
+    static,
+    usage,
+    webhooks,
+)
 from schemas.problems import Rejection
 from streams.settings import Settings
 
@@ -25,6 +38,13 @@ ROUTERS = (
     overview.router,
     usage.router,
     limits.router,
+    ledger.router,
+    receipts.router,
+    holds.router,
+    invoices.router,
+    alerts.router,
+    webhooks.router,
+    prices.router,
     sign_in.router,
     static.router,
     _elsewhere,

@@ -61,6 +61,10 @@ class View:
         """Make a call of the API that may change something."""
         return await self.api.call(method, path, self._with_project(path, query), body, key)
 
+    def passed_on(self, path: str, accept: str, **query: Any) -> Response:
+        """Answer with the API's own answer: a file, as it comes."""
+        return self.api.passed_on(path, self._with_project(path, query), accept)
+
     def _with_project(self, path: str, query: dict[str, Any]) -> dict[str, Any]:
         is_named = not self.is_admin or not self.project or path.startswith("/v1/admin/") or "project" in query
         return query if is_named or path.startswith("/v1/prices") else query | {"project": self.project}

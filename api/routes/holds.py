@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import msgspec
 from fastapi import APIRouter, Path, Query
 
 from api.callers.keys import Caller
@@ -161,6 +162,7 @@ def hold_info(hold: Hold) -> HoldInfo:
         price_version=hold.price_version,
         source=hold.source,
         event_id=hold.event_id,
+        customer_id=_customer_of(hold),
         held_at=utc(hold.held_at_ms),
         expires_at=utc(hold.expires_at_ms),
     )
@@ -170,6 +172,12 @@ def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
     settled(account, now_ms(), prices)
     environment = _environment(caller)
     return [hold for hold in account.holds if environment in ("", hold.environment)]
+
+
+def _customer_of(hold: Hold) -> str:
+    said = msgspec.json.decode(hold.metadata) if hold.metadata else {}
+    customer = said.get("customer_id", "")
+    return customer if isinstance(customer, str) else str(customer)
 
 
 def _environment(caller: Caller) -> str:

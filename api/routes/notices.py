@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -15,6 +16,7 @@ from api.dependencies import (
     account_for,
     decided,
     environment_for,
+    instant,
     problems,
     project_for,
 )
@@ -29,6 +31,7 @@ from schemas.http.notices import (
     NoticeRuleList,
     RuleThreshold,
 )
+from schemas.notices import NoticeType
 from schemas.problems import Rejection
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
@@ -38,6 +41,7 @@ from streams.core.ledger import settled
 from streams.courier.words import data_of
 from streams.history.notices import NoticeQuestion, notice_page
 from streams.kafka.clock import now_ms
+from streams.kafka.topics import partition_of
 
 router = APIRouter(prefix="/v1", tags=["notices"], responses=problems(401, 403, 404, 409, 422, 503))
 
@@ -48,15 +52,35 @@ async def notices(
     caller: CallerDep,
     project: ProjectQuery = None,
     environment: EnvironmentName | None = None,
+    type: Annotated[NoticeType | None, Query(description="Only notices of this type")] = None,
+    since: Annotated[datetime | None, Query(alias="from", description="RFC 3339 with a zone")] = None,
+    until: Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    """List a project's notices, newest first: crossings of its thresholds, expired holds, purchases, changes of plan.
-    A preview key's are those of its own environment. A page may be shorter than `limit`, and have one after it."""
+    """List a project's notices, newest first: crossings of its thresholds, expired holds, purchases, changes of plan,
+    and price books that were announced since it was opened. A preview key's are those of its own environment, and price
+    books. A page may be shorter than `limit`, and have one after it."""
     caller.require("content:read")
     name = project_for(caller, project)
-    account_for(services, name)
-    question = NoticeQuestion(name, environment_for(caller, environment), limit, cursor)
+    account = account_for(services, name)
+    if type == "webhook.test":
+        raise Rejection(
+            "invalid_request",
+            "A test is no notice of the project's; GET /v1/webhook-endpoints/{id}/deliveries lists its attempts",
+            "type",
+        )
+    question = NoticeQuestion(
+        project=name,
+        environment=environment_for(caller, environment),
+        limit=limit,
+        cursor=cursor,
+        type=type,
+        since_ms=None if since is None else _ms_of(since, "from"),
+        until_ms=None if until is None else _ms_of(until, "to"),
+        partition=partition_of(name, services.settings.partitions),
+        opened_at_ms=account.signed_up_at_ms,
+    )
     question.condition()  # refuses a bad cursor before a thread is taken
     return await services.reads.json(caller.name, lambda history: _page(history, question))
 
@@ -98,6 +122,10 @@ async def set_notice_rules(
     return _rule_list(account_for(services, name), environment)
 
 
+def _ms_of(at: datetime, field: str) -> int:
+    return round(instant(at, field).timestamp() * 1000)
+
+
 def _threshold_of(rule: RuleThreshold) -> tuple[bool, int]:
     """(is it in percent, percent or microcredits). Raises Rejection."""
     if (rule.percent is None) == (rule.credits is None):
@@ -136,7 +164,7 @@ def _page(clickhouse: ClickHouse, question: NoticeQuestion) -> NoticePage:
             NoticeInfo(
                 id=notice.id,
                 type=notice.type,
-                project=notice.project,
+                project=notice.project or question.project,
                 environment=notice.environment,
                 at=utc(notice.at_ms),
                 data=data_of(notice),

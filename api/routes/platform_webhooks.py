@@ -13,6 +13,7 @@ from schemas.http.webhooks import (
     DeliveryPage,
     EndpointAction,
     EndpointChange,
+    EndpointHealth,
     EndpointInfo,
     EndpointList,
     NewEndpoint,
@@ -98,6 +99,12 @@ async def replay_platform_notices(
 ) -> EndpointAction:
     """Send notices to an endpoint of the platform again: one, all since a time, or those of them that it never took."""
     return await webhooks.replay(services, caller, PLATFORM_ID, endpoint_id, asked, idempotency_key)
+
+
+@router.get("/{endpoint_id}/health", response_model=EndpointHealth)
+async def platform_endpoint_health(services: ServicesDep, caller: AdminDep, endpoint_id: EndpointPath) -> Response:
+    """Show whether an endpoint of the platform takes what is sent to it."""
+    return await webhooks.health(services, caller, PLATFORM_ID, endpoint_id)
 
 
 @router.get("/{endpoint_id}/deliveries", response_model=DeliveryPage)

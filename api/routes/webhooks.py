@@ -4,6 +4,7 @@ platform's own, which hear of every project, are asked for in the same way (`api
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 from typing import Annotated, Literal, cast
 
 from fastapi import APIRouter, Path, Query
@@ -32,6 +33,7 @@ from schemas.http.webhooks import (
     DeliveryPage,
     EndpointAction,
     EndpointChange,
+    EndpointHealth,
     EndpointInfo,
     EndpointKind,
     EndpointList,
@@ -49,6 +51,7 @@ from streams.core.endpoints import PLATFORM_ID, ROTATION_MS, check_target, endpo
 from streams.courier.addresses import ForbiddenError, is_public, place_of
 from streams.courier.signatures import secret_of
 from streams.history.deliveries import DeliveryQuestion, delivery_page
+from streams.history.endpoint_health import EndpointRecord, endpoint_record
 from streams.settings import Settings
 
 READ, WRITE = "webhooks:read", "webhooks:write"
@@ -157,6 +160,15 @@ async def replay_notices(
     """Send notices to an endpoint again: one, all since a time, or those of them that it never took. Each has the
     `webhook-id` that it had."""
     return await replay(services, caller, _written(caller, project), endpoint_id, asked, idempotency_key)
+
+
+@router.get("/{endpoint_id}/health", response_model=EndpointHealth)
+async def endpoint_health(
+    services: ServicesDep, caller: CurrentCallerDep, endpoint_id: EndpointPath, project: ProjectQuery = None
+) -> Response:
+    """Show whether an endpoint takes what is sent to it: its failures, the last success, the next attempt, and why it
+    was disabled."""
+    return await health(services, caller, _read(caller, project), endpoint_id)
 
 
 @router.get("/{endpoint_id}/deliveries", response_model=DeliveryPage)
@@ -283,6 +295,17 @@ async def deliveries(services: Services, caller: Caller, question: DeliveryQuest
     return await services.reads.json(caller.name, page)
 
 
+async def health(services: Services, caller: Caller, project: str, endpoint_id: str) -> Response:
+    """The health of an endpoint that there is. Raises Rejection."""
+    endpoint = known_endpoint(services, project, endpoint_id)
+    is_disabled = endpoint.state == "disabled"
+
+    def found(clickhouse: ClickHouse) -> EndpointHealth:
+        return _health(endpoint, endpoint_record(clickhouse, project, endpoint_id, is_disabled))
+
+    return await services.reads.json(caller.name, found)
+
+
 def known_endpoint(services: Services, project: str, endpoint_id: str) -> Endpoint:
     """The endpoint of an id, as this process knows it. Raises Rejection `unknown_endpoint`, `unknown_project` or
     `not_ready`."""
@@ -307,6 +330,27 @@ def info(endpoint: Endpoint) -> EndpointInfo:
         state=cast(EndpointState, endpoint.state),
         created_at=utc(endpoint.created_at_ms),
         rotated_at=utc(endpoint.rotated_at_ms) if endpoint.rotated_at_ms else None,
+    )
+
+
+def _health(endpoint: Endpoint, record: EndpointRecord) -> EndpointHealth:
+    def when(at_ms: int) -> datetime | None:
+        return utc(at_ms) if at_ms > 0 else None
+
+    return EndpointHealth(
+        id=endpoint.id,
+        state=cast(EndpointState, endpoint.state),
+        attempts=record.attempts,
+        failures=record.failures,
+        failures_in_a_row=record.failures_in_a_row,
+        last_attempt_at=when(record.last_attempt_at_ms),
+        last_delivered_at=when(record.last_delivered_at_ms),
+        last_status=record.last_status or None,
+        last_error=record.last_error,
+        waiting=record.waiting,
+        next_at=when(record.next_at_ms),
+        disabled_at=when(record.disabled_at_ms),
+        disabled_reason=record.disabled_reason,
     )
 
 

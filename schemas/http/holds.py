@@ -22,6 +22,7 @@ class HoldInfo(BaseModel):
     price_version: str
     source: str
     event_id: str
+    customer_id: str = Field(description="The metadata's `customer_id`; empty where it has none")
     held_at: datetime
     expires_at: datetime
 

@@ -122,6 +122,24 @@ class DeliveryInfo(BaseModel):
     billed: bool = Field(description="Whether it is a use of `webhook.delivery`; at an empty balance it costs 0")
 
 
+class EndpointHealth(BaseModel):
+    """The health of an endpoint, by its attempts of the last 30 days: whether it takes what is sent to it."""
+
+    id: str
+    state: EndpointState
+    attempts: int = Field(description="In the last 24 hours")
+    failures: int = Field(description="Of these, attempts that it did not take")
+    failures_in_a_row: int = Field(description="Attempts that failed since the last one that it took")
+    last_attempt_at: datetime | None
+    last_delivered_at: datetime | None
+    last_status: int | None = Field(description="Of the last attempt; null where no answer came, or none was made")
+    last_error: str = Field(description="Why the last attempt got no answer; empty where it did")
+    waiting: int = Field(description="Notices that are tried again")
+    next_at: datetime | None = Field(description="When the first of them is; null where none waits")
+    disabled_at: datetime | None = Field(description="Of one that is `disabled`: since when")
+    disabled_reason: str = Field(description="Of one that is `disabled`: why; empty otherwise")
+
+
 class DeliveryPage(BaseModel):
     """A page of the attempts of the last 30 days, newest first. `next_cursor` asks for the next page; null on the
     last."""

@@ -25,8 +25,12 @@ _TYPES: Final[Mapping[tuple[str, str | None], NoticeType]] = {
     ("endpoint", "disabled"): "endpoint.disabled",
 }
 # The kinds of facts of which some are notices, for a reader that passes over all others.
-NOTICE_FACTS: Final = tuple(_TYPES)
 NOTICE_KINDS: Final = tuple(dict.fromkeys(kind for kind, _ in _TYPES))
+
+
+def notice_facts(notice_type: NoticeType | None = None) -> list[tuple[str, str | None]]:
+    """The (kind, reason) pairs of the facts that may be notices, or one type of them; a reason of None is every one."""
+    return [fact for fact, type_of_fact in _TYPES.items() if notice_type in (None, type_of_fact)]
 
 
 def notice_of(partition: int, fact: Fact) -> Notice | None:

@@ -21,7 +21,7 @@ Outcome = Literal["delivered", "failed"]
 _Cursor = tuple[int, str]
 _encode = msgspec.json.Encoder().encode
 _decode_cursor = msgspec.json.Decoder(_Cursor).decode
-_OF_ENDPOINT = "project = {project:String} AND endpoint_id = {endpoint:String} AND sent_at >= now() - INTERVAL 30 DAY"
+OF_ENDPOINT = "project = {project:String} AND endpoint_id = {endpoint:String} AND sent_at >= now() - INTERVAL 30 DAY"
 _FIELDS = (
     "id, notice_id, notice_type, environment, number, sent_at, status, ms, is_delivered, error, base64Encode(answer), "
     "toUnixTimestamp64Milli(next_at), next_at, is_billed"
@@ -45,7 +45,7 @@ def delivery_page(clickhouse: ClickHouse, question: DeliveryQuestion) -> tuple[l
     """The attempts of a page, and the cursor of the page after them, or None at the end. Raises Rejection for a cursor
     that no page gave."""
     parameters: dict[str, Any] = {"project": question.project, "endpoint": question.endpoint_id}
-    conditions, having = [_OF_ENDPOINT], ["1"]
+    conditions, having = [OF_ENDPOINT], ["1"]
     if question.notice_id is not None:
         conditions.append("notice_id = {notice:String}")
         parameters["notice"] = question.notice_id
@@ -61,7 +61,7 @@ def delivery_page(clickhouse: ClickHouse, question: DeliveryQuestion) -> tuple[l
         f"HAVING {' AND '.join(having)} ORDER BY last_at DESC, id DESC LIMIT {question.limit + 1:d}"
     )
     rows = clickhouse.query(
-        f"SELECT {_FIELDS} FROM deliveries WHERE {_OF_ENDPOINT} AND (sent_at, id) IN ({newest}) "
+        f"SELECT {_FIELDS} FROM deliveries WHERE {OF_ENDPOINT} AND (sent_at, id) IN ({newest}) "
         "ORDER BY sent_at DESC, id DESC, log_offset DESC LIMIT 1 BY id",
         parameters,
     )

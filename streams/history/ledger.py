@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from schemas.facts import ENTRY_KINDS, entry_id
-from schemas.times import DAY_MS
+from schemas.facts import ENTRY_KINDS, EntryKind, entry_id
+from schemas.times import DAY_MS, EPOCH
 from streams.clickhouse.client import ClickHouse
 from streams.history.cursor import after_cursor, encode_cursor
 from streams.history.facts import kind_in
@@ -25,12 +25,18 @@ _ENTRY_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class LedgerQuestion:
-    """A question for one page of a project's ledger entries, newest first."""
+    """A question for one page of a project's ledger entries, newest first: all of them, or those with this environment,
+    operation, customer or kind that were booked from `since` on and before `until`."""
 
     project: str
     limit: int
     cursor: str | None = None
     environment: str | None = None
+    operation: str | None = None
+    customer_id: str | None = None
+    kind: EntryKind | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
     def sql(self, now: int | None = None, days: int = 1) -> tuple[str, dict[str, Any]]:
         """The query and its parameters; with `now`, in Unix milliseconds, only of so many days before it, or before the
@@ -39,10 +45,18 @@ class LedgerQuestion:
         It asks the table: planning a question to a view with all its columns takes longer than reading the page. Raises
         Rejection for a cursor that no page gave."""
         parameters: dict[str, Any] = {"project": self.project, "limit": self.limit + 1}
-        conditions = ["project = {project:String}", kind_in(*ENTRY_KINDS)]
-        if self.environment:
-            conditions.append("environment = {environment:String}")
-            parameters["environment"] = self.environment
+        conditions = ["project = {project:String}", kind_in(*([self.kind] if self.kind else ENTRY_KINDS))]
+        for name in ("environment", "operation", "customer_id"):
+            if (value := getattr(self, name)) is not None:
+                conditions.append(f"{name} = {{{name}:String}}")
+                parameters[name] = value
+        if self.since is not None:
+            conditions.append("booked_at >= fromUnixTimestamp64Milli({from:Int64}, 'UTC')")
+            parameters["from"] = _unix_ms(self.since)
+        if self.until is not None:
+            conditions.append("booked_at < fromUnixTimestamp64Milli({until:Int64}, 'UTC')")
+            parameters["until"] = _unix_ms(self.until)
+            now = min(now, parameters["until"]) if now is not None else None
         if self.cursor:
             after, place = after_cursor(self.cursor)
             now = min(now, place["at"]) if now is not None else None
@@ -76,6 +90,11 @@ def ledger_page(clickhouse: ClickHouse, question: LedgerQuestion) -> tuple[list[
         booked_at = booked_at.replace(tzinfo=UTC)
     at_ms = round(booked_at.timestamp() * 1000)
     return rows, encode_cursor(at_ms, last["partition"], last["offset"], last["position"])
+
+
+def _unix_ms(at: datetime) -> int:
+    """The first millisecond that is not before a time."""
+    return -((EPOCH - at) // timedelta(milliseconds=1))
 
 
 def _entry(row: Sequence[Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from schemas.answers import Answer
 from schemas.commands import AnyCommand, Commands, Envelope, IntakeRecord, Replies
 from schemas.courier import CourierRecord
 from schemas.events import DeadLetter, PackedUsage, Usage
-from schemas.facts import Fact, FactPack
+from schemas.facts import Fact, FactHead, FactPack
 from schemas.notices import DeliveryAttempt
 from schemas.replies import KeptReply, Reply
 from streams.core.foreign import UnreadableError, read
@@ -41,6 +41,9 @@ _decode_intake: Callable[[memoryview], IntakeRecord] = msgspec.msgpack.Decoder(I
 _decode_replies = msgspec.msgpack.Decoder(Replies).decode
 _decode_raw_pack = msgspec.msgpack.Decoder(FactPack[msgspec.Raw]).decode
 _decode_pack = msgspec.msgpack.Decoder(FactPack[list[Fact]]).decode
+_decode_heads = msgspec.msgpack.Decoder(FactPack[list[FactHead]]).decode
+_decode_raw_facts = msgspec.msgpack.Decoder(FactPack[list[msgspec.Raw]]).decode
+_decode_fact = msgspec.msgpack.Decoder(Fact).decode
 _decode_account = msgspec.msgpack.Decoder(Account).decode
 _decode_courier: Callable[[memoryview], CourierRecord] = msgspec.msgpack.Decoder(CourierRecord).decode
 _decode_kept_reply = msgspec.msgpack.Decoder(KeptReply).decode
@@ -202,6 +205,17 @@ def decode_raw_pack(value: bytes) -> FactPack[msgspec.Raw]:
     if value.startswith(FACTS.head):
         return pack
     return msgspec.structs.replace(pack, facts=msgspec.Raw(encode(decode_facts(value))))
+
+
+def decode_fact_heads(value: bytes) -> FactPack[list[FactHead]]:
+    """The pack of a journal record, of each fact only its head."""
+    return read(_decode_heads, FACTS.body(value or b""))
+
+
+def decode_some_facts(value: bytes, numbers: Sequence[int]) -> list[Fact]:
+    """The facts of a journal record that have these numbers in it."""
+    facts = read(_decode_raw_facts, FACTS.body(value)).facts
+    return [read(_decode_fact, facts[number]) for number in numbers]
 
 
 VERSION_BYTES = 8

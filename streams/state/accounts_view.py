@@ -143,6 +143,12 @@ class AccountsView:
         value = self._value(project)
         return None if value is None else decoded_account(value)
 
+    def offset(self, project: str) -> int | None:
+        """The offset of the last intake record that the project's account has in it; None where there is no account.
+        It takes a fraction of what `get` takes."""
+        value = self._value(project)
+        return None if value is None else offset_of_account(value)
+
     def _value(self, project: str) -> bytes | None:
         file = self._files[partition_of(project, self._settings.partitions)]
         return file.get_many([project.encode()])[0]

@@ -57,6 +57,7 @@ def _of_endpoints(prefix: str, read: str, write: str, named: Mapping[str, Any]) 
         f"POST {one}/rotate": Call(write, named=named),
         f"POST {one}/test": Call(write, named=named),
         f"POST {one}/replay": Call(write, body={"notice_id": "ntc-0-1-0"}, named=named),
+        f"GET {one}/health": Call(read, named=named),
         f"GET {one}/deliveries": Call(read, named=named),
     }
 
@@ -79,6 +80,7 @@ CALLS: dict[str, Call] = {
     ),
     "GET /v1/balance": Call(READ, named=_PROJECT),
     "GET /v1/ledger": Call(READ, {"limit": "1000"}, named=_PROJECT),
+    "GET /v1/ledger/stream": Call(READ, {"seconds": "1"}, named=_PROJECT),
     "GET /v1/usage": Call(READ, {"group_by": "customer_id,environment,metadata.secret"}, named=_PROJECT),
     "GET /v1/projects/me": Call(READ, named=_PROJECT),
     "GET /v1/limits": Call(READ, named=_PROJECT),

@@ -117,6 +117,7 @@ READS = {
     "export",
     "events show",
     "webhooks show",
+    "webhooks health",
     "webhooks list",
     "status",
     *LISTS,

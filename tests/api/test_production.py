@@ -16,6 +16,7 @@ from api.cli.production import (
     clickhouse_schema,
     payments,
     production_checks,
+    session_key,
     webhook_key,
 )
 from api.stack import Stack
@@ -46,9 +47,10 @@ def test_admin_keys_are_known_by_what_can_be_their_hash(hashes: list[str], is_ok
     assert "mtl_admin_x" not in " ".join(map(str, found))
 
 
-def test_a_webhook_key_is_set_and_is_no_pattern_and_is_not_shown() -> None:
+@pytest.mark.parametrize(("setting", "check"), [("webhook_key", webhook_key), ("session_key", session_key)])
+def test_a_key_that_signs_is_set_and_is_no_pattern_and_is_not_shown(setting: str, check: Any) -> None:
     for key, is_ok in ((None, False), ("ab" * 20, False), ("changeme" * 4, False), (GOOD, True)):
-        found = webhook_key(Settings.model_validate({"webhook_key": key}))
+        found = check(Settings.model_validate({setting: key}))
         assert found[0] is is_ok
         assert key is None or key not in " ".join(map(str, found))
 

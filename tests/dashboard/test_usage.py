@@ -70,7 +70,7 @@ def test_each_bar_leads_to_finer_periods_and_each_row_to_its_group(used) -> None
     assert hours.status_code == 200 and f'value="{today["from"][0]}" type="date"' in hours.text
     finer = figures(browser, urlsplit(bars[-1]).query).text
     assert "granularity=15m" in finer and "image 80 " in text_of(finer)
-    closer = next(unescape(each) for each in re.findall(r'class="plain" href="([^"]+)"', html) if "operation=" in each)
+    closer = next(unescape(each) for each in re.findall(r'class="closer" href="([^"]+)"', html) if "operation=" in each)
     assert "customer 1 10 " in text_of(figures(browser, urlsplit(closer).query)), "those of one operation"
 
 

@@ -20,7 +20,6 @@ from streams.core.booking import format_credits, parse_credits
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
-_LEDGER_ROWS = 8
 _TOP_CUSTOMERS = 5
 _SHORT_PRESETS = ("24h", "7d", "30d")
 _FIRST_USE = "chat.message"
@@ -126,15 +125,6 @@ async def customers(view: ProjectViewDep) -> Response:
     if report.problem is not None:
         return view.error(report.problem)
     return view.fragment("partials/overview_customers.html", rows=report.data["rows"])
-
-
-@router.get("/overview/ledger")
-async def newest_entries(view: ProjectViewDep) -> Response:
-    """Show the newest entries of the ledger."""
-    page = await view.get("/v1/ledger", environment=view.environment, limit=_LEDGER_ROWS)
-    if page.problem is not None:
-        return view.error(page.problem)
-    return view.fragment("partials/overview_ledger.html", entries=page.data["entries"])
 
 
 async def _is_unused(view: View) -> bool:

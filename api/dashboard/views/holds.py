@@ -1,0 +1,198 @@
+"""Holds: what is kept for jobs that run, and each hold with what happened to it. What is held is not spent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
+
+from api.dashboard.acts import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
+from api.dashboard.asking import ShownProblem, api_path
+from api.dashboard.figures import credits_sum, instant
+from api.dashboard.view import PageRoute, ProjectViewDep, View
+from schemas.facts import PLACE_ID
+
+router = APIRouter(prefix="/holds", include_in_schema=False, route_class=PageRoute)
+
+_HERE: Final = "/dashboard/holds"
+_HOLDS_READ: Final = 1000
+_SOON_SECONDS: Final = 600
+# Captures are entries among all others, the newest of which are looked through.
+_ENTRIES_READ: Final = 500
+_SETTLED_SHOWN: Final = 20
+_DONE: Final = {
+    "captured": "The hold was captured: its job was charged.",
+    "captured_before": "The hold had been captured before; nothing was charged now.",
+    "released": "The hold was released: its credits are available again.",
+    "extended": "The hold lasts longer now.",
+}
+# What can be chosen for an extension, in seconds.
+EXTENSIONS: Final = (
+    (900, "15 minutes"), (3_600, "1 hour"), (21_600, "6 hours"), (86_400, "1 day"), (604_800, "7 days"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SettledHold:
+    """A hold that was captured or has expired: the entry that says so, what its job was charged, and what expired."""
+
+    outcome: str
+    entry_id: str
+    at: str
+    job_id: str
+    operation: str
+    charged: str
+    given_back: str = ""
+
+
+HoldIdPath = Annotated[str, Path(max_length=80)]
+
+
+@router.get("")
+async def holds(
+    view: ProjectViewDep,
+    job: Annotated[str, Query(max_length=200)] = "",
+    page: Annotated[int, Query(ge=1, le=1000)] = 1,
+) -> Response:
+    """Show the open holds of an environment, those of a job alone where one is searched for."""
+    asked, balance = await asyncio.gather(
+        view.get("/v1/holds", limit=_HOLDS_READ), view.get("/v1/balance", environment=view.environment)
+    )
+    if asked.problem is not None:
+        return view.error(asked.problem)
+    every = [each for each in asked.data["holds"] if each["environment"] == view.environment]
+    job = job.strip()
+    found = [each for each in every if job in (each["job_id"], each["hold_id"])] if job else every
+    now = datetime.now(UTC)
+    begin = (page - 1) * PAGE_ROWS
+    return view.page(
+        "holds.html",
+        job=job,
+        is_hold_id=PLACE_ID.fullmatch(job) is not None,
+        holds=found[begin : begin + PAGE_ROWS],
+        found=len(found),
+        count=len(every),
+        held=credits_sum(*(each["credits"] for each in every)),
+        soon=sum((instant(each["expires_at"]) - now).total_seconds() < _SOON_SECONDS for each in every),
+        now=now,
+        page=page,
+        pages=-(-len(found) // PAGE_ROWS),
+        seconds_left=lambda hold: (instant(hold["expires_at"]) - now).total_seconds(),
+        done=done_of(view, _DONE),
+        as_of=balance.data["as_of"] if balance else None,
+        lag_ms=balance.data["lag_ms"] if balance else None,
+    )
+
+
+@router.get("/settled")
+async def settled(view: ProjectViewDep) -> Response:
+    """Answer with the part of the page that tells of holds that were captured or have expired lately."""
+    ledger, expired = await asyncio.gather(
+        view.get("/v1/ledger", environment=view.environment, limit=_ENTRIES_READ),
+        view.get("/v1/notices", environment=view.environment, type="hold.expired", limit=_SETTLED_SHOWN),
+    )
+    for asked in (ledger, expired):
+        if asked.problem is not None:
+            return view.error(asked.problem)
+    ended = [
+        SettledHold(
+            "captured",
+            each["entry_id"],
+            each["booked_at"],
+            each["job_id"],
+            each["operation"],
+            each["amount"].removeprefix("-"),
+        )
+        for each in ledger.data["entries"]
+        if each["kind"] == "charge" and each["reason"] == "captured"
+    ]
+    ended += [
+        SettledHold(
+            "expired",
+            each["id"].removeprefix("ntc-"),
+            each["at"],
+            str(each["data"].get("job_id", "")),
+            str(each["data"].get("operation", "")),
+            "0",
+            str(each["data"].get("held", "")),
+        )
+        for each in expired.data["notices"]
+    ]
+    ended.sort(key=lambda each: each.at, reverse=True)
+    return view.fragment("partials/holds_settled.html", ended=ended[:_SETTLED_SHOWN], entries_read=_ENTRIES_READ)
+
+
+@router.get("/{hold_id}")
+async def hold(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
+    """Show one hold: open, with what can be done with it; or settled."""
+    return await _hold(view, hold_id)
+
+
+@router.get("/{hold_id}/story")
+async def story(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
+    """Answer with the part of a hold's page that tells what happened to it, from the history."""
+    placed = await view.get(api_path("/v1/receipts/{id}", id=hold_id))
+    if placed.problem is not None:
+        return view.error(placed.problem)
+    inputs = placed.data.get("inputs")
+    decisions: list[dict[str, Any]] = []
+    if inputs and inputs["event_id"]:
+        asked = await view.get("/v1/receipts", event_id=inputs["event_id"], source=inputs["source"])
+        if asked.problem is not None:
+            return view.error(asked.problem)
+        decisions = asked.data["decisions"]
+    return view.fragment("partials/hold_story.html", placed=placed.data, decisions=decisions)
+
+
+@router.post("/{hold_id}")
+async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
+    """Capture, release or extend a hold."""
+    fields = await view.form()
+    what = fields.get("act", "")
+    bodies: dict[str, Any] = {
+        "capture": {"credits": _plain(fields["credits"])} if fields.get("credits", "").strip() else {},
+        "release": {"reason": fields.get("reason", "")},
+        "extend": {"seconds": int(fields["seconds"]) if fields.get("seconds", "").isdecimal() else 0},
+    }
+    if what not in bodies:
+        what = "release"
+        wrong = ShownProblem(422, "invalid_request", "Nothing was done", "Choose to capture, release or extend.")
+        return await _hold(view, hold_id, fields, wrong)
+    path = api_path(f"/v1/holds/{{hold_id}}/{what}", hold_id=hold_id)
+    answer = await view.call("POST", path, bodies[what], key_of(fields))
+    if answer.problem is not None:
+        return await _hold(view, hold_id, fields, answer.problem)
+    done = "captured_before" if answer.data["already_decided"] else answer.data["outcome"]
+    return led_to(view, f"{_HERE}/{hold_id}", done=done)
+
+
+async def _hold(
+    view: View, hold_id: str, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None
+) -> Response:
+    asked = await view.get(api_path("/v1/holds/{hold_id}", hold_id=hold_id))
+    if asked.problem is not None and asked.problem.code != "unknown_hold":
+        return view.error(asked.problem)
+    hold = asked.data
+    left = (instant(hold["expires_at"]) - datetime.now(UTC)).total_seconds() if hold else 0.0
+    return view.page(
+        "hold.html",
+        status=wrong.status if wrong is not None else 200,
+        hold_id=hold_id,
+        hold=hold,
+        seconds_left=left,
+        extensions=EXTENSIONS,
+        fields=Fields(fields or {}),
+        wrong=wrong,
+        keys={name: new_key() for name in ("capture", "release", "extend")},
+        done=done_of(view, _DONE),
+    )
+
+
+def _plain(credits: str) -> str:
+    """Credits as they are typed, without what sets digits apart."""
+    return "".join(credits.split()).replace("\N{NARROW NO-BREAK SPACE}", "").replace(",", "")

@@ -1,0 +1,1 @@
+"""The dashboard's benchmark, and what its open streams cost."""
