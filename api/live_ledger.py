@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -42,7 +43,9 @@ STREAM_BYTES_MIN = 64 * 1024
 MISSED_MAX = 1000
 _MISSED_PAGE = 250
 MISSED_SECONDS_MAX = 30.0
-_CHECK_SECONDS = 0.5
+# Keys are looked at this often; accounts, where no fact says that a project's keys have changed, more seldom.
+_CHECK_SECONDS = 0.25
+_ACCOUNT_SECONDS = 5.0
 # A stream that has told something rests: all of them together write about so often in a second.
 _WRITES_A_SECOND = 1500
 _REST_SECONDS_MIN = 0.05
@@ -55,8 +58,8 @@ _GAPS: dict[GapReason, str] = {
 }
 
 
-class Reader(Protocol):
-    """A Reader is whoever opens a stream: an admin, or a key of a project."""
+class StreamReader(Protocol):
+    """A StreamReader is whoever opens a stream: an admin, or a key of a project."""
 
     @property
     def name(self) -> str:
@@ -73,8 +76,8 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which of a project's entries a stream tells of: all of them, or those with this environment, operation, customer
-    or kind."""
+    """The entries of a project that a stream is to tell of: all, or those with this environment, operation, customer or
+    kind."""
 
     environment: str | None = None
     operation: str | None = None
@@ -94,9 +97,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a stream has to tell at a time: a gap, before the entries, where some before them are not told; and entries,
-    the oldest first. Neither is a heartbeat. `place` names how far it is then, or is ""; `ended` says why it is the
-    last."""
+    """A Turn is what a stream has to tell at a time: entries, the oldest first, and before them a gap, where some are
+    not told. With neither it is a heartbeat. `place` names how far the stream is then, or is ""; `ended` says why it is
+    the last turn."""
 
     entries: Sequence[LiveEntry] = ()
     gap: GapReason | None = None
@@ -114,11 +117,18 @@ class LedgerStream:
     too slow is dropped, and a gap says so."""
 
     def __init__(
-        self, ledger: LiveLedger, reader: Reader, project: str, partition: int, wanted: Wanted, after: Place | None
+        self,
+        ledger: LiveLedger,
+        reader: StreamReader,
+        project: str,
+        partition: int,
+        wanted: Wanted,
+        after: Place | None,
     ) -> None:
         self.reader, self.project, self.partition, self.wanted = reader, project, partition, wanted
         self._ledger = ledger
         self._after = after
+        self._wants_all = wanted == Wanted()
         self.place = NOWHERE
         self._begun_at = NOWHERE
         self._is_begun = False
@@ -137,17 +147,18 @@ class LedgerStream:
 
     def offer(self, entry: LiveEntry) -> None:
         """Have an entry told, if it is wanted."""
-        if not self._is_begun or entry.place <= self.place or not self.wanted.has(entry):
+        if not self._is_begun or entry.place <= self.place or not (self._wants_all or self.wanted.has(entry)):
             return
-        size = entry.size
-        is_crowded = self._ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
+        ledger, size = self._ledger, entry.size
+        is_crowded = ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
         if is_crowded or self._bytes + size > STREAM_BYTES_MAX:
             self._forget()
             self.lose("too_slow")
+        if not self._queue:
+            self._has_news.set()
         self._queue.append(entry)
         self._bytes += size
-        self._ledger.queued_bytes += size
-        self._has_news.set()
+        ledger.queued_bytes += size
 
     def lose(self, reason: GapReason) -> None:
         """Note that entries are missing before what comes next."""
@@ -164,7 +175,7 @@ class LedgerStream:
         self._has_news.set()
 
     async def turns(self, heartbeat_seconds: float, seconds: float | None = None) -> AsyncIterator[Turn]:
-        """What there is to tell, turn by turn, until the stream ends, or for so many seconds. A stream that came back
+        """Tell what there is, turn by turn, until the stream ends, or for so many seconds. A stream that came back
         is told first what it missed."""
         loop = asyncio.get_running_loop()
         until = None if seconds is None else loop.time() + seconds
@@ -223,6 +234,16 @@ class LedgerStream:
         self._bytes = 0
 
 
+@dataclass(slots=True)
+class _ProjectKeys:
+    """The keys of a project, as of an offset of its account, and until when they are looked at all the time."""
+
+    offset: int | None = None
+    keys: dict[str, ApiKey] = field(default_factory=dict)
+    due_at: float = 0.0
+    changing_until: float = 0.0
+
+
 class LiveLedger:
     """The LiveLedger has the open streams of this process. `queued_bytes` is what waits for their readers, and `gaps`
     counts the times that they were not told of all, by reason."""
@@ -231,11 +252,10 @@ class LiveLedger:
         self._settings, self._accounts, self._reads = settings, accounts, reads
         self._streams: dict[str, set[LedgerStream]] = {}
         self._of_keys = Counter[tuple[str, str]]()
-        self._tail = JournalTail(settings, ENTRY_KINDS, self._streams, self._tell, self._lose)
+        self._tail = JournalTail(settings, (*ENTRY_KINDS, "key"), self._streams, self._tell, self._lose)
         topics = topics_of(settings)
         self._history = Commits(settings, topics.historian_group_of("facts"), topics.journal)
-        # By project, as of an offset of its account.
-        self._keys: dict[str, tuple[int | None, dict[str, ApiKey]]] = {}
+        self._keys: dict[str, _ProjectKeys] = {}
         self._is_over = False
         self.queued_bytes = 0
         self.gaps = Counter[GapReason]()
@@ -252,7 +272,7 @@ class LiveLedger:
 
     @asynccontextmanager
     async def stream(
-        self, reader: Reader, project: str, wanted: Wanted, after: Place | None = None
+        self, reader: StreamReader, project: str, wanted: Wanted, after: Place | None = None
     ) -> AsyncIterator[LedgerStream]:
         """Open a stream of a project's entries that were booked after a place, or from now on. It ends once the
         reader's key has. Raises Rejection `too_many_streams`, or `not_ready` where the journal can't be read."""
@@ -288,10 +308,10 @@ class LiveLedger:
             self._keys = {project: keys for project, keys in self._keys.items() if project in self._streams}
             for project in list(self._streams):
                 try:
-                    self._check_keys(project)
+                    if self._check_keys(project):
+                        await asyncio.sleep(0)
                 except Exception as error:
                     log.error("the keys of %s can't be looked at: %r", project, error)
-                await asyncio.sleep(0)
 
     def end_all(self) -> None:
         """End all streams, and open no more: the process is about to stop."""
@@ -342,7 +362,7 @@ class LiveLedger:
             question = replace(question, cursor=cursor)
         return None
 
-    def check_room(self, reader: Reader) -> None:
+    def check_room(self, reader: StreamReader) -> None:
         """Raise Rejection where no more streams may be opened, by anybody or by this reader."""
         settings, key = self._settings, (reader.name, reader.key_id)
         if self._is_over:
@@ -353,22 +373,33 @@ class LiveLedger:
         if self.count >= settings.ledger_streams_max:
             raise Rejection("too_many_streams", f"At most {settings.ledger_streams_max} streams are open at once")
 
-    def _check_keys(self, project: str) -> None:
+    def _check_keys(self, project: str) -> bool:
+        """End the streams of a project's keys that have ended. Gives whether that took a look at its account."""
         streams = [stream for stream in self._streams.get(project, ()) if stream.reader.project is not None]
         if not streams:
-            return
-        offset, keys = self._keys.get(project, (None, {}))
-        if (newest := self._accounts.offset(project)) != offset:
-            account = self._accounts.get(project)
-            keys = {key.id: key for key in account.keys} if account is not None else {}
-            self._keys[project] = newest, keys
+            return False
+        known, now = self._keys.setdefault(project, _ProjectKeys()), time.monotonic()
+        # A key that is newer than what is known of the project is none that has ended.
+        is_new = any(stream.reader.key_id not in known.keys for stream in streams)
+        if is_due := is_new or now >= known.due_at or now < known.changing_until:
+            known.due_at = now + _ACCOUNT_SECONDS
+            if (offset := self._accounts.offset(project)) != known.offset:
+                account = self._accounts.get(project)
+                known.offset = offset
+                known.keys = {key.id: key for key in account.keys} if account is not None else {}
         for stream in streams:
-            key = keys.get(stream.reader.key_id)
+            key = known.keys.get(stream.reader.key_id)
             if key is None or has_ended(key, now_ms()):
                 stream.end(Rejection("key_revoked", f"Key {stream.reader.key_id} was revoked, or has ended"))
+        return is_due
 
     def _tell(self, partition: int, facts: Sequence[Fact]) -> None:
         for fact in facts:
+            if fact.kind == "key":
+                # The copy of the account has it in a moment.
+                known = self._keys.setdefault(fact.project, _ProjectKeys())
+                known.changing_until = time.monotonic() + _ACCOUNT_SECONDS
+                continue
             entry = LiveEntry(partition, fact)
             for stream in self._streams.get(fact.project, ()):
                 stream.offer(entry)

@@ -37,10 +37,14 @@ class Caller:
         """The caller whose keys share limits: a project, or an admin key."""
         return self.project or self.key_id
 
+    def has(self, scope: str) -> bool:
+        """Whether one of the caller's scopes covers this one."""
+        area = scope.partition(":")[0]
+        return bool({"*", f"{area}:*", scope} & set(self.scopes))
+
     def require(self, scope: str) -> None:
         """Require this scope of the caller. Raises Rejection `missing_scope` unless one of the caller's covers it."""
-        area = scope.partition(":")[0]
-        if not {"*", f"{area}:*", scope} & set(self.scopes):
+        if not self.has(scope):
             raise Rejection("missing_scope", f"This key has no scope {scope!r}")
 
 

@@ -69,11 +69,13 @@ class View:
         is_named = not self.is_admin or not self.project or path.startswith("/v1/admin/") or "project" in query
         return query if is_named or path.startswith("/v1/prices") else query | {"project": self.project}
 
-    def may(self, operation: str) -> bool:
-        """Whether this reader may make a call, as in "PUT /v1/admin/projects/{project}/plan", as far as the role says;
-        a key's scopes are asked by the call itself."""
+    def may(self, operation: str, scope: str = "") -> bool:
+        """Whether this reader may make a call, as in "PUT /v1/admin/projects/{project}/plan": what an admin's role
+        says, or, of a project's key, whether it has the scope. The call itself asks again."""
         role = self.caller.role
-        return role in MAY.get(operation, ()) if role is not None else "/v1/admin/" not in operation
+        if role is not None:
+            return role in MAY.get(operation, ())
+        return "/v1/admin/" not in operation and (not scope or self.caller.has(scope))
 
     def url(self, path: str | None = None, **changes: Any) -> str:
         """The address of a page: this one's, with parameters changed, or another's, about the same project and

@@ -3,7 +3,7 @@ usage event of the same `source` and `id` captures it."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Path, Query
@@ -29,6 +29,7 @@ from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import utc
 from streams.core.booking import format_credits, parse_credits
+from streams.core.foreign import read
 from streams.core.ledger import settled
 from streams.core.price_list import Prices
 from streams.kafka.clock import now_ms
@@ -39,6 +40,7 @@ router = APIRouter(
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 
+_decode_metadata = msgspec.json.Decoder(dict[str, Any]).decode
 HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the admission")]
 
 
@@ -175,7 +177,7 @@ def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
 
 
 def _customer_of(hold: Hold) -> str:
-    said = msgspec.json.decode(hold.metadata) if hold.metadata else {}
+    said = read(_decode_metadata, hold.metadata) if hold.metadata else {}
     customer = said.get("customer_id", "")
     return customer if isinstance(customer, str) else str(customer)
 

@@ -13,7 +13,7 @@ from schemas.http.webhooks import (
     DeliveryPage,
     EndpointAction,
     EndpointChange,
-    EndpointHealth,
+    EndpointHealthInfo,
     EndpointInfo,
     EndpointList,
     NewEndpoint,
@@ -101,7 +101,7 @@ async def replay_platform_notices(
     return await webhooks.replay(services, caller, PLATFORM_ID, endpoint_id, asked, idempotency_key)
 
 
-@router.get("/{endpoint_id}/health", response_model=EndpointHealth)
+@router.get("/{endpoint_id}/health", response_model=EndpointHealthInfo)
 async def platform_endpoint_health(services: ServicesDep, caller: AdminDep, endpoint_id: EndpointPath) -> Response:
     """Show whether an endpoint of the platform takes what is sent to it."""
     return await webhooks.health(services, caller, PLATFORM_ID, endpoint_id)

@@ -33,7 +33,7 @@ from schemas.http.webhooks import (
     DeliveryPage,
     EndpointAction,
     EndpointChange,
-    EndpointHealth,
+    EndpointHealthInfo,
     EndpointInfo,
     EndpointKind,
     EndpointList,
@@ -162,7 +162,7 @@ async def replay_notices(
     return await replay(services, caller, _written(caller, project), endpoint_id, asked, idempotency_key)
 
 
-@router.get("/{endpoint_id}/health", response_model=EndpointHealth)
+@router.get("/{endpoint_id}/health", response_model=EndpointHealthInfo)
 async def endpoint_health(
     services: ServicesDep, caller: CurrentCallerDep, endpoint_id: EndpointPath, project: ProjectQuery = None
 ) -> Response:
@@ -300,7 +300,7 @@ async def health(services: Services, caller: Caller, project: str, endpoint_id: 
     endpoint = known_endpoint(services, project, endpoint_id)
     is_disabled = endpoint.state == "disabled"
 
-    def found(clickhouse: ClickHouse) -> EndpointHealth:
+    def found(clickhouse: ClickHouse) -> EndpointHealthInfo:
         return _health(endpoint, endpoint_record(clickhouse, project, endpoint_id, is_disabled))
 
     return await services.reads.json(caller.name, found)
@@ -333,11 +333,11 @@ def info(endpoint: Endpoint) -> EndpointInfo:
     )
 
 
-def _health(endpoint: Endpoint, record: EndpointRecord) -> EndpointHealth:
+def _health(endpoint: Endpoint, record: EndpointRecord) -> EndpointHealthInfo:
     def when(at_ms: int) -> datetime | None:
         return utc(at_ms) if at_ms > 0 else None
 
-    return EndpointHealth(
+    return EndpointHealthInfo(
         id=endpoint.id,
         state=cast(EndpointState, endpoint.state),
         attempts=record.attempts,

@@ -122,7 +122,7 @@ class DeliveryInfo(BaseModel):
     billed: bool = Field(description="Whether it is a use of `webhook.delivery`; at an empty balance it costs 0")
 
 
-class EndpointHealth(BaseModel):
+class EndpointHealthInfo(BaseModel):
     """The health of an endpoint, by its attempts of the last 30 days: whether it takes what is sent to it."""
 
     id: str

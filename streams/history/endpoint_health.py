@@ -12,6 +12,20 @@ from streams.core.foreign import UnreadableError, read
 from streams.history.deliveries import OF_ENDPOINT
 from streams.history.facts import kind_in
 
+_DAY = "sent_at >= now() - INTERVAL 1 DAY"
+_TAKEN_AT = f"(SELECT maxIf(sent_at, is_delivered) FROM deliveries WHERE {OF_ENDPOINT})"
+# A notice that is tried again waits for less than a day.
+_WAITING = (
+    "(SELECT (count(), min(next_at_ms)) FROM (SELECT argMax(is_delivered, (sent_at, log_offset)) AS is_taken, "
+    "toUnixTimestamp64Milli(argMax(next_at, (sent_at, log_offset))) AS next_at_ms FROM deliveries "
+    f"WHERE {OF_ENDPOINT} AND {_DAY} GROUP BY notice_id HAVING NOT is_taken AND next_at_ms > 0))"
+)
+_RECORD = (
+    f"SELECT uniqExactIf(id, {_DAY}), uniqExactIf(id, {_DAY} AND NOT is_delivered), "
+    "toUnixTimestamp64Milli(max(sent_at)), toUnixTimestamp64Milli(maxIf(sent_at, is_delivered)), "
+    "argMax(status, sent_at), argMax(error, sent_at), "
+    f"uniqExactIf(id, NOT is_delivered AND sent_at > {_TAKEN_AT}), {_WAITING} FROM deliveries WHERE {OF_ENDPOINT}"
+)
 _decode_reason = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -37,24 +51,8 @@ class EndpointRecord:
 def endpoint_record(clickhouse: ClickHouse, project: str, endpoint_id: str, is_disabled: bool) -> EndpointRecord:
     """Read the record of an endpoint of a project, or of the platform; why it is disabled only where it is."""
     asked: dict[str, Any] = {"project": project, "endpoint": endpoint_id}
-    day = "sent_at >= now() - INTERVAL 1 DAY"
-    attempts, failures, last, delivered, status, error = clickhouse.query(
-        f"SELECT uniqExactIf(id, {day}), uniqExactIf(id, {day} AND NOT is_delivered), "
-        "toUnixTimestamp64Milli(max(sent_at)), toUnixTimestamp64Milli(maxIf(sent_at, is_delivered)), "
-        f"argMax(status, sent_at), argMax(error, sent_at) FROM deliveries WHERE {OF_ENDPOINT}",
-        asked,
-    )[0]
-    in_a_row = clickhouse.query(
-        f"SELECT uniqExact(id) FROM deliveries WHERE {OF_ENDPOINT} AND NOT is_delivered "
-        "AND sent_at > fromUnixTimestamp64Milli({after:Int64}, 'UTC')",
-        asked | {"after": delivered},
-    )[0][0]
-    # A notice that is tried again waits for less than a day.
-    waiting, next_at_ms = clickhouse.query(
-        "SELECT count(), min(next_at_ms) FROM (SELECT argMax(is_delivered, (sent_at, log_offset)) AS is_taken, "
-        "toUnixTimestamp64Milli(argMax(next_at, (sent_at, log_offset))) AS next_at_ms FROM deliveries "
-        f"WHERE {OF_ENDPOINT} AND {day} GROUP BY notice_id HAVING NOT is_taken AND next_at_ms > 0)",
-        asked,
+    attempts, failures, last, delivered, status, error, in_a_row, (waiting, next_at_ms) = clickhouse.query(
+        _RECORD, asked
     )[0]
     disabled_at_ms, reason = _disabled(clickhouse, asked) if is_disabled else (0, "")
     if is_disabled:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -112,3 +114,48 @@ def test_an_operator_sets_rules_on_the_command_line_and_the_audit_says_who(
         ("notice_rules.set", "none of its own", "preview"),
         ("notice_rules.set", "percent-10, credits-0.5, credits-7", "preview"),
     ]
+
+
+def test_notices_are_asked_for_by_type_and_time_and_price_books_are_among_them(
+    stack: Stack, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, client = operator.customer("build")
+    preview = operator.client(operator.key(project, "preview")["key"])
+    top_up = {"bundle_usd": 20, "environment": "production"}
+    assert operator.http.post(f"/v1/admin/projects/{project}/top-ups", json=top_up).status_code == 201
+    version, at = f"notice-{secrets.token_hex(4)}", datetime.now(UTC) + timedelta(days=500)
+    book = {"version": version, "effective_at": at.isoformat(), "rates": {"image": "31"}}
+    assert operator.http.post("/v1/admin/price-books", json=book).status_code == 201
+    try:
+        told = eventually(lambda: len(found := listed(client)) == 2 and found)
+        assert [each["type"] for each in told] == ["price.announced", "purchase.succeeded"]
+        prices, purchase = told
+        assert (prices["project"], prices["environment"], prices["data"]["price_version"]) == (project, "", version)
+        assert datetime.fromisoformat(prices["data"]["effective_at"]).date() == at.date()
+        for question, found in (
+            ({"type": "price.announced"}, [prices]),
+            ({"type": "purchase.succeeded"}, [purchase]),
+            ({"type": "hold.expired"}, []),
+            ({"from": prices["at"]}, [prices]),
+            ({"to": prices["at"]}, [purchase]),
+            ({"from": purchase["at"], "to": prices["at"]}, [purchase]),
+            ({"environment": "preview"}, [prices]),
+        ):
+            assert listed(client, **question) == found, question
+        # Each partition has the book; a project hears of it once, by that of its own, as its endpoints do.
+        assert listed(preview) == [prices]
+        assert listed(operator.client(operator.key(operator.project())["key"])) == []
+    finally:
+        operator.http.delete(f"/v1/admin/price-books/{version}")
+    for question, field in (
+        ({"type": "webhook.test"}, "type"),
+        ({"type": "nothing"}, "query.type"),
+        ({"from": "2026-01-01T00:00:00"}, "from"),
+        ({"to": "soon"}, "query.to"),
+    ):
+        refused = client.get(NOTICES, params=question)
+        assert (refused.status_code, refused.json()["field"]) == (422, field), refused.text
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+    words = ["notices", "list", project, "--type", "price.announced", "--from", prices["at"], "--json"]
+    done = CliRunner().invoke(app, words)
+    assert json.loads(done.stdout)["notices"] == [prices], done.output

@@ -188,6 +188,35 @@ def test_attempts_are_listed_by_pages_each_once_and_to_nobody_else(stack: Stack,
     answered(other.get(path, params={"project": project}), 403, "wrong_project", "project")
 
 
+def test_health_counts_each_attempt_once_and_knows_what_waits(stack: Stack, operator: Operator) -> None:
+    _, other = operator.customer()
+    project, client = operator.customer()
+    made = answered(client.post(URL, json=HOOK | {"event_types": ["plan.changed"]}), 201)
+    answered(client.patch(f"{URL}/{made['id']}", json={"state": "paused"}), 200)
+    path, began_ms = f"{URL}/{made['id']}/health", now_ms() - 60_000
+    taken = {"status": 204, "is_delivered": True, "next_at_ms": 0, "answer": b""}
+    due_ms = now_ms() + 900_000
+    tries = [
+        attempt(project, made["id"], 21, began_ms + 21),
+        attempt(project, made["id"], 22, began_ms + 22, **taken),
+        attempt(project, made["id"], 23, now_ms() + 1_000, status=0, error="no route", next_at_ms=due_ms),
+    ]
+    report(stack, *tries, tries[2])
+    health = eventually(lambda: (found := answered(client.get(path), 200))["last_error"] == "no route" and found)
+    assert (health["id"], health["state"], health["last_status"]) == (made["id"], "paused", None)
+    # The test notice of the first moment may have been tried before the pause.
+    assert health["attempts"] - 3 in (0, 1) and health["failures_in_a_row"] - 1 in (0, 1)
+    assert health["waiting"] - 1 in (0, 1) and health["next_at"] <= due_at(due_ms)
+    assert (health["disabled_at"], health["disabled_reason"]) == (None, "")
+    answered(other.get(path), 404, "unknown_endpoint")
+    answered(other.get(path, params={"project": project}), 403, "wrong_project", "project")
+
+
+def due_at(at_ms: int) -> str:
+    """A time as answers have it."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
 def test_the_platforms_endpoints_and_the_command_line(
     stack: Stack, operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +248,7 @@ def test_the_platforms_endpoints_and_the_command_line(
             ]
         )
         assert numbers == [14]
-        assert run("show", one, *whose)["state"] == "active"
+        assert run("show", one, *whose)["state"] == run("health", one, *whose)["state"] == "active"
         assert run("remove", one, *whose) == {"id": one, "removed": True}
     for whose in (["--project", project], []):
         shown = CliRunner().invoke(app, ["webhooks", "show", "whe_none", *whose])

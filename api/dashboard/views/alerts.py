@@ -77,7 +77,7 @@ async def set_rules(view: ProjectViewDep) -> Response:
         rules, done = [_rule(each) for each in own], "added"
         amount = "".join(fields.get("amount", "").split()).replace(",", "").removesuffix("%")
         if fields.get("unit") == "percent":
-            if not (amount.isascii() and amount.isdecimal() and 1 <= int(amount[:4]) <= 100):
+            if not (amount.isascii() and amount.isdecimal() and len(amount) <= 3 and 1 <= int(amount) <= 100):
                 wrong = ShownProblem(422, "invalid_request", "No such percentage", "Give whole percent, 1 to 100.")
                 return await _alerts(view, fields, wrong)
             rules.append({"percent": int(amount)})
@@ -133,7 +133,7 @@ async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: Sh
 
 
 def said_of(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What a notice's data tells: (name, kind, value), where a kind is a figure, a time or a text."""
+    """The (name, kind, value) triples that a notice's data tells; a kind is figure, dollars, time or text."""
     told = []
     for name, value in data.items():
         text = str(value)

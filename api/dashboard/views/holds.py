@@ -16,6 +16,7 @@ from api.dashboard.asking import ShownProblem, api_path
 from api.dashboard.figures import credits_sum, instant
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.facts import PLACE_ID
+from schemas.problems import Rejection
 
 router = APIRouter(prefix="/holds", include_in_schema=False, route_class=PageRoute)
 
@@ -39,7 +40,7 @@ EXTENSIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class SettledHold:
-    """A hold that was captured or has expired: the entry that says so, what its job was charged, and what expired."""
+    """A hold that was captured or has expired: an id that leads to it, what its job was charged, and what expired."""
 
     outcome: str
     entry_id: str
@@ -60,6 +61,7 @@ async def holds(
     page: Annotated[int, Query(ge=1, le=1000)] = 1,
 ) -> Response:
     """Show the open holds of an environment, those of a job alone where one is searched for."""
+    _check_environment(view)
     asked, balance = await asyncio.gather(
         view.get("/v1/holds", limit=_HOLDS_READ), view.get("/v1/balance", environment=view.environment)
     )
@@ -92,6 +94,7 @@ async def holds(
 @router.get("/settled")
 async def settled(view: ProjectViewDep) -> Response:
     """Answer with the part of the page that tells of holds that were captured or have expired lately."""
+    _check_environment(view)
     ledger, expired = await asyncio.gather(
         view.get("/v1/ledger", environment=view.environment, limit=_ENTRIES_READ),
         view.get("/v1/notices", environment=view.environment, type="hold.expired", limit=_SETTLED_SHOWN),
@@ -114,7 +117,7 @@ async def settled(view: ProjectViewDep) -> Response:
     ended += [
         SettledHold(
             "expired",
-            each["id"].removeprefix("ntc-"),
+            str(each["data"].get("hold") or each["id"].removeprefix("ntc-")),
             each["at"],
             str(each["data"].get("job_id", "")),
             str(each["data"].get("operation", "")),
@@ -138,7 +141,8 @@ async def story(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
     """Answer with the part of a hold's page that tells what happened to it, from the history."""
     placed = await view.get(api_path("/v1/receipts/{id}", id=hold_id))
     if placed.problem is not None:
-        return view.error(placed.problem)
+        is_open = placed.problem.code == "unknown_receipt" and await view.get(_path(hold_id))
+        return view.fragment("partials/hold_story.html", placed=None) if is_open else view.error(placed.problem)
     inputs = placed.data.get("inputs")
     decisions: list[dict[str, Any]] = []
     if inputs and inputs["event_id"]:
@@ -157,14 +161,13 @@ async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
     bodies: dict[str, Any] = {
         "capture": {"credits": _plain(fields["credits"])} if fields.get("credits", "").strip() else {},
         "release": {"reason": fields.get("reason", "")},
-        "extend": {"seconds": int(fields["seconds"]) if fields.get("seconds", "").isdecimal() else 0},
+        "extend": {"seconds": int(fields["seconds"][:9]) if fields.get("seconds", "").isdecimal() else 0},
     }
     if what not in bodies:
         what = "release"
         wrong = ShownProblem(422, "invalid_request", "Nothing was done", "Choose to capture, release or extend.")
         return await _hold(view, hold_id, fields, wrong)
-    path = api_path(f"/v1/holds/{{hold_id}}/{what}", hold_id=hold_id)
-    answer = await view.call("POST", path, bodies[what], key_of(fields))
+    answer = await view.call("POST", f"{_path(hold_id)}/{what}", bodies[what], key_of(fields))
     if answer.problem is not None:
         return await _hold(view, hold_id, fields, answer.problem)
     done = "captured_before" if answer.data["already_decided"] else answer.data["outcome"]
@@ -174,7 +177,7 @@ async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
 async def _hold(
     view: View, hold_id: str, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None
 ) -> Response:
-    asked = await view.get(api_path("/v1/holds/{hold_id}", hold_id=hold_id))
+    asked = await view.get(_path(hold_id))
     if asked.problem is not None and asked.problem.code != "unknown_hold":
         return view.error(asked.problem)
     hold = asked.data
@@ -191,6 +194,17 @@ async def _hold(
         keys={name: new_key() for name in ("capture", "release", "extend")},
         done=done_of(view, _DONE),
     )
+
+
+def _path(hold_id: str) -> str:
+    return api_path("/v1/holds/{hold_id}", hold_id=hold_id)
+
+
+def _check_environment(view: View) -> None:
+    """Check that a key looks at its own environment, whose holds alone it is shown. Raises Rejection."""
+    if not view.is_admin and view.environment != view.caller.environment:
+        detail = f"This key sees the holds of {view.caller.environment}, not of {view.environment}"
+        raise Rejection("wrong_environment", detail, "environment")
 
 
 def _plain(credits: str) -> str:

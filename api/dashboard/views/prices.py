@@ -49,7 +49,7 @@ class BookPrices:
         )
 
     def cost(self, operation: str, quantity: int) -> str | None:
-        """What so many units cost, exact; None where the operation has no price."""
+        """The cost of so many units, exact; None where the operation has no price."""
         rate = self.rates.get(operation)
         return None if rate is None else format_credits(rate * quantity)
 
@@ -149,8 +149,8 @@ async def cost(view: ProjectViewDep) -> Response:
 
 
 def cost_under(used: Sequence[Mapping[str, Any]], now: BookPrices, then: BookPrices) -> BookCost:
-    """What usage by operation was charged, and costs at the quantities that it has under the book of today and under
-    another: exact, since a price is so much for each unit."""
+    """The cost of usage by operation: as it was charged, and its quantities at the prices of today's book and of
+    another. Exact, since a price is so much for each unit."""
     rows = []
     for row in used:
         operation, quantity = row["group"]["operation"], row["quantity"]

@@ -193,7 +193,7 @@ def _one(view: View, endpoint_id: str) -> str:
 
 
 def _may(view: View, method: str, rest: str) -> bool:
-    return view.may(f"{method} {_base(view)}{rest}")
+    return view.may(f"{method} {_base(view)}{rest}", "webhooks:write")
 
 
 def _terms(fields: Mapping[str, str]) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _fields_of(endpoint: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _replayed(view: View, fields: Mapping[str, str]) -> dict[str, Any]:
-    """What a form asks to have sent again: one notice, or those since a time, which is the reader's."""
+    """The replay that a form asks for: of one notice, or of those since a time, which is the reader's."""
     if notice := fields.get("notice", "").strip():
         return {"notice_id": notice}
     since = fields.get("since", "").strip()
