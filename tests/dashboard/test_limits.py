@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import httpx
+
 from tests.calls import Operator, eventually
 from tests.dashboard.pages import signed_in, text_of
 
@@ -17,7 +19,7 @@ def test_it_says_how_the_project_stands_and_where_its_limits_come_from(operator:
     raised = {"burst": 9000, "ends_at": ends_at, "reason": "launch"}
     assert operator.http.post(f"{url}/limit-raises", json=raised).status_code == 201
     browser = signed_in(operator, operator.key(project)["key"])
-    page = browser.get("/dashboard/limits")
+    page = eventually(lambda: _shown(browser, "9000"))
     limits = operator.http.get("/v1/limits", params={"project": project}).json()
     said = text_of(page)
     assert page.status_code == 200
@@ -25,9 +27,20 @@ def test_it_says_how_the_project_stands_and_where_its_limits_come_from(operator:
     force = limits["in_force"]
     assert f"In force now {force['requests_per_minute']} 9000 5000" in said
     assert "Retry-After" in said and "No raise is planned" not in said
-    standing = text_of(browser.get("/dashboard/limits/standing"))
+    standing = eventually(lambda: _said(browser, "s32 / 5000"))
     assert "Credits, last 60 s32 / 5000" in standing
     assert f"Burst left{limits['standing']['burst_left']} / {9000 - force['requests_per_minute']}" in standing
+
+
+def _shown(browser: httpx.Client, text: str) -> httpx.Response | None:
+    """The page of limits, once it says so: it may be some milliseconds behind."""
+    page = browser.get("/dashboard/limits")
+    return page if text in text_of(page) else None
+
+
+def _said(browser: httpx.Client, text: str) -> str:
+    said = text_of(browser.get("/dashboard/limits/standing"))
+    return said if text in said else ""
 
 
 def test_what_was_turned_away_is_shown_by_the_minute(operator: Operator) -> None:
@@ -36,12 +49,11 @@ def test_what_was_turned_away_is_shown_by_the_minute(operator: Operator) -> None
     assert "Nothing was turned away" in text_of(browser.get("/dashboard/limits/refusals"))
     for number in range(4):
         client.post("/v1/admissions", json={"operation": "website", "job_id": str(number)})
-    refused = eventually(lambda: text_of(browser.get("/dashboard/limits/refusals")).partition(" turned away")[0])
-    eventually(lambda: "Nothing" not in text_of(browser.get("/dashboard/limits/refusals")))
+    told = "3 requests were turned away"
+    eventually(lambda: told in text_of(browser.get("/dashboard/limits/refusals")))
     page = browser.get("/dashboard/limits/refusals")
-    assert page.text.count('class="bar"') == 60 and refused is not None
-    outcomes = {"refused", "limited"} & set(text_of(page).replace("(", " ").split())
-    assert outcomes
+    assert page.text.count('class="bar"') == 60 and "1 requests" not in page.text
+    assert page.text.count('<rect class="s2"') + page.text.count('<rect class="s4"') >= 1
 
 
 def test_the_api_says_how_a_project_stands_to_its_own_key(operator: Operator) -> None:
