@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from api import errors
 from api.busyness import Busyness
 from api.callers.calls import keep_refusal
+from api.callers.portals import check_portal
 from api.connections import ConnectionLimits, Connections
 from api.dashboard import routes as dashboard
 from api.lean import LeanRoutes
@@ -38,6 +39,7 @@ from api.routes import (
     limits,
     notices,
     platform_webhooks,
+    portals,
     prices,
     projects,
     receipts,
@@ -94,6 +96,8 @@ _ROUTERS = (
     dead_letters.router,
     webhooks.router,
     platform_webhooks.router,
+    portals.router,
+    portals.admin_router,
     invoices.router,
     status.router,
     docs.router,
@@ -112,6 +116,7 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
             app.state.services = services
             connections.on_refused = partial(keep_refusal, services.answers)
             connections.on_shutdown = services.live_ledger.end_all
+            services.live_ledger.check_portal = partial(check_portal, settings)
             app.state.metrics = registry_of(services, connections, busyness)
             watching = [asyncio.create_task(each.run()) for each in (connections, busyness)]
             try:
@@ -135,9 +140,10 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
     errors.install(app)
     for router in _ROUTERS:
         app.include_router(router)
-    dashboard.install(app, settings)
+    api_routes = [route for router in _ROUTERS for route in router.routes]
+    dashboard.install(app, settings, api_routes)
     # The last layer added is the outermost.
-    app.add_middleware(LeanRoutes, routes=[route for router in _ROUTERS for route in router.routes])
+    app.add_middleware(LeanRoutes, routes=api_routes)
     app.add_middleware(Unpacking, bytes_max=settings.request_body_bytes_max)
     app.add_middleware(Front, settings=settings)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]

@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from api.callers.calls import call_of, count, note_entry, operation_of
 from api.callers.keys import ADMIN_PREFIX, Caller, admin_of, caller_of, project_of_key
+from api.callers.portals import require_shown
 from api.callers.roles import require_role
 from api.services import Services
 from schemas.accounts import Account
@@ -68,12 +69,14 @@ async def authenticated(
     request: Request, _documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
     """The caller, whom api.middleware.Front has found by the key; an admin, where the admin's role may make this call.
-    Raises Rejection `unauthenticated`, `key_revoked`, `missing_role` or `not_ready`."""
+    Raises Rejection `unauthenticated`, `key_revoked`, `missing_role`, `not_in_portal` or `not_ready`."""
     call = call_of(request.scope)
     if call.caller is None:
         raise call.refusal or Rejection("unauthenticated", "There is no bearer token")
     if call.caller.role is not None:
         require_role(call.caller.role, operation_of(request.scope))
+    if call.caller.is_portal:
+        require_shown(call.caller, operation_of(request.scope))
     check_parameters(request)
     return call.caller
 
@@ -172,13 +175,15 @@ def project_for(caller: Caller, named: str | None) -> str:
 
 
 def environment_for(caller: Caller, named: EnvironmentName | None) -> EnvironmentName | None:
-    """The environment that a reading is about, None for all of the project's: a preview key sees its own alone. Raises
-    Rejection `wrong_environment`."""
-    if caller.environment != "preview":
+    """The environment that a reading is about, None for all of the project's: a preview key, or a portal, sees its own
+    alone. Raises Rejection `wrong_environment`."""
+    if caller.environment != "preview" and not caller.is_portal:
         return named
-    if named not in (None, "preview"):
-        raise Rejection("wrong_environment", f"This key is for the preview environment, not {named}", "environment")
-    return "preview"
+    own: EnvironmentName = "preview" if caller.environment == "preview" else "production"
+    if named not in (None, own):
+        whose = "portal" if caller.is_portal else "key"
+        raise Rejection("wrong_environment", f"This {whose} is for the {own} environment, not {named}", "environment")
+    return own
 
 
 def origin_of(caller: Caller) -> Origin:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
 
-from schemas.facts import Fact, entry_id
+from schemas.facts import Fact
 from schemas.http.credits import LedgerEntry
 from schemas.problems import Rejection
 from schemas.times import in_utc, utc
 from streams.core.booking import format_credits
+from streams.core.foreign import read
 
 Place = tuple[int, int]
 
 _ENTRY_ID = re.compile(r"(\d{1,5})-(\d{1,18})-(\d{1,9})", re.ASCII)
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.decode
+_decode_metadata = partial(read, msgspec.json.decode)
 
 
 class _EntryJson(msgspec.Struct, frozen=True, gc=False):
@@ -47,47 +49,58 @@ class _EntryJson(msgspec.Struct, frozen=True, gc=False):
 assert list(_EntryJson.__struct_fields__) == list(LedgerEntry.model_fields)
 
 
+class _Named(msgspec.Struct, gc=False):
+    """Of an entry's metadata, what the history has in a column of its own."""
+
+    customer_id: Any = ""
+
+
+_decode_named = partial(read, msgspec.json.Decoder(_Named).decode)
+
+
 class LiveEntry:
     """A LiveEntry is one ledger entry on its way to everybody who looks at it: what is made of it for one of them is
-    made once for all."""
+    made once for all. `place` is its place in its partition: what was decided later has a higher one. `size` is about
+    how many bytes of memory it takes."""
 
-    __slots__ = ("_customer_id", "_made", "fact", "partition")
+    __slots__ = ("_customer_id", "_made", "_of_customer", "fact", "is_of_customer", "partition", "place", "size")
 
-    def __init__(self, partition: int, fact: Fact) -> None:
+    def __init__(self, partition: int, fact: Fact, *, is_of_customer: bool = False) -> None:
         self.partition = partition
         self.fact = fact
+        self.place: Place = (fact.offset, fact.index)
+        self.size = 1024 + len(fact.metadata)
+        self.is_of_customer = is_of_customer
+        self._of_customer: LiveEntry | None = None
         self._customer_id: str | None = None
         self._made: dict[Callable[[LiveEntry], bytes], bytes] = {}
 
     @property
-    def place(self) -> Place:
-        """The entry's place in its partition: what was decided later has a higher one."""
-        return self.fact.offset, self.fact.index
-
-    @property
     def entry_id(self) -> str:
         """The entry's id."""
-        return entry_id(self.partition, self.fact.offset, self.fact.index)
+        return f"{self.partition}-{self.fact.offset}-{self.fact.index}"
 
     @property
     def customer_id(self) -> str:
         """The customer that the entry's metadata names, or "", as the history has it in a column."""
         if self._customer_id is None:
-            named = _decode(self.fact.metadata).get("customer_id") if "customer_id" in self.fact.metadata else ""
+            metadata = self.fact.metadata
+            named = _decode_named(metadata).customer_id if "customer_id" in metadata else ""
             self._customer_id = named if isinstance(named, str) else ""
         return self._customer_id
 
-    @property
-    def size(self) -> int:
-        """About how many bytes of memory the entry takes."""
-        return 1024 + len(self.fact.metadata)
-
     def once(self, make: Callable[[LiveEntry], bytes]) -> bytes:
-        """What `make` makes of the entry; it is asked once."""
+        """Give what `make` makes of the entry; it is asked once."""
         made = self._made.get(make)
         if made is None:
             made = self._made[make] = make(self)
         return made
+
+    def of_customer(self) -> LiveEntry:
+        """The entry as its customer sees it, without what is the whole project's; the same for all who ask."""
+        if self._of_customer is None:
+            self._of_customer = LiveEntry(self.partition, self.fact, is_of_customer=True)
+        return self._of_customer
 
     def shown(self) -> LedgerEntry:
         """The entry as the API shows it."""
@@ -104,20 +117,25 @@ def entry_json(entry: LiveEntry) -> bytes:
             fact.environment,
             fact.operation,
             fact.quantity,
-            format_credits(fact.amount),
-            format_credits(fact.balance),
-            fact.grant_id,
+            _credits(fact.amount),
+            "" if entry.is_of_customer else format_credits(fact.balance),
+            "" if entry.is_of_customer else fact.grant_id,
             fact.reason,
             fact.price_version,
             fact.source,
             fact.event_id,
             fact.job_id,
             entry.customer_id,
-            utc(fact.occurred_at_ms),
-            utc(fact.booked_at_ms),
+            _at(fact.occurred_at_ms),
+            _at(fact.booked_at_ms),
             msgspec.Raw(fact.metadata.encode() or b"{}"),
         )
     )
+
+
+# What many entries have in common: those of a record their times, those of an operation their price.
+_at = lru_cache(4096)(utc)
+_credits = lru_cache(4096)(format_credits)
 
 
 def place_in(given: str, field: str, partition: int) -> Place:
@@ -128,14 +146,15 @@ def place_in(given: str, field: str, partition: int) -> Place:
     return int(found[2]), int(found[3])
 
 
-def shown_entry(row: dict[str, Any]) -> LedgerEntry:
-    """The entry of a row of the history."""
+def shown_entry(row: dict[str, Any], *, is_of_customer: bool = False) -> LedgerEntry:
+    """The entry of a row of the history; as its customer sees it, it is without what is the whole project's."""
     return LedgerEntry.model_validate(
         row
         | {
             "amount": format_credits(row["amount"]),
-            "balance": format_credits(row["balance"]),
-            "metadata": _decode(row["metadata"]) if row["metadata"] else {},
+            "balance": "" if is_of_customer else format_credits(row["balance"]),
+            "grant_id": "" if is_of_customer else row["grant_id"],
+            "metadata": _decode_metadata(row["metadata"]) if row["metadata"] else {},
             "occurred_at": in_utc(row["occurred_at"]),
             "booked_at": in_utc(row["booked_at"]),
         }

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -19,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from api.entries import LiveEntry, Place, entry_of_row
 from api.reads import HistoryReads
-from schemas.accounts import ApiKey
+from schemas.accounts import Account, ApiKey
 from schemas.facts import ENTRY_KINDS, EntryKind, Fact, entry_id
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
@@ -42,7 +43,9 @@ STREAM_BYTES_MIN = 64 * 1024
 MISSED_MAX = 1000
 _MISSED_PAGE = 250
 MISSED_SECONDS_MAX = 30.0
-_CHECK_SECONDS = 0.5
+# Keys are looked at this often; accounts, where no fact says that a project's keys have changed, more seldom.
+_CHECK_SECONDS = 0.25
+_ACCOUNT_SECONDS = 5.0
 # A stream that has told something rests: all of them together write about so often in a second.
 _WRITES_A_SECOND = 1500
 _REST_SECONDS_MIN = 0.05
@@ -55,8 +58,20 @@ _GAPS: dict[GapReason, str] = {
 }
 
 
-class Reader(Protocol):
-    """A Reader is whoever opens a stream: an admin, or a key of a project."""
+class Portal(Protocol):
+    """A Portal is a portal link that was opened: what it shows bounds a stream, whatever is asked for."""
+
+    @property
+    def environment(self) -> str:
+        """The environment that it shows."""
+
+    @property
+    def customer(self) -> str:
+        """The customer that it shows, or "" for all of the project."""
+
+
+class StreamReader(Protocol):
+    """A StreamReader is whoever opens a stream: an admin, a key of a project, or whoever has opened a portal link."""
 
     @property
     def name(self) -> str:
@@ -70,16 +85,24 @@ class Reader(Protocol):
     def key_id(self) -> str:
         """The key's id."""
 
+    @property
+    def portal(self) -> Portal | None:
+        """The portal that the reader looks through; None for all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which of a project's entries a stream tells of: all of them, or those with this environment, operation, customer
-    or kind."""
+    """The entries of a project that a stream is to tell of: all, or those with this environment, operation, customer or
+    kind."""
 
     environment: str | None = None
     operation: str | None = None
     customer_id: str | None = None
     kind: EntryKind | None = None
+
+    def within(self, portal: Portal) -> Wanted:
+        """What is wanted within the bounds of a portal."""
+        return replace(self, environment=portal.environment, customer_id=portal.customer or self.customer_id)
 
     def has(self, entry: LiveEntry) -> bool:
         """Whether an entry is one of them."""
@@ -94,9 +117,9 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a stream has to tell at a time: a gap, before the entries, where some before them are not told; and entries,
-    the oldest first. Neither is a heartbeat. `place` names how far it is then, or is ""; `ended` says why it is the
-    last."""
+    """A Turn is what a stream has to tell at a time: entries, the oldest first, and before them a gap, where some are
+    not told. With neither it is a heartbeat. `place` names how far the stream is then, or is ""; `ended` says why it is
+    the last turn."""
 
     entries: Sequence[LiveEntry] = ()
     gap: GapReason | None = None
@@ -114,11 +137,20 @@ class LedgerStream:
     too slow is dropped, and a gap says so."""
 
     def __init__(
-        self, ledger: LiveLedger, reader: Reader, project: str, partition: int, wanted: Wanted, after: Place | None
+        self,
+        ledger: LiveLedger,
+        reader: StreamReader,
+        project: str,
+        partition: int,
+        wanted: Wanted,
+        after: Place | None,
     ) -> None:
-        self.reader, self.project, self.partition, self.wanted = reader, project, partition, wanted
+        self.reader, self.project, self.partition = reader, project, partition
+        self.wanted = wanted if reader.portal is None else wanted.within(reader.portal)
+        self._is_of_customer = reader.portal is not None and bool(reader.portal.customer)
         self._ledger = ledger
         self._after = after
+        self._wants_all = self.wanted == Wanted()
         self.place = NOWHERE
         self._begun_at = NOWHERE
         self._is_begun = False
@@ -137,17 +169,18 @@ class LedgerStream:
 
     def offer(self, entry: LiveEntry) -> None:
         """Have an entry told, if it is wanted."""
-        if not self._is_begun or entry.place <= self.place or not self.wanted.has(entry):
+        if not self._is_begun or entry.place <= self.place or not (self._wants_all or self.wanted.has(entry)):
             return
-        size = entry.size
-        is_crowded = self._ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
+        ledger, size = self._ledger, entry.size
+        is_crowded = ledger.queued_bytes + size > QUEUED_BYTES_MAX and self._bytes > STREAM_BYTES_MIN
         if is_crowded or self._bytes + size > STREAM_BYTES_MAX:
             self._forget()
             self.lose("too_slow")
+        if not self._queue:
+            self._has_news.set()
         self._queue.append(entry)
         self._bytes += size
-        self._ledger.queued_bytes += size
-        self._has_news.set()
+        ledger.queued_bytes += size
 
     def lose(self, reason: GapReason) -> None:
         """Note that entries are missing before what comes next."""
@@ -164,7 +197,7 @@ class LedgerStream:
         self._has_news.set()
 
     async def turns(self, heartbeat_seconds: float, seconds: float | None = None) -> AsyncIterator[Turn]:
-        """What there is to tell, turn by turn, until the stream ends, or for so many seconds. A stream that came back
+        """Tell what there is, turn by turn, until the stream ends, or for so many seconds. A stream that came back
         is told first what it missed."""
         loop = asyncio.get_running_loop()
         until = None if seconds is None else loop.time() + seconds
@@ -212,6 +245,8 @@ class LedgerStream:
         news = [entry for entry in entries if entry.place > self.place]
         if news:
             self.place = news[-1].place
+        if self._is_of_customer:
+            news = [entry.of_customer() for entry in news]
         return Turn(news, gap, self._place_id())
 
     def _place_id(self) -> str:
@@ -223,6 +258,16 @@ class LedgerStream:
         self._bytes = 0
 
 
+@dataclass(slots=True)
+class _ProjectKeys:
+    """The keys of a project, as of an offset of its account, and until when they are looked at all the time."""
+
+    offset: int | None = None
+    keys: dict[str, ApiKey] = field(default_factory=dict)
+    due_at: float = 0.0
+    changing_until: float = 0.0
+
+
 class LiveLedger:
     """The LiveLedger has the open streams of this process. `queued_bytes` is what waits for their readers, and `gaps`
     counts the times that they were not told of all, by reason."""
@@ -231,14 +276,15 @@ class LiveLedger:
         self._settings, self._accounts, self._reads = settings, accounts, reads
         self._streams: dict[str, set[LedgerStream]] = {}
         self._of_keys = Counter[tuple[str, str]]()
-        self._tail = JournalTail(settings, ENTRY_KINDS, self._streams, self._tell, self._lose)
+        self._tail = JournalTail(settings, (*ENTRY_KINDS, "key"), self._streams, self._tell, self._lose)
         topics = topics_of(settings)
         self._history = Commits(settings, topics.historian_group_of("facts"), topics.journal)
-        # By project, as of an offset of its account.
-        self._keys: dict[str, tuple[int | None, dict[str, ApiKey]]] = {}
+        self._keys: dict[str, _ProjectKeys] = {}
         self._is_over = False
         self.queued_bytes = 0
         self.gaps = Counter[GapReason]()
+        # Raises Rejection where a portal has ended. Until it is set, none is open.
+        self.check_portal: Callable[[Any, Account], object] = _no_portal
 
     @property
     def count(self) -> int:
@@ -252,7 +298,7 @@ class LiveLedger:
 
     @asynccontextmanager
     async def stream(
-        self, reader: Reader, project: str, wanted: Wanted, after: Place | None = None
+        self, reader: StreamReader, project: str, wanted: Wanted, after: Place | None = None
     ) -> AsyncIterator[LedgerStream]:
         """Open a stream of a project's entries that were booked after a place, or from now on. It ends once the
         reader's key has. Raises Rejection `too_many_streams`, or `not_ready` where the journal can't be read."""
@@ -288,10 +334,10 @@ class LiveLedger:
             self._keys = {project: keys for project, keys in self._keys.items() if project in self._streams}
             for project in list(self._streams):
                 try:
-                    self._check_keys(project)
+                    if self._check_keys(project):
+                        await asyncio.sleep(0)
                 except Exception as error:
                     log.error("the keys of %s can't be looked at: %r", project, error)
-                await asyncio.sleep(0)
 
     def end_all(self) -> None:
         """End all streams, and open no more: the process is about to stop."""
@@ -342,7 +388,7 @@ class LiveLedger:
             question = replace(question, cursor=cursor)
         return None
 
-    def check_room(self, reader: Reader) -> None:
+    def check_room(self, reader: StreamReader) -> None:
         """Raise Rejection where no more streams may be opened, by anybody or by this reader."""
         settings, key = self._settings, (reader.name, reader.key_id)
         if self._is_over:
@@ -353,22 +399,49 @@ class LiveLedger:
         if self.count >= settings.ledger_streams_max:
             raise Rejection("too_many_streams", f"At most {settings.ledger_streams_max} streams are open at once")
 
-    def _check_keys(self, project: str) -> None:
-        streams = [stream for stream in self._streams.get(project, ()) if stream.reader.project is not None]
+    def _check_keys(self, project: str) -> bool:
+        """End the streams of a project's keys that have ended. Gives whether that took a look at its account."""
+        self._check_portals(project)
+        streams = [
+            stream
+            for stream in self._streams.get(project, ())
+            if stream.reader.project is not None and stream.reader.portal is None
+        ]
         if not streams:
-            return
-        offset, keys = self._keys.get(project, (None, {}))
-        if (newest := self._accounts.offset(project)) != offset:
-            account = self._accounts.get(project)
-            keys = {key.id: key for key in account.keys} if account is not None else {}
-            self._keys[project] = newest, keys
+            return False
+        known, now = self._keys.setdefault(project, _ProjectKeys()), time.monotonic()
+        # A key that is newer than what is known of the project is none that has ended.
+        is_new = any(stream.reader.key_id not in known.keys for stream in streams)
+        if is_due := is_new or now >= known.due_at or now < known.changing_until:
+            known.due_at = now + _ACCOUNT_SECONDS
+            if (offset := self._accounts.offset(project)) != known.offset:
+                account = self._accounts.get(project)
+                known.offset = offset
+                known.keys = {key.id: key for key in account.keys} if account is not None else {}
         for stream in streams:
-            key = keys.get(stream.reader.key_id)
+            key = known.keys.get(stream.reader.key_id)
             if key is None or has_ended(key, now_ms()):
                 stream.end(Rejection("key_revoked", f"Key {stream.reader.key_id} was revoked, or has ended"))
+        return is_due
+
+    def _check_portals(self, project: str) -> None:
+        of_portals = [stream for stream in self._streams.get(project, ()) if stream.reader.portal is not None]
+        account = self._accounts.get(project) if of_portals else None
+        if account is None:
+            return
+        for stream in of_portals:
+            try:
+                self.check_portal(stream.reader.portal, account)
+            except Rejection as why:
+                stream.end(why)
 
     def _tell(self, partition: int, facts: Sequence[Fact]) -> None:
         for fact in facts:
+            if fact.kind == "key":
+                # The copy of the account has it in a moment.
+                known = self._keys.setdefault(fact.project, _ProjectKeys())
+                known.changing_until = time.monotonic() + _ACCOUNT_SECONDS
+                continue
             entry = LiveEntry(partition, fact)
             for stream in self._streams.get(fact.project, ()):
                 stream.offer(entry)
@@ -384,3 +457,7 @@ class LiveLedger:
 
 def _page(question: LedgerQuestion, clickhouse: ClickHouse) -> tuple[list[dict[str, Any]], str | None]:
     return ledger_page(clickhouse.consistent(), question)
+
+
+def _no_portal(portal: object, account: Account) -> object:
+    raise Rejection("portal_ended", "No portals are open here")

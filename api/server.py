@@ -14,7 +14,6 @@ import uvicorn
 import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.app import create_app
 from api.courier_metrics import serve_courier_metrics
 from api.ports import ByPort, metrics_app
 from streams.cashier.payments import payments_of
@@ -38,6 +37,9 @@ log = logging.getLogger(__name__)
 
 def run_api(settings: Settings) -> None:
     """Serve the API until SIGTERM or SIGINT."""
+    # The other processes start without all of the API's routes.
+    from api.app import create_app
+
     app = create_app(settings, connections_max=raise_open_files() - OPEN_FILES_OWN)
     # Figures are the operator's: they have a port of their own, which strangers do not reach.
     metrics = listen(settings.metrics_host, settings.metrics_port)

@@ -264,7 +264,8 @@ class Account(msgspec.Struct, array_like=True):
     happens by itself before `due_at_ms`. `past` has what the project was before, the oldest first; it ends where its
     present plan and state begin. `billed` is what the project was billed by invoice in `billed_month` (year * 100 +
     month, UTC), the latest in which money was due. `watches` has one watch for each environment that had credits once.
-    `endpoints` hear of its notices, the oldest first.
+    `endpoints` hear of its notices, the oldest first. Portal links that were made before the intake record at
+    `portals_ended_offset` are ended, and so are their sessions.
 
     Billing accounts and price lists are no projects, but are kept as accounts too, under ids that no project can have
     (docs/decisions/0013): a billing account has a name and an `email`, and a partition's price list has `books`. So is
@@ -308,3 +309,4 @@ class Account(msgspec.Struct, array_like=True):
     notice_rules: list[NoticeRule] = []
     watches: list[Watch] = []
     endpoints: list[Endpoint] = []
+    portals_ended_offset: int = -1

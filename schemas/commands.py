@@ -148,6 +148,25 @@ class Erase(Command, tag="erase", array_like=True, frozen=True, kw_only=True):
     reason: str
 
 
+class OpenPortal(Command, tag="portal.open", array_like=True, frozen=True, kw_only=True):
+    """Open a portal link for a session `session_id`. The link's id is the `idempotency_key`, so that it opens once, and
+    whoever made it is the `actor`. Its maker knew the account as of the intake record at `known_offset`;
+    `customer_sha256` names the customer whom it shows, as an erasure does, or "" for all of the project."""
+
+    environment: str
+    session_id: str
+    customer_sha256: str
+    known_offset: int
+    expires_at_ms: int
+
+
+class EndPortals(Command, tag="portal.end", array_like=True, frozen=True, kw_only=True):
+    """End all portal links of a project that were made before, and the sessions that came of them. `reason` is kept
+    with the fact."""
+
+    reason: str
+
+
 class SetBadge(Command, tag="badge", array_like=True, frozen=True, kw_only=True):
     """Turn a project's "Built with" badge off, or on again; a free project shows it whatever is set."""
 
@@ -405,6 +424,8 @@ AnyCommand = (
     | ChangePlan
     | SetStanding
     | Erase
+    | OpenPortal
+    | EndPortals
     | SetBadge
     | Admit
     | CountRequest

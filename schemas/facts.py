@@ -34,6 +34,7 @@ Kind = Literal[
     "price_book",
     "price_withdrawal",
     "erasure",
+    "portal",
     "endpoint",
     "notice",
 ]
@@ -87,6 +88,7 @@ Reason = Literal[
     "credits_recovered",
     "time_to_empty",
     "rules",
+    "ended",
 ]
 # `schemas.problems` has the codes, `streams.core.plans` the plans, `streams.core.grants` the kinds of grants; a price
 # book's version is its own.
@@ -381,6 +383,14 @@ FACT_KINDS: Final[dict[Kind, FactKind]] = {
         says="The metadata of events before it is taken out of the history",
         reasons={"customer": "that of one customer", "project": "all of the project's"},
         stated_by=("erasures",),
+    ),
+    "portal": FactKind(
+        says="A link to a project's pages is opened, or they are all ended",
+        reasons={
+            "opened": "its session may look at the project, or at one customer of it",
+            "ended": "no link or session of before is of use any more",
+        },
+        stated_by=("portals",),
     ),
     "endpoint": FactKind(
         says="An endpoint that hears of notices is made, or something is done to it",

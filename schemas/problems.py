@@ -134,6 +134,12 @@ CODES: dict[str, ProblemCode] = {
         404, "Unknown customer", "Correct the `customer_id`: nothing in the history names it."
     ),
     "unknown_dead_letter": ProblemCode(404, "Unknown dead letter", "Take its id from GET /v1/admin/dead-letters."),
+    "portal_not_set_up": ProblemCode(409, "Portals not set up", "Ask the operator to set METERLINE_SESSION_KEY."),
+    "not_in_portal": ProblemCode(403, "Not in this portal", "Ask whoever gave you the link to these pages."),
+    "portal_link_expired": ProblemCode(410, "Portal link expired", "Ask for another link, and open it in time."),
+    "portal_link_used": ProblemCode(410, "Portal link used", "Ask for another link: each opens once."),
+    "portal_link_invalid": ProblemCode(403, "Not a portal link", "Use the link as a whole, as it was given."),
+    "portal_ended": ProblemCode(410, "Portal ended", "Ask for another link, if you are still to see these pages."),
     "unknown_endpoint": ProblemCode(404, "Unknown endpoint", "GET /v1/webhook-endpoints lists those that there are."),
     "endpoint_exists": ProblemCode(409, "Endpoint exists", f"Look at the one that is there; for another, {_ASK_ANEW}"),
     "too_many_endpoints": ProblemCode(409, "Too many endpoints", f"Delete one first; {_ASK_ANEW}"),

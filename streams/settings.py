@@ -139,6 +139,12 @@ class Settings(BaseSettings):
     api_url: str | None = Field(
         None, description="Where the operator's commands find the API; a running `meterline up`"
     )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+$",
+        description="Where browsers reach the API, as in https://usage.acme.example, for the links that it makes; the "
+        "address that the link was asked for at, unless set",
+    )
     admin_key: SecretStr | None = Field(None, description="The admin key that the operator's commands use")
     reply_timeout_seconds: float = Field(5.0, gt=0, description="How long the API waits for a decision")
     count_wait_seconds: float = Field(
@@ -286,6 +292,12 @@ class Settings(BaseSettings):
         min_length=32,
         description="Signs the sessions of the dashboard, the same at all APIs; `meterline up` makes one. Unset, each "
         "API makes one when it starts",
+    )
+    brand_name: str = Field(
+        "Meterline", min_length=1, max_length=60, description="The name that the dashboard and portals bear"
+    )
+    brand_logo: Path | None = Field(
+        None, description="A PNG or JPEG file of at most 256 KB, which the dashboard and portals have at their head"
     )
     smtp_url: SecretStr | None = Field(
         None, description="smtp[s]://user:password@host:port of the server for email; none is sent unless set"

@@ -36,6 +36,7 @@ READING_ORDER = (
     "docs/producers.md",
     "docs/gateways.md",
     "docs/webhooks.md",
+    "docs/dashboard.md",
     "docs/internals.md",
     "docs/scaling.md",
     "docs/scopes.md",

@@ -12,7 +12,7 @@ from itertools import groupby
 import pytest
 
 # Fixtures that stand for something running, and names of what starts it.
-PARTS = {"broker", "stack", "operator", "settings_for", "engine", "serve"}
+PARTS = {"broker", "stack", "operator", "settings_for", "engine", "serve", "chromium"}
 STARTERS = {"Stack", "EmbeddedBroker", "Reader", "lifeline", "subprocess", "measure"}
 
 # The files that take longest, longest first. They come before the others, so that all lanes end together.
@@ -27,6 +27,7 @@ LONG = (
     "tests/api/test_rehearsals.py",
     "tests/cashier/test_purchases.py",
     "tests/courier/test_courier.py",
+    "tests/dashboard/test_walk.py",
     "tests/api/test_openapi_contract.py",
     "tests/worker/test_crashes.py",
     "tests/api/test_conformance_times.py",

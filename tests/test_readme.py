@@ -142,6 +142,18 @@ def test_webhooks(reader: Reader) -> None:
     eventually(lambda: "A test notice for acme" in reader.log_of("receiver:app"))
 
 
+def test_dashboard(reader: Reader) -> None:
+    made, led = reader.read("docs/dashboard.md")
+    assert "content:read" in made or "mtl_live_acme." in made
+    there = f"{reader.api_url}/dashboard/sign-in?next=%2Fdashboard%2Fledger%3Fkind%3Dcharge"
+    assert led == f"303 {there}\n"
+    key = re.search(r"mtl_live_[\w.-]+", made)
+    assert key is not None
+    with httpx.Client(base_url=reader.api_url, follow_redirects=True) as browser:
+        page = browser.post("/dashboard/sign-in", data={"key": key[0], "next": "/dashboard/ledger?kind=charge"})
+    assert (page.status_code, page.url.path) == (200, "/dashboard/ledger") and "acme" in page.text
+
+
 def test_clickhouse(reader: Reader) -> None:
     (queried,) = reader.read("clickhouse/README.md")
     assert "globex" in queried

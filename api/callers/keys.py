@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
+from api.callers.links import PortalLink
 from schemas.accounts import Account, ApiKey
 from schemas.problems import Rejection
 from streams.core.projects import has_ended
@@ -24,18 +25,31 @@ DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project."""
+    """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project, or somebody who
+    has opened a portal link, and sees one project, or one `customer` of it."""
 
     project: str | None
     key_id: str
     environment: str
     scopes: tuple[str, ...]
     role: Role | None = None
+    portal: PortalLink | None = None
+
+    @property
+    def is_portal(self) -> bool:
+        """Whether the caller has opened a portal link, and may look at some things alone."""
+        return self.portal is not None
+
+    @property
+    def customer(self) -> str | None:
+        """The one customer whom the caller may look at; None is no such bound."""
+        return self.portal.customer or None if self.portal is not None else None
 
     @property
     def name(self) -> str:
-        """The caller whose keys share limits: a project, or an admin key."""
-        return self.project or self.key_id
+        """The caller whose keys share limits: a project, or an admin key. The portals of a project share theirs, apart
+        from its keys'."""
+        return f"portal:{self.project}" if self.is_portal else self.project or self.key_id
 
     def has(self, scope: str) -> bool:
         """Whether one of the caller's scopes covers this one."""

@@ -42,7 +42,8 @@ def list_audit(
         str | None,
         typer.Option(
             "--kind",
-            help="refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints or notices",
+            help="refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints, portals or "
+            "notices",
         ),
     ] = None,
     since: SinceOption = None,

@@ -11,6 +11,7 @@ import httpx
 
 from api.cli.output import console, styled
 from api.cli.service import Api, ApiError, SentEvent
+from streams.core.foreign import read
 from streams.errors import OperatorError
 
 PATH = "/v1/ledger/stream"
@@ -65,7 +66,7 @@ def _note(sentence: str) -> None:
 def _show(event: SentEvent, columns: Sequence[str], as_json: bool) -> None:
     if not event.data:
         return
-    data = json.loads(event.data)
+    data = read(json.loads, event.data)
     if event.name == "message":
         _tell(data, columns, as_json)
     elif event.name == "gap":

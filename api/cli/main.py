@@ -48,6 +48,7 @@ COMMANDS = {
     "notices": "api.cli.notices",
     "dead-letters": "api.cli.dead_letters",
     "webhooks": "api.cli.webhooks",
+    "portals": "api.cli.portals",
     "billing": "api.cli.billing",
     "usage": "api.cli.readings",
     "ledger": "api.cli.readings",

@@ -60,8 +60,8 @@ def test(
         chosen, lanes = [] if is_named else ["-m", "not benchmark"], LANES
     for name, depth in (FAST if fast else DEEP if deep else {}).items():
         os.environ.setdefault(name, depth)
-    if not (fast or deep or benchmarks or is_named):
-        _provide_browser()
+    if not (fast or deep or is_named):
+        provide_browser()
     arguments = [*chosen, *context.args]
     if not is_named:
         arguments = [*lanes, *arguments]
@@ -73,7 +73,7 @@ def test(
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
 
 
-def _provide_browser() -> None:
+def provide_browser() -> None:
     """Install the browser where it is missing and this user may; otherwise say that it is missing."""
     if any(shutil.which(name) for name in BROWSERS):
         return

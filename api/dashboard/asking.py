@@ -3,7 +3,8 @@ connection."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -77,6 +78,24 @@ class OwnApi:
             return ApiAnswer(status, data)
         return ApiAnswer(status, problem=_problem(status, data if isinstance(data, dict) else {}))
 
+    async def lines(self, method: str, path: str, body: Any) -> ApiAnswer | AsyncIterator[Any]:
+        """Make a call that answers with JSON lines, and give them as they come; or the answer that has a problem. The
+        call ends once nobody reads the lines."""
+        pieces: asyncio.Queue[Message] = asyncio.Queue(maxsize=16)
+        headers = {"accept": "application/x-ndjson", "content-type": "application/json"}
+        scope = self._scope(method, path, {}, headers)
+        running = asyncio.ensure_future(self._app(scope, _receive_until_left(orjson.dumps(body)), pieces.put))
+        # An answer always begins: what fails in a route is a problem.
+        status: int = (await pieces.get())["status"]
+        if status < 400:
+            return _lines_of(pieces, running)
+        answer = b""
+        while (piece := await pieces.get()).get("more_body", False):
+            answer += piece.get("body", b"")
+        data = read(orjson.loads, answer + piece.get("body", b""))
+        await running
+        return ApiAnswer(status, problem=problem_of_answer(data if isinstance(data, dict) else {}))
+
     def passed_on(self, path: str, query: Mapping[str, Any], accept: str) -> Response:
         """The API's answer to a GET as the answer to the page's own request: a file, as it comes."""
         return _PassedOn(self._app, self._scope("GET", path, query, {"accept": accept}))
@@ -123,8 +142,40 @@ def _receive(content: bytes) -> Receive:
     return receive
 
 
+def _receive_until_left(content: bytes) -> Receive:
+    """A receive that gives a body, and then waits: whoever listens for the reader's leaving is cancelled with it."""
+    given: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
+
+    async def receive() -> Message:
+        if given:
+            return given.pop()
+        await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+    return receive
+
+
+async def _lines_of(pieces: asyncio.Queue[Message], running: asyncio.Future[None]) -> AsyncIterator[Any]:
+    rest = b""
+    try:
+        while True:
+            piece = await pieces.get()
+            *lines, rest = (rest + piece.get("body", b"")).split(b"\n")
+            for line in lines:
+                yield read(orjson.loads, line)
+            if not piece.get("more_body", False):
+                return
+    finally:
+        running.cancel()
+
+
 def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def problem_of_answer(data: Mapping[str, Any]) -> ShownProblem:
+    """The problem that an answer's data tells."""
+    return _problem(int(data.get("status", 500)), data)
 
 
 def _problem(status: int, data: Mapping[str, Any]) -> ShownProblem:

@@ -15,6 +15,7 @@ import orjson
 from api.dashboard import pages
 from api.dashboard.figures import instant, shown_time
 from api.entries import LiveEntry, entry_json
+from streams.core.foreign import read
 
 GRANTS: Final = {"allowance": "Allowance", "top_up": "Bundle", "promotional": "Promotional credits"}
 _CHARGES: Final = {"captured": "job", "recurring": "a month"}
@@ -76,7 +77,7 @@ def row_renderer(zone: ZoneInfo, about: str) -> Callable[[LiveEntry], bytes]:
 
     def rendered(entry: LiveEntry) -> bytes:
         context = {
-            "rows": [row_of(orjson.loads(entry_json(entry)), about)],
+            "rows": [row_of(read(orjson.loads, entry_json(entry)), about)],
             "when": partial(_shown, zone),
             "is_new": True,
         }

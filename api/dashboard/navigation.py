@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from api.callers.keys import Caller
+
 
 @dataclass(frozen=True, slots=True)
 class MenuPlace:
@@ -17,24 +19,61 @@ class MenuPlace:
     of_project: bool = True
 
 
+_TELL, _OPERATE = "Tell me", "Operate"
 PLACES: Final = (
     MenuPlace("/dashboard", "Overview"),
+    MenuPlace("/dashboard/usage", "Usage"),
     MenuPlace("/dashboard/ledger", "Ledger"),
+    MenuPlace("/dashboard/limits", "Limits"),
     MenuPlace("/dashboard/holds", "Holds"),
     MenuPlace("/dashboard/invoices", "Invoices"),
-    MenuPlace("/dashboard/alerts", "Alerts", "Tell me"),
-    MenuPlace("/dashboard/webhooks", "Webhooks", "Tell me"),
+    MenuPlace("/dashboard/alerts", "Alerts", _TELL),
+    MenuPlace("/dashboard/webhooks", "Webhooks", _TELL),
     MenuPlace("/dashboard/prices", "Price list", "Prices"),
-    MenuPlace("/dashboard/webhooks", "Platform's webhooks", "Operate", of_project=False),
+    MenuPlace("/dashboard/projects", "Projects", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/price-books", "Price books", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/limit-rehearsal", "Limit rehearsal", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/events", "Events", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/dead-letters", "Dead letters", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/audit", "Audit", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/billing", "Billing accounts", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/webhooks", "Platform's webhooks", _OPERATE, of_project=False),
+    MenuPlace("/dashboard/system", "System", _OPERATE, of_project=False),
 )
 
 
-def places_for(*, is_admin: bool, has_project: bool) -> list[tuple[str, list[MenuPlace]]]:
-    """The groups of the menu with their places, in order, that there are for a reader."""
+# The pages that a portal shows, of one customer or of a project, with all that is below them but for the first one. A
+# page that is not listed is refused, as is a call of the API (`api.callers.portals`).
+_OVERVIEW, _SIGN_OUT = "/dashboard", "/dashboard/sign-out"
+_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/ledger"})
+_OF_PROJECT: Final = _OF_CUSTOMER | {"/dashboard/prices", "/dashboard/invoices", "/dashboard/receipts"}
+
+
+def pages_of_portal(caller: Caller) -> frozenset[str]:
+    """The pages that a portal shows."""
+    return _OF_PROJECT if caller.customer is None else _OF_CUSTOMER
+
+
+def is_page_of_portal(caller: Caller, method: str, path: str) -> bool:
+    """Whether a request is for a page that a portal shows: it looks, or signs out."""
+    if path == _SIGN_OUT:
+        return True
+    if method not in ("GET", "HEAD"):
+        return False
+    shown = pages_of_portal(caller)
+    return path in shown or any(path.startswith(f"{each}/") for each in shown - {_OVERVIEW})
+
+
+def places_for(
+    *, is_admin: bool, has_project: bool, shown: frozenset[str] | None = None
+) -> list[tuple[str, list[MenuPlace]]]:
+    """The groups of the menu with their places, in order, that there are for a reader; in a portal those that are
+    `shown`."""
     groups: dict[str, list[MenuPlace]] = {}
     # The platform's own of what projects have too is found where no project is chosen.
     taken = {place.path for place in PLACES if place.of_project and has_project}
     for place in PLACES:
-        if has_project if place.of_project else is_admin and place.path not in taken:
+        is_there = has_project if place.of_project else is_admin and place.path not in taken
+        if is_there and (shown is None or place.path in shown):
             groups.setdefault(place.group, []).append(place)
     return list(groups.items())

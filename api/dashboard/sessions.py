@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import MutableMapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -18,6 +18,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from itsdangerous import BadSignature, Signer, URLSafeSerializer
 
 from api.callers.keys import Caller, admin_with_id, key_with_id
+from api.callers.links import PortalLink
+from api.callers.portals import caller_of_portal
 from api.dependencies import account_for
 from api.services import Services
 from schemas.problems import Rejection
@@ -33,8 +35,9 @@ _SCOPE_KEY = "meterline.session"
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session of somebody who signed in: with a project's key, or, with `project` None, as an admin. `key_id` is the
-    key's id, or the admin's; `expires_at` a Unix second; `zone` the reader's time zone."""
+    """A session of somebody who signed in: with a project's key, or, with `project` None, as an admin; or who opened a
+    portal link (`portal`). `key_id` is the key's id, or the admin's, and of a portal that of whoever made the link;
+    `expires_at` a Unix second; `zone` the reader's time zone."""
 
     id: str
     project: str | None
@@ -42,6 +45,7 @@ class Session:
     environment: str
     expires_at: int
     zone: str = "UTC"
+    portal: PortalLink | None = None
 
     @property
     def tz(self) -> ZoneInfo:
@@ -61,9 +65,16 @@ class Sessions:
 
     def begin(self, caller: Caller, zone: str) -> Session:
         """A new session for a caller who has just shown a key; its id was never used before."""
+        return self._begun(caller.project, caller.key_id, caller.environment, zone)
+
+    def begin_portal(self, link: PortalLink, zone: str) -> Session:
+        """A new session for whoever opens a portal link; its id was never used before."""
+        return replace(self._begun(link.project, link.maker, link.environment, zone), portal=link)
+
+    def _begun(self, project: str | None, key_id: str, environment: str, zone: str) -> Session:
         known = zone if zone in available_timezones() else "UTC"
         ends = int(time.time()) + SESSION_SECONDS_MAX
-        return Session(secrets.token_urlsafe(16), caller.project, caller.key_id, caller.environment, ends, known)
+        return Session(secrets.token_urlsafe(16), project, key_id, environment, ends, known)
 
     def sealed(self, session: Session) -> str:
         """The session as the value of a cookie."""
@@ -75,7 +86,9 @@ class Sessions:
         if not value or len(value) > _COOKIE_CHARS_MAX:
             return None
         try:
-            session = Session(**self._seal.loads(value))
+            said = self._seal.loads(value)
+            portal = said.pop("portal", None)
+            session = Session(**said, portal=PortalLink(**portal) if portal is not None else None)
         except (BadSignature, TypeError):
             return None
         return session if session.expires_at > time.time() else None
@@ -119,8 +132,11 @@ def session_of(scope: MutableMapping[str, Any]) -> Session | None:
 
 
 def caller_of_session(services: Services, session: Session) -> Caller:
-    """The caller behind a session, as the key or the admin is now. Raises Rejection `key_revoked`, `unauthenticated`,
-    `unknown_project` or `not_ready`."""
+    """The caller behind a session, as the key, the admin or the portal is now. Raises Rejection, `key_revoked` and
+    `not_ready` among others."""
+    if session.portal is not None:
+        account = account_for(services, session.portal.project)
+        return caller_of_portal(services.settings, account, session.portal, now_ms())
     if session.project is None:
         admin = admin_with_id(session.key_id, services.settings.admins, services.settings.admin_key_hashes)
         if admin is None:

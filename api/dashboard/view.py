@@ -14,11 +14,12 @@ from fastapi.routing import APIRoute
 from markupsafe import Markup
 from starlette.responses import Response
 
+from api.callers.portals import is_shown
 from api.callers.roles import MAY
 from api.dashboard import pages
 from api.dashboard.asking import ApiAnswer, OwnApi, ShownProblem
 from api.dashboard.figures import shown_time
-from api.dashboard.navigation import places_for
+from api.dashboard.navigation import is_page_of_portal, pages_of_portal, places_for
 from api.dashboard.sessions import Session, Sessions, caller_of_session, is_loopback, session_of
 from api.dependencies import ServicesDep
 from api.errors import problem_of_failure, problem_of_rejection, request_id_of
@@ -28,15 +29,18 @@ from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouseError
 
 SIGN_IN = "/dashboard/sign-in"
+PORTAL = "/dashboard/portal"
 FORM_BYTES_MAX = 64 * 1024
 
 
 class NotSignedInError(Exception):
-    """Nobody is signed in, or no longer; `why` is told on the page for signing in."""
+    """Nobody is signed in, or no longer; `why` is told on the page for signing in, or, where it was a portal, on the
+    page that asks for another link."""
 
-    def __init__(self, why: str = "") -> None:
+    def __init__(self, why: str = "", *, is_portal: bool = False) -> None:
         super().__init__(why)
         self.why = why
+        self.is_portal = is_portal
 
 
 class View:
@@ -49,9 +53,12 @@ class View:
         self.api = OwnApi(request.app, request.scope, self.caller)
         self.query = dict(request.query_params)
         self.is_admin = self.caller.project is None
-        self.project = self.caller.project or self.query.get("project") or None
+        named = request.path_params.get("project") or self.query.get("project")
+        self.project: str | None = self.caller.project or named or None
         asked = self.query.get("environment", "")
         self.environment = "preview" if "preview" in (asked, self.caller.environment) else "production"
+        if self.caller.is_portal:
+            self.environment = self.caller.environment
 
     async def get(self, path: str, **query: Any) -> ApiAnswer:
         """Ask the API for what is at a path; about the view's project where an admin asks."""
@@ -73,6 +80,8 @@ class View:
         """Whether this reader may make a call, as in "PUT /v1/admin/projects/{project}/plan": what an admin's role
         says, or, of a project's key, whether it has the scope. The call itself asks again."""
         role = self.caller.role
+        if self.caller.is_portal:
+            return is_shown(self.caller, operation)
         if role is not None:
             return role in MAY.get(operation, ())
         return "/v1/admin/" not in operation and (not scope or self.caller.has(scope))
@@ -81,8 +90,9 @@ class View:
         """The address of a page: this one's, with parameters changed, or another's, about the same project and
         environment. None takes a parameter out."""
         kept = self.query if path is None else {}
+        names_project = "project" in self.request.path_params and path in (None, self.request.url.path)
         about = {
-            "project": self.project if self.is_admin else None,
+            "project": self.project if self.is_admin and not names_project else None,
             "environment": self.environment if self.environment != self.caller.environment else None,
         }
         asked = {name: str(value) for name, value in (kept | about | changes).items() if value not in (None, "")}
@@ -105,6 +115,10 @@ class View:
         template = "partials/problem.html" if "hx-request" in self.request.headers else "error.html"
         return self.page(template, status=problem.status, problem=problem)
 
+    def led_to(self, url: str) -> Response:
+        """Lead to another page, as after a form that was sent."""
+        return Response(None, 303, pages.HEADERS | {"location": url})
+
     def token(self) -> str:
         """A token for a form."""
         return sessions_of(self.request).form_token(self.session)
@@ -126,7 +140,11 @@ class View:
 
         return {
             "view": self,
-            "places": places_for(is_admin=self.is_admin, has_project=self.project is not None),
+            "places": places_for(
+                is_admin=self.is_admin,
+                has_project=self.project is not None,
+                shown=pages_of_portal(self.caller) if self.caller.is_portal else None,
+            ),
             "when": when,
         }
 
@@ -140,7 +158,10 @@ async def _view(request: Request, services: ServicesDep) -> View:
     except Rejection as rejection:
         if rejection.code == "not_ready":
             raise
-        raise NotSignedInError(f"You were signed out: {rejection.detail}.") from None
+        is_portal = session.portal is not None
+        raise NotSignedInError(f"You were signed out: {rejection.detail}.", is_portal=is_portal) from None
+    if view.caller.is_portal and not is_page_of_portal(view.caller, request.method, request.url.path):
+        raise Rejection("not_in_portal", "A portal does not show this page")
     if view.project is not None and not _is_project(view.project):
         raise Rejection("unknown_project", f"There is no project {view.project[:64]!r}", "project")
     return view
@@ -181,7 +202,7 @@ class PageRoute(APIRoute):
             try:
                 return await handler(request)
             except NotSignedInError as error:
-                return to_sign_in(request, error.why)
+                return to_sign_in(request, error.why, PORTAL if error.is_portal else SIGN_IN)
             except Rejection as rejection:
                 return problem_page(request, problem_of_rejection(request_id_of(request), rejection))
             except RequestValidationError as error:
@@ -217,14 +238,14 @@ def problem_page(request: Request, problem: Mapping[str, Any]) -> Response:
     return pages.html(request, pages.rendered(template, context), told.status)
 
 
-def to_sign_in(request: Request, why: str = "") -> Response:
-    """Lead to the page for signing in, and from there back here."""
+def to_sign_in(request: Request, why: str = "", page_path: str = SIGN_IN) -> Response:
+    """Lead to the page for signing in, and from there back here; or to that of portals."""
     here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     # Of a part of a page the reader sees the page that it is in.
     page = request.headers.get("hx-current-url", "") if "hx-request" in request.headers else here
     parts = urlsplit(page)
-    asked = {"next": f"{parts.path}?{parts.query}".rstrip("?"), "why": why}
-    there = f"{SIGN_IN}?{urlencode({name: value for name, value in asked.items() if value})}"
+    asked = {"next": f"{parts.path}?{parts.query}".rstrip("?") if page_path == SIGN_IN else "", "why": why}
+    there = f"{page_path}?{urlencode({name: value for name, value in asked.items() if value})}"
     if "hx-request" in request.headers:
         return Response(None, 200, pages.HEADERS | {"hx-redirect": there})
     return Response(None, 303, pages.HEADERS | {"location": there})

@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
+from api.callers.portals import only_of
 from api.dependencies import (
     CallerDep,
     ProjectQuery,
@@ -68,13 +69,14 @@ async def ledger(
         cursor,
         environment_for(caller, environment),
         operation,
-        customer_id,
+        only_of(caller, customer_id),
         kind,
         moment(since, "from", _UTC) if since else None,
         moment(until, "to", _UTC) if until else None,
     )
     question.sql()  # refuses a bad cursor before a thread is taken
-    return await services.reads.json(caller.name, lambda history: _page(history, question))
+    is_of_customer = caller.customer is not None
+    return await services.reads.json(caller.name, lambda history: _page(history, question, is_of_customer))
 
 
 @router.get("/ledger/stream", response_class=EventStream, status_code=200)
@@ -114,6 +116,8 @@ async def ledger_stream(
     return EventStream(opened, json_events, services.settings.stream_heartbeat_seconds, seconds)
 
 
-def _page(clickhouse: ClickHouse, question: LedgerQuestion) -> LedgerPage:
+def _page(clickhouse: ClickHouse, question: LedgerQuestion, is_of_customer: bool) -> LedgerPage:
     rows, next_cursor = ledger_page(clickhouse, question)
-    return LedgerPage(entries=list(map(shown_entry, rows)), next_cursor=next_cursor)
+    return LedgerPage(
+        entries=[shown_entry(row, is_of_customer=is_of_customer) for row in rows], next_cursor=next_cursor
+    )

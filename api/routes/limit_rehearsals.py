@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.dependencies import AdminDep, ServicesDep, account_for, problems
-from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.negotiation import AcceptHeader, preferred
 from api.reads import json_of
-from api.routes.rehearsals import one_at_a_time
+from api.routes.rehearsals import LINES, OnProgress, one_at_a_time, progress_lines
 from api.services import Services
 from schemas.accounts import Limits
-from schemas.http.problems import Problem
 from schemas.http.rehearsals import (
     BusiestMinute,
     LimitRehearsalResult,
@@ -27,7 +23,6 @@ from schemas.http.rehearsals import (
     NewLimitRehearsal,
     ProposedRefusals,
     RecordedRefusals,
-    RehearsalProgress,
 )
 from schemas.problems import Rejection
 from schemas.times import DAY_MS, utc
@@ -41,11 +36,6 @@ router = APIRouter(
     tags=["administration"],
     responses=problems(401, 403, 404, 406, 422, 503),
 )
-
-LINES = "application/x-ndjson"
-PROGRESS_SECONDS = 0.5
-
-OnProgress = Callable[[int, int], None]
 
 
 @router.post(
@@ -76,7 +66,8 @@ async def rehearse(
         account_for(services, asked.project)
     wanted = preferred(accept, ("application/json", LINES))
     if wanted == LINES:
-        return StreamingResponse(_lines(request, services, asked, proposed), media_type=LINES)
+        lines = progress_lines(request, lambda on_progress: _rehearsed(services, asked, proposed, on_progress))
+        return StreamingResponse(lines, media_type=LINES)
     result = await _rehearsed(services, asked, proposed, lambda _done, _all: None)
     return await asyncio.to_thread(json_of, result)
 
@@ -118,45 +109,6 @@ async def _rehearsed(
             on_progress=on_progress,
         )
     return await asyncio.to_thread(result_of, asked.days, rehearsal)
-
-
-async def _lines(
-    request: Request, services: Services, asked: NewLimitRehearsal, proposed: Limits
-) -> AsyncIterator[bytes]:
-    """The lines of a streamed rehearsal: its progress now and then, and at last its result or problem. Once nobody
-    reads the lines, the rehearsal ends with the page of history that it is at."""
-    line = RehearsalProgress(done=0, all=0)
-    nobody_reads = threading.Event()
-
-    def on_progress(done: int, of: int) -> None:
-        if nobody_reads.is_set():
-            raise _NobodyReads
-        line.done, line.all = done, of
-
-    running = asyncio.create_task(_rehearsed(services, asked, proposed, on_progress))
-    # Where the reader has left, the outcome is fetched and dropped, so that no unread exception is logged.
-    running.add_done_callback(lambda task: task.cancelled() or task.exception())
-    try:
-        while not running.done():
-            yield _encoded(line)
-            await asyncio.wait([running], timeout=PROGRESS_SECONDS)
-        try:
-            line.result = running.result()
-        except Rejection as rejection:
-            line.problem = Problem.model_validate(problem_of_rejection(request_id_of(request), rejection))
-        except Exception as error:
-            line.problem = Problem.model_validate(problem_of_failure(request_id_of(request), error))
-        yield _encoded(line)
-    finally:
-        nobody_reads.set()
-
-
-class _NobodyReads(Exception):
-    """Raised to end a rehearsal whose reader has left."""
-
-
-def _encoded(line: RehearsalProgress) -> bytes:
-    return line.model_dump_json(exclude_defaults=True).encode() + b"\n"
 
 
 def _proposed(asked: NewLimitRehearsal) -> Limits:

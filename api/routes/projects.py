@@ -179,7 +179,7 @@ async def me(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQu
     """Show the project that this key belongs to, with the limits that hold now."""
     caller.require("content:read")
     info = project_now(services, project_for(caller, project))
-    # A preview key is told of the keys of its own environment alone.
+    # A preview key is told of the keys of its own environment alone, and a portal of none.
     own = environment_for(caller, None)
-    info.keys = [key for key in info.keys if own in (None, key.environment)]
+    info.keys = [] if caller.is_portal else [key for key in info.keys if own in (None, key.environment)]
     return info

@@ -157,6 +157,8 @@ async def usage(
     end = moment(until, "to", zone) if until else place.until if place else datetime.now(UTC) + timedelta(seconds=1)
     begin = moment(since, "from", zone) if since else place.since if place else end - timedelta(days=30)
     of_environment = environment_for(caller, environment)
+    if caller.customer is not None:
+        where = (*(each for each in where if each[0] != "customer_id"), ("customer_id", caller.customer))
     question = UsageQuestion(
         project=name, since=begin, until=end, environment=of_environment, where=where, **form._asdict()
     )

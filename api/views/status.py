@@ -65,6 +65,8 @@ def system_status(services: Services, clickhouse_version: str | None, disks: lis
         accounts_lag_seconds=round(max(services.accounts.lags().values(), default=0.0)),
         last_decision_seconds=round(now - max(decided)) if decided else None,
         worker_starts=pipeline.members.joins,
+        balances_checked=services.drift.projects_checked,
+        drifting_projects=len(services.drift.drift_microcredits),
         disks=disks,
     )
 

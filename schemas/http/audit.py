@@ -21,6 +21,7 @@ AuditKind = Literal[
     "billing",
     "recharge",
     "endpoints",
+    "portals",
     "notices",
 ]
 

@@ -126,8 +126,10 @@ class LedgerEntry(BaseModel):
     operation: str
     quantity: int
     amount: Credits = Field(description="Signed: a charge is negative")
-    balance: Credits = Field(description="The balance of the entry's budget after it, held credits included")
-    grant_id: str
+    balance: Credits = Field(
+        description="The balance of the entry's budget after it, held credits included; empty in a customer's portal"
+    )
+    grant_id: str = Field(description="The grant that it is on; empty in a customer's portal")
     reason: str
     price_version: str
     source: str

@@ -155,7 +155,7 @@ class LimitRehearsalResult(BaseModel):
 class RehearsalProgress(BaseModel):
     """A line of a streamed answer. The last line has the result, or the problem that ended the rehearsal."""
 
-    done: int = Field(description="Recorded facts replayed")
+    done: int = Field(description="Recorded facts replayed, of prices projects")
     all: int
-    result: LimitRehearsalResult | None = None
+    result: LimitRehearsalResult | RehearsalResult | None = None
     problem: Problem | None = None

@@ -68,4 +68,6 @@ class SystemStatus(BaseModel):
     worker_starts: int = Field(
         description="Workers that joined since this API looks: more than you started are restarts"
     )
+    balances_checked: int = Field(description="Balances that this process has compared with the history")
+    drifting_projects: int = Field(description="Projects whose balance and history differ; `meterline verify` says how")
     disks: list[DiskStatus] = at_most(20)

@@ -164,6 +164,12 @@ def close(booking: Booking, command: CloseProject) -> Reply:
     return Reply(200, "", "", 0, available(account, "production"), fact_id)
 
 
+def check_not_closed(account: Account) -> None:
+    """Check that a project is open now. Raises Rejection `project_closed`."""
+    if account.closed_at_ms:
+        raise Rejection("project_closed", f"Project {account.project} is closed")
+
+
 def reopen(booking: Booking) -> Reply:
     """Reopen a project; its bundles are as they were. A plan's month begins once, however often a project is closed and
     reopened. Raises Rejection `project_open`."""

@@ -21,10 +21,16 @@ def note_spent(booking: Booking, since: int) -> None:
     facts = booking.facts
     for number in range(since, len(facts)):
         fact = facts[number]
-        if fact.kind == "charge" and fact.amount and fact.reason != "recurring":
+        amount = fact.amount
+        if amount and fact.kind == "charge" and fact.reason != "recurring":
+            environment, at_ms = fact.environment, booking.at_ms
             for watch in booking.account.watches:
-                if watch.environment == fact.environment:
-                    _add(booking.account, watch, booking.at_ms, -fact.amount)
+                if watch.environment == environment:
+                    # The hour that something was spent in is, nearly always, the one that is kept last.
+                    if 0 < watch.look_at_ms - at_ms <= HOUR_MS:
+                        watch.spent[-1] -= amount
+                    else:
+                        _begin_hour(booking.account, watch, at_ms, -amount)
 
 
 def look_due_at_ms(account: Account) -> int | None:
@@ -61,16 +67,15 @@ def look_at_spending(booking: Booking, due_at_ms: int) -> None:
         watch.is_told_dry = runs_dry
 
 
-def _add(account: Account, watch: Watch, at_ms: int, spent: int) -> None:
-    """Add to what was spent in the hour of a time."""
+def _begin_hour(account: Account, watch: Watch, at_ms: int, spent: int) -> None:
+    """Note what was spent first in the hour of a time."""
     hour = at_ms // HOUR_MS
-    if watch.look_at_ms != (hour + 1) * HOUR_MS:
-        _forget_before(watch, hour - _HOURS)
-        if not watch.spent:
-            watch.first_hour = hour
-        watch.spent += [0] * (hour - watch.first_hour + 1 - len(watch.spent))
-        watch.look_at_ms = (hour + 1) * HOUR_MS
-        account.due_at_ms = min(account.due_at_ms, watch.look_at_ms)
+    _forget_before(watch, hour - _HOURS)
+    if not watch.spent:
+        watch.first_hour = hour
+    watch.spent += [0] * (hour - watch.first_hour + 1 - len(watch.spent))
+    watch.look_at_ms = (hour + 1) * HOUR_MS
+    account.due_at_ms = min(account.due_at_ms, watch.look_at_ms)
     watch.spent[-1] += spent
 
 

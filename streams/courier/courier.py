@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -58,7 +59,7 @@ from streams.kafka.topics import FETCH_BYTES, kafka_client_settings, topics_of
 from streams.settings import Settings
 from streams.slices import in_slices
 from streams.state.accounts_view import AccountsView, decoded_account
-from streams.worker.lease import Lease
+from streams.worker.lease import AssignmentEndedError, Lease, LeaseLostError
 from streams.worker.membership import note_member
 
 if TYPE_CHECKING:
@@ -166,6 +167,10 @@ class Courier:
                     log.error("notices wait: %s", error)
                     self.interrupt()
                     await asyncio.sleep(_UNREADABLE_PAUSE_SECONDS)
+                except (AssignmentEndedError, LeaseLostError) as error:
+                    log.warning("the partitions are another courier's by now: %s", error)
+                    self.interrupt()
+                    await asyncio.sleep(_POLL_MS / 1000)
                 except Exception:
                     log.exception("notices could not be read or noted; going on from what is noted")
                     self.interrupt()
@@ -221,14 +226,14 @@ class Courier:
             await asyncio.sleep(_POLL_MS / 1000)
             return
         sends_from = time.monotonic() + _HANDOVER_SECONDS
-        stores = {number: DeliveryStore(self.settings, self._publisher, number) for number in partitions}
+        check = partial(self.lease.check, generation)
+        stores = {number: DeliveryStore(self.settings, self._publisher, number, check) for number in partitions}
         desks: list[DeliveryDesk] = []
         try:
             await recover(self.settings, list(stores.values()))
             for partition, store in stores.items():
                 if assignment != self._assignment:
                     return  # and so another resume follows
-                self.lease.check(generation)
                 mark = await store.claim()
                 desk = DeliveryDesk(partition, store, generation, sends_from)
                 desk.health |= await in_slices(store.health())
@@ -262,11 +267,17 @@ class Courier:
         assignment = self._assignment
         found = await consumer.getmany(timeout_ms=self._pace.wait_ms, max_records=_RECORDS_MAX)
         self._pace.note(consumer, bool(found))
-        for tp, records in found.items():
-            if assignment != self._assignment:
-                return  # some partitions may be another's now; records of those still ours are read again
-            if (desk := self.deliverer.desks.get(tp.partition)) is not None:
-                await self._take(desk, records, assignment)
+        if assignment != self._assignment:
+            return  # some partitions may be another's now; records of those still ours are read again
+        desks = self.deliverer.desks
+        # Each partition waits for its own writes and accounts, and for no other's.
+        taking = [
+            self._take(desks[tp.partition], some, assignment) for tp, some in found.items() if tp.partition in desks
+        ]
+        failures = [each for each in await asyncio.gather(*taking, return_exceptions=True) if each is not None]
+        # What can't be read by this version ends the process, whatever else has failed.
+        for failure in sorted(failures, key=lambda each: not isinstance(each, FormatError)):
+            raise failure
         if found:
             self._collector.tick()
         if assignment == self._assignment:

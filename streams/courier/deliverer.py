@@ -11,8 +11,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from schemas.commands import BillDelivery, DisableEndpoint
 from schemas.courier import Delivery, EndpointHealth
 from schemas.notices import DeliveryAttempt
 from schemas.problems import Rejection
-from streams.courier.lanes import RATE_MAX, Lane, RateCap
+from streams.courier.lanes import RATE_MAX, Lane, RateCap, Width
 from streams.courier.matching import endpoint_of, is_platforms
 from streams.courier.schedule import after_attempt, attempt_id, is_retry
 from streams.courier.store import Change, DeliveryStore, ended, health_key, waiting_key
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 ACTOR = "courier"
 # Attempts under way, in all. Sockets are the bound: a process has a few thousand.
 FLYING_MAX = 1_000
+# Of these, those at endpoints whose last attempt was slow: however many such there are, others need not wait for them.
+FLYING_SLOW_MAX = 500
 # Deliveries that wait for one endpoint; above them a notice is not kept for it, and says so. Where so many wait in all,
 # each endpoint has only as many as FEW.
 WAITING_MAX = 10_000
@@ -57,12 +59,13 @@ _PASSING = ("decision_timeout", "unreadable_account")
 
 @dataclass(slots=True, eq=False)
 class DeliveryLane:
-    """A lane of one endpoint, with the cap of the endpoint, which has others in other partitions if it is the
-    platform's."""
+    """A lane of one endpoint, with the cap and the width of the endpoint, which has other lanes in other partitions if
+    it is the platform's."""
 
     endpoint_id: str
     lane: Lane
     cap: RateCap
+    width: Width
     is_platforms: bool
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     is_paused: bool = False
@@ -104,7 +107,9 @@ class Deliverer:
         self._lease = lease
         self._failed = failed
         self._caps: dict[str, RateCap] = {}
+        self._widths: dict[str, Width] = {}
         self._room = asyncio.Semaphore(FLYING_MAX)
+        self._slow_room = asyncio.Semaphore(FLYING_SLOW_MAX)
         self._disabling: dict[str, asyncio.Task[None]] = {}
         self.desks: dict[int, DeliveryDesk] = {}
         self.attempts: Counter[str] = Counter()
@@ -139,8 +144,9 @@ class Deliverer:
                     endpoint = endpoint_of(self._accounts.get(delivery.account), delivery.endpoint_id)
                     is_ordered = endpoint is not None and endpoint.is_ordered
             cap = self._caps.setdefault(delivery.endpoint_id, RateCap(self._limit(delivery.account)))
+            width = self._widths.setdefault(delivery.endpoint_id, Width())
             there = desk.lanes[delivery.endpoint_id] = DeliveryLane(
-                delivery.endpoint_id, Lane(), cap, is_platforms(delivery.account)
+                delivery.endpoint_id, Lane(width), cap, width, is_platforms(delivery.account)
             )
         if is_ordered is not None:
             there.lane.order(is_ordered)
@@ -171,6 +177,7 @@ class Deliverer:
                 flight.cancel()
             await asyncio.gather(*flights, return_exceptions=True)
         self._caps.clear()
+        self._widths.clear()
         return desks
 
     def stop(self) -> None:
@@ -210,6 +217,8 @@ class Deliverer:
             flight.add_done_callback(desk.flights.discard)
         if desk.lanes.get(there.endpoint_id) is there and not len(lane):
             del desk.lanes[there.endpoint_id]
+            if there.width.is_as_new and not there.is_platforms:
+                self._widths.pop(there.endpoint_id, None)
 
     def _pause(self, desk: DeliveryDesk, there: DeliveryLane) -> float:
         """The seconds until a lane's next attempt may begin, 0 for now; or until it is to be looked at again."""
@@ -226,27 +235,38 @@ class Deliverer:
         """Make one attempt, and write what follows from it."""
         is_counted = False
         try:
-            async with self._room:
-                delivery = desk.store.delivery(there.endpoint_id, notice_id)
+            delivery = desk.store.delivery(there.endpoint_id, notice_id)
+            is_billed = delivery is not None and is_retry(delivery) and not is_platforms(delivery.account)
+            if delivery is not None and is_billed:
+                # Before it has a place: whoever has to bill it may be away for a while.
+                if await self._ready(desk, there, notice_id, delivery) is None:
+                    return
+                await self._bill(delivery)
+            async with self._place(there):
                 endpoint = await self._ready(desk, there, notice_id, delivery)
                 if delivery is None or endpoint is None:
                     return
-                is_billed = is_retry(delivery) and not is_platforms(delivery.account)
-                if is_billed:
-                    await self._bill(delivery)
                 # A courier that was paused, or has given the partition away, leaves this to its successor.
                 self._check(desk)
                 sent_at_ms, began_at = now_ms(), time.monotonic()
                 is_counted = True
                 outcome = await self._sender.send(endpoint, delivery.notice, sent_at_ms)
-                log.debug("%s: %d in %.3f s", attempt_id(delivery), outcome.status, time.monotonic() - began_at)
-                there.cap.end(time.monotonic() * 1000)
+                ended_at = time.monotonic()
+                log.debug("%s: %d in %.3f s", attempt_id(delivery), outcome.status, ended_at - began_at)
+                there.cap.end(ended_at * 1000)
                 is_counted = False
+            if outcome.is_void:
+                # It may have come all the same: it has had its place in the cap, and now the attempt is made.
+                there.lane.put(notice_id, delivery.place, delivery.next_at_ms)
+                return
+            there.width.note(round((ended_at - began_at) * 1000), outcome.is_delivered)
             await self._note(desk, there, delivery, outcome, sent_at_ms, is_billed)
         except asyncio.CancelledError:
             raise
         except (AssignmentEndedError, LeaseLostError) as error:
-            log.warning("notices of partition %d are another courier's by now: %s", desk.partition, error)
+            if desk.is_open:
+                desk.is_open = False
+                log.warning("notices of partition %d are another courier's by now: %s", desk.partition, error)
             self._failed()
         except Exception:
             log.exception("a delivery to %s could not be noted", there.endpoint_id)
@@ -255,6 +275,15 @@ class Deliverer:
             if is_counted:
                 there.cap.end(time.monotonic() * 1000)
             there.changed.set()
+
+    @asynccontextmanager
+    async def _place(self, there: DeliveryLane) -> AsyncIterator[None]:
+        """A place among the attempts that are under way."""
+        async with AsyncExitStack() as stack:
+            if there.width.is_slow:
+                await stack.enter_async_context(self._slow_room)
+            await stack.enter_async_context(self._room)
+            yield
 
     async def _ready(
         self, desk: DeliveryDesk, there: DeliveryLane, notice_id: str, delivery: Delivery | None

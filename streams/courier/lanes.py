@@ -11,6 +11,10 @@ RATE_MAX: Final = 100
 RATE_MS: Final = 1_000
 # Of one endpoint, at once: enough for the rate above where each takes 300 ms.
 FLYING_MAX: Final = 32
+# An endpoint begins with so many, before anybody knows how it fares.
+FLYING_FIRST: Final = 4
+# An attempt that takes longer makes its endpoint a slow one.
+SLOW_MS: Final = 2_000
 
 Place = tuple[int, int]
 
@@ -51,6 +55,32 @@ class RateCap:
         self._ended.append(now)
 
 
+class Width:
+    """The Width of an endpoint's lanes is how many attempts each may have under way: one more with each that is taken
+    soon, and half as many with each that takes long, down to one where it is not even taken then. So an endpoint that
+    does not answer holds few of the places that all endpoints share; one that refuses at once holds none for long."""
+
+    def __init__(self) -> None:
+        self.now = FLYING_FIRST
+        self.is_slow = False
+
+    @property
+    def is_as_new(self) -> bool:
+        """Whether a new endpoint would have the same."""
+        return self.now >= FLYING_FIRST and not self.is_slow
+
+    def note(self, took_ms: int, is_delivered: bool) -> None:
+        """Note how an attempt ended."""
+        self.is_slow = took_ms > SLOW_MS
+        if self.is_slow and is_delivered:
+            # It works, if slowly: it has as many as a new one.
+            self.now = max(self.now // 2, min(FLYING_FIRST, self.now + 1))
+        elif self.is_slow:
+            self.now = max(1, self.now // 2)
+        elif is_delivered:
+            self.now = min(FLYING_MAX, self.now + 1)
+
+
 class Lane:
     """A Lane has the deliveries to one endpoint that wait, by the id of their notice. Each has a place in the journal
     and a time, Unix ms, before which it does not go.
@@ -59,8 +89,9 @@ class Lane:
     stands first in the journal, and only once the one before it has ended, however long its retries take.
     """
 
-    def __init__(self, is_ordered: bool = False) -> None:
-        self._is_ordered = is_ordered
+    def __init__(self, width: Width | None = None) -> None:
+        self._is_ordered = False
+        self._width = width or Width()
         self._waiting: dict[str, tuple[Place, int]] = {}
         # By (time, place) or by place; entries of deliveries that have changed are passed over.
         self._heap: list[tuple[Place | tuple[int, Place], str]] = []
@@ -90,7 +121,7 @@ class Lane:
 
     def next_at_ms(self) -> int | None:
         """The time when the next delivery goes, Unix ms; None where none can before another has ended."""
-        if len(self.flying) >= (1 if self._is_ordered else FLYING_MAX):
+        if len(self.flying) >= (1 if self._is_ordered else self._width.now):
             return None
         notice_id = self._head()
         return None if notice_id is None else self._waiting[notice_id][1]

@@ -1,7 +1,7 @@
 """Posts to strangers' URLs: to checked addresses only, with a limit on all that a stranger may do to the asker.
 
-An attempt has a connection of its own, by httpcore: it follows no redirect, has no cookies, unpacks nothing and reads
-no proxy from the environment. See docs/decisions/0064.
+No redirect is followed, no cookie kept, nothing unpacked, no proxy of the environment read. The next post to the
+same URL may go on the same connection. See docs/decisions/0064 and 0071.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import email.utils
 import ssl
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,6 +19,9 @@ import httpcore
 import httpx
 
 from streams.courier.addresses import ForbiddenError, Network, Place, Resolve, Resolver
+from streams.courier.exchanges import HttpConnection
+from streams.courier.kept import Connection, KeptConnections
+from streams.courier.network import TcpNetwork
 
 SECONDS_MAX = 15.0
 ANSWER_BYTES_MAX = 4096
@@ -33,7 +37,8 @@ _WAIT_STATUSES = (429, 503)
 class Outcome:
     """The outcome of an attempt. `status` is the answer's, 0 where none came, and `error` says why then. `answer` has
     the first 4,096 bytes. `retry_after_seconds` is what a 429 or 503 asked for. `is_delivered` says that the endpoint
-    took the notice: any 2xx."""
+    took the notice: any 2xx. One that is `is_void` was no attempt: the other side had hung up on a kept connection, and
+    it is to be made again."""
 
     status: int
     ms: int
@@ -41,6 +46,7 @@ class Outcome:
     retry_after_seconds: float | None = None
     error: str = ""
     is_delivered: bool = False
+    is_void: bool = False
 
 
 class Posts:
@@ -58,10 +64,12 @@ class Posts:
         network: httpcore.AsyncNetworkBackend | None = None,
         seconds_max: float = SECONDS_MAX,
     ) -> None:
-        self._network = network or httpcore.AnyIOBackend()
+        self._network = network or TcpNetwork()
         self._resolver = Resolver(networks, look_up)
+        self._kept = KeptConnections()
         self._proxy = None if proxy is None else httpx.URL(proxy)
         self._tls = tls or httpx.create_ssl_context()
+        self._tls.set_alpn_protocols(["http/1.1"])
         self._seconds_max = seconds_max
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Outcome:
@@ -72,6 +80,8 @@ class Posts:
                 return await self._post(url, body, headers, began_at)
         except TimeoutError:
             error = f"no answer within {self._seconds_max:g} seconds"
+        except _HungUpError:
+            return Outcome(status=0, ms=_since(began_at), error="the connection was closed meanwhile", is_void=True)
         except ForbiddenError as forbidden:
             error = f"not sent: {forbidden}"
         except (OSError, httpcore.NetworkError, httpcore.TimeoutException) as failed:
@@ -86,64 +96,72 @@ class Posts:
     async def close(self) -> None:
         """Give back what posting takes."""
         self._resolver.close()
+        await self._kept.close()
 
     async def _post(self, url: str, body: bytes, headers: Mapping[str, str], began_at: float) -> Outcome:
         if len(body) >= BODY_BYTES_MAX:
             raise ForbiddenError(f"a body has less than {BODY_BYTES_MAX:,} bytes")
-        place = await self._resolver.place_of(url, is_proxied=self._proxy is not None)
-        request = httpcore.Request("POST", _url(place), headers=_headers(place, body, headers), content=body)
-        connection = self._connection(place)
+        if self._proxy is not None:
+            return await self._post_by_proxy(self._proxy, url, body, headers, began_at)
+        connection = self._kept.take(url)
+        if connection is None:
+            connection = await self._connect(url)
+        place = connection.place
         try:
-            response = await connection.handle_async_request(request)
-            answer = b""
+            head, answer = await connection.http.post(
+                place.path, _headers(place, body, headers), body, ANSWER_BYTES_MAX
+            )
+        except (httpcore.NetworkError, httpcore.RemoteProtocolError) as failed:
+            await connection.http.close()
+            if connection.is_used:
+                self._kept.shun(url)
+                raise _HungUpError from failed
+            raise
+        except BaseException:
+            await connection.http.close()
+            raise
+        self._kept.keep(connection)
+        return _outcome(head.status_code, head.headers, answer, began_at)
+
+    async def _connect(self, url: str) -> Connection:
+        """Connect to a URL's receiver, at an address that was checked."""
+        place = await self._resolver.place_of(url)
+        made_at = time.monotonic()
+        *others, last = place.addresses[:ADDRESSES_TRIED_MAX]
+        for address in others:
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                stream = await self._network.connect_tcp(address, place.port, CONNECT_SECONDS_MAX)
+                break
+        else:
+            stream = await self._network.connect_tcp(last, place.port)
+        if place.scheme == "https":
+            stream = await stream.start_tls(self._tls, place.host)
+        return Connection(url, place, HttpConnection(stream), made_at)
+
+    async def _post_by_proxy(
+        self, given: httpx.URL, url: str, body: bytes, headers: Mapping[str, str], began_at: float
+    ) -> Outcome:
+        place = await self._resolver.place_of(url, is_proxied=True)
+        proxy = httpcore.URL(scheme=given.scheme, host=given.raw_host, port=given.port, target="/")
+        user = (given.username, given.password) if given.userinfo else None
+        http = httpcore.AsyncHTTPProxy(proxy, proxy_auth=user, ssl_context=self._tls, max_connections=1)
+        url_of_place = httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=place.path)
+        own = {"connection": "close", **headers}
+        request = httpcore.Request("POST", url_of_place, headers=_headers(place, body, own), content=body)
+        answer = b""
+        try:
+            response = await http.handle_async_request(request)
             async for part in response.aiter_stream():
                 answer += part
                 if len(answer) >= ANSWER_BYTES_MAX:
                     break
+            return _outcome(response.status, response.headers, answer[:ANSWER_BYTES_MAX], began_at)
         finally:
-            # What was not read is not wanted: the connection ends here, whatever the other side does.
-            await connection.aclose()
-        given = {name.lower(): value for name, value in response.headers}
-        return Outcome(
-            status=response.status,
-            ms=_since(began_at),
-            answer=answer[:ANSWER_BYTES_MAX],
-            retry_after_seconds=retry_after(given.get(b"retry-after")) if response.status in _WAIT_STATUSES else None,
-            is_delivered=200 <= response.status < 300,
-        )
-
-    def _connection(self, place: Place) -> httpcore.AsyncHTTPConnection | httpcore.AsyncHTTPProxy:
-        if (given := self._proxy) is not None:
-            proxy = httpcore.URL(scheme=given.scheme, host=given.raw_host, port=given.port, target="/")
-            user = (given.username, given.password) if given.userinfo else None
-            return httpcore.AsyncHTTPProxy(proxy, proxy_auth=user, ssl_context=self._tls, max_connections=1)
-        backend = _Checked(self._network, place.addresses[:ADDRESSES_TRIED_MAX])
-        return httpcore.AsyncHTTPConnection(_url(place).origin, ssl_context=self._tls, network_backend=backend)
+            await http.aclose()
 
 
-class _Checked(httpcore.AsyncNetworkBackend):
-    """A network that has only the addresses that were checked, whatever name is asked for."""
-
-    def __init__(self, network: httpcore.AsyncNetworkBackend, addresses: Sequence[str]) -> None:
-        self._network = network
-        self._addresses = addresses
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        *others, last = self._addresses
-        connect = self._network.connect_tcp
-        for address in others:
-            try:
-                return await connect(address, port, CONNECT_SECONDS_MAX, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await connect(last, port, timeout, local_address, socket_options)
+class _HungUpError(Exception):
+    """The other side had hung up on a kept connection, or did so without an answer."""
 
 
 def retry_after(value: bytes | None) -> float | None:
@@ -159,15 +177,22 @@ def retry_after(value: bytes | None) -> float | None:
     return min(max(seconds, 0.0), float(RETRY_AFTER_SECONDS_MAX))
 
 
-def _url(place: Place) -> httpcore.URL:
-    return httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=place.path)
+def _outcome(status: int, headers: Iterable[tuple[bytes, bytes]], answer: bytes, began_at: float) -> Outcome:
+    given = {name.lower(): value for name, value in headers} if status in _WAIT_STATUSES else {}
+    return Outcome(
+        status=status,
+        ms=_since(began_at),
+        answer=answer,
+        retry_after_seconds=retry_after(given.get(b"retry-after")) if given else None,
+        is_delivered=200 <= status < 300,
+    )
 
 
 def _headers(place: Place, body: bytes, headers: Mapping[str, str]) -> list[tuple[str, str]]:
     is_usual = place.port == {"https": 443, "http": 80}[place.scheme]
     host = f"[{place.host}]" if ":" in place.host else place.host
     own = {"host": host if is_usual else f"{host}:{place.port}", "content-length": str(len(body))}
-    return [*own.items(), ("connection", "close"), *headers.items()]
+    return [*own.items(), *headers.items()]
 
 
 def _in_words(failed: Exception) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,14 +78,17 @@ def again(delivery: Delivery) -> list[Change]:
 
 class DeliveryStore:
     """A DeliveryStore is opened, brought up to date by `recover`, and claimed; then it is read and written. Writes that
-    come while one is on its way go together."""
+    come while one is on its way go together. Before each, `check` raises where the partition is another's by now."""
 
-    def __init__(self, settings: Settings, publisher: Publisher, partition: int) -> None:
+    def __init__(
+        self, settings: Settings, publisher: Publisher, partition: int, check: Callable[[], None] = lambda: None
+    ) -> None:
         topics = topics_of(settings)
         self.place = TopicPartition(topics.courier_changelog, partition)
         self.epoch = 0
         self._reports = topics.deliveries
         self._publisher = publisher
+        self._check = check
         self._path = settings.courier_dir / f"deliveries-{partition}"
         self._file = opened(VersionedFile, self._path)
         self._queue: list[tuple[Sequence[Change], Sequence[bytes], asyncio.Future[None]]] = []
@@ -129,7 +132,14 @@ class DeliveryStore:
 
     def waiting(self) -> Generator[None, None, list[Delivery]]:
         """The deliveries that wait, read in steps."""
-        return self._all(_WAITS, Delivery)
+        found = yield from self._items(_WAITS, Delivery)
+        # What an earlier courier wrote last may have come behind what its successor wrote of how the delivery ended.
+        return [each for key, each in found if not self._has_ended(key, each)]
+
+    def _has_ended(self, key: bytes, delivery: Delivery) -> bool:
+        keys = [key, ended_key(delivery.endpoint_id, delivery.notice.id)]
+        waits, end = self._file.get_many(keys)
+        return waits is not None and end is not None and epoch_of(end) > epoch_of(waits)
 
     def health(self) -> Generator[None, None, list[tuple[str, EndpointHealth]]]:
         """The health of endpoints that are not sound, each with its endpoint's id, read in steps."""
@@ -168,7 +178,7 @@ class DeliveryStore:
 
     async def write(self, changes: Sequence[Change], reports: Sequence[bytes] = ()) -> None:
         """Write changes and reports of attempts; returns once all are on the log, the reports first, and the changes in
-        the file. Raises KafkaError where that is not known."""
+        the file. Raises KafkaError where that is not known, and what `check` does."""
         if self._is_closed:
             raise RuntimeError(f"the courier's state of partition {self.place.partition} is closed")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -193,9 +203,13 @@ class DeliveryStore:
                 for key, record in changes
             ]
             try:
+                self._check()
                 reports = [(None, report) for _, each, _ in some for report in each]
-                # Both are queued before either is acknowledged; a report is repeated where the change was lost.
-                await self._publisher.send_all(self._reports, self.place.partition, reports)
+                # A report is repeated where the change was lost.
+                if reports:
+                    await self._publisher.send_all(self._reports, self.place.partition, reports)
+                    # It may have taken long, as a paused process does.
+                    self._check()
                 offset = await self._publisher.send_all(self.place.topic, self.place.partition, rows)
                 self._file.write(rows, offset)
             except Exception as error:
@@ -213,9 +227,6 @@ class DeliveryStore:
             if not key.startswith(first):
                 return
             yield key, value
-
-    def _all(self, prefix: bytes, kind: type[R]) -> Generator[None, None, list[R]]:
-        return [record for _, record in (yield from self._items(prefix, kind))]
 
     def _items(self, prefix: bytes, kind: type[R]) -> Generator[None, None, list[tuple[bytes, R]]]:
         found: list[tuple[bytes, R]] = []

@@ -40,6 +40,7 @@ KINDS: dict[AuditKind, str] = {
     "billing": kind_in("billing_account", "transfer"),
     "recharge": kind_in("recharge"),
     "endpoints": kind_in("endpoint"),
+    "portals": kind_in("portal"),
     "notices": f"({kind_in('notice')} AND reason = 'rules')",
 }
 _LIMIT_ACTIONS = {
@@ -245,6 +246,10 @@ def _detail(fact: Fact, metadata: dict[str, Any]) -> str:
         case "erasure":
             whose = "one customer's" if fact.reason == "customer" else "all"
             return f"{whose} metadata of events until then{why}"
+        case "portal" if fact.reason == "opened":
+            customer = str(metadata.get("customer_sha256", ""))
+            whom = f"one customer, {customer[:12]}…" if customer else "all of the project"
+            return f"link {metadata.get('link_id', '')}, shows {whom}"
         case "endpoint":
             return f"{metadata.get('kind', 'endpoint')} {metadata.get('endpoint_id', '')}{why}"
         case "notice":

@@ -42,6 +42,7 @@ _OTHERWISE: dict[Kind, str] = {
     "price_book": "price book",
     "price_withdrawal": "price book withdrawn",
     "erasure": "{reason} erased",
+    "portal": "portal {reason}",
     "endpoint": "endpoint {reason}",
     "notice": "{reason}",
 }

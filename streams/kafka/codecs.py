@@ -213,9 +213,13 @@ def decode_fact_heads(value: bytes) -> FactPack[list[FactHead]]:
 
 
 def decode_some_facts(value: bytes, numbers: Sequence[int]) -> list[Fact]:
-    """The facts of a journal record that have these numbers in it."""
-    facts = read(_decode_raw_facts, FACTS.body(value)).facts
-    return [read(_decode_fact, facts[number]) for number in numbers]
+    """The facts of a journal record that have these numbers in it; others are not decoded, where they are most."""
+    body = FACTS.body(value)
+    head = read(_decode_raw_facts, body)
+    if 2 * len(numbers) > head.count:
+        facts = read(_decode_pack, body).facts
+        return [facts[number] for number in numbers]
+    return [read(_decode_fact, head.facts[number]) for number in numbers]
 
 
 VERSION_BYTES = 8

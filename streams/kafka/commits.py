@@ -32,7 +32,11 @@ class Commits:
                     return
                 await asyncio.sleep(max(0.0, self._asked_at + _ASK_SECONDS - loop.time()))
                 self._asked_at = loop.time()
-                await self._ask()
+                try:
+                    await self._ask()
+                except BaseException:
+                    await self.stop()
+                    raise
 
     async def stop(self) -> None:
         """Disconnect."""

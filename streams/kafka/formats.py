@@ -64,9 +64,9 @@ class Format:
 
 
 # One for each shape. `oldest` is raised with `number` only where the new shape can't read the old one's bytes.
-ACCOUNTS = Format("accounts", 7, 2)
+ACCOUNTS = Format("accounts", 8, 2)
 FACTS = Format("facts", 1, UNMARKED)
-INTAKE = Format("intake records", 8, UNMARKED)
+INTAKE = Format("intake records", 9, UNMARKED)
 REPLIES = Format("replies", 2, UNMARKED)
 KEPT_REPLIES = Format("kept replies", 2, UNMARKED)
 COURIER = Format("the courier's records", 1, 1)

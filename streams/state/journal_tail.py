@@ -203,10 +203,11 @@ class JournalTail:
             self.places[partition] = max(last, pack.last)
             if record.offset < begun_at or pack.last <= last:
                 return
+            projects, kinds, is_new = self._projects, self._kinds, pack.first > last
             numbers = [
                 number
                 for number, head in enumerate(pack.facts)
-                if head.project in self._projects and head.kind in self._kinds and (head.offset, head.index) > last
+                if head.project in projects and head.kind in kinds and (is_new or (head.offset, head.index) > last)
             ]
             if numbers:
                 self._on_facts(partition, read(record, lambda value: decode_some_facts(value, numbers)))

@@ -11,8 +11,8 @@ from typing import Any
 
 OPEN, ADMIN = "", "admin"
 READ, WRITE, BILLING, AUDIT = "content:read", "content:write", "billing:read", "audit:read"
-HOOKS_READ, HOOKS_WRITE = "webhooks:read", "webhooks:write"
-SCOPES = (READ, WRITE, BILLING, AUDIT, HOOKS_READ, HOOKS_WRITE, "other:read")
+HOOKS_READ, HOOKS_WRITE, PORTAL = "webhooks:read", "webhooks:write", "portal:write"
+SCOPES = (READ, WRITE, BILLING, AUDIT, HOOKS_READ, HOOKS_WRITE, PORTAL, "other:read")
 
 _USE = {"operation": "chat.message", "id": "{event}", "source": "{source}", "job_id": "{job}"}
 _EVENT = {
@@ -142,6 +142,10 @@ CALLS: dict[str, Call] = {
     "GET /v1/invoices/{month}": Call(BILLING, named=_PROJECT),
     **_of_endpoints(_ENDPOINTS, HOOKS_READ, HOOKS_WRITE, _PROJECT),
     **_of_endpoints(_PLATFORMS, ADMIN, ADMIN, {}),
+    "POST /v1/portal-links": Call(PORTAL, body={"customer_id": "{secret}"}, named=_PROJECT),
+    "DELETE /v1/portal-links": Call(PORTAL, named=_PROJECT),
+    "POST /v1/admin/projects/{project}/portal-links": Call(ADMIN, body={}),
+    "DELETE /v1/admin/projects/{project}/portal-links": Call(ADMIN),
     "GET /healthz": Call(OPEN),
     "GET /readyz": Call(OPEN),
 }

@@ -90,6 +90,8 @@ UNDONE_BY = {
     "webhooks remove": "webhooks add, with another secret",
     "webhooks test": "it tells nothing, and costs nothing",
     "webhooks replay": "each notice has the id that it had, by which its receiver knows it",
+    "portals link": "portals end",
+    "portals end": "portals link, for whoever is still to look",
     "analysts add": "analysts remove",
     "analysts remove": "analysts add, with another password",
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from api.invoice_logo import LOGO_BYTES_MAX, logo_url
+from api.invoice_logo import logo_url
+from api.pictures import PICTURE_BYTES_MAX
 from api.views.invoice_files import as_html
 from schemas.http.invoices import Invoice
 from schemas.prices import FIRST_PRICE_BOOK
@@ -105,7 +106,7 @@ def test_a_logo_is_in_the_page_itself(tmp_path: Path) -> None:
     [
         (b"", "neither PNG nor JPEG"),
         (b"<svg onload='alert(1)'/>", "neither PNG nor JPEG"),
-        (PNG + b"\0" * LOGO_BYTES_MAX, "above 256 KB"),
+        (PNG + b"\0" * PICTURE_BYTES_MAX, "above 256 KB"),
     ],
 )
 def test_what_is_no_logo_is_refused_by_the_name_of_the_setting(tmp_path: Path, content: bytes, why: str) -> None:

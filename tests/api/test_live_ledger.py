@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -316,3 +320,29 @@ def _is_up(operator: Operator) -> bool:
         return operator.http.get("/readyz").status_code == 200
     except httpx.HTTPError:
         return False
+
+
+def test_the_command_line_follows_and_comes_back_by_itself(quick: Stack, operator: Operator) -> None:
+    project, client = operator.customer("build")
+    first = client.post("/v1/admissions", json={"operation": "image", "id": "1", "source": "/s"}).json()["entry_id"]
+    eventually(lambda: len(client.get("/v1/ledger").json()["entries"]) == 2)
+    environment = {
+        **os.environ,
+        "METERLINE_API_URL": operator.url,
+        "METERLINE_ADMIN_KEY": operator.http.headers["authorization"].removeprefix("Bearer "),
+    }
+    command = [sys.executable, "-m", "api.cli", "ledger", project, "--follow", "--limit", "1", "--json"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert json.loads(running.stdout.readline())["entry_id"] == first
+        second = client.post("/v1/admissions", json={"operation": "image", "id": "2", "source": "/s"}).json()
+        assert json.loads(running.stdout.readline())["entry_id"] == second["entry_id"]
+        psutil.Process(quick.pids()["api"]).terminate()
+        assert "the connection is lost" in running.stderr.readline()
+        eventually(lambda: "api" in quick.pids() and _is_up(operator), 60)
+        third = client.post("/v1/admissions", json={"operation": "image", "id": "3", "source": "/s"}).json()
+        assert json.loads(running.stdout.readline())["entry_id"] == third["entry_id"]
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0

@@ -299,6 +299,8 @@ def test_what_was_used_is_read_as_a_table_as_csv_and_as_files(
     told = CliRunner().invoke(app, ["usage", project, "-v"], catch_exceptions=False)
     assert re.search(r"all that was decided \d+\.\d s before; [\d,]+ rows read", told.output)
     assert len(printed("ledger", project, "--limit", "2")) == 3
+    assert len(printed("ledger", project, "--kind", "charge", "--customer", "=1+1", "--operation", "image")) == 4
+    assert len(printed("ledger", project, "--to", "2020-01-01")) == 1
     whole = printed("ledger", project, "--csv")
     assert len(whole) == 5 and ",-32," in whole[1] and ",'=1+1," in whole[1]
     refused = CliRunner().invoke(app, ["ledger", project, "--csv", "--limit", "2"])

@@ -89,6 +89,50 @@ def test_ledger_is_newest_first_and_paged_without_gaps(used) -> None:
     assert (bad.status_code, bad.json()["field"]) == (422, "cursor")
 
 
+def test_ledger_is_asked_for_by_operation_customer_kind_environment_and_time(used) -> None:
+    _, client = used
+
+    def found(**params: str) -> list[dict[str, Any]]:
+        answer = client.get("/v1/ledger", params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["entries"]
+
+    every = found()
+    for params in (
+        {"operation": "image"},
+        {"customer_id": "globex"},
+        {"kind": "grant"},
+        {"environment": "preview"},
+        {"operation": "image", "customer_id": "acme", "kind": "charge", "environment": "production"},
+    ):
+        wanted = [each for each in every if all(each[name] == value for name, value in params.items())]
+        assert found(**params) == wanted, params
+        assert len(wanted) == {"operation": 2, "customer_id": 3, "kind": 2, "environment": 0}[next(iter(params))]
+    # From is included, and to is not; whatever is smaller than a millisecond counts.
+    at = every[3]["booked_at"]
+    moment = datetime.fromisoformat(at)
+    assert found(**{"from": at}) == [each for each in every if datetime.fromisoformat(each["booked_at"]) >= moment]
+    assert found(to=at) == [each for each in every if datetime.fromisoformat(each["booked_at"]) < moment]
+    just_after = (moment + timedelta(microseconds=1)).isoformat()
+    assert found(**{"from": just_after}) == [
+        each for each in every if datetime.fromisoformat(each["booked_at"]) > moment
+    ]
+    today = datetime.now(UTC).date()
+    assert found(**{"from": str(today - timedelta(days=1)), "to": str(today + timedelta(days=1))}) == every
+    assert found(to=str(today - timedelta(days=1))) == []
+    # A page of what is asked for goes on with what is asked for.
+    first = client.get("/v1/ledger", params={"kind": "charge", "limit": 4}).json()
+    rest = client.get("/v1/ledger", params={"kind": "charge", "limit": 4, "cursor": first["next_cursor"]}).json()
+    assert first["entries"] + rest["entries"] == [each for each in every if each["kind"] == "charge"]
+    for params, field in (
+        ({"kind": "hold"}, "query.kind"),
+        ({"from": "2026-03-01T00:00"}, "from"),
+        ({"to": "x"}, "query.to"),
+    ):
+        refused = client.get("/v1/ledger", params=params)
+        assert (refused.status_code, refused.json()["field"]) == (422, field), refused.text
+
+
 def test_usage_by_operation_and_customer(used) -> None:
     _, client = used
     by_operation = client.get("/v1/usage").json()["rows"]

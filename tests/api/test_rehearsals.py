@@ -1,5 +1,7 @@
 """Rehearsals of a price book on the whole stack: POST /v1/admin/rehearsals."""
 
+import json
+
 from tests.calls import Operator, eventually
 
 
@@ -47,3 +49,21 @@ def test_bad_books_and_strangers_are_refused(operator: Operator) -> None:
     ):
         refused = operator.http.post("/v1/admin/rehearsals", json={"days": 1, "book": book} | wrong)
         assert (refused.status_code, refused.json()["field"]) == (422, field)
+
+
+def test_progress_comes_line_by_line_and_the_result_last(operator: Operator) -> None:
+    _, client = operator.customer()
+    assert client.post("/v1/admissions", json={"operation": "image"}).status_code == 200
+    eventually(lambda: len(client.get("/v1/ledger").json()["entries"]) == 2)
+
+    def lines(book: dict) -> list[dict]:
+        asked, accept = {"book": book, "days": 1, "worst_max": 1}, {"accept": "application/x-ndjson"}
+        answer = operator.http.post("/v1/admin/rehearsals", json=asked, headers=accept)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("application/x-ndjson")
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    first, *_, last = lines(proposal(image="50.5"))
+    assert first == {"done": 0, "all": 0}
+    assert last["done"] == last["all"] >= last["result"]["projects"] >= 1
+    assert last["result"]["notice"] == "Announcing this needs 30 days: image"
+    assert lines(proposal() | {"plan_required": {"hologram": "build"}})[-1]["problem"]["code"] == "invalid_request"

@@ -118,13 +118,42 @@ def admission(
 
 
 @app.command()
-def balance(as_json: JsonOption = False, quick: QuickOption = False) -> None:
-    """Measure balance look-ups by HTTP, counted and not, beside a bare route with a constant answer."""
+def balance(
+    as_json: JsonOption = False,
+    quick: QuickOption = False,
+    streams: Annotated[
+        int, typer.Option("--streams", min=0, max=1000, help="Then again beside so many open live ledgers; 0: not.")
+    ] = 0,
+    events: Annotated[
+        int, typer.Option("--events", min=1, help="Usage events a second that flow beside them.")
+    ] = 20_000,
+) -> None:
+    """Measure balance look-ups by HTTP, counted and not, beside a bare route with a constant answer. With --streams,
+    measure them again while live ledgers are open and events flow."""
     from tests.benchmarks.balance.run import measure
 
+    if quick:
+        streams, events = min(streams, 25), min(events, 500)
     with console.status("") as status:
-        result = measure(quick, status.update)
+        result = measure(quick, status.update, streams, events)
     _show(result, as_json)
+
+
+@app.command()
+def dashboard(
+    as_json: JsonOption = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes: ends within two minutes.")] = False,
+) -> None:
+    """Measure the dashboard in a real browser: first paint with data at 1,000,000 rows of one project, what pages
+    weigh, how soon a decision is a row; and what 500 open live ledgers cost. Exits with 1 if a page was refused or had
+    a fault, or a decision never became a row."""
+    from tests.benchmarks.dashboard.run import FULL, QUICK, measure, passed
+
+    with console.status("") as status:
+        result = measure(QUICK if quick else FULL, status.update)
+    _show(result, as_json)
+    if not passed(result):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -28,6 +28,7 @@ from schemas.commands import (
     CreateProject,
     DeleteEndpoint,
     DisableEndpoint,
+    EndPortals,
     EndRaise,
     Envelope,
     Erase,
@@ -35,6 +36,7 @@ from schemas.commands import (
     GivenBack,
     GrantPromotional,
     OpenBillingAccount,
+    OpenPortal,
     PublishPrices,
     PutEndpoint,
     RaiseLimits,
@@ -389,6 +391,16 @@ def bought(story: Story) -> None:
     say(SetNoticeRules, "b", environment="preview", rules=[(True, 20)])
     say(Erase, "b", customer="cus_1", reason="")
     say(Erase, "nobody", customer="cus_1", reason="")
+    link = {"environment": "production", "session_id": "ses_1", "customer_sha256": "aa", "known_offset": story.offset}
+    link |= {"expires_at_ms": story.at_ms + MINUTE * 1000}
+    say(OpenPortal, "b", key="link-1", **link)
+    say(OpenPortal, "b", key="link-1", **(link | {"session_id": "ses_2"}))
+    say(OpenPortal, "b", **link)
+    say(OpenPortal, "nobody", key="link-2", **link)
+    say(OpenPortal, "b", key="link-2", **(link | {"expires_at_ms": story.at_ms}))
+    say(EndPortals, "b", reason="the laptop was lost")
+    say(OpenPortal, "b", key="link-3", **link)
+    say(OpenPortal, "b", key="link-4", **(link | {"known_offset": story.offset - 2, "customer_sha256": ""}))
     say(RefundTopUp, "b", grant_id=mine, reason="asked")
     say(RefundTopUp, "b", grant_id=bundle.id, reason="asked")
     for grant in list(story.accounts["b"].grants):

@@ -17,8 +17,10 @@ from schemas.commands import (
     Commands,
     CountRequest,
     CreateKey,
+    EndPortals,
     Envelope,
     Erase,
+    OpenPortal,
     PublishPrices,
     PutEndpoint,
     RaiseLimits,
@@ -341,6 +343,21 @@ commands = st.one_of(
     ),
     st.just(SetStanding(project="p1", is_good=False, reason="", **addressed())),
     st.builds(lambda name: Erase(project="p1", customer=name, reason="", **addressed()), st.sampled_from(["", "c"])),
+    st.just(EndPortals(project="p1", reason="", **addressed())),
+    st.builds(
+        lambda number, known_offset: OpenPortal(
+            project="p1",
+            environment="production",
+            session_id="s",
+            customer_sha256="",
+            known_offset=known_offset,
+            expires_at_ms=START_MS + 900_000,
+            **addressed(idempotency_key=f"link-{number}"),
+        ),
+        st.integers(1, 2),
+        # Before all records, or behind them: theirs are others when they are together.
+        st.sampled_from([-1, 1_000]),
+    ),
     st.builds(
         lambda number, change: PutEndpoint(
             project="p1", endpoint_id=f"e{number}", **(ENDPOINT if change is None else change), **addressed()

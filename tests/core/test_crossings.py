@@ -9,14 +9,17 @@ import pytest
 
 from schemas.accounts import Account
 from schemas.commands import CloseProject, Envelope, GrantPromotional, ReleaseHold, SetNoticeRules
+from schemas.facts import entry_id
+from schemas.replies import Reply
 from schemas.times import DAY_MS
 from streams.core import decisions
 from streams.core.booking import available
+from streams.core.crossings import THRESHOLD_MAX, rule_id
 from streams.core.dry_run import dry_run
 from streams.core.fold import IntakeItem, fold
 from streams.core.replies import Kept
 from streams.kafka.codecs import encode_account
-from tests.core.builders import CREDIT, START_MS, addressed, create_project, usage
+from tests.core.builders import CREDIT, START_MS, addressed, admit, create_project, top_up, usage
 from tests.core.test_ledger import Bench
 
 LOW, EXHAUSTED, RECOVERED = "credits_low", "credits_exhausted", "credits_recovered"
@@ -103,10 +106,84 @@ def test_rules_of_ones_own_cross_beside_the_default_ones_and_one_that_is_crossed
 )
 def test_bad_rules_are_refused_and_change_nothing(rules: list[tuple[bool, int]]) -> None:
     bench = Bench()
-    bench.do(SetNoticeRules, environment="production", rules=[(True, 1)])
+    assert bench.do(SetNoticeRules, environment="production", rules=[(True, 1)]).code == ""
     before = encode_account(bench.account)
     assert bench.do(SetNoticeRules, environment="production", rules=rules).code == "invalid_request"
     assert encode_account(bench.account) == before
+
+
+def test_rules_are_answered_with_what_is_available_and_stated_with_their_names() -> None:
+    bench = Bench()
+    bench.top_up(environment="preview")
+    ten = [(False, number + 1) for number in range(9)] + [(False, THRESHOLD_MAX)]
+    reply = bench.do(SetNoticeRules, environment="preview", rules=ten)
+    stated = bench.facts[-1]
+    assert reply == Reply(200, "", "", 0, available(bench.account, "preview"), entry_id(0, stated.offset, stated.index))
+    assert (stated.kind, stated.environment, stated.reason) == ("notice", "preview", "rules")
+    assert json.loads(stated.metadata) == {"rules": [rule_id(*rule) for rule in ten]}
+    # Those of another environment stay; 100 percent is the most, and 1 the least.
+    assert bench.do(SetNoticeRules, environment="production", rules=[(True, 100), (True, 1)]).code == ""
+    assert [rule.environment for rule in bench.account.notice_rules] == ["preview"] * 10 + ["production"] * 2
+
+
+def test_a_rule_that_is_reached_when_it_is_set_is_no_crossing_nor_is_its_end_a_recovery() -> None:
+    bench = Bench()
+    left = available(bench.account, "production")
+    bench.do(SetNoticeRules, environment="production", rules=[(False, left)])
+    bench.charge("chat.message", 1)
+    bench.top_up()
+    assert told(bench) == []
+    bench.do(SetNoticeRules, environment="production", rules=[(False, available(bench.account, "production") - CREDIT)])
+    bench.charge("chat.message", 1)
+    bench.do(SetNoticeRules, environment="production", rules=[])
+    bench.top_up()
+    assert [reason for reason, _ in told(bench)] == [LOW], "a rule that is no more is not recovered from"
+
+
+def test_it_is_over_once_however_often_credits_come() -> None:
+    bench = Bench()
+    bench.charge("chat.message", 250)
+    for _ in range(3):
+        bench.top_up()
+    assert told(bench) == [(LOW, "low"), (EXHAUSTED, "exhausted"), (RECOVERED, "")]
+
+
+def test_thresholds_are_whole_microcredits_and_preview_has_none_of_the_plan() -> None:
+    bench = Bench()
+    bench.do(SetNoticeRules, environment="production", rules=[(True, 33)])
+    bench.charge("chat.message", 170)
+    assert '"threshold_microcredits":82500000,' in bench.facts[-1].metadata
+    assert bench.facts[-1].metadata.endswith('"available_microcredits":80000000}')
+    bench.charge("chat.message", 80)
+    exhausted = json.loads(bench.facts[-1].metadata)
+    assert exhausted == {"rule": "exhausted", "threshold_microcredits": 0, "available_microcredits": 0}
+    bench.top_up(environment="preview")
+    bench.charge("chat.message", available(bench.account, "preview") // CREDIT, environment="preview")
+    assert told(bench, "preview") == [(EXHAUSTED, "exhausted")]
+
+
+def test_what_crosses_by_itself_is_told_as_of_its_own_time() -> None:
+    bench = Bench()
+    bench.do(CloseProject, reason="")
+    bench.booking(START_MS + 500 * DAY_MS)
+    (ends_at_ms,) = {fact.occurred_at_ms for fact in bench.facts if fact.kind == "notice"}
+    assert START_MS < ends_at_ms < START_MS + 40 * DAY_MS
+
+
+def test_events_beside_a_hold_cross_by_what_it_leaves_and_at_nothing_left_no_event_crosses_again() -> None:
+    accounts: dict[str, Account] = {}
+    # 250 credits, of which a hold keeps some; those of preview are another's.
+    held = admit(usage("h", operation="image"), hold_seconds=3_600)
+    before = [create_project(), held, top_up(environment="preview")]
+    fold(0, [IntakeItem(at, START_MS, each) for at, each in enumerate(before)], accounts, {}, Kept(), "intake")
+    left = available(accounts["p1"], "production")
+    assert left < 250 * CREDIT
+    kinds: list[list[str]] = []
+    for number, credits in enumerate([left // CREDIT - 50, left // CREDIT - (left // CREDIT - 50), 1, 1]):
+        event = usage(f"e{number}", operation="chat.message", quantity=credits)
+        facts = fold(0, [IntakeItem(3 + number, START_MS, Envelope([event]))], accounts, {}, Kept(), "intake").facts
+        kinds.append([fact.kind for fact in facts])
+    assert kinds == [["charge", "notice"], ["charge", "notice"], ["refusal"], ["refusal"]]
 
 
 def test_a_command_that_tells_nothing_leaves_its_crossing_to_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,12 +24,14 @@ from schemas.commands import (
     CreateProject,
     DeleteEndpoint,
     DisableEndpoint,
+    EndPortals,
     EndRaise,
     Envelope,
     Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
+    OpenPortal,
     PublishPrices,
     PutEndpoint,
     RaiseLimits,
@@ -121,6 +123,7 @@ CLOSED_MS = START_MS + 2 * HOUR_MS
 TERMS = {"threshold": 4_000 * CREDIT, "bundle_usd": 20, "cap_cents": 20_00, "payment_method": "card"}
 LIMITS = {"limits": Limits(900, 0, 0), "reason": "launch"}
 ENDPOINT = {"endpoint_id": "e1", "kind": "webhook", "target": "https://acme.example/hook"}
+PORTAL = {"environment": "production", "session_id": "s", "customer_sha256": "", "known_offset": 0, "expires_at_ms": 0}
 BEFORE = {"occurred_at_ms": CLOSED_MS - 1}
 AFTER = {"occurred_at_ms": CLOSED_MS}
 
@@ -152,6 +155,8 @@ TOLD_WHILE_CLOSED: dict[type, list[tuple[dict[str, Any], str]]] = {
     SetStanding: [({"is_good": False, "reason": ""}, "")],
     SetBadge: [({"is_off": True}, "")],
     Erase: [({"customer": "", "reason": ""}, "")],
+    OpenPortal: [(PORTAL, "project_closed")],
+    EndPortals: [({"reason": ""}, "")],
     Admit: [
         ({"usage": usage("new", **AFTER)}, "project_closed"),
         ({"usage": usage("new", operation="read", **AFTER)}, "project_closed"),

@@ -106,3 +106,31 @@ def test_what_a_delivery_costs_is_no_spending_and_crosses_nothing_by_itself() ->
     assert log.account.watches[0].spent == spent
     log.spend(1)
     assert [fact.reason for fact in log.facts if fact.kind == "notice"] == ["credits_low"], "the next use tells it"
+
+
+def test_what_is_spent_within_an_hour_is_summed_and_hours_before_a_day_are_forgotten() -> None:
+    log = Spender()
+    hour = START_MS // HOUR_MS + 1
+    for credits, at_ms in ((3, hour * HOUR_MS), (4, hour * HOUR_MS + 1), (5, (hour + 1) * HOUR_MS - 1)):
+        log.spend(credits, at_ms)
+    (watch,) = log.account.watches
+    assert (watch.first_hour, watch.spent, watch.look_at_ms) == (hour, [12 * CREDIT], (hour + 1) * HOUR_MS)
+    log.spend(6, (hour + 10) * HOUR_MS)
+    log.spend(7, (hour + 30) * HOUR_MS)
+    (watch,) = log.account.watches
+    spent = [0] * 25
+    spent[4], spent[24] = 6 * CREDIT, 7 * CREDIT
+    assert (watch.first_hour, watch.spent) == (hour + 6, spent)
+
+
+def test_an_environment_that_spends_nothing_or_has_nothing_does_not_hide_another() -> None:
+    for emptied in (0, 250):
+        log = Spender()
+        log.apply(top_up(environment="preview"))
+        hour_ms = (START_MS // HOUR_MS + 1) * HOUR_MS
+        if emptied:
+            log.spend(emptied, hour_ms)
+        log.spend(3_000, hour_ms, environment="preview")
+        log.tick(hour_ms + HOUR_MS)
+        told = [fact.environment for fact in log.facts if fact.reason == "time_to_empty"]
+        assert told == ["preview"], emptied

@@ -7,6 +7,8 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+HANGS_UP = 0
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -25,7 +27,8 @@ class Receipt:
 
 @dataclass
 class Receiver:
-    """A receiver answers a path by its `plans`, one status after the other, and then with 200; after its `seconds`."""
+    """A receiver answers a path by its `plans`, one status after the other, and then with 200; after its `seconds`.
+    With a status of HANGS_UP it ends the connection instead."""
 
     plans: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     always: dict[str, int] = field(default_factory=dict)
@@ -71,6 +74,8 @@ class Receiver:
                 status = plan.pop(0) if plan else self.always.get(path, 200)
                 if path in self.seconds:
                     await asyncio.sleep(self.seconds[path])
+                if status == HANGS_UP:
+                    break
                 answer = b"taken" if status < 300 else b"not taken"
                 writer.write(b"HTTP/1.1 %d x\r\ncontent-length: %d\r\n\r\n%b" % (status, len(answer), answer))
                 await writer.drain()

@@ -27,46 +27,50 @@ class Received:
 
 @dataclass(slots=True)
 class Receiver:
-    """A receiver records requests, and gives its answers one after another, the last again and again."""
+    """A receiver records requests, and gives its answers one after another, the last again and again. It ends a
+    connection after one answer, unless it `keeps` connections; an answer of b"" always ends it."""
 
     port: int = 0
     answers: list[Answer] = field(default_factory=lambda: [OK])
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     ended: int = 0
+    keeps: bool = False
     names: list[str] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve a connection: one request, one answer."""
+        """Serve a connection."""
         self.connections += 1
         try:
-            await self._serve(reader, writer)
+            # A test that is over ends its receivers' connections: streams would log that as an error.
+            with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
+                while await self._serve(reader, writer) and self.keeps:
+                    pass
+            writer.close()
+            with suppress(ConnectionError, ssl.SSLError):
+                await writer.wait_closed()
         finally:
             self.ended += 1
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A test that is over ends its receivers' connections: streams would log that as an error.
-        with suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError, asyncio.CancelledError):
-            first = await reader.readexactly(1)
-            if first == b"\x16":
-                # A server of plain HTTP does so with TLS.
-                writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                writer.close()
-                return
-            head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            line, *lines = head.rstrip().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
-            body = await reader.readexactly(int(headers.get("content-length", "0")))
-            self.requests.append(Received(line, headers, body, self.names[-1] if self.names else ""))
-            answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-            if isinstance(answer, bytes):
-                writer.write(answer)
-                await writer.drain()
-            else:
-                await answer(writer)
-        writer.close()
-        with suppress(ConnectionError, ssl.SSLError):
-            await writer.wait_closed()
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Serve one request; gives whether another may follow."""
+        first = await reader.readexactly(1)
+        if first == b"\x16":
+            # A server of plain HTTP does so with TLS.
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            return False
+        head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *lines = head.rstrip().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
+        body = await reader.readexactly(int(headers.get("content-length", "0")))
+        self.requests.append(Received(line, headers, body, self.names[-1] if self.names else ""))
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, bytes):
+            writer.write(answer)
+            await writer.drain()
+        else:
+            await answer(writer)
+        return bool(answer)
 
 
 @cache

@@ -1,189 +1,28 @@
 """The courier, on the real broker, with a real worker and a real receiver: every notice arrives, whatever fails."""
 
 import asyncio
-import json
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from standardwebhooks import Webhook
 
-from schemas.commands import ChangePlan, CreateProject, DeleteEndpoint, PutEndpoint, ReplayNotices, TestEndpoint
-from schemas.facts import Fact
-from schemas.notices import DeliveryAttempt
-from schemas.problems import Rejection
+from schemas.commands import ChangePlan, DeleteEndpoint, PutEndpoint, ReplayNotices, TestEndpoint
 from streams.core.endpoints import PLATFORM_ID
-from streams.courier import schedule
-from streams.courier.courier import Courier
+from streams.courier import kept, schedule
 from streams.courier.deliverer import LOOK_SECONDS
-from streams.courier.outgoing import Senders
 from streams.courier.signatures import secret_of
-from streams.embedded.broker import EmbeddedBroker
 from streams.kafka.clock import now_ms
-from streams.kafka.codecs import decode_attempt, decode_facts
-from streams.kafka.command_client import CommandClient
-from streams.kafka.publisher import Publisher
-from streams.kafka.topic_creation import create_topics
-from streams.kafka.topics import topics_of
-from streams.settings import PROJECT_ROOT, Settings
-from streams.state.accounts_view import AccountsView
+from streams.settings import PROJECT_ROOT
 from tests.cashier.test_purchases import Worker, at_once, until
-from tests.conftest import SESSION_TIMEOUT_SECONDS
 from tests.core.builders import CREDIT
-from tests.courier.receiver import Receiver
+from tests.courier.post import KEY, Post, run
+from tests.courier.receiver import HANGS_UP
 
-KEY = "k" * 40
-# Short pauses, so that a test need not wait; the longest is longer than any test.
-PAUSES_MS = (300, 300, 300, 300, 600_000)
-
-
-@pytest.fixture(scope="module")
-def worker(broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    settings = Settings(
-        kafka_url=broker.url,
-        topic_prefix=f"t{secrets.token_hex(4)}",
-        data_dir=tmp_path_factory.mktemp("post"),
-        partitions=2,
-        session_timeout_seconds=SESSION_TIMEOUT_SECONDS,
-        reply_timeout_seconds=5,
-        webhook_key=KEY,
-        webhook_networks=["127.0.0.0/8"],
-    )
-    asyncio.run(create_topics(settings))
-    running = Worker(settings)
-    yield running
-    running.stop()
-
-
-@dataclass
-class Post:
-    """A post office: customers of a running Meterline, and a receiver for all of their endpoints."""
-
-    settings: Settings
-    publisher: Publisher
-    commands: CommandClient
-    receiver: Receiver = field(default_factory=Receiver)
-
-    async def decide(self, what: type[Any], project: str, /, **values: Any) -> None:
-        command = what(project=project, **values, **self.commands.addressing(secrets.token_hex(8)))
-
-        async def decided() -> bool:
-            try:
-                reply, _ = await self.commands.decide(command)
-            except Rejection:
-                return False  # the worker is not there yet
-            assert reply.status < 300, reply
-            return True
-
-        await until(decided)
-
-    async def customer(self, plan: str = "free") -> str:
-        """Open a project; returns its id. On the enterprise plan it has no credits."""
-        project = f"prj_{secrets.token_hex(5)}"
-        await self.decide(CreateProject, project, name="", plan=plan, contract_allowance=0)
-        return project
-
-    async def endpoint(self, project: str, **values: Any) -> str:
-        """Make an endpoint, whose path at the receiver is its id; returns that."""
-        endpoint_id = f"ep_{secrets.token_hex(6)}"
-        values = {"event_types": ["*"], "kind": "webhook"} | values
-        target = self.receiver.url(f"/{endpoint_id}")
-        await self.decide(PutEndpoint, project, endpoint_id=endpoint_id, target=target, **values)
-        return endpoint_id
-
-    def got(self, endpoint_id: str) -> list[tuple[str, str]]:
-        """The notices that came at an endpoint: each one's id and type, in order."""
-        return [(each.notice_id, json.loads(each.body)["type"]) for each in self.receiver.at(f"/{endpoint_id}")]
-
-    async def arrived(self, endpoint_id: str, types: list[str]) -> None:
-        def found() -> bool:
-            came = [kind for _, kind in self.got(endpoint_id)]
-            assert came == types[: len(came)], came
-            return came == types
-
-        await until(lambda: at_once(found()))
-
-    async def facts(self) -> list[Fact]:
-        """All facts of the journal, each once."""
-        found: dict[tuple[int, int, int], Fact] = {}
-        for record in await self._all(topics_of(self.settings).journal):
-            for fact in decode_facts(record.value):
-                found.setdefault((record.partition, fact.offset, fact.index), fact)
-        return list(found.values())
-
-    async def attempts(self, endpoint_id: str) -> list[DeliveryAttempt]:
-        """The reports of attempts at an endpoint."""
-        reports = [decode_attempt(each.value) for each in await self._all(topics_of(self.settings).deliveries)]
-        return [each for each in reports if each.endpoint_id == endpoint_id]
-
-    async def billed(self, endpoint_id: str) -> list[tuple[str, int]]:
-        """The ids of the attempts at an endpoint that were billed, and the microcredits of each."""
-        charges = [each for each in await self.facts() if each.kind == "charge" and endpoint_id in each.event_id]
-        return [(each.event_id, -each.amount) for each in charges]
-
-    async def _all(self, topic: str) -> list[Any]:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self.settings.kafka_url, auto_offset_reset="earliest")
-        await consumer.start()
-        try:
-            places = [TopicPartition(topic, number) for number in range(self.settings.partitions)]
-            consumer.assign(places)
-            ends, found = await consumer.end_offsets(places), []
-            while any([await consumer.position(tp) < ends[tp] for tp in places]):
-                for records in (await consumer.getmany(timeout_ms=300)).values():
-                    found += records
-            return found
-        finally:
-            await consumer.stop()
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Courier]:
-        """A courier that works while its block runs."""
-        self.settings.courier_dir.mkdir(parents=True, exist_ok=True)
-        accounts = AccountsView(self.settings, self.settings.courier_dir / "accounts")
-        senders = Senders(self.settings)
-        await accounts.start()
-        courier = Courier(self.settings, senders, self.publisher, self.commands, accounts)
-        task = asyncio.create_task(courier.run())
-        try:
-            yield courier
-            assert not task.done(), task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await accounts.stop()
-            await senders.close()
-
-
-def run(worker: Worker, scenario: Callable[[Post], Awaitable[None]]) -> None:
-    async def running() -> None:
-        publisher = Publisher(worker.settings)
-        commands = CommandClient(worker.settings, publisher)
-        await publisher.start()
-        await commands.start()
-        post = Post(worker.settings, publisher, commands)
-        await post.receiver.start()
-        try:
-            await scenario(post)
-        finally:
-            await post.receiver.stop()
-            await commands.stop()
-            await publisher.stop()
-
-    asyncio.run(running())
-
-
-@pytest.fixture(autouse=True)
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "RETRY_AFTER_MS", PAUSES_MS)
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 
 def test_a_notice_goes_once_to_those_who_ask_for_it_signed_whoever_delivers(worker: Worker) -> None:
@@ -264,6 +103,31 @@ def test_a_failure_is_tried_again_billed_once_an_attempt_and_replayed_when_all_a
             assert (await post.attempts(failing))[-1].number == 7
             await post.decide(ReplayNotices, project, endpoint_id=failing, notice_id=lost[0])
             await until(lambda: at_once([name for name, _ in post.got(failing)].count(lost[0]) == 8))
+
+    run(worker, scenario)
+
+
+def test_who_hangs_up_as_a_notice_comes_gets_it_again_at_once_and_is_billed_nothing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As long as a busy machine may take for the next notice.
+    monkeypatch.setattr(kept, "IDLE_SECONDS_MAX", 60.0)
+
+    async def scenario(post: Post) -> None:
+        project = await post.customer()
+        async with post.open() as courier:
+            endpoint_id = await post.endpoint(project, is_ordered=True)
+            await post.arrived(endpoint_id, ["webhook.test"])
+            await until(lambda: at_once(not courier.deliverer.waiting))
+            post.receiver.plans[f"/{endpoint_id}"] = [HANGS_UP]
+            await post.decide(ChangePlan, project, plan="hobby", contract_allowance=0)
+            await post.arrived(endpoint_id, ["webhook.test", "plan.changed", "plan.changed"])
+            await until(lambda: at_once(not courier.deliverer.waiting))
+            assert courier.deliverer.attempts == {"delivered": 2}
+        _, first, again = [name for name, _ in post.got(endpoint_id)]
+        assert first == again
+        assert [(each.number, each.status) for each in await post.attempts(endpoint_id)] == [(1, 200), (1, 200)]
+        assert await post.billed(endpoint_id) == []
 
     run(worker, scenario)
 

@@ -3,11 +3,14 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.courier.lanes import FLYING_MAX, RATE_MS, Lane, RateCap
+from streams.courier.lanes import FLYING_FIRST, FLYING_MAX, RATE_MS, SLOW_MS, Lane, RateCap, Width
 
 
 def test_the_earliest_is_next_and_so_many_fly_at_once() -> None:
-    lane = Lane()
+    width = Width()
+    for _ in range(FLYING_MAX):
+        width.note(5, True)
+    lane = Lane(width)
     for number in range(FLYING_MAX + 5):
         lane.put(f"n{number:02}", (number, 0), 1000 - number)
     assert lane.next_at_ms() == 1000 - FLYING_MAX - 4
@@ -17,6 +20,34 @@ def test_the_earliest_is_next_and_so_many_fly_at_once() -> None:
     lane.end(taken[0])
     lane.put(taken[1], (0, 0), 1)
     assert (lane.next_at_ms(), lane.take(), len(lane)) == (1, taken[1], FLYING_MAX + 4)
+
+
+def test_who_takes_long_is_tried_less_at_once_until_it_is_quick_again() -> None:
+    width = Width()
+    lane = Lane(width)
+    for number in range(100):
+        lane.put(f"n{number:02}", (number, 0), number)
+    for _ in range(FLYING_FIRST):
+        assert lane.next_at_ms() is not None
+        lane.take()
+    assert lane.next_at_ms() is None
+    # A quick refusal holds no place for long, and says nothing of how much the endpoint can take.
+    width.note(5, False)
+    assert (width.now, width.is_as_new) == (FLYING_FIRST, True)
+    for expected in (2, 1, 1):
+        width.note(SLOW_MS + 1, False)
+        assert (width.now, width.is_slow, width.is_as_new) == (expected, True, False)
+    for expected in (2, 3, 4, 4):
+        width.note(SLOW_MS + 1, True)
+        assert (width.now, width.is_slow) == (expected, True)
+    width.note(SLOW_MS, True)
+    assert (width.now, width.is_slow, width.is_as_new) == (5, False, True)
+    for _ in range(FLYING_MAX):
+        width.note(5, True)
+    assert (width.now, width.is_as_new) == (FLYING_MAX, True)
+    for expected in (16, 8, 4, 4):
+        width.note(SLOW_MS + 1, True)
+        assert width.now == expected
 
 
 def test_in_order_a_notice_waits_for_the_one_before_it_whatever_becomes_of_that() -> None:

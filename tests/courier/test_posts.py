@@ -13,6 +13,7 @@ from ipaddress import ip_network
 import httpcore
 import pytest
 
+from streams.courier.network import TcpNetwork
 from streams.courier.posts import BODY_BYTES_MAX, Outcome, Posts, retry_after
 from tests.courier.receivers import OK, Answer, Receiver, receiver, trusting
 
@@ -36,6 +37,12 @@ async def post(there: Receiver, body: bytes = b"{}", scheme: str = "https", **op
         return await own.post(f"{scheme}://{NAME}:{there.port}/in?a=b", body, {"webhook-id": "ntc-1"})
     finally:
         await own.close()
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not reached():
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.asyncio
@@ -109,10 +116,8 @@ async def test_an_answer_is_read_to_4096_bytes_and_an_attempt_takes_its_time_and
         there.answers = [endless]
         outcome = await post(there, seconds_max=5.0)
         assert (outcome.status, outcome.answer, outcome.is_delivered) == (200, b"x" * 4096, True)
-        async with asyncio.timeout(10):
-            while not there.ended:
-                # Whoever answers for ever is hung up on.
-                await asyncio.sleep(0.01)
+        # Whoever answers for ever is hung up on.
+        await until(lambda: there.ended == 1)
         slow: tuple[Answer, ...] = (
             silent,
             dripping(b""),
@@ -171,7 +176,7 @@ class World(httpcore.AsyncNetworkBackend):
     def __init__(self, **ports: int) -> None:
         self.ports: dict[str, int] = ports
         self.reached: list[str] = []
-        self._system = httpcore.AnyIOBackend()
+        self._system = TcpNetwork()
 
     async def connect_tcp(
         self,
@@ -201,6 +206,7 @@ async def test_a_name_that_is_public_when_it_is_checked_and_private_after_leads_
         first = await own.post(f"https://{NAME}/", b"{}", {})
         assert (first.is_delivered, asked) == (True, [NAME]), "it is looked up once"
         assert (public.requests[0].name, public.requests[0].headers["host"]) == (NAME, NAME)
+        await until(lambda: public.ended == 1)
         second = await own.post(f"https://{NAME}/", b"{}", {})
         assert second.error.startswith("not sent: ")
         assert world.reached == ["93.184.216.34"]

@@ -23,6 +23,7 @@ from streams.kafka.codecs import encode_courier, epoch_of
 from streams.kafka.formats import COURIER, MARK, FormatError
 from streams.kafka.publisher import Publisher
 from streams.settings import Settings
+from streams.worker.lease import LeaseLostError
 
 AT_MS = 1_760_000_000_000
 
@@ -64,6 +65,29 @@ def test_what_an_earlier_courier_wrote_late_is_dropped(store: DeliveryStore) -> 
     assert store.delivery("ep_1", "n1") == delivery("n1", 2)
     assert store.has(b"mark", encode_courier(JournalMark(5, 70, 3, 0), 5))
     assert epoch_of(encode_courier(delivery("n1"), 5)) == 5
+
+
+def test_what_an_earlier_courier_wrote_late_does_not_wait_again_once_it_has_ended(store: DeliveryStore) -> None:
+    merge(store, *ended(delivery("n1"), True, 1, AT_MS), epoch=5)
+    # It was on its way while its writer was paused, and its successor delivered the notice.
+    merge(store, (waiting_key("ep_1", "n1"), delivery("n1", 1)), epoch=4, offset=1)
+    assert finished(store.waiting()) == []
+    merge(store, *again(delivery("n1", 1)), epoch=5, offset=2)
+    assert finished(store.waiting()) == [delivery("n1", 1)]
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_written_for_a_partition_that_is_anothers(tmp_path: Path) -> None:
+    def check() -> None:
+        raise LeaseLostError("it is")
+
+    # Nothing could be sent: it is checked before.
+    settings = Settings(kafka_url="127.0.0.1:1", data_dir=tmp_path)
+    store = DeliveryStore(settings, Publisher(settings), 0, check)
+    with pytest.raises(LeaseLostError):
+        await store.write(again(delivery("n1")), [b"report"])
+    assert not store.is_known("ep_1", "n1")
+    await store.close()
 
 
 def test_how_deliveries_ended_is_known_for_thirty_days(store: DeliveryStore) -> None:

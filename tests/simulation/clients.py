@@ -56,6 +56,7 @@ from streams.core.projects import BILLING_PREFIX
 from streams.kafka.codecs import encode_commands, encode_envelope, encode_intake, encode_usage, packed
 from streams.kafka.topics import partition_of
 from tests.simulation.endpoint_clients import EndpointAsks
+from tests.simulation.portal_clients import next_of_portals
 from tests.simulation.requests import Request
 
 if TYPE_CHECKING:
@@ -413,6 +414,10 @@ class Clients:
             self._ask(SetBillingAccount, project, billing_account=account, is_from_month_start=is_from_start)
         elif kind is OpenBillingAccount:
             self._ask(OpenBillingAccount, account, name="", email=f"{rng.randrange(9)}", is_change=rng.random() < 0.5)
+        elif kind is CreateKey and self.aside.random() < 0.5:
+            newest = self.world.kafka.log(self.world.topics.intake, 0).end
+            kind, fields = next_of_portals(self.aside.random(), newest, self.world.now_ms)
+            self._ask(kind, project, **fields)
         elif kind is CreateKey:
             self._ask(CreateKey, project, key_id=key_id, key_hash=b"", environment="preview", scopes=[])
         elif kind is RotateKey:

@@ -39,6 +39,8 @@ WAYS: Mapping[str, Way] = {
         f"POST {_PROJECT}/erasures",
         why_none="`meterline erase` is no command of a group, and waits until ClickHouse has done it",
     ),
+    "OpenPortal": Way("api/dashboard/views/portal.py", why_none="whoever has a portal link opens it in a browser"),
+    "EndPortals": Way("api/routes/portals.py", f"DELETE {_PROJECT}/portal-links", "portals end"),
     "CreateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys", "keys create"),
     "RevokeKey": Way("api/routes/keys.py", f"DELETE {_PROJECT}/keys/{{key_id}}", "keys revoke"),
     "RotateKey": Way("api/routes/keys.py", f"POST {_PROJECT}/keys/{{key_id}}/rotation", "keys rotate"),
@@ -79,8 +81,8 @@ DECISIONS = "streams/core/decisions.py"
 RULES = "tests/core/ledger_machine/rules.py"
 MODEL = "tests/simulation/model/decisions.py"
 CLIENTS = "tests/simulation/clients.py"
-# What the machine and the simulation both ask about endpoints.
-ENDPOINT_ASKS = "tests/simulation/endpoint_clients.py"
+# What the machine and the simulation both ask.
+ASKS = ("tests/simulation/endpoint_clients.py", "tests/simulation/portal_clients.py")
 DOCUMENT = "api/openapi.json"
 TABLE = "tests/tidy/commands.py"
 
@@ -115,8 +117,8 @@ def _missing(root: Path, command: str, way: Way | None) -> Iterator[str]:
         (MODEL, "a case of the model for"),
         (CLIENTS, "a client of the simulation that sends"),
     ):
-        asks = read(root, ENDPOINT_ASKS) if path in (RULES, CLIENTS) else ""
-        if command not in names_used(parsed(read(root, path))) | names_used(parsed(asks)):
+        paths = (path, *ASKS) if path in (RULES, CLIENTS) else (path,)
+        if not any(command in names_used(parsed(read(root, each))) for each in paths):
             yield f"{path} lacks {what} {command}"
     if way is None:
         yield f"{TABLE} lacks the way of {command}: who sends it, its route and its CLI command, or why it has none"

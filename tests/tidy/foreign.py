@@ -25,7 +25,6 @@ DECODERS = frozenset(
 # Files that decode what no stranger wrote, and why that holds.
 OURS = {
     "streams/core/notices.py": "metadata of facts, as the owner encoded it",
-    "api/routes/ledger.py": "metadata of facts, as the owner encoded it",
     "streams/core/waits.py": "an account, encoded in the same line to have a copy of it",
     "streams/clickhouse/erasures.py": "metadata of facts, as the owner encoded it",
     "streams/core/erasures.py": "metadata of an open hold, as it was encoded when its event was accepted",

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from api.dashboard.acts import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
 from api.dashboard.asking import ShownProblem, api_path
+from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.commands import RULES_MAX
 from schemas.notices import NOTICE_TYPES

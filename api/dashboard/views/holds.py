@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from api.dashboard.acts import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
 from api.dashboard.asking import ShownProblem, api_path
 from api.dashboard.figures import credits_sum, instant
+from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.facts import PLACE_ID
 from schemas.problems import Rejection

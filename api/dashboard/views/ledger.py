@@ -21,6 +21,8 @@ from api.event_stream import EventStream
 from api.live_ledger import Turn, Wanted
 from schemas.facts import ENTRY_KINDS, EntryKind
 from schemas.problems import Rejection
+from schemas.times import utc
+from streams.kafka.clock import now_ms
 from streams.kafka.topics import partition_of
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -63,6 +65,8 @@ async def ledger_rows(
     asked = {name: view.query.get(name) or None for name in _FILTERS}
     cursor = view.query.get("cursor") or None
     times = {name: _midnight(view, asked.pop(name), name) for name in ("from", "to")}
+    # Before the history is asked, which may know more by then, and never less.
+    lag_ms = view.services.pipeline.history_lag_ms()
     answer = await view.get("/v1/ledger", environment=view.environment, limit=limit, cursor=cursor, **asked, **times)
     if answer.problem is not None:
         return view.error(answer.problem)
@@ -80,6 +84,7 @@ async def ledger_rows(
         is_brief=brief,
         is_filtered=any(view.query.get(name) for name in _FILTERS),
         is_new=False,
+        as_of=None if lag_ms is None else utc(now_ms() - lag_ms),
     )
 
 

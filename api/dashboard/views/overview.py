@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from api.dashboard.figures import credits_sum, instant, share
 from api.dashboard.view import PageRoute, ProjectViewDep, ViewDep
+from api.dashboard.views.portal import customer_overview
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -31,7 +32,9 @@ class BalancePart:
 async def overview(view: ViewDep) -> Response:
     """Show the overview of a project; an admin who has named none is led to the projects."""
     if view.project is None:
-        return view.page("welcome.html")
+        return view.led_to("/dashboard/projects")
+    if view.caller.customer is not None:
+        return await customer_overview(view)
     return await _overview(view)
 
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from api.dashboard import pages
 from api.dashboard.sessions import COOKIE, SECURE_COOKIE, SESSION_SECONDS_MAX, Session
 from api.dashboard.view import (
+    PORTAL,
     SIGN_IN,
     PageRoute,
     ViewDep,
@@ -59,7 +60,8 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
 async def sign_out(view: ViewDep) -> Response:
     """End the session in this browser."""
     await view.form()
-    response = Response(None, 303, pages.HEADERS | {"location": SIGN_IN, "clear-site-data": '"cache", "storage"'})
+    there = SIGN_IN if view.session.portal is None else PORTAL
+    response = Response(None, 303, pages.HEADERS | {"location": there, "clear-site-data": '"cache", "storage"'})
     response.delete_cookie(_cookie_name(view.request), "/", secure=is_secure(view.request), httponly=True)
     return response
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from api.dashboard.acts import Fields, done_of, key_of, led_to, new_key
 from api.dashboard.asking import ApiAnswer, ShownProblem, api_path
+from api.dashboard.forms import Fields, done_of, key_of, led_to, new_key
 from api.dashboard.view import PageRoute, View, ViewDep
 from streams.core.endpoints import HEARD_OF
 

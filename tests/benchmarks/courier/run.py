@@ -66,12 +66,12 @@ QUICK = CourierSizes(50, 600, 100, 2, 100, 25)
 
 def measure(sizes: CourierSizes, tell: Callable[[str], None]) -> dict[str, Any]:
     """Run the benchmark, and return its figures. Times are milliseconds."""
-    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory, _receiver(Path(directory)) as url:
+    with tempfile.TemporaryDirectory(prefix="meterline-bench-") as directory, _receiver(Path(directory)) as receiver:
         settings = settings_apart(
             Path(directory) / "data", webhook_networks=["127.0.0.0/8"], session_timeout_seconds=3.0
         )
         with Stack(settings, tell=tell) as stack:
-            return asyncio.run(_Bench(stack, url, sizes, tell).run()) | {"machine": describe()}
+            return asyncio.run(_Bench(stack, *receiver, sizes, tell).run()) | {"machine": describe()}
 
 
 def passed(result: dict[str, Any]) -> bool:
@@ -82,21 +82,25 @@ def passed(result: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def _receiver(directory: Path) -> Iterator[str]:
+def _receiver(directory: Path) -> Iterator[tuple[str, int]]:
+    """A receiver, its URL and its process's id, while the block runs."""
     port = lifeline.free_port()
     argv = [sys.executable, "-m", "tests.benchmarks.courier.receiver", str(port)]
     child = lifeline.start("receiver", argv, log_path=directory / "receiver.log")
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", child.pid
     finally:
         child.stop()
 
 
 class _Bench:
-    def __init__(self, stack: Stack, url: str, sizes: CourierSizes, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, stack: Stack, url: str, receiver_pid: int, sizes: CourierSizes, tell: Callable[[str], None]
+    ) -> None:
         self._stack = stack
         self._settings: Settings = stack.settings
         self._url = url
+        self._receiver_pid = receiver_pid
         self._sizes = sizes
         self._tell = tell
         self._projects: dict[str, str] = {}
@@ -115,8 +119,11 @@ class _Bench:
                 (capped,), (failing,), (slow,) = [await self._open(kind, 1) for kind in ("capped", "failing", "slow")]
                 once = await self._open("once", 10)
                 await self._received(self._sizes.endpoints + 10, first_only=True)
-                with ProcessUsage(self._stack.pids()) as usage:
+                # Who asks and who receives take of the same processors.
+                asking = -time.process_time()
+                with ProcessUsage(self._stack.pids() | {"receiver": self._receiver_pid}) as usage:
                     mixed = await self._mixed(good, capped, failing, slow)
+                asking += time.process_time()
                 flood = await self._flood(good)
                 kills = await self._kills(once)
             finally:
@@ -127,7 +134,10 @@ class _Bench:
             "mixed": mixed,
             "flood": flood,
             "kills": kills,
-            "cpu_seconds_mixed": {name: round(each, 1) for name, each in usage.cpu_seconds.items()},
+            "courier_cpu_us_per_delivery": round(usage.cpu_seconds["courier"] * 1e6 / mixed["attempts"]),
+            "cpu_seconds_mixed": {
+                name: round(each, 1) for name, each in [*usage.cpu_seconds.items(), ("asking", asking)]
+            },
             "targets": {"p99_below_a_second": mixed["notice_to_attempt_ms"]["p99"] < 1000},
         }
 
@@ -198,15 +208,15 @@ class _Bench:
         wanted = len([each for each in asked if each not in (failing, slow)])
         receipts = await self._received(wanted, lambda path: path.split("/")[1] in ("good", "capped"))
         waits = sorted(at - stated for path, _, at, stated, _ in receipts if path.startswith("/good/"))
+        capped_waits = sorted(at - stated for path, _, at, stated, _ in receipts if path.startswith("/capped/"))
         arrivals = sorted(at for path, _, at, _, _ in receipts if path.startswith("/capped/"))
         return {
             "notices": sizes.notices,
             "asked_per_second": round(sizes.notices / asked_seconds),
-            "notice_to_attempt_ms": {
-                "p50": _percentile(waits, 50),
-                "p99": _percentile(waits, 99),
-                "max": _percentile(waits, 100),
-            },
+            "attempts": len(receipts),
+            "notice_to_attempt_ms": _spread(waits),
+            # More than it may get: these wait for their turn.
+            "capped_notice_to_attempt_ms": _spread(capped_waits),
             "deliveries_per_second": _rate([at for _, _, at, _, _ in receipts]),
             "capped_most_in_a_second": most_in_a_second(arrivals),
             "capped_per_second": _rate(arrivals),
@@ -327,6 +337,10 @@ def most_in_a_second(arrivals: Sequence[float]) -> int:
 def _rate(times_ms: Sequence[float]) -> int:
     span = (max(times_ms) - min(times_ms)) / 1000 if times_ms else 0.0
     return round(len(times_ms) / span) if span else 0
+
+
+def _spread(ordered: Sequence[float]) -> dict[str, float]:
+    return {"p50": _percentile(ordered, 50), "p99": _percentile(ordered, 99), "max": _percentile(ordered, 100)}
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:

@@ -1,1 +1,1 @@
-"""The dashboard's benchmark, and what its open streams cost."""
+"""The benchmark of the dashboard and of live ledgers: pages in a real browser, and many open streams."""

@@ -32,7 +32,7 @@ WITH
     [{", ".join(map(sql_literal, _KINDS))}][1 + intDiv(h, 1000) % 100] AS what,
     fromUnixTimestamp64Milli({{begin:Int64}} + toInt64(number * {{step:Float64}}), 'UTC') AS at
 SELECT
-    p % 8, number, 0, intDiv(number, 500), what, concat('prj_', leftPad(toString(p), 6, '0')),
+    {{partition:UInt16}} + p % 8, number, 0, intDiv(number, 500), what, concat('prj_', leftPad(toString(p), 6, '0')),
     if(intDiv(h, 7) % 10 = 0, 'preview', 'production'), concat('operation_', toString(intDiv(h, 11) % 12)),
     if(what = 'correction', -1, 1 + intDiv(h, 13) % 3),
     multiIf(what = 'charge', -1000 * toInt64(1 + h % 40), what = 'correction', 1000 * toInt64(1 + h % 40), 0),
@@ -49,19 +49,37 @@ _COLUMNS = (
 )
 
 
-def insert(clickhouse: ClickHouse, table: str, first: int, count: int, all_facts: int, projects: int) -> None:
-    """Insert the facts from number `first` on, of a history of `all_facts` in DAYS days, as one block."""
+def insert(
+    clickhouse: ClickHouse,
+    table: str,
+    first: int,
+    count: int,
+    all_facts: int,
+    projects: int,
+    begin: datetime = BEGIN,
+    partition: int = 0,
+) -> None:
+    """Insert the facts from number `first` on, of a history of `all_facts` in DAYS days, as one block; eight partitions
+    from `partition` on."""
     parameters = {
         "first": first,
         "count": count,
         "projects": projects,
-        "begin": round(BEGIN.timestamp() * 1000),
+        "begin": round(begin.timestamp() * 1000),
+        "partition": partition,
         "step": DAYS * 86_400_000 / all_facts,
     }
     clickhouse.command(f"INSERT INTO {table} ({_COLUMNS}) {_SELECT} {_ONE_BLOCK}", parameters)
 
 
-def fill(clickhouse: ClickHouse, facts: int, projects: int, tell: Callable[[str], None]) -> int:
+def fill(
+    clickhouse: ClickHouse,
+    facts: int,
+    projects: int,
+    tell: Callable[[str], None],
+    begin: datetime = BEGIN,
+    partition: int = 0,
+) -> int:
     """Make a history of so many facts, the oldest first, or go on with one that is there; gives how many were made.
     Raises OperatorError for one that is larger."""
     ((there,),) = clickhouse.query("SELECT count() FROM facts")
@@ -69,7 +87,7 @@ def fill(clickhouse: ClickHouse, facts: int, projects: int, tell: Callable[[str]
         raise OperatorError(f"There are {there:,} facts, which is no beginning of {facts:,}; name another folder")
     for first in range(there, facts, BLOCK_FACTS):
         tell(f"{first:,} of {facts:,} facts made")
-        insert(clickhouse, "facts", first, min(BLOCK_FACTS, facts - first), facts, projects)
+        insert(clickhouse, "facts", first, min(BLOCK_FACTS, facts - first), facts, projects, begin, partition)
     return int(facts - there)
 
 

@@ -49,6 +49,7 @@ from streams.core.projects import BILLING_PREFIX
 from tests.core.builders import CREDIT, addressed
 from tests.core.ledger_machine.callers import DAY_MS, HOUR_MS, Callers, pick
 from tests.simulation.endpoint_clients import EndpointAsks
+from tests.simulation.portal_clients import next_of_portals
 
 PROJECTS = ("a", "b")
 OPERATIONS = ("chat.message", "image", "website", "blog_post", "video.premium", "read", "webhook.delivery", "no.price")
@@ -448,7 +449,7 @@ class LedgerMachine(Callers):
                 "badge",
                 "badge",
                 *["standing"] * 4,
-                "erase",
+                *["erase", "portal", "portal"],
                 *["join"] * 4,
                 "billing account",
                 "billing account",
@@ -471,6 +472,10 @@ class LedgerMachine(Callers):
             self.send(SetStanding, project, is_good=is_so, reason="")
         elif what == "erase":
             self.send(Erase, project if is_so else "nobody", customer=pick(("", "c"), number), reason="")
+        elif what == "portal":
+            for asked in range(3):
+                kind, fields = next_of_portals(f"{number} {self.sent} {asked}", self.offset, self.at_ms)
+                self.send(kind, project, **fields)
         elif what == "join":
             account = pick(("", account, account), number)
             self.send(SetBillingAccount, project, billing_account=account, is_from_month_start=is_so)

@@ -106,6 +106,8 @@ class Project:
         self.cents = cents
         self.next_plan: tuple[str, int, int] | None = None
         self.closed_ms: int | None = None
+        # The record that ended all portal links that were made before it.
+        self.portals_end: int | None = None
         # What it was, each from a time on: its plan, and whether it was closed.
         self.states: list[tuple[int, str, bool]] = [(at_ms, plan, False)]
         self.signed_up_at_ms = at_ms

@@ -21,6 +21,8 @@ STATUS = {
     "over_cost_ceiling": 403,
     "unknown_operation": 422,
     "time_out_of_range": 422,
+    "portal_ended": 410,
+    "portal_link_expired": 410,
     "rate_limited": 429,
     "invalid_request": 422,
 }

@@ -16,11 +16,13 @@ from schemas.commands import (
     CreateProject,
     DeleteEndpoint,
     DisableEndpoint,
+    EndPortals,
     EndRaise,
     Erase,
     ExtendHold,
     GrantPromotional,
     OpenBillingAccount,
+    OpenPortal,
     PublishPrices,
     PutEndpoint,
     RaiseLimits,
@@ -53,6 +55,7 @@ from tests.simulation.model.items import set_item
 from tests.simulation.model.limits import end_raise_now, raise_limits, set_limits
 from tests.simulation.model.notices import set_rules
 from tests.simulation.model.partition import Partition
+from tests.simulation.model.portals import open_or_end_portals
 from tests.simulation.model.prices import publish, why_not, withdraw_once
 from tests.simulation.model.projects import change_plan, close, put_on, reopen, set_badge, set_key
 from tests.simulation.model.purchases import refund, settle_recharge, top_up
@@ -81,6 +84,8 @@ def decide(partition: Partition, project: Project, command: AnyCommand) -> Answe
             return partition.done(project, "standing", reason="good" if command.is_good else "bad")
         case Erase():
             return partition.done(project, "erasure", reason="customer" if command.customer else "project")
+        case OpenPortal() | EndPortals():
+            return open_or_end_portals(partition, project, command)
         case SetNoticeRules():
             return set_rules(partition, project, command)
         case SetBadge():

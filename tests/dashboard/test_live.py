@@ -1,0 +1,85 @@
+"""A page that goes on by itself, in a real browser: a decision is a row, once, without anybody asking again."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import expect
+
+from api.stack import Stack
+from tests.calls import Operator
+from tests.dashboard.browser import looking
+from tests.dashboard.conftest import Look
+from tests.dashboard.story import Story
+from tests.dashboard.walked import get_routes
+
+LIVE = "/dashboard/ledger"
+
+
+def use(operator: Operator, story: Story, operation: str, key: str = "") -> str:
+    """Let the story's project, or its preview, use an operation once; gives the id of the entry."""
+    with operator.client(key or story.key) as client:
+        answer = client.post("/v1/admissions", json={"operation": operation, "metadata": {"customer_id": "wayne"}})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["entry_id"])
+
+
+# Where the ledger is no page of this dashboard yet, there is nothing to look at.
+if LIVE in get_routes():
+
+    def test_what_is_decided_is_a_row_by_itself_and_once(look: Look, operator: Operator, story: Story) -> None:
+        looker = look("key")
+        looker.open(LIVE)
+        rows = looker.page.locator("main tbody tr", has_text=re.compile("page.edit"))
+        # Rows come while the page is watched, not before.
+        looker.page.evaluate("() => { window.isTheSame = true; }")
+        count = rows.count()
+        for number in range(1, 4):
+            use(operator, story, "page.edit")
+            expect(rows).to_have_count(count + number, timeout=10_000)
+        expect(looker.page.locator("main tbody tr").first).to_contain_text("page.edit")
+        assert looker.page.evaluate("() => window.isTheSame === true"), "the page was not loaded again"
+        ids = looker.page.locator("main tbody tr[id]").evaluate_all("all => all.map(each => each.id)")
+        assert len(ids) == len(set(ids)) > count
+        assert looker.axe() == []
+
+    def test_a_lost_connection_is_made_up_for_without_a_double(look: Look, operator: Operator, story: Story) -> None:
+        looker = look("key")
+        looker.open(LIVE)
+        rows = looker.page.locator("main tbody tr", has_text=re.compile("page.edit"))
+        count = rows.count()
+        use(operator, story, "page.edit")
+        expect(rows).to_have_count(count + 1, timeout=10_000)
+        looker.context.set_offline(True)
+        use(operator, story, "page.edit")
+        looker.context.set_offline(False)
+        use(operator, story, "page.edit")
+        expect(rows).to_have_count(count + 3, timeout=20_000)
+        ids = looker.page.locator("main tbody tr[id]").evaluate_all("all => all.map(each => each.id)")
+        assert len(ids) == len(set(ids))
+        # The browser says itself that it was offline.
+        looker.faults[:] = [each for each in looker.faults if "net::ERR_INTERNET_DISCONNECTED" not in each]
+
+    def test_a_page_of_production_does_not_tell_of_preview(look: Look, operator: Operator, story: Story) -> None:
+        looker = look("key")
+        looker.open(LIVE)
+        rows = looker.page.locator("main tbody tr")
+        use(operator, story, "social_post.text", story.preview_key)
+        use(operator, story, "social_post.text")
+        expect(rows.filter(has_text="social_post.text")).to_have_count(1, timeout=10_000)
+
+    def test_a_key_that_is_revoked_ends_the_page_that_watches(
+        browser: object, stack: Stack, operator: Operator, story: Story
+    ) -> None:
+        made = operator.key(story.project)
+        with looking(browser, stack.url) as looker:  # type: ignore[arg-type]
+            looker.sign_in(made["key"])
+            looker.open(LIVE)
+            use(operator, story, "page.edit")
+            gone = operator.http.delete(f"/v1/admin/projects/{story.project}/keys/{made['key_id']}")
+            assert gone.is_success, gone.text
+            expect(looker.page.locator("main")).to_contain_text(
+                re.compile("revoked|ended|signed out", re.I), timeout=15_000
+            )
+            looker.page.goto(f"{stack.url}{LIVE}")
+            expect(looker.page.locator("#key")).to_be_visible()
