@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from api.dashboard.routes import ROUTERS
 
 PREFIX = "/dashboard"
-Who = Literal["nobody", "key", "preview", "admin"]
+# By a key of the project or its preview, as an admin, or by a portal link to a project, or to one customer of it.
+Who = Literal["nobody", "key", "preview", "admin", "portal", "customer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,11 @@ WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/invoices", "key", ("Invoices",)),
     WalkedPage("/dashboard/invoices?billing_account={billing_account}", "admin"),
     WalkedPage("/dashboard/invoices/{month}?billing_account={billing_account}", "admin", ("{project}",)),
+    WalkedPage("/dashboard/portal", "nobody", ("open the link that you were given",)),
+    WalkedPage("/dashboard", "portal", ("{project}",)),
+    WalkedPage("/dashboard", "customer", ("globex", "image", "chat.message")),
+    WalkedPage("/dashboard/ledger", "customer", ("image",)),
+    WalkedPage("/dashboard/alerts", "customer", status=403),
     WalkedPage("/dashboard/no-such-page", "key", ("no page",), route="/dashboard/{path:path}", status=404),
 )
 
@@ -121,6 +127,7 @@ NO_PAGES: dict[str, str] = {
     "/dashboard/overview/now": "tests/dashboard/test_overview.py",
     "/dashboard/limits/standing": "tests/dashboard/test_limits.py",
     "/dashboard/usage.csv": "tests/dashboard/test_usage.py",
+    "/dashboard/brand/{name}": "tests/dashboard/test_portals.py",
     "/dashboard/invoices/{month}/csv": "tests/dashboard/test_invoice_files.py",
     "/dashboard/invoices/{month}/page": "tests/dashboard/test_invoice_files.py",
 }
