@@ -50,7 +50,7 @@ PICTURES = (
     Picture("overview", "/dashboard"),
     Picture("project", "/dashboard/projects/{project}", is_admin=True),
     Picture("ledger", "/dashboard/ledger", dark=True),
-    Picture("prices", "/dashboard/prices"),
+    Picture("usage", "/dashboard/usage?group=customer_id&range=24h"),
     Picture("webhooks", "/dashboard/webhooks?project={project}", is_admin=True),
     Picture("phone", "/dashboard", phone=True),
 )

@@ -53,12 +53,32 @@ _WITHDRAWAL = "/dashboard/price-books/{version}/withdrawal"
 WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/sign-in", "nobody", ("API key", "Sign in")),
     WalkedPage("/dashboard/sign-in?why=You+were+signed+out.&next=%2Fdashboard", "nobody", ("You were signed out.",)),
-    WalkedPage("/dashboard", "key", ("{project}", "Available credits", "Allowance", "Promotional", "Bundles")),
+    WalkedPage(
+        "/dashboard",
+        "key",
+        ("{project}", "Available credits", "Allowance", "Promotional", "Bundles", "image", "globex"),
+        parts=("/dashboard/overview/operations", "/dashboard/overview/customers"),
+    ),
+    WalkedPage("/dashboard?range=24h", "key", ("image",)),
     WalkedPage("/dashboard", "preview", ("{project}", "preview", "Available credits")),
     WalkedPage("/dashboard", "admin", ("No project is chosen.",)),
     WalkedPage("/dashboard?project={project}", "admin", ("{project}", "Available credits")),
     WalkedPage("/dashboard?project={project}&environment=preview", "admin", ("{project}",)),
     WalkedPage("/dashboard?project=nobody-has-this", "admin", ("no project",), status=404),
+    WalkedPage("/dashboard/usage", "key", ("image", "credits"), parts=("/dashboard/usage/figures",)),
+    WalkedPage("/dashboard/usage", "preview", ("chat.message",)),
+    WalkedPage(
+        "/dashboard/usage?group=customer_id&group2=operation&compare=previous&range=24h",
+        "key",
+        ("globex", "the time before"),
+    ),
+    WalkedPage("/dashboard/usage?project={project}&operation=nothing", "admin", ("Nothing was used in this time",)),
+    WalkedPage(
+        "/dashboard/usage?project={project}&from=2025-01-01&to=2026-01-01&granularity=15m", "admin", ("Ask for less",)
+    ),
+    WalkedPage("/dashboard/usage?tz=Nowhere", "key", ("No time zone",)),
+    WalkedPage("/dashboard/limits", "key", ("Right now", "In force now"), parts=("/dashboard/limits/refusals",)),
+    WalkedPage("/dashboard/limits?project={project}", "admin", ("In force now",)),
     WalkedPage(
         "/dashboard/ledger",
         "key",
@@ -144,6 +164,9 @@ NO_PAGES: dict[str, str] = {
     "/dashboard/system/now": "tests/dashboard/test_system.py",
     "/dashboard/projects/{project}/erasures/{entry_id}": "tests/dashboard/test_acts.py",
     "/dashboard/billing/{billing_account}/invoices/{month}": "tests/dashboard/test_billing.py",
+    "/dashboard/overview/now": "tests/dashboard/test_overview.py",
+    "/dashboard/limits/standing": "tests/dashboard/test_limits.py",
+    "/dashboard/usage.csv": "tests/dashboard/test_usage.py",
     "/dashboard/brand/{name}": "tests/dashboard/test_portals.py",
     "/dashboard/invoices/{month}/csv": "tests/dashboard/test_invoice_files.py",
     "/dashboard/invoices/{month}/page": "tests/dashboard/test_invoice_files.py",
