@@ -72,7 +72,7 @@ class Looker:
         self.page.goto(f"{self.base_url}/dashboard/sign-in")
         self.page.fill("#key", key)
         self.page.keyboard.press("Enter")
-        self.page.wait_for_url(re.compile(r"/dashboard(\?|$)"))
+        self.page.wait_for_url(re.compile(r"/dashboard(?!/sign-in)"))
 
     def open(self, path: str) -> int:
         """Open a page, wait until it has settled, and give the status that it was answered with."""

@@ -61,7 +61,7 @@ WALKED: tuple[WalkedPage, ...] = (
     ),
     WalkedPage("/dashboard?range=24h", "key", ("image",)),
     WalkedPage("/dashboard", "preview", ("{project}", "preview", "Available credits")),
-    WalkedPage("/dashboard", "admin", ("No project is chosen.",)),
+    WalkedPage("/dashboard", "admin", ("Projects",)),
     WalkedPage("/dashboard?project={project}", "admin", ("{project}", "Available credits")),
     WalkedPage("/dashboard?project={project}&environment=preview", "admin", ("{project}",)),
     WalkedPage("/dashboard?project=nobody-has-this", "admin", ("no project",), status=404),
