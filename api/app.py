@@ -79,6 +79,7 @@ _ROUTERS = (
     ledger.router,
     usage.router,
     projects.router,
+    limits.own_router,
     items.router,
     receipts.router,
     rehearsals.router,

@@ -101,7 +101,7 @@ class Wanted:
     kind: EntryKind | None = None
 
     def within(self, portal: Portal) -> Wanted:
-        """What is wanted within the bounds of a portal."""
+        """Narrow what is wanted to the bounds of a portal."""
         return replace(self, environment=portal.environment, customer_id=portal.customer or self.customer_id)
 
     def has(self, entry: LiveEntry) -> bool:

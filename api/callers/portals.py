@@ -25,6 +25,7 @@ _MAKING = "POST /v1/portal-links"
 OF_CUSTOMER: Final = frozenset({"GET /v1/usage", "GET /v1/ledger", "GET /v1/ledger/stream"})
 OF_PROJECT: Final = OF_CUSTOMER | {
     "GET /v1/balance",
+    "GET /v1/limits",
     "GET /v1/items",
     "GET /v1/projects/me",
     "GET /v1/receipts/{id}",

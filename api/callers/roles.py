@@ -41,6 +41,7 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     "GET /v1/ledger/stream": _ALL,
     "GET /v1/usage": _ALL,
     "GET /v1/projects/me": _ALL,
+    "GET /v1/limits": _ALL,
     "GET /v1/items": _ALL,
     "GET /v1/events/{source}/{id}": _ALL,
     "GET /v1/receipts": _ALL,

@@ -74,7 +74,7 @@ def usage(
     ] = "operation",
     granularity: Annotated[
         str | None,
-        typer.Option("--granularity", help="Show each 15m, hour, day, week (from Monday) or month by itself."),
+        typer.Option("--granularity", help="Show each minute, 15m, hour, day, week (from Monday) or month by itself."),
     ] = None,
     tz: Annotated[str | None, typer.Option("--tz", help="IANA zone of those and of days; UTC if left out.")] = None,
     by: Annotated[

@@ -61,6 +61,8 @@ _FORMATS = {
     "day": "%d %b %Y",
     "moment": "%d %b %Y %H:%M:%S",
     "exact": "%H:%M:%S.%f",
+    "weekday": "%a %d %b",
+    "date": "%d %b",
 }
 
 
@@ -72,6 +74,7 @@ def shown_time(value: Any, zone: ZoneInfo, how: str = "minute") -> Markup:
     here, utc = at.astimezone(zone), at.astimezone(UTC)
     text = here.strftime(_FORMATS[how])
     text = text[:-3] if how == "exact" else text.lstrip("0") if text[2:3] == " " else text
+    text = text.replace(" 0", " ") if how == "weekday" else text
     machine, told = utc.isoformat().replace("+00:00", "Z"), utc.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + " UTC"
     return Markup('<time datetime="{}" title="{}">{}</time>').format(machine, told, text)
 

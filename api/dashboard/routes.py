@@ -25,6 +25,7 @@ from api.dashboard.views import (
     invoices,
     ledger,
     limit_rehearsal,
+    limits,
     overview,
     portal,
     price_books,
@@ -34,6 +35,7 @@ from api.dashboard.views import (
     sign_in,
     static,
     system,
+    usage,
     webhooks,
 )
 from schemas.problems import Rejection
@@ -51,6 +53,8 @@ async def nothing_there(view: ViewDep, path: str) -> Response:
 # The last one takes what no other has.
 ROUTERS = (
     overview.router,
+    usage.router,
+    limits.router,
     ledger.router,
     receipts.router,
     holds.router,

@@ -56,7 +56,7 @@ async def balance(
         account = await _awaited(services, account, min_offset)
     lag_ms, now = services.accounts.lag_ms(name), now_ms()
     settled(account, now, services.accounts.prices())
-    return encode_json(balance_of(account, budget, now, lag_ms, limit, cursor))
+    return encode_json(balance_of(account, budget, now, lag_ms, limit, cursor, is_now=True))
 
 
 async def _awaited(services: Services, account: Account, min_offset: int) -> Account:

@@ -8,24 +8,58 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
-from api.dependencies import AdminDep, IdempotencyKey, ProjectPath, ServicesDep, decided, instant, problems
+from api.dependencies import (
+    AdminDep,
+    CurrentCallerDep,
+    IdempotencyKey,
+    ProjectPath,
+    ProjectQuery,
+    ServicesDep,
+    decided,
+    instant,
+    problems,
+    project_for,
+)
 from api.services import Services
 from api.views.accounts import settled_account
-from schemas.accounts import Limits
+from schemas.accounts import Account, Limits
 from schemas.commands import EndRaise, RaiseLimits, SetLimits
-from schemas.http.limits import LimitRaiseInfo, LimitRaiseResult, NewLimitRaise, NewLimits, ProjectLimits, SomeLimits
+from schemas.http.limits import (
+    LimitRaiseInfo,
+    LimitRaiseResult,
+    LimitStanding,
+    NewLimitRaise,
+    NewLimits,
+    OwnLimits,
+    ProjectLimits,
+    SomeLimits,
+)
 from schemas.problems import Rejection
 from schemas.times import utc
-from streams.core.booking import parse_credits
+from streams.core.booking import format_credits, parse_credits
 from streams.core.limits import limits_of
 from streams.core.plans import PLANS
+from streams.core.windows import advance, burst_left, rested
 from streams.history.limit_words import limit_values, some_limits
+from streams.kafka.clock import now_ms
 
+own_router = APIRouter(prefix="/v1", tags=["reading"], responses=problems(401, 403, 404, 422, 503))
 router = APIRouter(
     prefix="/v1/admin/projects/{project}",
     tags=["limits"],
     responses=problems(401, 403, 404, 409, 422, 503),
 )
+
+
+@own_router.get("/limits", response_model=OwnLimits)
+async def own_limits(services: ServicesDep, caller: CurrentCallerDep, project: ProjectQuery = None) -> OwnLimits:
+    """Show the limits of a project, where they come from, and how it stands in them now. It is one window for all of
+    the project, and this call counts in it."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account = settled_account(services, name)
+    lag_ms = services.accounts.lag_ms(name)
+    return OwnLimits(standing=_standing(account, now_ms(), lag_ms), **_shown(account).model_dump())
 
 
 @router.get("/limits", response_model=ProjectLimits)
@@ -96,9 +130,24 @@ async def end_raise(
 
 def limits_shown(services: Services, project: str) -> ProjectLimits:
     """A project's limits as of now, as answers show them. Raises Rejection `unknown_project` or `not_ready`."""
-    account = settled_account(services, project)
+    return _shown(settled_account(services, project))
+
+
+def _standing(account: Account, at_ms: int, lag_ms: int) -> LimitStanding:
+    window, limits = account.window or rested(at_ms), limits_of(account)
+    advance(window, limits, at_ms)
+    return LimitStanding(
+        requests_60s=window.requests,
+        burst_left=burst_left(window, limits),
+        credits_60s=format_credits(window.cost),
+        as_of=utc(at_ms - max(lag_ms, 0)),
+        lag_ms=lag_ms,
+    )
+
+
+def _shown(account: Account) -> ProjectLimits:
     return ProjectLimits(
-        project=project,
+        project=account.project,
         plan=account.plan,
         plan_limits=limit_values(PLANS[account.plan].limits),
         contract=None if account.limits is None else some_limits(account.limits),

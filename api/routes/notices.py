@@ -67,7 +67,7 @@ async def notices(
     if type == "webhook.test":
         raise Rejection(
             "invalid_request",
-            "A test is no notice of the project's; GET /v1/webhook-endpoints/{id}/deliveries lists its attempts",
+            "A test is no notice of the project's; the deliveries of its endpoint have its attempts",
             "type",
         )
     question = NoticeQuestion(

@@ -18,6 +18,7 @@ from streams.core.items import metered, unpaid
 from streams.core.ledger import settled
 from streams.core.limits import limits_of
 from streams.core.price_list import Prices
+from streams.core.spending import empty_at_ms, spent_in_24_hours
 from streams.kafka.clock import now_ms
 
 # Later than any end of a grant.
@@ -54,30 +55,28 @@ def balance_of(
     lag_ms: int,
     limit: int = PAGE_ITEMS_MAX,
     cursor: str | None = None,
+    *,
+    is_now: bool = False,
 ) -> BalanceAnswer:
     """The balance of one environment's budget, as GET /v1/balance shows it: with at most `limit` of its grants, those
-    after `cursor`. Whatever the page, what it says to remain of each kind of grant sums to `available` and `held`.
-    Raises Rejection for a cursor that no page gave."""
+    after `cursor`. Whatever the page, what it says to remain of each kind of grant sums to `available` and `held`,
+    and what is held of each to `held`. Where the account `is_now`, it says how many holds are open, what the
+    last 24 hours spent and how long the rest lasts. Raises Rejection for a cursor that no page gave."""
     grants = [grant for grant in account.grants if grant.environment == environment]
     of_kind = {kind: [grant for grant in grants if grant.kind == kind] for kind in GRANT_KINDS}
     allowances, promotional, bundles = (of_kind[kind] for kind in GRANT_KINDS)
+    left, spent = available(account, environment), None
+    if is_now:
+        spent = spent_in_24_hours(account, environment, now_ms)
+    empty_ms = None if spent is None else empty_at_ms(left, spent, now_ms)
     page, next_cursor = page_of([*promotional, *bundles], _place, limit, cursor)
     return BalanceAnswer(
         project=account.project,
         plan=account.plan,
         environment=environment,
-        available=format_credits(available(account, environment)),
+        available=format_credits(left),
         held=format_credits(held(account, environment)),
-        allowance=AllowanceAnswer(
-            # Of an ended month there is what jobs hold, which was granted then.
-            granted=format_credits(
-                sum(grant.granted if grant.expires_at_ms > now_ms else grant.remaining for grant in allowances)
-            ),
-            remaining=_remaining(allowances),
-            renews_at=utc(account.renews_at_ms),
-        )
-        if allowances
-        else None,
+        allowance=_allowance(account, allowances, now_ms),
         promotional=[
             PromotionalAnswer(
                 grant_id=grant.id,
@@ -91,6 +90,7 @@ def balance_of(
         ],
         promotional_count=len(promotional),
         promotional_remaining=_remaining(promotional),
+        promotional_held=_held(promotional),
         top_ups=[
             TopUpAnswer(
                 grant_id=grant.id,
@@ -103,10 +103,28 @@ def balance_of(
         ],
         top_ups_count=len(bundles),
         top_ups_remaining=_remaining(bundles),
+        top_ups_held=_held(bundles),
+        holds_count=sum(hold.environment == environment for hold in account.holds) if is_now else None,
+        spent_24h=None if spent is None else format_credits(spent),
+        empty_at=None if empty_ms is None else utc(empty_ms),
+        renews_at=utc(account.renews_at_ms),
         next_cursor=next_cursor,
         as_of=utc(now_ms - max(lag_ms, 0)),
         lag_ms=lag_ms,
         offset=account.last_offset,
+    )
+
+
+def _allowance(account: Account, allowances: list[Grant], now_ms: int) -> AllowanceAnswer | None:
+    """The allowance of a budget, where it has any. Of an ended month it is what jobs hold, which was granted then."""
+    if not allowances:
+        return None
+    granted = sum(grant.granted if grant.expires_at_ms > now_ms else grant.remaining for grant in allowances)
+    return AllowanceAnswer(
+        granted=format_credits(granted),
+        remaining=_remaining(allowances),
+        held=_held(allowances),
+        renews_at=utc(account.renews_at_ms),
     )
 
 
@@ -119,6 +137,10 @@ def _place(grant: Grant) -> Place:
 
 def _remaining(grants: Iterable[Grant]) -> str:
     return format_credits(sum(grant.remaining for grant in grants))
+
+
+def _held(grants: Iterable[Grant]) -> str:
+    return format_credits(sum(grant.held for grant in grants))
 
 
 def settled_account(services: Services, project: str) -> Account:

@@ -17,6 +17,7 @@ class AllowanceBalance(BaseModel):
 
     granted: Credits
     remaining: Credits
+    held: Credits = Field(description="What jobs hold of it")
     renews_at: datetime
 
 
@@ -45,7 +46,7 @@ class Balance(BaseModel):
     it includes.
 
     `available` and `held` together are what remains of the allowance, of all promotional grants and of all bundles. A
-    page lists promotional grants first, then bundles.
+    page lists promotional grants first, then bundles. What jobs hold of each kind sums to `held`.
     """
 
     project: str
@@ -59,9 +60,17 @@ class Balance(BaseModel):
     )
     promotional_count: int = Field(description="How many promotional grants there are")
     promotional_remaining: Credits = Field(description="What is left of all of them together")
+    promotional_held: Credits = Field(description="What jobs hold of all of them together")
     top_ups: list[TopUpBalance] = at_most(PAGE_ITEMS_MAX, description="Of the page, what was bought, the oldest first")
     top_ups_count: int = Field(description="How many purchases have credits left")
     top_ups_remaining: Credits = Field(description="What is left of all of them together")
+    top_ups_held: Credits = Field(description="What jobs hold of all of them together")
+    holds_count: int | None = Field(description="How many holds are open; null of an earlier time")
+    spent_24h: Credits | None = Field(description="Spent in the last 24 hours; null of an earlier time")
+    empty_at: datetime | None = Field(
+        description="When nothing is available any more, at the pace of the last 24 hours; null where nothing is spent"
+    )
+    renews_at: datetime = Field(description="When the plan's next month begins")
     next_cursor: str | None = Field(description="Asks for the next page of grants; null on the last")
     as_of: datetime
     lag_ms: int
@@ -73,6 +82,7 @@ class AllowanceAnswer(msgspec.Struct):
 
     granted: str
     remaining: str
+    held: str
     renews_at: datetime
 
 
@@ -108,9 +118,15 @@ class BalanceAnswer(msgspec.Struct, kw_only=True):
     promotional: list[PromotionalAnswer]
     promotional_count: int
     promotional_remaining: str
+    promotional_held: str
     top_ups: list[TopUpAnswer]
     top_ups_count: int
     top_ups_remaining: str
+    top_ups_held: str
+    holds_count: int | None
+    spent_24h: str | None
+    empty_at: datetime | None
+    renews_at: datetime
     next_cursor: str | None
     as_of: datetime
     lag_ms: int

@@ -63,6 +63,23 @@ class ProjectLimits(BaseModel):
     shadow: SomeLimits | None = Field(description="Limits on trial, over those in force: they refuse nothing")
 
 
+class LimitStanding(BaseModel):
+    """How a project stands in its limits now: what its last 60 seconds hold, and what is left of its burst. A request
+    passes while there are fewer than `requests_per_minute`, and above that while `burst_left` is not 0."""
+
+    requests_60s: int = Field(description="Requests in the last 60 seconds")
+    burst_left: int = Field(description="How many requests may come above requests_per_minute now")
+    credits_60s: Credits = Field(description="What requests cost in the last 60 seconds")
+    as_of: datetime
+    lag_ms: int
+
+
+class OwnLimits(ProjectLimits):
+    """A project's limits, as it sees them itself, and how it stands in them now."""
+
+    standing: LimitStanding
+
+
 class LimitRaiseResult(BaseModel):
     """A raise that was made, and the limits with it."""
 

@@ -13,6 +13,7 @@ from schemas.times import DAY_MS, HOUR_MS
 from streams.core.booking import Booking, available, note
 
 _HOURS: Final = DAY_MS // HOUR_MS
+_LASTS_DAYS_MAX: Final = 36_525
 
 
 def note_spent(booking: Booking, since: int) -> None:
@@ -31,6 +32,31 @@ def note_spent(booking: Booking, since: int) -> None:
                         watch.spent[-1] -= amount
                     else:
                         _begin_hour(booking.account, watch, at_ms, -amount)
+
+
+def spent_in_24_hours(account: Account, environment: str, at_ms: int) -> int:
+    """The microcredits that an environment spent in the 24 hours before `at_ms`, which is now: exact at a full hour. In
+    between, the hour in which those 24 begin counts by its share."""
+    hour, into_hour_ms = divmod(at_ms, HOUR_MS)
+    spent = 0
+    for watch in account.watches:
+        if watch.environment == environment:
+            for number, amount in enumerate(watch.spent, watch.first_hour - (hour - _HOURS)):
+                if number > 0:
+                    spent += amount
+                elif not number:
+                    spent += amount * (HOUR_MS - into_hour_ms) // HOUR_MS
+    return spent
+
+
+def empty_at_ms(left: int, spent: int, at_ms: int) -> int | None:
+    """The time at which `left` microcredits are spent at the rate of `spent` in 24 hours, in Unix milliseconds: `at_ms`
+    itself where nothing is left, and None where nothing is spent or they last for more than a century."""
+    if left <= 0:
+        return at_ms
+    if spent <= 0 or left > spent * _LASTS_DAYS_MAX:
+        return None
+    return at_ms + left * DAY_MS // spent
 
 
 def look_due_at_ms(account: Account) -> int | None:

@@ -50,7 +50,7 @@ def count_requests(window: Window, limits: Limits, now_ms: int, many: int) -> in
     """Decide `many` requests that come at once, as `count_request` does one by one; gives how many pass."""
     advance(window, limits, now_ms)
     below = max(0, limits.requests_per_minute - window.requests)
-    tokens = max(0, _tokens(limits) - window.spent) // TOKEN
+    tokens = burst_left(window, limits)
     passed = min(many, below + tokens)
     if passed:
         window.spent += max(0, passed - below) * TOKEN
@@ -91,6 +91,11 @@ def advance(window: Window, limits: Limits, now_ms: int) -> None:
     window.at_ms = max(window.at_ms, now_ms)
     for _, amount in _forget(window.costs, now_ms):
         window.cost -= amount
+
+
+def burst_left(window: Window, limits: Limits) -> int:
+    """How many requests may come above the limit now: whole burst tokens, in a window that was advanced to now."""
+    return max(0, _tokens(limits) - window.spent) // TOKEN
 
 
 def cost_left(window: Window, limits: Limits) -> int:

@@ -1,4 +1,4 @@
-"""Periods of usage: quarter hours, hours, days, weeks and months of a time zone, and the time before one, as long."""
+"""Periods of usage: from minutes to months of a time zone, and the time before one, as long."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DATES: Mapping[str, str] = {
     "week": "toString(toStartOfWeek({at}, 1, {{tz:String}}) + {shift})",
     "month": "formatDateTime(addMonths(toStartOfMonth({at}, {{tz:String}}), {shift}), '%Y-%m')",
 }
-# Shorter periods begin when a clock of the zone shows a full hour or quarter. An hour that comes twice, in autumn, is
-# two periods: they are told apart, and put in order, by their instant.
-_SECONDS: Mapping[str, int] = {"15m": 900, "hour": 3_600}
+# Shorter periods begin when a clock of the zone shows a full hour, quarter or minute. An hour that comes twice,
+# in autumn, is two periods: they are told apart, and put in order, by their instant.
+_SECONDS: Mapping[str, int] = {"minute": 60, "15m": 900, "hour": 3_600}
 _INSTANT = (
     "formatDateTime(toDateTime(toUnixTimestamp({at}) - positiveModulo(toUnixTimestamp({at}) + "
     "timeZoneOffset(toTimeZone({at}, {{tz:String}})), {seconds}), 'UTC'), '%Y-%m-%dT%H:%i:%SZ', 'UTC')"

@@ -50,8 +50,10 @@ TOP_MAX = 100
 _DECIDED = kind_in(*USAGE_KINDS, "refusal")
 # Nothing was used before, and the engine knows no much earlier time.
 _EARLIEST = datetime(1971, 1, 1, tzinfo=UTC)
-# What orders a use in time, and the SQL that its periods are made of. Whatever was booked is known by the quarter hour.
+# What orders a use in time, and the SQL that its periods are made of. Whatever was booked is known by the quarter hour;
+# shorter periods are made of its own time.
 _CLOCKS = {"booked_at": "t", "occurred_at": "toDateTime(occurred_at, 'UTC')"}
+_SHORT = {"minute": "toDateTime({by}, 'UTC')"}
 # The groups that a projection has; all others are read from the rows.
 _KEPT = frozenset({"operation", "environment", "outcome", "hour", "day", "month"})
 OUTCOMES = ("charged", "refused", "limited")
@@ -181,6 +183,14 @@ class UsageQuestion:
         return span_before(self.since, self.until, zone_named(self.tz))
 
     @property
+    def _is_by_quarters(self) -> bool:
+        return self.by == "booked_at" and self.granularity not in _SHORT
+
+    @property
+    def _clock(self) -> str:
+        return _SHORT.get(self.granularity or "", _CLOCKS[self.by]).format(by=self.by)
+
+    @property
     def _names(self) -> set[str]:
         return {*self.group_by, *(name for name, _ in self.where)}
 
@@ -222,6 +232,8 @@ class UsageQuestion:
             ways.append(f"a promoted key ({', '.join(promoted)}) in place of metadata.{raw[0]} (`group_by`)")
         if self.by != "booked_at":
             ways.append("`by`=booked_at")
+        if self.granularity in _SHORT:
+            ways.append("`granularity`=15m or longer")
         if len(self.group_by) > 1:
             ways.append("fewer groups (`group_by`)")
         if not self.where:
@@ -271,7 +283,7 @@ class UsageQuestion:
             what = f"`granularity` does not go with the group {time!r}; leave one of them out"
             raise Rejection("invalid_request", what, "granularity")
         parameters["tz"] = self.tz
-        return [period_sql(self.granularity, _CLOCKS[self.by], shift)]
+        return [period_sql(self.granularity, self._clock, shift)]
 
     def _expression(
         self, name: str, parameter: str, promoted: Mapping[str, str], parameters: dict[str, Any]
@@ -310,7 +322,7 @@ class UsageQuestion:
         parameters |= {f"{prefix}since": since, f"{prefix}until": until}
         from_since, to_until = self._bounds(prefix)
         quarters = quarters_within(since, until)
-        if quarters is None or self.by != "booked_at" or not self._names <= _KEPT:
+        if quarters is None or not self._is_by_quarters or not self._names <= _KEPT:
             return [f"{from_since} AND {to_until}"]
         begin, end = quarters
         kept, bounds = booked_in_quarters(begin, end, prefix)

@@ -83,6 +83,7 @@ CALLS: dict[str, Call] = {
     "GET /v1/ledger/stream": Call(READ, {"seconds": "1"}, named=_PROJECT),
     "GET /v1/usage": Call(READ, {"group_by": "customer_id,environment,metadata.secret"}, named=_PROJECT),
     "GET /v1/projects/me": Call(READ, named=_PROJECT),
+    "GET /v1/limits": Call(READ, named=_PROJECT),
     "GET /v1/items": Call(READ, named=_PROJECT),
     "GET /v1/receipts/{id}": Call(READ, named=_PROJECT),
     "GET /v1/events/{source}/{id}": Call(READ, named=_PROJECT),

@@ -37,6 +37,9 @@ def check_parts(balance: dict[str, Any], pages: list[dict[str, Any]]) -> None:
     allowance = credits(balance["allowance"]["remaining"]) if balance["allowance"] else 0
     there = credits(balance["available"]) + credits(balance["held"])
     assert allowance + credits(balance["promotional_remaining"]) + credits(balance["top_ups_remaining"]) == there
+    of_kinds = [balance["allowance"]["held"] if balance["allowance"] else "0"]
+    of_kinds += [balance["promotional_held"], balance["top_ups_held"]]
+    assert sum(map(credits, of_kinds)) == credits(balance["held"])
     for kind in ("promotional", "top_ups"):
         listed = [each for page in pages for each in page[kind]]
         assert len({each["grant_id"] for each in listed}) == len(listed) == balance[f"{kind}_count"]

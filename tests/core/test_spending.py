@@ -9,6 +9,7 @@ import msgspec
 from schemas.commands import BillDelivery, CloseProject, Envelope, Tick
 from schemas.times import DAY_MS, HOUR_MS
 from streams.core.booking import available
+from streams.core.spending import empty_at_ms, spent_in_24_hours
 from tests.core.builders import CREDIT, START_MS, top_up, usage
 from tests.core.test_past import Log
 
@@ -134,3 +135,29 @@ def test_an_environment_that_spends_nothing_or_has_nothing_does_not_hide_another
         log.tick(hour_ms + HOUR_MS)
         told = [fact.environment for fact in log.facts if fact.reason == "time_to_empty"]
         assert told == ["preview"], emptied
+
+
+def test_the_pace_of_24_hours_is_what_the_notice_says_at_a_full_hour_and_between_hours_between() -> None:
+    log = Spender()
+    hour_ms = (START_MS // HOUR_MS + 1) * HOUR_MS
+    log.spend(8, hour_ms)
+    log.spend(20, hour_ms + 3 * HOUR_MS)
+    log.spend(7, hour_ms, environment="preview")
+
+    def spent(at_ms: int) -> int:
+        return spent_in_24_hours(log.account, "production", at_ms)
+
+    assert [spent(hour_ms + 4 * HOUR_MS), spent(hour_ms + DAY_MS)] == [28 * CREDIT] * 2
+    assert spent(hour_ms + DAY_MS + HOUR_MS // 4) == 26 * CREDIT, "a quarter of the first hour is over a day ago"
+    assert spent(hour_ms + DAY_MS + HOUR_MS) == 20 * CREDIT
+    assert spent(hour_ms + DAY_MS + 4 * HOUR_MS) == 0
+    log.spend(1, hour_ms + DAY_MS + 4 * HOUR_MS)
+    assert spent(log.at_ms) == CREDIT, "what was forgotten since counts no more"
+
+
+def test_credits_end_at_the_pace_or_not_at_all() -> None:
+    assert empty_at_ms(10 * CREDIT, 5 * CREDIT, START_MS) == START_MS + 2 * DAY_MS
+    assert empty_at_ms(0, 0, START_MS) == START_MS, "nothing is left"
+    assert empty_at_ms(10 * CREDIT, 0, START_MS) is None
+    assert empty_at_ms(10 * CREDIT, -3, START_MS) is None, "more was given back than spent"
+    assert empty_at_ms(CREDIT * 1_000_000_000, 1, START_MS) is None, "no time that a date could name"

@@ -13,6 +13,7 @@ from tests.admins import ADMIN_KEYS
 from tests.dashboard.admin_pages import AdminBrowser
 from tests.dashboard.browser import Looker, launched, looking
 from tests.dashboard.story import Story, told
+from tests.dashboard.visitors import all_signed_in
 from tests.dashboard.walked import Who
 
 Look = Callable[[Who], Looker]
@@ -36,13 +37,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def signed_in(browser: Browser, stack: Stack, story: Story) -> dict[Who, StorageState]:
     """The state that a browser keeps of each who has signed in."""
-    kept: dict[Who, StorageState] = {}
-    keys: dict[Who, str] = {"key": story.key, "preview": story.preview_key, "admin": story.admin_key}
-    for who, key in keys.items():
-        with looking(browser, stack.url) as looker:
-            looker.sign_in(key)
-            kept[who] = looker.context.storage_state()
-    return kept
+    return all_signed_in(browser, stack.url, story)
 
 
 @pytest.fixture

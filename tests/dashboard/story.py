@@ -192,7 +192,7 @@ def _seen_in_history(client: httpx.Client, admin: httpx.Client, project: str, en
     question = {"limit": 1000, "project": project}
 
     def entries() -> list[dict[str, Any]] | None:
-        found = admin.get("/v1/ledger", params=question).json()["entries"]
+        found = admin.get("/v1/ledger", params=question).json().get("entries", [])
         return found if sum(each["kind"] == "charge" for each in found) > uses else None
 
     def attempts(endpoint: str, is_delivered: bool) -> bool:
@@ -202,7 +202,7 @@ def _seen_in_history(client: httpx.Client, admin: httpx.Client, project: str, en
 
     ledger = eventually(entries)
     eventually(lambda: attempts(endpoints[0], True) and attempts(endpoints[1], False))
-    notices = eventually(lambda: client.get("/v1/notices").json()["notices"])
+    notices = eventually(lambda: client.get("/v1/notices").json().get("notices"))
     charge = next(each for each in ledger if each["event_id"] == _EVENT_ID)
     return {"entry_id": charge["entry_id"], "notice_id": notices[0]["id"]}
 

@@ -14,7 +14,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from api.stack import Stack
 from tests.calls import Operator, eventually
 
-EXPECTED_MS = 20_000
+EXPECTED_MS = 30_000
+expect.set_options(timeout=EXPECTED_MS)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_entries_come_by_themselves_newest_first_and_wait_while_it_is_paused(
     assert page.locator("#ledger-rows tr").first.get_attribute("id") == f"entry-{second}"
     page.get_by_role("button", name="Pause").press("Enter")
     third = use(client, "hooli")
-    other = httpx.Client(base_url=stack.url, headers=client.headers)
+    other = httpx.Client(base_url=stack.url, headers=client.headers, timeout=30.0)
     eventually(lambda: other.get("/v1/ledger").json()["entries"][0]["entry_id"] == third)
     expect(row(page, third)).to_have_count(0)
     page.get_by_role("button", name="Live").press("Enter")
@@ -148,7 +149,7 @@ def test_an_entry_leads_to_its_receipt_which_says_why_and_from_which_grant(
 
 def test_a_receipt_that_is_not_there_is_told_with_what_to_do(stack: Stack, operator: Operator) -> None:
     _, client = operator.customer("build")
-    browser = httpx.Client(base_url=stack.url)
+    browser = httpx.Client(base_url=stack.url, timeout=30.0)
     browser.post("/dashboard/sign-in", data={"key": key_of(client)})
     answer = browser.get("/dashboard/receipts/0-999999999-0")
     assert answer.status_code == 404 and "Unknown receipt" in answer.text and 'role="alert"' in answer.text
@@ -168,7 +169,7 @@ def test_a_revoked_key_ends_the_page_that_is_open_and_says_so(stack: Stack, oper
 def test_nobody_follows_a_ledger_without_a_session_or_of_another_project(stack: Stack, operator: Operator) -> None:
     _, client = operator.customer("build")
     other, foreign = operator.customer("build")
-    browser = httpx.Client(base_url=stack.url)
+    browser = httpx.Client(base_url=stack.url, timeout=30.0)
     assert browser.get("/dashboard/ledger/stream?after=0-0-0").status_code == 303
     browser.post("/dashboard/sign-in", data={"key": key_of(client)})
     assert "event: end" in browser.get("/dashboard/ledger/stream?after=yesterday").text

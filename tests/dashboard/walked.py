@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from api.dashboard.routes import ROUTERS
 
 PREFIX = "/dashboard"
-Who = Literal["nobody", "key", "preview", "admin"]
+# By a key of the project or its preview, as an admin, or by a portal link to a project, or to one customer of it.
+Who = Literal["nobody", "key", "preview", "admin", "portal", "customer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,32 @@ class WalkedPage:
 WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/sign-in", "nobody", ("API key", "Sign in")),
     WalkedPage("/dashboard/sign-in?why=You+were+signed+out.&next=%2Fdashboard", "nobody", ("You were signed out.",)),
-    WalkedPage("/dashboard", "key", ("{project}", "Available credits", "Allowance", "Promotional", "Bundles")),
+    WalkedPage(
+        "/dashboard",
+        "key",
+        ("{project}", "Available credits", "Allowance", "Promotional", "Bundles", "image", "globex"),
+        parts=("/dashboard/overview/operations", "/dashboard/overview/customers"),
+    ),
+    WalkedPage("/dashboard?range=24h", "key", ("image",)),
     WalkedPage("/dashboard", "preview", ("{project}", "preview", "Available credits")),
     WalkedPage("/dashboard", "admin", ("No project is chosen.",)),
     WalkedPage("/dashboard?project={project}", "admin", ("{project}", "Available credits")),
     WalkedPage("/dashboard?project={project}&environment=preview", "admin", ("{project}",)),
     WalkedPage("/dashboard?project=nobody-has-this", "admin", ("no project",), status=404),
+    WalkedPage("/dashboard/usage", "key", ("image", "credits"), parts=("/dashboard/usage/figures",)),
+    WalkedPage("/dashboard/usage", "preview", ("chat.message",)),
+    WalkedPage(
+        "/dashboard/usage?group=customer_id&group2=operation&compare=previous&range=24h",
+        "key",
+        ("globex", "the time before"),
+    ),
+    WalkedPage("/dashboard/usage?project={project}&operation=nothing", "admin", ("Nothing was used in this time",)),
+    WalkedPage(
+        "/dashboard/usage?project={project}&from=2025-01-01&to=2026-01-01&granularity=15m", "admin", ("Ask for less",)
+    ),
+    WalkedPage("/dashboard/usage?tz=Nowhere", "key", ("No time zone",)),
+    WalkedPage("/dashboard/limits", "key", ("Right now", "In force now"), parts=("/dashboard/limits/refusals",)),
+    WalkedPage("/dashboard/limits?project={project}", "admin", ("In force now",)),
     WalkedPage(
         "/dashboard/ledger",
         "key",
@@ -92,12 +113,21 @@ WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/invoices", "key", ("Invoices",)),
     WalkedPage("/dashboard/invoices?billing_account={billing_account}", "admin"),
     WalkedPage("/dashboard/invoices/{month}?billing_account={billing_account}", "admin", ("{project}",)),
+    WalkedPage("/dashboard/portal", "nobody", ("open the link that you were given",)),
+    WalkedPage("/dashboard", "portal", ("{project}",)),
+    WalkedPage("/dashboard", "customer", ("globex", "image", "chat.message")),
+    WalkedPage("/dashboard/ledger", "customer", ("image",)),
+    WalkedPage("/dashboard/alerts", "customer", status=403),
     WalkedPage("/dashboard/no-such-page", "key", ("no page",), route="/dashboard/{path:path}", status=404),
 )
 
 # Routes that answer with no page: each with the test that looks at what they give.
 NO_PAGES: dict[str, str] = {
     "/dashboard/static/{asked}/{name:path}": "tests/dashboard/test_vendored.py",
+    "/dashboard/overview/now": "tests/dashboard/test_overview.py",
+    "/dashboard/limits/standing": "tests/dashboard/test_limits.py",
+    "/dashboard/usage.csv": "tests/dashboard/test_usage.py",
+    "/dashboard/brand/{name}": "tests/dashboard/test_portals.py",
     "/dashboard/invoices/{month}/csv": "tests/dashboard/test_invoice_files.py",
     "/dashboard/invoices/{month}/page": "tests/dashboard/test_invoice_files.py",
 }
