@@ -265,6 +265,10 @@ PROJECT_ACTS: Final[tuple[Act, ...]] = (
             "portal-link", f"POST {PROJECT}/portal-links", "Make a portal link",
             "A link for the project's own customer: read-only, used once, shown once.", has_answer=True,
         ),
+        Act(
+            "end-portals", f"DELETE {PROJECT}/portal-links", "End its portals",
+            "All links that were made before, and the sessions that began with them, end at once.",
+        ),
     ),
     *_acts(
         "Limits",

@@ -31,6 +31,8 @@ from streams.clickhouse.client import ClickHouseError
 SIGN_IN = "/dashboard/sign-in"
 PORTAL = "/dashboard/portal"
 FORM_BYTES_MAX = 64 * 1024
+# The API lets a question wait for some seconds (api/reads.py) before it is refused.
+_TURNS_WAITED_MAX = 3
 
 
 class NotSignedInError(Exception):
@@ -61,8 +63,13 @@ class View:
             self.environment = self.caller.environment
 
     async def get(self, path: str, **query: Any) -> ApiAnswer:
-        """Ask the API for what is at a path; about the view's project where an admin asks."""
-        return await self.api.get(path, **self._with_project(path, query))
+        """Ask the API for what is at a path; about the view's project where an admin asks. A page whose parts ask the
+        history all at once waits for its turn, some times longer than another caller would."""
+        for _ in range(_TURNS_WAITED_MAX):
+            answer = await self.api.get(path, **self._with_project(path, query))
+            if answer.problem is None or answer.problem.code != "too_many_queries":
+                return answer
+        return answer
 
     async def call(self, method: str, path: str, body: Any = None, key: str = "", **query: Any) -> ApiAnswer:
         """Make a call of the API that may change something."""

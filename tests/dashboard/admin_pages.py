@@ -60,7 +60,7 @@ class AdminBrowser:
         """The fields of the page's form of an act, with what they hold."""
         reader = FormReader()
         reader.feed(page)
-        return next(fields for kind, fields in reader.forms if "act" in kind.split())
+        return next(fields for kind, fields in reader.forms if "deed" in kind.split())
 
     def send(self, path: str, fields: dict[str, str], **changes: str) -> httpx.Response:
         """Send a form, with changes."""
