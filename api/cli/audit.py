@@ -42,7 +42,7 @@ def list_audit(
         str | None,
         typer.Option(
             "--kind",
-            help="refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints, portals or "
+            help="The kind; refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints, portals or "
             "notices",
         ),
     ] = None,

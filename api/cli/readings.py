@@ -141,15 +141,13 @@ def ledger(
     environment: Annotated[
         str | None, typer.Option("--environment", help=f"{ENVIRONMENT_HELP}; both if left out.")
     ] = None,
-    operation: Annotated[str | None, typer.Option("--operation", help="Only entries of this operation.")] = None,
-    customer: Annotated[str | None, typer.Option("--customer", help="Only entries of this customer_id.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help=f"Only these: {', '.join(ENTRY_KINDS)}.")] = None,
-    since: Annotated[
-        str | None, typer.Option("--from", help="Booked since: RFC 3339 with a zone; or a day, UTC.")
+    operation: Annotated[str | None, typer.Option("--operation", help="The operation; only its entries.")] = None,
+    customer: Annotated[
+        str | None, typer.Option("--customer", help="Only of the customer whom the metadata names so in customer_id.")
     ] = None,
-    until: Annotated[
-        str | None, typer.Option("--to", help="Booked before: RFC 3339 with a zone; or a day, UTC.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=f"The kind; {', '.join(ENTRY_KINDS)}.")] = None,
+    since: Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day, UTC.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone; or a day, UTC; exclusive.")] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new entries as they are decided, until Ctrl-C.")
     ] = False,

@@ -39,7 +39,7 @@ class FlowCounts(msgspec.Struct, frozen=True):
         return round(self.events / self.seconds, 1)
 
 
-class Flow:
+class UsageFlow:
     """A flow of `rate` events a second, of the projects of a workload, while the block runs; it has begun when the
     block begins. `seed` is not shared with another flow of the same stack, or its events were billed already."""
 

@@ -11,7 +11,7 @@ from tests.dashboard.walked import Who
 
 
 def all_signed_in(browser: Browser, url: str, story: Story) -> dict[Who, StorageState]:
-    """What a browser keeps of each of them, once they have signed in or opened their link."""
+    """Sign each of them in, or open their link; gives the states that a browser keeps."""
     keys: dict[Who, str] = {"key": story.key, "preview": story.preview_key, "admin": story.admin_key}
     kept: dict[Who, StorageState] = {}
     for who, key in keys.items():

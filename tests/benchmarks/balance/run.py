@@ -20,7 +20,7 @@ from streams.settings import Settings
 from tests.benchmarks.admission.callers import Level, LoadPlan, key_of, run_callers
 from tests.benchmarks.admission.run import PROJECTS, cpu_microseconds, open_projects
 from tests.benchmarks.balance import bare_route
-from tests.benchmarks.flow import Flow
+from tests.benchmarks.flow import UsageFlow
 from tests.benchmarks.machine import ProcessUsage, describe
 from tests.benchmarks.rivals.rival import BenchChild
 from tests.benchmarks.streams import OpenStreams
@@ -106,7 +106,7 @@ def _beside(
         tell(f"{name} look-ups alone again, {seconds:.0f} s")
         (alone[name],) = run_callers(live, msgspec.structs.replace(plan, seed=plan.seed + 10))
     tell(f"{streams} live ledgers, {events:,} events a second")
-    with OpenStreams(live, address, streams, PROJECTS) as opened, Flow(live, events, PROJECTS, seed=9) as flow:
+    with OpenStreams(live, address, streams, PROJECTS) as opened, UsageFlow(live, events, PROJECTS, seed=9) as flow:
         for name, plan in plans.items():
             tell(f"{name} look-ups beside them, {seconds:.0f} s")
             with ProcessUsage(stack.pids()) as usage:

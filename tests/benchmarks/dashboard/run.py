@@ -29,7 +29,7 @@ from streams.settings import Settings
 from tests.benchmarks.admission.callers import Level, LoadPlan, key_of, run_callers
 from tests.benchmarks.admission.run import PROJECTS, open_projects
 from tests.benchmarks.dashboard.screen import LEDGER, kept_of, painted, rows_on_screen, weights
-from tests.benchmarks.flow import Flow
+from tests.benchmarks.flow import UsageFlow
 from tests.benchmarks.history.facts import DAYS, LARGEST, fill
 from tests.benchmarks.idle import idle_share
 from tests.benchmarks.machine import describe
@@ -201,12 +201,12 @@ def _measure_streams(
 
 
 @contextmanager
-def _flow(live: Settings, rate: int, seed: int) -> Iterator[Flow | None]:
+def _flow(live: Settings, rate: int, seed: int) -> Iterator[UsageFlow | None]:
     """A flow of so many events a second while the block runs; none of 0."""
     if not rate:
         yield None
         return
-    with Flow(live, rate, PROJECTS, seed) as flow:
+    with UsageFlow(live, rate, PROJECTS, seed) as flow:
         yield flow
 
 
