@@ -46,7 +46,7 @@ def _said(browser: httpx.Client, text: str) -> str:
 def test_what_was_turned_away_is_shown_by_the_minute(operator: Operator) -> None:
     project, client = operator.customer("free", is_limited=True)
     browser = signed_in(operator, operator.key(project)["key"])
-    assert "Nothing was turned away" in text_of(browser.get("/dashboard/limits/refusals"))
+    eventually(lambda: "Nothing was turned away" in text_of(browser.get("/dashboard/limits/refusals")))
     for number in range(4):
         client.post("/v1/admissions", json={"operation": "website", "job_id": str(number)})
     told = "3 requests were turned away"
