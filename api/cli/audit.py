@@ -42,8 +42,8 @@ def list_audit(
         str | None,
         typer.Option(
             "--kind",
-            help="The kind; refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints, portals or "
-            "notices",
+            help="The kind; refusals, shadow, limits, prices, grants, projects, keys, billing, recharge, endpoints, "
+            "portals or notices",
         ),
     ] = None,
     since: SinceOption = None,
