@@ -32,7 +32,7 @@ _USE_SECONDS = 45.0
 # The pages are made for a desk: a window of this width is shown at WIDTH.
 _WINDOW = {"width": 1200, "height": 800}
 _PHONE = {"width": 390, "height": 720}
-_COLOURS = (128, 64, 32, 16)
+_COLOURS = (256, 128, 64, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def small(picture: bytes, width: int) -> bytes:
     scaled = image.resize((width, height), Image.Resampling.LANCZOS) if image.width != width else image
     for colours in _COLOURS:
         out = BytesIO()
-        scaled.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        scaled.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
         if out.tell() <= BYTES_MAX:
             return out.getvalue()
     raise AssertionError(f"the picture has {out.tell():,} bytes with {colours} colours; {BYTES_MAX:,} at most")

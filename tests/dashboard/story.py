@@ -28,6 +28,7 @@ CUSTOMERS = ("globex", "initech", "umbrella", "hooli", "stark")
 _USES = (("chat.message", 24, 1), ("image", 8, 2), ("translation", 6, 3), ("page.edit", 10, 1), ("blog_post", 2, 1))
 # So many images cost more than the project has, more than it may spend in a minute, or that the second time.
 _TOO_DEAR, _TOO_MUCH, _MUCH, _CEILING = 3_000, 800, 80, "5000"
+_OF_ONE = {"customer_id": CUSTOMERS[0], "team": "team-0"}
 _BOOK_DAYS = 60
 # One of the first customer's, of whom most pages tell.
 _EVENT_ID = "use-image-1"
@@ -141,7 +142,7 @@ def _uses(client: httpx.Client) -> tuple[httpx.Response, httpx.Response]:
             number += 1
     assert charge is not None
     answers = [
-        client.post("/v1/admissions", json={"operation": "image", "quantity": quantity, "metadata": {"team": "team-0"}})
+        client.post("/v1/admissions", json={"operation": "image", "quantity": quantity, "metadata": _OF_ONE})
         for quantity in (_TOO_DEAR, _TOO_DEAR, _TOO_MUCH, _MUCH, _MUCH, _MUCH, _MUCH)
     ]
     assert [each.status_code for each in answers] == [402, 402, 403, 200, 429, 429, 429]

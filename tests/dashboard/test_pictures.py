@@ -40,5 +40,5 @@ def test_a_picture_is_made_small_and_noise_can_not_be() -> None:
     plain = small(png(Image.new("RGB", (1200, 800), "#0b6e5f")), WIDTH)
     assert Image.open(BytesIO(plain)).size == (900, 600) and len(plain) < 5_000
     noise = Image.frombytes("RGB", (1200, 1200), random.Random(1).randbytes(3 * 1200 * 1200))
-    with pytest.raises(AssertionError, match="bytes with 16 colours"):
+    with pytest.raises(AssertionError, match="bytes with 32 colours"):
         small(png(noise), WIDTH)
