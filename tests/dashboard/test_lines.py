@@ -9,7 +9,7 @@ from tests.dashboard.conftest import Look
 
 def test_many_periods_are_a_line_once_it_is_asked_for(look: Look) -> None:
     looker = look("key")
-    looker.open("/dashboard/usage?range=7d&granularity=15m")
+    looker.open("/dashboard/usage?range=7d&granularity=hour")
     page = looker.page
     bars, line = page.locator("#usage-figures .chart"), page.locator("#lines canvas")
     expect(bars).to_be_visible()

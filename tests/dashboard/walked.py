@@ -67,7 +67,7 @@ WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard?project=nobody-has-this", "admin", ("no project",), status=404),
     WalkedPage("/dashboard/usage", "key", ("image", "credits"), parts=("/dashboard/usage/figures",)),
     WalkedPage("/dashboard/usage", "preview", ("chat.message",)),
-    WalkedPage("/dashboard/usage?range=7d&granularity=15m", "key", ("As a line",)),
+    WalkedPage("/dashboard/usage?range=7d&granularity=hour", "key", ("As a line",)),
     WalkedPage(
         "/dashboard/usage?group=customer_id&group2=operation&compare=previous&range=24h",
         "key",
