@@ -46,7 +46,9 @@ PLACES: Final = (
 # page that is not listed is refused, as is a call of the API (`api.callers.portals`).
 _OVERVIEW, _SIGN_OUT = "/dashboard", "/dashboard/sign-out"
 _OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/ledger"})
-_OF_PROJECT: Final = _OF_CUSTOMER | {"/dashboard/prices", "/dashboard/invoices", "/dashboard/receipts"}
+# The overview's parts are below an address of their own.
+_PARTS = "/dashboard/overview"
+_OF_PROJECT: Final = _OF_CUSTOMER | {_PARTS, "/dashboard/prices", "/dashboard/invoices", "/dashboard/receipts"}
 
 
 def pages_of_portal(caller: Caller) -> frozenset[str]:
