@@ -37,6 +37,7 @@ READING_ORDER = (
     "docs/gateways.md",
     "docs/webhooks.md",
     "docs/dashboard.md",
+    "docs/portal.md",
     "docs/internals.md",
     "docs/scaling.md",
     "docs/scopes.md",

@@ -154,6 +154,15 @@ def test_dashboard(reader: Reader) -> None:
     assert (page.status_code, page.url.path) == (200, "/dashboard/ledger") and "acme" in page.text
 
 
+def test_portal(reader: Reader) -> None:
+    made, linked = reader.read("docs/portal.md")
+    urls = [json.loads(made)["url"], *re.findall(r"http\S+", linked)]
+    assert len(urls) == 2 and urls[0] != urls[1]
+    for url in urls:
+        page = httpx.get(url)
+        assert page.status_code == 200 and "<button" in page.text, "who looks at a link has not opened it"
+
+
 def test_clickhouse(reader: Reader) -> None:
     (queried,) = reader.read("clickhouse/README.md")
     assert "globex" in queried
