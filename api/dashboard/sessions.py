@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from itsdangerous import BadSignature, Signer, URLSafeSerializer
 
-from api.callers.keys import Caller, admin_with_id, key_with_id
+from api.callers.keys import Caller, admin_with_id, key_mark, key_with_id
 from api.callers.links import PortalLink
 from api.callers.portals import caller_of_portal
 from api.dependencies import account_for
@@ -37,7 +37,8 @@ _SCOPE_KEY = "meterline.session"
 class Session:
     """A session of somebody who signed in: with a project's key, or, with `project` None, as an admin; or who opened a
     portal link (`portal`). `key_id` is the key's id, or the admin's, and of a portal that of whoever made the link;
-    `expires_at` a Unix second; `zone` the reader's time zone."""
+    `expires_at` a Unix second; `zone` the reader's time zone; `mark` the mark of an admin's key, since an admin who has
+    another key is called the same."""
 
     id: str
     project: str | None
@@ -46,6 +47,7 @@ class Session:
     expires_at: int
     zone: str = "UTC"
     portal: PortalLink | None = None
+    mark: str = ""
 
     @property
     def tz(self) -> ZoneInfo:
@@ -63,9 +65,10 @@ class Sessions:
         self._seal = URLSafeSerializer(secret, salt="meterline session", signer_kwargs=signing)
         self._csrf = Signer(secret, salt="meterline form", **signing)  # type: ignore[arg-type]
 
-    def begin(self, caller: Caller, zone: str) -> Session:
-        """A new session for a caller who has just shown a key; its id was never used before."""
-        return self._begun(caller.project, caller.key_id, caller.environment, zone)
+    def begin(self, caller: Caller, key: str, zone: str) -> Session:
+        """A new session for a caller who has just shown this key; its id was never used before."""
+        session = self._begun(caller.project, caller.key_id, caller.environment, zone)
+        return session if caller.project is not None else replace(session, mark=key_mark(key))
 
     def begin_portal(self, link: PortalLink, zone: str) -> Session:
         """A new session for whoever opens a portal link; its id was never used before."""
@@ -138,7 +141,8 @@ def caller_of_session(services: Services, session: Session) -> Caller:
         account = account_for(services, session.portal.project)
         return caller_of_portal(services.settings, account, session.portal, now_ms())
     if session.project is None:
-        admin = admin_with_id(session.key_id, services.settings.admins, services.settings.admin_key_hashes)
+        settings = services.settings
+        admin = admin_with_id(session.key_id, settings.admins, settings.admin_key_hashes, session.mark)
         if admin is None:
             raise Rejection("unauthenticated", "This admin's key is not known any more")
         return admin

@@ -5,7 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from api.callers.keys import admin_of, admin_with_id, new_admin_key
+from api.dashboard.sessions import Sessions
 from api.stack import Stack
+from streams.settings import Admin, Role
 from tests.calls import Operator
 
 
@@ -25,8 +28,28 @@ def test_a_key_signs_in_and_a_wrong_one_does_not(stack: Stack, browser: httpx.Cl
     assert (signed.status_code, signed.headers["location"]) == (303, "/dashboard")
     cookie = signed.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=strict" in cookie and stack.admin_key.lower() not in cookie
-    page = browser.get("/dashboard")
+    assert browser.get("/dashboard").headers["location"] == "/dashboard/projects"
+    page = browser.get("/dashboard/projects")
     assert page.status_code == 200 and "Sign out" in page.text and stack.admin_key not in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert browser.post("/dashboard/sign-out", data={"csrf": "x"}).status_code == 403
     assert browser.get("/dashboard/nope").status_code == 404
+
+
+@pytest.mark.parametrize("role", ["owner", "finance"])
+def test_an_admin_who_has_another_key_has_no_session_of_the_old_one(role: Role) -> None:
+    (old, old_hash), (_, new_hash) = new_admin_key(), new_admin_key()
+    before = Admin(name="ada", role=role, key_hash=old_hash)
+    caller = admin_of(old, [before], [])
+    assert caller is not None
+    session = Sessions("k" * 40).begin(caller, old, "UTC")
+    assert admin_with_id(session.key_id, [before], [], session.mark) == caller
+    after = Admin(name="ada", role=role, key_hash=new_hash)
+    assert admin_with_id(session.key_id, [after], [], session.mark) is None
+    assert admin_with_id(session.key_id, [], [], session.mark) is None
+    # One without a name, by its hash alone: another hash that begins the same is another admin.
+    owner = admin_of(old, [], [old_hash])
+    assert owner is not None
+    unnamed = Sessions("k" * 40).begin(owner, old, "UTC")
+    assert admin_with_id(unnamed.key_id, [], [old_hash], unnamed.mark) == owner
+    assert admin_with_id(unnamed.key_id, [], [old_hash[:8] + new_hash[8:]], unnamed.mark) is None
