@@ -65,7 +65,7 @@ def _describe_response(status: str, response: dict[str, Any]) -> None:
     if status >= "400":
         codes = sorted(code for code, kind in CODES.items() if str(kind.status) == status)
         response["description"] = f"A problem: {', '.join(f'`{code}`' for code in codes)}"
-        if not content or "application/json" in content:
+        if not content or not {"application/json", "text/event-stream"}.isdisjoint(content):
             response["content"] = {"application/problem+json": {"schema": {"$ref": _PROBLEM_REF}}}
     headers = response.setdefault("headers", {})
     for name, (description, schema) in _LIMIT_HEADERS.items():

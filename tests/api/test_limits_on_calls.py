@@ -42,6 +42,8 @@ def calls_of_the_document(project: str) -> list[tuple[str, str]]:
             path = path.replace(f"{{{name}}}", PATH_VALUES.get(name, project))
         while "{" in path:
             path = path[: path.index("{")] + "0-0-0" + path[path.index("}") + 1 :]
+        # It goes on for ever unless it is told how long.
+        path += "?seconds=1" if path.endswith("/stream") else ""
         found += [(method.upper(), path) for method in methods]
     return found
 

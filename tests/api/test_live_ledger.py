@@ -245,8 +245,9 @@ def test_whoever_comes_back_misses_and_doubles_nothing_also_while_a_worker_is_ki
     reader.open(lambda it: it.entries[-1:] == ledger[-1:] or bool(it.gaps))
     reader.close()
     assert reader.gaps == []
-    told, booked = ([each["entry_id"] for each in entries] for entries in (reader.entries, ledger[2:]))
-    assert told == booked
+    told, booked = ([each["entry_id"] for each in entries] for entries in (reader.entries, ledger))
+    # What was decided right before the stream was opened may be told too.
+    assert told == booked[booked.index(told[0]) :] and len(told) >= number
     assert sorted(map(place, reader.entries)) == list(map(place, reader.entries))
 
 

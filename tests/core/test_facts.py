@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
+from api.dashboard.form_fields import FieldKind
 from schemas.facts import ENTRY_KINDS, FACT_KINDS, USAGE_KINDS, Fact, FactKind, Kind, Reason
 from schemas.http.invoices import LineKind
 from schemas.problems import CODES
@@ -21,8 +22,8 @@ from tests.core.stated import GRANT_KINDS, check_stated, may_bear, stated_in_cor
 
 KINDS = frozenset(get_args(Kind))
 REASONS = frozenset(get_args(Reason)) | CODES.keys() | PLANS.keys() | GRANT_KINDS
-# What else has a `kind` in Python: grants, the lines of invoices and endpoints.
-KINDS_OF_ALL = KINDS | GRANT_KINDS | frozenset(ENDPOINT_KINDS) | frozenset(get_args(LineKind))
+# What else has a `kind` in Python: grants, the lines of invoices, endpoints, and the fields of forms.
+KINDS_OF_ALL = KINDS | GRANT_KINDS | {*ENDPOINT_KINDS, *get_args(LineKind), *get_args(FieldKind)}
 
 README = (PROJECT_ROOT / "clickhouse" / "README.md").read_text()
 PYTHON = sorted(path for package in ("streams", "api") for path in (PROJECT_ROOT / package).rglob("*.py"))

@@ -44,7 +44,7 @@ def sign_in(page: Page, url: str, key: str) -> None:
     page.goto(f"{url}/dashboard/sign-in")
     page.fill("#key", key)
     page.click("button:has-text('Sign in')")
-    page.wait_for_url(re.compile("/dashboard$"))
+    page.wait_for_url(re.compile("/dashboard(/projects)?$"))
 
 
 def key_of(client: httpx.Client) -> str:
