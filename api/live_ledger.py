@@ -380,7 +380,8 @@ class LiveLedger:
         while len(found) < MISSED_MAX:
             rows, cursor = await self._reads.ask(stream.reader.name, partial(_page, question))
             for row in rows:
-                if (row["offset"], row["position"]) <= after:
+                place: Place = row["offset"], row["position"]
+                if place <= after:
                     return found[::-1]
                 found.append(entry_of_row(stream.project, row))
             if cursor is None:

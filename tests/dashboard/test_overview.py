@@ -119,7 +119,7 @@ def test_an_admin_looks_at_any_project_and_a_key_at_its_own(stack: Stack, operat
     project, browser = used
     admin = signed_in(operator, stack.admin_key)
     assert project in text_of(admin.get(f"/dashboard?project={project}"))
-    assert admin.get("/dashboard").url.path == "/dashboard/projects"
+    assert admin.get("/dashboard").headers["location"] == "/dashboard/projects"
     assert admin.get("/dashboard?project=prj_nobody").status_code == 404
     other, _ = operator.customer("free")
     theirs = text_of(browser.get(f"/dashboard?project={other}"))
