@@ -13,7 +13,7 @@ def next_of_portals(
 ) -> tuple[type[OpenPortal | EndPortals], dict[str, Any]]:
     """A command and its fields: a link is opened that was made now or before, or all are ended. It may be refused."""
     rng = random.Random(f"portals of {seed}")
-    if rng.random() < 0.2:
+    if rng.random() < 0.4:
         return EndPortals, {"reason": ""}
     return OpenPortal, {
         "environment": rng.choice(["production", "preview"]),

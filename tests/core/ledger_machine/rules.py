@@ -449,7 +449,7 @@ class LedgerMachine(Callers):
                 "badge",
                 "badge",
                 *["standing"] * 4,
-                *["erase", "portal", "portal"],
+                *["erase", "portal", "portal", "portal"],
                 *["join"] * 4,
                 "billing account",
                 "billing account",
