@@ -85,6 +85,10 @@ class Looker:
         expect(self.page.locator('[aria-busy="true"], .htmx-request')).to_have_count(0, timeout=_WAIT_MS)
         self.page.evaluate("() => document.fonts.ready.then(() => true)")
 
+    def pause(self) -> None:
+        """Pause the page's ledger where it has a live one, so that no row comes while something else is looked at."""
+        self.page.evaluate("() => document.querySelector('[data-live-pause]')?.click()")
+
     def show(self, *, dark: bool = False, phone: bool = False, still: bool = False) -> None:
         """Show pages in the dark, on a phone, or with reduced motion from now on."""
         self.page.emulate_media(

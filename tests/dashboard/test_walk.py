@@ -83,6 +83,7 @@ def test_a_page_is_whole_however_it_is_looked_at(
     looker, path, name = look(page.who), announced.filled(page.path), file_name(page.name)
     _first_visit(looker, page, path, announced, weights)
     looker.picture(f"{name}-light")
+    looker.pause()
     found: dict[str, list[Any]] = {"light: axe": looker.axe(), "keyboard": faults_of_tabbing(looker.page)}
     looker.show(dark=True)
     _open(looker, path, page)
