@@ -106,17 +106,7 @@ class Shop:
     till: Till
 
     async def decide(self, kind: type[Any], project: str, **values: Any) -> None:
-        command = kind(project=project, **values, **self.commands.addressing(secrets.token_hex(8)))
-
-        async def decided() -> bool:
-            try:
-                reply, _ = await self.commands.decide(command)
-            except Rejection:
-                return False  # the worker is not there yet
-            assert reply.status < 300, reply
-            return True
-
-        await until(decided)
+        await decide(self.commands, kind, project, **values)
 
     async def customer(self, method: str = "card_1") -> str:
         """Open a free project with 250 credits, whose auto-recharge buys below 100; returns its id."""
@@ -196,6 +186,21 @@ class Shop:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def decide(commands: CommandClient, kind: type[Any], project: str, /, **values: Any) -> None:
+    """Have a command decided well, as soon as there is a worker."""
+    command = kind(project=project, **values, **commands.addressing(secrets.token_hex(8)))
+
+    async def decided() -> bool:
+        try:
+            reply, _ = await commands.decide(command)
+        except Rejection:
+            return False  # the worker is not there yet
+        assert reply.status < 300, reply
+        return True
+
+    await until(decided)
 
 
 async def until(check: Callable[[], Awaitable[object]], seconds: float = 60.0) -> None:

@@ -17,7 +17,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from schemas.commands import CreateProject, PutEndpoint
 from schemas.facts import Fact
 from schemas.notices import DeliveryAttempt
-from schemas.problems import Rejection
 from streams.courier.courier import Courier
 from streams.courier.outgoing import Senders
 from streams.embedded import lifeline
@@ -27,7 +26,7 @@ from streams.kafka.publisher import Publisher
 from streams.kafka.topics import topics_of
 from streams.settings import PROJECT_ROOT, Settings
 from streams.state.accounts_view import AccountsView
-from tests.cashier.test_purchases import Worker, at_once, until
+from tests.cashier.test_purchases import Worker, at_once, decide, until
 from tests.courier.receiver import Receiver
 
 KEY = "k" * 40
@@ -90,17 +89,7 @@ class Post:
     receiver: Receiver = field(default_factory=Receiver)
 
     async def decide(self, what: type[Any], project: str, /, **values: Any) -> None:
-        command = what(project=project, **values, **self.commands.addressing(secrets.token_hex(8)))
-
-        async def decided() -> bool:
-            try:
-                reply, _ = await self.commands.decide(command)
-            except Rejection:
-                return False  # the worker is not there yet
-            assert reply.status < 300, reply
-            return True
-
-        await until(decided)
+        await decide(self.commands, what, project, **values)
 
     async def customer(self, plan: str = "free") -> str:
         """Open a project; returns its id. On the enterprise plan it has no credits."""
