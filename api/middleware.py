@@ -5,8 +5,10 @@ It is plain ASGI, so that a streamed answer stays a stream.
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi.security.utils import get_authorization_scheme_param
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers.addresses import AddressLimits, client_address
@@ -23,13 +25,15 @@ from api.callers.calls import (
 )
 from api.callers.keys import hash_key
 from api.dashboard.sessions import Session, find_session
+from api.dashboard.static_files import PREFIX as STATIC
+from api.dashboard.view import problem_page
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
 from schemas.accounts import Limits
 from schemas.problems import Rejection
 from streams.http_answers import (
     check_headers,
-    problem_response,
+    problem_of,
     request_id_for,
     response_of,
 )
@@ -41,8 +45,8 @@ from streams.settings import Settings
 JUDGED_BY_BODY = frozenset({"/v1/admissions", "/v1/admissions/batch"})
 
 
-# Where a session's cookie is looked for.
-DASHBOARD_PATHS = ("/dashboard",)
+# Where a session's cookie is looked for, and what is refused is told by a page.
+DASHBOARD = "/dashboard"
 # Requests of one session.
 SESSION_LIMITS = Limits(600, 1200, cost_ceiling=0)
 
@@ -63,7 +67,8 @@ class Front:
     It is one layer, since each costs a request two functions for every message.
     """
 
-    # Probes come often and from one address, and may come with a key: they are never limited.
+    # Probes come often and from one address, and may come with a key: they are never limited. Nor are the files of
+    # pages: to refuse one costs as much as to give it, and a page without its files is none.
     UNCAPPED_PATHS = frozenset({"/healthz", "/readyz"})
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -101,11 +106,11 @@ class Front:
         except Exception as error:
             if answer.is_begun:
                 raise
-            await response_of(problem_of_failure(request_id, error))(scope, receive, answer.send)
+            await answer.tell(problem_of_failure(request_id, error), answer.send)
 
     async def _refuse_body(self, answer: _Answer) -> None:
         detail = f"At most {self._body_bytes_max} bytes are taken"
-        await problem_response(answer.request_id, "body_too_large", detail)(answer.scope, answer.receive, answer.send)
+        await answer.tell(problem_of(answer.request_id, "body_too_large", detail), answer.send)
 
     def _find_caller(self, scope: Scope, call: Call, headers: dict[bytes, bytes]) -> Rejection | None:
         """Look the key up, or count the call in its address' window. Returns a Rejection where that window is full."""
@@ -120,7 +125,7 @@ class Front:
         except Rejection as rejection:
             # Which of several is meant can't be told, so it is nobody's call.
             key, call.refusal = "", rejection
-        if not key and scope["path"].startswith(DASHBOARD_PATHS):
+        if not key and _is_below(DASHBOARD, scope["path"]):
             session = find_session(scope, scope["app"].state.sessions, headers)
             if session is not None:
                 return self._count_session(call, session)
@@ -164,7 +169,7 @@ class Front:
         return None
 
     def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
-        if scope["path"] in self.UNCAPPED_PATHS:
+        if scope["path"] in self.UNCAPPED_PATHS or _is_below(STATIC, scope["path"]):
             return None
         call.rate = self._addresses.count(address, now_ms(), scope["app"].state.busyness.is_busy)
         if not call.rate.retry_at_ms:
@@ -221,8 +226,14 @@ class _Answer:
 
     async def refuse(self, rejection: Rejection) -> None:
         """Answer with a rejection, without a count."""
-        response = response_of(problem_of_rejection(self.request_id, rejection))
-        await response(self.scope, self.receive, self._send_with_headers)
+        await self.tell(problem_of_rejection(self.request_id, rejection), self._send_with_headers)
+
+    async def tell(self, problem: dict[str, Any], send: Send) -> None:
+        """Answer with a problem; by a page, where one was asked for."""
+        path = self.scope["path"]
+        is_page = _is_below(DASHBOARD, path) and not _is_below(STATIC, path)
+        response = problem_page(Request(self.scope), problem) if is_page else response_of(problem)
+        await response(self.scope, self.receive, send)
 
     async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -259,6 +270,10 @@ class _Body:
 
 class _BodyTooLarge(BaseException):
     """Raised where a body is too large. It is no Exception, so no handler on the way can take it for its own error."""
+
+
+def _is_below(folder: str, path: str) -> bool:
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def _first_of_each(scope: Scope) -> dict[bytes, bytes]:

@@ -234,9 +234,11 @@ def problem_page(request: Request, problem: Mapping[str, Any]) -> Response:
     is_part = "hx-request" in request.headers
     context: dict[str, Any] = {"problem": told, "view": None, "places": []}
     session = session_of(request.scope)
-    if session is not None and not is_part:
+    # Before the services have started nobody can be looked up.
+    services = getattr(request.app.state, "services", None)
+    if session is not None and services is not None and not is_part:
         try:
-            view = View(request, request.app.state.services, session)
+            view = View(request, services, session)
             if view.project is None or _is_project(view.project):
                 context |= view._shared()
         except Rejection:

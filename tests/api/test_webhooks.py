@@ -242,12 +242,13 @@ def test_the_platforms_endpoints_and_the_command_line(
         assert (changed["ordered"], changed["description"], changed["environments"]) == (True, "ops", ["preview"])
         assert run("resume", one, *whose)["state"] == "active"
         report(stack, attempt(account, one, 14, now_ms()))
-        numbers = eventually(
-            lambda one=one, whose=whose: [
-                each["number"] for each in run("deliveries", one, *whose, "--notice", "ntc-0-1-0")["deliveries"]
-            ]
-        )
-        assert numbers == [14]
+
+        def numbers(one: str = one, whose: list[str] = whose) -> list[int]:
+            listed = run("deliveries", one, *whose, "--notice", "ntc-0-1-0")["deliveries"]
+            return [each["number"] for each in listed]
+
+        # Beside what is reported here, the courier may have begun with the replay.
+        assert eventually(lambda numbers=numbers: 14 in (found := numbers()) and found)[:2] in ([14], [14, 1])
         assert run("show", one, *whose)["state"] == run("health", one, *whose)["state"] == "active"
         assert run("remove", one, *whose) == {"id": one, "removed": True}
     for whose in (["--project", project], []):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -150,7 +151,15 @@ def launched(chromium: str) -> Iterator[Browser]:
 @contextmanager
 def looking(browser: Browser, base_url: str, kept: StorageState | None = None) -> Iterator[Looker]:
     """A Looker with a context of their own, with the cookies of another one's `storage_state` where these are given."""
-    context = browser.new_context(viewport={**DESKTOP}, timezone_id=ZONE, locale="en-GB", storage_state=kept)  # type: ignore[arg-type]
+    # From an address of their own: what other tests ask for without a key is not theirs.
+    address = {"x-forwarded-for": f"198.18.{secrets.randbelow(256)}.{secrets.randbelow(256)}"}
+    context = browser.new_context(
+        viewport={**DESKTOP},  # type: ignore[arg-type]
+        timezone_id=ZONE,
+        locale="en-GB",
+        storage_state=kept,
+        extra_http_headers=address,
+    )
     try:
         yield Looker(context, base_url)
     finally:

@@ -7,6 +7,7 @@ import pytest
 
 from api.callers.keys import admin_of, admin_with_id, new_admin_key
 from api.dashboard.sessions import Sessions
+from api.dashboard.static_files import SHEET, static_path
 from api.stack import Stack
 from streams.settings import Admin, Role
 from tests.calls import Operator
@@ -53,3 +54,19 @@ def test_an_admin_who_has_another_key_has_no_session_of_the_old_one(role: Role) 
     unnamed = Sessions("k" * 40).begin(owner, old, "UTC")
     assert admin_with_id(unnamed.key_id, [], [old_hash], unnamed.mark) == owner
     assert admin_with_id(unnamed.key_id, [], [old_hash[:8] + new_hash[8:]], unnamed.mark) is None
+
+
+def test_whoever_is_refused_before_any_page_is_told_by_a_page_and_has_its_files(stack: Stack) -> None:
+    headers = {"x-forwarded-for": "198.51.100.77"}
+    with httpx.Client(base_url=stack.url, headers=headers) as visitor:
+        large = visitor.post("/dashboard/sign-in", content=b"x" * (stack.settings.request_body_bytes_max + 1))
+        for _ in range(stack.settings.public_burst):
+            visitor.get("/v1/nothing")
+        limited = visitor.get("/dashboard/sign-in")
+        for answer, status, words in ((large, 413, "At most"), (limited, 429, "Retry after")):
+            assert answer.status_code == status and "<h1>" in answer.text and words in answer.text, answer.text
+            assert answer.headers["content-type"].startswith("text/html")
+            assert "script-src 'self'" in answer.headers["content-security-policy"]
+        assert int(limited.headers["retry-after"]) >= 1
+        assert visitor.get("/v1/usage").headers["content-type"] == "application/problem+json"
+        assert visitor.get(static_path(SHEET)).status_code == 200

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.dashboard.static_files import MEDIA_TYPES, PREFIX, static_files, static_path
+from api.dashboard.static_files import MEDIA_TYPES, PREFIX, SHEET, static_files, static_path
 from streams.settings import PROJECT_ROOT
 from tests.calls import Operator
 
@@ -84,6 +84,17 @@ def test_no_icon_of_pico_is_left_which_the_policy_would_block() -> None:
     assert len(re.findall(r"url\(", pico)) == len(re.findall(r"--pico-icon-[a-z]+:url\(", pico))
 
 
+def test_a_page_has_one_style_sheet_so_that_none_is_in_force_without_the_others() -> None:
+    for path in sorted((PAGES / "templates").rglob("*.html")):
+        sheets = re.findall(r'<link rel="stylesheet" href="([^"]*)"', path.read_text())
+        assert sheets == ([f"{{{{ static('{SHEET}') }}}}"] if path.name == "base.html" else []), path.name
+    assert not {"tokens.css", "meterline.css", "vendor/pico.min.css"} & set(static_files())
+    ground, _, ours = static_files()[SHEET].content.decode().partition("@layer pico {")
+    assert ground == (PAGES / "static" / "tokens.css").read_text() + "\n"
+    pico = (PAGES / "static" / "vendor" / "pico.min.css").read_text().removeprefix('@charset "UTF-8";')
+    assert ours == pico + "}\n" + (PAGES / "static" / "meterline.css").read_text()
+
+
 def test_files_are_kept_for_as_long_as_they_are_as_they_are(operator: Operator) -> None:
     with httpx.Client(base_url=operator.http.base_url) as anybody:
         for name, file in static_files().items():
@@ -93,9 +104,9 @@ def test_files_are_kept_for_as_long_as_they_are_as_they_are(operator: Operator) 
             assert headers["content-encoding"] == "gzip" and "immutable" in headers["cache-control"], name
             assert headers["content-type"] == MEDIA_TYPES[f".{name.rpartition('.')[2]}"], name
             assert headers["x-content-type-options"] == "nosniff", name
-        old = anybody.get(f"{PREFIX}/0123456789ab/meterline.css")
+        old = anybody.get(f"{PREFIX}/0123456789ab/{SHEET}")
         assert (old.status_code, old.headers["cache-control"]) == (200, "no-cache")
-        plain = anybody.get(static_path("meterline.css"), headers={"accept-encoding": "identity"})
+        plain = anybody.get(static_path(SHEET), headers={"accept-encoding": "identity"})
         assert "content-encoding" not in plain.headers
         for name in (
             "nothing.css",
