@@ -63,22 +63,28 @@ class LiveEntry:
     made once for all. `place` is its place in its partition: what was decided later has a higher one. `size` is about
     how many bytes of memory it takes."""
 
-    __slots__ = ("_customer_id", "_made", "_of_customer", "fact", "is_of_customer", "partition", "place", "size")
+    __slots__ = (
+        "_customer_id",
+        "_made",
+        "_of_customer",
+        "entry_id",
+        "fact",
+        "is_of_customer",
+        "partition",
+        "place",
+        "size",
+    )
 
     def __init__(self, partition: int, fact: Fact, *, is_of_customer: bool = False) -> None:
         self.partition = partition
         self.fact = fact
+        self.entry_id = f"{partition}-{fact.offset}-{fact.index}"
         self.place: Place = (fact.offset, fact.index)
         self.size = 1024 + len(fact.metadata)
         self.is_of_customer = is_of_customer
         self._of_customer: LiveEntry | None = None
         self._customer_id: str | None = None
         self._made: dict[Callable[[LiveEntry], bytes], bytes] = {}
-
-    @property
-    def entry_id(self) -> str:
-        """The entry's id."""
-        return f"{self.partition}-{self.fact.offset}-{self.fact.index}"
 
     @property
     def customer_id(self) -> str:

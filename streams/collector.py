@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import time
 
-_COLLECT_SECONDS = 3.0
+_YOUNG_SECONDS, _ALL_SECONDS = 3.0, 60.0
+_YOUNG = 1
 
 
 def tune_collector() -> None:
@@ -21,17 +22,21 @@ def tune_collector() -> None:
 
 class CycleCollector:
     """A CycleCollector collects reference cycles every few seconds while there is work, once for all loops of the
-    process.
+    process: those of young objects, which takes no time, and now and then all.
 
-    Every fetch of aiokafka leaves a cycle behind that holds all it fetched, unpacked: fifteen megabytes of journal.
-    Left to the thresholds, that grew to five gigabytes.
+    A fetch of aiokafka could leave a cycle behind that holds all it fetched, unpacked: fifteen megabytes of journal.
+    Left to the thresholds, that grew to five gigabytes. To look through all objects each time held an API with 500 open
+    streams up by 90 ms, every three seconds, and found nothing.
     """
 
-    _collected_at = 0.0
+    _young_at = _all_at = 0.0
 
     def tick(self) -> None:
         """Collect reference cycles if it is time to. Call this after each round of work."""
         now = time.monotonic()
-        if now - CycleCollector._collected_at >= _COLLECT_SECONDS:
-            CycleCollector._collected_at = now
+        if now - CycleCollector._all_at >= _ALL_SECONDS:
+            CycleCollector._young_at = CycleCollector._all_at = now
             gc.collect()
+        elif now - CycleCollector._young_at >= _YOUNG_SECONDS:
+            CycleCollector._young_at = now
+            gc.collect(_YOUNG)

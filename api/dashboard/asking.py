@@ -1,5 +1,5 @@
 """Questions of a page to this process's own API: the same routes, scopes, roles and walls as for anybody else, and no
-connection."""
+connection. And parts of the page, before a browser asks for them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import orjson
+from markupsafe import Markup
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers.calls import begin_inner_call
 from api.callers.keys import Caller
+from api.dashboard.sessions import share_session
 from streams.core.foreign import read
 from streams.http_answers import request_id_for
 
@@ -45,6 +48,15 @@ class ApiAnswer:
         return self.problem is None
 
 
+@dataclass(frozen=True, slots=True)
+class PagePart:
+    """A part of a page, which a browser would ask for at `url`; `text` is what it has, or None where the browser is to
+    ask, since it was not there in time."""
+
+    url: str
+    text: Markup | None = None
+
+
 class OwnApi:
     """The API, asked by a page for its caller. Paths are those of the API, with their parameters filled in by
     `api_path`; None leaves a query parameter out."""
@@ -55,6 +67,31 @@ class OwnApi:
     async def get(self, path: str, **query: Any) -> ApiAnswer:
         """Ask for what is at a path. A parameter whose name is a keyword or has a dot comes in a dict, by `**`."""
         return await self.call("GET", path, query)
+
+    async def parts(self, urls: Mapping[str, str], seconds: float) -> dict[str, PagePart]:
+        """Ask for parts of a page, all at once, and wait for them for so long. What is not there by then is given up,
+        though a question to the history runs on to its end."""
+        asked = {name: asyncio.ensure_future(self._part(url)) for name, url in urls.items()}
+        await asyncio.wait(asked.values(), timeout=seconds)
+        for part in asked.values():
+            part.cancel()
+        return {name: PagePart(urls[name], part.result() if _is_there(part) else None) for name, part in asked.items()}
+
+    async def _part(self, url: str) -> Markup | None:
+        split = urlsplit(url)
+        host = Headers(scope=self._outer).get("host", "")
+        scope = self._scope("GET", split.path, dict(parse_qsl(split.query)), {"hx-request": "true", "host": host})
+        share_session(self._outer, scope)
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await self._app(scope, _receive(b""), send)
+        # One that leads elsewhere is for the browser to follow.
+        if "hx-redirect" in Headers(raw=sent[0]["headers"]):
+            return None
+        return Markup(b"".join(each.get("body", b"") for each in sent[1:]).decode())
 
     async def call(
         self, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None, key: str = ""
@@ -128,6 +165,10 @@ class _PassedOn(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(self._inner, receive, send)
+
+
+def _is_there(part: asyncio.Future[Markup | None]) -> bool:
+    return part.done() and not part.cancelled() and part.exception() is None
 
 
 def api_path(template: str, **parameters: str) -> str:

@@ -134,6 +134,11 @@ def session_of(scope: MutableMapping[str, Any]) -> Session | None:
     return session
 
 
+def share_session(outer: MutableMapping[str, Any], scope: MutableMapping[str, Any]) -> None:
+    """Put the session of a request into the scope of one that it makes to this process itself."""
+    scope[_SCOPE_KEY] = outer.get(_SCOPE_KEY)
+
+
 def caller_of_session(services: Services, session: Session) -> Caller:
     """The caller behind a session, as the key, the admin or the portal is now. Raises Rejection, `key_revoked` and
     `not_ready` among others."""

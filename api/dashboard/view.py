@@ -17,7 +17,7 @@ from starlette.responses import Response
 from api.callers.portals import is_shown
 from api.callers.roles import MAY
 from api.dashboard import pages
-from api.dashboard.asking import ApiAnswer, OwnApi, ShownProblem
+from api.dashboard.asking import ApiAnswer, OwnApi, PagePart, ShownProblem
 from api.dashboard.figures import shown_time
 from api.dashboard.navigation import is_page_of_portal, pages_of_portal, places_for
 from api.dashboard.sessions import Session, Sessions, caller_of_session, is_loopback, session_of
@@ -33,6 +33,8 @@ PORTAL = "/dashboard/portal"
 FORM_BYTES_MAX = 64 * 1024
 # The API lets a question wait for some seconds (api/reads.py) before it is refused.
 _TURNS_WAITED_MAX = 3
+# A page waits so long for its parts: a quick history's figures come with it, and a slow one holds it up no longer.
+_PARTS_SECONDS = 0.25
 
 
 class NotSignedInError(Exception):
@@ -70,6 +72,11 @@ class View:
             if answer.problem is None or answer.problem.code != "too_many_queries":
                 return answer
         return answer
+
+    async def parts(self, **urls: str) -> dict[str, PagePart]:
+        """The parts of a page that the page would load by itself, each as it is if it is there soon enough for the page
+        to come with it."""
+        return await self.api.parts(urls, _PARTS_SECONDS)
 
     async def call(self, method: str, path: str, body: Any = None, key: str = "", **query: Any) -> ApiAnswer:
         """Make a call of the API that may change something."""

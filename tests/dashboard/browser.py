@@ -115,6 +115,11 @@ class Looker:
         """The (method, path) of all that pages have asked the server for so far."""
         return {(each.method, urlsplit(each.url).path) for each in self.requests}
 
+    def parts_it_came_with(self) -> list[str]:
+        """The paths of the parts that were ready in time to come with the page."""
+        found = self.page.locator("[data-part]").evaluate_all("all => all.map(each => each.dataset.part)")
+        return [urlsplit(each).path for each in found]
+
     def loaded(self) -> list[tuple[str, int, int]]:
         """The (path, bytes that came over the wire, bytes of its compressed body) of all that the page has loaded; what
         the browser had kept has come in 0 bytes."""

@@ -111,8 +111,9 @@ def _first_visit(looker: Looker, page: WalkedPage, path: str, story: Story, weig
     assert looker.page.locator("h1").count() == 1
     title = looker.page.title()
     assert title.endswith(" · Meterline") and len(title) > len(" · Meterline")
-    missing = [part for part in page.parts if not any(is_of(part, asked) for _, asked in looker.asked())]
-    assert missing == [], "parts that the page did not ask for"
+    had = [asked for _, asked in looker.asked()] + looker.parts_it_came_with()
+    missing = [part for part in page.parts if not any(is_of(part, each) for each in had)]
+    assert missing == [], "parts that the page neither came with nor asked for"
     loaded = looker.loaded()
     elsewhere = [each for each, _, _ in loaded if not each.startswith("/dashboard")]
     assert elsewhere == []

@@ -24,8 +24,8 @@ class WalkedPage:
     """A page of the walk: its address, who looks at it, and texts that must be on it, names of the story in braces.
 
     `route` is the route that answers it, where that has parameters in its path. `parts` are the routes of the parts
-    that the page asks for by itself. `status` is what the page is answered with, `part_status` what a part of it may
-    be, where the page is one that shows what goes wrong.
+    that the page comes with, or asks for by itself. `status` is what the page is answered with, `part_status` what a
+    part of it may be, where the page is one that shows what goes wrong.
     """
 
     path: str

@@ -28,7 +28,9 @@ async def invoices(
 ) -> Response:
     """Show the months that have an invoice, the open month first."""
     base = _base(view, billing_account)
-    return view.page("invoices.html", billing_account=billing_account, cursor=cursor, base=base)
+    listed = view.url("/dashboard/invoices/months", billing_account=billing_account, cursor=cursor)
+    parts = await view.parts(months=listed)
+    return view.page("invoices.html", billing_account=billing_account, parts=parts, base=base)
 
 
 @router.get("/months")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,14 +44,17 @@ _FILTERS = ("operation", "customer_id", "kind", "from", "to")
 
 @router.get("/ledger")
 async def ledger(view: ProjectViewDep) -> Response:
-    """Show a project's ledger; its rows are loaded by the page."""
-    prices = await view.get("/v1/prices")
+    """Show a project's ledger."""
     asked = {name: view.query.get(name, "") for name in _FILTERS}
+    cursor = view.query.get("cursor", "")
+    entries = view.parts(entries=view.url("/dashboard/ledger/rows", cursor=cursor, **asked))
+    prices, parts = await asyncio.gather(view.get("/v1/prices"), entries)
     return view.page(
         "ledger.html",
         asked=asked,
         is_filtered=any(asked.values()),
-        cursor=view.query.get("cursor", ""),
+        cursor=cursor,
+        parts=parts,
         kinds=KINDS,
         operations=sorted(each["operation"] for each in prices.data["prices"]) if prices else [],
     )

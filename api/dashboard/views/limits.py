@@ -23,11 +23,12 @@ _COLOURS = {"limited": 2, "refused": 4}
 @router.get("/limits")
 async def limits(view: ProjectViewDep) -> Response:
     """Show the limits of a project."""
-    asked, me = await asyncio.gather(view.get("/v1/limits"), view.get("/v1/projects/me"))
+    refused = view.parts(refusals=view.url("/dashboard/limits/refusals"))
+    asked, me, parts = await asyncio.gather(view.get("/v1/limits"), view.get("/v1/projects/me"), refused)
     for each in (asked, me):
         if each.problem is not None:
             return view.error(each.problem)
-    return view.page("limits.html", project=me.data, rows=rows_of(asked.data), **_standing(asked.data))
+    return view.page("limits.html", project=me.data, rows=rows_of(asked.data), parts=parts, **_standing(asked.data))
 
 
 @router.get("/limits/standing")

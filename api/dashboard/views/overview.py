@@ -22,6 +22,7 @@ from streams.core.booking import format_credits, parse_credits
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
 _TOP_CUSTOMERS = 5
+_NEWEST_ENTRIES = 8
 _SHORT_PRESETS = ("24h", "7d", "30d")
 _FIRST_USE = "chat.message"
 
@@ -49,11 +50,16 @@ async def overview(view: ViewDep, span: RangeQuery = "7d") -> Response:
         return view.led_to("/dashboard/projects")
     if view.caller.customer is not None:
         return await customer_overview(view)
-    found = await _now(view)
+    asked = view.parts(
+        operations=view.url("/dashboard/overview/operations", range=span),
+        customers=view.url("/dashboard/overview/customers"),
+        entries=view.url("/dashboard/ledger/rows", limit=_NEWEST_ENTRIES, brief="true"),
+    )
+    found, parts = await asyncio.gather(_now(view), asked)
     if isinstance(found, Response):
         return found
     presets = [(name, PRESETS[name][0]) for name in _SHORT_PRESETS]
-    return view.page("overview.html", span=span, presets=presets, **found)
+    return view.page("overview.html", span=span, presets=presets, parts=parts, **found)
 
 
 @router.get("/overview/now")
@@ -78,7 +84,7 @@ async def _now(view: View) -> dict[str, Any] | Response:
         "balance": balance.data,
         "project": me.data,
         "limits": limits.data,
-        "parts": parts_of(balance.data),
+        "balance_parts": parts_of(balance.data),
         "pace": pace_of(balance.data),
         "held_for": held_for,
         "lag_ms": balance.data["lag_ms"],

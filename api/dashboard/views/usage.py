@@ -65,12 +65,13 @@ class AskedUsage:
 
 @router.get("/usage")
 async def usage(view: ProjectViewDep) -> Response:
-    """Show the form of a question for usage; its figures come after the page."""
+    """Show the form of a question for usage, and its figures."""
     asked = asked_usage(view)
+    address = view.url(None, environment=_environment(view))
+    parts = await view.parts(figures=address.replace("/dashboard/usage", "/dashboard/usage/figures", 1))
     return view.page(
         "usage.html", asked=asked, presets=PRESETS, granularities=GRANULARITIES, group_names=_GROUPS,
-        outcomes=_OUTCOMES, tops=_TOPS, zones=ZONES, address=view.url(None, environment=_environment(view)),
-        links=_Links(view),
+        outcomes=_OUTCOMES, tops=_TOPS, zones=ZONES, parts=parts, links=_Links(view),
     )  # fmt: skip
 
 
