@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from itsdangerous import BadSignature, Signer, URLSafeSerializer
 
-from api.callers.keys import Caller, admin_with_id, key_mark, key_with_id
+from api.callers.keys import Caller, admin_with_id, key_with_id
 from api.callers.links import PortalLink
 from api.callers.portals import caller_of_portal
 from api.dependencies import account_for
@@ -65,10 +65,9 @@ class Sessions:
         self._seal = URLSafeSerializer(secret, salt="meterline session", signer_kwargs=signing)
         self._csrf = Signer(secret, salt="meterline form", **signing)  # type: ignore[arg-type]
 
-    def begin(self, caller: Caller, key: str, zone: str) -> Session:
-        """A new session for a caller who has just shown this key; its id was never used before."""
-        session = self._begun(caller.project, caller.key_id, caller.environment, zone)
-        return session if caller.project is not None else replace(session, mark=key_mark(key))
+    def begin(self, caller: Caller, zone: str) -> Session:
+        """A new session for a caller who has just shown a key; its id was never used before."""
+        return replace(self._begun(caller.project, caller.key_id, caller.environment, zone), mark=caller.mark)
 
     def begin_portal(self, link: PortalLink, zone: str) -> Session:
         """A new session for whoever opens a portal link; its id was never used before."""

@@ -43,15 +43,17 @@ def test_an_admin_who_has_another_key_has_no_session_of_the_old_one(role: Role) 
     before = Admin(name="ada", role=role, key_hash=old_hash)
     caller = admin_of(old, [before], [])
     assert caller is not None
-    session = Sessions("k" * 40).begin(caller, old, "UTC")
+    session = Sessions("k" * 40).begin(caller, "UTC")
     assert admin_with_id(session.key_id, [before], [], session.mark) == caller
     after = Admin(name="ada", role=role, key_hash=new_hash)
     assert admin_with_id(session.key_id, [after], [], session.mark) is None
     assert admin_with_id(session.key_id, [], [], session.mark) is None
+    # A session that says no key is nobody's: not of the admin who has none, nor of any.
+    assert admin_with_id(session.key_id, [before], [old_hash], "") is None
     # One without a name, by its hash alone: another hash that begins the same is another admin.
     owner = admin_of(old, [], [old_hash])
     assert owner is not None
-    unnamed = Sessions("k" * 40).begin(owner, old, "UTC")
+    unnamed = Sessions("k" * 40).begin(owner, "UTC")
     assert admin_with_id(unnamed.key_id, [], [old_hash], unnamed.mark) == owner
     assert admin_with_id(unnamed.key_id, [], [old_hash[:8] + new_hash[8:]], unnamed.mark) is None
 

@@ -50,7 +50,7 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
         caller, _ = caller_with(services, key)
     except Rejection as rejection:
         return _form(request, next, "", f"{rejection.detail}.", rejection.status)
-    session = sessions_of(request).begin(caller, key, fields.get("zone", ""))
+    session = sessions_of(request).begin(caller, fields.get("zone", ""))
     response = Response(None, 303, pages.HEADERS | {"location": next if is_own_page(next) else "/dashboard"})
     keep_session(request, response, session)
     return response
