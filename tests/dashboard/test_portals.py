@@ -175,8 +175,11 @@ def test_a_form_from_elsewhere_opens_no_link_and_ends_no_session(operator: Opera
     for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
         assert reader.post(out, data=own, headers=headers).status_code == 403, headers
     assert reader.get("/dashboard").status_code == 200
+    copy = browser(operator.url)
+    copy.cookies.update(reader.cookies)
     done = reader.post(out, data=own)
     assert done.status_code == 303 and not reader.cookies
+    assert copy.get("/dashboard").status_code == 303 and press(copy, token).status_code == 410
     assert reader.get("/dashboard").status_code == 303 and others.get("/dashboard").status_code == 200
 
 
