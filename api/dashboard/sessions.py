@@ -73,6 +73,7 @@ class Sessions:
         signing = {"digest_method": sha256, "key_derivation": "hmac"}
         self._seal = URLSafeSerializer(secret, salt="meterline session", signer_kwargs=signing)
         self._csrf = Signer(secret, salt="meterline form", **signing)  # type: ignore[arg-type]
+        self._shown = Signer(secret, salt="meterline shown", **signing)  # type: ignore[arg-type]
 
     def begin(self, caller: Caller, zone: str) -> Session:
         """A new session for a caller who has just shown a key; its id was never used before."""
@@ -126,6 +127,14 @@ class Sessions:
         """Whether a token is one of this session's."""
         nonce, dot, signature = token[:200].partition(".")
         return bool(dot) and secrets.compare_digest(signature.encode(), self._signature(session, nonce).encode())
+
+    def proof(self, session: Session, shown: bytes) -> str:
+        """The proof that a session was shown something, for the form of what may be done then."""
+        return self._shown.get_signature(f"{session.id}.{sha256(shown).hexdigest()}").decode()
+
+    def is_proof(self, session: Session, shown: bytes, proof: str) -> bool:
+        """Whether this session was shown this."""
+        return secrets.compare_digest(proof.encode(), self.proof(session, shown).encode())
 
     def _signature(self, session: Session, nonce: str) -> str:
         return self._csrf.get_signature(f"{session.id}.{nonce}").decode()
