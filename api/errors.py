@@ -54,7 +54,7 @@ def _answer_in_json(_request: Request, problem: dict[str, Any]) -> Response:
 def install(app: FastAPI, answer: Callable[[Request, dict[str, Any]], Response] = _answer_in_json) -> None:
     """Make every error of this app a problem, told as `answer` does."""
 
-    def answer_with(request: Request, code: str, detail: str, field: str | None = None) -> Response:
+    def answer_with(request: Request, code: str, detail: str, *, field: str | None = None) -> Response:
         return answer(request, problem_of(request_id_of(request), code, detail, field=field))
 
     @app.exception_handler(Rejection)
@@ -67,7 +67,7 @@ def install(app: FastAPI, answer: Callable[[Request, dict[str, Any]], Response] 
         if first["type"] == "json_invalid":
             return answer_with(request, "malformed_json", "The body is not JSON")
         field = ".".join(str(part) for part in first["loc"] if part != "body")
-        return answer_with(request, "invalid_request", f"`{field}`: {first['msg']}", field)
+        return answer_with(request, "invalid_request", f"`{field}`: {first['msg']}", field=field)
 
     @app.exception_handler(DamagedError)
     async def _damaged(request: Request, error: DamagedError) -> Response:

@@ -1,4 +1,4 @@
-"""Whatever is refused below /dashboard is told by a page, whoever refuses it; below /v1, and of files, by JSON."""
+"""Refusals below /dashboard are told by pages, whoever refuses; those below /v1, and of files, in JSON."""
 
 from __future__ import annotations
 

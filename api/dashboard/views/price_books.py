@@ -21,7 +21,6 @@ from streams.core.foreign import UnreadableError, read
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 _ANNOUNCE = "POST /v1/admin/price-books"
 _PLACE = "/dashboard/price-books"
-_NOT_REHEARSED = "You were not shown a rehearsal of this very book since you signed in; rehearse it, then announce it"
 _EXAMPLE = """{
   "version": "2027-01",
   "effective_at": "2027-01-01T00:00:00Z",
@@ -60,10 +59,10 @@ async def announce(view: AdminViewDep) -> Response:
     if isinstance(book, ShownProblem):
         return _form(view, text, days, book)
     if given.get("step") == "announce":
-        if view.may(_ANNOUNCE) and not sessions_of(view.request).is_proof(
-            view.session, _content(book), given.get("rehearsed", "")
-        ):
-            return _form(view, text, days, _shown(Rejection("invalid_request", _NOT_REHEARSED), "Not rehearsed"))
+        proof = given.get("rehearsed", "")
+        if view.may(_ANNOUNCE) and not sessions_of(view.request).is_proof(view.session, _content(book), proof):
+            detail = "This session was not shown a rehearsal of this very book; rehearse it first"
+            return _form(view, text, days, _shown(Rejection("invalid_request", detail, "book"), "Not rehearsed"))
         announced = await view.call("POST", "/v1/admin/price-books", book, given.get("idempotency_key", "")[:100])
         if announced.problem is not None:
             return _form(view, text, days, announced.problem)
@@ -133,13 +132,13 @@ def _book(text: str) -> Mapping[str, Any] | ShownProblem:
         book = None
     if isinstance(book, dict):
         return book
-    return _shown(Rejection("malformed_json", "This is no JSON object"), "Malformed JSON")
+    return _shown(Rejection("malformed_json", "This is no JSON object", "book"), "Malformed JSON")
 
 
 def _content(book: Mapping[str, Any]) -> bytes:
-    """What a book says, however it is laid out: a browser changes the ends of lines."""
+    """The content of a book, however its text is laid out: a browser changes the ends of lines."""
     return orjson.dumps(book, option=orjson.OPT_SORT_KEYS)
 
 
 def _shown(wrong: Rejection, title: str) -> ShownProblem:
-    return ShownProblem(wrong.status, wrong.code, title, wrong.detail, "book")
+    return ShownProblem(wrong.status, wrong.code, title, wrong.detail, wrong.field or "")
