@@ -16,6 +16,7 @@ from api.callers.calls import keep_refusal
 from api.callers.portals import check_portal
 from api.connections import ConnectionLimits, Connections
 from api.dashboard import routes as dashboard
+from api.dashboard.view import answer_with_problem
 from api.lean import LeanRoutes
 from api.metrics import registry_of
 from api.middleware import Front
@@ -138,7 +139,7 @@ def create_app(settings: Settings, *, connections_max: int = 1024) -> FastAPI:
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.connections, app.state.busyness = connections, busyness
-    errors.install(app)
+    errors.install(app, answer_with_problem)
     for router in _ROUTERS:
         app.include_router(router)
     api_routes = [route for router in _ROUTERS for route in router.routes]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from clickhouse_connect.driver.exceptions import OperationalError
@@ -13,7 +14,7 @@ from starlette.responses import Response
 
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouseError
-from streams.http_answers import problem_of, problem_response, response_of
+from streams.http_answers import problem_of, response_of
 from streams.state.damage import DamagedError
 
 log = logging.getLogger(__name__)
@@ -46,45 +47,50 @@ def request_id_of(request: Request) -> str:
     return str(request.scope.get("meterline.request_id", ""))
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of this app a problem."""
+def _answer_in_json(_request: Request, problem: dict[str, Any]) -> Response:
+    return response_of(problem)
+
+
+def install(app: FastAPI, answer: Callable[[Request, dict[str, Any]], Response] = _answer_in_json) -> None:
+    """Make every error of this app a problem, told as `answer` does."""
+
+    def answer_with(request: Request, code: str, detail: str, *, field: str | None = None) -> Response:
+        return answer(request, problem_of(request_id_of(request), code, detail, field=field))
 
     @app.exception_handler(Rejection)
     async def _rejected(request: Request, rejection: Rejection) -> Response:
-        return response_of(problem_of_rejection(request_id_of(request), rejection))
+        return answer(request, problem_of_rejection(request_id_of(request), rejection))
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return problem_response(request_id_of(request), "malformed_json", "The body is not JSON")
+            return answer_with(request, "malformed_json", "The body is not JSON")
         field = ".".join(str(part) for part in first["loc"] if part != "body")
-        return problem_response(request_id_of(request), "invalid_request", f"`{field}`: {first['msg']}", field=field)
+        return answer_with(request, "invalid_request", f"`{field}`: {first['msg']}", field=field)
 
     @app.exception_handler(DamagedError)
     async def _damaged(request: Request, error: DamagedError) -> Response:
         log.error("request %s met damage; this process ends, and rebuilds its accounts", request_id_of(request))
-        return problem_response(request_id_of(request), "not_ready", "This process rebuilds its copy of the accounts")
+        return answer_with(request, "not_ready", "This process rebuilds its copy of the accounts")
 
     @app.exception_handler(ClickHouseError)
     @app.exception_handler(OperationalError)
     async def _history_away(request: Request, error: Exception) -> Response:
         log.warning("request %s: history can't be asked: %s", request_id_of(request), error)
-        return problem_response(
-            request_id_of(request), "history_unavailable", "The history in ClickHouse can't be asked now"
-        )
+        return answer_with(request, "history_unavailable", "The history in ClickHouse can't be asked now")
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         code = _CODE_OF_STATUS.get(
             error.status_code, "invalid_request" if error.status_code < 500 else "internal_error"
         )
-        return problem_response(request_id_of(request), code, f"{request.method} {request.url.path}: {error.detail}")
+        return answer_with(request, code, f"{request.method} {request.url.path}: {error.detail}")
 
     # An error that a route raises is answered further in, by api.middleware.Front. This handler is outside of all our
     # layers, for errors in those.
     @app.exception_handler(Exception)
     async def _failed(request: Request, error: Exception) -> Response:
-        response = response_of(problem_of_failure(request_id_of(request), error))
+        response = answer(request, problem_of_failure(request_id_of(request), error))
         response.headers["x-request-id"] = request_id_of(request)
         return response

@@ -144,12 +144,14 @@ class LedgerStream:
         partition: int,
         wanted: Wanted,
         after: Place | None,
+        is_signed_out: Callable[[], bool],
     ) -> None:
         self.reader, self.project, self.partition = reader, project, partition
         self.wanted = wanted if reader.portal is None else wanted.within(reader.portal)
         self._is_of_customer = reader.portal is not None and bool(reader.portal.customer)
         self._ledger = ledger
         self._after = after
+        self.is_signed_out = is_signed_out
         self._wants_all = self.wanted == Wanted()
         self.place = NOWHERE
         self._begun_at = NOWHERE
@@ -300,14 +302,20 @@ class LiveLedger:
 
     @asynccontextmanager
     async def stream(
-        self, reader: StreamReader, project: str, wanted: Wanted, after: Place | None = None
+        self,
+        reader: StreamReader,
+        project: str,
+        wanted: Wanted,
+        after: Place | None = None,
+        is_signed_out: Callable[[], bool] = bool,
     ) -> AsyncIterator[LedgerStream]:
         """Open a stream of a project's entries that were booked after a place, or from now on. It ends once the
-        reader's key has. Raises Rejection `too_many_streams`, or `not_ready` where the journal can't be read."""
+        reader's key has, or the reader `is_signed_out`. Raises Rejection `too_many_streams`, or `not_ready` where the
+        journal can't be read."""
         key = (reader.name, reader.key_id)
         self.check_room(reader)
         partition = partition_of(project, self._settings.partitions)
-        stream = LedgerStream(self, reader, project, partition, wanted, after)
+        stream = LedgerStream(self, reader, project, partition, wanted, after, is_signed_out)
         self._of_keys[key] += 1
         self._streams.setdefault(project, set()).add(stream)
         try:
@@ -330,7 +338,7 @@ class LiveLedger:
                 del self._streams[project]
 
     async def run(self) -> None:
-        """End the streams of keys that have ended, until cancelled."""
+        """End the streams of keys that have ended, and of whoever has signed out, until cancelled."""
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             self._keys = {project: keys for project, keys in self._keys.items() if project in self._streams}
@@ -403,7 +411,11 @@ class LiveLedger:
             raise Rejection("too_many_streams", f"At most {settings.ledger_streams_max} streams are open at once")
 
     def _check_keys(self, project: str) -> bool:
-        """End the streams of a project's keys that have ended. Gives whether that took a look at its account."""
+        """End the streams of a project's keys that have ended, and those of whoever has signed out. Gives whether that
+        took a look at its account."""
+        for stream in self._streams.get(project, ()):
+            if stream.is_signed_out():
+                stream.end(Rejection("unauthenticated", "You have signed out"))
         self._check_portals(project)
         streams = [
             stream

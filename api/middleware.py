@@ -26,7 +26,7 @@ from api.callers.calls import (
 from api.callers.keys import hash_key
 from api.dashboard.sessions import Session, find_session
 from api.dashboard.static_files import PREFIX as STATIC
-from api.dashboard.view import problem_page
+from api.dashboard.view import DASHBOARD, answer_with_problem, is_below
 from api.dependencies import caller_with
 from api.errors import problem_of_failure, problem_of_rejection
 from schemas.accounts import Limits
@@ -35,7 +35,6 @@ from streams.http_answers import (
     check_headers,
     problem_of,
     request_id_for,
-    response_of,
 )
 from streams.kafka.clock import now_ms
 from streams.limit_headers import rate_headers, retry_after_seconds
@@ -45,8 +44,6 @@ from streams.settings import Settings
 JUDGED_BY_BODY = frozenset({"/v1/admissions", "/v1/admissions/batch"})
 
 
-# Where a session's cookie is looked for, and what is refused is told by a page.
-DASHBOARD = "/dashboard"
 # Requests of one session.
 SESSION_LIMITS = Limits(600, 1200, cost_ceiling=0)
 
@@ -125,7 +122,7 @@ class Front:
         except Rejection as rejection:
             # Which of several is meant can't be told, so it is nobody's call.
             key, call.refusal = "", rejection
-        if not key and _is_below(DASHBOARD, scope["path"]):
+        if not key and is_below(DASHBOARD, scope["path"]):
             session = find_session(scope, scope["app"].state.sessions, headers)
             if session is not None:
                 return self._count_session(call, session)
@@ -169,7 +166,7 @@ class Front:
         return None
 
     def _count_address(self, scope: Scope, call: Call, address: str) -> Rejection | None:
-        if scope["path"] in self.UNCAPPED_PATHS or _is_below(STATIC, scope["path"]):
+        if scope["path"] in self.UNCAPPED_PATHS or is_below(STATIC, scope["path"]):
             return None
         call.rate = self._addresses.count(address, now_ms(), scope["app"].state.busyness.is_busy)
         if not call.rate.retry_at_ms:
@@ -230,9 +227,7 @@ class _Answer:
 
     async def tell(self, problem: dict[str, Any], send: Send) -> None:
         """Answer with a problem; by a page, where one was asked for."""
-        path = self.scope["path"]
-        is_page = _is_below(DASHBOARD, path) and not _is_below(STATIC, path)
-        response = problem_page(Request(self.scope), problem) if is_page else response_of(problem)
+        response = answer_with_problem(Request(self.scope), problem)
         await response(self.scope, self.receive, send)
 
     async def _send_with_headers(self, message: Message) -> None:
@@ -270,10 +265,6 @@ class _Body:
 
 class _BodyTooLarge(BaseException):
     """Raised where a body is too large. It is no Exception, so no handler on the way can take it for its own error."""
-
-
-def _is_below(folder: str, path: str) -> bool:
-    return path == folder or path.startswith(f"{folder}/")
 
 
 def _first_of_each(scope: Scope) -> dict[bytes, bytes]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import problem_of_rejection
+from api.dashboard.view import answer_with_problem
+from api.errors import problem_of_rejection, request_id_of
 from schemas.problems import Rejection
-from streams.http_answers import response_of
 
 # RFC 9110, 12.5.3: an answer that refuses a coding says which are taken.
 TAKEN = "gzip, identity"
@@ -56,7 +57,8 @@ class Unpacking:
             await self._refuse(error.rejection, scope, receive, send)
 
     async def _refuse(self, rejection: Rejection, scope: Scope, receive: Receive, send: Send) -> None:
-        response = response_of(problem_of_rejection(str(scope.get("meterline.request_id", "")), rejection))
+        request = Request(scope)
+        response = answer_with_problem(request, problem_of_rejection(request_id_of(request), rejection))
         if rejection.status == 415:
             response.headers["accept-encoding"] = TAKEN
         await response(scope, receive, send)

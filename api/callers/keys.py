@@ -26,7 +26,8 @@ DEFAULT_SCOPES = {"production": ["*"], "preview": ["content:*"]}
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A caller is an admin of the operator's, with a `role` (`project` is None), or a key of a project, or somebody who
-    has opened a portal link, and sees one project, or one `customer` of it."""
+    has opened a portal link, and sees one project, or one `customer` of it. `mark` is the mark of an admin's key, since
+    an admin who has another key is called the same."""
 
     project: str | None
     key_id: str
@@ -34,6 +35,7 @@ class Caller:
     scopes: tuple[str, ...]
     role: Role | None = None
     portal: PortalLink | None = None
+    mark: str = ""
 
     @property
     def is_portal(self) -> bool:
@@ -94,27 +96,32 @@ def admin_of(key: str, admins: Iterable[Admin], owner_hashes: Iterable[str]) -> 
     found: Caller | None = None
     for known in owner_hashes:
         if hmac.compare_digest(digest, known):
-            found = Caller(None, admin_key_id(key), "production", ("*",), "owner")
+            found = _admin(admin_key_id(key), "owner", known)
     for admin in admins:
         if hmac.compare_digest(digest, admin.key_hash):
-            found = Caller(None, f"admin:{admin.name}", "production", ("*",), admin.role)
+            found = _admin(f"admin:{admin.name}", admin.role, admin.key_hash)
     return found
 
 
-def key_mark(key: str) -> str:
-    """The start of a key's hash in hex: enough to tell whether an admin still has this key."""
-    return hash_key(key).hex()[:32]
-
-
-def admin_with_id(key_id: str, admins: Iterable[Admin], owner_hashes: Iterable[str], mark: str = "") -> Caller | None:
-    """The admin of this id, as facts name it, whose key has this mark; None where there is none any more."""
+def admin_with_id(key_id: str, admins: Iterable[Admin], owner_hashes: Iterable[str], mark: str) -> Caller | None:
+    """The admin of this id, as facts name it, whose key has this mark; None where there is none any more. No key has an
+    empty mark."""
     for known in owner_hashes:
-        if key_id == f"admin:{known[:8]}" and known.startswith(mark):
-            return Caller(None, key_id, "production", ("*",), "owner")
+        if key_id == f"admin:{known[:8]}" and mark == _mark(known):
+            return _admin(key_id, "owner", known)
     for admin in admins:
-        if key_id == f"admin:{admin.name}" and admin.key_hash.startswith(mark):
-            return Caller(None, key_id, "production", ("*",), admin.role)
+        if key_id == f"admin:{admin.name}" and mark == _mark(admin.key_hash):
+            return _admin(key_id, admin.role, admin.key_hash)
     return None
+
+
+def _admin(key_id: str, role: Role, key_hash: str) -> Caller:
+    return Caller(None, key_id, "production", ("*",), role, mark=_mark(key_hash))
+
+
+def _mark(key_hash: str) -> str:
+    """The mark of an admin's key: enough of its hash to tell whether the admin still has this key."""
+    return key_hash[:32]
 
 
 def project_of_key(key: str) -> str | None:

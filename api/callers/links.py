@@ -20,8 +20,8 @@ TOKEN_CHARS_MAX: Final = 2048
 @dataclass(frozen=True, slots=True)
 class PortalLink:
     """A link to a project's pages, or, with a `customer`, to those of one customer. `maker` is the id of the key or
-    admin that made it, who knew the account as of the intake record at `known_offset`. `expires_at` is a Unix second.
-    """
+    admin that made it, who knew the account as of the intake record at `known_offset`; `mark` is that of the admin's
+    key, and "" in a link that was made before there were marks. `expires_at` is a Unix second."""
 
     id: str
     project: str
@@ -30,6 +30,7 @@ class PortalLink:
     maker: str
     known_offset: int
     expires_at: int
+    mark: str = ""
 
 
 class PortalLinks:

@@ -35,16 +35,17 @@ OF_PROJECT: Final = OF_CUSTOMER | {
 
 
 def portal_caller(settings: Settings, account: Account, link: PortalLink, at_ms: int) -> Caller:
-    """The caller behind a link that was opened, as things are now: whoever made it has to be able to make it still.
+    """The caller behind a link that was opened, as things are now: whoever made it has to be able to make it still, an
+    admin by the same key.
     Raises Rejection: `portal_ended`, `project_closed`, `key_revoked`, `unauthenticated`, `missing_scope` or
     `missing_role`."""
     if has_ended(account, link.known_offset):
         raise Rejection("portal_ended", "All earlier links to these pages were ended")
     check_not_closed(account)
     if link.maker.startswith("admin:"):
-        admin = admin_with_id(link.maker, settings.admins, settings.admin_key_hashes)
+        admin = admin_with_id(link.maker, settings.admins, settings.admin_key_hashes, link.mark)
         if admin is None:
-            raise Rejection("unauthenticated", "Whoever made the link is not an admin any more")
+            raise Rejection("unauthenticated", "Whoever made the link is not an admin any more, or has another key")
         if admin.role not in MAY[_MAKING]:
             raise Rejection("missing_role", "Whoever made the link may not make such links any more")
     else:

@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.dashboard import pages
 from api.dashboard.asking import ApiAnswer, problem_of_answer
-from api.dashboard.view import View
+from api.dashboard.view import View, sessions_of
 
 
 async def rehearsed(view: View, path: str, asked: Mapping[str, Any], template: str, **context: Any) -> Response:
@@ -25,6 +25,8 @@ async def _fragments(
     view: View, lines: AsyncIterator[Mapping[str, Any]], template: str, context: Mapping[str, Any]
 ) -> AsyncIterator[bytes]:
     async for line in lines:
+        if sessions_of(view.request).is_signed_out(view.session):
+            return
         text = view.rendered(
             template,
             done=line.get("done", 0),

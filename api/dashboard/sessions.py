@@ -11,13 +11,14 @@ import time
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from heapq import heappop, heappush
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from itsdangerous import BadSignature, Signer, URLSafeSerializer
 
-from api.callers.keys import Caller, admin_with_id, key_mark, key_with_id
+from api.callers.keys import Caller, admin_with_id, key_with_id
 from api.callers.links import PortalLink
 from api.callers.portals import caller_of_portal
 from api.dependencies import account_for
@@ -26,6 +27,8 @@ from schemas.problems import Rejection
 from streams.kafka.clock import now_ms
 
 SESSION_SECONDS_MAX = 12 * 3600
+# So many sessions that were signed out are known here: some 3 MB of ids.
+SIGNED_OUT_MAX = 20_000
 # With this prefix a browser takes a cookie only from this very host, over TLS.
 COOKIE, SECURE_COOKIE = "meterline_session", "__Host-meterline_session"
 _COOKIE_CHARS_MAX = 2048
@@ -57,18 +60,24 @@ class Session:
 
 class Sessions:
     """Sessions are sealed into cookies, opened again, and given tokens against forged requests, all with one key. With
-    none, each process makes one of its own, and a restart ends all sessions."""
+    none, each process makes one of its own, and a restart ends all sessions.
 
-    def __init__(self, key: str | None) -> None:
+    What was signed out is no session any more in this process, as long as it would have been one; of more than
+    `signed_out_max`, those that end first are forgotten."""
+
+    def __init__(self, key: str | None, signed_out_max: int = SIGNED_OUT_MAX) -> None:
+        self._signed_out = set[str]()
+        self._by_end: list[tuple[int, str]] = []
+        self._signed_out_max = signed_out_max
         secret = key or secrets.token_urlsafe(48)
         signing = {"digest_method": sha256, "key_derivation": "hmac"}
         self._seal = URLSafeSerializer(secret, salt="meterline session", signer_kwargs=signing)
         self._csrf = Signer(secret, salt="meterline form", **signing)  # type: ignore[arg-type]
+        self._shown = Signer(secret, salt="meterline shown", **signing)  # type: ignore[arg-type]
 
-    def begin(self, caller: Caller, key: str, zone: str) -> Session:
-        """A new session for a caller who has just shown this key; its id was never used before."""
-        session = self._begun(caller.project, caller.key_id, caller.environment, zone)
-        return session if caller.project is not None else replace(session, mark=key_mark(key))
+    def begin(self, caller: Caller, zone: str) -> Session:
+        """A new session for a caller who has just shown a key; its id was never used before."""
+        return replace(self._begun(caller.project, caller.key_id, caller.environment, zone), mark=caller.mark)
 
     def begin_portal(self, link: PortalLink, zone: str) -> Session:
         """A new session for whoever opens a portal link; its id was never used before."""
@@ -85,7 +94,7 @@ class Sessions:
         return value if isinstance(value, str) else value.decode()
 
     def opened(self, value: str) -> Session | None:
-        """The session of a cookie's value; None where we did not seal it, or it has expired."""
+        """The session of a cookie's value; None where we did not seal it, or it has expired or was signed out."""
         if not value or len(value) > _COOKIE_CHARS_MAX:
             return None
         try:
@@ -94,7 +103,20 @@ class Sessions:
             session = Session(**said, portal=PortalLink(**portal) if portal is not None else None)
         except (BadSignature, TypeError):
             return None
-        return session if session.expires_at > time.time() else None
+        return session if session.expires_at > time.time() and not self.is_signed_out(session) else None
+
+    def sign_out(self, session: Session) -> None:
+        """End a session before its time, also for whoever has a copy of its cookie."""
+        if session.id not in self._signed_out:
+            self._signed_out.add(session.id)
+            heappush(self._by_end, (session.expires_at, session.id))
+        now = time.time()
+        while self._by_end and (self._by_end[0][0] <= now or len(self._by_end) > self._signed_out_max):
+            self._signed_out.discard(heappop(self._by_end)[1])
+
+    def is_signed_out(self, session: Session) -> bool:
+        """Whether a session was signed out in this process."""
+        return session.id in self._signed_out
 
     def form_token(self, session: Session) -> str:
         """A token for the forms of a session's pages: new each time, so that compression tells nothing of it."""
@@ -105,6 +127,14 @@ class Sessions:
         """Whether a token is one of this session's."""
         nonce, dot, signature = token[:200].partition(".")
         return bool(dot) and secrets.compare_digest(signature.encode(), self._signature(session, nonce).encode())
+
+    def proof(self, session: Session, shown: bytes) -> str:
+        """The proof that a session was shown something, for the form of what may be done then."""
+        return self._shown.get_signature(f"{session.id}.{sha256(shown).hexdigest()}").decode()
+
+    def is_proof(self, session: Session, shown: bytes, proof: str) -> bool:
+        """Whether this session was shown this."""
+        return secrets.compare_digest(proof.encode(), self.proof(session, shown).encode())
 
     def _signature(self, session: Session, nonce: str) -> str:
         return self._csrf.get_signature(f"{session.id}.{nonce}").decode()

@@ -21,13 +21,17 @@ from api.dashboard.asking import ApiAnswer, OwnApi, PagePart, ShownProblem
 from api.dashboard.figures import shown_time
 from api.dashboard.navigation import is_page_of_portal, pages_of_portal, places_for
 from api.dashboard.sessions import Session, Sessions, caller_of_session, is_loopback, session_of
+from api.dashboard.static_files import PREFIX as STATIC
 from api.dependencies import ServicesDep
 from api.errors import problem_of_failure, problem_of_rejection, request_id_of
 from api.services import Services
 from schemas.events import PROJECT_ID_PATTERN
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouseError
+from streams.http_answers import response_of
 
+# Where a session's cookie is looked for, and what is refused is told by a page.
+DASHBOARD = "/dashboard"
 SIGN_IN = "/dashboard/sign-in"
 PORTAL = "/dashboard/portal"
 FORM_BYTES_MAX = 64 * 1024
@@ -232,6 +236,13 @@ class PageRoute(APIRoute):
         return answered
 
 
+def answer_with_problem(request: Request, problem: dict[str, Any]) -> Response:
+    """The answer with a problem: a page below the dashboard, but for its files; else JSON."""
+    path = request.scope["path"]
+    is_page = is_below(DASHBOARD, path) and not is_below(STATIC, path)
+    return problem_page(request, problem) if is_page else response_of(problem)
+
+
 def problem_page(request: Request, problem: Mapping[str, Any]) -> Response:
     """A page that tells a problem, or, where a page asked for a part of itself, that part."""
     told = ShownProblem(
@@ -271,6 +282,11 @@ def sessions_of(request: Request) -> Sessions:
     """The sessions of this process."""
     sessions: Sessions = request.app.state.sessions
     return sessions
+
+
+def is_below(folder: str, path: str) -> bool:
+    """Whether a path is a folder's own, or of something in it."""
+    return path == folder or path.startswith(f"{folder}/")
 
 
 def is_own_page(path: str) -> bool:

@@ -152,9 +152,18 @@ def _rule_list(account: Account, only: str | None) -> NoticeRuleList:
             )
             for environment in environments
             if only in (None, environment)
-            for amount, rule in thresholds(account, environment)
+            for amount, rule in _all_thresholds(account, environment)
         ],
     )
+
+
+def _all_thresholds(account: Account, environment: str) -> list[tuple[int, str]]:
+    """The thresholds of an environment, as `thresholds` has them, and last its own rules that are none now, since they
+    are a part of no allowance: whoever sets rules anew needs to know of these too."""
+    found = thresholds(account, environment)
+    known = {rule for _, rule in found}
+    own = [rule.id for rule in account.notice_rules if rule.environment == environment]
+    return found + [(0, rule) for rule in own if rule not in known]
 
 
 def _page(clickhouse: ClickHouse, question: NoticeQuestion) -> NoticePage:

@@ -110,6 +110,7 @@ def made(
         maker=caller.key_id,
         known_offset=account.last_offset,
         expires_at=now // 1000 + asked.minutes * 60,
+        mark=caller.mark,
     )
     portal_caller(services.settings, account, link, now)  # refuses what could not be opened
     base = services.settings.public_url or str(request.base_url)

@@ -28,7 +28,8 @@ class NewNoticeRules(BaseModel, extra="forbid"):
 
 
 class NoticeRuleInfo(BaseModel):
-    """A rule: a project is told when no more than `threshold` credits are available."""
+    """A rule: a project is told when no more than `threshold` credits are available. Of a percentage where the plan
+    grants nothing, as in preview, that is 0, and nothing is told."""
 
     id: str
     environment: EnvironmentName

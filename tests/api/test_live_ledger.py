@@ -206,6 +206,34 @@ def test_a_revoked_key_and_one_whose_grace_is_over_end_their_streams_and_no_othe
     assert clients["revoked"].get(STREAM).status_code == 401
 
 
+def test_a_closed_project_is_read_as_before_and_its_streams_go_on(operator: Operator) -> None:
+    """Closed is closed for what can charge. Jobs that were queued before end, and are told of; a portal ends."""
+    project, client = operator.customer("build")
+    first = eventually(lambda: client.get("/v1/ledger").json()["entries"])[0]["entry_id"]
+    job = client.post("/v1/admissions", json={"operation": "image", "job_id": "j", "hold": True}).json()
+    key = client.headers["authorization"].removeprefix("Bearer ")
+    page = httpx.Client(base_url=operator.url, timeout=30.0)
+    assert page.post("/dashboard/sign-in", data={"key": key}).status_code == 303
+    page_stream = {"url": "/dashboard/ledger/stream", "params": {"after": first}}
+    with reading(client) as before, page.stream("GET", **page_stream) as followed:
+        lines = followed.iter_lines()
+        next(lines)  # it is open
+        state = {"closed": True, "reason": "left us"}
+        assert operator.http.put(f"/v1/admin/projects/{project}/state", json=state).status_code == 200
+        refused = client.post("/v1/admissions", json={"operation": "image"})
+        assert refused.json()["code"] == "project_closed"
+        reads = ("balance", "ledger", "usage", "limits", "holds", "items", "notices", "invoices", "projects/me")
+        assert {path: client.get(f"/v1/{path}").status_code for path in reads} == dict.fromkeys(reads, 200)
+        assert page.get("/dashboard").status_code == 200
+        with reading(client) as after:
+            assert client.post(f"/v1/holds/{job['hold_id']}/capture", json={}).status_code == 200
+            eventually(lambda: before.entries and after.entries)
+        charge = before.entries[-1]
+        assert (charge["kind"], charge["operation"]) == ("charge", "image") and charge == after.entries[-1]
+        assert any(charge["entry_id"] in line for line in lines)
+    assert not [each.name for each in (*before.events, *after.events) if each.name != "message"]
+
+
 def test_whoever_comes_back_misses_and_doubles_nothing_also_while_a_worker_is_killed(
     operator: Operator, quick: Stack
 ) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from itsdangerous import URLSafeSerializer
 from typer.testing import CliRunner
 
-from api.callers.keys import Caller
+from api.callers.keys import Caller, admin_of, new_admin_key
 from api.callers.links import PortalLink, PortalLinks
-from api.callers.portals import OF_CUSTOMER, OF_PROJECT, only_of, portal_caller, require_shown
+from api.callers.portals import OF_CUSTOMER, OF_PROJECT, check_portal, only_of, portal_caller, require_shown
 from api.callers.roles import MAY
 from api.cli.main import app
+from api.dashboard.sessions import Sessions
 from api.stack import Stack
 from schemas.accounts import Account, ApiKey
 from schemas.problems import Rejection
@@ -62,6 +66,7 @@ def test_a_link_says_what_it_shows_who_made_it_and_until_when_and_its_url_is_new
     whole = link_of(stack, by_admin["url"])
     assert (whole.customer, whole.environment, by_admin["customer_id"]) == ("", "production", None)
     assert whole.maker.startswith("admin:") and whole.id != link.id
+    assert (len(whole.mark), link.mark) == (32, "") and sha256(stack.admin_key.encode()).hexdigest()[:32] == whole.mark
     assert 13 * 60 < whole.expires_at - link.expires_at <= 15 * 60
 
     again = [client.post(URL, json=asked, headers={"idempotency-key": "link-1"}).json()["id"] for _ in range(2)]
@@ -172,13 +177,42 @@ def test_a_portal_ends_with_whoever_made_its_link_with_its_project_and_with_all_
     assert isinstance(caller(portals_ended_offset=7), Caller)
     elsewhere = PortalLink("plk_1", "p1", "production", "", "key_2", 7, 1)
     assert caller(elsewhere) == "unauthenticated"
-    by_admin = PortalLink("plk_1", "p1", "production", "", "admin:ada", 7, 1)
+    by_admin = PortalLink("plk_1", "p1", "production", "", "admin:ada", 7, 1, "0" * 32)
     ada = {role: Admin(name="ada", role=role, key_hash="0" * 64) for role in ("support", "finance", "owner")}
     assert caller(by_admin) == "unauthenticated"
     assert caller(by_admin, (ada["finance"],)) == "missing_role"
     assert isinstance(caller(by_admin, (ada["support"],)), Caller) and isinstance(
         caller(by_admin, (ada["owner"],)), Caller
     )
+
+
+def test_a_link_of_an_admin_ends_with_the_key_that_made_it_and_one_that_says_no_key_is_of_no_use() -> None:
+    (old, old_hash), (_, new_hash) = new_admin_key(), new_admin_key()
+    now, later = (Admin(name="ada", role="support", key_hash=each) for each in (old_hash, new_hash))
+    maker = admin_of(old, [now], [])
+    assert maker is not None
+    made = PortalLink("plk_1", "p1", "production", "", maker.key_id, 7, 1, maker.mark)
+    assert isinstance(caller(made, (now,)), Caller)
+    # What the page, the button and an open stream ask.
+    account = Account(keys=[], **ACCOUNT)
+    check_portal(Settings(admins=[now], admin_key_hashes=[]), made, account)
+    with pytest.raises(Rejection) as ended:
+        check_portal(Settings(admins=[later], admin_key_hashes=[]), made, account)
+    assert ended.value.code == "portal_ended"
+    assert caller(made, (later,)) == "unauthenticated"
+    # A link, and a session's cookie, as they were made before keys had marks.
+    signing = {"digest_method": sha256, "key_derivation": "hmac"}
+    unmarked = {name: value for name, value in asdict(made).items() if name != "mark"}
+    seal = URLSafeSerializer(KEY, salt="meterline portal link", signer_kwargs=signing)
+    before = PortalLinks(KEY).link(str(seal.dumps(list(unmarked.values()))))
+    session = {"id": "s", "project": "p1", "key_id": maker.key_id, "environment": "production", "portal": unmarked}
+    seal = URLSafeSerializer(KEY, salt="meterline session", signer_kwargs=signing)
+    opened = Sessions(KEY).opened(str(seal.dumps(session | {"expires_at": 1 << 40})))
+    assert opened is not None and opened.portal == before and before.mark == ""
+    for admins in ((now,), (later,), ()):
+        assert caller(before, admins) == "unauthenticated"
+    of_key = PortalLinks(KEY).link(PortalLinks(KEY).token(LINK))
+    assert isinstance(caller(of_key), Caller)
 
 
 @pytest.mark.parametrize("customer", ["", "cus_1"])

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from api.stack import Stack
+from tests.admins import ADMIN_KEYS
 from tests.calls import Operator, eventually
+from tests.dashboard.admin_pages import AdminBrowser
 from tests.dashboard.readers import DashboardReader, text_of, token_of
 
 ALERTS = "/dashboard/alerts"
@@ -29,6 +34,65 @@ def test_thresholds_are_added_and_removed_and_the_others_stay(operator: Operator
     assert [each["id"] for each in rules if not each["is_default"]] == ["percent-50", "credits-1500.5"]
     preview = DashboardReader(operator.url, operator.key(project, "preview")["key"])
     assert "1500.5" not in text_of(preview.open(ALERTS))
+
+
+# What is typed and in which unit, the rule's id, and how its row on the page says it.
+THRESHOLDS = {
+    ("1", "percent"): ("percent-1", "1% of the month's allowance"),
+    ("50 %", "percent"): ("percent-50", "50% of the month's allowance"),
+    ("100", "percent"): ("percent-100", "100% of the month's allowance"),
+    ("0.000001", "credits"): ("credits-0.000001", "0.000001 credits"),
+    ("1,500.5", "credits"): ("credits-1500.5", "1500.5 credits"),
+    ("1000000000", "credits"): ("credits-1000000000", "1000000000 credits"),
+}
+_ROW = re.compile(r"<tr>(.*?)</tr>", re.DOTALL)
+
+
+@pytest.mark.parametrize("plan", ["build", "enterprise"])
+@pytest.mark.parametrize("environment", ["production", "preview"])
+def test_each_rule_that_can_be_saved_is_shown_again_as_it_was_saved(
+    admin: AdminBrowser, operator: Operator, environment: str, plan: str
+) -> None:
+    """Preview has no allowance, nor has an enterprise project whose contract says none."""
+    project = operator.project(plan)
+    here = f"{ALERTS}?project={project}&environment={environment}"
+    reader = DashboardReader(operator.url, ADMIN_KEYS["owner"])
+    saved: dict[str, str] = {}
+
+    def check() -> None:
+        page = reader.open(here)
+        rows = [text_of(row) for row in _ROW.findall(page.partition('id="rules-table"')[2].partition("</table>")[0])]
+        assert len(rows) - 1 == len(saved) + (2 if has_allowance else 1), rows
+        for rule, says in saved.items():
+            (row,) = [row for row in rows if f" {says} its own " in f" {row} "]
+            is_percent = rule.startswith("percent")
+            assert ("no allowance here" in row) == (is_percent and not has_allowance), row
+            assert f'name="remove" value="{rule}"' in page
+        # What the API says, and the forms of the two acts, are of the same rules.
+        listed = operator.http.get("/v1/notice-rules", params={"project": project}).json()["rules"]
+        own = {each["id"] for each in listed if not each["is_default"] and each["environment"] == environment}
+        assert own == set(saved)
+        act = {"production": "notice-rules", "preview": "preview-notice-rules"}
+        for each, name in act.items():
+            form = admin.form(admin.page(f"/dashboard/projects/{project}/acts/{name}"))
+            told = {text.removesuffix("%") for text in form["rules"].split()}
+            expected = {rule.partition("-")[2] for rule in saved} if each == environment else set()
+            assert told == expected, name
+
+    has_allowance = environment == "production" and plan == "build"
+    for (amount, unit), (rule, says) in THRESHOLDS.items():
+        done = reader.send(reader.open(here), 'id="amount"', amount=amount, unit=unit)
+        assert done.status_code == 303 and "done=added" in done.headers["location"], done.text
+        saved[rule] = says
+        check()
+    # A form that is sent as it is shown changes nothing.
+    act = f"/dashboard/projects/{project}/acts/{'preview-' if environment == 'preview' else ''}notice-rules"
+    assert admin.act(act).status_code == 303
+    check()
+    for rule in list(saved):
+        assert reader.send(reader.open(here), f'value="{rule}"').status_code == 303
+        del saved[rule]
+        check()
 
 
 def test_notices_are_listed_by_type_and_day(stack: Stack, operator: Operator) -> None:

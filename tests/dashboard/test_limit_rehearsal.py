@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+from api.dashboard.rehearsing import _fragments
+from api.dashboard.sessions import Session, Sessions
 from tests.calls import Operator, eventually
 from tests.dashboard.admin_pages import AdminBrowser
 
@@ -27,6 +34,28 @@ def test_a_rehearsal_streams_to_its_result(admin: AdminBrowser, operator: Operat
     eventually(lambda: "would have been hurt" in result())
     last = result()
     assert f"/dashboard/projects/{project}" in last and "1<small>of 1 would have been hurt" in last
+
+
+def test_a_rehearsal_is_told_no_further_once_its_reader_has_signed_out() -> None:
+    sessions = Sessions("k" * 40)
+    session = Session("s", None, "admin:ada", "production", 1 << 40)
+    app = SimpleNamespace(state=SimpleNamespace(sessions=sessions))
+    request = SimpleNamespace(app=app)
+    view: Any = SimpleNamespace(request=request, session=session, rendered=lambda _, done, **rest: str(done))
+
+    async def lines() -> AsyncIterator[Any]:
+        for done in range(9):
+            yield {"done": done, "all": 9}
+
+    async def told() -> list[bytes]:
+        found = list[bytes]()
+        async for piece in _fragments(view, lines(), "", {}):
+            found.append(piece)
+            if len(found) == 3:
+                sessions.sign_out(session)
+        return found
+
+    assert asyncio.run(told()) == [b"data: 0\n\n", b"data: 1\n\n", b"data: 2\n\n"]
 
 
 def test_what_is_wrong_is_told_where_the_result_would_be(admin: AdminBrowser, operator: Operator) -> None:

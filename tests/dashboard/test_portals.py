@@ -19,6 +19,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from api.app import create_app
+from api.callers.keys import new_admin_key
 from api.callers.links import PortalLink, PortalLinks
 from api.callers.portals import OF_CUSTOMER, OF_PROJECT, portal_caller
 from api.dashboard.asking import OwnApi, api_path
@@ -30,6 +31,7 @@ from streams.embedded import lifeline
 from streams.errors import OperatorError
 from streams.kafka.clock import now_ms
 from streams.settings import Settings
+from tests.admins import ADMIN_KEYS
 from tests.api.isolation import CALLS, OPEN, PATHS, filled
 from tests.api.test_isolation import Belongings, belongings_in
 from tests.calls import Operator, eventually
@@ -173,8 +175,11 @@ def test_a_form_from_elsewhere_opens_no_link_and_ends_no_session(operator: Opera
     for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
         assert reader.post(out, data=own, headers=headers).status_code == 403, headers
     assert reader.get("/dashboard").status_code == 200
+    copy = browser(operator.url)
+    copy.cookies.update(reader.cookies)
     done = reader.post(out, data=own)
     assert done.status_code == 303 and not reader.cookies
+    assert copy.get("/dashboard").status_code == 303 and press(copy, token).status_code == 410
     assert reader.get("/dashboard").status_code == 303 and others.get("/dashboard").status_code == 200
 
 
@@ -245,6 +250,35 @@ def test_what_ends_a_portal_ends_its_page_and_its_open_stream_at_once(operator: 
     text = "\n".join(seen + rest)
     assert own in text and theirs not in text and other not in text and linking["key_id"] not in text
     refused(press(browser(operator.url), unopened), 410, "Portal ended")
+
+
+def test_a_portal_that_an_admin_made_ends_where_the_admin_has_another_key(
+    stack: Stack, operator: Operator, tmp_path: Path
+) -> None:
+    """Settings are read as an API starts, so one that has started with the new key stands for all."""
+    project, client, _, _ = two_customers(operator)
+    support = operator.client(ADMIN_KEYS["support"])
+    links = f"/v1/admin/projects/{project}/portal-links"
+    made, unopened = (support.post(links, json={}).json()["url"] for _ in range(2))
+    reader = opened(operator.url, token_of(made))
+    entry = client.get("/v1/ledger").json()["entries"][-1]["entry_id"]
+    assert reader.get("/dashboard").status_code == 200
+    key, key_hash = new_admin_key()
+    admins = [
+        each.model_copy(update={"key_hash": key_hash}) if each.role == "support" else each
+        for each in stack.settings.admins
+    ]
+    with another_api(elsewhere(stack, tmp_path, admins=admins)) as second:
+        there = browser(second)
+        there.cookies.update(reader.cookies)
+        for path in ("/dashboard", f"/dashboard/ledger/stream?after={entry}"):
+            page = there.get(path)
+            assert page.status_code == 303 and page.headers["location"].startswith(f"{PORTAL}?why=You+were+signed+out")
+        refused(press(browser(second), token_of(unopened)), 410, "Portal ended")
+        anew = httpx.post(f"{second}{links}", json={}, headers={"authorization": f"Bearer {key}"}).json()["url"]
+        assert opened(second, token_of(anew)).get("/dashboard").status_code == 200
+        # A link of a project's key says nothing of an admin's.
+        assert opened(second, token_of(link_url(client))).get("/dashboard").status_code == 200
 
 
 def test_the_audit_says_who_made_the_link_when_it_was_opened_and_names_its_customer_by_a_hash(

@@ -52,6 +52,50 @@ def test_a_book_is_rehearsed_announced_once_and_withdrawn(admin: AdminBrowser, o
     assert path not in admin.page("/dashboard/price-books")
 
 
+def test_a_book_is_announced_from_here_only_by_the_session_that_was_shown_its_rehearsal(
+    admin: AdminBrowser, stack: Stack, operator: Operator
+) -> None:
+    client = operator.customer("hobby")[1]
+    assert client.post("/v1/admissions", json={"operation": "chat.message"}).status_code == 200
+    version, book = _book()
+    other_version, other_book = _book()
+    first = admin.form(admin.page(_ANNOUNCE))
+    checked = admin.send(_ANNOUNCE, first, book=book, days="2").text
+    assert 'name="rehearsed"' not in checked
+    streamed = admin.send(_REHEARSE, {"csrf": first["csrf"], "book": book, "days": "2"})
+    *progress, result = streamed.text.strip().split("\n\n")
+    assert progress and not [each for each in progress if 'name="rehearsed"' in each]
+    announcing = admin.form(fragment_of(streamed)) | {"step": "announce"}
+    too_long = admin.send(_REHEARSE, {"csrf": first["csrf"], "book": other_book, "days": "400"}).text
+    assert 'role="alert"' in too_long and 'name="rehearsed"' not in too_long
+    other = AdminBrowser(stack.url, ADMIN_KEYS["owner"])
+    elsewhere = {"csrf": other.form(other.page(_ANNOUNCE))["csrf"]}
+    anew = json.dumps(json.loads(book) | {"rates": {"chat.message": "0.01"}})
+    without = {name: value for name, value in announcing.items() if name != "rehearsed"}
+    for what, browser, form in (
+        ("no rehearsal", admin, without),
+        ("an empty proof", admin, announcing | {"rehearsed": ""}),
+        ("a made up proof", admin, announcing | {"rehearsed": "é" * 99}),
+        ("the form's token", admin, announcing | {"rehearsed": announcing["csrf"]}),
+        ("another book of this version", admin, announcing | {"book": anew}),
+        ("another book", admin, announcing | {"book": other_book}),
+        ("another session's rehearsal", other, announcing | elsewhere),
+    ):
+        refused = browser.send(_ANNOUNCE, form)
+        assert refused.status_code == 422 and "Not rehearsed" in refused.text, what
+        assert browser.form(refused.text)["book"] == form["book"], what
+    listed = operator.http.get("/v1/prices/changelog").text
+    assert version not in listed and other_version not in listed
+    # However the browser ends its lines, it is the same book.
+    laid_out = json.dumps(json.loads(book), indent=2).replace("\n", "\r\n")
+    assert admin.send(_ANNOUNCE, announcing, book=laid_out).status_code == 303
+    assert version in operator.http.get("/v1/prices/changelog").text
+    assert operator.http.delete(f"/v1/admin/price-books/{version}").is_success
+    # The API's own route asks for none: who calls it can rehearse, and says so to nobody.
+    assert operator.http.post("/v1/admin/price-books", json=json.loads(other_book)).is_success
+    assert operator.http.delete(f"/v1/admin/price-books/{other_version}").is_success
+
+
 def test_what_is_wrong_with_a_book_is_told_beside_it(admin: AdminBrowser) -> None:
     form = admin.form(admin.page(_ANNOUNCE))
     _, dearer = _book(rates={"chat.message": "900"}, effective_at=(datetime.now(UTC) + timedelta(days=2)).isoformat())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import httpx
 import pytest
 
 from api.callers.keys import admin_of, admin_with_id, new_admin_key
-from api.dashboard.sessions import Sessions
+from api.dashboard.sessions import Session, Sessions
 from api.dashboard.static_files import SHEET, static_path
 from api.stack import Stack
 from streams.settings import Admin, Role
-from tests.calls import Operator
+from tests.calls import Operator, eventually
+from tests.dashboard.portal_calls import csrf_of
 
 
 @pytest.fixture
@@ -37,21 +40,74 @@ def test_a_key_signs_in_and_a_wrong_one_does_not(stack: Stack, browser: httpx.Cl
     assert browser.get("/dashboard/nope").status_code == 404
 
 
+def test_who_has_signed_out_has_no_copy_of_the_session_and_others_have_theirs(
+    stack: Stack, operator: Operator, browser: httpx.Client
+) -> None:
+    project, client = operator.customer("build")
+    entry = eventually(lambda: client.get("/v1/ledger").json()["entries"])[0]["entry_id"]
+    key = operator.key(project)["key"]
+    copy, other = (httpx.Client(base_url=operator.url, timeout=30.0) for _ in range(2))
+    for each in (browser, other):
+        assert each.post("/dashboard/sign-in", data={"key": key}).status_code == 303
+    copy.cookies.update(browser.cookies)
+    page = copy.get("/dashboard").text
+    stream = {"url": "/dashboard/ledger/stream", "params": {"after": entry}}
+    with copy.stream("GET", **stream) as open_stream, other.stream("GET", **stream) as kept:
+        lines, kept_lines = open_stream.iter_lines(), kept.iter_lines()
+        next(lines), next(kept_lines)  # they are open
+        assert browser.post("/dashboard/sign-out", data={"csrf": csrf_of(page)}).status_code == 303
+        # The cookie is out of the browser, and of no use where it was copied to.
+        assert not browser.cookies and copy.cookies
+        for answer in (
+            copy.get("/dashboard"),
+            copy.get("/dashboard/ledger/rows", params={"limit": 5}),
+            copy.get(**stream),
+            copy.post("/dashboard/alerts/rules", data={"csrf": csrf_of(page), "amount": "5", "unit": "credits"}),
+            copy.post("/dashboard/sign-out", data={"csrf": csrf_of(page)}),
+        ):
+            assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, "/dashboard/sign-in")
+        rest = "\n".join(lines)
+        assert "event: end" in rest and "You have signed out" in rest
+        # The key is as good as before, and so is the other session of it.
+        assert other.get("/dashboard").status_code == 200
+        used = client.post("/v1/admissions", json={"operation": "image", "source": "/s"}).json()["entry_id"]
+        assert any(used in line for line in kept_lines)
+    assert browser.post("/dashboard/sign-in", data={"key": key}).status_code == 303
+    assert browser.get("/dashboard").status_code == 200
+
+
+def test_of_too_many_sessions_that_were_signed_out_those_that_end_first_are_forgotten() -> None:
+    sessions = Sessions("k" * 40, signed_out_max=3)
+    now = int(time.time())
+    ends = {"soon": 100, "last": 400, "over": -1, "next": 200, "later": 300}
+    made = {name: Session(name, "p", "key_1", "production", now + seconds) for name, seconds in ends.items()}
+    for session in made.values():
+        assert sessions.opened(sessions.sealed(session)) == (session if session.expires_at > now else None)
+        for _ in range(2):
+            sessions.sign_out(session)
+        assert not sessions.opened(sessions.sealed(session))
+    assert [name for name, session in made.items() if sessions.is_signed_out(session)] == ["last", "next", "later"]
+    # One of another process, or of this one begun anew, knows nothing of it.
+    assert Sessions("k" * 40).opened(sessions.sealed(made["last"])) == made["last"]
+
+
 @pytest.mark.parametrize("role", ["owner", "finance"])
 def test_an_admin_who_has_another_key_has_no_session_of_the_old_one(role: Role) -> None:
     (old, old_hash), (_, new_hash) = new_admin_key(), new_admin_key()
     before = Admin(name="ada", role=role, key_hash=old_hash)
     caller = admin_of(old, [before], [])
     assert caller is not None
-    session = Sessions("k" * 40).begin(caller, old, "UTC")
+    session = Sessions("k" * 40).begin(caller, "UTC")
     assert admin_with_id(session.key_id, [before], [], session.mark) == caller
     after = Admin(name="ada", role=role, key_hash=new_hash)
     assert admin_with_id(session.key_id, [after], [], session.mark) is None
     assert admin_with_id(session.key_id, [], [], session.mark) is None
+    # A session that says no key is nobody's: not of the admin who has none, nor of any.
+    assert admin_with_id(session.key_id, [before], [old_hash], "") is None
     # One without a name, by its hash alone: another hash that begins the same is another admin.
     owner = admin_of(old, [], [old_hash])
     assert owner is not None
-    unnamed = Sessions("k" * 40).begin(owner, old, "UTC")
+    unnamed = Sessions("k" * 40).begin(owner, "UTC")
     assert admin_with_id(unnamed.key_id, [], [old_hash], unnamed.mark) == owner
     assert admin_with_id(unnamed.key_id, [], [old_hash[:8] + new_hash[8:]], unnamed.mark) is None
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as clock
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query
@@ -15,7 +16,7 @@ from starlette.responses import Response
 
 from api.dashboard import pages
 from api.dashboard.entry_rows import about_of, row_of, row_renderer
-from api.dashboard.view import PageRoute, ProjectViewDep, View
+from api.dashboard.view import PageRoute, ProjectViewDep, View, sessions_of
 from api.dependencies import account_for
 from api.entries import LiveEntry, place_in
 from api.event_stream import EventStream
@@ -115,7 +116,8 @@ async def ledger_stream(
         return Response(events_of(Turn(ended=rejection)), 200, pages.HEADERS, media_type=EventStream.media_type)
     wanted = Wanted(view.environment, operation or None, customer_id or None, kind)
     left = view.session.expires_at - time.time()
-    opened = services.live_ledger.stream(caller, view.project, wanted, place)
+    is_signed_out = partial(sessions_of(view.request).is_signed_out, view.session)
+    opened = services.live_ledger.stream(caller, view.project, wanted, place, is_signed_out)
     return EventStream(opened, events_of, services.settings.stream_heartbeat_seconds, left)
 
 

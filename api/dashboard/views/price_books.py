@@ -14,7 +14,7 @@ from api.dashboard.acts import WITHDRAW_BOOK
 from api.dashboard.asking import ApiAnswer, ShownProblem
 from api.dashboard.doing import ActPage
 from api.dashboard.rehearsing import rehearsed
-from api.dashboard.view import AdminViewDep, PageRoute, View
+from api.dashboard.view import AdminViewDep, PageRoute, View, sessions_of
 from schemas.problems import Rejection
 from streams.core.foreign import UnreadableError, read
 
@@ -52,13 +52,17 @@ async def announcement(view: AdminViewDep) -> Response:
 
 @router.post("/price-books/announce")
 async def announce(view: AdminViewDep) -> Response:
-    """Check a price book and have the page rehearse it; or, once its rehearsal was shown, announce it."""
+    """Check a price book and have the page rehearse it; or, once this session was shown its rehearsal, announce it."""
     given = await view.form()
     text, days = given.get("book", ""), given.get("days", "")
     book = _book(text)
     if isinstance(book, ShownProblem):
         return _form(view, text, days, book)
     if given.get("step") == "announce":
+        proof = given.get("rehearsed", "")
+        if view.may(_ANNOUNCE) and not sessions_of(view.request).is_proof(view.session, _content(book), proof):
+            detail = "This session was not shown a rehearsal of this very book; rehearse it first"
+            return _form(view, text, days, _shown(Rejection("invalid_request", detail, "book"), "Not rehearsed"))
         announced = await view.call("POST", "/v1/admin/price-books", book, given.get("idempotency_key", "")[:100])
         if announced.problem is not None:
             return _form(view, text, days, announced.problem)
@@ -88,6 +92,8 @@ async def rehearsal(view: AdminViewDep) -> Response:
         text=text,
         days=days,
         key=secrets.token_urlsafe(16),
+        # The template has it beside the result alone.
+        proof=sessions_of(view.request).proof(view.session, _content(book)),
         may_announce=view.may(_ANNOUNCE),
     )
 
@@ -126,5 +132,13 @@ def _book(text: str) -> Mapping[str, Any] | ShownProblem:
         book = None
     if isinstance(book, dict):
         return book
-    wrong = Rejection("malformed_json", "This is no JSON object")
-    return ShownProblem(wrong.status, wrong.code, "Malformed JSON", wrong.detail, "book")
+    return _shown(Rejection("malformed_json", "This is no JSON object", "book"), "Malformed JSON")
+
+
+def _content(book: Mapping[str, Any]) -> bytes:
+    """The content of a book, however its text is laid out: a browser changes the ends of lines."""
+    return orjson.dumps(book, option=orjson.OPT_SORT_KEYS)
+
+
+def _shown(wrong: Rejection, title: str) -> ShownProblem:
+    return ShownProblem(wrong.status, wrong.code, title, wrong.detail, wrong.field or "")

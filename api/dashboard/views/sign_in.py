@@ -50,7 +50,7 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
         caller, _ = caller_with(services, key)
     except Rejection as rejection:
         return _form(request, next, "", f"{rejection.detail}.", rejection.status)
-    session = sessions_of(request).begin(caller, key, fields.get("zone", ""))
+    session = sessions_of(request).begin(caller, fields.get("zone", ""))
     response = Response(None, 303, pages.HEADERS | {"location": next if is_own_page(next) else "/dashboard"})
     keep_session(request, response, session)
     return response
@@ -58,8 +58,9 @@ async def sign_in(request: Request, services: ServicesDep) -> Response:
 
 @router.post("/sign-out")
 async def sign_out(view: ViewDep) -> Response:
-    """End the session in this browser."""
+    """End the session: in this browser, and of every copy of its cookie."""
     await view.form()
+    sessions_of(view.request).sign_out(view.session)
     there = SIGN_IN if view.session.portal is None else PORTAL
     response = Response(None, 303, pages.HEADERS | {"location": there, "clear-site-data": '"cache", "storage"'})
     response.delete_cookie(_cookie_name(view.request), "/", secure=is_secure(view.request), httponly=True)
