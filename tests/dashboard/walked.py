@@ -96,6 +96,8 @@ WALKED: tuple[WalkedPage, ...] = (
     WalkedPage("/dashboard/receipts/nothing-0", "key", route="/dashboard/receipts/{id}", status=404),
     WalkedPage("/dashboard/holds", "key", ("job-open", "job-waiting"), parts=("/dashboard/holds/settled",)),
     WalkedPage("/dashboard/holds?job=no-such-job", "key"),
+    WalkedPage("/dashboard/holds?state=released&customer_id={customer}", "key", ("job-released", "Given back")),
+    WalkedPage("/dashboard/holds?project={project}&state=expired", "admin", ("No settled hold is like this",)),
     WalkedPage("/dashboard/holds/{hold_id}", "key", ("job-open", "60"), parts=("/dashboard/holds/{hold_id}/story",)),
     WalkedPage("/dashboard/alerts", "key", parts=("/dashboard/alerts/notices",)),
     WalkedPage("/dashboard/alerts", "preview"),
