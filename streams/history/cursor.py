@@ -74,8 +74,8 @@ def newest_of(
 
 
 def looked_for(page: Callable[[int | None, int], Sequence[T]], limit: int) -> Sequence[T]:
-    """What `page` finds, asked with a `now` and days for `newest_of`: in the newest days first, and in more while it
-    has no more than `limit`."""
+    """Look for a page in the newest days first, and in more while it has no more than `limit` rows. `page` is asked
+    with a `now` and days for `newest_of`."""
     now = now_ms()
     for days in _DAYS:
         if len(found := page(now, days)) > limit:

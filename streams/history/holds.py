@@ -81,7 +81,7 @@ class SettledHoldsQuestion:
 
 
 class _Settled(NamedTuple):
-    """What the facts say that settled one hold; `position` is that of the first, amounts are microcredits."""
+    """The facts that settled one hold, in one row; `position` is that of the first, amounts are microcredits."""
 
     key: _Key
     position: int
@@ -100,12 +100,12 @@ class _Settled(NamedTuple):
 
     @property
     def event(self) -> tuple[str, str, int]:
-        """What its charges bear of the event that placed its hold."""
+        """The source, id and time of the event that placed it, as its charges bear them."""
         return self.source, self.event_id, self.occurred_ms
 
 
 class _Placed(NamedTuple):
-    """What the facts say that placed a hold."""
+    """The facts that placed a hold, in one row."""
 
     hold_id: str
     operation: str
@@ -134,7 +134,7 @@ def settled_hold_page(clickhouse: ClickHouse, question: SettledHoldsQuestion) ->
 
 
 def _settled(clickhouse: ClickHouse, project: str, keys: Sequence[_Key], first_ms: int, last_ms: int) -> list[_Settled]:
-    """What settled the holds of these keys, in their order."""
+    """The settled holds of these keys, in their order."""
     rows = clickhouse.query(
         f"SELECT {_KEY}, min(position), maxIf({_NOTED}, {kind_in('release')}), any(environment), "
         "argMin(operation, position), any(job_id), max(source), max(event_id), "
@@ -150,7 +150,7 @@ def _settled(clickhouse: ClickHouse, project: str, keys: Sequence[_Key], first_m
 def _placed(
     clickhouse: ClickHouse, project: str, settled: Sequence[_Settled], first_ms: int, last_ms: int
 ) -> tuple[dict[str, _Placed], dict[tuple[str, str, int], _Placed]]:
-    """What placed the holds that were settled: by the hold's id, and by the event."""
+    """The placed holds among which the settled ones are: by the hold's id, and by the event."""
     rows = clickhouse.query(
         "SELECT partition, offset, min(position), argMin(operation, position), argMin(quantity, position), "
         f"any(source), any(event_id), any({_MS.format('occurred_at')}), any(customer_id), any(booked_at) "
