@@ -64,7 +64,8 @@ _ANSWER_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 # A line that asks for what the history has.
 _QUESTION = re.compile(
-    r"uv run meterline (audit|usage|events show|dead-letters|notices list|webhooks deliveries|credits balance)\b"
+    r"uv run meterline "
+    r"(audit|usage|events show|dead-letters|holds settled|notices list|webhooks deliveries|credits balance)\b"
 )
 _ASKED_SECONDS_MAX = 30.0
 

@@ -32,6 +32,7 @@ MAY: Final[Mapping[str, frozenset[Role]]] = {
     "POST /v1/admissions/batch": _OWNER,
     "POST /v1/events": _OWNER,
     "GET /v1/holds": _ALL,
+    "GET /v1/holds/settled": _ALL,
     "GET /v1/holds/{hold_id}": _ALL,
     "POST /v1/holds/{hold_id}/capture": _SUPPORT,
     "POST /v1/holds/{hold_id}/release": _SUPPORT,

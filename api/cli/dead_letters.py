@@ -21,6 +21,8 @@ def dead_letters(
         str | None, typer.Argument(metavar="[ID]", help="Show this one in full: topic:partition:offset:index")
     ] = None,
     code: Annotated[str | None, typer.Option("--code", help="Those of this error code alone")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="The event's `source`; any if left out.")] = None,
+    project: Annotated[str | None, typer.Option("--project", help="A project's id; any if left out.")] = None,
     since: SinceOption = None,
     until: UntilOption = None,
     limit: LimitOption = None,
@@ -31,7 +33,8 @@ def dead_letters(
     if letter is not None:
         show(Api().call("GET", f"/v1/admin/dead-letters/{quote(letter, safe='')}").json(), as_json)
         return
-    asked: dict[str, Any] = {"code": code, "from": since, "to": until, "limit": limit or 100, "cursor": cursor}
+    asked: dict[str, Any] = {"code": code, "source": source, "project": project, "from": since, "to": until}
+    asked |= {"limit": limit or 100, "cursor": cursor}
     page = Api().call("GET", "/v1/admin/dead-letters", **asked).json()
     if as_json:
         show(page, as_json)

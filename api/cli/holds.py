@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
 from api.cli.options import (
     WHERE,
+    AnyEnvironmentOption,
     CursorOption,
+    CustomerOption,
+    DaySinceOption,
+    DayUntilOption,
     EnvironmentOption,
     JsonOption,
     LimitOption,
@@ -21,9 +25,11 @@ from api.cli.options import (
 )
 from api.cli.output import show_page, tell
 from api.cli.service import Api
+from schemas.http.holds import HoldState
 
 app = typer.Typer(help=f"Place, list and resolve holds: credits kept for jobs. {WHERE}", no_args_is_help=True)
 _RESULT = ("hold_id", "outcome", "credits", "available", "already_decided")
+_SETTLED = ("settled_at", "state", "hold_id", "job_id", "operation", "customer_id", "credits", "captured")
 _COLUMNS = ("hold_id", "job_id", "operation", "environment", "credits", "expires_at")
 
 
@@ -67,6 +73,26 @@ def list_holds(
     """List the open holds, the oldest first."""
     page = Api().call("GET", "/v1/holds", project=project, limit=limit or 100, cursor=cursor).json()
     show_page(page, page["holds"], _COLUMNS, as_json, verbose)
+
+
+@app.command("settled")
+def list_settled(
+    project: ProjectArgument,
+    state: Annotated[str | None, typer.Option("--state", help=f"The state; {', '.join(get_args(HoldState))}.")] = None,
+    environment: AnyEnvironmentOption = None,
+    customer: CustomerOption = None,
+    since: DaySinceOption = None,
+    until: DayUntilOption = None,
+    limit: LimitOption = None,
+    cursor: CursorOption = None,
+    verbose: VerboseOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List the holds that were captured, were released or have expired, the newest first."""
+    asked: dict[str, Any] = {"state": state, "environment": environment, "customer_id": customer}
+    asked |= {"project": project, "from": since, "to": until, "limit": limit or 100, "cursor": cursor}
+    page = Api().call("GET", "/v1/holds/settled", **asked).json()
+    show_page(page, page["holds"], _SETTLED, as_json, verbose)
 
 
 @app.command("capture")

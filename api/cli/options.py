@@ -12,11 +12,19 @@ ProjectArgument = Annotated[str, typer.Argument(help="The project's id.")]
 ENVIRONMENT_HELP = "production or preview"
 SinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; 30 days ago if left out.")]
 UntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone; exclusive, now if left out.")]
+DaySinceOption = Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day, UTC.")]
+DayUntilOption = Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone; or a day, UTC; exclusive.")]
 LimitOption = Annotated[
     int | None, typer.Option("--limit", min=1, max=1_000, help="Print at most this many; 100 if left out.")
 ]
 CursorOption = Annotated[str | None, typer.Option("--cursor", help="Go on after a page: give its next_cursor.")]
 EnvironmentOption = Annotated[str, typer.Option("--environment", help=ENVIRONMENT_HELP)]
+AnyEnvironmentOption = Annotated[
+    str | None, typer.Option("--environment", help=f"{ENVIRONMENT_HELP}; both if left out.")
+]
+CustomerOption = Annotated[
+    str | None, typer.Option("--customer", help="Only of the customer whom the metadata names so in customer_id.")
+]
 SourceArgument = Annotated[str, typer.Argument(help="The event's `source`.")]
 EventArgument = Annotated[str, typer.Argument(help="The event's `id`.")]
 QuantityOption = Annotated[int | None, typer.Option("--quantity", min=1, help="How many; 1 if left out.")]

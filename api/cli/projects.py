@@ -46,7 +46,7 @@ def create_project(
 def list_projects(
     search: Annotated[str | None, typer.Option("--search", help="A part of the id or of the name, in any case")] = None,
     plan: Annotated[str | None, typer.Option("--plan", help="free, hobby, build, scale or enterprise")] = None,
-    state: Annotated[str | None, typer.Option("--state", help="open or closed")] = None,
+    state: Annotated[str | None, typer.Option("--state", help="The state; open or closed.")] = None,
     balance_below: Annotated[
         str | None, typer.Option("--balance-below", help="Fewer credits than this are available in production")
     ] = None,

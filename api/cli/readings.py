@@ -13,8 +13,11 @@ import typer
 
 from api.cli.following import follow_ledger
 from api.cli.options import (
-    ENVIRONMENT_HELP,
+    AnyEnvironmentOption,
     CursorOption,
+    CustomerOption,
+    DaySinceOption,
+    DayUntilOption,
     JsonOption,
     LimitOption,
     ProjectArgument,
@@ -138,16 +141,12 @@ def usage(
 @app.command()
 def ledger(
     project: ProjectArgument,
-    environment: Annotated[
-        str | None, typer.Option("--environment", help=f"{ENVIRONMENT_HELP}; both if left out.")
-    ] = None,
+    environment: AnyEnvironmentOption = None,
     operation: Annotated[str | None, typer.Option("--operation", help="The operation; only its entries.")] = None,
-    customer: Annotated[
-        str | None, typer.Option("--customer", help="Only of the customer whom the metadata names so in customer_id.")
-    ] = None,
+    customer: CustomerOption = None,
     kind: Annotated[str | None, typer.Option("--kind", help=f"The kind; {', '.join(ENTRY_KINDS)}.")] = None,
-    since: Annotated[str | None, typer.Option("--from", help="RFC 3339 with a zone; or a day, UTC.")] = None,
-    until: Annotated[str | None, typer.Option("--to", help="RFC 3339 with a zone; or a day, UTC; exclusive.")] = None,
+    since: DaySinceOption = None,
+    until: DayUntilOption = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Print new entries as they are decided, until Ctrl-C.")
     ] = False,

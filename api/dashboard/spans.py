@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
@@ -52,6 +53,16 @@ def preset_begin(preset: str, now: datetime, zone: ZoneInfo) -> datetime:
     if days is None:
         return period_begin("hour", now - timedelta(hours=23), zone)
     return datetime.combine(now.astimezone(zone).date() - timedelta(days=days), time(), zone).astimezone(UTC)
+
+
+def midnight(day: str | None, name: str, zone: ZoneInfo) -> str | None:
+    """The begin, in a zone, of a day that a form gave, or the end of the day that `to` names; what is no day is for the
+    API, which says so."""
+    with suppress(ValueError, OverflowError):
+        if day:
+            begin = date.fromisoformat(day) + timedelta(days=int(name == "to"))
+            return datetime.combine(begin, time(), zone).astimezone(UTC).isoformat()
+    return day
 
 
 def granularity_for(since: datetime, until: datetime) -> str:

@@ -17,6 +17,8 @@ from streams.history.dead_letters import DeadLetterQuestion, dead_letter_of, dea
 router = APIRouter(prefix="/v1/admin/dead-letters", tags=["administration"], responses=problems(401, 403, 422, 503))
 
 DAYS = 30
+# What is no event may name anything.
+TEXT_CHARS_MAX = 512
 
 
 @router.get("", response_model=DeadLetterPage)
@@ -24,6 +26,13 @@ async def dead_letters(
     services: ServicesDep,
     caller: AdminDep,
     code: Annotated[str | None, Query(pattern="^[a-z_]{1,64}$", description="Those of this error code alone")] = None,
+    source: Annotated[
+        str | None, Query(max_length=TEXT_CHARS_MAX, description="Those whose events name this source alone")
+    ] = None,
+    project: Annotated[
+        str | None,
+        Query(max_length=TEXT_CHARS_MAX, description="Those whose events name this project alone, be there one or not"),
+    ] = None,
     since: Annotated[
         datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago if left out")
     ] = None,
@@ -31,13 +40,14 @@ async def dead_letters(
     limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(min_length=1, max_length=1000)] = None,
 ) -> Response:
-    """List what was sent and could not be taken, newest first, each with its reason and the remedy.
+    """List what was sent and could not be taken, newest first, each with its reason and the remedy; filters go
+    together.
 
     A text is cut here; GET /v1/admin/dead-letters/{id} has all that is kept of it.
     """
     end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
     begin = end - timedelta(days=DAYS) if since is None else instant(since, "from")
-    question = DeadLetterQuestion(begin, end, limit, code, cursor)
+    question = DeadLetterQuestion(begin, end, limit, code, source, project, cursor)
 
     def page(clickhouse: ClickHouse) -> DeadLetterPage:
         found, following = dead_letter_page(clickhouse, question)

@@ -4,9 +4,11 @@ usage event of the same `source` and `id` captures it."""
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import msgspec
 from fastapi import APIRouter, Path, Query
+from starlette.responses import Response
 
 from api.callers.keys import Caller
 from api.dependencies import (
@@ -20,18 +22,31 @@ from api.dependencies import (
     problems,
     project_for,
 )
+from api.instants import DayOrTime, moment
 from api.views.pages import page_of
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
-from schemas.http.common import PAGE_ITEMS_MAX
-from schemas.http.holds import CaptureRequest, ExtendRequest, HoldInfo, HoldPage, HoldResult, ReleaseRequest
+from schemas.events import METADATA_VALUE_CHARS_MAX
+from schemas.http.common import PAGE_ITEMS_MAX, EnvironmentName
+from schemas.http.holds import (
+    CaptureRequest,
+    ExtendRequest,
+    HoldInfo,
+    HoldPage,
+    HoldResult,
+    HoldState,
+    ReleaseRequest,
+    SettledHoldPage,
+)
 from schemas.problems import Rejection
 from schemas.replies import Reply
 from schemas.times import utc
+from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits, parse_credits
 from streams.core.foreign import read
 from streams.core.ledger import settled
 from streams.core.price_list import Prices
+from streams.history.holds import SettledHoldsQuestion, settled_hold_page
 from streams.kafka.clock import now_ms
 
 router = APIRouter(
@@ -41,6 +56,8 @@ router = APIRouter(
 )
 
 _decode_metadata = msgspec.json.Decoder(dict[str, Any]).decode
+_UTC = ZoneInfo("UTC")
+_DAY = "RFC 3339 with a zone, or a day, which begins at midnight UTC"
 HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the admission")]
 
 
@@ -58,6 +75,45 @@ async def open_holds(
     holds = _open(account, caller, services.accounts.prices())
     page, next_cursor = page_of(holds, lambda hold: (hold.held_at_ms, hold.id), limit, cursor)
     return HoldPage(holds=[hold_info(hold) for hold in page], next_cursor=next_cursor)
+
+
+@router.get("/settled", response_model=SettledHoldPage)
+async def settled_holds(
+    services: ServicesDep,
+    caller: CallerDep,
+    project: ProjectQuery = None,
+    environment: Annotated[EnvironmentName | None, Query(description="Only this one's holds")] = None,
+    state: Annotated[HoldState | None, Query(description="Only holds that were settled so")] = None,
+    customer_id: Annotated[
+        str | None, Query(max_length=METADATA_VALUE_CHARS_MAX, description="Only holds that name this customer")
+    ] = None,
+    since: Annotated[DayOrTime | None, Query(alias="from", description=f"Settled since {_DAY}")] = None,
+    until: Annotated[DayOrTime | None, Query(alias="to", description=f"Settled before {_DAY}")] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> Response:
+    """List the holds that were captured, were released or have expired, the newest first; filters go together. A
+    project's key sees those of its own environment."""
+    caller.require("content:read")
+    name = project_for(caller, project)
+    account_for(services, name)
+    question = SettledHoldsQuestion(
+        name,
+        limit,
+        cursor,
+        _seen_environment(caller, environment),
+        state,
+        customer_id,
+        moment(since, "from", _UTC) if since else None,
+        moment(until, "to", _UTC) if until else None,
+    )
+    question.sql()  # refuses a bad cursor before a thread is taken
+
+    def page(history: ClickHouse) -> SettledHoldPage:
+        holds, next_cursor = settled_hold_page(history, question)
+        return SettledHoldPage(holds=holds, next_cursor=next_cursor)
+
+    return await services.reads.json(caller.name, page)
 
 
 @router.get("/{hold_id}", response_model=HoldInfo)
@@ -180,6 +236,17 @@ def _customer_of(hold: Hold) -> str:
     said = read(_decode_metadata, hold.metadata) if hold.metadata else {}
     customer = said.get("customer_id", "")
     return customer if isinstance(customer, str) else str(customer)
+
+
+def _seen_environment(caller: Caller, named: EnvironmentName | None) -> EnvironmentName | None:
+    """The environment whose settled holds a caller is shown, None for both: a project's key sees its own. Raises
+    Rejection `wrong_environment`."""
+    if caller.project is None:
+        return named
+    own: EnvironmentName = "preview" if caller.environment == "preview" else "production"
+    if named not in (None, own):
+        raise Rejection("wrong_environment", f"This key sees the holds of {own}, not of {named}", "environment")
+    return own
 
 
 def _environment(caller: Caller) -> str:

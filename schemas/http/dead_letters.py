@@ -18,6 +18,9 @@ class DeadLetterSummary(BaseModel):
     detail: str
     field: str = Field(description="Where in the event the fault is; empty where it is in no single place")
     remedy: str
+    source: str = Field(description="The producer that its event names; empty where that can't be read")
+    project: str = Field(description="The project that its event names, whether or not there is one; or empty")
+    event_id: str = Field(description="The id that its event names, or empty")
     event: str = Field(description="The beginning of its text; of a single dead letter, as much as is kept: 16 KiB")
 
 

@@ -34,6 +34,38 @@ class HoldPage(BaseModel):
     next_cursor: str | None
 
 
+HoldState = Literal["captured", "released", "expired"]
+
+
+class SettledHold(BaseModel):
+    """A hold that is not open any more. `credits` is what was held: `captured` was charged, `given_back` is free
+    again."""
+
+    hold_id: str = Field(description='The `hold_id` of the admission; "" where the history does not go so far back')
+    job_id: str
+    environment: EnvironmentName
+    operation: str
+    quantity: int
+    state: HoldState
+    credits: Credits
+    captured: Credits
+    given_back: Credits
+    price_version: str
+    source: str
+    event_id: str
+    customer_id: str = Field(description="The metadata's `customer_id`; empty where it has none")
+    reason: str = Field(description="The reason that a release gave")
+    held_at: datetime | None = Field(description="Null where the history does not go so far back")
+    settled_at: datetime
+
+
+class SettledHoldPage(BaseModel):
+    """A page of the settled holds, the newest first. `next_cursor` asks for the next page; null on the last."""
+
+    holds: list[SettledHold] = at_most(PAGE_ITEMS_MAX)
+    next_cursor: str | None
+
+
 class CaptureRequest(BaseModel, extra="forbid"):
     """A capture charges a hold: all of it, or `credits` of it; the rest is released."""
 

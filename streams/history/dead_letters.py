@@ -27,16 +27,20 @@ _ID = re.compile(
     r"(?P<topic>[\w.-]{1,249}):(?P<partition>\d{1,18}):(?P<offset>\d{1,18}):(?P<position>\d{1,18})", re.ASCII
 )
 _PLACE = "topic, partition, offset, position"
+_SAID = "code, detail, field, source, project, event_id"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuestion:
-    """A question for one page of the dead letters received in [since, until), newest first; `code` None is all."""
+    """A question for one page of the dead letters received in [since, until), newest first: all of them, or those with
+    this code whose events name this source and project."""
 
     since: datetime
     until: datetime
     limit: int
     code: str | None = None
+    source: str | None = None
+    project: str | None = None
     cursor: str | None = None
 
 
@@ -47,9 +51,10 @@ def dead_letter_page(
     cursor that no page gave."""
     conditions = ["received_at >= {since:DateTime64(3)}", "received_at < {until:DateTime64(3)}"]
     parameters: dict[str, Any] = {"since": question.since, "until": question.until}
-    if question.code is not None:
-        conditions.append("code = {code:String}")
-        parameters["code"] = question.code
+    for column in ("code", "source", "project"):
+        if (value := getattr(question, column)) is not None:
+            conditions.append(f"{column} = {{{column}:String}}")
+            parameters[column] = value
     if question.cursor is not None:
         at_ms, topic, partition, offset, position = _place_of(question.cursor)
         conditions.append(
@@ -58,7 +63,7 @@ def dead_letter_page(
         )
         parameters |= {"at": at_ms, "topic": topic, "partition": partition, "offset": offset, "position": position}
     rows = clickhouse.query(
-        f"SELECT code, detail, field, {_PLACE}, received_at, leftUTF8(event, {EVENT_CHARS_SHOWN}) FROM dead_letters "
+        f"SELECT {_SAID}, {_PLACE}, received_at, leftUTF8(event, {EVENT_CHARS_SHOWN}) FROM dead_letters "
         f"WHERE {' AND '.join(conditions)} ORDER BY received_at DESC, topic DESC, partition DESC, offset DESC, "
         f"position DESC LIMIT 1 BY {_PLACE} LIMIT {question.limit + 1:d}",
         parameters,
@@ -77,7 +82,7 @@ def dead_letter_of(clickhouse: ClickHouse, letter_id: str) -> DeadLetterSummary:
     rows: Sequence[Sequence[Any]] = []
     if place := _ID.fullmatch(letter_id):
         rows = clickhouse.query(
-            f"SELECT code, detail, field, {_PLACE}, received_at, event FROM dead_letters "
+            f"SELECT {_SAID}, {_PLACE}, received_at, event FROM dead_letters "
             "WHERE topic = {topic:String} AND partition = {partition:UInt64} AND offset = {offset:UInt64} "
             "AND position = {position:UInt64} LIMIT 1",
             place.groupdict(),
@@ -88,7 +93,7 @@ def dead_letter_of(clickhouse: ClickHouse, letter_id: str) -> DeadLetterSummary:
 
 
 def _summary(row: Sequence[Any]) -> DeadLetterSummary:
-    code, detail, field, topic, partition, offset, position, received_at, event = row
+    code, detail, field, source, project, event_id, topic, partition, offset, position, received_at, event = row
     return DeadLetterSummary(
         id=f"{topic}:{partition}:{offset}:{position}",
         received_at=in_utc(received_at),
@@ -96,6 +101,9 @@ def _summary(row: Sequence[Any]) -> DeadLetterSummary:
         detail=detail,
         field=field,
         remedy=CODES[code].remedy if code in CODES else "",
+        source=source,
+        project=project,
+        event_id=event_id,
         event=event,
     )
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from schemas.facts import ENTRY_KINDS, EntryKind, entry_id
-from schemas.times import DAY_MS, EPOCH
 from streams.clickhouse.client import ClickHouse
-from streams.history.cursor import after_cursor, encode_cursor
+from streams.history.cursor import encode_cursor, looked_for, newest_of
 from streams.history.facts import kind_in
-from streams.kafka.clock import now_ms
 
-# A page is looked for in so many days first, then in more, then in all: ClickHouse reads the beginning of each part
-# that it has to look at.
-_DAYS = (1, 32)
 _ENTRY_COLUMNS = (
     "kind, environment, operation, quantity, amount, balance, grant_id, reason, price_version, source, "
     "event_id, job_id, customer_id, occurred_at, booked_at, metadata, partition, offset, position"
@@ -50,22 +45,9 @@ class LedgerQuestion:
             if (value := getattr(self, name)) is not None:
                 conditions.append(f"{name} = {{{name}:String}}")
                 parameters[name] = value
-        if self.since is not None:
-            conditions.append("booked_at >= fromUnixTimestamp64Milli({from:Int64}, 'UTC')")
-            parameters["from"] = _unix_ms(self.since)
-        if self.until is not None:
-            conditions.append("booked_at < fromUnixTimestamp64Milli({until:Int64}, 'UTC')")
-            parameters["until"] = _unix_ms(self.until)
-            now = min(now, parameters["until"]) if now is not None else None
-        if self.cursor:
-            after, place = after_cursor(self.cursor)
-            now = min(now, place["at"]) if now is not None else None
-            conditions.append("booked_at <= fromUnixTimestamp64Milli({at:Int64}, 'UTC')")
-            conditions.append(after)
-            parameters |= place
-        if now is not None:
-            conditions.append("booked_at >= fromUnixTimestamp64Milli({since:Int64}, 'UTC')")
-            parameters["since"] = max(0, now - days * DAY_MS)
+        booked, placed = newest_of(self.since, self.until, self.cursor, now, days)
+        conditions += booked
+        parameters |= placed
         return (
             f"SELECT {_ENTRY_COLUMNS} FROM facts WHERE {' AND '.join(conditions)} "
             "ORDER BY booked_at DESC, partition DESC, offset DESC, position DESC LIMIT {limit:UInt32}",
@@ -75,11 +57,7 @@ class LedgerQuestion:
 
 def ledger_page(clickhouse: ClickHouse, question: LedgerQuestion) -> tuple[list[dict[str, Any]], str | None]:
     """The entries of a page as column → value, and the cursor of the page after them, or None at the end."""
-    now = now_ms()
-    for asked in (*(question.sql(now, days) for days in _DAYS), question.sql()):
-        found = clickhouse.query(*asked)
-        if len(found) > question.limit:
-            break
+    found = looked_for(lambda now, days: clickhouse.query(*question.sql(now, days)), question.limit)
     rows = [_entry(row) for row in found]
     if len(rows) <= question.limit:
         return rows, None
@@ -90,11 +68,6 @@ def ledger_page(clickhouse: ClickHouse, question: LedgerQuestion) -> tuple[list[
         booked_at = booked_at.replace(tzinfo=UTC)
     at_ms = round(booked_at.timestamp() * 1000)
     return rows, encode_cursor(at_ms, last["partition"], last["offset"], last["position"])
-
-
-def _unix_ms(at: datetime) -> int:
-    """The first millisecond that is not before a time."""
-    return -((EPOCH - at) // timedelta(milliseconds=1))
 
 
 def _entry(row: Sequence[Any]) -> dict[str, Any]:

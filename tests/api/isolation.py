@@ -68,6 +68,7 @@ CALLS: dict[str, Call] = {
         WRITE, body={"requests": [_USE]}, named={"body": {"requests": [{**_USE, "project": "{project}"}]}}
     ),
     "GET /v1/holds": Call(READ, named=_PROJECT),
+    "GET /v1/holds/settled": Call(READ, {"limit": "1000"}, named=_PROJECT),
     "GET /v1/holds/{hold_id}": Call(READ, named=_PROJECT),
     "POST /v1/holds/{hold_id}/capture": Call(WRITE, body={"credits": "1"}, named=_PROJECT),
     "POST /v1/holds/{hold_id}/release": Call(WRITE, body={"reason": "mine"}, named=_PROJECT),

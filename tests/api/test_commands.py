@@ -32,6 +32,7 @@ LISTS = {
     "billing list",
     "dead-letters",
     "holds list",
+    "holds settled",
     "ledger",
     "projects list",
     "usage",

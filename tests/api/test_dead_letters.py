@@ -4,7 +4,7 @@ import asyncio
 import json
 import secrets
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
@@ -85,6 +85,64 @@ def test_what_strangers_send_stops_nothing_and_is_listed_with_its_reason(
     assert pages == ids
     lines = CliRunner().invoke(app, ["dead-letters", "--from", began_at, "--code", "too_many_events"])
     assert f"{too_many['id']}  too_many_events: " in lines.stdout
+
+
+def newest(letter: dict) -> tuple:
+    """The place of a dead letter among all, by which the newest comes first."""
+    topic, *place = letter["id"].rsplit(":", 3)
+    return datetime.fromisoformat(letter["received_at"]), topic, *map(int, place)
+
+
+def test_dead_letters_are_found_by_producer_project_code_and_time_also_page_by_page(
+    stack: Stack, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = secrets.token_hex(4)
+    # Producers may call themselves anything, and name what can't be a project.
+    sources, projects = (f"/plain/{mark}", f"it's\t\"{mark}\\' OR 1 \u00e9"), (f"No Project {mark}", f"prj_{mark}")
+    letters = [
+        {**event(projects[number % 3 // 2], f"{mark}-{number}", "chat.message"), "source": sources[number % 2]}
+        for number in range(12)
+    ]
+    send(stack, *map(orjson.dumps, letters))
+
+    def found(**asked: object) -> list[dict]:
+        pages, cursor = [], None
+        while not pages or cursor:
+            page = operator.http.get("/v1/admin/dead-letters", params=asked | ({"cursor": cursor} if cursor else {}))
+            assert page.status_code == 200, page.text
+            pages.append(page.json()["dead_letters"])
+            cursor = page.json()["next_cursor"]
+        assert all(len(each) == asked.get("limit", len(each)) for each in pages[:-1])
+        return [each for page in pages for each in page]
+
+    both = eventually(
+        lambda: len(all_of := found(source=sources[0]) + found(source=sources[1])) == len(letters) and all_of
+    )
+    every = sorted(both, key=newest, reverse=True)
+    named = {each["id"]: each for each in letters}
+    assert {each["event_id"] for each in every} == named.keys()
+    assert all(each["source"] == named[each["event_id"]]["source"] for each in every)
+    assert all(each["project"] == named[each["event_id"]]["subject"] for each in every)
+    codes = {each["code"] for each in every}
+    assert len(codes) == 2
+    for project in projects:
+        of_project = [each for each in every if each["project"] == project]
+        assert found(project=project, limit=3) == of_project and of_project
+        for source in sources:
+            of_both = [each for each in of_project if each["source"] == source]
+            assert found(project=project, source=source, limit=1) == of_both and of_both
+    for code in codes:
+        assert found(source=sources[1], code=code, limit=1) == [
+            each for each in every if (each["source"], each["code"]) == (sources[1], code)
+        ]
+    later = (datetime.fromisoformat(every[0]["received_at"]) + timedelta(milliseconds=1)).isoformat()
+    assert found(source=sources[0], **{"from": later}) == [] and found(source="", project=projects[0]) == []
+    assert found(source=sources[0], to=later) == [each for each in every if each["source"] == sources[0]]
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+    done = CliRunner().invoke(app, ["dead-letters", "--source", sources[1], "--project", projects[1]])
+    assert len(done.stdout.splitlines()) == len(
+        [e for e in every if (e["source"], e["project"]) == (sources[1], projects[1])]
+    )
 
 
 def test_dead_letters_are_an_operators(operator: Operator) -> None:

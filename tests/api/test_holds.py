@@ -1,8 +1,13 @@
 """Holds by HTTP, followed as far as ClickHouse: jobs are queued, captured, released, extended, and expire."""
 
+import json
+
 import httpx
 import pytest
+from typer.testing import CliRunner
 
+from api.cli.main import app
+from api.stack import Stack
 from tests.calls import Operator, event, eventually
 
 
@@ -124,6 +129,64 @@ def test_a_preview_key_resolves_no_production_hold(operator: Operator) -> None:
     _, stranger = operator.customer("free")
     assert stranger.post(f"/v1/holds/{hold_id}/capture").json()["code"] == "unknown_hold"
     assert client.post(f"/v1/holds/{hold_id}/capture").status_code == 200
+
+
+def test_settled_holds_are_listed_by_state_customer_and_page(
+    stack: Stack, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, client = operator.customer("hobby")
+    preview = operator.client(operator.key(project, "preview")["key"])
+    whose = {job: {"metadata": {"customer_id": f"c-{job}"}} for job in ("whole", "part", "failed", "late")}
+    ids = {job: hold(client, job, **more).json()["hold_id"] for job, more in whose.items() if job != "late"}
+    ids["late"] = hold(client, "late", hold_seconds=1, **whose["late"]).json()["hold_id"]
+    client.post(f"/v1/holds/{ids['whole']}/capture")
+    client.post(f"/v1/holds/{ids['part']}/capture", json={"credits": "12.5"})
+    client.post(f"/v1/holds/{ids['failed']}/release", json={"reason": "upstream timeout"})
+
+    def settled(**asked: object) -> list[dict]:
+        answer = client.get("/v1/holds/settled", params=asked)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["holds"]
+
+    every = eventually(lambda: len(found := settled()) == 4 and found)
+    told = {each["job_id"]: (each["hold_id"], each["state"], each["captured"], each["given_back"]) for each in every}
+    assert told == {
+        "whole": (ids["whole"], "captured", "32", "0"),
+        "part": (ids["part"], "captured", "12.5", "19.5"),
+        "failed": (ids["failed"], "released", "0", "32"),
+        "late": (ids["late"], "expired", "0", "32"),
+    }
+    assert [each["settled_at"] for each in every] == sorted((each["settled_at"] for each in every), reverse=True)
+    assert {(each["credits"], each["operation"], each["environment"]) for each in every} == {
+        ("32", "image", "production")
+    }
+    assert all(each["customer_id"] == f"c-{each['job_id']}" and each["held_at"] < each["settled_at"] for each in every)
+    for state in ("captured", "released", "expired"):
+        assert settled(state=state) == [each for each in every if each["state"] == state]
+    for each in every:
+        assert settled(customer_id=each["customer_id"]) == [each]
+    assert settled(to=every[0]["settled_at"]) == [each for each in every if each["settled_at"] < every[0]["settled_at"]]
+    # From page to page, also by the command.
+    monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
+    paged, cursor = [], None
+    while not paged or cursor:
+        more = ["--cursor", cursor] if cursor else []
+        done = CliRunner().invoke(app, ["holds", "settled", project, "--limit", "3", "--json", *more])
+        page = json.loads(done.stdout)
+        paged, cursor = paged + page["holds"], page["next_cursor"]
+    assert paged == every
+    shown = CliRunner().invoke(app, ["holds", "settled", project, "--state", "released", "--customer", "c-failed"])
+    assert ids["failed"] in shown.stdout and ids["whole"] not in shown.stdout, shown.output
+    # A key sees its own environment; and what is wrong is named.
+    assert preview.get("/v1/holds/settled").json()["holds"] == []
+    assert client.get("/v1/holds/settled", params={"environment": "preview"}).json()["code"] == "wrong_environment"
+    for asked, field in (
+        ({"cursor": "bm9uc2Vuc2U"}, "cursor"),
+        ({"state": "open"}, "query.state"),
+        ({"from": "2026-03-01T00:00"}, "from"),
+    ):
+        refused = client.get("/v1/holds/settled", params=asked)
+        assert (refused.status_code, refused.json()["field"]) == (422, field), refused.text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import re
+from datetime import UTC, datetime, timedelta
+
+from api.dashboard.forms import PAGE_ROWS
 from api.stack import Stack
 from tests.calls import Operator, eventually
 from tests.dashboard.readers import DashboardReader, text_of
@@ -58,7 +63,7 @@ def test_a_hold_is_captured_in_part_once_however_often_its_form_is_sent(operator
     )
     assert "captured" in text_of(story)
     settled = text_of(reader.open(f"{HOLDS}/settled", is_part=True))
-    assert "captured job image 20" in settled, settled
+    assert "captured job image cus_9 32 20 12" in settled, settled
 
 
 def test_a_hold_is_extended_and_released_and_then_has_no_acts(operator: Operator) -> None:
@@ -75,6 +80,48 @@ def test_a_hold_is_extended_and_released_and_then_has_no_acts(operator: Operator
     assert "Not open" in after and 'name="act"' not in after
 
 
+def test_settled_holds_are_found_by_what_the_address_says(stack: Stack, operator: Operator) -> None:
+    project, client = operator.customer("build")
+    reader = DashboardReader(operator.url, operator.key(project)["key"])
+    assert "No hold was settled yet" in reader.open(f"{HOLDS}/settled", is_part=True)
+    ids = [placed(client, f"job-{number}") for number in range(PAGE_ROWS + 2)]
+    for each in ids[1:]:
+        assert client.post(f"/v1/holds/{each}/release", json={"reason": "upstream timeout"}).status_code == 200
+    assert client.post(f"/v1/holds/{ids[0]}/capture").status_code == 200
+    first = eventually(
+        lambda: (told := reader.open(f"{HOLDS}/settled", is_part=True)) and told.count("<tr>") > PAGE_ROWS and told
+    )
+    assert "upstream timeout" in first and "job-0<" in first and "job-1<" not in first
+    # The way on is a page, which asks for the part that comes after, of what was asked for.
+    captured = reader.open(f"{HOLDS}/settled?state=captured", is_part=True)
+    assert "job-0<" in captured and "job-1<" not in captured and 'rel="next"' not in captured
+    page = reader.open(f"{HOLDS}?state=released&customer_id=cus_9&job=job-0")
+    for told in ("<option selected>released</option>", 'value="cus_9"', 'name="job" value="job-0"', "Show all"):
+        assert told in page
+    part = part_of(page)
+    on = re.search(r'href="([^"]+)" rel="next"', reader.open(part, is_part=True))
+    assert on is not None and "state=released&customer_id=cus_9" in html.unescape(on[1])
+    after = reader.open(part_of(reader.open(html.unescape(on[1]))), is_part=True)
+    assert "job-1<" in after and "job-2<" not in after and "The newest" in after
+    for asked in ("state=expired", "customer_id=nobody", "to=2020-01-31"):
+        assert "No settled hold is like this" in reader.open(f"{HOLDS}/settled?{asked}", is_part=True)
+    today = datetime.now(UTC).date()
+    both = f"from={today - timedelta(days=2)}&to={today + timedelta(days=1)}&state=captured"
+    assert "job-0<" in reader.open(f"{HOLDS}/settled?{both}", is_part=True)
+    reader.open(f"{HOLDS}/settled?state=open", 422, is_part=True)
+    admin = DashboardReader(operator.url, stack.admin_key)
+    assert "job-0<" in admin.open(f"{HOLDS}/settled?project={project}&state=captured", is_part=True)
+    preview = f"{HOLDS}/settled?project={project}&environment=preview"
+    assert "No hold was settled yet" in admin.open(preview, is_part=True)
+
+
+def part_of(page: str) -> str:
+    """The address of the settled holds that a page loads."""
+    found = re.search(r'id="settled-holds" hx-get="([^"]+)"', page)
+    assert found is not None
+    return html.unescape(found[1])
+
+
 def test_others_holds_are_behind_walls(operator: Operator) -> None:
     project, client = operator.customer("build")
     one = f"{HOLDS}/{placed(client, 'job')}"
@@ -85,5 +132,6 @@ def test_others_holds_are_behind_walls(operator: Operator) -> None:
     assert "No credits are held in preview" in preview.open(HOLDS) and "Not open" in preview.open(one)
     production = DashboardReader(operator.url, operator.key(project)["key"])
     assert "This key sees the holds of production" in production.open(f"{HOLDS}?environment=preview", 403)
+    assert "This key sees the holds of production" in production.open(f"{HOLDS}/settled?environment=preview", 403)
     blind = DashboardReader(operator.url, operator.key(project, scopes=["billing:read"])["key"])
     assert "has no scope" in blind.open(HOLDS, 403)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
@@ -14,8 +13,10 @@ from starlette.responses import Response
 from api.dashboard.asking import ShownProblem, api_path
 from api.dashboard.figures import credits_sum, instant
 from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
+from api.dashboard.spans import midnight
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.facts import PLACE_ID
+from schemas.http.holds import HoldState
 from schemas.problems import Rejection
 
 router = APIRouter(prefix="/holds", include_in_schema=False, route_class=PageRoute)
@@ -23,9 +24,8 @@ router = APIRouter(prefix="/holds", include_in_schema=False, route_class=PageRou
 _HERE: Final = "/dashboard/holds"
 _HOLDS_READ: Final = 1000
 _SOON_SECONDS: Final = 600
-# Captures are entries among all others, the newest of which are looked through.
-_ENTRIES_READ: Final = 500
-_SETTLED_SHOWN: Final = 20
+# The part of the address that says which settled holds are listed.
+_FILTERS: Final = ("state", "customer_id", "from", "to")
 _DONE: Final = {
     "captured": "The hold was captured: its job was charged.",
     "captured_before": "The hold had been captured before; nothing was charged now.",
@@ -36,19 +36,6 @@ _DONE: Final = {
 EXTENSIONS: Final = (
     (900, "15 minutes"), (3_600, "1 hour"), (21_600, "6 hours"), (86_400, "1 day"), (604_800, "7 days"),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class SettledHold:
-    """A hold that was captured or has expired: an id that leads to it, what its job was charged, and what expired."""
-
-    outcome: str
-    entry_id: str
-    at: str
-    job_id: str
-    operation: str
-    charged: str
-    given_back: str = ""
 
 
 HoldIdPath = Annotated[str, Path(max_length=80)]
@@ -86,6 +73,9 @@ async def holds(
         pages=-(-len(found) // PAGE_ROWS),
         seconds_left=lambda hold: (instant(hold["expires_at"]) - now).total_seconds(),
         done=done_of(view, _DONE),
+        asked={name: view.query.get(name, "") for name in _FILTERS},
+        cursor=view.query.get("cursor", ""),
+        states=get_args(HoldState),
         as_of=balance.data["as_of"] if balance else None,
         lag_ms=balance.data["lag_ms"] if balance else None,
     )
@@ -93,41 +83,18 @@ async def holds(
 
 @router.get("/settled")
 async def settled(view: ProjectViewDep) -> Response:
-    """Answer with the part of the page that tells of holds that were captured or have expired lately."""
-    _check_environment(view)
-    ledger, expired = await asyncio.gather(
-        view.get("/v1/ledger", environment=view.environment, limit=_ENTRIES_READ),
-        view.get("/v1/notices", environment=view.environment, type="hold.expired", limit=_SETTLED_SHOWN),
+    """Answer with the part of the page that lists holds that were captured, were released or have expired."""
+    asked = {name: view.query.get(name) for name in ("state", "customer_id", "cursor")}
+    times = {name: midnight(view.query.get(name), name, view.session.tz) for name in ("from", "to")}
+    found = await view.get("/v1/holds/settled", environment=view.environment, limit=PAGE_ROWS, **asked, **times)
+    if found.problem is not None:
+        return view.error(found.problem)
+    return view.fragment(
+        "partials/holds_settled.html",
+        found=found.data,
+        asked={name: view.query.get(name, "") for name in ("job", *_FILTERS)},
+        is_filtered=any(view.query.get(name) for name in _FILTERS),
     )
-    for asked in (ledger, expired):
-        if asked.problem is not None:
-            return view.error(asked.problem)
-    ended = [
-        SettledHold(
-            "captured",
-            each["entry_id"],
-            each["booked_at"],
-            each["job_id"],
-            each["operation"],
-            each["amount"].removeprefix("-"),
-        )
-        for each in ledger.data["entries"]
-        if each["kind"] == "charge" and each["reason"] == "captured"
-    ]
-    ended += [
-        SettledHold(
-            "expired",
-            str(each["data"].get("hold") or each["id"].removeprefix("ntc-")),
-            each["at"],
-            str(each["data"].get("job_id", "")),
-            str(each["data"].get("operation", "")),
-            "0",
-            str(each["data"].get("held", "")),
-        )
-        for each in expired.data["notices"]
-    ]
-    ended.sort(key=lambda each: each.at, reverse=True)
-    return view.fragment("partials/holds_settled.html", ended=ended[:_SETTLED_SHOWN], entries_read=_ENTRIES_READ)
 
 
 @router.get("/{hold_id}")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as clock
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Final
 
@@ -16,6 +14,7 @@ from starlette.responses import Response
 
 from api.dashboard import pages
 from api.dashboard.entry_rows import about_of, row_of, row_renderer
+from api.dashboard.spans import midnight
 from api.dashboard.view import PageRoute, ProjectViewDep, View, sessions_of
 from api.dependencies import account_for
 from api.entries import LiveEntry, place_in
@@ -69,7 +68,7 @@ async def ledger_rows(
     another page."""
     asked = {name: view.query.get(name) or None for name in _FILTERS}
     cursor = view.query.get("cursor") or None
-    times = {name: _midnight(view, asked.pop(name), name) for name in ("from", "to")}
+    times = {name: midnight(asked.pop(name), name, view.session.tz) for name in ("from", "to")}
     # Before the history is asked, which may know more by then, and never less.
     lag_ms = view.services.pipeline.history_lag_ms()
     answer = await view.get("/v1/ledger", environment=view.environment, limit=limit, cursor=cursor, **asked, **times)
@@ -153,13 +152,3 @@ def _about(view: View) -> str:
     """The query of a page about the same project and environment as this one."""
     other = view.environment if view.environment != view.caller.environment else None
     return about_of(view.project if view.is_admin else None, other)
-
-
-def _midnight(view: View, day: str | None, name: str) -> str | None:
-    """The begin, in the reader's zone, of a day that a form gave, or the end of one `to` which entries are shown; what
-    is no day goes to the API, which says so."""
-    with suppress(ValueError, OverflowError):
-        if day:
-            begin = date.fromisoformat(day) + timedelta(days=int(name == "to"))
-            return datetime.combine(begin, clock(), view.session.tz).astimezone(UTC).isoformat()
-    return day
