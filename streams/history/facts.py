@@ -42,7 +42,7 @@ _COLUMNS = ", ".join(
     for name in Fact.__struct_fields__
 )
 AT = "fromUnixTimestamp64Milli({at:Int64}, 'UTC')"
-_BOOKED, _UNTIL = AT.replace("at:", "booked:"), AT.replace("at:", "until:")
+UNTIL, _BOOKED = AT.replace("at:", "until:"), AT.replace("at:", "booked:")
 
 
 def kind_in(*kinds: Kind) -> str:
@@ -157,7 +157,7 @@ def _facts_between(clickhouse: ClickHouse, since: Mapping[str, int], until_ms: i
     while projects:
         rows = clickhouse.query(
             f"SELECT partition, {_COLUMNS} FROM facts WHERE project IN {{projects:Array(String)}} "
-            f"AND {EFFECTIVE_AT} > {AT} AND booked_at >= {AT} AND booked_at <= {_UNTIL} "
+            f"AND {EFFECTIVE_AT} > {AT} AND booked_at >= {AT} AND booked_at <= {UNTIL} "
             f"AND (project > {{project:String}} OR booked_at >= {_BOOKED}) "
             "AND (project, booked_at, offset, position) > "
             f"({{project:String}}, {_BOOKED}, {{offset:UInt64}}, {{position:UInt32}}) "

@@ -11,7 +11,7 @@ from streams.clickhouse.client import ClickHouse
 from streams.core.grants import burn_down
 from streams.core.past import note_past
 from streams.core.plans import PLANS, renewal_after
-from streams.history.facts import AT, EFFECTIVE_AT, kind_in
+from streams.history.facts import AT, EFFECTIVE_AT, UNTIL, kind_in
 
 # When each of some projects is asked about, in Unix milliseconds; and when and with which offset each was opened.
 Times = Mapping[str, int]
@@ -19,29 +19,34 @@ Opened = Mapping[str, tuple[int, int]]
 
 
 def account_at(clickhouse: ClickHouse, project: str, at_ms: int) -> Account | None:
-    """A project's account as it was at a time; None where it was not yet open. `accounts_at` says what it has."""
-    return accounts_at(clickhouse, {project: at_ms}).get(project)
+    """A project's account as it was at a time, as `accounts_at` gives it, and with what it was last changed by; None
+    where it was not yet open."""
+    opened = openings(clickhouse, [project])
+    if project not in opened or opened[project][0] > at_ms:
+        return None
+    times = {project: at_ms}
+    account = accounts_at(clickhouse, times, opened, grants_at(clickhouse, times, opened))[project]
+    ((account.last_offset, account.last_at_ms),) = clickhouse.query(
+        "SELECT toInt64(max(offset)), toUnixTimestamp64Milli(max(booked_at)) FROM facts "
+        f"WHERE project = {{project:String}} AND booked_at <= {AT}",
+        {"project": project, "at": at_ms},
+    )
+    return account
 
 
-def accounts_at(clickhouse: ClickHouse, times: Times, opened: Opened | None = None) -> dict[str, Account]:
-    """The accounts of projects as they were, each at its time, with their grants in burn-down order; without those that
-    were not yet open.
+def accounts_at(
+    clickhouse: ClickHouse, times: Times, opened: Opened, grants: Mapping[str, Sequence[Grant]]
+) -> dict[str, Account]:
+    """The accounts of projects as they were, each at its time, when it was open. `grants` are theirs by then
+    (`grants_at`).
 
-    `opened` is what `openings` gave, for callers that have asked already.
-    An account has its grants with their held credits, its plan, sign-up, renewal, whether it was closed, and its past
-    up to then. Its name, keys, holds, items and auto-recharge are left out.
+    An account has its grants with their held credits, in burn-down order, its plan, sign-up, renewal, whether it was
+    closed, and its past up to then. Its name, keys, holds, items and auto-recharge are left out.
     """
-    opened = openings(clickhouse, list(times)) if opened is None else opened
-    times = {project: at_ms for project, at_ms in times.items() if project in opened and opened[project][0] <= at_ms}
-    if not times:
-        return {}
-    last = _last(clickhouse, times)
-    grants = grants_of_all(clickhouse, times, opened)
     changes = _changes_until(clickhouse, times)
     accounts = {}
     for project, at_ms in times.items():
         signed_up_at_ms, opened_offset = opened[project]
-        last_offset, last_at_ms = last[project]
         account = Account(
             project=project,
             name="",
@@ -52,8 +57,8 @@ def accounts_at(clickhouse: ClickHouse, times: Times, opened: Opened | None = No
             grants=[grant for grant in grants[project] if grant.remaining or grant.expires_at_ms > at_ms],
             keys=[],
             opened_offset=opened_offset,
-            last_offset=last_offset,
-            last_at_ms=last_at_ms,
+            last_offset=opened_offset,
+            last_at_ms=signed_up_at_ms,
         )
         for what, changed_at_ms in changes[project]:
             change(account, what, changed_at_ms)
@@ -85,33 +90,23 @@ def openings(clickhouse: ClickHouse, projects: Sequence[str]) -> dict[str, tuple
 
 def grants_of(clickhouse: ClickHouse, project: str, at_ms: int, signed_up_at_ms: int) -> list[Grant]:
     """The grants that a project ever had, as they were at a time, in burn-down order; used up and expired ones too."""
-    return grants_of_all(clickhouse, {project: at_ms}, {project: (signed_up_at_ms, 0)})[project]
+    return grants_at(clickhouse, {project: at_ms}, {project: (signed_up_at_ms, 0)})[project]
 
 
-def grants_of_all(clickhouse: ClickHouse, times: Times, opened: Opened) -> dict[str, list[Grant]]:
-    """The grants that projects ever had, each as `grants_of` gives them for its time."""
+def grants_at(clickhouse: ClickHouse, times: Times, opened: Opened) -> dict[str, list[Grant]]:
+    """The grants that projects ever had, as they were at the time of each, as `grants_of` gives them."""
     at, parameters = _asked_at(times)
-    rows = clickhouse.query(
-        "SELECT project, grant_id, any(environment), argMin(amount, (offset, position)), toInt64(sum(amount)), "
-        f"toInt64(sum(held)), toUnixTimestamp64Milli(min({EFFECTIVE_AT})), "
-        f"max(if({kind_in('grant')}, JSONExtractInt(metadata, 'expires_at_ms'), 0)), sumIf(cents, {kind_in('grant')} "
-        "AND JSONHas(metadata, 'by_contract')) "
-        "FROM facts "
-        f"WHERE {_OF_PROJECTS} AND grant_id != '' AND {EFFECTIVE_AT} <= {at} "
-        "GROUP BY project, grant_id ORDER BY project, min((offset, position))",
-        parameters,
-    )
-    grants: dict[str, list[Grant]] = {project: [] for project in times}
-    for project, grant_id, environment, granted, remaining, held, granted_at_ms, stated_end_ms, contract_cents in rows:
-        kind = grant_id.partition("-")[0]
-        # A bundle does not expire. Credits that an operator gave end when the grant says so; any other grant, one that
-        # a correction made too, ends with its month.
-        expires_at_ms = 0 if kind == "top_up" else stated_end_ms or renewal_after(opened[project][0], granted_at_ms)
-        terms = granted, remaining, granted_at_ms, expires_at_ms, held, contract_cents
-        grants[project].append(Grant(grant_id, kind, environment, *terms))
-    for of_one in grants.values():
-        of_one.sort(key=burn_down)
-    return grants
+    return _grants(clickhouse, list(times), f"{EFFECTIVE_AT} <= {at}", parameters, opened)
+
+
+def grants_made(
+    clickhouse: ClickHouse, projects: Sequence[str], since_ms: int, until_ms: int, opened: Opened
+) -> dict[str, list[Grant]]:
+    """The grants that projects were given in (since, until], by grants or corrections, with their terms; what remains
+    of them is not told. Older grants may be among them, with other terms."""
+    # A grant's first fact is its grant, or the correction that made it.
+    made = f"{kind_in('grant', 'correction')} AND booked_at > {AT} AND {EFFECTIVE_AT} <= {UNTIL}"
+    return _grants(clickhouse, projects, made, {"at": since_ms, "until": until_ms}, opened)
 
 
 def plan_at(clickhouse: ClickHouse, project: str, at_ms: int) -> str:
@@ -133,15 +128,30 @@ def _asked_at(times: Times) -> tuple[str, dict[str, Any]]:
     return f"fromUnixTimestamp64Milli({at}, 'UTC')", {"projects": projects, "times": each}
 
 
-def _last(clickhouse: ClickHouse, times: Times) -> dict[str, tuple[int, int]]:
-    """The highest offset and booking time that projects' facts have, up to the time of each."""
-    at, parameters = _asked_at(times)
+def _grants(
+    clickhouse: ClickHouse, projects: Sequence[str], condition: str, parameters: dict[str, Any], opened: Opened
+) -> dict[str, list[Grant]]:
     rows = clickhouse.query(
-        "SELECT project, toInt64(max(offset)), toUnixTimestamp64Milli(max(booked_at)) FROM facts "
-        f"WHERE {_OF_PROJECTS} AND booked_at <= {at} GROUP BY project",
-        parameters,
+        "SELECT project, grant_id, any(environment), argMin(amount, (offset, position)), toInt64(sum(amount)), "
+        f"toInt64(sum(held)), toUnixTimestamp64Milli(min({EFFECTIVE_AT})), "
+        f"max(if({kind_in('grant')}, JSONExtractInt(metadata, 'expires_at_ms'), 0)), sumIf(cents, {kind_in('grant')} "
+        "AND JSONHas(metadata, 'by_contract')) "
+        "FROM facts "
+        f"WHERE {_OF_PROJECTS} AND grant_id != '' AND {condition} "
+        "GROUP BY project, grant_id ORDER BY project, min((offset, position))",
+        parameters | {"projects": projects},
     )
-    return {row[0]: (row[1], row[2]) for row in rows}
+    grants: dict[str, list[Grant]] = {project: [] for project in projects}
+    for project, grant_id, environment, granted, remaining, held, granted_at_ms, stated_end_ms, contract_cents in rows:
+        kind = grant_id.partition("-")[0]
+        # A bundle does not expire. Credits that an operator gave end when the grant says so; any other grant, one that
+        # a correction made too, ends with its month.
+        expires_at_ms = 0 if kind == "top_up" else stated_end_ms or renewal_after(opened[project][0], granted_at_ms)
+        terms = granted, remaining, granted_at_ms, expires_at_ms, held, contract_cents
+        grants[project].append(Grant(grant_id, kind, environment, *terms))
+    for of_one in grants.values():
+        of_one.sort(key=burn_down)
+    return grants
 
 
 def _changes_until(clickhouse: ClickHouse, times: Times) -> dict[str, list[tuple[str, int]]]:

@@ -35,7 +35,7 @@ from streams.core.items import bill_due
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
 from streams.history.facts import AT, DECIDED, DecidedFacts, decisions_between, kind_in
-from streams.history.past_balance import accounts_at, change, grants_of_all, openings
+from streams.history.past_balance import accounts_at, change, grants_at, grants_made, openings
 
 DAYS_MAX = 90
 # Holds of the rehearsal end when those of the history did.
@@ -159,8 +159,9 @@ def replay_projects(
         for project in projects
         if project in opened and opened[project][0] <= until_ms
     }
-    accounts = accounts_at(clickhouse, begins, opened)
-    grants = grants_of_all(clickhouse, dict.fromkeys(begins, until_ms), opened)
+    grants = grants_at(clickhouse, begins, opened)
+    accounts = accounts_at(clickhouse, begins, opened, grants)
+    made = grants_made(clickhouse, list(begins), since_ms, until_ms, opened)
     corrected = _corrected(clickhouse, list(begins), since_ms)
     with_decisions = decisions_between(clickhouse, begins, until_ms)
     following = next(with_decisions, None)
@@ -168,7 +169,9 @@ def replay_projects(
         if project not in begins:
             yield project, None
             continue
-        replay = _PriceReplay(accounts.pop(project), book, grants.pop(project), corrected[project])
+        replay = _PriceReplay(
+            accounts.pop(project), book, [*grants.pop(project), *made.pop(project)], corrected[project]
+        )
         if following is not None and following[0] == project:
             for decision in following[1]:
                 replay.take(decision)
@@ -204,7 +207,9 @@ class _PriceReplay:
         self._book = book
         self._facts: list[Fact] = []
         # All grants there ever were; the account forgets those that are used up.
-        self._grants = {grant.id: grant for grant in grants}
+        self._grants: dict[str, Grant] = {}
+        for grant in grants:
+            self._grants.setdefault(grant.id, grant)
         self._corrected = corrected
         self._charged: dict[EventName, list[Fact]] = {}
         self._holds: dict[str, Hold] = {}
