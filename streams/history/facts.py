@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -41,6 +42,7 @@ _COLUMNS = ", ".join(
     for name in Fact.__struct_fields__
 )
 AT = "fromUnixTimestamp64Milli({at:Int64}, 'UTC')"
+UNTIL, _BOOKED = AT.replace("at:", "until:"), AT.replace("at:", "booked:")
 
 
 def kind_in(*kinds: Kind) -> str:
@@ -96,10 +98,17 @@ def newest_facts(
     return [(row[0], Fact(*row[1:])) for row in rows]
 
 
-def decisions_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[DecidedFacts]:
-    """Read the decisions on a project after a time, oldest first, a page at a time. Facts of a decision that count from
-    `at_ms` or before are left out."""
-    return _grouped(_facts_after(clickhouse, project, at_ms))
+def decisions_between(
+    clickhouse: ClickHouse, since: Mapping[str, int], until_ms: int
+) -> Iterator[tuple[str, Iterator[DecidedFacts]]]:
+    """Read the decisions on projects, each project's after its time in `since` and booked until `until_ms`: the
+    projects by name, those with decisions alone, and the decisions of each, oldest first.
+
+    A page of facts is in memory at a time, of as many projects as it has room for. Facts of a decision that count from
+    the time in `since` or before are left out.
+    """
+    for project, facts in groupby(_facts_between(clickhouse, since, until_ms), key=lambda each: each[1].project):
+        yield project, _grouped(facts)
 
 
 def marks(clickhouse: ClickHouse) -> dict[int, Mark]:
@@ -141,23 +150,31 @@ def held_before(clickhouse: ClickHouse, project: str, environment: str, mark: Ma
     return int(rows[0][0])
 
 
-def _facts_after(clickhouse: ClickHouse, project: str, at_ms: int) -> Iterator[tuple[int, Fact]]:
-    parameters: dict[str, Any] = {"project": project, "at": at_ms, "booked": at_ms, "offset": 0, "position": 0}
-    while True:
+def _facts_between(clickhouse: ClickHouse, since: Mapping[str, int], until_ms: int) -> Iterator[tuple[int, Fact]]:
+    projects = sorted(since)
+    first_ms = min(since.values(), default=0)
+    last: tuple[str, int, int, int] = ("", first_ms, 0, 0)
+    while projects:
         rows = clickhouse.query(
-            f"SELECT partition, {_COLUMNS} FROM facts WHERE project = {{project:String}} "
-            f"AND {EFFECTIVE_AT} > {AT} AND booked_at >= fromUnixTimestamp64Milli({{booked:Int64}}, 'UTC') "
-            "AND (booked_at, offset, position) > "
-            "(fromUnixTimestamp64Milli({booked:Int64}, 'UTC'), {offset:UInt64}, {position:UInt32}) "
-            f"ORDER BY booked_at, offset, position LIMIT {FACTS_A_PAGE}",
-            parameters,
+            f"SELECT partition, {_COLUMNS} FROM facts WHERE project IN {{projects:Array(String)}} "
+            f"AND {EFFECTIVE_AT} > {AT} AND booked_at >= {AT} AND booked_at <= {UNTIL} "
+            f"AND (project > {{project:String}} OR booked_at >= {_BOOKED}) "
+            "AND (project, booked_at, offset, position) > "
+            f"({{project:String}}, {_BOOKED}, {{offset:UInt64}}, {{position:UInt32}}) "
+            f"ORDER BY project, booked_at, offset, position LIMIT {FACTS_A_PAGE}",
+            {"projects": projects, "at": first_ms, "until": until_ms}
+            | dict(zip(("project", "booked", "offset", "position"), last, strict=True)),
         )
         for row in rows:
-            yield row[0], Fact(*row[1:])
+            fact = Fact(*row[1:])
+            effective_at_ms = fact.booked_at_ms if fact.source else min(fact.occurred_at_ms, fact.booked_at_ms)
+            if effective_at_ms > since[fact.project]:
+                yield row[0], fact
         if len(rows) < FACTS_A_PAGE:
             return
-        last = Fact(*rows[-1][1:])
-        parameters |= {"booked": last.booked_at_ms, "offset": last.offset, "position": last.index}
+        newest = Fact(*rows[-1][1:])
+        last = newest.project, newest.booked_at_ms, newest.offset, newest.index
+        projects = [project for project in projects if project >= newest.project]
 
 
 def _grouped(facts: Iterable[tuple[int, Fact]]) -> Iterator[DecidedFacts]:

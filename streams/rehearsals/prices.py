@@ -11,8 +11,9 @@ as they were: a request that they refused stays refused, and a dearer book does 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -33,14 +34,18 @@ from streams.core.grants import add_grant, grant_credits
 from streams.core.items import bill_due
 from streams.core.ledger import charge, hold, reschedule, settle
 from streams.core.price_list import NOTICE_DAYS, Prices, check_book, increases
-from streams.history.facts import AT, DECIDED, DecidedFacts, decisions_after, kind_in
-from streams.history.past_balance import account_at, change, grants_of, opened_at
+from streams.history.facts import AT, DECIDED, DecidedFacts, decisions_between, kind_in
+from streams.history.past_balance import accounts_at, change, grants_at, grants_made, openings
 
 DAYS_MAX = 90
 # Holds of the rehearsal end when those of the history did.
 _HOLD_SECONDS = 10 * 365 * 86_400
 _ALWAYS_MS = -(1 << 62)
 _ADDRESS: dict[str, Any] = {"idempotency_key": "", "correlation": "", "reply_instance": "", "reply_partition": 0}
+
+# Projects that are asked about at once, and the grants and corrections that those may have had: they are in memory.
+PROJECTS_AT_ONCE = 100
+KEPT_AT_ONCE = 20_000
 
 EventName = tuple[str, str]
 
@@ -86,6 +91,9 @@ class Rehearsal:
     needs_notice: list[str] = field(default_factory=list)
 
 
+Replayed = tuple[PriceOutcome, Account]
+
+
 def rehearse(
     clickhouse: ClickHouse,
     prices: Prices,
@@ -97,7 +105,8 @@ def rehearse(
 ) -> Rehearsal:
     """Rehearse the last `days` of all projects under `book`. `on_progress` is told (projects done, all projects).
 
-    One project is in memory at a time, with a page of its facts. Raises Rejection where `book` could not be announced.
+    A page of facts is in memory at a time, and the grants of `PROJECTS_AT_ONCE` projects. Raises Rejection where `book`
+    could not be announced.
     """
     check_proposal(book, prices)
     clickhouse = clickhouse.limited(LONG)
@@ -106,11 +115,14 @@ def rehearse(
     projects = _projects(clickhouse, since_ms)
     worst: list[tuple[tuple[int, int, str], PriceOutcome]] = []
     total = rehearsal.total
-    for number, project in enumerate(projects, 1):
-        outcome = rehearse_project(clickhouse, project, book, since_ms, now_ms)
+    every = chain.from_iterable(
+        replay_projects(clickhouse, some, book, since_ms, now_ms) for some in _at_once(projects)
+    )
+    for number, (_, replayed) in enumerate(every, 1):
         on_progress(number, len(projects))
-        if outcome is None:
+        if replayed is None:
             continue
+        outcome, _ = replayed
         rehearsal.projects += 1
         rehearsal.projects_hurt += outcome.harm[:2] > (0, 0)
         total.charged += outcome.charged
@@ -127,33 +139,45 @@ def rehearse(
     return rehearsal
 
 
-def rehearse_project(
-    clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
-) -> PriceOutcome | None:
-    """Rehearse (since, until] of a project under a book; gives None where the project was opened later. A project that
-    was opened in that time begins with its first allowance."""
-    replayed = replay_project(clickhouse, project, book, since_ms, until_ms)
-    return replayed[0] if replayed is not None else None
-
-
 def replay_project(
     clickhouse: ClickHouse, project: str, book: PriceBook, since_ms: int, until_ms: int
-) -> tuple[PriceOutcome, Account] | None:
-    """Rehearse a project as `rehearse_project` does; gives also the account as it would be at the end."""
-    opened = opened_at(clickhouse, project)
-    if opened is None or opened[0] > until_ms:
-        return None
-    since_ms = max(since_ms, opened[0])
-    account = account_at(clickhouse, project, since_ms, opened)
-    assert account is not None, "it was open by then"
-    grants = grants_of(clickhouse, project, until_ms, account.signed_up_at_ms)
-    replay = _PriceReplay(account, book, grants, _corrected(clickhouse, project, since_ms))
-    for decision in decisions_after(clickhouse, project, since_ms):
-        if decision.facts[0].booked_at_ms > until_ms:
-            break
-        replay.take(decision)
-    replay.outcome.plan = account.plan
-    return replay.outcome, account
+) -> Replayed | None:
+    """Rehearse (since, until] of a project under a book, as `replay_projects` does."""
+    ((_, replayed),) = replay_projects(clickhouse, [project], book, since_ms, until_ms)
+    return replayed
+
+
+def replay_projects(
+    clickhouse: ClickHouse, projects: Sequence[str], book: PriceBook, since_ms: int, until_ms: int
+) -> Iterator[tuple[str, Replayed | None]]:
+    """Rehearse (since, until] of projects under a book. Gives of each, by name, the outcome, and the account as it
+    would be at the end; None where the project was opened later. A project that was opened in that time begins with its
+    first allowance."""
+    opened = openings(clickhouse, projects)
+    begins = {
+        project: max(since_ms, opened[project][0])
+        for project in projects
+        if project in opened and opened[project][0] <= until_ms
+    }
+    grants = grants_at(clickhouse, begins, opened)
+    accounts = accounts_at(clickhouse, begins, opened, grants)
+    made = grants_made(clickhouse, list(begins), since_ms, until_ms, opened)
+    corrected = _corrected(clickhouse, list(begins), since_ms)
+    with_decisions = decisions_between(clickhouse, begins, until_ms)
+    following = next(with_decisions, None)
+    for project in sorted(projects):
+        if project not in begins:
+            yield project, None
+            continue
+        replay = _PriceReplay(
+            accounts.pop(project), book, [*grants.pop(project), *made.pop(project)], corrected[project]
+        )
+        if following is not None and following[0] == project:
+            for decision in following[1]:
+                replay.take(decision)
+            following = next(with_decisions, None)
+        replay.outcome.plan = replay.account.plan
+        yield project, (replay.outcome, replay.account)
 
 
 def check_proposal(book: PriceBook, prices: Prices) -> None:
@@ -183,7 +207,9 @@ class _PriceReplay:
         self._book = book
         self._facts: list[Fact] = []
         # All grants there ever were; the account forgets those that are used up.
-        self._grants = {grant.id: grant for grant in grants}
+        self._grants: dict[str, Grant] = {}
+        for grant in grants:
+            self._grants.setdefault(grant.id, grant)
         self._corrected = corrected
         self._charged: dict[EventName, list[Fact]] = {}
         self._holds: dict[str, Hold] = {}
@@ -473,22 +499,41 @@ class _PriceReplay:
         self._facts.clear()
 
 
-def _projects(clickhouse: ClickHouse, since_ms: int) -> list[str]:
-    """The projects that used anything since then."""
+def _projects(clickhouse: ClickHouse, since_ms: int) -> dict[str, int]:
+    """The projects that used anything since then, by name, and how many grants and corrections each ever had."""
+    used = f"booked_at > {AT} AND {DECIDED}"
+    kept = kind_in("grant", "correction")
     rows = clickhouse.query(
-        f"SELECT DISTINCT project FROM facts WHERE booked_at > {AT} AND {DECIDED} ORDER BY project",
+        f"SELECT project, countIf({kept}) FROM facts WHERE ({used}) OR {kept} "
+        f"GROUP BY project HAVING countIf({used}) > 0 ORDER BY project",
         {"at": since_ms},
     )
-    return [row[0] for row in rows]
+    return {row[0]: row[1] for row in rows}
 
 
-def _corrected(clickhouse: ClickHouse, project: str, since_ms: int) -> set[EventName]:
+def _at_once(projects: Mapping[str, int]) -> Iterator[list[str]]:
+    """Split projects, in order, into those that are asked about at once."""
+    some, kept = list[str](), 0
+    for project, count in projects.items():
+        if some and (len(some) == PROJECTS_AT_ONCE or kept + count > KEPT_AT_ONCE):
+            yield some
+            some, kept = [], 0
+        some.append(project)
+        kept += count
+    if some:
+        yield some
+
+
+def _corrected(clickhouse: ClickHouse, projects: Sequence[str], since_ms: int) -> dict[str, set[EventName]]:
     rows = clickhouse.query(
-        f"SELECT DISTINCT source, event_id FROM facts WHERE project = {{project:String}} AND {kind_in('correction')} "
-        f"AND booked_at > {AT}",
-        {"project": project, "at": since_ms},
+        "SELECT DISTINCT project, source, event_id FROM facts WHERE project IN {projects:Array(String)} "
+        f"AND {kind_in('correction')} AND booked_at > {AT}",
+        {"projects": projects, "at": since_ms},
     )
-    return {(row[0], row[1]) for row in rows}
+    corrected: dict[str, set[EventName]] = {project: set() for project in projects}
+    for project, source, event_id in rows:
+        corrected[project].add((source, event_id))
+    return corrected
 
 
 def _hold_id(fact: Fact) -> str:

@@ -75,7 +75,13 @@ class Life:
     """
 
     def __init__(
-        self, seed: int, project: str = "p1", recurring: bool = True, plain: bool = False, book: PriceBook = BOOK
+        self,
+        seed: int,
+        project: str = "p1",
+        recurring: bool = True,
+        plain: bool = False,
+        book: PriceBook = BOOK,
+        start_ms: int = START_MS,
     ) -> None:
         self.random = Random(seed)
         self.project = project
@@ -83,7 +89,7 @@ class Life:
         self.book = book
         # The records that were applied: offset, time, the record, and whether it was refused.
         self.records: list[tuple[int, int, AnyCommand | Envelope | Tick, bool]] = []
-        self.at_ms = START_MS
+        self.at_ms = start_ms
         self.offset = 0
         self.facts: list[Fact] = []
         self.accounts: dict[str, Account] = {}

@@ -12,8 +12,10 @@ from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
 from streams.core.price_list import Prices
+from streams.history import facts
 from streams.history.past_balance import account_at
-from streams.rehearsals.prices import check_proposal, rehearse, replay_project
+from streams.rehearsals import prices
+from streams.rehearsals.prices import check_proposal, rehearse, replay_project, replay_projects
 from tests.core.builders import START_MS, addressed, admit, top_up, usage
 from tests.history.lives import BOOK, DAY_MS, Life, insert_facts
 
@@ -114,6 +116,59 @@ def test_those_who_would_run_out_come_first_then_those_who_would_pay_more(embedd
     assert told == [(1, 3), (2, 3), (3, 3)]
     same = rehearse(embedded, pays.prices, BOOK, 30, now_ms)
     assert (same.projects_hurt, same.total.difference, same.needs_notice) == (0, 0, [])
+
+
+def test_many_projects_at_once_come_out_as_each_by_itself(
+    embedded: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since_ms, until_ms = START_MS + 5 * DAY_MS, START_MS + 60 * DAY_MS
+    lives = [Life(seed, f"long-{seed}", start_ms=START_MS + seed * DAY_MS) for seed in range(9)]
+    for life in lives:
+        life.live(60)
+    # A decision of each is at the same offset of the same partition, and theirs are next to each other.
+    once = [Life(5, name, plain=True) for name in ("once-a", "once-b")]
+    for life in once:
+        life.at_ms = since_ms + 1
+        life.apply(Envelope([usage("a", life.project, "image", occurred_at_ms=life.at_ms)]))
+    # This one used something when it was opened.
+    soon = Life(1, "soon", plain=True, start_ms=since_ms + DAY_MS)
+    soon.apply(Envelope([usage("a", soon.project, "image", occurred_at_ms=soon.at_ms)]))
+    later = Life(1, "later", start_ms=until_ms + 1)
+    lives += [*once, soon, Life(2, "idle", start_ms=START_MS + DAY_MS), later]
+    migrate(embedded)
+    insert_facts(embedded, [fact for life in lives for fact in life.facts])
+    names = [life.project for life in lives] + ["nobody"]
+    alone = {name: replay_project(embedded, name, DEARER, since_ms, until_ms) for name in names}
+    assert [name for name, replayed in alone.items() if replayed is None] == ["later", "nobody"]
+    assert sum(replayed is not None and replayed[0].difference != 0 for replayed in alone.values()) > 8
+    monkeypatch.setattr(facts, "FACTS_A_PAGE", 17)
+    assert list(replay_projects(embedded, names, DEARER, since_ms, until_ms)) == sorted(alone.items())
+    used = {name: replayed[0] for name, replayed in alone.items() if replayed is not None and name != "idle"}
+    for projects_at_once, kept_at_once in ((3, 1_000), (100, 20)):
+        monkeypatch.setattr(prices, "PROJECTS_AT_ONCE", projects_at_once)
+        monkeypatch.setattr(prices, "KEPT_AT_ONCE", kept_at_once)
+        found = rehearse(embedded, lives[0].prices, DEARER, 55, until_ms, len(names))
+        assert {each.project: each for each in found.worst} == used
+
+
+def test_the_history_is_asked_no_oftener_for_many_projects_than_for_few(
+    embedded: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(embedded)
+    asked: list[str] = []
+    query = ClickHouse.query
+    monkeypatch.setattr(ClickHouse, "query", lambda self, sql, *more: [asked.append(sql), query(self, sql, *more)][1])
+    counts = []
+    for some in (range(2), range(2, 12)):
+        lives = [Life(1, f"p{number}", plain=True) for number in some]
+        for life in lives:
+            life.at_ms += 1_000
+            life.apply(Envelope([usage("a", life.project, "image", occurred_at_ms=life.at_ms)]))
+        insert_facts(embedded, [fact for life in lives for fact in life.facts])
+        asked.clear()
+        assert rehearse(embedded, Prices([BOOK]), DEARER, 1, START_MS + DAY_MS).projects == some.stop
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
 
 
 def test_what_would_never_have_been_held_is_not_given_back(embedded: ClickHouse) -> None:
