@@ -111,6 +111,8 @@ async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: Sh
         return view.error(rules.problem)
     shown = rules.data["rules"]
     armed = [each for each in shown if not each["is_crossed"]]
+    filters = {name: view.query.get(name, "") for name in ("type", "from", "to")}
+    notices = view.url(f"{_HERE}/notices", cursor=view.query.get("cursor"), **filters)
     return view.page(
         "alerts.html",
         status=wrong.status if wrong is not None else 200,
@@ -124,7 +126,8 @@ async def _alerts(view: View, fields: Mapping[str, str] | None = None, wrong: Sh
         endpoints=[_with_heard(each, view.environment) for each in endpoints.data["endpoints"]] if endpoints else [],
         endpoints_problem=endpoints.problem,
         types=LISTED_TYPES,
-        filters={name: view.query.get(name, "") for name in ("type", "from", "to")},
+        filters=filters,
+        parts=await view.parts(notices=notices),
         fields=Fields(fields or {}),
         wrong=wrong,
         new_key=new_key,

@@ -49,6 +49,7 @@ async def billing_account_page(view: AdminViewDep, billing_account: str) -> Resp
     return view.page(
         "billing_account.html",
         account=account.data,
+        parts=await view.parts(invoices=api_path(f"{_PLACE}/{{id}}/parts/invoices", id=billing_account)),
         may_change=view.may(CHANGE_BILLING_ACCOUNT.operation),
         done=view.query.get("done"),
     )

@@ -54,6 +54,8 @@ async def holds(
     )
     if asked.problem is not None:
         return view.error(asked.problem)
+    filters = {name: view.query.get(name, "") for name in _FILTERS}
+    cursor = view.query.get("cursor", "")
     every = [each for each in asked.data["holds"] if each["environment"] == view.environment]
     job = job.strip()
     found = [each for each in every if job in (each["job_id"], each["hold_id"])] if job else every
@@ -73,8 +75,9 @@ async def holds(
         pages=-(-len(found) // PAGE_ROWS),
         seconds_left=lambda hold: (instant(hold["expires_at"]) - now).total_seconds(),
         done=done_of(view, _DONE),
-        asked={name: view.query.get(name, "") for name in _FILTERS},
-        cursor=view.query.get("cursor", ""),
+        asked=filters,
+        cursor=cursor,
+        parts=await view.parts(settled=view.url(f"{_HERE}/settled", job=job, cursor=cursor, **filters)),
         states=get_args(HoldState),
         as_of=balance.data["as_of"] if balance else None,
         lag_ms=balance.data["lag_ms"] if balance else None,
@@ -153,6 +156,7 @@ async def _hold(
         "hold.html",
         status=wrong.status if wrong is not None else 200,
         hold_id=hold_id,
+        parts=await view.parts(story=view.url(f"{_HERE}/{hold_id}/story")),
         hold=hold,
         seconds_left=left,
         extensions=EXTENSIONS,

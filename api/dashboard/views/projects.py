@@ -74,8 +74,10 @@ async def project_page(view: AdminViewDep, project: str) -> Response:
         if each.problem is not None:
             return view.error(each.problem)
     done = project_act(view.query.get("done", ""))
+    page = api_path("/dashboard/projects/{project}", project=project)
     return view.page(
         "project.html",
+        parts=await view.parts(keys=f"{page}/parts/keys", past=f"{page}/parts/past"),
         info=info.data,
         balance=balance.data,
         preview=preview.data,

@@ -17,7 +17,8 @@ router = APIRouter(include_in_schema=False, route_class=PageRoute)
 @router.get("/system")
 async def system(view: AdminViewDep) -> Response:
     """Show the state of the system."""
-    return view.page("system.html", **await _state(view))
+    state, parts = await asyncio.gather(_state(view), view.parts(endpoints="/dashboard/system/endpoints"))
+    return view.page("system.html", parts=parts, **state)
 
 
 @router.get("/system/now")

@@ -150,6 +150,7 @@ async def _endpoints(
         "webhooks.html",
         status=wrong.status if wrong is not None else 200,
         endpoints=asked.data["endpoints"],
+        parts=await view.parts(cards=view.url(f"{_HERE}/cards")),
         may_make=_may(view, "POST", ""),
         heard_of=HEARD_OF,
         fields=Fields(fields if fields is not None else {"kind": "webhook", "hears-*": "on"}),
@@ -166,6 +167,8 @@ async def _endpoint(
     if asked.problem is not None:
         return view.error(asked.problem)
     known = asked.data
+    filters = {name: view.query.get(name, "") for name in ("outcome", "notice", "cursor")}
+    here = f"{_HERE}/{known['id']}"
     is_changing = wrong is not None and fields is not None and fields.get("act") == "change"
     return view.page(
         "webhook.html",
@@ -177,7 +180,8 @@ async def _endpoint(
         is_changing=is_changing,
         wrong=wrong,
         may_change=_may(view, "PATCH", "/{endpoint_id}"),
-        filters={name: view.query.get(name, "") for name in ("outcome", "notice", "cursor")},
+        filters=filters,
+        parts=await view.parts(health=view.url(f"{here}/health"), attempts=view.url(f"{here}/attempts", **filters)),
         new_key=new_key,
         done=done_of(view, _DONE),
     )
