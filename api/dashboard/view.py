@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from api.callers.portals import is_shown
 from api.callers.roles import MAY
 from api.dashboard import pages
-from api.dashboard.asking import ApiAnswer, OwnApi, PagePart, ShownProblem
+from api.dashboard.asking import ApiAnswer, OwnApi, ShownProblem
 from api.dashboard.figures import shown_time
 from api.dashboard.navigation import is_page_of_portal, pages_of_portal, places_for
 from api.dashboard.sessions import Session, Sessions, caller_of_session, is_loopback, session_of
@@ -77,10 +78,11 @@ class View:
                 return answer
         return answer
 
-    async def parts(self, **urls: str) -> dict[str, PagePart]:
-        """The parts of a page that the page would load by itself, each as it is if it is there soon enough for the page
-        to come with it."""
-        return await self.api.parts(urls, _PARTS_SECONDS)
+    async def parts(self, **urls: str) -> SimpleNamespace:
+        """The parts of a page that the page would load by itself, each a `PagePart` by its name: as it is, if it is
+        there soon enough for the page to come with it."""
+        # No dict: a template would take its `keys` for a part.
+        return SimpleNamespace(**await self.api.parts(urls, _PARTS_SECONDS))
 
     async def call(self, method: str, path: str, body: Any = None, key: str = "", **query: Any) -> ApiAnswer:
         """Make a call of the API that may change something."""

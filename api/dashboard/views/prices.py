@@ -116,7 +116,7 @@ async def prices(
         quantity=quantity,
         calculated=calculated,
         wrong=wrong,
-        parts=await view.parts(cost=view.url("/dashboard/prices/cost")) if view.project is not None else {},
+        parts=await view.parts(cost=view.url("/dashboard/prices/cost")) if view.project is not None else None,
         today=datetime.now(UTC),
     )
 
