@@ -309,7 +309,7 @@ class Reader:
         return self._terminal.run(f"{{ {commands}\n}} 2>&1" if with_errors else commands, str(block))
 
     def _asked_again(self, asked: Block, shown: Block) -> str:
-        """What a question prints once it is what the document shows, or after some time all the same."""
+        """Ask until what is printed is what the document shows, or for some time; gives what was printed last."""
         printed, until = "", time.monotonic() + _ASKED_SECONDS_MAX
         while time.monotonic() < until and not is_answer(shown.text, printed):
             printed = self._command(asked, with_errors=True)

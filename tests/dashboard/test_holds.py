@@ -117,7 +117,7 @@ def test_settled_holds_are_found_by_what_the_address_says(stack: Stack, operator
 
 def part_of(page: str) -> str:
     """The address of the settled holds that a page loads."""
-    found = re.search(r'id="settled-holds" hx-get="([^"]+)"', page)
+    found = re.search(r'id="settled-holds" (?:hx-get|data-part)="([^"]+)"', page)
     assert found is not None
     return html.unescape(found[1])
 
