@@ -41,7 +41,7 @@ def accounts_at(
     (`grants_at`).
 
     An account has its grants with their held credits, in burn-down order, its plan, sign-up, renewal, whether it was
-    closed, and its past up to then. Its name, keys, holds, items and auto-recharge are left out.
+    closed, and its past up to then. Its name, keys, holds, items, auto-recharge and last change are left out.
     """
     changes = _changes_until(clickhouse, times)
     accounts = {}
@@ -122,8 +122,8 @@ _OF_PROJECTS = "project IN {projects:Array(String)}"
 def _asked_at(times: Times) -> tuple[str, dict[str, Any]]:
     """SQL for the time at which each project is asked about, and the parameters of a question about them."""
     projects, each = list(times), list(times.values())
-    if len(set(each)) == 1:
-        return AT, {"projects": projects, "at": each[0]}
+    if len(set(each)) < 2:
+        return AT, {"projects": projects, "at": max(each, default=0)}
     at = "transform(project, {projects:Array(String)}, {times:Array(Int64)}, toInt64(0))"
     return f"fromUnixTimestamp64Milli({at}, 'UTC')", {"projects": projects, "times": each}
 
