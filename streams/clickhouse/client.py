@@ -242,16 +242,17 @@ class ClickHouse:
             cast(Any, client).raw_insert(insert_block=pieces(), settings=dict(settings))
 
     def stream_csv(
-        self, sql: str, parameters: Parameters | None = None, *, crlf: bool = False
+        self, sql: str, parameters: Parameters | None = None, *, header: bool = True, crlf: bool = False
     ) -> Generator[bytes, None, None]:
         """Run a SELECT; gives CSV with a header line, in pieces, without holding the result in memory. The header is a
-        piece of its own. With `crlf` the other lines end as RFC 4180 has it.
+        piece of its own; without `header` it is left out, and so is the query for its names. With `crlf` the other
+        lines end as RFC 4180 has it.
 
         The first rows are read before this returns, so a mistake in the query is raised here. The result may be closed
         early; it holds one of the CALLS_AT_ONCE_MAX places until then. An embedded failure half-way raises
         `StreamFailureError`; a server finishes the query before it sends the first byte, so it does not fail half-way.
         """
-        return self._stream(sql, parameters, "CSV", crlf)
+        return self._stream(sql, parameters, "CSV", header, crlf)
 
     def stream_parquet(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
         """Run a SELECT; gives a Parquet file in pieces, as `stream_csv` does. The embedded engine makes it whole first,
@@ -259,9 +260,9 @@ class ClickHouse:
         return self._stream(sql, parameters, "Parquet")
 
     def _stream(
-        self, sql: str, parameters: Parameters | None, data_format: str, crlf: bool = False
+        self, sql: str, parameters: Parameters | None, data_format: str, header: bool = False, crlf: bool = False
     ) -> Generator[bytes, None, None]:
-        pieces = self._pieces(sql, parameters, data_format, crlf)
+        pieces = self._pieces(sql, parameters, data_format, header, crlf)
         next(pieces)
         return pieces
 
@@ -292,11 +293,11 @@ class ClickHouse:
         return {**self._limits._replace(seconds=min(self._limits.seconds, left)).as_settings(), **consistent}
 
     def _pieces(
-        self, sql: str, parameters: Parameters | None, data_format: str, crlf: bool
+        self, sql: str, parameters: Parameters | None, data_format: str, header: bool, crlf: bool
     ) -> Generator[bytes, None, None]:
         with self._client() as client, _told():
             head = b""
-            if data_format == "CSV":
+            if header:
                 # chDB streams plain CSV but holds a whole CSVWithNames in memory, so the header is asked for by itself.
                 described = client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=_bound(sql, parameters))
                 names = [str(row[0]).replace('"', '""') for row in described.result_rows]

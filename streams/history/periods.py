@@ -19,9 +19,10 @@ _DATES: Mapping[str, str] = {
 # in autumn, is two periods: they are told apart, and put in order, by their instant.
 _SECONDS: Mapping[str, int] = {"minute": 60, "15m": 900, "hour": 3_600}
 _INSTANT = (
-    "formatDateTime(toDateTime(toUnixTimestamp({at}) - positiveModulo(toUnixTimestamp({at}) + "
-    "timeZoneOffset(toTimeZone({at}, {{tz:String}})), {seconds}), 'UTC'), '%Y-%m-%dT%H:%i:%SZ', 'UTC')"
+    "toDateTime(toUnixTimestamp({at}) - positiveModulo(toUnixTimestamp({at}) + "
+    "timeZoneOffset(toTimeZone({at}, {{tz:String}})), {seconds}), 'UTC')"
 )
+_TEXT_OF_INSTANT = "formatDateTime({instant}, '%Y-%m-%dT%H:%i:%SZ', 'UTC')"
 GRANULARITIES = (*_SECONDS, *_DATES)
 # The name of the dimension that has the periods of a granularity.
 PERIOD = "period"
@@ -46,6 +47,13 @@ def period_sql(granularity: str, at: str, shift: int = 0) -> str:
     """SQL for the period of a granularity that the time `at`, an SQL expression, is in: text, in the order of time.
     `{tz:String}` is the zone. `shift` names a period so many days later, for a month months, for shorter ones
     seconds."""
+    key = period_key_sql(granularity, at, shift)
+    return key if granularity in _DATES else _TEXT_OF_INSTANT.format(instant=key)
+
+
+def period_key_sql(granularity: str, at: str, shift: int = 0) -> str:
+    """SQL for what stands for the period that `period_sql` gives, in the same order: its begin, where it is shorter
+    than a day, which costs the engine less to group and sort by than a text; otherwise the text."""
     if granularity in _DATES:
         return _DATES[granularity].format(at=at, shift=shift)
     at = f"({at} + toIntervalSecond({shift}))" if shift else at
@@ -59,11 +67,15 @@ def period_named(granularity: str, period: str, tz: str) -> str:
     return datetime.fromisoformat(period).astimezone(zone_named(tz)).isoformat()
 
 
-def named_sql(granularity: str, period: str, tz: str) -> str:
-    """SQL for what `period_named` gives, of the text that `period_sql` gives; `{tz:String}` is the zone."""
-    if granularity not in _SECONDS or tz == "UTC":
-        return period
-    local = f"formatDateTime(parseDateTimeBestEffort({period}, 'UTC'), '%Y-%m-%dT%H:%i:%S%z', {{tz:String}})"
+def named_sql(granularity: str, key: str, tz: str) -> str:
+    """SQL for what `period_named` gives, of what `period_key_sql` gives; `{tz:String}` is the zone."""
+    if granularity not in _SECONDS:
+        return key
+    # Many rows in a row are of one period: each block's periods are named once.
+    instant = f"toLowCardinality({key})"
+    if tz == "UTC":
+        return f"CAST({_TEXT_OF_INSTANT.format(instant=instant)} AS String)"
+    local = f"formatDateTime({instant}, '%Y-%m-%dT%H:%i:%S%z', {{tz:String}})"
     return f"concat(substring({local}, 1, 22), ':', substring({local}, 23))"
 
 

@@ -23,6 +23,7 @@ from streams.history.facts import kind_in
 from streams.history.periods import (
     GRANULARITIES,
     PERIOD,
+    period_key_sql,
     period_named,
     period_sql,
     shift_between,
@@ -108,6 +109,7 @@ class UsageQuestion:
     and makes one of all others, in each period. `compare` puts the sums of the time before (`previous`) beside each
     group, also of groups that were only then. With `granularity` the first period of that time stands beside the
     first of this, and so on; where it has more of them, the last ones stand beside periods after the end.
+    With `period_keys` the query gives what `named_sql` takes in place of a period's text, and there is no `after`.
     """
 
     project: str
@@ -123,6 +125,7 @@ class UsageQuestion:
     where: tuple[tuple[str, str], ...] = ()
     top: int | None = None
     compare: bool = False
+    period_keys: bool = False
 
     @property
     def columns(self) -> list[str]:
@@ -283,7 +286,7 @@ class UsageQuestion:
             what = f"`granularity` does not go with the group {time!r}; leave one of them out"
             raise Rejection("invalid_request", what, "granularity")
         parameters["tz"] = self.tz
-        return [period_sql(self.granularity, self._clock, shift)]
+        return [(period_key_sql if self.period_keys else period_sql)(self.granularity, self._clock, shift)]
 
     def _expression(
         self, name: str, parameter: str, promoted: Mapping[str, str], parameters: dict[str, Any]

@@ -172,6 +172,13 @@ def test_csv_of_nothing_is_a_header(clickhouse: ClickHouse, table: str) -> None:
     assert b"".join(clickhouse.stream_csv("SELECT id FROM facts")) == b'"id"\n'
 
 
+def test_csv_without_a_header_is_its_lines(clickhouse: ClickHouse, table: str) -> None:
+    assert b"".join(clickhouse.stream_csv("SELECT id FROM facts", header=False)) == b""
+    insert(clickhouse, [(1, "a", OCTOBER_MS), (2, "b", OCTOBER_MS)])
+    lines = clickhouse.stream_csv("SELECT id, name FROM facts ORDER BY id", header=False, crlf=True)
+    assert b"".join(lines) == b'1,"a"\r\n2,"b"\r\n'
+
+
 def test_csv_is_streamed(embedded: ClickHouse) -> None:
     endless = embedded.limited(LONG).stream_csv("SELECT number FROM system.numbers")
     next(endless)
