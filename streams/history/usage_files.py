@@ -12,8 +12,8 @@ from streams.clickhouse.client import ClickHouse, sql_name
 from streams.history.periods import named_sql, period_begin, zone_named
 from streams.history.usage import UsageQuestion, UsageSources, narrowed, usage_sources
 
-# Lines that the engine groups and sorts in the processor's cache: of twice as many each took twice as long, and half as
-# many cost more queries.
+# Few enough lines to be grouped and sorted in the processor's cache: of twice as many each took half as long again, and
+# half as many cost more queries.
 SPAN_BYTES = 4 * 1024 * 1024
 # The first span is so small a part of the time, and each is so many times as long as the one before at most.
 _SPANS_FIRST = 64
