@@ -47,7 +47,7 @@ MISSED_SECONDS_MAX = 30.0
 _CHECK_SECONDS = 0.25
 _ACCOUNT_SECONDS = 5.0
 # A stream that has told something rests: all of them together write about so often in a second.
-_WRITES_A_SECOND = 700
+_WRITES_A_SECOND = 600
 _REST_SECONDS_MIN = 0.05
 
 GapReason = Literal["too_much", "too_slow", "interrupted"]

@@ -1,7 +1,7 @@
 """The tail of the journal: facts as they are stated, of the projects that somebody listens to, and of no others.
 
 One consumer reads only the partitions that somebody listens to, each from its end. Of a record it decodes the heads of
-the facts, and the rest only of those that are listened to.
+the facts, and the rest only of those that are listened to; or all at once, where these were most of the record before.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from schemas.facts import Fact
-from streams.kafka.codecs import decode_fact_heads, decode_some_facts
+from schemas.facts import Fact, FactHead
+from streams.kafka.codecs import decode_fact_heads, decode_facts, decode_some_facts
 from streams.kafka.formats import FormatError
 from streams.kafka.pace import FetchPace
 from streams.kafka.stored import BrokenRecordError, read
@@ -70,6 +70,8 @@ class JournalTail:
         self.places: dict[int, Place] = {}
         self._advanced = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
+        # Of most records most facts are wanted, or few: the last tells how to read the next.
+        self._wants_most = False
 
     async def listen(self, partition: int) -> Place:
         """Listen to a partition: from the answer on, `on_facts` is told of what comes. Gives the place of the last fact
@@ -198,19 +200,26 @@ class JournalTail:
         if begun_at is None:
             return  # nobody listens any more
         try:
-            pack = read(record, decode_fact_heads)
+            whole = read(record, decode_facts) if self._wants_most else None
+            first, end, heads = _span(record) if whole is None else (_place(whole[0]), _place(whole[-1]), whole)
             last = self.places.get(partition, NOWHERE)
-            self.places[partition] = max(last, pack.last)
-            if record.offset < begun_at or pack.last <= last:
+            self.places[partition] = max(last, end)
+            if record.offset < begun_at or end <= last:
                 return
-            projects, kinds, is_new = self._projects, self._kinds, pack.first > last
+            projects, kinds, is_new = self._projects, self._kinds, first > last
             numbers = [
                 number
-                for number, head in enumerate(pack.facts)
-                if head.project in projects and head.kind in kinds and (is_new or (head.offset, head.index) > last)
+                for number, head in enumerate(heads)
+                if head.project in projects and head.kind in kinds and (is_new or _place(head) > last)
             ]
-            if numbers:
-                self._on_facts(partition, read(record, lambda value: decode_some_facts(value, numbers)))
+            self._wants_most = 2 * len(numbers) > len(heads)
+            if not numbers:
+                return
+            if whole is None:
+                facts = read(record, lambda value: decode_some_facts(value, numbers))
+            else:
+                facts = whole if len(numbers) == len(whole) else [whole[number] for number in numbers]
+            self._on_facts(partition, facts)
         except (BrokenRecordError, FormatError) as error:
             log.error("the live ledger passes over what can't be read: %s", error)
             self.places.setdefault(partition, NOWHERE)
@@ -227,3 +236,13 @@ class JournalTail:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             await consumer.stop()
+
+
+def _span(record: Any) -> tuple[Place, Place, Sequence[Fact | FactHead]]:
+    """The places of a record's first and last fact, and the heads of all."""
+    pack = read(record, decode_fact_heads)
+    return pack.first, pack.last, pack.facts
+
+
+def _place(fact: Fact | FactHead) -> Place:
+    return fact.offset, fact.index

@@ -25,11 +25,12 @@ _NOTE_SETTLED = """
     const isBusy = document.readyState === "loading" || document.querySelector('[aria-busy="true"], .htmx-request');
     window.settledAt = isBusy ? undefined : window.settledAt ?? performance.now();
   };
-  document.addEventListener("DOMContentLoaded", () => {
+  // Once all of the page is read, which is before its deferred scripts run: what they load makes it busy again.
+  document.addEventListener("readystatechange", () => {
     note();
     new MutationObserver(note).observe(document.documentElement,
       {subtree: true, childList: true, attributes: true, attributeFilter: ["aria-busy", "class"]});
-  });
+  }, {once: true});
 })();
 """
 _TIMES = """
