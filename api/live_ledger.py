@@ -246,7 +246,9 @@ class LedgerStream:
 
     def _turn(self, entries: Sequence[LiveEntry], gap: GapReason | None) -> Turn:
         """The turn that tells of those of some entries that were not told yet."""
-        news = [entry for entry in entries if entry.place > self.place]
+        # They are in order, and seldom told in part.
+        is_new = bool(entries) and entries[0].place > self.place
+        news = entries if is_new else [entry for entry in entries if entry.place > self.place]
         if news:
             self.place = news[-1].place
         if self._is_of_customer:

@@ -192,4 +192,4 @@ def format_credits(microcredits: int) -> str:
     """Credits as a plain decimal string, exact: 20000 is "0.02"."""
     sign = "-" if microcredits < 0 else ""
     whole, fraction = divmod(abs(microcredits), 1_000_000)
-    return f"{sign}{whole}.{fraction:06d}".rstrip("0").rstrip(".") if fraction else f"{sign}{whole}"
+    return f"{sign}{whole}.{fraction:06d}".rstrip("0") if fraction else f"{sign}{whole}"

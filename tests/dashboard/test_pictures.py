@@ -39,6 +39,6 @@ def test_a_picture_is_made_small_and_noise_can_not_be() -> None:
 
     plain = small(png(Image.new("RGB", (1200, 800), "#0b6e5f")), WIDTH)
     assert Image.open(BytesIO(plain)).size == (900, 600) and len(plain) < 5_000
-    noise = Image.frombytes("RGB", (1200, 1200), random.Random(1).randbytes(3 * 1200 * 1200))
+    noise = Image.frombytes("RGB", (WIDTH, 300), random.Random(1).randbytes(3 * WIDTH * 300))
     with pytest.raises(AssertionError, match="bytes with 32 colours"):
         small(png(noise), WIDTH)
