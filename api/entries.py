@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.facts import Fact
+from schemas.facts import Fact, entry_id
 from schemas.http.credits import LedgerEntry
 from schemas.problems import Rejection
 from schemas.times import in_utc, utc
@@ -78,7 +78,7 @@ class LiveEntry:
     def __init__(self, partition: int, fact: Fact, *, is_of_customer: bool = False) -> None:
         self.partition = partition
         self.fact = fact
-        self.entry_id = f"{partition}-{fact.offset}-{fact.index}"
+        self.entry_id = entry_id(partition, fact.offset, fact.index)
         self.place: Place = (fact.offset, fact.index)
         self.size = 1024 + len(fact.metadata)
         self.is_of_customer = is_of_customer

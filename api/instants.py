@@ -13,6 +13,9 @@ from api.dependencies import instant
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _TIMES = TypeAdapter(datetime)
+_UTC = ZoneInfo("UTC")
+# What a parameter's description says of an instant that `moment_in_utc` reads.
+DAY_IN_UTC = "RFC 3339 with a zone, or a day, which begins at midnight UTC"
 
 
 def _day_or_time(given: Any) -> date:
@@ -31,3 +34,8 @@ DayOrTime = Annotated[date, PlainValidator(_day_or_time), WithJsonSchema({"type"
 def moment(given: date, field: str, zone: ZoneInfo) -> datetime:
     """The time that a caller gave in `field`; of a day, its begin in the zone. Raises Rejection as `instant` does."""
     return instant(given if isinstance(given, datetime) else datetime.combine(given, time(), zone), field)
+
+
+def moment_in_utc(given: date | None, field: str) -> datetime | None:
+    """The time that a caller gave in `field`, as `moment` has it of days in UTC; None where none was given."""
+    return moment(given, field, _UTC) if given else None

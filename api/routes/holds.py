@@ -4,7 +4,6 @@ usage event of the same `source` and `id` captures it."""
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
 from fastapi import APIRouter, Path, Query
@@ -22,7 +21,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
-from api.instants import DayOrTime, moment
+from api.instants import DAY_IN_UTC, DayOrTime, moment_in_utc
 from api.views.pages import page_of
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
@@ -56,8 +55,6 @@ router = APIRouter(
 )
 
 _decode_metadata = msgspec.json.Decoder(dict[str, Any]).decode
-_UTC = ZoneInfo("UTC")
-_DAY = "RFC 3339 with a zone, or a day, which begins at midnight UTC"
 HoldPath = Annotated[str, Path(max_length=80, description="The `hold_id` of the admission")]
 
 
@@ -87,8 +84,8 @@ async def settled_holds(
     customer_id: Annotated[
         str | None, Query(max_length=METADATA_VALUE_CHARS_MAX, description="Only holds that name this customer")
     ] = None,
-    since: Annotated[DayOrTime | None, Query(alias="from", description=f"Settled since {_DAY}")] = None,
-    until: Annotated[DayOrTime | None, Query(alias="to", description=f"Settled before {_DAY}")] = None,
+    since: Annotated[DayOrTime | None, Query(alias="from", description=f"Settled since {DAY_IN_UTC}")] = None,
+    until: Annotated[DayOrTime | None, Query(alias="to", description=f"Settled before {DAY_IN_UTC}")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
@@ -104,8 +101,8 @@ async def settled_holds(
         _seen_environment(caller, environment),
         state,
         customer_id,
-        moment(since, "from", _UTC) if since else None,
-        moment(until, "to", _UTC) if until else None,
+        moment_in_utc(since, "from"),
+        moment_in_utc(until, "to"),
     )
     question.sql()  # refuses a bad cursor before a thread is taken
 

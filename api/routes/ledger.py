@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
@@ -20,7 +19,7 @@ from api.dependencies import (
 )
 from api.entries import place_in, shown_entry
 from api.event_stream import EventStream, json_events
-from api.instants import DayOrTime, moment
+from api.instants import DAY_IN_UTC, DayOrTime, moment_in_utc
 from api.live_ledger import Wanted
 from schemas.events import METADATA_VALUE_CHARS_MAX
 from schemas.facts import EntryKind
@@ -39,9 +38,7 @@ CustomerQuery = Annotated[
     Query(max_length=METADATA_VALUE_CHARS_MAX, description="Only entries that name this customer"),
 ]
 KindQuery = Annotated[EntryKind | None, Query(description="Only entries of this kind")]
-_UTC = ZoneInfo("UTC")
 _PLACE_CHARS_MAX = 64
-_DAY = "RFC 3339 with a zone, or a day, which begins at midnight UTC"
 
 
 @router.get("/ledger", response_model=LedgerPage)
@@ -53,8 +50,8 @@ async def ledger(
     operation: OperationQuery = None,
     customer_id: CustomerQuery = None,
     kind: KindQuery = None,
-    since: Annotated[DayOrTime | None, Query(alias="from", description=f"Booked since {_DAY}")] = None,
-    until: Annotated[DayOrTime | None, Query(alias="to", description=f"Booked before {_DAY}")] = None,
+    since: Annotated[DayOrTime | None, Query(alias="from", description=f"Booked since {DAY_IN_UTC}")] = None,
+    until: Annotated[DayOrTime | None, Query(alias="to", description=f"Booked before {DAY_IN_UTC}")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
@@ -71,8 +68,8 @@ async def ledger(
         operation,
         only_of(caller, customer_id),
         kind,
-        moment(since, "from", _UTC) if since else None,
-        moment(until, "to", _UTC) if until else None,
+        moment_in_utc(since, "from"),
+        moment_in_utc(until, "to"),
     )
     question.sql()  # refuses a bad cursor before a thread is taken
     is_of_customer = caller.customer is not None

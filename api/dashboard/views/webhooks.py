@@ -150,7 +150,7 @@ async def _endpoints(
         "webhooks.html",
         status=wrong.status if wrong is not None else 200,
         endpoints=asked.data["endpoints"],
-        parts=await view.parts(cards=view.url(f"{_HERE}/cards")),
+        parts=await view.parts(cards=view.url(f"{_HERE}/cards")) if asked.data["endpoints"] else None,
         may_make=_may(view, "POST", ""),
         heard_of=HEARD_OF,
         fields=Fields(fields if fields is not None else {"kind": "webhook", "hears-*": "on"}),
