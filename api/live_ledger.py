@@ -154,7 +154,7 @@ class LedgerStream:
         self.is_signed_out = is_signed_out
         self._wants_all = self.wanted == Wanted()
         self.place = NOWHERE
-        self._begun_at = NOWHERE
+        self.begun_at = NOWHERE
         self._is_begun = False
         self._queue: deque[LiveEntry] = deque()
         self._bytes = 0
@@ -166,7 +166,7 @@ class LedgerStream:
     def begin(self, place: Place) -> None:
         """Take what comes from now on; the last fact before it has this place."""
         self._is_begun = True
-        self._begun_at = place
+        self.begun_at = place
         self.place = place if self._after is None else self._after
 
     def offer(self, entry: LiveEntry) -> None:
@@ -214,7 +214,7 @@ class LedgerStream:
             missed = reading.result()
             if missed is None:
                 # What came since it was opened waits to be told.
-                self.place = max(self.place, self._begun_at)
+                self.place = max(self.place, self.begun_at)
                 self.lose("too_much")
             elif missed and not self._is_over:
                 yield self._turn(missed, None)
@@ -370,9 +370,11 @@ class LiveLedger:
     async def missed(self, stream: LedgerStream, after: Place) -> list[LiveEntry] | None:
         """The wanted entries of a stream that were booked after a place, the oldest first; None where they are too
         many, or the history does not have them in time."""
+        if NOWHERE < stream.begun_at <= after:
+            return []
         try:
             async with asyncio.timeout(MISSED_SECONDS_MAX):
-                end = await self._tail.end(stream.partition)
+                end = self._tail.end(stream.partition)
                 await self._history.wait_for(stream.partition, end)
                 return await self._booked_since(stream, after)
         except Exception as error:

@@ -16,6 +16,10 @@ PREFIX = "/dashboard/static"
 SHEET = "sheet.css"
 _SHEET_PARTS = ("tokens.css", "vendor/pico.min.css", "meterline.css")
 _LAYERS = {"vendor/pico.min.css": "pico"}
+# In one file too: htmx looks over the page right after its own script, and of what comes later it would not know that
+# a ledger is live, nor we that it is connected.
+SCRIPT = "script.js"
+_SCRIPT_PARTS = ("vendor/htmx.min.js", "vendor/hx-sse.min.js", "meterline.js", "ledger.js", "lines.js")
 MEDIA_TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
@@ -30,7 +34,7 @@ class StaticFile:
 
 @cache
 def static_files() -> Mapping[str, StaticFile]:
-    """The files by their names, as in "vendor/htmx.min.js"; only those of known types are there for a browser."""
+    """The files by their names, as in "vendor/uPlot.min.css"; only those of known types are there for a browser."""
     found = {}
     for name, file in _walk(files("api.dashboard") / "static", ""):
         media_type = MEDIA_TYPES.get(f".{name.rpartition('.')[2]}")
@@ -38,6 +42,8 @@ def static_files() -> Mapping[str, StaticFile]:
             found[name] = _static_file(file.read_bytes(), media_type)
     sheet = b"\n".join(_in_its_layer(name, found.pop(name).content) for name in _SHEET_PARTS)
     found[SHEET] = _static_file(sheet, MEDIA_TYPES[".css"])
+    script = b"\n;".join(found.pop(name).content for name in _SCRIPT_PARTS)
+    found[SCRIPT] = _static_file(script, MEDIA_TYPES[".js"])
     return found
 
 

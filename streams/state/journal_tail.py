@@ -65,8 +65,10 @@ class JournalTail:
         self._consumer: AIOKafkaConsumer | None = None
         # One partition is begun at a time, and none while the consumer is made anew.
         self._beginning = asyncio.Lock()
-        # Of each partition that is read: where it ended when it was begun, and the highest place read so far.
+        # Of each partition that is read: where it ended when it was begun, where it is read on, and the highest place
+        # read so far.
         self._begun_at: dict[int, int] = {}
+        self._ends: dict[int, int] = {}
         self.places: dict[int, Place] = {}
         self._advanced = asyncio.Condition()
         self._reader: asyncio.Task[None] | None = None
@@ -108,12 +110,10 @@ class JournalTail:
         if not self._listeners:
             self._is_listened_to.clear()
 
-    async def end(self, partition: int) -> int:
-        """The offset that the partition's next record will have. Raises KafkaError or TimeoutError."""
-        async with asyncio.timeout(_BEGIN_SECONDS_MAX):
-            consumer = await self._started()
-            place = TopicPartition(self._topic, partition)
-            return int((await consumer.end_offsets([place]))[place])
+    def end(self, partition: int) -> int:
+        """The offset of the next record of a partition that is listened to: all before it that was not told, was
+        stated before somebody listened."""
+        return self._ends.get(partition, 0)
 
     async def stop(self) -> None:
         """Stop reading."""
@@ -157,7 +157,7 @@ class JournalTail:
         self.places.pop(partition, None)
         if begin == end:
             self.places[partition] = NOWHERE
-        self._begun_at[partition] = end
+        self._begun_at[partition] = self._ends[partition] = end
         consumer.resume(place)
 
     def _is_at_work(self, partition: int) -> bool:
@@ -204,6 +204,7 @@ class JournalTail:
             first, end, heads = _span(record) if whole is None else (_place(whole[0]), _place(whole[-1]), whole)
             last = self.places.get(partition, NOWHERE)
             self.places[partition] = max(last, end)
+            self._ends[partition] = max(self._ends[partition], record.offset + 1)
             if record.offset < begun_at or end <= last:
                 return
             projects, kinds, is_new = self._projects, self._kinds, first > last

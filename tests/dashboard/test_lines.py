@@ -15,6 +15,8 @@ def test_many_periods_are_a_line_once_it_is_asked_for(look: Look) -> None:
     expect(bars).to_be_visible()
     expect(line).to_have_count(0)
     button = page.get_by_role("button", name="As a line, to zoom into")
+    # It is there too where the figures were ready, and have come with the page.
+    expect(button).to_be_visible()
     button.focus()
     page.keyboard.press("Enter")
     expect(line).to_be_visible()

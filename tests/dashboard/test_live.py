@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from playwright.sync_api import expect
+import pytest
+from playwright.sync_api import Route, expect
 
 from api.stack import Stack
 from tests.calls import Operator
@@ -59,6 +60,36 @@ if LIVE in get_routes():
         assert len(ids) == len(set(ids))
         # The browser says itself that it was offline.
         looker.faults[:] = [each for each in looker.faults if "net::ERR_INTERNET_DISCONNECTED" not in each]
+
+    @pytest.mark.parametrize("how", ("not reached", 429, 503))
+    def test_a_stream_that_is_refused_at_first_is_tried_again(
+        look: Look, operator: Operator, story: Story, how: str | int
+    ) -> None:
+        looker = look("key")
+        tries = 0
+
+        def refuse_twice(route: Route) -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 2:
+                route.continue_()
+            elif isinstance(how, int):
+                route.fulfill(status=how, content_type="text/html", body="<p>refused</p>")
+            else:
+                route.abort()
+
+        looker.page.route("**/dashboard/ledger/stream?*", refuse_twice)
+        looker.open(LIVE)
+        rows = looker.page.locator("main tbody tr", has_text=re.compile("page.edit"))
+        count = rows.count()
+        use(operator, story, "page.edit")
+        expect(looker.page.locator("#ledger-state")).to_contain_text("not connected, and tried again")
+        expect(rows).to_have_count(count + 1, timeout=10_000)
+        expect(looker.page.locator("#ledger-state")).to_contain_text("live")
+        assert tries == 3
+        expect(looker.page.locator("main")).not_to_contain_text("refused")
+        # The browser says itself what it was refused.
+        looker.faults[:] = [each for each in looker.faults if "Failed to" not in each]
 
     def test_a_page_of_production_does_not_tell_of_preview(look: Look, operator: Operator, story: Story) -> None:
         looker = look("key")

@@ -30,13 +30,29 @@
   });
 
   document.addEventListener("htmx:sse:after:connection", (event) => {
-    if (liveOf(event)) sayState();
+    const rows = liveOf(event);
+    if (!rows) return;
+    delete rows.dataset.triedTimes;
+    sayState();
   });
   document.addEventListener("htmx:sse:error", (event) => {
     if (liveOf(event)) say("not connected, and tried again", "off");
   });
   document.addEventListener("htmx:sse:close", (event) => {
     if (event.detail?.reason !== "removed" && document.getElementById("ledger-state")) say("no longer live", "off");
+  });
+
+  // A stream that breaks off is begun again by the extension, but not one that was refused, or not reached, at first.
+  document.addEventListener("htmx:finally:request", (event) => {
+    const rows = liveOf(event);
+    if (!rows || event.target !== rows || event.detail.ctx.response?.headers.get("Content-Type")?.includes("event-stream")) return;
+    say("not connected, and tried again", "off");
+    const times = Number(rows.dataset.triedTimes ?? 0);
+    rows.dataset.triedTimes = times + 1;
+    const wait = Math.min(1000 * 2 ** times, 60_000) * (0.7 + 0.6 * Math.random());
+    setTimeout(() => {
+      if (rows.isConnected) htmx.ajax("GET", rows.getAttribute("hx-sse:connect"), { source: rows });
+    }, wait);
   });
 
   // While it is paused nothing is read any more, so the server keeps what comes; on going on nothing is missed.

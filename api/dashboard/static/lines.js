@@ -48,7 +48,10 @@
     button.hidden = true;
     draw(document.getElementById(button.dataset.linesOf)).catch(() => { button.hidden = false; });
   });
-  document.addEventListener("htmx:after:swap", () => {
+  const offer = () => {
     for (const button of document.querySelectorAll("[data-lines-of]")) button.hidden = false;
-  });
+  };
+  document.addEventListener("htmx:after:swap", offer);
+  // Figures that were ready have come with the page.
+  offer();
 })();
