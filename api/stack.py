@@ -346,7 +346,7 @@ class Stack:
                         return
                     else:
                         missing = "history does not answer"
-                    backlog, still_seconds = _backlog(client.get(self.metrics_url).text)
+                    backlog, still_seconds = backlog_of(client.get(self.metrics_url).text)
                     if backlog and still_seconds < _STILL_SECONDS_MAX:
                         deadline = time.monotonic() + READY_SECONDS_MAX
                     if backlog and time.monotonic() - told_at > _TOLD_EVERY_SECONDS:
@@ -446,7 +446,7 @@ def _tail(path: Path, lines: int = 15) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _backlog(metrics: str) -> tuple[int, float]:
+def backlog_of(metrics: str) -> tuple[int, float]:
     """From the text of `/metrics`: how many records wait for the worker, and for how many seconds none of them was
     taken."""
     decided = {"usage", "intake"}

@@ -256,7 +256,9 @@ class Settings(BaseSettings):
     historian_rows_max: int = Field(
         200_000, ge=1, le=1_000_000, description="Rows in one insert; larger ones are merged less often"
     )
-    historian_flush_ms: int = Field(250, ge=10, description="Longest time a fact waits for its insert")
+    historian_flush_ms: int = Field(
+        250, ge=10, description="Longest time a fact waits for its insert, unless more of them keep coming"
+    )
 
     passing_facts_days: int = Field(
         400,

@@ -46,6 +46,7 @@ STOPPED_PAUSE_SECONDS = 10.0
 # The most that Kafka keeps beside a committed offset is 4,096 bytes.
 STOP_NOTE_CHARS_MAX = 1000
 BEHIND_FLUSH_SECONDS = 2.0
+_REST_SECONDS = 0.1
 FETCH_MIN_BYTES = 64 * 1024
 _IDLE_FETCH_WAIT_MS = 500
 
@@ -127,6 +128,10 @@ class _Pending:
     # When each record was written to the log, in Unix milliseconds.
     written_ms: list[int] = field(default_factory=list)
 
+    def due_after(self, patience: float) -> float:
+        """The seconds until the oldest has waited for as long as it may; none or less once it has."""
+        return self.since + patience - time.monotonic()
+
 
 class Historian:
     """A Historian writes one topic's rows to one table until it is stopped. `rows_written` counts this process's
@@ -135,6 +140,7 @@ class Historian:
 
     def __init__(self, settings: Settings, clickhouse: ClickHouse, sink: Sink) -> None:
         self.settings = settings
+        self._flush_seconds = settings.historian_flush_ms / 1000
         self.clickhouse = clickhouse
         self.sink = sink
         self.rows_written = 0
@@ -146,6 +152,8 @@ class Historian:
         self._witnesses: dict[int, tuple[int, Mark, list[Any]]] = {}
         self._pending = _Pending()
         self._is_uncommitted = False
+        # What the last insert took, and when it ended, by the monotonic clock.
+        self._insert_seconds = self._inserted_at = 0.0
         # Counts changes of assignment: records asked for under another assignment may not be the next ones.
         self._assignment = 0
         self._interrupted = True
@@ -261,10 +269,8 @@ class Historian:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment, pending = self._assignment, self._pending
-        flush_seconds = self.settings.historian_flush_ms / 1000
-        waited = time.monotonic() - pending.since if pending.count else 0.0
-        left_ms = max(1, int((flush_seconds - waited) * 1000))
-        timeout_ms = left_ms if pending.count else max(left_ms, self._pace.wait_ms)
+        timeout = pending.due_after(self._patience(has_more=False)) if pending.count else self._flush_seconds
+        timeout_ms = max(1 if pending.count else self._pace.wait_ms, int(1000 * timeout))
         records = await consumer.getmany(timeout_ms=timeout_ms, max_records=64)
         self._pace.note(consumer, bool(records))
         if assignment != self._assignment:
@@ -282,13 +288,22 @@ class Historian:
         elif not pending.count and (self._is_uncommitted or (self.stopped and await _is_at_end(consumer))):
             # All that was read is held already. Nobody should take it for facts that wait.
             await self._go_on(consumer)
-        waited = time.monotonic() - pending.since
-        # While there is more to read, larger inserts are cheaper for everyone; once all is read, freshness counts.
-        due = waited >= flush_seconds and (not records or waited >= BEHIND_FLUSH_SECONDS)
-        if pending.count and (due or pending.count >= self.settings.historian_rows_max):
+        is_due = pending.due_after(self._patience(has_more=bool(records))) <= 0
+        if pending.count and (is_due or pending.count >= self.settings.historian_rows_max):
             async with self._writing:
                 if assignment == self._assignment:
                     await self._flush(consumer)
+
+    def _patience(self, *, has_more: bool) -> float:
+        """How many seconds facts wait for their insert. Larger inserts are cheaper for everyone, and how much that
+        matters shows in what one takes: at most half of the time is spent on them. Where more facts come, and come
+        late anyway, they wait longest."""
+        pending = self._pending
+        is_late = pending.count and now_ms() - pending.written_ms[-1] > 1000 * BEHIND_FLUSH_SECONDS
+        if has_more and is_late:
+            return BEHIND_FLUSH_SECONDS
+        longest = BEHIND_FLUSH_SECONDS if has_more else self._flush_seconds
+        return min(longest, max(self._insert_seconds, min(_REST_SECONDS, self._flush_seconds)))
 
     def _add(self, tp: TopicPartition, record: Any) -> None:
         pending = self._pending
@@ -298,7 +313,9 @@ class Historian:
         for part in _parts(self.sink, record, mark):
             pending.marks[tp.partition] = part.last
             if not pending.count:
-                pending.since = time.monotonic()
+                # What came while the last rows were inserted has waited already.
+                waited = min(max(0, now_ms() - record.timestamp) / 1000, self._flush_seconds)
+                pending.since = max(time.monotonic() - waited, self._inserted_at)
             pending.count += part.count
             month = _month(part.booked_from_ms // DAY_MS)
             # Cut where the month changes, in order of arrival: what is missing after a crash is then always the newest.
@@ -341,7 +358,7 @@ class Historian:
 
     async def _insert_pending(self) -> None:
         pending, self._pending = self._pending, _Pending()
-        sink = self.sink
+        sink, began_at = self.sink, time.monotonic()
         for block in pending.blocks:
             if block.erasure is not None:
                 await asyncio.to_thread(erase, self.clickhouse.limited(LONG), block.erasure)
@@ -351,6 +368,8 @@ class Historian:
             if sink.after_insert is not None:
                 await asyncio.to_thread(sink.after_insert, self.clickhouse.limited(LONG), block.from_ms)
         self._marks.update(pending.marks)
+        self._inserted_at = time.monotonic()
+        self._insert_seconds = self._inserted_at - began_at
         at_ms = now_ms()
         for written_ms in pending.written_ms:
             self.on_visible(max(0, at_ms - written_ms) / 1000)  # the log's clock may be ahead

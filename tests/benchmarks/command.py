@@ -187,14 +187,18 @@ def freshness(
     rate: Annotated[int, typer.Option("--rate", min=20, help="Usage events a second.")] = 20_000,
     seconds: Annotated[float, typer.Option("--seconds", min=5, help="How long they are sent.")] = 30.0,
     projects: Annotated[int, typer.Option("--projects", min=1, help="Projects, skewed.")] = 1_000,
+    away: Annotated[
+        int, typer.Option("--away", min=0, help="Events that are decided while the history is away; 0: it stays.")
+    ] = 1_000_000,
 ) -> None:
-    """Measure how soon what was decided can be read in the history, while events come at an even rate."""
+    """Measure how soon what was decided can be read in the history, while events come at an even rate; and how soon it
+    has caught up after it was away."""
     from tests.benchmarks.freshness import measure
 
     if quick:
-        rate, seconds, projects = min(rate, 2_000), min(seconds, 6.0), min(projects, 100)
+        rate, seconds, projects, away = min(rate, 2_000), min(seconds, 6.0), min(projects, 100), min(away, 20_000)
     with console.status("") as status:
-        result = measure(rate, seconds, projects, status.update)
+        result = measure(rate, seconds, projects, away, status.update)
     _show(result, as_json)
 
 

@@ -23,7 +23,10 @@ def test_nothing_is_lost_and_the_bytes_and_cores_of_an_event_are_told() -> None:
 
 @pytest.mark.benchmark
 def test_how_soon_a_decision_is_visible_is_told() -> None:
-    result = freshness.measure(500, 6.0, 20, lambda _text: None)
+    result = freshness.measure(500, 6.0, 20, 5_000, lambda _text: None)
     assert 0 < result["facts_measured"] <= 3_000
     times = result["decision_to_visible_ms"]
     assert 0 < times["p50"] <= times["p90"] <= times["p99"] <= times["p100"]
+    away = result["after_being_away"]
+    assert away["events"] == 5_000
+    assert 0 < away["seconds_until_it_answers"] <= away["seconds_until_all_visible"]

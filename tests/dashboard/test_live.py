@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Locator, Route, expect
 
 from api.stack import Stack
 from tests.calls import Operator
-from tests.dashboard.browser import looking
+from tests.dashboard.browser import Looker, looking
 from tests.dashboard.conftest import Look
 from tests.dashboard.story import Story
 from tests.dashboard.walked import get_routes
@@ -25,39 +25,45 @@ def use(operator: Operator, story: Story, operation: str, key: str = "") -> str:
     return str(answer.json()["entry_id"])
 
 
+def row(looker: Looker, entry_id: str) -> Locator:
+    """The row of an entry."""
+    return looker.page.locator(f"main tbody tr[id='entry-{entry_id}']")
+
+
+def row_ids(looker: Looker) -> list[str]:
+    """The ids of all rows, as they stand."""
+    found: list[str] = looker.page.locator("main tbody tr[id]").evaluate_all("all => all.map(each => each.id)")
+    return found
+
+
 # Where the ledger is no page of this dashboard yet, there is nothing to look at.
 if LIVE in get_routes():
 
     def test_what_is_decided_is_a_row_by_itself_and_once(look: Look, operator: Operator, story: Story) -> None:
         looker = look("key")
         looker.open(LIVE)
-        rows = looker.page.locator("main tbody tr", has_text=re.compile("page.edit"))
         # Rows come while the page is watched, not before.
         looker.page.evaluate("() => { window.isTheSame = true; }")
-        count = rows.count()
-        for number in range(1, 4):
-            use(operator, story, "page.edit")
-            expect(rows).to_have_count(count + number, timeout=10_000)
-        expect(looker.page.locator("main tbody tr").first).to_contain_text("page.edit")
+        for _ in range(3):
+            entry_id = use(operator, story, "page.edit")
+            expect(row(looker, entry_id)).to_have_count(1, timeout=10_000)
+            expect(row(looker, entry_id)).to_contain_text("page.edit")
         assert looker.page.evaluate("() => window.isTheSame === true"), "the page was not loaded again"
-        ids = looker.page.locator("main tbody tr[id]").evaluate_all("all => all.map(each => each.id)")
-        assert len(ids) == len(set(ids)) > count
+        assert len(row_ids(looker)) == len(set(row_ids(looker)))
         assert looker.axe() == []
 
     def test_a_lost_connection_is_made_up_for_without_a_double(look: Look, operator: Operator, story: Story) -> None:
         looker = look("key")
         looker.open(LIVE)
-        rows = looker.page.locator("main tbody tr", has_text=re.compile("page.edit"))
-        count = rows.count()
-        use(operator, story, "page.edit")
-        expect(rows).to_have_count(count + 1, timeout=10_000)
+        entry_ids = [use(operator, story, "page.edit")]
+        expect(row(looker, entry_ids[0])).to_have_count(1, timeout=10_000)
         looker.context.set_offline(True)
-        use(operator, story, "page.edit")
+        entry_ids.append(use(operator, story, "page.edit"))
         looker.context.set_offline(False)
-        use(operator, story, "page.edit")
-        expect(rows).to_have_count(count + 3, timeout=20_000)
-        ids = looker.page.locator("main tbody tr[id]").evaluate_all("all => all.map(each => each.id)")
-        assert len(ids) == len(set(ids))
+        entry_ids.append(use(operator, story, "page.edit"))
+        for entry_id in entry_ids:
+            expect(row(looker, entry_id)).to_have_count(1, timeout=20_000)
+        assert len(row_ids(looker)) == len(set(row_ids(looker)))
         # The browser says itself that it was offline.
         looker.faults[:] = [each for each in looker.faults if "net::ERR_INTERNET_DISCONNECTED" not in each]
 
@@ -80,11 +86,9 @@ if LIVE in get_routes():
 
         looker.page.route("**/dashboard/ledger/stream?*", refuse_twice)
         looker.open(LIVE)
-        rows = looker.page.locator("main tbody tr", has_text=re.compile("page.edit"))
-        count = rows.count()
-        use(operator, story, "page.edit")
+        entry_id = use(operator, story, "page.edit")
         expect(looker.page.locator("#ledger-state")).to_contain_text("not connected, and tried again")
-        expect(rows).to_have_count(count + 1, timeout=10_000)
+        expect(row(looker, entry_id)).to_have_count(1, timeout=10_000)
         expect(looker.page.locator("#ledger-state")).to_contain_text("live")
         assert tries == 3
         expect(looker.page.locator("main")).not_to_contain_text("refused")
