@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouseError
@@ -19,6 +20,7 @@ from streams.state.damage import DamagedError
 
 log = logging.getLogger(__name__)
 
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 _CODE_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 415: "unsupported_media_type"}
 
 
@@ -49,6 +51,16 @@ def request_id_of(request: Request) -> str:
 
 def _answer_in_json(_request: Request, problem: dict[str, Any]) -> Response:
     return response_of(problem)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """The methods that a request's path has. Each is a route of its own, and Starlette tells those of one."""
+
+    def has(method: str) -> bool:
+        asked = {**request.scope, "method": method}
+        return any(route.matches(asked)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in _METHODS if has(method)]
 
 
 def install(app: FastAPI, answer: Callable[[Request, dict[str, Any]], Response] = _answer_in_json) -> None:
@@ -85,7 +97,10 @@ def install(app: FastAPI, answer: Callable[[Request, dict[str, Any]], Response] 
         code = _CODE_OF_STATUS.get(
             error.status_code, "invalid_request" if error.status_code < 500 else "internal_error"
         )
-        return answer_with(request, code, f"{request.method} {request.url.path}: {error.detail}")
+        response = answer_with(request, code, f"{request.method} {request.url.path}: {error.detail}")
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(_methods_of(request))
+        return response
 
     # An error that a route raises is answered further in, by api.middleware.Front. This handler is outside of all our
     # layers, for errors in those.

@@ -360,6 +360,19 @@ def test_the_committed_document_is_the_apps_own() -> None:
     assert DOCUMENT_PATH.read_text() == document(), "run `uv run python -m api.openapi_document` and look at the diff"
 
 
+def test_a_method_that_a_path_has_not_is_refused_with_those_that_it_has(operator: Operator) -> None:
+    wrong = []
+    for path, item in operator.http.get("/openapi.json").json()["paths"].items():
+        asked = re.sub(r"{[^}]*}", "x", path)
+        answer = operator.http.request("TRACE", asked)
+        allowed = set(answer.headers.get("allow", "").split(", "))
+        # A path with a fixed last part may be one with a parameter too.
+        if answer.status_code != 405 or not {method.upper() for method in item} <= allowed or "TRACE" in allowed:
+            wrong.append((path, answer.status_code, allowed))
+    assert not wrong
+    assert operator.http.delete("/v1/prices").headers["allow"] == "GET"
+
+
 def test_what_is_not_there_is_a_problem_too(operator: Operator) -> None:
     missing = operator.client(None).get("/v1/nothing")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")

@@ -50,6 +50,7 @@ def test_what_is_refused_is_told_by_a_page(admin: AdminBrowser, is_signed_in: bo
                 answer.headers
             )
             # An answer to HEAD has no body.
+            is_page &= (status == 405) == ("allow" in answer.headers)
             is_told = method == "HEAD" or (words in answer.text and ("<h1>" in answer.text) != is_part)
             if (answer.status_code, is_page, is_told) != (status, True, True):
                 wrong.append(f"{method} {path[:60]}: {answer.status_code} {answer.headers} {answer.text[:200]}")
