@@ -269,7 +269,8 @@ class Historian:
 
     async def _step(self, consumer: AIOKafkaConsumer) -> None:
         assignment, pending = self._assignment, self._pending
-        timeout = pending.due_after(self._patience(has_more=False)) if pending.count else self._flush_seconds
+        # The fetch that is under way is waited for where that is possible: what it brings is inserted too.
+        timeout = pending.due_after(self._flush_seconds) if pending.count else self._flush_seconds
         timeout_ms = max(1 if pending.count else self._pace.wait_ms, int(1000 * timeout))
         records = await consumer.getmany(timeout_ms=timeout_ms, max_records=64)
         self._pace.note(consumer, bool(records))
@@ -288,22 +289,19 @@ class Historian:
         elif not pending.count and (self._is_uncommitted or (self.stopped and await _is_at_end(consumer))):
             # All that was read is held already. Nobody should take it for facts that wait.
             await self._go_on(consumer)
-        is_due = pending.due_after(self._patience(has_more=bool(records))) <= 0
+        is_due = pending.due_after(self._patience() if records else self._flush_seconds) <= 0
         if pending.count and (is_due or pending.count >= self.settings.historian_rows_max):
             async with self._writing:
                 if assignment == self._assignment:
                     await self._flush(consumer)
 
-    def _patience(self, *, has_more: bool) -> float:
-        """How many seconds facts wait for their insert. Larger inserts are cheaper for everyone, and how much that
-        matters shows in what one takes: at most half of the time is spent on them. Where more facts come, and come
-        late anyway, they wait longest."""
-        pending = self._pending
-        is_late = pending.count and now_ms() - pending.written_ms[-1] > 1000 * BEHIND_FLUSH_SECONDS
-        if has_more and is_late:
+    def _patience(self) -> float:
+        """How many seconds facts wait for their insert where more of them come. Larger inserts are cheaper for
+        everyone, and how much that matters shows in what one takes: at most half of the time is spent on them. Facts
+        that come late anyway wait longest."""
+        if now_ms() - self._pending.written_ms[-1] > 1000 * BEHIND_FLUSH_SECONDS:
             return BEHIND_FLUSH_SECONDS
-        longest = BEHIND_FLUSH_SECONDS if has_more else self._flush_seconds
-        return min(longest, max(self._insert_seconds, min(_REST_SECONDS, self._flush_seconds)))
+        return min(BEHIND_FLUSH_SECONDS, max(self._insert_seconds, min(_REST_SECONDS, self._flush_seconds)))
 
     def _add(self, tp: TopicPartition, record: Any) -> None:
         pending = self._pending

@@ -2,7 +2,7 @@
 
 The engine reads the file into a table of its own, as texts, and looks at every line there. Only where all are right
 does it go on, a part at a time: what is known already is left out, so a run that was ended is gone on with by another.
-Memory does not grow with the file.
+Memory grows far less than the file.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@ after retention."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,6 +135,32 @@ def test_retention_takes_from_sums_what_it_takes_from_rows_and_leaves_the_marks(
     assert embedded.query("SELECT DISTINCT kind FROM facts") == [("charge",)]
     assert embedded.query("SELECT partition, max((offset, position)) FROM facts GROUP BY partition") == mark
     agree(embedded)
+
+
+def test_sums_of_one_kind_are_found_without_those_of_others(clickhouse: ClickHouse) -> None:
+    """A part in which nearly every mark of the sums is another project's: ClickHouse's default would forget the kind."""
+    migrate(clickhouse)
+    ((made,),) = clickhouse.query("SELECT create_table_query FROM system.tables WHERE name = 'facts'")
+    assert "TABLE default.facts" in made and "index_granularity = 8192" in made
+    small = made.replace("TABLE default.facts", "TABLE small", 1)
+    clickhouse.command(small.replace("index_granularity = 8192", "index_granularity = 16"))
+    others = [fact(number, AT_MS + number, project=f"p{number:04}") for number in range(8000)]
+    kinds = ("charge", "correction", "hold", "refusal", "request")
+    ours = [
+        fact(8000 + number, AT_MS + number * 15 * MINUTE_MS, kinds[number % 5], project="q") for number in range(500)
+    ]
+    insert_facts(clickhouse, [*others, *ours])
+    clickhouse.command("INSERT INTO small SELECT * FROM facts")
+    clickhouse.command("OPTIMIZE TABLE small FINAL")
+    clickhouse.command("SYSTEM UNLOAD PRIMARY KEY small")
+
+    def marks(condition: str) -> int:
+        question = f"SELECT sum(amount) FROM small WHERE project = 'q' AND {condition} AND t >= '2025-10-01 00:00:00'"
+        plan = [str(line) for (line,) in clickhouse.query(f"EXPLAIN indexes = 1 {question} {KEPT}")]
+        assert any("sums_by_project" in line for line in plan), plan
+        return int(re.findall(r"Granules: (\d+)/", "\n".join(plan))[0])
+
+    assert marks("kind = 'charge'") <= marks("kind != ''") / 3
 
 
 VALUES = ["a", "it's `quoted`", "\\", "", 7, None, [1, "x"], {"a": 1}, "é ✓ 😀"]
