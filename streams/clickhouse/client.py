@@ -256,7 +256,7 @@ class ClickHouse:
 
     def stream_parquet(self, sql: str, parameters: Parameters | None = None) -> Generator[bytes, None, None]:
         """Run a SELECT; gives a Parquet file in pieces, as `stream_csv` does. The embedded engine makes it whole first,
-        in memory."""
+        in memory: ask for no more rows than that bears."""
         return self._stream(sql, parameters, "Parquet")
 
     def _stream(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from io import BytesIO
 from typing import Any
 
 from streams.clickhouse.client import ClickHouse, sql_name
@@ -15,6 +16,8 @@ from streams.history.usage import UsageQuestion, UsageSources, narrowed, usage_s
 # Few enough lines to be grouped and sorted in the processor's cache: of twice as many each took half as long again, and
 # half as many cost more queries.
 SPAN_BYTES = 4 * 1024 * 1024
+# A Parquet file's spans are its row groups.
+_SPAN_ROWS = 100_000
 # The first span is so small a part of the time, and each is so many times as long as the one before at most.
 _SPANS_FIRST = 64
 _GROWTH_MAX = 8.0
@@ -38,15 +41,31 @@ def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[by
     has in memory, no more than those.
     """
     known = usage_sources(clickhouse, question)
+
+    def read(span: UsageQuestion) -> Generator[bytes, None, int]:
+        size = 0
+        for piece in _lines(clickhouse, span, known):
+            size += len(piece)
+            yield piece
+        return size
+
+    return _in_spans(question, known, SPAN_BYTES, read)
+
+
+def _in_spans(
+    question: UsageQuestion,
+    known: UsageSources,
+    wanted: int,
+    read: Callable[[UsageQuestion], Generator[bytes, None, int]],
+) -> Generator[bytes, None, None]:
+    """What `read` gives of a question, asked span by span; it returns a span's size, of which about so much is
+    wanted."""
     since, seconds = question.since, (question.until - question.since).total_seconds() / _SPANS_FIRST
     with narrowed(question, known.promoted):
         while True:
             until = _end_of_span(question, since, seconds)
-            size = 0
-            for piece in _lines(clickhouse, replace(question, since=since, until=until), known):
-                size += len(piece)
-                yield piece
-            seconds = (until - since).total_seconds() * min(_GROWTH_MAX, SPAN_BYTES / max(size, 1))
+            size = yield from read(replace(question, since=since, until=until))
+            seconds = (until - since).total_seconds() * min(_GROWTH_MAX, wanted / max(size, 1))
             since = until
             if since >= question.until:
                 return
@@ -77,8 +96,57 @@ def _lines(clickhouse: ClickHouse, question: UsageQuestion, known: UsageSources)
 
 def usage_parquet(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[bytes, None, None]:
     """A Parquet file of usage by group, in pieces: groups are texts, `other` a boolean, uses and quantities integers of
-    64 bits, credits Decimal(38, 6)."""
+    64 bits, credits Decimal(38, 6). Periods are asked for a few at a time, as for CSV; each such span is a row
+    group."""
     known = usage_sources(clickhouse, question)
+    with _ParquetFile() as file:
+
+        def read(span: UsageQuestion) -> Generator[bytes, None, int]:
+            rows = file.add(b"".join(_parquet(clickhouse, span, known)))
+            yield file.taken()
+            return rows
+
+        yield from _in_spans(question, known, _SPAN_ROWS, read)
+    yield file.taken()
+
+
+class _ParquetFile:
+    """A Parquet file that is put together of others with the same columns; what was written is taken from it as it
+    comes."""
+
+    def __init__(self) -> None:
+        # Loaded when it is needed first: it takes 40 MB.
+        from pyarrow import parquet
+
+        self._parquet = parquet
+        self._written = BytesIO()
+        self._writer: Any = None
+
+    def __enter__(self) -> _ParquetFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def add(self, content: bytes) -> int:
+        """Add the rows of a file, as a row group; gives their number."""
+        table = self._parquet.read_table(BytesIO(content), use_threads=False)
+        if self._writer is None:
+            self._writer = self._parquet.ParquetWriter(self._written, table.schema, compression="zstd")
+        if table.num_rows:
+            self._writer.write_table(table)
+        return int(table.num_rows)
+
+    def taken(self) -> bytes:
+        """The bytes that were written since they were taken last."""
+        content = self._written.getvalue()
+        self._written.seek(0)
+        self._written.truncate()
+        return content
+
+
+def _parquet(clickhouse: ClickHouse, question: UsageQuestion, known: UsageSources) -> Generator[bytes, None, None]:
     sql, parameters = _sql_of(question, known)
     values, columns = _values_of(question), columns_of(question)
     if question.top is not None:
@@ -87,7 +155,7 @@ def usage_parquet(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[
     inner = ", ".join(f"{value} AS c{number}" for number, value in enumerate(values))
     named = ", ".join(f"c{number} AS {sql_name(name)}" for number, name in enumerate(columns))
     sql = f"SELECT {named} FROM (SELECT {inner} FROM ({sql}))"
-    with narrowed(question, known.promoted), closing(clickhouse.stream_parquet(sql, parameters)) as pieces:
+    with closing(clickhouse.stream_parquet(sql, parameters)) as pieces:
         yield from pieces
 
 

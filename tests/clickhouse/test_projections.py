@@ -138,7 +138,7 @@ def test_retention_takes_from_sums_what_it_takes_from_rows_and_leaves_the_marks(
 
 
 def test_sums_of_one_kind_are_found_without_those_of_others(clickhouse: ClickHouse) -> None:
-    """A part in which nearly every mark of the sums is another project's: ClickHouse's default would forget the kind."""
+    # Nearly every mark of the sums is another project's: ClickHouse's default would forget the kind.
     migrate(clickhouse)
     ((made,),) = clickhouse.query("SELECT create_table_query FROM system.tables WHERE name = 'facts'")
     assert "TABLE default.facts" in made and "index_granularity = 8192" in made

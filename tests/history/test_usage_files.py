@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from pyarrow.parquet import ParquetFile
 
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
@@ -52,6 +53,27 @@ def test_lines_asked_for_a_few_periods_at_a_time_are_those_of_all_at_once(
             assert [each.until for each in asked[:-1]] == [each.since for each in asked[1:]]
             assert (asked[0].since, asked[-1].until) == (since, until)
             assert len(asked) >= (2 if granularity == "month" else 3)
+
+
+def test_a_parquet_file_is_asked_for_a_few_periods_at_a_time(
+    history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(usage_files, "_SPAN_ROWS", 20)
+    project, _ = life_around(history, 6, CHANGES[0], 10)
+    since, until = CHANGES[0] - timedelta(days=9), CHANGES[0] + timedelta(days=30)
+    question = UsageQuestion(project, ["operation"], since, until, granularity="hour", tz="Asia/Kolkata")
+    file = tmp_path / "usage.parquet"
+    file.write_bytes(b"".join(usage_parquet(history, question)))
+    rows = usage_rows(history, question)
+    assert [list(map(text_of, row)) for row in history.query(f"SELECT * FROM file('{file}')")] == rows
+    assert 3 <= ParquetFile(file).num_row_groups <= len(rows) / 5
+    # Nobody is used, or nobody reads on: the file has no rows, and nothing is left open.
+    file.write_bytes(b"".join(usage_parquet(history, replace(question, project="nobody"))))
+    assert ParquetFile(file).schema_arrow.names == columns_of(question)
+    assert ParquetFile(file).metadata.num_rows == 0
+    pieces = usage_parquet(history, question)
+    assert next(pieces)
+    pieces.close()
 
 
 def test_a_parquet_file_has_stable_columns_and_what_the_pages_have(history: ClickHouse, tmp_path: Path) -> None:
