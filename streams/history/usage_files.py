@@ -58,7 +58,7 @@ def _in_spans(
     wanted: int,
     read: Callable[[UsageQuestion], Generator[bytes, None, int]],
 ) -> Generator[bytes, None, None]:
-    """What `read` gives of a question, asked span by span; it returns a span's size, of which about so much is
+    """Pieces that `read` gives of a question, span by span; it returns a span's size, of which about so much is
     wanted."""
     since, seconds = question.since, (question.until - question.since).total_seconds() / _SPANS_FIRST
     with narrowed(question, known.promoted):
