@@ -370,6 +370,7 @@ class LiveLedger:
     async def missed(self, stream: LedgerStream, after: Place) -> list[LiveEntry] | None:
         """The wanted entries of a stream that were booked after a place, the oldest first; None where they are too
         many, or the history does not have them in time."""
+        # A reader who knows the last fact from before the stream has missed nothing, and waits for no history.
         if NOWHERE < stream.begun_at <= after:
             return []
         try:

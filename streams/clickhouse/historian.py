@@ -46,6 +46,7 @@ STOPPED_PAUSE_SECONDS = 10.0
 # The most that Kafka keeps beside a committed offset is 4,096 bytes.
 STOP_NOTE_CHARS_MAX = 1000
 BEHIND_FLUSH_SECONDS = 2.0
+# Quicker inserts than this would be many small parts.
 _REST_SECONDS = 0.1
 FETCH_MIN_BYTES = 64 * 1024
 _IDLE_FETCH_WAIT_MS = 500
