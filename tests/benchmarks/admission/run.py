@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 
 from api.callers.keys import hash_key
@@ -22,6 +24,7 @@ from api.stack import Stack, settings_apart
 from schemas.accounts import Limits
 from schemas.commands import AnyCommand, CreateKey, CreateProject, SetLimits
 from streams.core.limits import CEILING_MAX
+from streams.errors import OperatorError
 from streams.kafka.codecs import encode_intake
 from streams.kafka.publisher import Publisher
 from streams.kafka.topics import partition_of, topics_of
@@ -40,6 +43,7 @@ from tests.benchmarks.traffic import HOPS_OF_A_DECISION, Traffic, per_core
 from tests.benchmarks.workload import OPENING_BALANCE, Workload
 
 PROJECTS = 1000
+_KNOWN_SECONDS_MAX = 60.0
 LEVELS = [1, 8, 64, 256]
 HTTP_LEVELS = [64]
 DURABILITY = (
@@ -67,9 +71,18 @@ QUICK = Sizes(0.8, 1.0, 1.0, 3.0, 100, 1000)
 _NOBODY: dict[str, Any] = {"idempotency_key": "", "reply_instance": "", "reply_partition": 0}
 
 
-def open_projects(settings: Settings, projects: tuple[str, ...]) -> None:
-    """Open projects by contract, each with limits that stop nothing and with a key."""
+def open_projects(settings: Settings, url: str, projects: tuple[str, ...]) -> None:
+    """Open projects by contract, each with limits that stop nothing and with a key, and wait until the API at `url`
+    knows them. Raises OperatorError where it does not within a minute."""
     asyncio.run(_open_projects(settings, projects))
+    # Those of a partition are known in order.
+    lasts = {partition_of(project, settings.partitions): project for project in projects}
+    deadline = time.monotonic() + _KNOWN_SECONDS_MAX
+    for project in lasts.values():
+        while not httpx.get(f"{url}/v1/balance", headers={"authorization": f"Bearer {key_of(project)}"}).is_success:
+            if time.monotonic() > deadline:
+                raise OperatorError(f"the API does not know {project} after {_KNOWN_SECONDS_MAX:g} s")
+            time.sleep(0.1)
 
 
 async def _open_projects(settings: Settings, projects: tuple[str, ...]) -> None:
@@ -138,7 +151,7 @@ def measure(quick: bool, tell: Callable[[str], None], partitions: int = 1, trace
 def _measure_stack(stack: Stack, sizes: Sizes, tell: Callable[[str], None], traced: bool) -> dict[str, Any]:
     live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
     tell(f"opening {PROJECTS:,} projects")
-    open_projects(live, Workload(0, PROJECTS).project_ids())
+    open_projects(live, stack.url, Workload(0, PROJECTS).project_ids())
     address = stack.url.removeprefix("http://")
     # Until the broker's JIT compiler has done its work, a benchmark would measure that.
     tell("warming up")

@@ -42,7 +42,7 @@ def measure(quick: bool, tell: Callable[[str], None], streams: int = 0, events: 
     ):
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         tell(f"opening {PROJECTS:,} projects")
-        open_projects(live, Workload(0, PROJECTS).project_ids())
+        open_projects(live, stack.url, Workload(0, PROJECTS).project_ids())
         address = stack.url.removeprefix("http://")
         plans = {
             "counted": LoadPlan("balance", [CONNECTIONS], seconds, PROJECTS, 2, address),

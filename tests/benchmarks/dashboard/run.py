@@ -85,7 +85,7 @@ def measure(sizes: DashboardSizes, tell: Callable[[str], None]) -> dict[str, Any
         stack = ends.enter_context(Stack(settings, tell=tell))
         live = stack.settings.model_copy(update={"clickhouse_url": stack.clickhouse_url})
         tell(f"opening {PROJECTS:,} projects")
-        open_projects(live, (LARGEST, *Workload(0, PROJECTS).project_ids()))
+        open_projects(live, stack.url, (LARGEST, *Workload(0, PROJECTS).project_ids()))
         # What flows for the streams is millions of facts, and the engine merges them for minutes.
         screen = _measure_screen(stack, chromium, sizes, tell)
         streams = _measure_streams(stack, live, sizes, tell)
