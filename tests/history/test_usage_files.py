@@ -58,7 +58,7 @@ def test_lines_asked_for_a_few_periods_at_a_time_are_those_of_all_at_once(
 def test_a_parquet_file_is_asked_for_a_few_periods_at_a_time(
     history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage_files, "_SPAN_ROWS", 50)
+    monkeypatch.setattr(usage_files, "_SPAN_ROWS", 20)
     project, _ = life_around(history, 6, CHANGES[0], 10)
     since, until = CHANGES[0] - timedelta(days=9), CHANGES[0] + timedelta(days=9)
     question = UsageQuestion(project, ["operation"], since, until, granularity="hour", tz="Asia/Kolkata")
