@@ -49,7 +49,7 @@ def usage_lines(clickhouse: ClickHouse, question: UsageQuestion) -> Generator[by
             yield piece
         return size
 
-    return _in_spans(question, known, SPAN_BYTES, read)
+    yield from _in_spans(question, known, SPAN_BYTES, read)
 
 
 def _in_spans(
