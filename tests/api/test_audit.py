@@ -161,7 +161,8 @@ def test_what_operators_did_names_their_key(operator: Operator, stack: Stack) ->
     assert by_action["limits.set"]["detail"] == "700 at once (contract 7)"
     assert by_action["standing.bad"]["detail"] == "bad (unpaid)"
     assert by_action["billing_account.joined"]["detail"] == f"its own to {account}"
-    (mine,) = [each for each in audit(operator.http, kind="billing") if account == each["detail"]]
+    # It is in another partition than the project, which may come to the history earlier.
+    (mine,) = eventually(lambda: [each for each in audit(operator.http, kind="billing") if account == each["detail"]])
     assert (mine["project"], mine["action"], mine["actor"]) == (None, "billing_account.opened", me)
     assert [entry["action"] for entry in audit(operator.http, project=project, kind="keys")] == [
         "key.revoked",
@@ -248,6 +249,7 @@ def test_projects_see_their_own_alone(operator: Operator) -> None:
     other, stranger = customer(operator)
     assert ask(client, "video", tier="premium").status_code == 402
     wait_for_actions(operator.http, 1, project=project, kind="refusals")
+    wait_for_actions(operator.http, 1, project=other, kind="keys")
     assert {each["project"] for each in audit(client)} == {project}
     assert audit(stranger, kind="refusals") == []
     assert {each["project"] for each in audit(stranger)} == {other}

@@ -249,7 +249,8 @@ def test_a_preview_key_sees_and_spends_its_own_environment_alone(operator: Opera
     preview = belongings_in(operator, project, "preview")
     live = operator.client(operator.key(project)["key"])
     client = operator.client(operator.key(project, "preview")["key"])
-    eventually(lambda: preview["entry"] in client.get("/v1/ledger").text)
+    # The hold was the last that was decided.
+    eventually(lambda: client.get(f"/v1/receipts/{preview['hold']}").status_code == 200)
 
     def of_production() -> list[Any]:
         balance = live.get("/v1/balance").json()

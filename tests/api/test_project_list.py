@@ -124,6 +124,9 @@ def three(operator: Operator) -> tuple[str, list[str]]:
     operator.lift_limits(names[1])
     assert operator.http.post("/v1/admissions", json=use).status_code == 200
     assert operator.http.put(f"{URL}/{names[2]}/state", json={"closed": True}).is_success
+    # A list reads a copy as it is; a balance waits until that has what was decided on its project.
+    balance = operator.http.get("/v1/balance", params={"project": names[1]}).json()
+    assert balance["available"] == "4904"
     return word, names
 
 

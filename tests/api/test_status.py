@@ -55,9 +55,12 @@ def test_a_running_system_is_told_whole(operator: Operator, stack: Stack, meterl
     def told() -> dict:
         return operator.http.get("/v1/admin/status").json()
 
-    # A disk of the machine that runs the tests may be nearly full.
-    eventually(lambda: not [each for each in told()["wrong"] if "disk" not in each] and told()["workers"])
-    report = told()
+    def is_whole(report: dict) -> bool:
+        # A disk of the machine that runs the tests may be nearly full.
+        is_well = not [each for each in report["wrong"] if "disk" not in each]
+        return is_well and bool(report["workers"] and report["historians"])
+
+    report = eventually(lambda: is_whole(found := told()) and found)
     (only,) = report["workers"]
     assert (only["name"], only["version"]) == ("worker-1", report["version"])
     assert only["partitions"] == list(range(stack.settings.partitions))

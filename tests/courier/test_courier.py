@@ -50,7 +50,8 @@ def test_a_notice_goes_once_to_those_who_ask_for_it_signed_whoever_delivers(work
         shutil.rmtree(post.settings.courier_dir)
         async with post.open():
             await post.decide(ChangePlan, project, plan="build", contract_allowance=0)
-            await post.arrived(plans, ["webhook.test", "plan.changed", "plan.changed"])
+            for each in (all_of_it, plans):
+                await post.arrived(each, ["webhook.test", "plan.changed", "plan.changed"])
             assert len(post.got(all_of_it)) == 3
         assert post.got(holds) == post.got(holds)[:1]
         (first, *_) = await post.attempts(plans)

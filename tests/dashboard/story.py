@@ -183,14 +183,21 @@ def _dead_letter(stack: Stack, operator: Operator) -> str:
         await publisher.stop()
 
     asyncio.run(publish())
-    listed = eventually(lambda: operator.http.get("/v1/admin/dead-letters").json().get("dead_letters"))
-    return str(listed[0]["id"])
+
+    def found() -> list[str]:
+        listed = operator.http.get("/v1/admin/dead-letters").json().get("dead_letters", [])
+        return [each["id"] for each in listed if mark in each["event"]]
+
+    return str(eventually(found)[0])
 
 
 def _seen_in_history(client: httpx.Client, admin: httpx.Client, project: str, endpoints: list[str]) -> dict[str, str]:
     """Wait until the history has all of it: what was billed, the notices, and attempts of both endpoints."""
     uses = sum(times for _, times, _ in _USES)
     question = {"limit": 1000, "project": project}
+    # The release was decided after all the uses and the capture.
+    released = {"project": project, "state": "released"}
+    eventually(lambda: admin.get("/v1/holds/settled", params=released).json().get("holds"))
 
     def entries() -> list[dict[str, Any]] | None:
         found = admin.get("/v1/ledger", params=question).json().get("entries", [])

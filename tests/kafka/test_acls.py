@@ -147,7 +147,9 @@ def test_every_process_has_all_that_it_needs(
         assert seen["replication"].startswith("False fewer than 3 replicas: meterline."), seen
         assert seen["workers"].startswith("False 1 are there"), seen
         assert (seen["historians"], seen["kafka's clock"][:4]) == ("True 1 write history", "True"), seen
-        told = client.get("/v1/admin/status").json()
+        told = eventually(
+            lambda: (found := client.get("/v1/admin/status").json())["cashiers"] and found["couriers"] and found
+        )
         assert [each["name"] for each in told["workers"]] == ["worker-1"], told
         assert told["historians"] == told["cashiers"] == told["couriers"] == 1
         for role, log in logs.items():
