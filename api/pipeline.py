@@ -14,7 +14,13 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
-from aiokafka.errors import KafkaError
+from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
+    KafkaError,
+    NotCoordinatorForGroupError,
+    for_code,
+)
 
 from api.flows import LOOKS_KEPT_MAX, Flow, Members, OpenTransactions
 from schemas.http.status import WORKERS_SHOWN_MAX, WorkerStatus
@@ -37,6 +43,8 @@ NOTE_CHARS_MAX = 300
 DEAD_LETTERS_SECONDS = 15.0
 SIZES_SECONDS = 15.0
 CODES_MAX = 200
+# A broker's answers about a group that another coordinates, or whose state it has not read yet: they name no members.
+_NOT_KNOWN_HERE = (GroupLoadInProgressError, GroupCoordinatorNotAvailableError, NotCoordinatorForGroupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,8 @@ class Pipeline:
         # When the last looks began.
         self._looks: deque[float] = deque(maxlen=LOOKS_KEPT_MAX)
         self._sized_at: float | None = None
+        # The node that coordinates each group.
+        self._coordinators: dict[str, int] = {}
 
     async def run(self) -> None:
         """Look again and again until cancelled."""
@@ -187,6 +197,7 @@ class Pipeline:
     async def _look_while_connected(self) -> None:
         client = kafka_client_settings(self._settings)
         admin = AIOKafkaAdminClient(**client)
+        self._coordinators = {}
         # As the worker reads: the end is the last stable offset.
         consumer = AIOKafkaConsumer(
             **client, auto_offset_reset="earliest", isolation_level=ISOLATION, enable_auto_commit=False
@@ -241,7 +252,7 @@ class Pipeline:
         )
         for name, reader in self._readers.items():
             places = self._places(reader)
-            committed, note = await self._committed(admin, consumer, reader, places)
+            committed, note = await self._committed(admin, consumer, reader, {place: ends[place] for place in places})
             flow = self.flows[name]
             flow.look(at, committed, {place.partition: ends[place] for place in places}, note)
         self.members.look(time.monotonic(), members)
@@ -261,8 +272,13 @@ class Pipeline:
         """Look who is in which group; gives the ids of the workers."""
         wanted = [self._worker_group, self._historian_group, self._cashier_group, self._courier_group]
         # aiokafka can't read an answer about several groups. (error, group, state, protocol type, protocol, members, …)
-        asked = await asyncio.gather(*(admin.describe_consumer_groups([group]) for group in wanted))
-        members = {group[1]: group[5] for (answer,) in asked for group in answer.groups}
+        nodes = [await self._coordinator(admin, group) for group in wanted]
+        asked = await asyncio.gather(*map(admin.describe_consumer_groups, [[group] for group in wanted], nodes))
+        groups = [group for (answer,) in asked for group in answer.groups]
+        for error in (for_code(group[0]) for group in groups):
+            if issubclass(error, _NOT_KNOWN_HERE):
+                raise error("the members of a group are not known")
+        members = {group[1]: group[5] for group in groups}
         workers = members.get(self._worker_group, ())
         self.workers = [self._worker_of(member) for member in workers][:WORKERS_SHOWN_MAX]
         self.historians = len(members.get(self._historian_group, ()))
@@ -282,16 +298,29 @@ class Pipeline:
         return WorkerStatus(name=name, version=version, host=member[2].lstrip("/"), partitions=numbers)
 
     async def _committed(
-        self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, reader: Reader, places: list[TopicPartition]
+        self, admin: AIOKafkaAdminClient, consumer: AIOKafkaConsumer, reader: Reader, ends: dict[TopicPartition, int]
     ) -> tuple[dict[int, int], str]:
         """The committed offset of each partition, or where it begins, and what the reader noted beside one of them."""
-        found = await admin.list_consumer_group_offsets(reader.group, partitions=places)
+        places = list(ends)
+        coordinator = await self._coordinator(admin, reader.group)
+        found = await admin.list_consumer_group_offsets(reader.group, coordinator, places)
+        if len(found) < len(places):
+            raise NotCoordinatorForGroupError(f"what {reader.group} has committed is not known")
         committed = {place.partition: each.offset for place, each in found.items() if each.offset >= 0}
         missing = [place for place in places if place.partition not in committed]
-        if missing:
-            begins = await consumer.beginning_offsets(missing)
-            committed |= {place.partition: begins[place] for place in missing}
+        # What never had a record begins where it ends; who watches an idle stack would ask for it every time.
+        begins = dict.fromkeys(missing, 0)
+        if filled := [place for place in missing if ends[place]]:
+            begins |= await consumer.beginning_offsets(filled)
+        committed |= {place.partition: at for place, at in begins.items()}
         return committed, next((each.metadata for each in found.values() if each.metadata), "")
+
+    async def _coordinator(self, admin: AIOKafkaAdminClient, group: str) -> int:
+        """The node that coordinates a group. It is asked for once: where it is another later, a look fails, and the
+        next begins with a connection of its own."""
+        if group not in self._coordinators:
+            self._coordinators[group] = await admin.find_coordinator(group)
+        return self._coordinators[group]
 
     def _places(self, reader: Reader) -> list[TopicPartition]:
         return [TopicPartition(reader.topic, number) for number in range(self._settings.partitions)]

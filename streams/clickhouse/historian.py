@@ -49,7 +49,7 @@ BEHIND_FLUSH_SECONDS = 2.0
 # Quicker inserts than this would be many small parts.
 _REST_SECONDS = 0.1
 FETCH_MIN_BYTES = 64 * 1024
-_IDLE_FETCH_WAIT_MS = 500
+_IDLE_FETCH_WAIT_MS = 1000
 
 Mark = tuple[int, int]
 Row = list[Any]

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _POLL_MS = 100
-_IDLE_POLL_MS = 300
+_IDLE_POLL_MS = 1000
 _RECORDS_MAX = 64
 # Deliveries written at once.
 _CHANGES_MAX = 500

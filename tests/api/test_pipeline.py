@@ -104,6 +104,28 @@ def test_every_part_that_keeps_decisions_or_history_from_going_on_is_named(
     asyncio.run(run())
 
 
+def test_a_group_that_another_broker_coordinates_by_now_is_asked_for_anew(
+    settings_for: Callable[..., Settings],
+) -> None:
+    settings = settings_for()
+    topics = topics_of(settings)
+
+    async def run() -> None:
+        async with watched(settings) as pipeline, group(settings, topics.worker_app, topics.intake):
+            await says(pipeline, "worker", "")
+            known = dict(pipeline._coordinators)
+            assert known.keys() >= {topics.worker_app, topics.courier_group}
+            for each in known:
+                pipeline._coordinators[each] = 99
+            async with asyncio.timeout(30):
+                while pipeline._coordinators != known:
+                    await asyncio.sleep(0.02)
+            await says(pipeline, "worker", "")
+            assert pipeline.flows["intake"].records == 0 and pipeline.flows["intake"].complete_at is not None
+
+    asyncio.run(run())
+
+
 def test_the_marker_of_a_transaction_is_nothing_that_waits(settings_for: Callable[..., Settings]) -> None:
     settings = settings_for(ready_usage_lag_seconds=1, partitions=1)
     topics = topics_of(settings)

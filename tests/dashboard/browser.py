@@ -35,7 +35,13 @@ OUTPUT = PROJECT_ROOT / "tests" / "output"
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 ZONE = "Europe/Berlin"
 _HOST = "127.0.0.1"
-_ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {_HOST}")
+# Without a graphics card the browser would imitate one, in a process that takes more time than the drawing.
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {_HOST}",
+)
 _WAIT_MS = 30_000
 # The policy's report is an event of the document; a binding tells it to us, also of a page that is left.
 _TELL_VIOLATIONS = """
