@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from api.callers.keys import admin_of, admin_with_id, new_admin_key
-from api.dashboard.sessions import Session, Sessions
+from api.dashboard.sessions import COOKIE, Session, Sessions, find_session
 from api.dashboard.static_files import SHEET, static_path
 from api.stack import Stack
 from streams.settings import Admin, Role
@@ -113,6 +113,18 @@ def test_an_admin_who_has_another_key_has_no_session_of_the_old_one(role: Role) 
     unnamed = Sessions("k" * 40).begin(owner, "UTC")
     assert admin_with_id(unnamed.key_id, [], [old_hash], unnamed.mark) == owner
     assert admin_with_id(unnamed.key_id, [], [old_hash[:8] + new_hash[8:]], unnamed.mark) is None
+
+
+@pytest.mark.parametrize(
+    "theirs", ['prefs={"theme": "dark"}', "list[0]=1", "said=two words", 'open="half', "thème=1", "bare", "=", ""]
+)
+def test_a_cookie_that_another_program_set_hides_no_session(theirs: str) -> None:
+    """All programs of a host share its cookies, whatever they write into them, and whatever their ports."""
+    sessions = Sessions("k" * 40)
+    session = Session("s", "p", "key_1", "production", int(time.time()) + 60)
+    for cookies in ((theirs, f"{COOKIE}={sessions.sealed(session)}", theirs), (theirs, f"{COOKIE}=made up")):
+        headers = {b"host": b"localhost", b"cookie": "; ".join(cookies).encode("latin-1")}
+        assert find_session({}, sessions, headers) == (session if len(cookies) == 3 else None)
 
 
 def test_whoever_is_refused_before_any_page_is_told_by_a_page_and_has_its_files(stack: Stack) -> None:
