@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from markupsafe import Markup, escape
 
-from streams.core.booking import format_credits, parse_credits
+from streams.core.booking import format_credits
 
 MINUS = "\N{MINUS SIGN}"
 _SEPARATOR = Markup("<i></i>")
@@ -42,9 +42,15 @@ def share(part: Any, whole: Any) -> int:
     return int(min(Decimal(100), 100 * Decimal(str(part)) / total)) if total > 0 else 0
 
 
+def microcredits(credits: str) -> int:
+    """Microcredits of a decimal string of the API's own, of any sign and length: sums are larger than what may be asked
+    for, and a correction of what was used before may leave less than nothing."""
+    return int(Decimal(credits).scaleb(6))
+
+
 def credits_sum(*amounts: str) -> str:
     """The sum of decimal strings of credits, exact."""
-    return format_credits(sum(parse_credits(each, "credits") for each in amounts))
+    return format_credits(sum(map(microcredits, amounts)))
 
 
 def instant(value: Any) -> datetime:

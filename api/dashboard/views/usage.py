@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from api.dashboard.asking import ShownProblem
+from api.dashboard.figures import credits_sum, microcredits
 from api.dashboard.spans import (
     COARSER,
     FINER,
@@ -23,10 +24,9 @@ from api.dashboard.spans import (
     periods_in,
     preset_begin,
 )
-from api.dashboard.usage_figures import COLOURED_MAX, OTHERS, microcredits, usage_chart
+from api.dashboard.usage_figures import COLOURED_MAX, OTHERS, usage_chart
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.problems import Rejection
-from streams.core.booking import format_credits
 from streams.history.periods import GRANULARITIES, zone_named
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -261,9 +261,9 @@ def _sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
     previous = [row["previous"] for row in rows if row.get("previous")]
     return {
         "uses": sum(row["uses"] for row in rows),
-        "credits": format_credits(sum(microcredits(row["credits"]) for row in rows)),
+        "credits": credits_sum(*(row["credits"] for row in rows)),
         "previous_uses": sum(each["uses"] for each in previous),
-        "previous_credits": format_credits(sum(microcredits(each["credits"]) for each in previous)),
+        "previous_credits": credits_sum(*(each["credits"] for each in previous)),
     }
 
 
