@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 
@@ -11,6 +12,8 @@ from api.dashboard import pages
 from api.dashboard.view import View
 
 PAGE_ROWS = 50
+# Digits in groups of three, by commas. Any other comma may be meant for a decimal point, and is for the API to refuse.
+_GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+(\.\d*)?", re.ASCII)
 
 
 class Fields(dict[str, str]):
@@ -18,6 +21,12 @@ class Fields(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         return ""
+
+
+def plain_number(text: str) -> str:
+    """A number as it was typed, without what sets its digits apart: spaces, and commas between groups of three."""
+    number = "".join(text.split())
+    return number.replace(",", "") if _GROUPED.fullmatch(number) else number
 
 
 def new_key() -> str:

@@ -24,7 +24,8 @@ def test_thresholds_are_added_and_removed_and_the_others_stay(operator: Operator
     for amount, unit in (("1,500.5", "credits"), ("50", "percent"), ("700", "credits")):
         done = reader.send(reader.open(ALERTS), 'id="amount"', amount=amount, unit=unit)
         assert done.headers["location"] == f"{ALERTS}?done=added", done.text
-    for amount, unit in (("0", "percent"), ("101", "percent"), ("x", "credits"), ("700", "credits")):
+    refused = (("0", "percent"), ("101", "percent"), ("x", "credits"), ("700", "credits"))
+    for amount, unit in (*refused, ("1,5", "percent"), ("1,5", "credits"), ("0,02", "credits")):
         wrong = reader.send(reader.open(ALERTS), 'id="amount"', amount=amount, unit=unit)
         assert wrong.status_code == 422 and 'id="amount-wrong"' in wrong.text and f'value="{amount}"' in wrong.text
     page = reader.open(ALERTS)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.dashboard.asking import ShownProblem, api_path
-from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
+from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key, plain_number
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.commands import RULES_MAX
 from schemas.notices import NOTICE_TYPES
@@ -75,7 +75,7 @@ async def set_rules(view: ProjectViewDep) -> Response:
         rules, done = [_rule(each) for each in own if each["id"] != removed], "removed"
     else:
         rules, done = [_rule(each) for each in own], "added"
-        amount = "".join(fields.get("amount", "").split()).replace(",", "").removesuffix("%")
+        amount = plain_number(fields.get("amount", "")).removesuffix("%")
         if fields.get("unit") == "percent":
             if not (amount.isascii() and amount.isdecimal() and len(amount) <= 3 and 1 <= int(amount) <= 100):
                 wrong = ShownProblem(422, "invalid_request", "No such percentage", "Give whole percent, 1 to 100.")

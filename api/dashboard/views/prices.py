@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from api.dashboard.asking import ApiAnswer
 from api.dashboard.figures import credits_sum, instant, microcredits
+from api.dashboard.forms import plain_number
 from api.dashboard.view import PageRoute, ProjectViewDep, View, ViewDep
 from streams.core.booking import format_credits, parse_credits
 
@@ -228,7 +229,7 @@ def _calculated(
     """For each book (the book, the rate, the cost of so many units); and what is wrong with what was asked."""
     if not operation and not quantity:
         return [], ""
-    number = "".join(quantity.split()).replace(",", "")
+    number = plain_number(quantity)
     if not any(operation in each.rates for each in books):
         return [], "Choose an operation that has a price."
     if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= QUANTITY_MAX):
