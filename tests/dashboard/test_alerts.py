@@ -113,7 +113,10 @@ def test_notices_are_listed_by_type_and_day(stack: Stack, operator: Operator) ->
     assert "purchase.succeeded" in reader.open(f"{ALERTS}/notices?from={today}&to={today}", is_part=True)
     before = reader.open(f"{ALERTS}/notices?to={today - timedelta(days=2)}", is_part=True)
     assert "No notices like that" in before
-    assert "is a day" in reader.open(f"{ALERTS}/notices?from=soon", 422, is_part=True)
+    for odd in ("from=soon", "from=2026-02-30", "to=9999-12-31", "to=2026-03"):
+        assert "is a day" in reader.open(f"{ALERTS}/notices?{odd}", 422, is_part=True), odd
+    for beyond in ("from=0001-01-01", "to=2300-01-01"):
+        assert "between 1970 and 2200" in reader.open(f"{ALERTS}/notices?{beyond}", 422, is_part=True), beyond
     assert "no notice of the project" in reader.open(f"{ALERTS}/notices?type=webhook.test", 422, is_part=True)
     others = DashboardReader(operator.url, operator.key(operator.project())["key"])
     assert "No notices yet" in others.open(f"{ALERTS}/notices?project={project}", is_part=True)

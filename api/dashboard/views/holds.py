@@ -176,4 +176,3 @@ def _check_environment(view: View) -> None:
     if not view.is_admin and view.environment != view.caller.environment:
         detail = f"This key sees the holds of {view.caller.environment}, not of {view.environment}"
         raise Rejection("wrong_environment", detail, "environment")
-
