@@ -71,6 +71,11 @@ class View:
         if self.caller.is_portal:
             self.environment = self.caller.environment
 
+    @property
+    def sees_both(self) -> bool:
+        """Whether this reader may look at both environments of the project."""
+        return self.caller.environment != "preview" and not self.caller.is_portal
+
     async def get(self, path: str, **query: Any) -> ApiAnswer:
         """Ask the API for what is at a path; about the view's project where an admin asks. A page whose parts ask the
         history all at once waits for its turn, some times longer than another caller would."""

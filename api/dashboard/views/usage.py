@@ -165,9 +165,7 @@ def asked_usage(view: View) -> AskedUsage:
 
 
 def _environment(view: View) -> str:
-    return (
-        "all" if view.query.get("environment") == "all" and view.caller.environment != "preview" else view.environment
-    )
+    return "all" if view.query.get("environment") == "all" and view.sees_both else view.environment
 
 
 def _moment(text: str, zone: Any) -> datetime | None:
