@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from urllib.parse import parse_qs, urlsplit
 
@@ -49,6 +49,15 @@ def test_the_figures_are_those_of_the_api(operator: Operator, used) -> None:
     by_customer = text_of(figures(browser, "group=customer_id&top=5"))
     assert "customer 0" in by_customer and "all others 70 70 " in by_customer
     assert f"{datetime.now(UTC):%a} {datetime.now(UTC).day}" in said
+
+
+def test_a_last_day_alone_is_the_end_of_30_days(used) -> None:
+    _, browser = used
+    html = browser.get("/dashboard/usage?range=7d&to=2026-01-31").text
+    assert 'aria-current="true">7 d' not in html and 'name="range"' not in html
+    assert "Credits by day, 1 Jan 00:00 to 31 Jan 00:00" in text_of(figures(browser, "range=7d&to=2026-01-31"))
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+    assert "uses 120" in text_of(figures(browser, f"range=24h&to={tomorrow}"))
 
 
 def test_two_groups_any_metadata_key_and_filters(used) -> None:

@@ -134,15 +134,16 @@ def asked_usage(view: View) -> AskedUsage:
     if not fields["group"]:
         fields["group"], fields["group2"] = fields["group2"] or "operation", ""
     groups = [name for name in (fields["group"], fields["group2"]) if name]
-    preset = given.get("range", "") if not fields["from"] else ""
-    preset = preset if preset in PRESETS else "" if fields["from"] else _DEFAULT_RANGE
+    # Whoever names a day means that time, whatever range the form had before.
+    preset = given.get("range", "")
+    preset = "" if fields["from"] or fields["to"] else preset if preset in PRESETS else _DEFAULT_RANGE
     now = datetime.now(UTC)
     try:
         zone = zone_named(fields["tz"])
     except Rejection:
         zone = view.session.tz
     since = preset_begin(preset, now, zone) if preset else _moment(fields["from"], zone)
-    until = _moment(fields["to"], zone) if fields["to"] and not preset else now
+    until = _moment(fields["to"], zone) if fields["to"] else now
     granularity = fields["granularity"]
     if granularity not in GRANULARITIES:
         usual = granularity_for(since, until) if since is not None and until is not None else "day"
