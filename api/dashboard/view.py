@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
@@ -96,8 +97,8 @@ class View:
         return await self.api.call(method, path, self._with_project(path, query), body, key)
 
     def passed_on(self, path: str, accept: str, **query: Any) -> Response:
-        """Answer with the API's own answer: a file, as it comes."""
-        return self.api.passed_on(path, self._with_project(path, query), accept)
+        """Answer with the API's own answer: a file, as it comes; what is refused is told by a page."""
+        return self.api.passed_on(path, self._with_project(path, query), accept, partial(problem_page, self.request))
 
     def _with_project(self, path: str, query: dict[str, Any]) -> dict[str, Any]:
         is_named = not self.is_admin or not self.project or path.startswith("/v1/admin/") or "project" in query

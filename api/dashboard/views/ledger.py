@@ -122,7 +122,9 @@ async def ledger_stream(
     left = view.session.expires_at - time.time()
     is_signed_out = partial(sessions_of(view.request).is_signed_out, view.session)
     opened = services.live_ledger.stream(caller, view.project, wanted, place, is_signed_out)
-    return EventStream(opened, events_of, services.settings.stream_heartbeat_seconds, left)
+    stream = EventStream(opened, events_of, services.settings.stream_heartbeat_seconds, left)
+    stream.headers.update(pages.HEADERS)
+    return stream
 
 
 def _events_for(view: View) -> Callable[[Turn], bytes]:
