@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from api.dashboard import pages
+from api.dashboard.asking import ShownProblem
 from api.dashboard.view import View
 
 PAGE_ROWS = 50
@@ -38,6 +39,13 @@ def key_of(fields: Mapping[str, str]) -> str:
     """The idempotency key that a form came with; a new one where it has none that a page made."""
     given = fields.get("idempotency_key", "")
     return given if given.startswith("dashboard-") and len(given) <= 64 else new_key()
+
+
+def next_key(key: str, problem: ShownProblem) -> str:
+    """The key for a form that is shown again with a problem. A refusal is kept under its key, so what was mended goes
+    under another; what was done before, or may be done yet, is asked for under the same, so that it is done once."""
+    is_refused = problem.status < 500 and not problem.code.startswith("idempotency_")
+    return new_key() if is_refused else key
 
 
 def led_to(view: View, path: str, **changes: str) -> Response:
