@@ -62,6 +62,20 @@ def test_what_is_refused_is_told_by_a_page(admin: AdminBrowser, is_signed_in: bo
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.parametrize("page", ["ledger", "holds", "alerts", "usage", "audit", "audit/keys", "dead-letters"])
+def test_a_day_or_time_of_the_address_stays_in_its_field(admin: AdminBrowser, operator: Operator, page: str) -> None:
+    project = operator.project()
+    usual = "datetime-local" if page in ("audit", "audit/keys", "dead-letters") else "date"
+    for given in ("2026-01-02", "2026-01-02T03:04", "2026-01-02T03:04:05Z", "2026-02-30", "soon", "<b>", ""):
+        answer = admin.http.get(f"/dashboard/{page}", params={"project": project, "from": given, "to": given})
+        is_usual = not given or (len(given), given[-2:]) == ((10, "02") if usual == "date" else (16, "04"))
+        for name in ("from", "to"):
+            field = re.search(rf'<input\b[^>]*\bname="{name}"[^>]*>', answer.text)
+            assert field is not None, answer.text
+            assert f'value="{html.escape(given)}"' in field[0], (page, given, field[0])
+            assert f'type="{usual if is_usual else "text"}"' in field[0], (page, given, field[0])
+
+
 FILES = [
     ("/dashboard/usage.csv?top=x", 422, "Invalid request"),
     ("/dashboard/usage.csv?project=nobody-has-this", 404, "Unknown project"),
