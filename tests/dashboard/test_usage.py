@@ -109,10 +109,13 @@ def test_what_makes_no_sense_is_refused_by_name_where_it_stands(used) -> None:
         ("from=yesterday", "from"),
         ("group=operation&group2=operation", "twice"),
         ("top=x", "top"),
+        ("key=team", "`value` is missing"),
+        ("value=%3Cb%3E", "`key` is missing"),
     ):
         answer = figures(browser, query)
         assert 'role="alert"' in answer.text and word in text_of(answer), query
         assert browser.get(f"/dashboard/usage/figures?{query}").status_code == 422
+        assert browser.get(f"/dashboard/usage.csv?{query}").status_code == 422
         assert browser.get(f"/dashboard/usage?{query}").status_code == 200, "the form is still there"
 
 

@@ -80,6 +80,8 @@ async def usage_figures(view: ProjectViewDep) -> Response:
     """Show the figures of a question for usage."""
     asked = asked_usage(view)
     links = _Links(view)
+    if (half := _half_filter(asked)) is not None:
+        return _too_much(view, asked, ShownProblem(half.status, half.code, "Invalid request", half.detail))
     if asked.since is not None and asked.until is not None:
         count = periods_about(asked.granularity, asked.since, asked.until)
         if count > PERIODS_MAX:
@@ -117,6 +119,8 @@ async def usage_figures(view: ProjectViewDep) -> Response:
 async def usage_csv(view: ProjectViewDep) -> Response:
     """Give the usage that a page shows as a file: of each period and group, all that the API has."""
     asked = asked_usage(view)
+    if (half := _half_filter(asked)) is not None:
+        raise half
     query = asked.query | {"granularity": asked.granularity, "top": asked.fields["top"]}
     return view.passed_on("/v1/usage", "text/csv", **query)
 
@@ -163,6 +167,17 @@ def asked_usage(view: View) -> AskedUsage:
     if fields["key"]:
         query[f"metadata.{fields['key']}"] = fields["value"]
     return AskedUsage(fields, zone.key, groups, since, until, granularity, measure, preset, query)
+
+
+def _half_filter(asked: AskedUsage) -> Rejection | None:
+    """Why a filter by metadata has no meaning: it lacks its key or its value. Without it all would be shown as what was
+    asked for."""
+    key, value = asked.fields["key"], asked.fields["value"]
+    if bool(key) == bool(value):
+        return None
+    if key:
+        return Rejection("invalid_request", f"`value` is missing: which value metadata.{key} has", "value")
+    return Rejection("invalid_request", f"`key` is missing: which metadata key has the value {value!r}", "key")
 
 
 def _environment(view: View) -> str:
