@@ -36,7 +36,8 @@ from streams.http_answers import response_of
 DASHBOARD = "/dashboard"
 SIGN_IN = "/dashboard/sign-in"
 PORTAL = "/dashboard/portal"
-FORM_BYTES_MAX = 64 * 1024
+# As much as the longest field of a form, a price book of 60,000 characters, where each is nine bytes in its coding.
+FORM_BYTES_MAX = 640 * 1024
 # The longest address to which somebody is led back after signing in.
 NEXT_CHARS_MAX = 2000
 # The API lets a question wait for some seconds (api/reads.py) before it is refused.
