@@ -9,10 +9,11 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from fastapi import APIRouter
+from markupsafe import Markup
 from starlette.responses import Response
 
 from api.dashboard.asking import ShownProblem
-from api.dashboard.figures import credits_sum, microcredits
+from api.dashboard.figures import credits_sum, microcredits, shown_time
 from api.dashboard.spans import (
     COARSER,
     FINER,
@@ -97,7 +98,12 @@ async def usage_figures(view: ProjectViewDep) -> Response:
     report = by_period.data
     since, until = datetime.fromisoformat(report["from"]), datetime.fromisoformat(report["to"])
     now = datetime.now(UTC)
-    periods = periods_in(asked.granularity, since, min(until, max(now, since)), zone_named(asked.zone_name))
+    zone = zone_named(asked.zone_name)
+    periods = periods_in(asked.granularity, since, min(until, max(now, since)), zone)
+
+    def there(value: Any, how: str = "minute") -> Markup:
+        # In the zone that was asked for, as the periods are, whatever the reader's own.
+        return shown_time(value, zone, how)
 
     def link(period: ShownPeriod) -> str:
         return links.finer(asked.granularity, period)
@@ -111,6 +117,7 @@ async def usage_figures(view: ProjectViewDep) -> Response:
         rows=[_group_row(row, asked, links) for row in by_group.data["rows"]],
         sums=_sums(by_group.data["rows"]),
         links=links,
+        there=there,
         bars_max=BARS_MAX,
     )
 
