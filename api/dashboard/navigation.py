@@ -45,7 +45,7 @@ PLACES: Final = (
 # The pages that a portal shows, of one customer or of a project, with all that is below them but for the first one. A
 # page that is not listed is refused, as is a call of the API (`api.callers.portals`).
 _OVERVIEW, _SIGN_OUT = "/dashboard", "/dashboard/sign-out"
-_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/ledger"})
+_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/usage.csv", "/dashboard/ledger"})
 # The overview's parts are below an address of their own.
 _PARTS = "/dashboard/overview"
 _OF_PROJECT: Final = _OF_CUSTOMER | {_PARTS, "/dashboard/prices", "/dashboard/receipts"}

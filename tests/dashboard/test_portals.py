@@ -101,6 +101,8 @@ def test_a_portal_offers_no_way_to_what_it_does_not_show(operator: Operator, ask
     if "customer_id" in asked:
         asked = {"customer_id": mine}
     if "environment" in asked:
+        top_up = {"bundle_usd": 20, "environment": "preview"}
+        operator.http.post(f"/v1/admin/projects/{project}/top-ups", json=top_up).raise_for_status()
         use(operator.client(operator.key(project, "preview")["key"]), mine)
     reader = opened(operator.url, token_of(link_url(client, **asked)))
     eventually(lambda: "entry-" in reader.get("/dashboard/ledger/rows").text)
@@ -108,7 +110,7 @@ def test_a_portal_offers_no_way_to_what_it_does_not_show(operator: Operator, ask
     while waiting:
         address = waiting.pop()
         # Pages of a kind differ by numbers alone: ids, days.
-        kind = re.sub(r"[\d.]+", "0", address)
+        kind = re.sub(r"\d+", "0", address)
         if kind in seen or len(seen) > 150:
             continue
         seen.add(kind)
