@@ -4,7 +4,7 @@ connection. And parts of the page, before a browser asks for them."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -18,9 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.callers.calls import begin_inner_call
 from api.callers.keys import Caller
+from api.dashboard import pages
 from api.dashboard.sessions import share_session
 from streams.core.foreign import read
 from streams.http_answers import request_id_for
+
+# How a problem of the API is told, as its members.
+Tell = Callable[[Mapping[str, Any]], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +137,10 @@ class OwnApi:
         await running
         return ApiAnswer(status, problem=problem_of_answer(data if isinstance(data, dict) else {}))
 
-    def passed_on(self, path: str, query: Mapping[str, Any], accept: str) -> Response:
-        """The API's answer to a GET as the answer to the page's own request: a file, as it comes."""
-        return _PassedOn(self._app, self._scope("GET", path, query, {"accept": accept}))
+    def passed_on(self, path: str, query: Mapping[str, Any], accept: str, told: Tell) -> Response:
+        """The API's answer to a GET as the answer to the page's own request: a file, as it comes, under the headers of
+        pages; what is refused as `told`."""
+        return _PassedOn(self._app, self._scope("GET", path, query, {"accept": accept}), told)
 
     def _scope(self, method: str, path: str, query: Mapping[str, Any], headers: Mapping[str, str]) -> Scope:
         given = [(name, _text(value)) for name, value in query.items() if value not in (None, "")]
@@ -159,12 +164,29 @@ class OwnApi:
 
 
 class _PassedOn(Response):
-    def __init__(self, app: ASGIApp, inner: Scope) -> None:
+    def __init__(self, app: ASGIApp, inner: Scope, told: Tell) -> None:
         super().__init__()
-        self._app, self._inner = app, inner
+        self._app, self._inner, self._told = app, inner, told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(self._inner, receive, send)
+        is_refused, problem = False, b""
+
+        async def passed(message: Message) -> None:
+            nonlocal is_refused, problem
+            if message["type"] == "http.response.start":
+                is_refused = message["status"] >= 400
+                # A file is as private as its page: no cache on the way may keep it, by its name's end or otherwise.
+                headers = Headers(raw=message["headers"])
+                more = {name: value for name, value in pages.HEADERS.items() if name not in headers}
+                message = {**message, "headers": [*headers.raw, *Headers(more).raw]}
+            if not is_refused:
+                await send(message)
+            elif message["type"] == "http.response.body":
+                problem += message.get("body", b"")
+
+        await self._app(self._inner, receive, passed)
+        if is_refused:
+            await self._told(read(orjson.loads, problem))(scope, receive, send)
 
 
 def _is_there(part: asyncio.Future[Markup | None]) -> bool:

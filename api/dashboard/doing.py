@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.responses import Response
 from api.dashboard.acts import SOURCES, Act, ActFacts, ActForm, form_of_act, operations_of
 from api.dashboard.asking import ApiAnswer, ShownProblem, api_path
 from api.dashboard.form_fields import FormField, body_of, shown_value
+from api.dashboard.forms import new_key, next_key
 from api.dashboard.view import View
 from schemas.problems import Rejection
 
@@ -38,7 +38,7 @@ class ActPage:
             or (shown_value(each, present[each.name], zone) if each.name in present else each.default)
             for each in fields
         }
-        return self._page(fields, form, shown, secrets.token_urlsafe(16))
+        return self._page(fields, form, shown, new_key())
 
     async def done(self, given: Mapping[str, str]) -> ApiAnswer | Response:
         """Do what a form asks for, and give the answer; or a page: with what it would change, or with what is wrong."""
@@ -66,7 +66,7 @@ class ActPage:
             return self._page(fields, form, shown, key, wrong=tried.problem, tried=tried, is_untyped=True)
         answer = await self.view.call(self.act.method, path, body, key)
         if answer.problem is not None:
-            return self._page(fields, form, shown, key, wrong=answer.problem)
+            return self._page(fields, form, shown, next_key(key, answer.problem), wrong=answer.problem)
         return answer
 
     def led_back(self) -> Response:

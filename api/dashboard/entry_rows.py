@@ -25,7 +25,8 @@ _RENDERERS_KEPT_MAX = 256
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """A ledger entry as a row: what it was for, with a tag where that needs one, and where its receipt is."""
+    """A ledger entry as a row: what it was for, with a tag where that needs one, and where its receipt is. One that its
+    customer looks at has no balance and no receipt, which are the project's."""
 
     id: str
     booked_at: datetime
@@ -61,7 +62,7 @@ def row_of(entry: Mapping[str, Any], about: str = "") -> LedgerRow:
         note=str(reference) if is_grant else "",
         amount=entry["amount"],
         balance=entry["balance"],
-        href=f"/dashboard/receipts/{quote(entry['entry_id'])}{about and '?'}{about}",
+        href=f"/dashboard/receipts/{quote(entry['entry_id'])}{about and '?'}{about}" if entry["balance"] else "",
     )
 
 

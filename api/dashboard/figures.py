@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from markupsafe import Markup, escape
 
-from streams.core.booking import format_credits, parse_credits
+from streams.core.booking import format_credits
 
 MINUS = "\N{MINUS SIGN}"
 _SEPARATOR = Markup("<i></i>")
@@ -42,15 +43,40 @@ def share(part: Any, whole: Any) -> int:
     return int(min(Decimal(100), 100 * Decimal(str(part)) / total)) if total > 0 else 0
 
 
+def microcredits(credits: str) -> int:
+    """Microcredits of a decimal string of the API's own, of any sign and length: sums are larger than what may be asked
+    for, and a correction of what was used before may leave less than nothing."""
+    return int(Decimal(credits).scaleb(6))
+
+
 def credits_sum(*amounts: str) -> str:
     """The sum of decimal strings of credits, exact."""
-    return format_credits(sum(parse_credits(each, "credits") for each in amounts))
+    return format_credits(sum(map(microcredits, amounts)))
 
 
 def instant(value: Any) -> datetime:
     """A time of the API's answers."""
     at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+# What a browser takes into a field for a day or a time: it leaves the field empty for all else.
+_FIELD_PATTERNS = {
+    "date": re.compile(r"\d{4}-\d\d-\d\d", re.ASCII),
+    "datetime-local": re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,3})?)?", re.ASCII),
+}
+
+
+def field_type(value: str, usual: str) -> str:
+    """The type of a field that shows this value: the usual one, "date" or "datetime-local", or text for what such a
+    field would not show, as a time with a zone, or what is none."""
+    if not value:
+        return usual
+    try:
+        datetime.fromisoformat(value)
+    except ValueError:
+        return "text"
+    return usual if _FIELD_PATTERNS[usual].fullmatch(value) else "text"
 
 
 # How a time is shown: the hour of today's, the day of others.

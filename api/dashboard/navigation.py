@@ -45,15 +45,18 @@ PLACES: Final = (
 # The pages that a portal shows, of one customer or of a project, with all that is below them but for the first one. A
 # page that is not listed is refused, as is a call of the API (`api.callers.portals`).
 _OVERVIEW, _SIGN_OUT = "/dashboard", "/dashboard/sign-out"
-_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/ledger"})
+_OF_CUSTOMER: Final = frozenset({_OVERVIEW, "/dashboard/usage", "/dashboard/usage.csv", "/dashboard/ledger"})
 # The overview's parts are below an address of their own.
 _PARTS = "/dashboard/overview"
-_OF_PROJECT: Final = _OF_CUSTOMER | {_PARTS, "/dashboard/prices", "/dashboard/invoices", "/dashboard/receipts"}
+_OF_PROJECT: Final = _OF_CUSTOMER | {_PARTS, "/dashboard/prices", "/dashboard/receipts"}
+_BILLED: Final = frozenset({"/dashboard/invoices"})
 
 
 def pages_of_portal(caller: Caller) -> frozenset[str]:
-    """The pages that a portal shows."""
-    return _OF_PROJECT if caller.customer is None else _OF_CUSTOMER
+    """The pages that a portal shows; invoices are of a project, and not of its preview."""
+    if caller.customer is not None:
+        return _OF_CUSTOMER
+    return _OF_PROJECT | _BILLED if caller.has("billing:read") else _OF_PROJECT
 
 
 def is_page_of_portal(caller: Caller, method: str, path: str) -> bool:

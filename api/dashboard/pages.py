@@ -62,6 +62,7 @@ def templates() -> Environment:
         "dollars": figures.dollars,
         "words": figures.in_words,
         "instant": figures.instant,
+        "field_type": figures.field_type,
     }
     made.globals |= {
         "static": static_path,

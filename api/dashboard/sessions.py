@@ -12,11 +12,11 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from heapq import heappop, heappush
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from itsdangerous import BadSignature, Signer, URLSafeSerializer
+from starlette.requests import cookie_parser
 
 from api.callers.keys import Caller, admin_with_id, key_with_id
 from api.callers.links import PortalLink
@@ -149,11 +149,9 @@ def is_loopback(host: str) -> bool:
 def find_session(scope: MutableMapping[str, Any], sessions: Sessions, headers: dict[bytes, bytes]) -> Session | None:
     """Find the session of a request by its cookie, and put it into the request's scope."""
     name = COOKIE if is_loopback(headers.get(b"host", b"").decode("latin-1")) else SECURE_COOKIE
-    try:
-        cookies = SimpleCookie(headers.get(b"cookie", b"").decode("latin-1"))
-    except CookieError:
-        cookies = SimpleCookie()
-    session = sessions.opened(cookies[name].value) if name in cookies else None
+    # Others set cookies of this host too, as they like: one that breaks the rules hides none of those after it.
+    cookies = cookie_parser(headers.get(b"cookie", b"").decode("latin-1"))
+    session = sessions.opened(cookies.get(name, ""))
     scope[_SCOPE_KEY] = session
     return session
 

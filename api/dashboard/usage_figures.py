@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from api.dashboard.charts import SERIES_MAX, BarChart, ChartColumn, bar_chart
+from api.dashboard.figures import microcredits
 from api.dashboard.spans import ShownPeriod
-from streams.core.booking import format_credits, parse_credits
+from streams.core.booking import format_credits
 
 # So many groups have a colour of their own; all others share the last.
 COLOURED_MAX = SERIES_MAX - 1
@@ -96,11 +97,6 @@ def usage_chart(
     chart = _recoloured(chart, colours)
     rows = [_figures(each, link(each), figures[each.key], is_compared=is_compared) for each in periods]
     return UsageChart(chart, list(zip(named, colours, strict=True)), rows, not report["rows"])
-
-
-def microcredits(credits: str) -> int:
-    """Microcredits of a decimal string, which may be below 0."""
-    return -parse_credits(credits[1:], "credits") if credits.startswith("-") else parse_credits(credits, "credits")
 
 
 def _measured(row: Mapping[str, Any], measure: str) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from clickhouse_connect.driver.exceptions import OperationalError
 from fastapi import Depends, Request
@@ -35,7 +36,10 @@ from streams.http_answers import response_of
 DASHBOARD = "/dashboard"
 SIGN_IN = "/dashboard/sign-in"
 PORTAL = "/dashboard/portal"
-FORM_BYTES_MAX = 64 * 1024
+# As much as the longest field of a form, a price book of 60,000 characters, where each is nine bytes in its coding.
+FORM_BYTES_MAX = 640 * 1024
+# The longest address to which somebody is led back after signing in.
+NEXT_CHARS_MAX = 2000
 # The API lets a question wait for some seconds (api/reads.py) before it is refused.
 _TURNS_WAITED_MAX = 3
 # A page waits so long for its parts: a quick history's figures come with it, and a slow one holds it up no longer.
@@ -69,6 +73,11 @@ class View:
         if self.caller.is_portal:
             self.environment = self.caller.environment
 
+    @property
+    def sees_both(self) -> bool:
+        """Whether this reader may look at both environments of the project."""
+        return self.caller.environment != "preview" and not self.caller.is_portal
+
     async def get(self, path: str, **query: Any) -> ApiAnswer:
         """Ask the API for what is at a path; about the view's project where an admin asks. A page whose parts ask the
         history all at once waits for its turn, some times longer than another caller would."""
@@ -89,8 +98,8 @@ class View:
         return await self.api.call(method, path, self._with_project(path, query), body, key)
 
     def passed_on(self, path: str, accept: str, **query: Any) -> Response:
-        """Answer with the API's own answer: a file, as it comes."""
-        return self.api.passed_on(path, self._with_project(path, query), accept)
+        """Answer with the API's own answer: a file, as it comes; what is refused is told by a page."""
+        return self.api.passed_on(path, self._with_project(path, query), accept, partial(problem_page, self.request))
 
     def _with_project(self, path: str, query: dict[str, Any]) -> dict[str, Any]:
         is_named = not self.is_admin or not self.project or path.startswith("/v1/admin/") or "project" in query
@@ -269,15 +278,36 @@ def problem_page(request: Request, problem: Mapping[str, Any]) -> Response:
 
 def to_sign_in(request: Request, why: str = "", page_path: str = SIGN_IN) -> Response:
     """Lead to the page for signing in, and from there back here; or to that of portals."""
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    # Of a part of a page the reader sees the page that it is in.
-    page = request.headers.get("hx-current-url", "") if "hx-request" in request.headers else here
-    parts = urlsplit(page)
-    asked = {"next": f"{parts.path}?{parts.query}".rstrip("?") if page_path == SIGN_IN else "", "why": why}
-    there = f"{page_path}?{urlencode({name: value for name, value in asked.items() if value})}"
+    asked = {"next": _page_seen(request) if page_path == SIGN_IN else "", "why": why}
+    given = urlencode({name: value for name, value in asked.items() if value})
+    there = page_path + (f"?{given}" if given else "")
     if "hx-request" in request.headers:
         return Response(None, 200, pages.HEADERS | {"hx-redirect": there})
     return Response(None, 303, pages.HEADERS | {"location": there})
+
+
+def _page_seen(request: Request) -> str:
+    """The address of the page that the reader of an answer looks at: of a part of a page the whole, of a form the page
+    that has it, whose own address may have nothing to show. "" where that is not known."""
+    if "hx-request" in request.headers:
+        page = _read_url(request.headers.get("hx-current-url", ""))
+    elif request.method in ("GET", "HEAD"):
+        page = SplitResult("", "", quote(request.scope["path"]), request.url.query, "")
+    else:
+        page = _read_url(request.headers.get("referer", ""))
+        if page.netloc != request.headers.get("host", ""):
+            return ""
+    whole = f"{page.path}?{page.query}".rstrip("?")
+    # One that is too long leads to its page at least.
+    return whole if len(whole) <= NEXT_CHARS_MAX else page.path[:NEXT_CHARS_MAX]
+
+
+def _read_url(text: str) -> SplitResult:
+    """The parts of a URL that a browser told; none where it is no URL."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")
 
 
 def sessions_of(request: Request) -> Sessions:
@@ -292,11 +322,13 @@ def is_below(folder: str, path: str) -> bool:
 
 
 def is_own_page(path: str) -> bool:
-    """Whether a path is one of the dashboard's pages, to which a reader may be sent on."""
+    """Whether a path is one of the dashboard's pages, to which a reader may be sent on, and can be told in a header."""
     return (
         (path == "/dashboard" or path.startswith(("/dashboard/", "/dashboard?")))
         and "\\" not in path
         and "//" not in path
+        and path.isascii()
+        and path.isprintable()
     )
 
 
@@ -304,7 +336,7 @@ def check_same_origin(request: Request) -> None:
     """Check that a form came from a page of this origin, as the browser tells it. Raises Rejection `forged_form`."""
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     host = request.headers.get("host", "")
-    if site not in (None, "same-origin") or (origin is not None and urlsplit(origin).netloc != host):
+    if site not in (None, "same-origin") or (origin is not None and _read_url(origin).netloc != host):
         raise Rejection("forged_form", "This form came from another site's page")
 
 

@@ -22,7 +22,9 @@ from api.dashboard.acts import (
     operations_of,
     project_act,
 )
+from api.dashboard.asking import ShownProblem
 from api.dashboard.form_fields import body_of, fields_of, instant_text, label_of
+from api.dashboard.forms import next_key
 from api.stack import Stack
 from streams.settings import Role, Settings
 from tests.admins import ADMIN_KEYS
@@ -125,6 +127,29 @@ def test_what_is_wrong_is_told_beside_its_field_and_the_form_keeps_what_was_type
     late = admin.act(_path(project, "grant"), amount="5", reason="x", expires_at="2020-01-01T00:00")
     assert late.status_code == 422 and 'id="field-expires_at-wrong"' in late.text
     assert operator.http.get("/v1/balance", params={"project": project}).json()["promotional_count"] == 0
+
+
+def test_what_was_refused_is_mended_and_done_from_the_same_page(admin: AdminBrowser, operator: Operator) -> None:
+    """The owner keeps a refusal under the form's key, as it keeps what was done."""
+    project = operator.project("hobby")
+    operator.http.post(f"/v1/admin/projects/{project}/top-ups", json={"bundle_usd": 20}).raise_for_status()
+    balance = operator.http.get("/v1/balance", params={"project": project, "environment": "production"}).json()
+    bought: str = balance["top_ups"][0]["grant_id"]
+    form = admin.form(admin.page(_path(project, "refund")))
+    refused = admin.send(_path(project, "refund"), form, step="do", typed=project, grant_id=f"{bought}9")
+    assert refused.status_code in (404, 409, 422) and 'role="alert"' in refused.text, refused.text
+    mended = admin.form(refused.text)
+    assert mended["idempotency_key"] != form["idempotency_key"]
+    done = admin.send(_path(project, "refund"), mended, step="do", typed=project, grant_id=bought)
+    assert done.status_code == 200 and "Done: Refund a purchase" in done.text, done.text
+
+
+def test_what_may_have_been_done_is_asked_for_again_under_the_same_key() -> None:
+    for status, code, is_same in (
+        (422, "invalid_request", False), (404, "unknown_grant", False), (429, "rate_limited", False),
+        (504, "decision_timeout", True), (503, "not_ready", True), (409, "idempotency_reply_expired", True),
+    ):  # fmt: skip
+        assert (next_key("dashboard-1", ShownProblem(status, code, "", "")) == "dashboard-1") == is_same, code
 
 
 def test_a_key_is_shown_in_the_answer_alone_and_a_repeat_says_that_it_was(

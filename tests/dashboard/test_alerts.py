@@ -24,7 +24,8 @@ def test_thresholds_are_added_and_removed_and_the_others_stay(operator: Operator
     for amount, unit in (("1,500.5", "credits"), ("50", "percent"), ("700", "credits")):
         done = reader.send(reader.open(ALERTS), 'id="amount"', amount=amount, unit=unit)
         assert done.headers["location"] == f"{ALERTS}?done=added", done.text
-    for amount, unit in (("0", "percent"), ("101", "percent"), ("x", "credits"), ("700", "credits")):
+    refused = (("0", "percent"), ("101", "percent"), ("x", "credits"), ("700", "credits"))
+    for amount, unit in (*refused, ("1,5", "percent"), ("1,5", "credits"), ("0,02", "credits")):
         wrong = reader.send(reader.open(ALERTS), 'id="amount"', amount=amount, unit=unit)
         assert wrong.status_code == 422 and 'id="amount-wrong"' in wrong.text and f'value="{amount}"' in wrong.text
     page = reader.open(ALERTS)
@@ -112,7 +113,10 @@ def test_notices_are_listed_by_type_and_day(stack: Stack, operator: Operator) ->
     assert "purchase.succeeded" in reader.open(f"{ALERTS}/notices?from={today}&to={today}", is_part=True)
     before = reader.open(f"{ALERTS}/notices?to={today - timedelta(days=2)}", is_part=True)
     assert "No notices like that" in before
-    assert "is a day" in reader.open(f"{ALERTS}/notices?from=soon", 422, is_part=True)
+    for odd in ("from=soon", "from=2026-02-30", "to=9999-12-31", "to=2026-03"):
+        assert "is a day" in reader.open(f"{ALERTS}/notices?{odd}", 422, is_part=True), odd
+    for beyond in ("from=0001-01-01", "to=2300-01-01"):
+        assert "between 1970 and 2200" in reader.open(f"{ALERTS}/notices?{beyond}", 422, is_part=True), beyond
     assert "no notice of the project" in reader.open(f"{ALERTS}/notices?type=webhook.test", 422, is_part=True)
     others = DashboardReader(operator.url, operator.key(operator.project())["key"])
     assert "No notices yet" in others.open(f"{ALERTS}/notices?project={project}", is_part=True)

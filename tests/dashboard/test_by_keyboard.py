@@ -59,6 +59,19 @@ def test_one_signs_in_goes_everywhere_and_out_by_keyboard_alone(look: Look, stor
     assert urlsplit(page.url).path == "/dashboard/sign-in", "signed out for good"
 
 
+def test_who_chooses_a_range_by_keyboard_stays_where_it_was_chosen(look: Look) -> None:
+    looker = look("key")
+    looker.open("/dashboard")
+    for name in ("24 h", "30 d"):
+        tab_to(looker.page, name)
+        looker.page.keyboard.press("Enter")
+        chosen = looker.page.locator("#by-operation [aria-current=true]")
+        expect(chosen).to_have_text(name)
+        looker.settle()
+        # The part of the page is another one now, and its links too.
+        expect(chosen).to_be_focused()
+
+
 def test_a_wrong_key_is_told_beside_its_field_and_can_be_typed_again(look: Look, story: Story) -> None:
     looker = look("nobody")
     page = looker.page

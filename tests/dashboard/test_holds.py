@@ -49,6 +49,10 @@ def test_a_hold_is_captured_in_part_once_however_often_its_form_is_sent(operator
     page = eventually(lambda: (told := reader.open(f"{HOLDS}/{hold_id}")) and "Held now" in told and told)
     assert "32 credits, not spent" in text_of(page)
     # What is refused is told beside its field, in a form with a key of its own.
+    for wrong in ("2,5", "0,02", "1,00", "1,5000"):
+        # A comma that sets no thousands apart may be a decimal one: no hold is captured for ten times as much.
+        refused = reader.send(page, 'value="capture"', credits=wrong)
+        assert refused.status_code == 422 and f'value="{wrong}"' in refused.text, refused.text
     refused = reader.send(page, 'value="capture"', credits="32.5")
     assert refused.status_code == 422 and "capture as much or less" in refused.text and 'value="32.5"' in refused.text
     page = refused.text

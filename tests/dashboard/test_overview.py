@@ -11,6 +11,9 @@ from html import unescape
 import httpx
 import pytest
 
+from api.dashboard.figures import credits_sum
+from api.dashboard.spans import ShownPeriod
+from api.dashboard.usage_figures import usage_chart
 from api.dashboard.views.overview import pace_of, parts_of
 from api.stack import Stack
 from streams.core.booking import parse_credits
@@ -167,3 +170,21 @@ def test_the_pace_says_how_long_credits_last_and_whether_they_end_before_the_ren
     late = pace_of(_balance(empty_at="2026-12-29T00:00:00Z"))
     assert late.before_renewal_seconds is None and not late.is_empty
     assert pace_of(_balance(available="0", empty_at="2026-11-27T00:00:00Z")).is_empty
+
+
+def test_amounts_are_summed_exactly_whatever_their_size_and_sign() -> None:
+    """A correction of what was used in another time leaves less than nothing in this one."""
+    assert credits_sum() == "0"
+    assert credits_sum("-12.5", "12", "-0.000001") == "-0.500001"
+    assert credits_sum("9223372036854.775807", "9223372036854.775807") == "18446744073709.551614"
+    top_ups = {"top_ups_count": 2000, "top_ups_remaining": "1999999999999.999999", "top_ups_held": "0.000001"}
+    balance = _balance(available="1999999999999.999998", held="0.000001", empty_at="2026-11-29T00:00:00Z", **top_ups)
+    assert [part.credits for part in parts_of(balance)] == ["1999999999999.999998", "0.000001"]
+    assert not pace_of(balance).is_empty and pace_of(balance | {"available": "-3"}).is_empty
+    rows = [
+        {"group": {"operation": "image", "period": "2026-11"}, "uses": 2, "credits": credits}
+        for credits in ("-96", "1999999999999.999999")
+    ]
+    report = {"group_by": ["operation", "period"], "rows": rows, "previous_from": None}
+    periods = [ShownPeriod("2026-11", "Nov", "November 2026", "2026-11-01", "2026-12-01")]
+    assert usage_chart(report, periods, "credits").periods[0].credits == "1999999999903.999999"

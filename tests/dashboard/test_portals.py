@@ -11,8 +11,9 @@ import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from html import unescape
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -35,6 +36,7 @@ from tests.admins import ADMIN_KEYS
 from tests.api.isolation import CALLS, OPEN, PATHS, filled
 from tests.api.test_isolation import Belongings, belongings_in
 from tests.calls import Operator, eventually
+from tests.dashboard.pages import text_of
 from tests.dashboard.portal_calls import (
     PORTAL,
     another_api,
@@ -91,6 +93,39 @@ def test_a_link_is_opened_by_its_button_alone_and_shows_its_customer_that_custom
         assert hidden.status_code == 403 and "Not in this portal" in hidden.text, path
     preview = reader.get("/dashboard", params={"environment": "preview"})
     assert preview.status_code == 200 and "production" in preview.text
+
+
+@pytest.mark.parametrize("asked", [{"customer_id": "mine"}, {}, {"environment": "preview"}], ids=str)
+def test_a_portal_offers_no_way_to_what_it_does_not_show(operator: Operator, asked: dict[str, str]) -> None:
+    project, client, mine, _ = two_customers(operator)
+    if "customer_id" in asked:
+        asked = {"customer_id": mine}
+    if "environment" in asked:
+        top_up = {"bundle_usd": 20, "environment": "preview"}
+        operator.http.post(f"/v1/admin/projects/{project}/top-ups", json=top_up).raise_for_status()
+        use(operator.client(operator.key(project, "preview")["key"]), mine)
+    reader = opened(operator.url, token_of(link_url(client, **asked)))
+    eventually(lambda: "entry-" in reader.get("/dashboard/ledger/rows").text)
+    waiting, seen = ["/dashboard"], set[tuple[str, ...]]()
+    while waiting:
+        address = waiting.pop(0)
+        # Pages of a kind differ by ids, which are numbers, and by what their parameters say.
+        path, _, query = address.partition("?")
+        kind = (re.sub(r"\d+", "0", path), *sorted(parse_qs(query)))
+        if kind in seen:
+            continue
+        seen.add(kind)
+        answer = reader.get(address)
+        assert answer.status_code == 200, (address, answer.text)
+        if "text/html" in answer.headers["content-type"]:
+            found = re.findall(r'(?:href|hx-get|data-part)="(/dashboard[^"#]*)', answer.text)
+            waiting += [unescape(each) for each in found if "/static/" not in each]
+    paths = {each[0] for each in seen}
+    assert {"/dashboard", "/dashboard/usage.csv", "/dashboard/ledger/rows"} <= paths
+    assert ("/dashboard/receipts/0-0-0" in paths) == ("customer_id" not in asked)
+    assert ("/dashboard/invoices" in paths) == (asked == {})
+    page = reader.get("/dashboard/usage", params={"environment": "all", "group": "environment"}).text
+    assert "both" not in text_of(page) and asked.get("environment", "production") in text_of(page)
 
 
 def test_a_link_opens_once_and_pressing_twice_is_no_failure(operator: Operator) -> None:

@@ -105,6 +105,8 @@ def test_what_is_wrong_with_a_book_is_told_beside_it(admin: AdminBrowser) -> Non
         (_book(version="no spaces")[1], "version"),
         (_book(rates={"x": "-1"})[1], "rates"),
         (dearer, "30 days"),
+        # As long as its field takes, in characters that are nine bytes of a form each.
+        ("価" * 60_000, "This is no JSON object"),
     ):
         wrong = admin.send(_ANNOUNCE, form, book=book, days="2")
         assert wrong.status_code in (400, 409, 422) and 'id="book-wrong"' in wrong.text and words in wrong.text, (

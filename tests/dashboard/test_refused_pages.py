@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
+
 import httpx
 import pytest
 
+from api.dashboard.pages import HEADERS
 from api.dashboard.static_files import PREFIX
+from tests.calls import Operator
 from tests.dashboard.admin_pages import AdminBrowser
 from tests.dashboard.walked import get_routes
 
@@ -55,6 +60,55 @@ def test_what_is_refused_is_told_by_a_page(admin: AdminBrowser, is_signed_in: bo
             if (answer.status_code, is_page, is_told) != (status, True, True):
                 wrong.append(f"{method} {path[:60]}: {answer.status_code} {answer.headers} {answer.text[:200]}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", ["ledger", "holds", "alerts", "usage", "audit", "audit/keys", "dead-letters"])
+def test_a_day_or_time_of_the_address_stays_in_its_field(admin: AdminBrowser, operator: Operator, page: str) -> None:
+    project = operator.project()
+    usual = "datetime-local" if page in ("audit", "audit/keys", "dead-letters") else "date"
+    for given in ("2026-01-02", "2026-01-02T03:04", "2026-01-02T03:04:05Z", "2026-02-30", "soon", "<b>", ""):
+        answer = admin.http.get(f"/dashboard/{page}", params={"project": project, "from": given, "to": given})
+        is_usual = not given or (len(given), given[-2:]) == ((10, "02") if usual == "date" else (16, "04"))
+        for name in ("from", "to"):
+            field = re.search(rf'<input\b[^>]*\bname="{name}"[^>]*>', answer.text)
+            assert field is not None, answer.text
+            assert f'value="{html.escape(given)}"' in field[0], (page, given, field[0])
+            assert f'type="{usual if is_usual else "text"}"' in field[0], (page, given, field[0])
+
+
+FILES = [
+    ("/dashboard/usage.csv?top=x", 422, "Invalid request"),
+    ("/dashboard/usage.csv?project=nobody-has-this", 404, "Unknown project"),
+    ("/dashboard/usage.csv?tz=Nowhere", 422, "No time zone"),
+    ("/dashboard/audit?format=csv&kind=nothing", 422, "Invalid request"),
+    ("/dashboard/audit/keys?format=csv&from=1900-01-01T00:00:00Z", 422, "between 1970 and 2200"),
+    ("/dashboard/invoices/2026-01/csv?project=nobody-has-this", 404, "Unknown project"),
+    ("/dashboard/invoices/2026-01/page?billing_account=nobody-has-this", 404, "Unknown billing account"),
+    ("/dashboard/billing/nobody-has-this/invoices/2026-01?format=csv", 404, "Unknown billing account"),
+    ("/dashboard/billing/nobody-has-this/invoices/now", 422, "Invalid request"),
+]
+
+
+def test_a_file_is_refused_by_a_page_and_has_the_headers_of_one(admin: AdminBrowser, operator: Operator) -> None:
+    project = operator.project()
+    for path, status, words in FILES:
+        named = path if "project=" in path or not path.startswith("/dashboard/usage") else f"{path}&project={project}"
+        answer = admin.http.get(named)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8"), named
+        assert "<h1>" in answer.text and words in answer.text, (named, answer.text)
+    for path in ("/dashboard/usage.csv?", "/dashboard/audit?format=csv&", "/dashboard/audit/keys?format=csv&"):
+        answer = admin.http.get(f"{path}project={project}")
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/csv"), path
+        # Nor does a cache on the way keep it, by the end of its name, and give it to the next who asks.
+        assert answer.headers.get_list("cache-control") == ["no-store"], path
+        for name in ("content-security-policy", "x-content-type-options", "x-frame-options", "referrer-policy"):
+            assert answer.headers.get_list(name) == [HEADERS[name]], (path, name)
+    rows = admin.page("/dashboard/ledger/rows", project=project)
+    stream = re.search(r'hx-sse:connect="([^"]+)"', rows)
+    assert stream is not None, rows
+    with admin.http.stream("GET", html.unescape(stream[1])) as live:
+        assert live.status_code == 200 and live.headers["content-type"].startswith("text/event-stream")
+        assert HEADERS.items() <= dict(live.headers).items()
 
 
 def test_no_method_of_any_page_is_refused_by_anything_but_a_page(admin: AdminBrowser) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from itertools import takewhile
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
 from api.callers.keys import admin_of, admin_with_id, new_admin_key
-from api.dashboard.sessions import Session, Sessions
+from api.dashboard.sessions import COOKIE, Session, Sessions, find_session
 from api.dashboard.static_files import SHEET, static_path
 from api.stack import Stack
 from streams.settings import Admin, Role
@@ -39,6 +40,29 @@ def test_a_key_signs_in_and_a_wrong_one_does_not(stack: Stack, browser: httpx.Cl
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert browser.post("/dashboard/sign-out", data={"csrf": "x"}).status_code == 403
     assert browser.get("/dashboard/nope").status_code == 404
+
+
+def test_whoever_signs_in_is_led_back_to_the_page_that_was_looked_at(stack: Stack, browser: httpx.Client) -> None:
+    def led_to(method: str, path: str, **headers: str) -> str:
+        asked = browser.request(method, path, headers=headers)
+        assert asked.status_code == 303, asked.text
+        assert browser.get(asked.headers["location"]).status_code == 200
+        return parse_qs(urlsplit(asked.headers["location"]).query).get("next", [""])[0]
+
+    page, here = "/dashboard/alerts?environment=preview", str(browser.base_url).rstrip("/")
+    # What a form is sent to need not have a page: it leads back to the one that has the form.
+    for path in ("/dashboard/alerts/rules", "/dashboard/sign-out", "/dashboard/holds/0-1-0"):
+        assert led_to("POST", path, referer=f"{here}{page}") == page
+        for other in ("https://elsewhere.example/dashboard", "http://[", ""):
+            assert led_to("POST", path, referer=other) == ""
+    # A long address, as names in other scripts make it, leads to its page.
+    assert led_to("GET", f"/dashboard/ledger?customer_id={'顧' * 500}") == "/dashboard/ledger"
+    odd = "/dashboard/receipts/%C5%BC%3F%0D%0Ax?project=p&note=%C5%BC"
+    assert led_to("GET", odd) == odd
+    for next, led in ((odd, odd), ("/dashboard/ż", "/dashboard"), ("/dashboard\r\nset-cookie: a=b", "/dashboard")):
+        signed = browser.post("/dashboard/sign-in", data={"key": stack.admin_key, "next": next})
+        assert (signed.status_code, signed.headers["location"]) == (303, led)
+        assert [name for name, _ in signed.headers.multi_items()].count("set-cookie") == 1
 
 
 def test_who_has_signed_out_has_no_copy_of_the_session_and_others_have_theirs(
@@ -113,6 +137,18 @@ def test_an_admin_who_has_another_key_has_no_session_of_the_old_one(role: Role) 
     unnamed = Sessions("k" * 40).begin(owner, "UTC")
     assert admin_with_id(unnamed.key_id, [], [old_hash], unnamed.mark) == owner
     assert admin_with_id(unnamed.key_id, [], [old_hash[:8] + new_hash[8:]], unnamed.mark) is None
+
+
+@pytest.mark.parametrize(
+    "theirs", ['prefs={"theme": "dark"}', "list[0]=1", "said=two words", 'open="half', "thème=1", "bare", "=", ""]
+)
+def test_a_cookie_that_another_program_set_hides_no_session(theirs: str) -> None:
+    """All programs of a host share its cookies, whatever they write into them, and whatever their ports."""
+    sessions = Sessions("k" * 40)
+    session = Session("s", "p", "key_1", "production", int(time.time()) + 60)
+    for cookies in ((theirs, f"{COOKIE}={sessions.sealed(session)}", theirs), (theirs, f"{COOKIE}=made up")):
+        headers = {b"host": b"localhost", b"cookie": "; ".join(cookies).encode("latin-1")}
+        assert find_session({}, sessions, headers) == (session if len(cookies) == 3 else None)
 
 
 def test_whoever_is_refused_before_any_page_is_told_by_a_page_and_has_its_files(stack: Stack) -> None:

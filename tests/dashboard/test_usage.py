@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -49,6 +50,26 @@ def test_the_figures_are_those_of_the_api(operator: Operator, used) -> None:
     by_customer = text_of(figures(browser, "group=customer_id&top=5"))
     assert "customer 0" in by_customer and "all others 70 70 " in by_customer
     assert f"{datetime.now(UTC):%a} {datetime.now(UTC).day}" in said
+
+
+def test_times_are_those_of_the_zone_that_was_asked_for(used) -> None:
+    _, browser = used
+    for zone in ("UTC", "Asia/Tokyo", "America/St_Johns"):
+        said = text_of(figures(browser, f"tz={zone}&from=2026-01-01&to=2026-01-31"))
+        assert "Credits by day, 1 Jan 00:00 to 31 Jan 00:00" in said and f"Times are those of {zone}." in said, said
+        as_of = re.search(r"decided by (\d\d):", said)
+        assert as_of is not None and int(as_of[1]) in {
+            (datetime.now(ZoneInfo(zone)) - timedelta(minutes=ago)).hour for ago in (0, 5)
+        }
+
+
+def test_a_last_day_alone_is_the_end_of_30_days(used) -> None:
+    _, browser = used
+    html = browser.get("/dashboard/usage?range=7d&to=2026-01-31").text
+    assert 'aria-current="true">7 d' not in html and 'name="range"' not in html
+    assert "Credits by day, 1 Jan 00:00 to 31 Jan 00:00" in text_of(figures(browser, "range=7d&to=2026-01-31"))
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+    assert "uses 120" in text_of(figures(browser, f"range=24h&to={tomorrow}"))
 
 
 def test_two_groups_any_metadata_key_and_filters(used) -> None:
@@ -100,10 +121,13 @@ def test_what_makes_no_sense_is_refused_by_name_where_it_stands(used) -> None:
         ("from=yesterday", "from"),
         ("group=operation&group2=operation", "twice"),
         ("top=x", "top"),
+        ("key=team", "`value` is missing"),
+        ("value=%3Cb%3E", "`key` is missing"),
     ):
         answer = figures(browser, query)
         assert 'role="alert"' in answer.text and word in text_of(answer), query
         assert browser.get(f"/dashboard/usage/figures?{query}").status_code == 422
+        assert browser.get(f"/dashboard/usage.csv?{query}").status_code == 422
         assert browser.get(f"/dashboard/usage?{query}").status_code == 200, "the form is still there"
 
 

@@ -6,15 +6,17 @@ Pictures of all of them are in `tests/output/` afterwards, and what each page we
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
+from api.stack import Stack
 from streams.settings import PROJECT_ROOT
-from tests.calls import Operator
-from tests.dashboard.browser import OUTPUT, Looker, file_name, weight_of
+from tests.calls import Operator, eventually
+from tests.dashboard.browser import OUTPUT, Looker, file_name, looking, weight_of
 from tests.dashboard.conftest import Look
 from tests.dashboard.keyboard import faults_of_tabbing
 from tests.dashboard.story import Story, with_announced_prices
@@ -100,6 +102,50 @@ def test_a_page_is_whole_however_it_is_looked_at(
     looker.show(phone=True, still=True, dark=True)
     found["dark phone: axe"] = looker.axe()
     faults = [f"{what}: {fault}" for what, some in found.items() for fault in some]
+    assert not faults, "\n".join(faults)
+
+
+def test_names_as_long_as_they_may_be_make_no_page_wider_than_a_phone(
+    browser: Browser, stack: Stack, operator: Operator, story: Story
+) -> None:
+    """Names without a place to break, as ids are."""
+    wide = "W" * 512
+    project = f"{wide[:54]}{secrets.token_hex(5)}"
+    assert operator.http.post("/v1/admin/projects", json={"project": project, "plan": "scale"}).status_code == 201
+    client = operator.client(operator.key(project, name=wide[:64])["key"])
+    body = {"operation": "image", "source": f"/{wide[:200]}", "metadata": {"customer_id": wide, wide[:40]: wide}}
+    entry = client.post("/v1/admissions", json=body).raise_for_status().json()["entry_id"]
+    client.post("/v1/admissions", json={**body, "metadata": {"customer_id": wide[:128]}}).raise_for_status()
+    held = {**body, "hold": True, "job_id": wide[:120]}
+    hold = client.post("/v1/admissions", json=held).raise_for_status().json()["hold_id"]
+    hook = {"target": f"https://acme.invalid/{wide[:200]}", "description": wide[:200]}
+    endpoint = client.post("/v1/webhook-endpoints", json=hook).raise_for_status().json()["id"]
+    link = client.post("/v1/portal-links", json={"customer_id": wide[:128]}).raise_for_status().json()["url"]
+    eventually(lambda: entry in client.get("/v1/ledger").text)
+    of_project = (
+        "", "/usage?group=customer_id", "/usage?group=customer_id&group2=metadata." + wide[:40], "/ledger",
+        f"/ledger?customer_id={wide}", f"/receipts/{entry}", "/limits", "/holds", f"/holds/{hold}", "/alerts",
+        "/webhooks", f"/webhooks/{endpoint}", "/invoices", "/prices", f"/receipts/{wide[:100]}",
+    )  # fmt: skip
+    of_admin = (
+        f"/projects/{project}", f"/projects/{project}/acts/close", f"/projects/{project}/acts/revoke-key",
+        f"/projects?search={project}", f"/audit?project={project}", f"/audit/keys?project={project}",
+        f"/events?source=/{wide[:200]}&id={wide[:200]}", f"/dead-letters?source={wide}", f"?project={project}",
+    )  # fmt: skip
+    key = client.headers["authorization"].removeprefix("Bearer ")
+    faults = list[str]()
+    for who, paths in ((key, of_project), (story.admin_key, of_admin), ("", ("", "/usage", "/ledger"))):
+        with looking(browser, stack.url) as looker:
+            if who:
+                looker.sign_in(who)
+            else:
+                looker.page.goto(f"{stack.url}{link[link.index('/dashboard/portal') :]}")
+                looker.page.get_by_role("button", name="Show my usage").press("Enter")
+                looker.page.wait_for_url("**/dashboard")
+            looker.show(phone=True, still=True)
+            for path in paths:
+                looker.open(f"/dashboard{path}")
+                faults += [f"{path[:60]}: {fault}" for fault in looker.page.evaluate(WIDER_THAN_WINDOW)]
     assert not faults, "\n".join(faults)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.dashboard.asking import ShownProblem, api_path
-from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
+from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key, plain_number
+from api.dashboard.spans import midnight
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.commands import RULES_MAX
 from schemas.notices import NOTICE_TYPES
@@ -43,11 +43,7 @@ async def notices(
     cursor: Annotated[str, Query(max_length=200)] = "",
 ) -> Response:
     """Answer with the part of the page that lists the notices so far, a page at a time."""
-    end = _day(view, until, "to")
-    bounds = {
-        "from": _text(_day(view, since, "from")),
-        "to": _text(end + timedelta(days=1) if end is not None else None),
-    }
+    bounds = {"from": _day(view, since, "from"), "to": _day(view, until, "to")}
     asked = await view.get(
         "/v1/notices", environment=view.environment, type=type, limit=PAGE_ROWS, cursor=cursor, **bounds
     )
@@ -75,7 +71,7 @@ async def set_rules(view: ProjectViewDep) -> Response:
         rules, done = [_rule(each) for each in own if each["id"] != removed], "removed"
     else:
         rules, done = [_rule(each) for each in own], "added"
-        amount = "".join(fields.get("amount", "").split()).replace(",", "").removesuffix("%")
+        amount = plain_number(fields.get("amount", "")).removesuffix("%")
         if fields.get("unit") == "percent":
             if not (amount.isascii() and amount.isdecimal() and len(amount) <= 3 and 1 <= int(amount) <= 100):
                 wrong = ShownProblem(422, "invalid_request", "No such percentage", "Give whole percent, 1 to 100.")
@@ -164,15 +160,12 @@ def _with_heard(endpoint: dict[str, Any], environment: str) -> dict[str, Any]:
     return endpoint | {"hears": is_in and bool(names & set(endpoint["event_types"]))}
 
 
-def _day(view: View, text: str, field: str) -> datetime | None:
-    """The begin of a day in the reader's zone, None where no day is given. Raises Rejection."""
+def _day(view: View, text: str, field: str) -> str | None:
+    """The begin of a day in the reader's zone, or the end of the day that `to` names; None where no day is given.
+    Raises Rejection."""
     if not text:
         return None
-    try:
-        return datetime.combine(date.fromisoformat(text), time(), view.session.tz)
-    except ValueError:
-        raise Rejection("invalid_request", f"`{field}` is a day, such as 2026-03-01", field) from None
-
-
-def _text(at: datetime | None) -> str | None:
-    return at.isoformat() if at is not None else None
+    begin = midnight(text, field, view.session.tz)
+    if begin == text:
+        raise Rejection("invalid_request", f"`{field}` is a day, such as 2026-03-01", field)
+    return begin

@@ -31,7 +31,7 @@ async def _page(view: View, path: str, template: str, more: dict[str, Any]) -> R
     times = {name: instant_text(view.query.get(name, ""), view.session.tz) for name in ("from", "to")}
     asked = {"project": view.project, **times, **more}
     if view.query.get("format") == "csv":
-        return view.api.passed_on(path, asked | {"format": "csv"}, "text/csv")
+        return view.passed_on(path, "text/csv", **asked, format="csv")
     found = await view.get(path, limit=_PAGE, cursor=view.query.get("cursor"), **asked)
     return view.page(
         template,

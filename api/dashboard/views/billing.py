@@ -72,7 +72,7 @@ async def invoice(view: AdminViewDep, billing_account: str, month: str) -> Respo
     if media_type is None:
         raise Rejection("invalid_request", "An invoice is there as html or csv", "format")
     path = api_path(f"{BILLING}/{{id}}/invoices/{{month}}", id=billing_account, month=month)
-    return view.api.passed_on(path, {"format": form}, media_type)
+    return view.passed_on(path, media_type, format=form)
 
 
 @router.get("/billing/{billing_account}/terms")

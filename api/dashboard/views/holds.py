@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from api.dashboard.asking import ShownProblem, api_path
 from api.dashboard.figures import credits_sum, instant
-from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key
+from api.dashboard.forms import PAGE_ROWS, Fields, done_of, key_of, led_to, new_key, plain_number
 from api.dashboard.spans import midnight
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.facts import PLACE_ID
@@ -129,7 +129,7 @@ async def act(view: ProjectViewDep, hold_id: HoldIdPath) -> Response:
     fields = await view.form()
     what = fields.get("act", "")
     bodies: dict[str, Any] = {
-        "capture": {"credits": _plain(fields["credits"])} if fields.get("credits", "").strip() else {},
+        "capture": {"credits": plain_number(fields["credits"])} if fields.get("credits", "").strip() else {},
         "release": {"reason": fields.get("reason", "")},
         "extend": {"seconds": int(fields["seconds"][:9]) if fields.get("seconds", "").isdecimal() else 0},
     }
@@ -176,8 +176,3 @@ def _check_environment(view: View) -> None:
     if not view.is_admin and view.environment != view.caller.environment:
         detail = f"This key sees the holds of {view.caller.environment}, not of {view.environment}"
         raise Rejection("wrong_environment", detail, "environment")
-
-
-def _plain(credits: str) -> str:
-    """Credits as they are typed, without what sets digits apart."""
-    return "".join(credits.split()).replace("\N{NARROW NO-BREAK SPACE}", "").replace(",", "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query
+from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from api.dashboard import pages
@@ -19,6 +20,7 @@ from api.dashboard.view import PageRoute, ProjectViewDep, View, sessions_of
 from api.dependencies import account_for
 from api.entries import LiveEntry, place_in
 from api.event_stream import EventStream
+from api.instants import DayOrTime, moment_in_utc
 from api.live_ledger import Turn, Wanted
 from schemas.facts import ENTRY_KINDS, EntryKind
 from schemas.problems import Rejection
@@ -40,6 +42,7 @@ KINDS: Final = {
 }
 assert tuple(KINDS) == ENTRY_KINDS
 _FILTERS = ("operation", "customer_id", "kind", "from", "to")
+_INSTANTS = TypeAdapter[date](DayOrTime)
 
 
 @router.get("/ledger")
@@ -75,7 +78,9 @@ async def ledger_rows(
     if answer.problem is not None:
         return view.error(answer.problem)
     entries = answer.data["entries"]
-    is_live = cursor is None and (times["to"] is None or datetime.fromisoformat(times["to"]) > datetime.now(UTC))
+    # As the API has read it, which takes more spellings of a time than Python.
+    until = moment_in_utc(_INSTANTS.validate_python(times["to"]), "to") if times["to"] else None
+    is_live = cursor is None and (until is None or until > datetime.now(UTC))
     assert view.project is not None
     nowhere = f"{partition_of(view.project, view.services.settings.partitions)}-0-0"
     stream = view.url("/dashboard/ledger/stream", **asked, after=entries[0]["entry_id"] if entries else nowhere)
@@ -117,7 +122,9 @@ async def ledger_stream(
     left = view.session.expires_at - time.time()
     is_signed_out = partial(sessions_of(view.request).is_signed_out, view.session)
     opened = services.live_ledger.stream(caller, view.project, wanted, place, is_signed_out)
-    return EventStream(opened, events_of, services.settings.stream_heartbeat_seconds, left)
+    stream = EventStream(opened, events_of, services.settings.stream_heartbeat_seconds, left)
+    stream.headers.update(pages.HEADERS)
+    return stream
 
 
 def _events_for(view: View) -> Callable[[Turn], bytes]:

@@ -12,12 +12,12 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.dashboard.charts import shares
-from api.dashboard.figures import credits_sum, instant
+from api.dashboard.figures import credits_sum, instant, microcredits
 from api.dashboard.spans import PRESETS, ShownPeriod, periods_in, preset_begin
 from api.dashboard.usage_figures import COLOURED_MAX, usage_chart
 from api.dashboard.view import PageRoute, ProjectViewDep, View, ViewDep
 from api.dashboard.views.portal import customer_overview
-from streams.core.booking import format_credits, parse_credits
+from streams.core.booking import format_credits
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
 
@@ -169,7 +169,7 @@ class SpendingPace:
 
 def pace_of(balance: Mapping[str, Any]) -> SpendingPace:
     """The pace at which a balance is spent, and how far it goes."""
-    is_empty = parse_credits(balance["available"], "available") <= 0
+    is_empty = microcredits(balance["available"]) <= 0
     empty_at = balance["empty_at"]
     if empty_at is None:
         return SpendingPace(balance["spent_24h"], None, None, None, is_empty)
@@ -202,7 +202,7 @@ def parts_of(balance: Mapping[str, Any]) -> list[BalancePart]:
         left = _free(balance["top_ups_remaining"], balance["top_ups_held"])
         parts.append(BalancePart("topup", "Bundles", left, str(balance["top_ups_count"])))
     parts.append(BalancePart("held", "Held", balance["held"]))
-    places = shares(parse_credits(part.credits, "credits") for part in parts)
+    places = shares(microcredits(part.credits) for part in parts)
     return [
         BalancePart(part.kind, part.label, part.credits, part.note, part.ends_at, x, width)
         for part, (x, width) in zip(parts, places, strict=True)
@@ -210,4 +210,4 @@ def parts_of(balance: Mapping[str, Any]) -> list[BalancePart]:
 
 
 def _free(remaining: str, held: str) -> str:
-    return format_credits(parse_credits(remaining, "credits") - parse_credits(held, "credits"))
+    return format_credits(microcredits(remaining) - microcredits(held))

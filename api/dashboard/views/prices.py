@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Any, Final
 
@@ -14,7 +13,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from api.dashboard.asking import ApiAnswer
-from api.dashboard.figures import instant
+from api.dashboard.figures import credits_sum, instant, microcredits
+from api.dashboard.forms import plain_number
 from api.dashboard.view import PageRoute, ProjectViewDep, View, ViewDep
 from streams.core.booking import format_credits, parse_credits
 
@@ -169,15 +169,15 @@ def cost_under(used: Sequence[Mapping[str, Any]], now: BookPrices, then: BookPri
                 plan if plan != now.plans.get(operation, "") else "",
             )
         )
-    rows.sort(key=lambda each: (-_micro(each.charged), each.operation))
+    rows.sort(key=lambda each: (-microcredits(each.charged), each.operation))
     priced = [each for each in rows if each.difference is not None]
     return BookCost(
         book=then,
         rows=rows,
-        charged=_sum(each.charged for each in rows),
-        now=_sum(each.now or "0" for each in priced),
-        then=_sum(each.then or "0" for each in priced),
-        difference=_sum(each.difference or "0" for each in priced),
+        charged=credits_sum(*(each.charged for each in rows)),
+        now=credits_sum(*(each.now or "0" for each in priced)),
+        then=credits_sum(*(each.then or "0" for each in priced)),
+        difference=credits_sum(*(each.difference or "0" for each in priced)),
         is_whole=len(priced) == len(rows),
     )
 
@@ -229,7 +229,7 @@ def _calculated(
     """For each book (the book, the rate, the cost of so many units); and what is wrong with what was asked."""
     if not operation and not quantity:
         return [], ""
-    number = "".join(quantity.split()).replace(",", "")
+    number = plain_number(quantity)
     if not any(operation in each.rates for each in books):
         return [], "Choose an operation that has a price."
     if not (number.isascii() and number.isdecimal() and 1 <= int(number) <= QUANTITY_MAX):
@@ -237,14 +237,5 @@ def _calculated(
     return [(each, each.cost(operation, 1), each.cost(operation, int(number))) for each in books], ""
 
 
-def _micro(credits: str) -> int:
-    """Microcredits of the API's own decimal strings, of any sign and length."""
-    return int(Decimal(credits).scaleb(6))
-
-
 def _difference(credits: str, less: str) -> str:
-    return format_credits(_micro(credits) - _micro(less))
-
-
-def _sum(amounts: Any) -> str:
-    return format_credits(sum(map(_micro, amounts)))
+    return format_credits(microcredits(credits) - microcredits(less))

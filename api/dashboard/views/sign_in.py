@@ -10,6 +10,7 @@ from starlette.responses import Response
 from api.dashboard import pages
 from api.dashboard.sessions import COOKIE, SECURE_COOKIE, SESSION_SECONDS_MAX, Session
 from api.dashboard.view import (
+    NEXT_CHARS_MAX,
     PORTAL,
     SIGN_IN,
     PageRoute,
@@ -31,7 +32,7 @@ _PATH = SIGN_IN.removeprefix("/dashboard")
 @router.get(_PATH)
 async def sign_in_page(
     request: Request,
-    next: Annotated[str, Query(max_length=2000)] = "",
+    next: Annotated[str, Query(max_length=NEXT_CHARS_MAX)] = "",
     why: Annotated[str, Query(max_length=300)] = "",
 ) -> Response:
     """Show the form for a key."""

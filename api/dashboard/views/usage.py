@@ -9,9 +9,11 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 from fastapi import APIRouter
+from markupsafe import Markup
 from starlette.responses import Response
 
 from api.dashboard.asking import ShownProblem
+from api.dashboard.figures import credits_sum, microcredits, shown_time
 from api.dashboard.spans import (
     COARSER,
     FINER,
@@ -23,10 +25,9 @@ from api.dashboard.spans import (
     periods_in,
     preset_begin,
 )
-from api.dashboard.usage_figures import COLOURED_MAX, OTHERS, microcredits, usage_chart
+from api.dashboard.usage_figures import COLOURED_MAX, OTHERS, usage_chart
 from api.dashboard.view import PageRoute, ProjectViewDep, View
 from schemas.problems import Rejection
-from streams.core.booking import format_credits
 from streams.history.periods import GRANULARITIES, zone_named
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
@@ -80,6 +81,8 @@ async def usage_figures(view: ProjectViewDep) -> Response:
     """Show the figures of a question for usage."""
     asked = asked_usage(view)
     links = _Links(view)
+    if (half := _half_filter(asked)) is not None:
+        return _too_much(view, asked, ShownProblem(half.status, half.code, "Invalid request", half.detail))
     if asked.since is not None and asked.until is not None:
         count = periods_about(asked.granularity, asked.since, asked.until)
         if count > PERIODS_MAX:
@@ -95,7 +98,12 @@ async def usage_figures(view: ProjectViewDep) -> Response:
     report = by_period.data
     since, until = datetime.fromisoformat(report["from"]), datetime.fromisoformat(report["to"])
     now = datetime.now(UTC)
-    periods = periods_in(asked.granularity, since, min(until, max(now, since)), zone_named(asked.zone_name))
+    zone = zone_named(asked.zone_name)
+    periods = periods_in(asked.granularity, since, min(until, max(now, since)), zone)
+
+    def there(value: Any, how: str = "minute") -> Markup:
+        # In the zone that was asked for, as the periods are, whatever the reader's own.
+        return shown_time(value, zone, how)
 
     def link(period: ShownPeriod) -> str:
         return links.finer(asked.granularity, period)
@@ -109,6 +117,7 @@ async def usage_figures(view: ProjectViewDep) -> Response:
         rows=[_group_row(row, asked, links) for row in by_group.data["rows"]],
         sums=_sums(by_group.data["rows"]),
         links=links,
+        there=there,
         bars_max=BARS_MAX,
     )
 
@@ -117,8 +126,10 @@ async def usage_figures(view: ProjectViewDep) -> Response:
 async def usage_csv(view: ProjectViewDep) -> Response:
     """Give the usage that a page shows as a file: of each period and group, all that the API has."""
     asked = asked_usage(view)
+    if (half := _half_filter(asked)) is not None:
+        raise half
     query = asked.query | {"granularity": asked.granularity, "top": asked.fields["top"]}
-    return view.api.passed_on("/v1/usage", query | ({"project": view.project} if view.is_admin else {}), "text/csv")
+    return view.passed_on("/v1/usage", "text/csv", **query)
 
 
 def asked_usage(view: View) -> AskedUsage:
@@ -134,15 +145,16 @@ def asked_usage(view: View) -> AskedUsage:
     if not fields["group"]:
         fields["group"], fields["group2"] = fields["group2"] or "operation", ""
     groups = [name for name in (fields["group"], fields["group2"]) if name]
-    preset = given.get("range", "") if not fields["from"] else ""
-    preset = preset if preset in PRESETS else "" if fields["from"] else _DEFAULT_RANGE
+    # Whoever names a day means that time, whatever range the form had before.
+    preset = given.get("range", "")
+    preset = "" if fields["from"] or fields["to"] else preset if preset in PRESETS else _DEFAULT_RANGE
     now = datetime.now(UTC)
     try:
         zone = zone_named(fields["tz"])
     except Rejection:
         zone = view.session.tz
     since = preset_begin(preset, now, zone) if preset else _moment(fields["from"], zone)
-    until = _moment(fields["to"], zone) if fields["to"] and not preset else now
+    until = _moment(fields["to"], zone) if fields["to"] else now
     granularity = fields["granularity"]
     if granularity not in GRANULARITIES:
         usual = granularity_for(since, until) if since is not None and until is not None else "day"
@@ -164,10 +176,19 @@ def asked_usage(view: View) -> AskedUsage:
     return AskedUsage(fields, zone.key, groups, since, until, granularity, measure, preset, query)
 
 
+def _half_filter(asked: AskedUsage) -> Rejection | None:
+    """Why a filter by metadata has no meaning: it lacks its key or its value. Without it all would be shown as what was
+    asked for."""
+    key, value = asked.fields["key"], asked.fields["value"]
+    if bool(key) == bool(value):
+        return None
+    if key:
+        return Rejection("invalid_request", f"`value` is missing: which value metadata.{key} has", "value")
+    return Rejection("invalid_request", f"`key` is missing: which metadata key has the value {value!r}", "key")
+
+
 def _environment(view: View) -> str:
-    return (
-        "all" if view.query.get("environment") == "all" and view.caller.environment != "preview" else view.environment
-    )
+    return "all" if view.query.get("environment") == "all" and view.sees_both else view.environment
 
 
 def _moment(text: str, zone: Any) -> datetime | None:
@@ -261,9 +282,9 @@ def _sums(rows: list[dict[str, Any]]) -> dict[str, Any]:
     previous = [row["previous"] for row in rows if row.get("previous")]
     return {
         "uses": sum(row["uses"] for row in rows),
-        "credits": format_credits(sum(microcredits(row["credits"]) for row in rows)),
+        "credits": credits_sum(*(row["credits"] for row in rows)),
         "previous_uses": sum(each["uses"] for each in previous),
-        "previous_credits": format_credits(sum(microcredits(each["credits"]) for each in previous)),
+        "previous_credits": credits_sum(*(each["credits"] for each in previous)),
     }
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from api.dashboard.asking import ApiAnswer, ShownProblem, api_path
-from api.dashboard.forms import Fields, done_of, key_of, led_to, new_key
+from api.dashboard.forms import Fields, done_of, key_of, led_to, new_key, next_key
 from api.dashboard.view import PageRoute, View, ViewDep
 from streams.core.endpoints import HEARD_OF
 
@@ -44,9 +44,10 @@ async def create(view: ViewDep) -> Response:
     """Make an endpoint. Its secret is shown in the answer to this very form, and nowhere else."""
     fields = await view.form()
     body = _terms(fields) | {"kind": fields.get("kind", ""), "target": fields.get("target", "").strip()}
-    made = await view.call("POST", _base(view), body, key_of(fields))
+    key = key_of(fields)
+    made = await view.call("POST", _base(view), body, key)
     if made.problem is not None:
-        return await _endpoints(view, fields, made.problem)
+        return await _endpoints(view, fields, made.problem, next_key(key, made.problem))
     if made.data["secret"] is None:
         return led_to(view, f"{_HERE}/{made.data['id']}", done="tested")
     return view.page("webhook_secret.html", endpoint=made.data, secret=made.data["secret"], previous_until=None)
@@ -141,7 +142,7 @@ async def act(view: ViewDep, endpoint_id: EndpointIdPath) -> Response:
 
 
 async def _endpoints(
-    view: View, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None
+    view: View, fields: Mapping[str, str] | None = None, wrong: ShownProblem | None = None, key: str = ""
 ) -> Response:
     asked = await view.get(_base(view))
     if asked.problem is not None:
@@ -155,7 +156,7 @@ async def _endpoints(
         heard_of=HEARD_OF,
         fields=Fields(fields if fields is not None else {"kind": "webhook", "hears-*": "on"}),
         wrong=wrong,
-        new_key=new_key,
+        key=key or new_key(),
         done=done_of(view, _DONE),
     )
 
