@@ -53,8 +53,10 @@ _LOADING = {"max_partitions_per_insert_block": 0, "async_insert": 0, "max_execut
 _CHECKING = "max_execution_time = 0, max_bytes_before_external_group_by = 268435456, max_threads = 2"
 
 _TIME = "parseDateTime64BestEffortOrNull(time, 3, 'UTC')"
-_TIME_TEXT = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?"
-_ZONE = r"(Z|[+-]\d\d:\d\d)$"
+# Each number of a time is looked at, since the engine takes 25:00, a month 00 and an offset of 99 hours too.
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+_TIME_TEXT = rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[T ]{_CLOCK}(:[0-5]\d(\.\d{{1,9}})?)?"
+_ZONE = rf"(Z|[+-]{_CLOCK})"
 _OPERATION = sql_literal(r"^[a-z0-9_.-]{1,64}$")
 _CREDITS = sql_literal(r"^\d{1,12}(\.\d{1,6}0*)?$")
 _QUANTITY = sql_literal(r"^([1-9]\d{0,8}|1000000000)$")
@@ -156,7 +158,8 @@ def _reading_failed(file: Path, data_format: str, text: str) -> str:
 
 # A field, what is wrong with it, and the SQL condition that it is; the first of a line is told.
 def _faults(data_format: str) -> list[tuple[str, str, str]]:
-    zone = f" OR NOT match(time, {sql_literal(_ZONE)})" if data_format == "CSVWithNames" else ""
+    # The engine writes the times of Parquet as texts without a zone.
+    time_text = sql_literal(f"{_TIME_TEXT}{_ZONE}{'' if data_format == 'CSVWithNames' else '?'}$")
     project = f"NOT match(project, {sql_literal(PROJECT_ID_PATTERN)})"
     return [
         *((name, "is missing", f"{name} = ''") for name in NEEDED),
@@ -167,7 +170,7 @@ def _faults(data_format: str) -> list[tuple[str, str, str]]:
         (
             "time",
             "is no time as in 2026-01-31T23:59:59Z, with its zone",
-            f"NOT match(time, {sql_literal(_TIME_TEXT)}){zone} OR {_TIME} IS NULL OR toYear({_TIME}) < 1971",
+            f"NOT match(time, {time_text}) OR {_TIME} IS NULL OR toYear({_TIME}) < 1971",
         ),
         ("time", "is not before the project was opened: what came after is Meterline's own", f"{_TIME} >= opened_at"),
         ("operation", "has other than a-z, 0-9, _, . and -", f"NOT match(operation, {_OPERATION})"),

@@ -147,6 +147,30 @@ def test_a_wrong_line_is_named_with_its_field_and_nothing_is_loaded(history: Cli
     assert history.query("SELECT count() FROM backfilled") == [(0,)]
 
 
+NO_TIMES = [
+    "2026-05-01T24:00:00Z",
+    "2026-05-01T12:60:00Z",
+    "2026-05-01T12:00:60Z",
+    "2026-05-01T12:00:00+24:00",
+    "2026-05-01T12:00:00+02:60",
+    "2026-00-01T12:00:00Z",
+    "2026-05-00T12:00:00Z",
+    "2026-04-31T12:00:00Z",
+    "2026-05-01 10:00:00 PM Z",
+    "2026-05-01T12:00:00Z-05:00",
+    "2026-05-01T12:00:00.Z",
+]
+
+
+def test_what_no_clock_shows_is_no_time(history: ClickHouse, tmp_path: Path) -> None:
+    lines = "".join(f"p1,/old,{number},{time},image,32,,,,\n" for number, time in enumerate(NO_TIMES))
+    with pytest.raises(OldUsageError) as refused:
+        load_old_usage(history, write(tmp_path, lines), quiet)
+    _, *told = str(refused.value).splitlines()
+    expected = [f"line {2 + number}: `time` is no time" for number in range(len(NO_TIMES))]
+    assert [line.partition(" as in")[0] for line in told] == expected
+
+
 def test_a_run_that_was_killed_is_gone_on_with(
     history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
