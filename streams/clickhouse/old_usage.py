@@ -228,7 +228,7 @@ def _check(clickhouse: ClickHouse, file: Path, data_format: str) -> None:
 _METADATA = (
     "multiIf(customer_id = '' OR JSONHas(metadata, 'customer_id'), metadata, "
     "empty(JSONExtractKeys(metadata)), concat('{\"customer_id\":', toJSONString(customer_id), '}'), "
-    "concat('{\"customer_id\":', toJSONString(customer_id), ',', substring(trimLeft(metadata), 2)))"
+    "concat('{\"customer_id\":', toJSONString(customer_id), ',', substring(metadata, position(metadata, '{') + 1)))"
 )
 
 

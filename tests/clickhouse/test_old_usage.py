@@ -171,6 +171,15 @@ def test_what_no_clock_shows_is_no_time(history: ClickHouse, tmp_path: Path) -> 
     assert [line.partition(" as in")[0] for line in told] == expected
 
 
+def test_metadata_that_begins_with_blanks_takes_the_customer_of_its_column(history: ClickHouse, tmp_path: Path) -> None:
+    blanks = ["", " ", "\n", "\t", "\r\n  "]
+    line = 'p1,/old,{},2026-05-01T00:00:00Z,image,32,,,ann,"{}{{""city"":""Oslo""}}\n"\n'
+    load_old_usage(history, write(tmp_path, "".join(line.format(n, each) for n, each in enumerate(blanks))), quiet)
+    said = "SELECT customer_id, JSONExtractString(metadata, 'city'), count() FROM backfilled GROUP BY ALL"
+    assert history.query(said) == [("ann", "Oslo", len(blanks))]
+    assert history.query("SELECT count() FROM backfilled WHERE NOT isValidJSON(metadata)") == [(0,)]
+
+
 def test_a_run_that_was_killed_is_gone_on_with(
     history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
