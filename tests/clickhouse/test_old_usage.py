@@ -180,6 +180,15 @@ def test_metadata_that_begins_with_blanks_takes_the_customer_of_its_column(histo
     assert history.query("SELECT count() FROM backfilled WHERE NOT isValidJSON(metadata)") == [(0,)]
 
 
+@pytest.mark.parametrize("name", ["old{x}.csv", "o*.csv", "old?.csv", "it's \\old.csv", "old {1..2} [é].csv"])
+def test_a_file_of_any_name_is_the_one_that_is_loaded(history: ClickHouse, tmp_path: Path, name: str) -> None:
+    line = "p1,/old,{},2026-05-01T00:00:00Z,image,32,,,,\n"
+    for other in ("oldx.csv", "old1.csv", "old2.csv"):
+        write(tmp_path, line.format(other), other)
+    assert load_old_usage(history, write(tmp_path, line.format("mine"), name), quiet) == (1, 1, 0)
+    assert history.query("SELECT event_id FROM backfilled") == [("mine",)]
+
+
 def test_a_run_that_was_killed_is_gone_on_with(
     history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
