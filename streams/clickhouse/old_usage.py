@@ -32,6 +32,8 @@ _POLL_SECONDS = 0.2
 NEEDED = ("project", "source", "id", "time", "operation", "credits")
 OPTIONAL = ("quantity", "environment", "customer_id", "metadata")
 COLUMNS = (*NEEDED, *OPTIONAL)
+# Far more than all of their names take.
+_HEADER_CHARS_MAX = 4_096
 _FORMATS = {".csv": "CSVWithNames", ".parquet": "Parquet"}
 
 _STAGED = "backfill_staging"
@@ -44,6 +46,7 @@ _READING = {
     "min_insert_block_size_bytes": 0,
     "async_insert": 0,
     "input_format_parallel_parsing": 0,
+    "input_format_csv_skip_trailing_empty_lines": 1,
     "input_format_parquet_preserve_order": 1,
     "input_format_parquet_allow_missing_columns": 1,
     "max_execution_time": 0,
@@ -112,11 +115,15 @@ def _columns_of(file: Path) -> list[str]:
     """The columns of a CSV file. Raises OldUsageError for a header that is not right."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = read(lambda lines: next(csv.reader(lines), []), lines)
+            first = read(lambda lines: lines.readline(_HEADER_CHARS_MAX), lines)
+            header = read(lambda line: next(csv.reader([line.rstrip("\r\n")]), []), first)
     except OSError as error:
         raise OldUsageError(f"{file} can't be read: {error.strerror}") from None
     except UnreadableError as error:
         raise OldUsageError(f"{file.name} is no CSV in UTF-8: {error}") from None
+    if first.endswith("\r"):
+        # The engine would take such a file for one long header.
+        raise OldUsageError(f"{file.name}: its lines end in CR alone; save it with lines that end in LF or CRLF")
     for name in header:
         if name not in COLUMNS:
             raise OldUsageError(f"{file.name}, line 1: no column {name[:64]!r}; there are {', '.join(COLUMNS)}")
@@ -163,6 +170,7 @@ def _faults(data_format: str) -> list[tuple[str, str, str]]:
     project = f"NOT match(project, {sql_literal(PROJECT_ID_PATTERN)})"
     return [
         *((name, "is missing", f"{name} = ''") for name in NEEDED),
+        *((name, "is not in UTF-8: save the file anew, in UTF-8", f"NOT isValidUTF8({name})") for name in COLUMNS),
         ("project", "is no project id", project),
         ("project", "is no project that was opened", "opened = ''"),
         ("source", "has more than 256 characters", "lengthUTF8(source) > 256"),

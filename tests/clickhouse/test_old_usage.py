@@ -189,6 +189,34 @@ def test_a_file_of_any_name_is_the_one_that_is_loaded(history: ClickHouse, tmp_p
     assert history.query("SELECT event_id FROM backfilled") == [("mine",)]
 
 
+def test_a_text_that_is_not_in_utf8_is_named_wherever_it_stands(history: ClickHouse, tmp_path: Path) -> None:
+    good = "p1,/old,{},2026-05-01T00:00:00Z,image,32,,,,\n"
+    # Beyond what is read of a file to look at its header.
+    lines = "".join(good.format(f"{n} {'long' * 50}") for n in range(500))
+    for wrong, field in (
+        ("p1,/Müller,x,2026-05-01T00:00:00Z,image,32,,,,\n", "source"),
+        ("p1,/old,Müller,2026-05-01T00:00:00Z,image,32,,,,\n", "id"),
+        ("p1,/old,x,2026-05-01T00:00:00Z,image,32,,,Müller,\n", "customer_id"),
+        ('p1,/old,x,2026-05-01T00:00:00Z,image,32,,,,"{""city"":""Zürich""}"\n', "metadata"),
+    ):
+        path = tmp_path / "old.csv"
+        path.write_bytes((HEADER + lines + wrong).encode("cp1252"))
+        with pytest.raises(OldUsageError, match=f"line 502: `{field}` is not in UTF-8"):
+            load_old_usage(history, path, quiet)
+
+
+def test_lines_may_end_as_spreadsheets_write_them(history: ClickHouse, tmp_path: Path) -> None:
+    line = "p1,/old,{},2026-05-01T00:00:00Z,image,32,,,,\n"
+    for number, (ending, last) in enumerate([("\n", ""), ("\n", "\n"), ("\r\n", ""), ("\r\n", "\r\n\r\n")]):
+        path = tmp_path / "old.csv"
+        text = "\ufeff" + HEADER + line.format(f"{number}a") + line.format(f"{number}b")
+        path.write_text(text.replace("\n", ending) + last, newline="")
+        assert load_old_usage(history, path, quiet) == (2, 2, 0)
+    path.write_text((HEADER + line.format("c")).replace("\n", "\r"), newline="")
+    with pytest.raises(OldUsageError, match="lines end in CR alone"):
+        load_old_usage(history, path, quiet)
+
+
 def test_a_run_that_was_killed_is_gone_on_with(
     history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
