@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 from pydantic import PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
 from api.dependencies import instant
+from schemas.http.common import GivenTime
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_TIMES = TypeAdapter(datetime)
+_TIMES: TypeAdapter[datetime] = TypeAdapter(GivenTime)
 _UTC = ZoneInfo("UTC")
 # What a parameter's description says of an instant that `moment_in_utc` reads.
 DAY_IN_UTC = "RFC 3339 with a zone, or a day, which begins at midnight UTC"

@@ -16,6 +16,7 @@ from api.reads import json_of
 from api.services import Services
 from api.views.csv_cells import CSV_TYPE, as_csv
 from schemas.http.audit import AUDIT_ROWS_MAX, AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
+from schemas.http.common import GivenTime
 from streams.clickhouse.client import ClickHouse
 from streams.history.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
 
@@ -24,8 +25,8 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=problems(401, 4
 DAYS = 30
 ROWS, CSV_ROWS = 100, AUDIT_ROWS_MAX
 
-SinceQuery = Annotated[datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago")]
-UntilQuery = Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")]
+SinceQuery = Annotated[GivenTime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago")]
+UntilQuery = Annotated[GivenTime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")]
 LimitQuery = Annotated[int | None, Query(ge=1, le=CSV_ROWS, description=f"{ROWS}, of a CSV {CSV_ROWS}")]
 CursorQuery = Annotated[str | None, Query(min_length=1, max_length=1000)]
 FormatQuery = Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")]

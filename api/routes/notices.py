@@ -22,7 +22,7 @@ from api.dependencies import (
 )
 from schemas.accounts import Account
 from schemas.commands import SetNoticeRules
-from schemas.http.common import EnvironmentName
+from schemas.http.common import EnvironmentName, GivenTime
 from schemas.http.notices import (
     NewNoticeRules,
     NoticeInfo,
@@ -53,8 +53,8 @@ async def notices(
     project: ProjectQuery = None,
     environment: EnvironmentName | None = None,
     type: Annotated[NoticeType | None, Query(description="Only notices of this type")] = None,
-    since: Annotated[datetime | None, Query(alias="from", description="RFC 3339 with a zone")] = None,
-    until: Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
+    since: Annotated[GivenTime | None, Query(alias="from", description="RFC 3339 with a zone")] = None,
+    until: Annotated[GivenTime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
