@@ -135,6 +135,22 @@ def test_no_text_but_a_cursor_is_one(text: str) -> None:
         assert refused.field == "cursor"
 
 
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        (SINCE.replace(tzinfo=None), UNTIL),
+        (SINCE, UNTIL.replace(tzinfo=None)),
+        (SINCE, datetime(9999, 12, 31, 23, 59, tzinfo=UTC)),
+        (datetime(1, 1, 1, tzinfo=UTC), UNTIL),
+    ],
+)
+def test_a_cursor_about_a_time_that_no_question_is_about_is_none(since: datetime, until: datetime) -> None:
+    question = UsageQuestion("prj_a", ["operation"], since, until, compare=True)
+    with pytest.raises(Rejection) as refused:
+        UsageCursor.parse(question.cursor_after(["image"]))
+    assert refused.value.field == "cursor"
+
+
 @pytest.mark.parametrize("read", [usage_page, usage_rows, usage_parquet])
 def test_too_much_is_refused_at_once_and_told_what_to_narrow(history: ClickHouse, read: Any) -> None:
     project = f"prj_{next(offsets)}"
