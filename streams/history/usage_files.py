@@ -18,8 +18,8 @@ from streams.history.usage import UsageQuestion, UsageSources, narrowed, usage_s
 SPAN_BYTES = 4 * 1024 * 1024
 # A Parquet file's spans are its row groups.
 _SPAN_ROWS = 100_000
-# The first span is so small a part of the time that also of a hundred million rows it has few; and each is so many times as
-# long as the one before at most.
+# The first span is so small a part of the time that also of a hundred million rows it has few; and each is so many times
+# as long as the one before at most.
 _SPANS_FIRST = 4096
 _GROWTH_MAX = 8.0
 
@@ -82,6 +82,9 @@ def _end_of_span(question: UsageQuestion, since: datetime, seconds: float) -> da
     wanted = timedelta(seconds=max(seconds, 1))
     while since + wanted < question.until:
         end = period_begin(granularity, since + wanted, zone)
+        # An hour in which clocks are changed by less is named by a time of the one before it, which is not cut there.
+        while (begin := period_begin(granularity, end, zone)) < end:
+            end = begin
         if end > since:
             return end
         wanted *= 2
