@@ -42,6 +42,7 @@ from schemas.replies import Reply
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits, parse_credits
+from streams.core.customers import customer_name
 from streams.core.foreign import read
 from streams.core.ledger import settled
 from streams.core.price_list import Prices
@@ -231,8 +232,7 @@ def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
 
 def _customer_of(hold: Hold) -> str:
     said = read(_decode_metadata, hold.metadata) if hold.metadata else {}
-    customer = said.get("customer_id", "")
-    return customer if isinstance(customer, str) else str(customer)
+    return customer_name(said.get("customer_id"))
 
 
 def _seen_environment(caller: Caller, named: EnvironmentName | None) -> EnvironmentName | None:

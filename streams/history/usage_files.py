@@ -18,8 +18,8 @@ from streams.history.usage import UsageQuestion, UsageSources, narrowed, usage_s
 SPAN_BYTES = 4 * 1024 * 1024
 # A Parquet file's spans are its row groups.
 _SPAN_ROWS = 100_000
-# The first span is so small a part of the time that also of a hundred million rows it has few; and each is so many times
-# as long as the one before at most.
+# The first span is so small a part of the time that also of a hundred million rows it has few; and each is so many
+# times as long as the one before at most.
 _SPANS_FIRST = 4096
 _GROWTH_MAX = 8.0
 

@@ -10,14 +10,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from api.entries import LiveEntry
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.limits import limits_of_callers
 from streams.clickhouse.migrations import migrate
+from streams.clickhouse.promoted import value_of
+from streams.core.erasures import customer_of
 from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page
 from streams.history.usage_files import usage_parquet
 from streams.settings import Settings
@@ -125,6 +128,22 @@ def test_a_cursor_is_of_its_own_question_only(change: dict[str, object]) -> None
     with pytest.raises(Rejection) as refused:
         replace(question, **change).check(cursor)  # type: ignore[arg-type]
     assert refused.value.field == "cursor"
+
+
+@given(st.lists(st.one_of(values, st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))))
+@example([1234.0, 1e16, 1e20, 1e21, 1e-6, 1e-7, -0.0, 12.5, True, None, 42, "42", ""])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_customer_of_any_kind_has_one_name_in_the_history_and_out_of_it(
+    history: ClickHouse, customers: list[object]
+) -> None:
+    project = f"prj_{next(offsets)}"
+    facts = [used(project, {"customer_id": customer}) for customer in customers]
+    insert_facts(history, facts)
+    named = "SELECT customer_id, {} FROM facts WHERE project = {{project:String}} ORDER BY offset"
+    rows = history.query(named.format(value_of("metadata", "'customer_id'")), {"project": project})
+    assert [name for name, _ in rows] == [LiveEntry(0, fact).customer_id for fact in facts]
+    # By this one they are erased.
+    assert [name for _, name in rows] == [customer_of(fact.metadata) for fact in facts]
 
 
 @given(st.text(max_size=60))
