@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from api.callers.keys import Caller
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, problems, project_for
+from api.instants import check_order
 from api.negotiation import AcceptHeader, preferred
 from api.reads import json_of
 from api.services import Services
@@ -117,7 +118,9 @@ def _named(services: Services, caller: Caller, project: str | None) -> str | Non
 
 def _period(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
     end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
-    return end - timedelta(days=DAYS) if since is None else instant(since, "from"), end
+    begin = end - timedelta(days=DAYS) if since is None else instant(since, "from")
+    check_order(since, until)
+    return begin, end
 
 
 def _wants_csv(format: str | None, accept: str) -> bool:

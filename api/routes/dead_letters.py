@@ -9,6 +9,7 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from api.dependencies import AdminDep, ServicesDep, instant, problems
+from api.instants import check_order
 from schemas.http.common import PAGE_ITEMS_MAX, GivenTime
 from schemas.http.dead_letters import DeadLetterPage, DeadLetterSummary
 from streams.clickhouse.client import ClickHouse
@@ -47,6 +48,7 @@ async def dead_letters(
     """
     end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
     begin = end - timedelta(days=DAYS) if since is None else instant(since, "from")
+    check_order(since, until)
     question = DeadLetterQuestion(begin, end, limit, code, source, project, cursor)
 
     def page(clickhouse: ClickHouse) -> DeadLetterPage:

@@ -21,7 +21,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
-from api.instants import DAY_IN_UTC, DayOrTime, moment_in_utc
+from api.instants import DAY_IN_UTC, DayOrTime, check_order, moment_in_utc
 from api.views.pages import page_of
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
@@ -105,6 +105,7 @@ async def settled_holds(
         moment_in_utc(since, "from"),
         moment_in_utc(until, "to"),
     )
+    check_order(question.since, question.until)
     question.sql()  # refuses a bad cursor before a thread is taken
 
     def page(history: ClickHouse) -> SettledHoldPage:

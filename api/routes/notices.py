@@ -20,6 +20,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
+from api.instants import check_order
 from schemas.accounts import Account
 from schemas.commands import SetNoticeRules
 from schemas.http.common import EnvironmentName, GivenTime
@@ -81,6 +82,7 @@ async def notices(
         partition=partition_of(name, services.settings.partitions),
         opened_at_ms=account.signed_up_at_ms,
     )
+    check_order(since, until)
     question.condition()  # refuses a bad cursor before a thread is taken
     return await services.reads.json(caller.name, lambda history: _page(history, question))
 

@@ -19,7 +19,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
-from api.instants import DayOrTime, moment
+from api.instants import DayOrTime, check_order, moment
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
 from api.views.usage import usage_csv
@@ -156,6 +156,8 @@ async def usage(
     # The pages of one report are about one time, which is said with the first.
     end = moment(until, "to", zone) if until else place.until if place else datetime.now(UTC) + timedelta(seconds=1)
     begin = moment(since, "from", zone) if since else place.since if place else end - timedelta(days=30)
+    if since and until:
+        check_order(begin, end)
     of_environment = environment_for(caller, environment)
     if caller.customer is not None:
         where = (*(each for each in where if each[0] != "customer_id"), ("customer_id", caller.customer))

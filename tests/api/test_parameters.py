@@ -162,6 +162,25 @@ def test_no_time_is_a_number_on_any_route(operator: Operator, number: str) -> No
     assert asked > 10 and not wrong, "\n".join(wrong)
 
 
+def test_what_ends_before_it_begins_is_refused_on_every_route(operator: Operator) -> None:
+    times = {"from": "2026-03-02T00:00:00Z", "to": "2026-03-01T00:00:00Z"}
+    project, wrong, asked = operator.project(), [], 0
+    for name, operation in operations().items():
+        if not times.keys() <= set(query_of(operation)):
+            continue
+        asked += 1
+        method, path = name.split(" ")
+        url = path.format_map(dict.fromkeys(PATHS, "x") | {"project": project})
+        more = {"project": project} if "project" in query_of(operation) else {}
+        problem = operator.http.request(method, url, params=times | more).json()
+        if (problem.get("code"), problem.get("field")) != ("invalid_request", "to"):
+            wrong.append(f"{name}: {problem}")
+        swapped = dict(zip(times, reversed(times.values()), strict=True))
+        for fine in (swapped, dict.fromkeys(times, times["from"])):
+            assert operator.http.request(method, url, params=fine | more).status_code == 200, name
+    assert asked >= 7 and not wrong, "\n".join(wrong)
+
+
 def test_no_time_of_a_body_is_a_number() -> None:
     fields = {
         f"{kind.__name__}.{name}": field
