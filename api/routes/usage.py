@@ -19,6 +19,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
+from api.groups import groups_in
 from api.instants import DayOrTime, check_order, moment
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
@@ -70,7 +71,7 @@ async def _form(
         Query(
             max_length=400,
             description="Comma-separated: operation, customer_id, environment, outcome, hour, day, month, "
-            "metadata.<key>",
+            'metadata.<key>, which is in double quotes where the key has a comma: "metadata.a,b"',
         ),
     ] = "operation",
     granularity: Annotated[
@@ -91,8 +92,7 @@ async def _form(
         Query(pattern="^previous$", description="previous: each row has the sums of the time before, as long in `tz`"),
     ] = None,
 ) -> _Form:
-    groups = [group for group in group_by.split(",") if group]
-    return _Form(groups, granularity, tz, by, top, compare is not None)
+    return _Form(groups_in(group_by), granularity, tz, by, top, compare is not None)
 
 
 async def _filters(

@@ -265,7 +265,8 @@ class UsageQuestion:
             if expression is None:
                 raise Rejection(
                     "invalid_request",
-                    f"No group {group[:80]!r}; there are {', '.join(_GROUPS)} and metadata.<key>",
+                    f"No group {group[:80]!r}; there are {', '.join(_GROUPS)} and metadata.<key>; a name with a comma "
+                    "is in double quotes",
                     "group_by",
                 )
             expressions.append(expression)
