@@ -396,7 +396,8 @@ class UsageQuestion:
 
     def check(self, cursor: UsageCursor) -> None:
         """Check that a cursor is of this question. Raises Rejection."""
-        asked = (self.fingerprint(), self.since, self.until, len(self.columns))
+        # In UTC: Python takes no time in which clocks are changed for equal to one of another zone.
+        asked = (self.fingerprint(), self.since.astimezone(UTC), self.until.astimezone(UTC), len(self.columns))
         if asked != (cursor.question, cursor.since, cursor.until, len(cursor.values)):
             raise _no_cursor()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import count
+from time import monotonic
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -130,6 +131,22 @@ def test_a_cursor_is_of_its_own_question_only(change: dict[str, object]) -> None
     assert refused.value.field == "cursor"
 
 
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Africa/Cairo", "2026-04-24"),
+        ("America/Havana", "2026-11-01"),
+        ("America/Santiago", "2026-09-06"),
+        ("Asia/Kolkata", "2026-04-24"),
+    ],
+)
+def test_a_cursor_goes_on_from_a_midnight_at_which_clocks_are_changed(zone: str, day: str) -> None:
+    midnight = datetime.combine(date.fromisoformat(day), time(), ZoneInfo(zone))
+    for since, until in ((midnight, midnight + timedelta(days=9)), (midnight - timedelta(days=9), midnight)):
+        question = UsageQuestion("prj_a", ["operation"], since, until, tz=zone)
+        question.check(UsageCursor.parse(question.cursor_after(["image"])))
+
+
 @given(st.lists(st.one_of(values, st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))))
 @example([1234.0, 1e16, 1e20, 1e21, 1e-6, 1e-7, -0.0, 12.5, True, None, 42, "42", ""])
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -178,10 +195,10 @@ def test_too_much_is_refused_at_once_and_told_what_to_narrow(history: ClickHouse
     question = UsageQuestion(project, keys, SINCE, UNTIL, by="occurred_at")
     limits = limits_of_callers(Settings())
     limited = history.limited(limits._replace(groups=10))
-    began_at = time.monotonic()
+    began_at = monotonic()
     with pytest.raises(Rejection) as refused:
         list(read(limited, question))
-    assert time.monotonic() - began_at < 1
+    assert monotonic() - began_at < 1
     assert refused.value.code == "too_much_history"
     for way in (
         "rows",
