@@ -11,14 +11,15 @@ import csv
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from schemas.events import METADATA_VALUE_CHARS_MAX, PROJECT_ID_PATTERN
-from streams.clickhouse.client import ClickHouse, sql_literal
+from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouse, ClickHouseError, sql_literal
 from streams.clickhouse.erasures import erase_backfilled
 from streams.clickhouse.limits import LONG
 from streams.core.foreign import UnreadableError, read
@@ -270,7 +271,9 @@ def _telling(tell: Callable[[], None]) -> Iterator[None]:
 
     def go_on() -> None:
         while not done.wait(_POLL_SECONDS):
-            tell()
+            # Whatever keeps ClickHouse from answering, what goes on meets it too, and says so.
+            with suppress(DriverError, ClickHouseError, Rejection):
+                tell()
 
     thread = threading.Thread(target=go_on, daemon=True)
     thread.start()

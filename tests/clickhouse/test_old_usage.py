@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from streams.clickhouse import old_usage
-from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.client import ClickHouse, ClickHouseError
 from streams.clickhouse.erasures import Erasure, erase
+from streams.clickhouse.limits import too_much
 from streams.clickhouse.migrations import migrate
 from streams.clickhouse.old_usage import OldUsageError, load_old_usage
 from streams.core.erasures import customer_hash
@@ -234,6 +238,31 @@ def test_a_run_that_was_killed_is_gone_on_with(
     assert 300 < there < 500
     assert load_old_usage(history, path, quiet) == (1_000, 1_000 - there, there)
     assert history.query("SELECT uniqExact(event_id), toInt64(sum(amount)) FROM backfilled") == [(1_000, -500_000_000)]
+
+
+@pytest.mark.parametrize("error", [OperationalError("away"), ClickHouseError("away"), too_much("memory")])
+def test_clickhouse_that_goes_away_is_told_once_and_not_by_what_shows_progress(
+    history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    unhandled: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", unhandled.append)
+    monkeypatch.setattr(old_usage, "_POLL_SECONDS", 0.01)
+    asked, query, insert = threading.Event(), ClickHouse.query, ClickHouse.insert_file
+
+    def away(clickhouse: ClickHouse, sql: str, *more: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return query(clickhouse, sql, *more)
+        asked.set()
+        raise error
+
+    def slow(*given: Any) -> None:
+        assert asked.wait(60)
+        insert(*given)
+
+    monkeypatch.setattr(ClickHouse, "query", away)
+    monkeypatch.setattr(ClickHouse, "insert_file", slow)
+    assert load_old_usage(history, write(tmp_path, LINES), quiet) == (5, 4, 1)
+    assert unhandled == []
 
 
 def test_parquet_is_read_by_the_engine_and_its_types_are_understood(history: ClickHouse, tmp_path: Path) -> None:
