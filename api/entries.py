@@ -15,6 +15,7 @@ from schemas.http.credits import LedgerEntry
 from schemas.problems import Rejection
 from schemas.times import in_utc, utc
 from streams.core.booking import format_credits
+from streams.core.customers import customer_name
 from streams.core.foreign import read
 
 Place = tuple[int, int]
@@ -92,7 +93,7 @@ class LiveEntry:
         if self._customer_id is None:
             metadata = self.fact.metadata
             named = _decode_named(metadata).customer_id if "customer_id" in metadata else ""
-            self._customer_id = named if isinstance(named, str) else ""
+            self._customer_id = customer_name(named)
         return self._customer_id
 
     def once(self, make: Callable[[LiveEntry], bytes]) -> bytes:

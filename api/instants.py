@@ -10,9 +10,11 @@ from zoneinfo import ZoneInfo
 from pydantic import PlainValidator, TypeAdapter, ValidationError, WithJsonSchema
 
 from api.dependencies import instant
+from schemas.http.common import GivenTime
+from schemas.problems import Rejection
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
-_TIMES = TypeAdapter(datetime)
+_TIMES: TypeAdapter[datetime] = TypeAdapter(GivenTime)
 _UTC = ZoneInfo("UTC")
 # What a parameter's description says of an instant that `moment_in_utc` reads.
 DAY_IN_UTC = "RFC 3339 with a zone, or a day, which begins at midnight UTC"
@@ -39,3 +41,9 @@ def moment(given: date, field: str, zone: ZoneInfo) -> datetime:
 def moment_in_utc(given: date | None, field: str) -> datetime | None:
     """The time that a caller gave in `field`, as `moment` has it of days in UTC; None where none was given."""
     return moment(given, field, _UTC) if given else None
+
+
+def check_order(since: datetime | None, until: datetime | None) -> None:
+    """Check that what was asked for ends no earlier than it begins. Raises Rejection."""
+    if since is not None and until is not None and until < since:
+        raise Rejection("invalid_request", "`to` is before `from`: give the earlier one as `from`", "to")

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from api.cli.options import WHERE, CursorOption, JsonOption, LimitOption, SinceOption, UntilOption
-from api.cli.output import show
+from api.cli.output import show, visible
 from api.cli.service import Api
 
 app = typer.Typer(help=WHERE)
@@ -41,6 +41,6 @@ def dead_letters(
         return
     for each in page["dead_letters"]:
         where = f" ({each['field']})" if each["field"] else ""
-        print(f"{each['received_at']}  {each['id']}  {each['code']}{where}: {each['detail']}")
+        print(visible(f"{each['received_at']}  {each['id']}  {each['code']}{where}: {each['detail']}"))
     if page["next_cursor"]:
         print(f"there is more: --cursor {page['next_cursor']}", file=sys.stderr)

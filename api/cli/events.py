@@ -9,7 +9,7 @@ import typer
 
 from api.cli.explain import explain_text
 from api.cli.options import WHERE, JsonOption, VerboseOption
-from api.cli.output import show, show_rows
+from api.cli.output import show, show_rows, visible
 from api.cli.service import Api
 from streams.errors import OperatorError
 
@@ -41,7 +41,7 @@ def show_event(
         if as_json:
             show(report, as_json)
         else:
-            print(report_text(report))
+            print(visible(report_text(report)))
         return
     found = api.call("GET", "/v1/receipts", event_id=event_id, project=project).json()
     letters = found["dead_letters"] or []

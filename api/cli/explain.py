@@ -9,7 +9,7 @@ from urllib.parse import quote
 import typer
 
 from api.cli.options import JsonOption
-from api.cli.output import show
+from api.cli.output import show, visible
 from api.cli.service import Api, ApiError
 from schemas.facts import is_decision_id
 from streams.errors import OperatorError
@@ -46,7 +46,7 @@ def explain(
         if as_json:
             show(answer, as_json)
         else:
-            print(explain_text(answer))
+            print(visible(explain_text(answer)))
         return
     # An event may bear any id. One that looks like a request's is looked for there first.
     kinds = (_of_request, _of_event) if _REQUEST.fullmatch(receipt) else (_of_event, _of_request)
@@ -76,9 +76,10 @@ def _of_request(api: Api, request_id: str, project: str | None, as_json: bool) -
         show(found, as_json)
         return True
     for answer in found["answers"]:
-        print(answer_text(request_id, answer))
+        print(visible(answer_text(request_id, answer)))
         for entry_id in answer["entry_ids"][:ENTRIES_EXPLAINED_MAX]:
-            print(f"\n{explain_text(api.call('GET', f'/v1/receipts/{entry_id}', project=project).json())}")
+            explained = api.call("GET", f"/v1/receipts/{entry_id}", project=project).json()
+            print(f"\n{visible(explain_text(explained))}")
         for entry_id in answer["entry_ids"][ENTRIES_EXPLAINED_MAX:]:
             print(f"  decided       {entry_id}")
     return True

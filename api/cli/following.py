@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from api.cli.output import console, styled
+from api.cli.output import cell, console, styled
 from api.cli.service import Api, ApiError, SentEvent
 from streams.core.foreign import read
 from streams.errors import OperatorError
@@ -79,4 +79,4 @@ def _tell(entry: dict[str, Any], columns: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(entry), flush=True)
         return
-    print("  ".join(str(entry[name] or "-").ljust(_WIDTHS.get(name, 0)) for name in columns).rstrip(), flush=True)
+    print("  ".join(cell(entry[name] or "").ljust(_WIDTHS.get(name, 0)) for name in columns).rstrip(), flush=True)

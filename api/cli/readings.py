@@ -120,7 +120,7 @@ def usage(
     """
     _check_top(top, limit, cursor)
     asked: dict[str, Any] = {
-        **dict(map(_filter, where or [])),
+        **_filters(where or []),
         "project": project,
         "group_by": group_by,
         "granularity": granularity,
@@ -213,7 +213,8 @@ def export(
     asked: dict[str, Any] = {
         "project": project,
         "group_by": _EXPORTED_USAGE,
-        "from": about["signed_up_at"],
+        # What was backfilled happened before the project was opened.
+        "from": "1971-01-01",
         "format": usage_format.value,
     }
     entries = rows = size = 0
@@ -264,6 +265,15 @@ def _usage_row(row: dict[str, Any]) -> dict[str, Any]:
     previous = {f"previous_{name}": each for name, each in row.get("previous", {}).items()}
     other = "yes" if row.get("other") else ""
     return {**row["group"], "other": other, **{name: row[name] for name in _SUMS}, **previous}
+
+
+def _filters(given: list[str]) -> dict[str, str]:
+    filters: dict[str, str] = {}
+    for name, value in map(_filter, given):
+        if name in filters:
+            raise typer.BadParameter(f"a use has one {name}; filter by one value", param_hint="--where")
+        filters[name] = value
+    return filters
 
 
 def _filter(given: str) -> tuple[str, str]:

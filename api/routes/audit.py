@@ -11,11 +11,13 @@ from starlette.responses import Response
 
 from api.callers.keys import Caller
 from api.dependencies import CallerDep, ProjectQuery, ServicesDep, account_for, instant, problems, project_for
+from api.instants import check_order
 from api.negotiation import AcceptHeader, preferred
 from api.reads import json_of
 from api.services import Services
 from api.views.csv_cells import CSV_TYPE, as_csv
 from schemas.http.audit import AUDIT_ROWS_MAX, AuditEntry, AuditKind, AuditPage, KeyUse, KeyUsePage
+from schemas.http.common import GivenTime
 from streams.clickhouse.client import ClickHouse
 from streams.history.audit import AuditQuestion, KeyUseQuestion, audit_page, key_use_page, rows_of
 
@@ -24,8 +26,8 @@ router = APIRouter(prefix="/v1/audit", tags=["audit"], responses=problems(401, 4
 DAYS = 30
 ROWS, CSV_ROWS = 100, AUDIT_ROWS_MAX
 
-SinceQuery = Annotated[datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago")]
-UntilQuery = Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")]
+SinceQuery = Annotated[GivenTime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago")]
+UntilQuery = Annotated[GivenTime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")]
 LimitQuery = Annotated[int | None, Query(ge=1, le=CSV_ROWS, description=f"{ROWS}, of a CSV {CSV_ROWS}")]
 CursorQuery = Annotated[str | None, Query(min_length=1, max_length=1000)]
 FormatQuery = Annotated[str | None, Query(pattern="^(json|csv)$", description="Goes before Accept")]
@@ -116,7 +118,9 @@ def _named(services: Services, caller: Caller, project: str | None) -> str | Non
 
 def _period(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
     end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
-    return end - timedelta(days=DAYS) if since is None else instant(since, "from"), end
+    begin = end - timedelta(days=DAYS) if since is None else instant(since, "from")
+    check_order(since, until)
+    return begin, end
 
 
 def _wants_csv(format: str | None, accept: str) -> bool:

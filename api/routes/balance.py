@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -21,7 +20,7 @@ from api.services import Services
 from api.views.accounts import balance_of
 from api.views.past_balance import account_as_of
 from schemas.accounts import Account
-from schemas.http.common import PAGE_ITEMS_MAX, EnvironmentName
+from schemas.http.common import PAGE_ITEMS_MAX, EnvironmentName, GivenTime
 from schemas.http.credits import Balance
 from schemas.problems import Rejection
 from streams.core.ledger import settled
@@ -40,7 +39,7 @@ async def balance(
     min_offset: Annotated[
         int | None, Query(ge=0, description="Wait until the answer holds this intake offset (read your writes)")
     ] = None,
-    at: Annotated[datetime | None, Query(description="RFC 3339 with a zone: as it was then")] = None,
+    at: Annotated[GivenTime | None, Query(description="RFC 3339 with a zone: as it was then")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX, description="How many grants to list at most")] = 100,
     cursor: Annotated[str | None, Query(max_length=200, description="Grants after those of an earlier page")] = None,
 ) -> bytes:

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
 from api.dependencies import AdminDep, ServicesDep, instant, problems
-from schemas.http.common import PAGE_ITEMS_MAX
+from api.instants import check_order
+from schemas.http.common import PAGE_ITEMS_MAX, GivenTime
 from schemas.http.dead_letters import DeadLetterPage, DeadLetterSummary
 from streams.clickhouse.client import ClickHouse
 from streams.history.dead_letters import DeadLetterQuestion, dead_letter_of, dead_letter_page
@@ -34,9 +35,9 @@ async def dead_letters(
         Query(max_length=TEXT_CHARS_MAX, description="Those whose events name this project alone, be there one or not"),
     ] = None,
     since: Annotated[
-        datetime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago if left out")
+        GivenTime | None, Query(alias="from", description=f"RFC 3339 with a zone; {DAYS} days ago if left out")
     ] = None,
-    until: Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
+    until: Annotated[GivenTime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_ITEMS_MAX)] = 100,
     cursor: Annotated[str | None, Query(min_length=1, max_length=1000)] = None,
 ) -> Response:
@@ -47,6 +48,7 @@ async def dead_letters(
     """
     end = datetime.now(UTC) + timedelta(seconds=1) if until is None else instant(until, "to")
     begin = end - timedelta(days=DAYS) if since is None else instant(since, "from")
+    check_order(since, until)
     question = DeadLetterQuestion(begin, end, limit, code, source, project, cursor)
 
     def page(clickhouse: ClickHouse) -> DeadLetterPage:

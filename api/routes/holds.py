@@ -21,7 +21,7 @@ from api.dependencies import (
     problems,
     project_for,
 )
-from api.instants import DAY_IN_UTC, DayOrTime, moment_in_utc
+from api.instants import DAY_IN_UTC, DayOrTime, check_order, moment_in_utc
 from api.views.pages import page_of
 from schemas.accounts import Account, Hold
 from schemas.commands import CaptureHold, ExtendHold, ReleaseHold
@@ -42,6 +42,7 @@ from schemas.replies import Reply
 from schemas.times import utc
 from streams.clickhouse.client import ClickHouse
 from streams.core.booking import format_credits, parse_credits
+from streams.core.customers import customer_name
 from streams.core.foreign import read
 from streams.core.ledger import settled
 from streams.core.price_list import Prices
@@ -104,6 +105,7 @@ async def settled_holds(
         moment_in_utc(since, "from"),
         moment_in_utc(until, "to"),
     )
+    check_order(question.since, question.until)
     question.sql()  # refuses a bad cursor before a thread is taken
 
     def page(history: ClickHouse) -> SettledHoldPage:
@@ -231,8 +233,7 @@ def _open(account: Account, caller: Caller, prices: Prices) -> list[Hold]:
 
 def _customer_of(hold: Hold) -> str:
     said = read(_decode_metadata, hold.metadata) if hold.metadata else {}
-    customer = said.get("customer_id", "")
-    return customer if isinstance(customer, str) else str(customer)
+    return customer_name(said.get("customer_id"))
 
 
 def _seen_environment(caller: Caller, named: EnvironmentName | None) -> EnvironmentName | None:

@@ -19,7 +19,7 @@ from api.dependencies import (
 )
 from api.entries import place_in, shown_entry
 from api.event_stream import EventStream, json_events
-from api.instants import DAY_IN_UTC, DayOrTime, moment_in_utc
+from api.instants import DAY_IN_UTC, DayOrTime, check_order, moment_in_utc
 from api.live_ledger import Wanted
 from schemas.events import METADATA_VALUE_CHARS_MAX
 from schemas.facts import EntryKind
@@ -71,6 +71,7 @@ async def ledger(
         moment_in_utc(since, "from"),
         moment_in_utc(until, "to"),
     )
+    check_order(question.since, question.until)
     question.sql()  # refuses a bad cursor before a thread is taken
     is_of_customer = caller.customer is not None
     return await services.reads.json(caller.name, lambda history: _page(history, question, is_of_customer))

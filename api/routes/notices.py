@@ -20,9 +20,10 @@ from api.dependencies import (
     problems,
     project_for,
 )
+from api.instants import check_order
 from schemas.accounts import Account
 from schemas.commands import SetNoticeRules
-from schemas.http.common import EnvironmentName
+from schemas.http.common import EnvironmentName, GivenTime
 from schemas.http.notices import (
     NewNoticeRules,
     NoticeInfo,
@@ -53,8 +54,8 @@ async def notices(
     project: ProjectQuery = None,
     environment: EnvironmentName | None = None,
     type: Annotated[NoticeType | None, Query(description="Only notices of this type")] = None,
-    since: Annotated[datetime | None, Query(alias="from", description="RFC 3339 with a zone")] = None,
-    until: Annotated[datetime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
+    since: Annotated[GivenTime | None, Query(alias="from", description="RFC 3339 with a zone")] = None,
+    until: Annotated[GivenTime | None, Query(alias="to", description="RFC 3339 with a zone; exclusive")] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
@@ -81,6 +82,7 @@ async def notices(
         partition=partition_of(name, services.settings.partitions),
         opened_at_ms=account.signed_up_at_ms,
     )
+    check_order(since, until)
     question.condition()  # refuses a bad cursor before a thread is taken
     return await services.reads.json(caller.name, lambda history: _page(history, question))
 

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from api.dependencies import CHECKED, AdminDep, IdempotencyKey, ServicesDep, instant, problems
 from api.views.dry_runs import DryRunQuery
+from schemas.http.common import GivenTime
 from schemas.http.prices import (
     BOOKS_PAGE_MAX,
     NewPriceBook,
@@ -36,7 +37,7 @@ router = APIRouter(prefix="/v1", tags=["prices"], responses=problems(401, 403, 4
 async def prices(
     services: ServicesDep,
     at: Annotated[
-        datetime | None, Query(description="RFC 3339 with a zone; now. A future time shows what is announced")
+        GivenTime | None, Query(description="RFC 3339 with a zone; now. A future time shows what is announced")
     ] = None,
 ) -> PriceList:
     """List the prices of all operations. Open to everyone."""

@@ -19,7 +19,8 @@ from api.dependencies import (
     problems,
     project_for,
 )
-from api.instants import DayOrTime, moment
+from api.groups import groups_in
+from api.instants import DayOrTime, check_order, moment
 from api.negotiation import AcceptHeader, preferred
 from api.services import Services
 from api.views.usage import usage_csv
@@ -70,7 +71,7 @@ async def _form(
         Query(
             max_length=400,
             description="Comma-separated: operation, customer_id, environment, outcome, hour, day, month, "
-            "metadata.<key>",
+            'metadata.<key>, which is in double quotes where the key has a comma: "metadata.a,b"',
         ),
     ] = "operation",
     granularity: Annotated[
@@ -91,8 +92,7 @@ async def _form(
         Query(pattern="^previous$", description="previous: each row has the sums of the time before, as long in `tz`"),
     ] = None,
 ) -> _Form:
-    groups = [group for group in group_by.split(",") if group]
-    return _Form(groups, granularity, tz, by, top, compare is not None)
+    return _Form(groups_in(group_by), granularity, tz, by, top, compare is not None)
 
 
 async def _filters(
@@ -156,6 +156,8 @@ async def usage(
     # The pages of one report are about one time, which is said with the first.
     end = moment(until, "to", zone) if until else place.until if place else datetime.now(UTC) + timedelta(seconds=1)
     begin = moment(since, "from", zone) if since else place.since if place else end - timedelta(days=30)
+    if since and until:
+        check_order(begin, end)
     of_environment = environment_for(caller, environment)
     if caller.customer is not None:
         where = (*(each for each in where if each[0] != "customer_id"), ("customer_id", caller.customer))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 # The most that one page of a list has; a bound that no list of an answer is without (tests/api/test_parameters.py).
 PAGE_ITEMS_MAX = 1_000
@@ -19,6 +21,18 @@ FACTS_OF_A_DECISION_MAX = 4_096
 Credits = Annotated[str, Field(description="Credits as a decimal string", examples=["32", "0.02"])]
 EnvironmentName = Literal["production", "preview"]
 PlanName = Literal["free", "hobby", "build", "scale", "enterprise"]
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def _with_its_date(given: Any) -> Any:
+    if isinstance(given, datetime) or (isinstance(given, str) and _DATE.match(given)):
+        return given
+    raise ValueError("give a time with a zone, such as 2026-03-01T09:30:00Z")
+
+
+# A time as callers give it. A number would be taken for seconds since 1970, or milliseconds: 202603011200 for 1976.
+GivenTime = Annotated[datetime, BeforeValidator(_with_its_date)]
 
 
 def at_most(items: int, **more: Any) -> Any:

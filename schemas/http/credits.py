@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 from pydantic import BaseModel, Field
 
-from schemas.http.common import PAGE_ITEMS_MAX, Credits, EnvironmentName, at_most
+from schemas.http.common import PAGE_ITEMS_MAX, Credits, EnvironmentName, GivenTime, at_most
 
 
 class AllowanceBalance(BaseModel):
@@ -193,7 +193,7 @@ class NewGrant(BaseModel, extra="forbid"):
 
     amount: Credits = Field(description="Credits as a decimal string: above 0, at most 10,000,000")
     reason: str = Field(min_length=1, max_length=200, description="Why they are given; kept with the entry")
-    expires_at: datetime = Field(description="RFC 3339 with a zone: when they end, at most 1,830 days ahead")
+    expires_at: GivenTime = Field(description="RFC 3339 with a zone: when they end, at most 1,830 days ahead")
     environment: EnvironmentName = "production"
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import RAISES_MAX, Credits, at_most
+from schemas.http.common import RAISES_MAX, Credits, GivenTime, at_most
 
 
 class LimitValues(BaseModel):
@@ -37,8 +37,8 @@ class NewLimitRaise(SomeLimits, extra="forbid"):
     """A raise to make: higher limits for a window of time. Of the raises that are on and the limits under them, the
     highest counts."""
 
-    starts_at: datetime | None = Field(None, description="RFC 3339 with a zone; now if left out")
-    ends_at: datetime = Field(description="RFC 3339 with a zone, at most 366 days ahead")
+    starts_at: GivenTime | None = Field(None, description="RFC 3339 with a zone; now if left out")
+    ends_at: GivenTime = Field(description="RFC 3339 with a zone, at most 366 days ahead")
     reason: str = Field(min_length=1, max_length=200, description="Kept in the audit log")
 
 

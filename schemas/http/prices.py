@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import OPERATIONS_MAX, Credits, PlanName, at_most
+from schemas.http.common import OPERATIONS_MAX, Credits, GivenTime, PlanName, at_most
 
 BOOKS_PAGE_MAX = 50
 
@@ -16,7 +16,7 @@ class NewPriceBook(BaseModel, extra="forbid"):
     announced; null takes a price away. A book that makes anything dearer takes effect 30 days from now or later."""
 
     version: str = Field(pattern=r"^[A-Za-z0-9._-]{1,32}$", examples=["2027-01"])
-    effective_at: datetime
+    effective_at: GivenTime
     rates: dict[str, Credits | None] = Field({}, max_length=500, description="Credits for one unit")
     hourly: dict[str, Credits | None] = Field({}, max_length=500, description="Credits for one unit and hour")
     plan_required: dict[str, PlanName | None] = Field({}, max_length=500)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from schemas.http.common import PAGE_ITEMS_MAX, EnvironmentName, at_most
+from schemas.http.common import PAGE_ITEMS_MAX, EnvironmentName, GivenTime, at_most
 
 ENDPOINTS_MAX = 8
 EVENT_TYPES_MAX = 16
@@ -92,7 +92,7 @@ class ReplayRequest(BaseModel, extra="forbid"):
     """A replay sends notices again: one by its id, all since a time, or of these only what the endpoint never took."""
 
     notice_id: str | None = Field(None, min_length=1, max_length=80, description="Its `webhook-id`")
-    since: datetime | None = Field(None, description="RFC 3339 with a zone, within the last 30 days")
+    since: GivenTime | None = Field(None, description="RFC 3339 with a zone, within the last 30 days")
     only_failed: bool = Field(False, description="With `since`: only notices that it never took")
 
 

@@ -11,14 +11,15 @@ import csv
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from clickhouse_connect.driver.exceptions import Error as DriverError
 
 from schemas.events import METADATA_VALUE_CHARS_MAX, PROJECT_ID_PATTERN
-from streams.clickhouse.client import ClickHouse, sql_literal
+from schemas.problems import Rejection
+from streams.clickhouse.client import ClickHouse, ClickHouseError, sql_literal
 from streams.clickhouse.erasures import erase_backfilled
 from streams.clickhouse.limits import LONG
 from streams.core.foreign import UnreadableError, read
@@ -32,6 +33,8 @@ _POLL_SECONDS = 0.2
 NEEDED = ("project", "source", "id", "time", "operation", "credits")
 OPTIONAL = ("quantity", "environment", "customer_id", "metadata")
 COLUMNS = (*NEEDED, *OPTIONAL)
+# Far more than all of their names take.
+_HEADER_CHARS_MAX = 4_096
 _FORMATS = {".csv": "CSVWithNames", ".parquet": "Parquet"}
 
 _STAGED = "backfill_staging"
@@ -44,6 +47,7 @@ _READING = {
     "min_insert_block_size_bytes": 0,
     "async_insert": 0,
     "input_format_parallel_parsing": 0,
+    "input_format_csv_skip_trailing_empty_lines": 1,
     "input_format_parquet_preserve_order": 1,
     "input_format_parquet_allow_missing_columns": 1,
     "max_execution_time": 0,
@@ -53,8 +57,10 @@ _LOADING = {"max_partitions_per_insert_block": 0, "async_insert": 0, "max_execut
 _CHECKING = "max_execution_time = 0, max_bytes_before_external_group_by = 268435456, max_threads = 2"
 
 _TIME = "parseDateTime64BestEffortOrNull(time, 3, 'UTC')"
-_TIME_TEXT = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?"
-_ZONE = r"(Z|[+-]\d\d:\d\d)$"
+# Each number of a time is looked at, since the engine takes 25:00, a month 00 and an offset of 99 hours too.
+_CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
+_TIME_TEXT = rf"^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])[T ]{_CLOCK}(:[0-5]\d(\.\d{{1,9}})?)?"
+_ZONE = rf"(Z|[+-]{_CLOCK})"
 _OPERATION = sql_literal(r"^[a-z0-9_.-]{1,64}$")
 _CREDITS = sql_literal(r"^\d{1,12}(\.\d{1,6}0*)?$")
 _QUANTITY = sql_literal(r"^([1-9]\d{0,8}|1000000000)$")
@@ -110,11 +116,15 @@ def _columns_of(file: Path) -> list[str]:
     """The columns of a CSV file. Raises OldUsageError for a header that is not right."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
-            header = read(lambda lines: next(csv.reader(lines), []), lines)
+            first = read(lambda lines: lines.readline(_HEADER_CHARS_MAX), lines)
+            header = read(lambda line: next(csv.reader([line.rstrip("\r\n")]), []), first)
     except OSError as error:
         raise OldUsageError(f"{file} can't be read: {error.strerror}") from None
     except UnreadableError as error:
         raise OldUsageError(f"{file.name} is no CSV in UTF-8: {error}") from None
+    if first.endswith("\r"):
+        # The engine would take such a file for one long header.
+        raise OldUsageError(f"{file.name}: its lines end in CR alone; save it with lines that end in LF or CRLF")
     for name in header:
         if name not in COLUMNS:
             raise OldUsageError(f"{file.name}, line 1: no column {name[:64]!r}; there are {', '.join(COLUMNS)}")
@@ -156,10 +166,12 @@ def _reading_failed(file: Path, data_format: str, text: str) -> str:
 
 # A field, what is wrong with it, and the SQL condition that it is; the first of a line is told.
 def _faults(data_format: str) -> list[tuple[str, str, str]]:
-    zone = f" OR NOT match(time, {sql_literal(_ZONE)})" if data_format == "CSVWithNames" else ""
+    # The engine writes the times of Parquet as texts without a zone.
+    time_text = sql_literal(f"{_TIME_TEXT}{_ZONE}{'' if data_format == 'CSVWithNames' else '?'}$")
     project = f"NOT match(project, {sql_literal(PROJECT_ID_PATTERN)})"
     return [
         *((name, "is missing", f"{name} = ''") for name in NEEDED),
+        *((name, "is not in UTF-8: save the file anew, in UTF-8", f"NOT isValidUTF8({name})") for name in COLUMNS),
         ("project", "is no project id", project),
         ("project", "is no project that was opened", "opened = ''"),
         ("source", "has more than 256 characters", "lengthUTF8(source) > 256"),
@@ -167,7 +179,7 @@ def _faults(data_format: str) -> list[tuple[str, str, str]]:
         (
             "time",
             "is no time as in 2026-01-31T23:59:59Z, with its zone",
-            f"NOT match(time, {sql_literal(_TIME_TEXT)}){zone} OR {_TIME} IS NULL OR toYear({_TIME}) < 1971",
+            f"NOT match(time, {time_text}) OR {_TIME} IS NULL OR toYear({_TIME}) < 1971",
         ),
         ("time", "is not before the project was opened: what came after is Meterline's own", f"{_TIME} >= opened_at"),
         ("operation", "has other than a-z, 0-9, _, . and -", f"NOT match(operation, {_OPERATION})"),
@@ -225,7 +237,7 @@ def _check(clickhouse: ClickHouse, file: Path, data_format: str) -> None:
 _METADATA = (
     "multiIf(customer_id = '' OR JSONHas(metadata, 'customer_id'), metadata, "
     "empty(JSONExtractKeys(metadata)), concat('{\"customer_id\":', toJSONString(customer_id), '}'), "
-    "concat('{\"customer_id\":', toJSONString(customer_id), ',', substring(trimLeft(metadata), 2)))"
+    "concat('{\"customer_id\":', toJSONString(customer_id), ',', substring(metadata, position(metadata, '{') + 1)))"
 )
 
 
@@ -259,7 +271,9 @@ def _telling(tell: Callable[[], None]) -> Iterator[None]:
 
     def go_on() -> None:
         while not done.wait(_POLL_SECONDS):
-            tell()
+            # Whatever keeps ClickHouse from answering, what goes on meets it too, and says so.
+            with suppress(DriverError, ClickHouseError, Rejection):
+                tell()
 
     thread = threading.Thread(target=go_on, daemon=True)
     thread.start()

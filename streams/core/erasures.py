@@ -14,6 +14,7 @@ import msgspec
 from schemas.commands import Erase
 from schemas.replies import Reply
 from streams.core.booking import Booking, available, note
+from streams.core.customers import customer_name
 
 CUSTOMER = "customer_id"
 
@@ -47,4 +48,4 @@ def customer_of(metadata: str) -> str:
     if CUSTOMER not in said:
         return ""
     value = said[CUSTOMER]
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return "null" if value is None else customer_name(value)

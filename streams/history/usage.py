@@ -60,6 +60,8 @@ _KEPT = frozenset({"operation", "environment", "outcome", "hour", "day", "month"
 OUTCOMES = ("charged", "refused", "limited")
 # The largest has five texts of 512 characters outside ASCII.
 CURSOR_CHARS_MAX = 16_384
+# Those of the times that a question may be about, and of 30 days before.
+_YEARS = range(1970, 2201)
 
 
 class UsageCursor(NamedTuple):
@@ -83,9 +85,12 @@ class UsageCursor(NamedTuple):
             return read(_decode_cursor, base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
 
         try:
-            return read(decode, text)
+            cursor = read(decode, text)
         except UnreadableError:
             raise _no_cursor() from None
+        if not all(at.tzinfo is not None and at.year in _YEARS for at in (cursor.since, cursor.until)):
+            raise _no_cursor()
+        return cursor
 
 
 _decode_cursor = msgspec.msgpack.Decoder(UsageCursor).decode
@@ -260,7 +265,8 @@ class UsageQuestion:
             if expression is None:
                 raise Rejection(
                     "invalid_request",
-                    f"No group {group[:80]!r}; there are {', '.join(_GROUPS)} and metadata.<key>",
+                    f"No group {group[:80]!r}; there are {', '.join(_GROUPS)} and metadata.<key>; a name with a comma "
+                    "is in double quotes",
                     "group_by",
                 )
             expressions.append(expression)
@@ -390,7 +396,8 @@ class UsageQuestion:
 
     def check(self, cursor: UsageCursor) -> None:
         """Check that a cursor is of this question. Raises Rejection."""
-        asked = (self.fingerprint(), self.since, self.until, len(self.columns))
+        # In UTC: Python takes no time in which clocks are changed for equal to one of another zone.
+        asked = (self.fingerprint(), self.since.astimezone(UTC), self.until.astimezone(UTC), len(self.columns))
         if asked != (cursor.question, cursor.since, cursor.until, len(cursor.values)):
             raise _no_cursor()
 

@@ -82,6 +82,9 @@ def _end_of_span(question: UsageQuestion, since: datetime, seconds: float) -> da
     wanted = timedelta(seconds=max(seconds, 1))
     while since + wanted < question.until:
         end = period_begin(granularity, since + wanted, zone)
+        # An hour in which clocks are changed by less is named by a time of the one before it, which is not cut there.
+        while (begin := period_begin(granularity, end, zone)) < end:
+            end = begin
         if end > since:
             return end
         wanted *= 2

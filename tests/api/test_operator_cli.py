@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from api.cli.main import app
+from api.cli.service import Api
 from api.stack import Stack
 from tests.calls import Operator, eventually
 
@@ -270,6 +271,22 @@ def test_what_is_refused_says_why_in_one_line(
     assert "can't be reached" in fails("projects", "show", "prj_nobody")
 
 
+def test_an_export_has_the_usage_of_before_the_project_was_opened(
+    run: Run, operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    download = Api.download
+
+    def recorded(service: Api, path: str, **parameters: Any) -> Iterator[bytes]:
+        asked.append(parameters)
+        return download(service, path, **parameters)
+
+    monkeypatch.setattr(Api, "download", recorded)
+    run("export", operator.project(), str(tmp_path / "out"))
+    # As far back as a file of old usage may go.
+    assert [each["from"] for each in asked] == ["1971-01-01"]
+
+
 def test_without_json_it_is_readable(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("METERLINE_DATA_DIR", str(stack.settings.data_dir))
     done = CliRunner().invoke(app, ["projects", "create", name(), "--plan", "hobby"])
@@ -316,6 +333,8 @@ def test_what_was_used_is_read_as_a_table_as_csv_and_as_files(
     assert (tmp_path / "columns" / "usage.parquet").read_bytes()[:4] == b"PAR1"
     again = CliRunner().invoke(app, ["export", project, str(tmp_path / "out")])
     assert again.exit_code == 1 and "is there already" in str(again.exception)
+    twice = CliRunner().invoke(app, ["usage", project, "--where", "customer_id=a", "--where", "customer_id=b"])
+    assert twice.exit_code == 2 and "one customer_id" in twice.output
     (decided,) = run("events", "show", "e2", "--project", project)["decisions"]
     assert (decided["outcome"], decided["amount"]) == ("charged", "-32")
     assert printed("events", "show", "e2", "--project", project)[1].split()[2:5] == [project, "charged", "-32"]

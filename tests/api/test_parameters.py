@@ -7,8 +7,13 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from api.openapi_document import document
+from schemas.http.credits import NewGrant
+from schemas.http.limits import NewLimitRaise
+from schemas.http.prices import NewPriceBook
+from schemas.http.webhooks import ReplayRequest
 from schemas.problems import Rejection
 from streams.core.replies import check_key
 from streams.http_answers import check_headers
@@ -136,6 +141,58 @@ def test_a_request_of_a_batch_with_no_possible_key_is_refused_by_itself(operator
     decisions = client.post("/v1/admissions/batch", json={"requests": requests}).json()["decisions"]
     assert [each["status"] for each in decisions] == [422, 200], decisions
     assert "idempotency_key" in decisions[0]["detail"]
+
+
+# The first is a day to whoever sends it; the others are a minute, seconds and milliseconds.
+NUMBERS = ["20260301", "2026", "202603011200", "1767225600", "1767225600000"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_no_time_is_a_number_on_any_route(operator: Operator, number: str) -> None:
+    wrong, asked = [], 0
+    for name, operation in operations().items():
+        method, url = url_of(name)
+        for parameter in query_of(operation):
+            if parameter not in ("from", "to", "at"):
+                continue
+            asked += 1
+            problem = operator.http.request(method, url, params={parameter: number}).json()
+            if problem["field"] != f"query.{parameter}" or "2026-03-01T09:30:00Z" not in problem["detail"]:
+                wrong.append(f"{name}: {problem}")
+    assert asked > 10 and not wrong, "\n".join(wrong)
+
+
+def test_what_ends_before_it_begins_is_refused_on_every_route(operator: Operator) -> None:
+    times = {"from": "2026-03-02T00:00:00Z", "to": "2026-03-01T00:00:00Z"}
+    project, wrong, asked = operator.project(), [], 0
+    for name, operation in operations().items():
+        if not times.keys() <= set(query_of(operation)):
+            continue
+        asked += 1
+        method, path = name.split(" ")
+        url = path.format_map(dict.fromkeys(PATHS, "x") | {"project": project})
+        more = {"project": project} if "project" in query_of(operation) else {}
+        problem = operator.http.request(method, url, params=times | more).json()
+        if (problem.get("code"), problem.get("field")) != ("invalid_request", "to"):
+            wrong.append(f"{name}: {problem}")
+        swapped = dict(zip(times, reversed(times.values()), strict=True))
+        for fine in (swapped, dict.fromkeys(times, times["from"])):
+            assert operator.http.request(method, url, params=fine | more).status_code == 200, name
+    assert asked >= 7 and not wrong, "\n".join(wrong)
+
+
+def test_no_time_of_a_body_is_a_number() -> None:
+    fields = {
+        f"{kind.__name__}.{name}": field
+        for kind in (NewPriceBook, NewGrant, NewLimitRaise, ReplayRequest)
+        for name, field in kind.model_fields.items()
+        if "datetime" in str(field.annotation) or "datetime" in str(field.metadata)
+    }
+    assert len(fields) == 5
+    for name, field in fields.items():
+        with pytest.raises(ValidationError, match="2026-03-01T09:30:00Z"):
+            TypeAdapter(field.rebuild_annotation()).validate_python(1_767_225_600)
+        assert TypeAdapter(field.rebuild_annotation()).validate_python("2026-03-01T09:30:00Z"), name
 
 
 def test_who_has_no_key_is_told_so_before_anything_else(operator: Operator) -> None:

@@ -55,6 +55,25 @@ def test_a_value_is_printed_with_its_brackets(way: str, value: str, capfd: pytes
     assert value in said, said
 
 
+# What a terminal acts on: it clears the screen, names its window, goes back in the line, or begins a sequence.
+ACTED_ON = ("\x1b[2J", "\x1b]0;owned\x07", "\r", "\x08", "\x9b31m", "\x7f")
+
+
+@pytest.mark.parametrize("way", sorted(WAYS.keys() - {"a line", "a status", "results"}))
+@pytest.mark.parametrize("value", ACTED_ON)
+def test_a_terminal_acts_on_no_value(way: str, value: str, capfd: pytest.CaptureFixture[str]) -> None:
+    WAYS[way](f"ann{value}bob")
+    said = "".join(capfd.readouterr())
+    assert f"ann\\x{ord(value[0]):02x}" in said and not set(said) & set("\x1b\x07\r\x08\x9b\x7f"), repr(said)
+
+
+def test_a_value_with_lines_stays_in_its_row(capfd: pytest.CaptureFixture[str]) -> None:
+    listed("ann\nbob")
+    assert capfd.readouterr().out == "name\nann\\x0abob\n"
+    output.show({"name": "ann\nbob"}, False)
+    assert capfd.readouterr().out == "name: ann\nbob\n"
+
+
 @pytest.mark.parametrize("value", HOSTILE)
 def test_a_file_that_is_not_there_is_named_with_its_brackets(value: str, meterline: Meterline, tmp_path: Path) -> None:
     done = meterline("rehearse", value, METERLINE_DATA_DIR=str(tmp_path), METERLINE_ADMIN_KEY="mtl_admin_x")

@@ -11,7 +11,10 @@ from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from api.groups import groups_in, groups_text
 from api.openapi_document import DOCUMENT_PATH, document
 from tests.calls import Operator, event, eventually
 
@@ -326,6 +329,24 @@ def test_metadata_keys_are_bound_and_never_sql(used) -> None:
     response = client.get("/v1/usage", params={"group_by": "metadata.x') FROM facts --"})
     assert response.status_code == 200
     assert {row["group"]["metadata.x') FROM facts --"] for row in response.json()["rows"]} == {""}
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), max_size=5))
+@example(["operation", "metadata.a,b", 'metadata.",', '"', ",", '""', "\n"])
+def test_groups_of_any_name_are_named_by_one_text(groups: list[str]) -> None:
+    assert groups_in(groups_text(groups)) == groups
+
+
+def test_a_metadata_key_with_a_comma_is_a_group(operator: Operator) -> None:
+    _, client = operator.customer()
+    use = {"operation": "chat.message", "metadata": {'a,"b': "x", "plan": "pro"}}
+    assert client.post("/v1/admissions", json=use).status_code == 200
+    asked = {"group_by": '"metadata.a,""b",metadata.plan,,operation'}
+    eventually(lambda: client.get("/v1/usage", params=asked).json()["rows"])
+    (row,) = client.get("/v1/usage", params=asked).json()["rows"]
+    assert row["group"] == {'metadata.a,"b': "x", "metadata.plan": "pro", "operation": "chat.message"}
+    problem = client.get("/v1/usage", params={"group_by": "metadata.a,b"}).json()
+    assert problem["field"] == "group_by" and "in double quotes" in problem["detail"]
 
 
 def test_project_me(operator: Operator) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from clickhouse_connect.driver.exceptions import OperationalError
 
 from streams.clickhouse import old_usage
-from streams.clickhouse.client import ClickHouse
+from streams.clickhouse.client import ClickHouse, ClickHouseError
 from streams.clickhouse.erasures import Erasure, erase
+from streams.clickhouse.limits import too_much
 from streams.clickhouse.migrations import migrate
 from streams.clickhouse.old_usage import OldUsageError, load_old_usage
 from streams.core.erasures import customer_hash
@@ -147,6 +151,76 @@ def test_a_wrong_line_is_named_with_its_field_and_nothing_is_loaded(history: Cli
     assert history.query("SELECT count() FROM backfilled") == [(0,)]
 
 
+NO_TIMES = [
+    "2026-05-01T24:00:00Z",
+    "2026-05-01T12:60:00Z",
+    "2026-05-01T12:00:60Z",
+    "2026-05-01T12:00:00+24:00",
+    "2026-05-01T12:00:00+02:60",
+    "2026-00-01T12:00:00Z",
+    "2026-05-00T12:00:00Z",
+    "2026-04-31T12:00:00Z",
+    "2026-05-01 10:00:00 PM Z",
+    "2026-05-01T12:00:00Z-05:00",
+    "2026-05-01T12:00:00.Z",
+]
+
+
+def test_what_no_clock_shows_is_no_time(history: ClickHouse, tmp_path: Path) -> None:
+    lines = "".join(f"p1,/old,{number},{time},image,32,,,,\n" for number, time in enumerate(NO_TIMES))
+    with pytest.raises(OldUsageError) as refused:
+        load_old_usage(history, write(tmp_path, lines), quiet)
+    _, *told = str(refused.value).splitlines()
+    expected = [f"line {2 + number}: `time` is no time" for number in range(len(NO_TIMES))]
+    assert [line.partition(" as in")[0] for line in told] == expected
+
+
+def test_metadata_that_begins_with_blanks_takes_the_customer_of_its_column(history: ClickHouse, tmp_path: Path) -> None:
+    blanks = ["", " ", "\n", "\t", "\r\n  "]
+    line = 'p1,/old,{},2026-05-01T00:00:00Z,image,32,,,ann,"{}{{""city"":""Oslo""}}\n"\n'
+    load_old_usage(history, write(tmp_path, "".join(line.format(n, each) for n, each in enumerate(blanks))), quiet)
+    said = "SELECT customer_id, JSONExtractString(metadata, 'city'), count() FROM backfilled GROUP BY ALL"
+    assert history.query(said) == [("ann", "Oslo", len(blanks))]
+    assert history.query("SELECT count() FROM backfilled WHERE NOT isValidJSON(metadata)") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["old{x}.csv", "o*.csv", "old?.csv", "it's \\old.csv", "old {1..2} [é].csv"])
+def test_a_file_of_any_name_is_the_one_that_is_loaded(history: ClickHouse, tmp_path: Path, name: str) -> None:
+    line = "p1,/old,{},2026-05-01T00:00:00Z,image,32,,,,\n"
+    for other in ("oldx.csv", "old1.csv", "old2.csv"):
+        write(tmp_path, line.format(other), other)
+    assert load_old_usage(history, write(tmp_path, line.format("mine"), name), quiet) == (1, 1, 0)
+    assert history.query("SELECT event_id FROM backfilled") == [("mine",)]
+
+
+def test_a_text_that_is_not_in_utf8_is_named_wherever_it_stands(history: ClickHouse, tmp_path: Path) -> None:
+    good = "p1,/old,{},2026-05-01T00:00:00Z,image,32,,,,\n"
+    # Beyond what is read of a file to look at its header.
+    lines = "".join(good.format(f"{n} {'long' * 50}") for n in range(500))
+    for wrong, field in (
+        ("p1,/Müller,x,2026-05-01T00:00:00Z,image,32,,,,\n", "source"),
+        ("p1,/old,Müller,2026-05-01T00:00:00Z,image,32,,,,\n", "id"),
+        ("p1,/old,x,2026-05-01T00:00:00Z,image,32,,,Müller,\n", "customer_id"),
+        ('p1,/old,x,2026-05-01T00:00:00Z,image,32,,,,"{""city"":""Zürich""}"\n', "metadata"),
+    ):
+        path = tmp_path / "old.csv"
+        path.write_bytes((HEADER + lines + wrong).encode("cp1252"))
+        with pytest.raises(OldUsageError, match=f"line 502: `{field}` is not in UTF-8"):
+            load_old_usage(history, path, quiet)
+
+
+def test_lines_may_end_as_spreadsheets_write_them(history: ClickHouse, tmp_path: Path) -> None:
+    line = "p1,/old,{},2026-05-01T00:00:00Z,image,32,,,,\n"
+    for number, (ending, last) in enumerate([("\n", ""), ("\n", "\n"), ("\r\n", ""), ("\r\n", "\r\n\r\n")]):
+        path = tmp_path / "old.csv"
+        text = "\ufeff" + HEADER + line.format(f"{number}a") + line.format(f"{number}b")
+        path.write_text(text.replace("\n", ending) + last, newline="")
+        assert load_old_usage(history, path, quiet) == (2, 2, 0)
+    path.write_text((HEADER + line.format("c")).replace("\n", "\r"), newline="")
+    with pytest.raises(OldUsageError, match="lines end in CR alone"):
+        load_old_usage(history, path, quiet)
+
+
 def test_a_run_that_was_killed_is_gone_on_with(
     history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +238,31 @@ def test_a_run_that_was_killed_is_gone_on_with(
     assert 300 < there < 500
     assert load_old_usage(history, path, quiet) == (1_000, 1_000 - there, there)
     assert history.query("SELECT uniqExact(event_id), toInt64(sum(amount)) FROM backfilled") == [(1_000, -500_000_000)]
+
+
+@pytest.mark.parametrize("error", [OperationalError("away"), ClickHouseError("away"), too_much("memory")])
+def test_clickhouse_that_goes_away_is_told_once_and_not_by_what_shows_progress(
+    history: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    unhandled: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", unhandled.append)
+    monkeypatch.setattr(old_usage, "_POLL_SECONDS", 0.01)
+    asked, query, insert = threading.Event(), ClickHouse.query, ClickHouse.insert_file
+
+    def away(clickhouse: ClickHouse, sql: str, *more: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return query(clickhouse, sql, *more)
+        asked.set()
+        raise error
+
+    def slow(*given: Any) -> None:
+        assert asked.wait(60)
+        insert(*given)
+
+    monkeypatch.setattr(ClickHouse, "query", away)
+    monkeypatch.setattr(ClickHouse, "insert_file", slow)
+    assert load_old_usage(history, write(tmp_path, LINES), quiet) == (5, 4, 1)
+    assert unhandled == []
 
 
 def test_parquet_is_read_by_the_engine_and_its_types_are_understood(history: ClickHouse, tmp_path: Path) -> None:

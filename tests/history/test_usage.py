@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import count
+from time import monotonic
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from api.entries import LiveEntry
 from schemas.facts import Fact
 from schemas.problems import Rejection
 from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.limits import limits_of_callers
 from streams.clickhouse.migrations import migrate
+from streams.clickhouse.promoted import value_of
+from streams.core.erasures import customer_of
 from streams.history.usage import CURSOR_CHARS_MAX, UsageCursor, UsageOfGroup, UsageQuestion, usage_page
 from streams.history.usage_files import usage_parquet
 from streams.settings import Settings
@@ -127,12 +131,60 @@ def test_a_cursor_is_of_its_own_question_only(change: dict[str, object]) -> None
     assert refused.value.field == "cursor"
 
 
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Africa/Cairo", "2026-04-24"),
+        ("America/Havana", "2026-11-01"),
+        ("America/Santiago", "2026-09-06"),
+        ("Asia/Kolkata", "2026-04-24"),
+    ],
+)
+def test_a_cursor_goes_on_from_a_midnight_at_which_clocks_are_changed(zone: str, day: str) -> None:
+    midnight = datetime.combine(date.fromisoformat(day), time(), ZoneInfo(zone))
+    for since, until in ((midnight, midnight + timedelta(days=9)), (midnight - timedelta(days=9), midnight)):
+        question = UsageQuestion("prj_a", ["operation"], since, until, tz=zone)
+        question.check(UsageCursor.parse(question.cursor_after(["image"])))
+
+
+@given(st.lists(st.one_of(values, st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))))
+@example([1234.0, 1e16, 1e20, 1e21, 1e-6, 1e-7, -0.0, 12.5, True, None, 42, "42", ""])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_customer_of_any_kind_has_one_name_in_the_history_and_out_of_it(
+    history: ClickHouse, customers: list[object]
+) -> None:
+    project = f"prj_{next(offsets)}"
+    facts = [used(project, {"customer_id": customer}) for customer in customers]
+    insert_facts(history, facts)
+    named = "SELECT customer_id, {} FROM facts WHERE project = {{project:String}} ORDER BY offset"
+    rows = history.query(named.format(value_of("metadata", "'customer_id'")), {"project": project})
+    assert [name for name, _ in rows] == [LiveEntry(0, fact).customer_id for fact in facts]
+    # By this one they are erased.
+    assert [name for _, name in rows] == [customer_of(fact.metadata) for fact in facts]
+
+
 @given(st.text(max_size=60))
 def test_no_text_but_a_cursor_is_one(text: str) -> None:
     try:
         UsageCursor.parse(text)
     except Rejection as refused:
         assert refused.field == "cursor"
+
+
+@pytest.mark.parametrize(
+    ("since", "until"),
+    [
+        (SINCE.replace(tzinfo=None), UNTIL),
+        (SINCE, UNTIL.replace(tzinfo=None)),
+        (SINCE, datetime(9999, 12, 31, 23, 59, tzinfo=UTC)),
+        (datetime(1, 1, 1, tzinfo=UTC), UNTIL),
+    ],
+)
+def test_a_cursor_about_a_time_that_no_question_is_about_is_none(since: datetime, until: datetime) -> None:
+    question = UsageQuestion("prj_a", ["operation"], since, until, compare=True)
+    with pytest.raises(Rejection) as refused:
+        UsageCursor.parse(question.cursor_after(["image"]))
+    assert refused.value.field == "cursor"
 
 
 @pytest.mark.parametrize("read", [usage_page, usage_rows, usage_parquet])
@@ -143,10 +195,10 @@ def test_too_much_is_refused_at_once_and_told_what_to_narrow(history: ClickHouse
     question = UsageQuestion(project, keys, SINCE, UNTIL, by="occurred_at")
     limits = limits_of_callers(Settings())
     limited = history.limited(limits._replace(groups=10))
-    began_at = time.monotonic()
+    began_at = monotonic()
     with pytest.raises(Rejection) as refused:
         list(read(limited, question))
-    assert time.monotonic() - began_at < 1
+    assert monotonic() - began_at < 1
     assert refused.value.code == "too_much_history"
     for way in (
         "rows",

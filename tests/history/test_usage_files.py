@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import pytest
 from pyarrow.parquet import ParquetFile
 
@@ -15,9 +16,10 @@ from streams.clickhouse.client import ClickHouse
 from streams.clickhouse.migrations import migrate
 from streams.history import usage_files
 from streams.history.periods import GRANULARITIES
-from streams.history.usage import UsageQuestion, usage_sources
+from streams.history.usage import UsageQuestion, usage_page, usage_sources
 from streams.history.usage_files import columns_of, usage_lines, usage_parquet
 from tests.history.csv_rows import usage_rows
+from tests.history.lives import insert_facts
 from tests.history.test_periods import CHANGES, SINCE, UNTIL, life_around
 
 
@@ -53,6 +55,25 @@ def test_lines_asked_for_a_few_periods_at_a_time_are_those_of_all_at_once(
             assert [each.until for each in asked[:-1]] == [each.since for each in asked[1:]]
             assert (asked[0].since, asked[-1].until) == (since, until)
             assert len(asked) >= (2 if granularity == "month" else 3)
+
+
+@pytest.mark.parametrize("change", [datetime(2026, 4, 4, 15, tzinfo=UTC), datetime(2026, 10, 3, 15, 30, tzinfo=UTC)])
+def test_an_hour_in_which_clocks_are_changed_by_half_of_one_is_cut_nowhere(
+    history: ClickHouse, monkeypatch: pytest.MonkeyPatch, change: datetime
+) -> None:
+    project, facts = life_around(history, 6, change, 1)
+    use, project = next(fact for fact in facts if fact.kind == "charge"), f"{project}_half"
+    since, until = change - timedelta(hours=5), change + timedelta(hours=5)
+    booked = [int(since.timestamp() * 1000) + n * 600_000 for n in range(60)]
+    uses = [msgspec.structs.replace(use, project=project, offset=n, booked_at_ms=at) for n, at in enumerate(booked)]
+    insert_facts(history, uses)
+    question = UsageQuestion(project, [], since, until, granularity="hour", tz="Australia/Lord_Howe")
+    pages = [[*row.group.values(), str(row.uses)] for row in usage_page(history, question).rows]
+    assert len(pages) == 11
+    # Spans of many lengths, so that some would end in that hour.
+    for size in range(1, 41, 6):
+        monkeypatch.setattr(usage_files, "SPAN_BYTES", size)
+        assert [row[:2] for row in usage_rows(history, question)] == pages
 
 
 def test_a_parquet_file_is_asked_for_a_few_periods_at_a_time(

@@ -27,6 +27,7 @@ from api.dashboard.spans import (
 )
 from api.dashboard.usage_figures import COLOURED_MAX, OTHERS, usage_chart
 from api.dashboard.view import PageRoute, ProjectViewDep, View
+from api.groups import groups_text
 from schemas.problems import Rejection
 from streams.history.periods import GRANULARITIES, zone_named
 
@@ -162,7 +163,7 @@ def asked_usage(view: View) -> AskedUsage:
     is_free = fields["outcome"] in ("refused", "limited") or "outcome" in groups
     measure = fields["measure"] if fields["measure"] in ("credits", "uses") else "uses" if is_free else "credits"
     query: dict[str, Any] = {
-        "group_by": ",".join(groups),
+        "group_by": groups_text(groups),
         "tz": fields["tz"],
         "from": since.isoformat() if preset and since is not None else fields["from"],
         "to": None if preset else fields["to"],
