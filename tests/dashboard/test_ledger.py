@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -139,10 +138,7 @@ def test_what_is_asked_for_is_in_the_address_and_older_entries_are_by_the_page(
 def test_a_time_that_the_api_takes_is_one_for_the_page_too(operator: Operator) -> None:
     project, _ = operator.customer("build")
     reader = signed_in(operator, operator.key(project)["key"], "Asia/Kolkata")
-    day, hour = 86_400, 3_600
     for to, is_live in (
-        (f"{time.time() + day:.0f}", True),
-        (f"{time.time() - hour:.0f}", False),
         (f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%S.%fZ}", True),
         (f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%d %H:%M:%S}+00:00", False),
         (f"{datetime.now(UTC) + timedelta(days=2):%Y%m%d}", True),
@@ -151,7 +147,7 @@ def test_a_time_that_the_api_takes_is_one_for_the_page_too(operator: Operator) -
         rows = reader.get("/dashboard/ledger/rows", params={"to": to})
         assert rows.status_code == 200 and ("data-live-go" in rows.text) == is_live, (to, rows.text)
         assert reader.get("/dashboard/ledger", params={"to": to}).status_code == 200
-    for odd in ("9999-12-31", "2026-13-01", "2026-01-01T10:00", "soon", "1e9999"):
+    for odd in ("1796109291", "9999-12-31", "2026-13-01", "2026-01-01T10:00", "soon", "1e9999"):
         refused = reader.get("/dashboard/ledger/rows", params={"to": odd}, headers={"hx-request": "true"})
         assert refused.status_code == 422 and 'role="alert"' in refused.text, odd
 
