@@ -251,10 +251,10 @@ class Pipeline:
             [place for reader in self._readers.values() for place in self._places(reader)]
         )
         for name, reader in self._readers.items():
-            places = self._places(reader)
-            committed, note = await self._committed(admin, consumer, reader, {place: ends[place] for place in places})
+            its_ends = {place: ends[place] for place in self._places(reader)}
+            committed, note = await self._committed(admin, consumer, reader, its_ends)
             flow = self.flows[name]
-            flow.look(at, committed, {place.partition: ends[place] for place in places}, note)
+            flow.look(at, committed, {place.partition: end for place, end in its_ends.items()}, note)
         self.members.look(time.monotonic(), members)
         self._looked_at = time.monotonic()
         self._looks.append(at)
@@ -309,10 +309,9 @@ class Pipeline:
         committed = {place.partition: each.offset for place, each in found.items() if each.offset >= 0}
         missing = [place for place in places if place.partition not in committed]
         # What never had a record begins where it ends; who watches an idle stack would ask for it every time.
-        begins = dict.fromkeys(missing, 0)
-        if filled := [place for place in missing if ends[place]]:
-            begins |= await consumer.beginning_offsets(filled)
-        committed |= {place.partition: at for place, at in begins.items()}
+        filled = [place for place in missing if ends[place]]
+        begins = await consumer.beginning_offsets(filled) if filled else {}
+        committed |= {place.partition: begins.get(place, 0) for place in missing}
         return committed, next((each.metadata for each in found.values() if each.metadata), "")
 
     async def _coordinator(self, admin: AIOKafkaAdminClient, group: str) -> int:
